@@ -1,0 +1,86 @@
+"""Every error that deapcache raises on purpose.
+
+Each class has one base, :class:`DeapcacheError`, and is also the builtin a caller would expect, so that
+``except FileNotFoundError`` works. A message says what, where, what was expected, what was found and what to do next;
+the command line prints it as it is, without a traceback.
+"""
+
+
+class DeapcacheError(Exception):
+    """Base of all errors that deapcache raises on purpose."""
+
+    def __str__(self) -> str:
+        # KeyError would print the repr of the message, OSError its own format.
+        return str(self.args[0]) if self.args else ""
+
+
+class UsageError(DeapcacheError, ValueError):
+    """An argument or option has a value that cannot be used."""
+
+
+class UnknownNameError(UsageError, LookupError):
+    """A backbone, dataset, task or readout of that name is not registered."""
+
+
+class PipelineError(UsageError):
+    """A pipeline file does not say what it should."""
+
+
+class LocationError(DeapcacheError, OSError):
+    """A cache home or another location cannot be used as asked."""
+
+
+class ReadOnlyError(LocationError, PermissionError):
+    """A location that must be written to cannot be written."""
+
+
+class StorageFullError(LocationError):
+    """A location has too little free space, or ran out of it."""
+
+
+class CacheMissError(DeapcacheError, FileNotFoundError):
+    """No cache fits the request; the message says which recipe fields of the nearest ones differ."""
+
+
+class AmbiguousCacheError(DeapcacheError, LookupError):
+    """More than one cache fits the request; the message lists them and how they differ."""
+
+
+class IncompleteCacheError(DeapcacheError, EOFError):
+    """A cache lacks volumes that were asked for."""
+
+
+class CorruptCacheError(DeapcacheError, OSError):
+    """Bytes of a cache fail their checksum or do not follow the layout; names shard and image."""
+
+
+class FormatVersionError(CorruptCacheError):
+    """A cache was written in a format that this version does not read."""
+
+
+class MissingDataError(DeapcacheError, FileNotFoundError):
+    """Files of a dataset are not where they are expected."""
+
+
+class DataError(DeapcacheError, ValueError):
+    """A file of a dataset is there but cannot be used as it is; names the file."""
+
+
+class WeightsError(DeapcacheError, ValueError):
+    """A checkpoint does not fit the architecture; lists the keys."""
+
+
+class MissingWeightsError(WeightsError, FileNotFoundError):
+    """Pretrained weights are not here and cannot be fetched; says how to provide them."""
+
+
+class FeatureError(DeapcacheError, ArithmeticError):
+    """A backbone gave features that must not be stored (NaN, infinite, beyond the storage range)."""
+
+
+class TrainingError(DeapcacheError, ArithmeticError):
+    """A readout's training diverged."""
+
+
+class ResultsError(DeapcacheError, ValueError):
+    """Results cannot be combined or read as asked."""

@@ -1,0 +1,198 @@
+"""Identity: what makes two caches, or two results, the same thing.
+
+A *recipe* holds everything that changes the numbers. Its digest names the cache. Circumstances (device, host, times,
+library versions) are *provenance* and live elsewhere. A *protocol* is the same idea for a probe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+
+from deapcache.errors import CorruptCacheError
+
+SHORT = 12
+"""Characters of a digest that names show."""
+
+Value = TypeVar("Value")
+
+
+def canonical_json(value: Any) -> bytes:
+    """UTF-8 JSON with sorted keys and no spaces; NaN and infinities raise ``ValueError``."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def digest_of(value: Any) -> str:
+    """sha256 of the canonical JSON of ``value``, 64 hexadecimal characters."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def image_set_digest(images: Iterable[tuple[str, str]]) -> str:
+    """Digest of an ordered image set given as (image id, digest of the image file) pairs."""
+    return digest_of([list(pair) for pair in images])
+
+
+def added_later(default: Value) -> Value:
+    """A field that earlier versions lacked: left out of the digest while it has this default."""
+    return field(default=default, metadata={"added_later": True})
+
+
+class Difference(NamedTuple):
+    """One field in which two recipes differ; ``None`` where a recipe lacks it."""
+
+    field: str
+    left: Any
+    right: Any
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.left!r} here, {self.right!r} there"
+
+
+def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Difference]:
+    """The fields in which two recipes, as JSON objects, differ."""
+    names = sorted(set(left) | set(right))
+    return [Difference(n, left.get(n), right.get(n)) for n in names if left.get(n) != right.get(n)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Base of all recipes: frozen, keyword-only, JSON in and out, named by its digest."""
+
+    kind: ClassVar[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with every field but those added later that still have their default."""
+        named = {f.name: (f, getattr(self, f.name)) for f in dataclasses.fields(self)}
+        kept = {
+            name: value
+            for name, (f, value) in named.items()
+            if not (f.metadata.get("added_later") and value == f.default)
+        }
+        return dict(json.loads(canonical_json(kept)))
+
+    @property
+    def digest(self) -> str:
+        """sha256 of kind and fields, 64 hexadecimal characters."""
+        return digest_of({"kind": self.kind, **self.to_json()})
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """The recipe that :meth:`to_json` gave; raises :class:`CorruptCacheError` on unknown or missing fields."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(fields) - known)
+        if unknown:
+            raise CorruptCacheError(
+                f"{cls.kind} recipe has the unknown field(s) {', '.join(unknown)}: "
+                "it was written by a newer deapcache; upgrade to read it"
+            )
+        values = {name: _as_tuple(value) for name, value in fields.items()}
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise CorruptCacheError(f"{cls.kind} recipe is not whole: {error}") from None
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(v) for v in value) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRecipe(Recipe):
+    """Base images: decoded once, brought to one size, uint8 RGB."""
+
+    kind: ClassVar[str] = "images"
+
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    fit: str
+    """``squash``: both axes scaled to ``size`` on their own, as the paper does."""
+    interpolation: str
+    colour: str
+    """How files become RGB: see ``deapcache.datasets.decoding``."""
+    images: str
+    """Image-set digest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetRecipe(Recipe):
+    """Targets: one annotation kind brought to one size by nearest neighbour."""
+
+    kind: ClassVar[str] = "targets"
+
+    annotation: str
+    """``instances``, ``classes`` or ``depth``."""
+    size: tuple[int, int]
+    fit: str
+    options: Mapping[str, Any]
+    """What the dataset's reader chose: overlap order, crowds, units."""
+    classes: tuple[str, ...]
+    """Class names of ``classes`` maps, by value; empty otherwise."""
+    images: str
+    """Image-set digest."""
+    annotations: str
+    """Digest of the annotation content."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureRecipe(Recipe):
+    """Feature volumes: everything from image file to stored number."""
+
+    kind: ClassVar[str] = "features"
+
+    backbone: str
+    architecture: str
+    """Library and model: ``timm:vit_base_patch16_224``."""
+    arguments: Mapping[str, Any]
+    """Keyword arguments of the architecture."""
+    weights: str
+    """Digest of the loaded parameters, or ``untrained:`` and the digest of the seeded initialisation."""
+    calibration: str
+    """What batch-norm statistics were re-estimated on; empty where they come with the weights."""
+    layer: str
+    final_norm: bool
+    """Whether the backbone's final norm was applied to the feature map."""
+    base_size: str
+    """``224x224`` (height × width), or ``native``."""
+    base_fit: str
+    base_interpolation: str
+    colour: str
+    image_size: tuple[int, int]
+    """Height and width that the backbone sees, pixels."""
+    interpolation: str
+    """From base image to ``image_size``, on the device."""
+    antialias: bool
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    precision: str
+    """``fp32``, ``bf16`` or ``fp16`` autocast."""
+    tf32: bool
+    storage: str
+    """``float16``, ``bfloat16`` (rounded to 7 mantissa bits in a float16 container), ``float32`` or ``int8``."""
+    images: str
+    """Image-set digest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol(Recipe):
+    """A probe: everything but the features and the seed that decides its score."""
+
+    kind: ClassVar[str] = "protocol"
+
+    task: str
+    task_options: Mapping[str, Any]
+    dataset: str
+    output_size: tuple[int, int]
+    readout: str
+    readout_options: Mapping[str, Any]
+    optimiser: Mapping[str, Any]
+    iterations: int
+    batch_size: int
+    order_seed: int
+    """Seed of the order in which images are drawn: shared by all seeds of a run, which differ in initialisation."""
+    train_limit: int | None
+    """Number of training images (the first ones), ``None`` for all."""
+    val_limit: int | None

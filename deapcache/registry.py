@@ -1,0 +1,78 @@
+"""One registry pattern for backbones, datasets, tasks and readouts: name → entry."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterator, Sequence
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from deapcache.errors import UnknownNameError, UsageError
+
+Entry = TypeVar("Entry")
+
+
+class Registry(Generic[Entry]):
+    """Names and their entries, filled when first asked.
+
+    Parameters
+    ----------
+    kind
+        What is registered, in the singular, for error messages: ``"backbone"``.
+    modules
+        Modules that call :meth:`add` when imported; they are imported on first use only.
+    entry_point_group
+        Installed packages may name further such modules in this entry-point group.
+    """
+
+    def __init__(self, kind: str, *, modules: Sequence[str] = (), entry_point_group: str = "") -> None:
+        self.kind = kind
+        self._modules = tuple(modules)
+        self._entry_point_group = entry_point_group
+        self._entries: dict[str, Entry] = {}
+        self._filled = False
+
+    def add(self, name: str, entry: Entry) -> Entry:
+        """Register ``entry`` as ``name``; raises :class:`UsageError` where the name is taken."""
+        if name in self._entries:
+            raise UsageError(f"{self.kind} {name!r} is registered twice; choose another name")
+        self._entries[name] = entry
+        return entry
+
+    def get(self, name: str) -> Entry:
+        """The entry of that name; raises :class:`UnknownNameError` that offers the nearest names."""
+        self._fill()
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise UnknownNameError(self._explain_unknown(name)) from None
+
+    def names(self) -> list[str]:
+        """All names, in the order of registration."""
+        self._fill()
+        return list(self._entries)
+
+    def __iter__(self) -> Iterator[tuple[str, Entry]]:
+        self._fill()
+        return iter(list(self._entries.items()))
+
+    def __contains__(self, name: object) -> bool:
+        self._fill()
+        return name in self._entries
+
+    def _fill(self) -> None:
+        if self._filled:
+            return
+        self._filled = True
+        for module in self._modules:
+            importlib.import_module(module)
+        if self._entry_point_group:
+            for entry_point in entry_points(group=self._entry_point_group):
+                entry_point.load()
+
+    def _explain_unknown(self, name: str) -> str:
+        near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self._entries)}"
+        plural = f"{self.kind}s"
+        return f"unknown {self.kind} {name!r}: {hint} (`deapcache list {plural}` shows all)"
