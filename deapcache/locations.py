@@ -290,9 +290,14 @@ def _single_key(key: str) -> Any:
     return tensorstore.KvStore.KeyRange(key, key + "\0")
 
 
+_RETRIES = {"max_retries": 5, "initial_delay": "500ms", "max_delay": "4s"}
+"""A hiccup is waited out for some ten seconds; tensorstore's own 32 retries would hide a dead server for minutes."""
+
+
 def _s3_spec(url: str) -> dict[str, Any]:
     parts = urlsplit(url)
     spec: dict[str, Any] = {"driver": "s3", "bucket": parts.netloc, "path": parts.path.lstrip("/")}
+    spec["s3_request_retries"] = _RETRIES
     if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
         spec["endpoint"] = endpoint
     if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
@@ -302,11 +307,12 @@ def _s3_spec(url: str) -> dict[str, Any]:
 
 def _gcs_spec(url: str) -> dict[str, Any]:
     parts = urlsplit(url)
-    return {"driver": "gcs", "bucket": parts.netloc, "path": parts.path.lstrip("/")}
+    path = parts.path.lstrip("/")
+    return {"driver": "gcs", "bucket": parts.netloc, "path": path, "gcs_request_retries": _RETRIES}
 
 
 def _http_spec(url: str) -> dict[str, Any]:
-    return {"driver": "http", "base_url": url}
+    return {"driver": "http", "base_url": url, "http_request_retries": _RETRIES}
 
 
 _REMOTE_SPECS = {"s3": _s3_spec, "gs": _gcs_spec, "http": _http_spec, "https": _http_spec}

@@ -1,0 +1,36 @@
+"""Caches at rest: feature volumes, base images and targets in plain Zarr v3.
+
+>>> from deapcache.locations import home
+>>> [entry.path for entry in list_caches(home("/nowhere"))]
+[]
+"""
+
+from deapcache.cache.cache import Cache
+from deapcache.cache.feature_cache import FeatureCache
+from deapcache.cache.layout import ArraySpec, shard_images_for
+from deapcache.cache.listing import CacheEntry, find_caches, find_one, list_caches
+from deapcache.cache.names import features_path, images_path, targets_path
+from deapcache.cache.opening import create_cache, open_cache
+from deapcache.cache.reader import Reading
+from deapcache.cache.storage import STORAGE_FORMATS, decode_features, encode_features, feature_arrays
+
+__all__ = [
+    "STORAGE_FORMATS",
+    "ArraySpec",
+    "Cache",
+    "CacheEntry",
+    "FeatureCache",
+    "Reading",
+    "create_cache",
+    "decode_features",
+    "encode_features",
+    "feature_arrays",
+    "features_path",
+    "find_caches",
+    "find_one",
+    "images_path",
+    "list_caches",
+    "open_cache",
+    "shard_images_for",
+    "targets_path",
+]

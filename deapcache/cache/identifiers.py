@@ -1,0 +1,52 @@
+"""Image ids at rest: UTF-8 bytes end to end and the offsets between them (tensorstore opens no string arrays)."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from deapcache.cache.layout import METADATA_KEY, pack_codecs, plain_metadata
+from deapcache.cache.store import encode_chunks, read_whole
+from deapcache.errors import CorruptCacheError
+from deapcache.locations import Location
+
+BYTES = "image_id"
+OFFSETS = "image_id_offsets"
+
+
+def identifier_keys(image_ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Every key, and its bytes, that keeps ``image_ids``: arrays ``image_id`` (uint8), ``image_id_offsets`` (int64)."""
+    encoded = [image_id.encode() for image_id in image_ids]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    for name, values in ((BYTES, np.frombuffer(b"".join(encoded), np.uint8)), (OFFSETS, offsets)):
+        metadata = _metadata(values)
+        yield f"{name}/{METADATA_KEY}", json.dumps(metadata, indent=2).encode()
+        for key, data in encode_chunks(metadata, range(len(values)), values).items():
+            yield f"{name}/{key}", data
+
+
+def read_identifiers(location: Location, images: int) -> tuple[str, ...]:
+    """The ids of all ``images`` images, in order; raises :class:`CorruptCacheError`."""
+    joined = read_whole(location / BYTES).tobytes()
+    offsets = read_whole(location / OFFSETS).tolist()
+    if len(offsets) != images + 1:
+        raise CorruptCacheError(
+            f"{location}/{OFFSETS} names {len(offsets) - 1} images, the arrays hold {images}. "
+            "Restore its files from a copy, or move the cache's folder away and extract again"
+        )
+    return tuple(joined[start:stop].decode() for start, stop in itertools.pairwise(offsets))
+
+
+def _metadata(values: np.ndarray) -> dict[str, Any]:
+    length = max(1, len(values))
+    return plain_metadata(
+        shape=(len(values),),
+        chunk_shape=(length,),
+        dtype=values.dtype.name,
+        dimensions=("byte",) if values.dtype == np.uint8 else ("offset",),
+        codecs=[*pack_codecs(values.dtype.name, "zstd+shuffle"), {"name": "crc32c"}],
+    )

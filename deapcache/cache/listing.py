@@ -1,0 +1,162 @@
+"""Which caches a home holds, and finding one by name and by the recipe fields one knows."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from deapcache.cache.cache import Cache
+from deapcache.cache.group import Group, read_group
+from deapcache.cache.layout import METADATA_KEY
+from deapcache.cache.misses import explain_ambiguity, explain_miss
+from deapcache.cache.names import DEPTH, KINDS, SUFFIX, original
+from deapcache.cache.opening import open_cache
+from deapcache.errors import AmbiguousCacheError, CacheMissError, CorruptCacheError, UsageError
+from deapcache.locations import Location
+
+_NAME_FIELDS = {"features": "backbone", "targets": "annotation"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheEntry:
+    """A cache that a home holds."""
+
+    home: Location
+    path: str
+    """Relative to the home."""
+    kind: str
+    dataset: str
+    split: str
+    name: str
+    """Backbone of features, annotation kind of targets, empty for images."""
+    recipe: dict[str, Any]
+    digest: str
+
+    @property
+    def location(self) -> Location:
+        """Where the cache is."""
+        return self.home / self.path
+
+    def open(self) -> Cache:
+        """The open cache; raises what :func:`open_cache` raises."""
+        return open_cache(self.location)
+
+
+def list_caches(home: Location, kind: str | None = None) -> list[CacheEntry]:
+    """The caches of a home, all or of one kind, sorted by path; none where the home does not exist.
+
+    A folder whose metadata cannot be used is left out with a warning. Raises :class:`LocationError` for a web server,
+    which cannot be listed: open its caches by their address.
+    """
+    kinds = KINDS if kind is None else (kind,)
+    patterns = [f"{each}/*/*/*{SUFFIX}/{METADATA_KEY}" for each in kinds]
+    keys = [key for pattern in patterns for key in home.find(pattern)]
+    return [entry for key in keys if (entry := _entry(home, str(PurePosixPath(key).parent)))]
+
+
+def find_caches(
+    home: Location,
+    kind: str,
+    *,
+    dataset: str,
+    split: str,
+    name: str | None = None,
+    fields: Mapping[str, Any] = {},
+) -> list[CacheEntry]:
+    """The caches of a kind, data set and split that have this name, where given, and these recipe fields.
+
+    A field may be given as text, as ``--where`` does (``image_size=[384,384]``, ``tf32=false``); a digest may be cut
+    short, and the field ``digest`` is that of the cache itself.
+    """
+    listed = list_caches(home, kind)
+    return [entry for entry in _named(listed, dataset, split, name) if not _unfit(entry, fields)]
+
+
+def find_one(
+    home: Location,
+    kind: str,
+    *,
+    dataset: str,
+    split: str,
+    name: str | None = None,
+    fields: Mapping[str, Any] = {},
+    next_step: str = "",
+) -> CacheEntry:
+    """The one cache that fits; ``fields`` as in :func:`find_caches`.
+
+    ``next_step`` ends the message of a miss: what to type. Raises :class:`CacheMissError` that says which fields of the
+    nearest caches differ or what there is instead, :class:`AmbiguousCacheError` that lists what fits and how to choose,
+    :class:`UsageError` for a field that no recipe of that kind has.
+    """
+    listed = list_caches(home, kind)
+    _require_known_fields(listed, kind, fields)
+    named = _named(listed, dataset, split, name)
+    fitting = [entry for entry in named if not _unfit(entry, fields)]
+    wanted = f"{kind} of {' '.join(part for part in (name, dataset, split) if part)}"
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise AmbiguousCacheError(explain_ambiguity(home, wanted, fitting))
+    near = sorted(((_unfit(entry, fields), entry) for entry in named), key=lambda pair: len(pair[0]))
+    raise CacheMissError(explain_miss(home, wanted, fields, near, listed, next_step))
+
+
+def _entry(home: Location, path: str) -> CacheEntry | None:
+    try:
+        group = read_group(home / path)
+    except CorruptCacheError as error:
+        warnings.warn(f"left out: {error}", stacklevel=3)
+        return None
+    parts = PurePosixPath(path).parts
+    if len(parts) != DEPTH or parts[0] != group.kind:
+        warnings.warn(f"left out: {home / path} holds {group.kind}, which belong elsewhere", stacklevel=3)
+        return None
+    return CacheEntry(
+        home=home,
+        path=path,
+        kind=group.kind,
+        dataset=original(parts[1]),
+        split=original(parts[2]),
+        name=_name(group),
+        recipe=group.recipe,
+        digest=group.digest,
+    )
+
+
+def _name(group: Group) -> str:
+    field = _NAME_FIELDS.get(group.kind)
+    return str(group.recipe[field]) if field else ""
+
+
+def _named(listed: list[CacheEntry], dataset: str, split: str, name: str | None) -> list[CacheEntry]:
+    return [e for e in listed if (e.dataset, e.split) == (dataset, split) and name in (None, e.name)]
+
+
+def _unfit(entry: CacheEntry, fields: Mapping[str, Any]) -> list[str]:
+    """The fields in which a cache is not as wanted."""
+    found = {**entry.recipe, "digest": entry.digest}
+    return [field for field, wanted in fields.items() if not _fits(found.get(field), wanted)]
+
+
+def _fits(found: Any, wanted: Any) -> bool:
+    if not isinstance(wanted, str):
+        return bool(found == json.loads(json.dumps(wanted)))  # a tuple is a list in JSON
+    if isinstance(found, str):
+        return found == wanted or (len(wanted) >= 8 and found.startswith(wanted.rstrip("…")))
+    try:
+        return bool(found == json.loads(wanted))
+    except ValueError:
+        return False
+
+
+def _require_known_fields(listed: list[CacheEntry], kind: str, fields: Mapping[str, Any]) -> None:
+    known = {field for entry in listed for field in entry.recipe} | {"digest"}
+    unknown = [field for field in fields if field not in known]
+    if listed and unknown:
+        raise UsageError(
+            f"no recipe of {kind} has the field {unknown[0]!r}: --where takes one of {', '.join(sorted(known))}"
+        )

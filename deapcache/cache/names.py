@@ -1,0 +1,50 @@
+"""Where caches lie below a home: ``<kind>/<dataset>/<split>/<name>-<digest12>.zarr``, and back again."""
+
+from __future__ import annotations
+
+import re
+
+from deapcache.errors import UsageError
+from deapcache.recipe import SHORT
+
+KINDS = ("features", "images", "targets")
+SUFFIX = ".zarr"
+DEPTH = 4
+"""Parts of a cache's path: kind, dataset, split, name."""
+
+_ODD = re.compile(r"[^A-Za-z0-9_.@+=-]|^\.")
+_ESCAPED = re.compile(r"~([0-9a-f]+)\.")
+
+
+def features_path(dataset: str, split: str, backbone: str, digest: str) -> str:
+    """``features/coco/train/siglip-384-0123456789ab.zarr``, relative to the home."""
+    return _path("features", dataset, split, f"{safe(backbone)}-{digest[:SHORT]}")
+
+
+def images_path(dataset: str, split: str, digest: str) -> str:
+    """``images/coco/train/0123456789ab.zarr``, relative to the home."""
+    return _path("images", dataset, split, digest[:SHORT])
+
+
+def targets_path(dataset: str, split: str, annotation: str, digest: str) -> str:
+    """``targets/coco/train/instances-0123456789ab.zarr``, relative to the home."""
+    return _path("targets", dataset, split, f"{safe(annotation)}-{digest[:SHORT]}")
+
+
+def safe(name: str) -> str:
+    """``name`` as one part of a path; odd characters (``timm:…``, ``a/b``) become ``~`` and their code, reversibly.
+
+    Percent signs are not used: web servers would decode them. Raises :class:`UsageError` for an empty name.
+    """
+    if not name:
+        raise UsageError("the name of a dataset, split or backbone must not be empty")
+    return _ODD.sub(lambda found: f"~{ord(found[0]):x}.", name)
+
+
+def original(part: str) -> str:
+    """The name that :func:`safe` was given."""
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), part)
+
+
+def _path(kind: str, dataset: str, split: str, name: str) -> str:
+    return f"{kind}/{safe(dataset)}/{safe(split)}/{name}{SUFFIX}"

@@ -1,0 +1,76 @@
+"""Whole shards: which are there, how large they are, and publishing one in a single step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from deapcache.cache.layout import ArraySpec, StoredArray
+from deapcache.cache.store import encode_chunks, shard_size
+from deapcache.errors import UsageError
+from deapcache.locations import Location
+
+_REQUESTS = 16
+"""Requests at once where every shard must be asked for by itself."""
+
+
+def shards_present(location: Location, stored: StoredArray, wanted: Collection[int]) -> set[int]:
+    """Those of the ``wanted`` shards whose key exists, which is to say that they are whole."""
+    if location.can_list:
+        found = {stored.shard_of_key(key) for key in location.keys(stored.spec.name)}
+        return {shard for shard in wanted if shard in found}
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        exists = pool.map(lambda shard: location.exists(stored.shard_key(shard)), wanted)
+        return {shard for shard, there in zip(wanted, exists, strict=True) if there}
+
+
+def stored_size(location: Location, stored: StoredArray) -> int:
+    """Bytes of the shards of one array."""
+    keys = [stored.shard_key(shard) for shard in shards_present(location, stored, _all_shards(stored))]
+
+    def size(key: str) -> int:
+        told = location.size(key)
+        return shard_size(location, key, stored.shard_images) if told is None else told
+
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        return sum(pool.map(size, keys))
+
+
+def check_shard(specs: Mapping[str, ArraySpec], rows: range, k: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise :class:`UsageError` unless ``arrays`` are all arrays of shard ``k``, in their shapes and dtypes."""
+    if set(arrays) != set(specs):
+        raise UsageError(f"shard {k} needs the arrays {', '.join(specs)}; found {', '.join(arrays) or 'none'}")
+    for name, spec in specs.items():
+        expected = ((len(rows), *spec.item_shape), spec.dtype)
+        found = (arrays[name].shape, arrays[name].dtype.name)
+        if found != expected:
+            raise UsageError(
+                f"array {name!r} of shard {k} must be {expected[0]} {expected[1]}; found {found[0]} {found[1]}"
+            )
+
+
+def publish_shard(
+    location: Location, stored: Sequence[StoredArray], k: int, rows: range, arrays: Mapping[str, np.ndarray]
+) -> bool:
+    """Encode shard ``k`` and publish it, array by array; False where it was there already.
+
+    The last array commits the shard: a kill before that leaves no shard. Two writers of an ``int8`` cache may thus pair
+    one's scales with the other's features; both come from one recipe, so they are equal, or close where devices differ.
+    """
+    *before, commit = stored
+    if location.exists(commit.shard_key(k)):
+        return False
+    for each in before:
+        location.publish(each.shard_key(k), _encode(each, k, rows, arrays))
+    return location.publish(commit.shard_key(k), _encode(commit, k, rows, arrays))
+
+
+def _encode(stored: StoredArray, k: int, rows: range, arrays: Mapping[str, np.ndarray]) -> bytes:
+    name = stored.spec.name
+    return encode_chunks(stored.metadata, rows, arrays[name])[stored.shard_key(k).removeprefix(f"{name}/")]
+
+
+def _all_shards(stored: StoredArray) -> range:
+    return range(-(-stored.images // stored.shard_images))

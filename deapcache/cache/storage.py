@@ -1,0 +1,120 @@
+"""Storage formats of features: what becomes of a number on its way to disk and back.
+
+========== ============================================== ============================
+format     stored as                                      error
+========== ============================================== ============================
+float16    float16                                        relative 2^-11 (above 6e-5)
+bfloat16   float16 whose mantissa is rounded to 7 bits    relative 2^-8 (above 6e-5)
+float32    float32                                        none
+int8       int8 and one float32 scale a token             absmax of the token / 254
+========== ============================================== ============================
+
+True bfloat16 is avoided because zarr-python does not read it; seven mantissa bits are all it has, and a float16
+container that keeps no more compresses as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numcodecs import BitRound
+
+from deapcache.cache.layout import ROUNDED_COMPRESSION, ArraySpec
+from deapcache.errors import FeatureError, UsageError
+
+STORAGE_FORMATS = ("float16", "bfloat16", "float32", "int8")
+
+_FLOAT16_MAX = 65504.0
+_INT8_MAX = 127.0
+_ROUND = BitRound(keepbits=7)
+
+
+def feature_arrays(storage: str, grid: tuple[int, int], dim: int) -> tuple[ArraySpec, ...]:
+    """The arrays that keep (H, W, D) feature volumes in a storage format, the committing one last.
+
+    Raises :class:`UsageError` for an unknown format.
+    """
+    _require_known(storage)
+    height, width = grid
+    shape, dimensions = (height, width, dim), ("row", "column", "channel")
+    if storage == "int8":
+        scales = ArraySpec(name="scales", dtype="float32", item_shape=grid, dimensions=("row", "column"))
+        return scales, ArraySpec(name="features", dtype="int8", item_shape=shape, dimensions=dimensions)
+    dtype = "float32" if storage == "float32" else "float16"
+    compression = ROUNDED_COMPRESSION if storage == "bfloat16" else ""
+    return (ArraySpec(name="features", dtype=dtype, item_shape=shape, dimensions=dimensions, compression=compression),)
+
+
+def encode_features(features: np.ndarray, storage: str, image_ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """Feature volumes as they are stored, one array per name of :func:`feature_arrays`.
+
+    Parameters
+    ----------
+    features
+        (n, H, W, D) float32 or float16.
+    storage
+        One of ``STORAGE_FORMATS``.
+    image_ids
+        Ids of the n images, for messages.
+
+    Raises
+    ------
+    FeatureError
+        For NaN, an infinity or a value beyond the format's range; names image, channel, grid cell and value.
+    """
+    _require_known(storage)
+    _require_finite(features, np.isfinite(features), image_ids, storage)
+    if storage == "int8":
+        return _quantised(features.astype(np.float32, copy=False))
+    if storage == "float32":
+        return {"features": features.astype(np.float32, copy=False)}
+    rounded = _seven_bits(features.astype(np.float32)) if storage == "bfloat16" else features
+    with np.errstate(over="ignore"):
+        stored = rounded.astype(np.float16, copy=False)
+    _require_finite(features, np.isfinite(stored), image_ids, storage)
+    return {"features": stored}
+
+
+def decode_features(arrays: Mapping[str, np.ndarray], storage: str) -> np.ndarray:
+    """Feature volumes (n, H, W, D) from stored arrays: float16 for ``float16`` and ``bfloat16``, else float32."""
+    _require_known(storage)
+    if storage == "int8":
+        return arrays["features"] * arrays["scales"][..., None]
+    return arrays["features"]
+
+
+def _quantised(features: np.ndarray) -> dict[str, np.ndarray]:
+    scales = np.abs(features).max(axis=-1) / np.float32(_INT8_MAX)
+    divisors = np.where(scales > 0, scales, np.float32(1))[..., None]
+    # The smallest scales are rounded so coarsely that a quotient can exceed 127.
+    levels = np.clip(np.rint(features / divisors), -_INT8_MAX, _INT8_MAX)
+    return {"scales": scales, "features": levels.astype(np.int8)}
+
+
+def _seven_bits(values: np.ndarray) -> np.ndarray:
+    """float32 rounded to a mantissa of 7 bits, to nearest, ties to even."""
+    return np.asarray(_ROUND.encode(values)).view(np.float32).reshape(values.shape)
+
+
+def _require_finite(features: np.ndarray, finite: np.ndarray, image_ids: Sequence[str], storage: str) -> None:
+    if finite.all():
+        return
+    image, row, column, channel = (int(i) for i in np.unravel_index(int(np.argmin(finite)), finite.shape))
+    value = float(features[image, row, column, channel])
+    if np.isfinite(value):
+        problem = f"is beyond the range of {storage} storage (±{_FLOAT16_MAX:g}): extract with --dtype float32"
+    else:
+        problem = (
+            "is no number that can be stored: check the weights, and extract with --precision fp32 "
+            "where a narrower precision was used"
+        )
+    raise FeatureError(
+        f"image {image_ids[image]!r}: channel {channel} at grid cell (row {row}, column {column}) is {value:g}, "
+        f"which {problem}"
+    )
+
+
+def _require_known(storage: str) -> None:
+    if storage not in STORAGE_FORMATS:
+        raise UsageError(f"unknown storage format {storage!r}: give one of {', '.join(STORAGE_FORMATS)}")

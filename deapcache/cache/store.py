@@ -1,0 +1,124 @@
+"""tensorstore, the hot path: encode chunks in memory, open arrays for reading, and say what a failure was."""
+
+from __future__ import annotations
+
+import functools
+import json
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import tensorstore
+
+from deapcache.cache.layout import METADATA_KEY
+from deapcache.errors import CorruptCacheError, LocationError
+from deapcache.locations import LocalLocation, Location
+
+STORE_ERRORS = (ValueError, OSError, RuntimeError, KeyError, IndexError)
+"""What tensorstore raises: it has no class of its own, the message begins with a status name."""
+
+REMOTE_CACHE_BYTES = 1 << 30
+"""Shard indexes of remote stores stay in memory, so that an image costs one request and not two. Volumes read pass
+through the same pool, hence its size: with less, a shuffled epoch would push the indexes out before they are used."""
+
+
+_ABSENT = np.uint64(2**64 - 1)
+
+
+class Failure(Enum):
+    """Why a read failed."""
+
+    MISSING = "missing"
+    DAMAGED = "damaged"
+    UNREACHABLE = "unreachable"
+
+
+_DAMAGED = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "OUT_OF_RANGE")
+
+
+def failure_of(error: Exception) -> Failure:
+    """What a tensorstore error says."""
+    message = str(error)
+    if "was ignored by server" in message:  # a web server without byte ranges: the bytes may be fine
+        return Failure.UNREACHABLE
+    if message.startswith("NOT_FOUND"):
+        return Failure.MISSING
+    return Failure.DAMAGED if message.startswith(_DAMAGED) else Failure.UNREACHABLE
+
+
+def reason_of(error: Exception) -> str:
+    """The part of a tensorstore error that is meant for people."""
+    return str(error).split(" [source locations=")[0].split(" [tensorstore_spec=")[0]
+
+
+@functools.cache
+def _context(remote: bool) -> Any:
+    # A local file is in the page cache already: a second copy would only cost memory, and hide shards that appear.
+    limit = REMOTE_CACHE_BYTES if remote else 0
+    return tensorstore.Context({"cache_pool": {"total_bytes_limit": limit}})
+
+
+def open_for_reading(folder: Location, metadata: dict[str, Any]) -> Any:
+    """The array at ``folder`` as a tensorstore; an absent chunk is an error. Reads nothing yet.
+
+    What was cached before this call is checked again once, then trusted: open again to see shards that appeared.
+    """
+    spec = {
+        "driver": "zarr3",
+        "kvstore": folder.kvstore(),
+        "metadata": _driver_metadata(metadata),
+        "fill_missing_data_reads": False,
+        "recheck_cached_data": "open",
+    }
+    context = _context(not isinstance(folder, LocalLocation))
+    return tensorstore.open(spec, context=context, open=True, assume_metadata=True, read=True).result()
+
+
+def encode_chunks(metadata: dict[str, Any], rows: range, values: np.ndarray) -> dict[str, bytes]:
+    """The keys that hold ``values``, as ``rows`` of the array, and their bytes: whole chunks, encoded in memory."""
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {"driver": "memory"},
+        "metadata": _driver_metadata(metadata),
+        # A black image or an empty target equals the fill value: without this it would leave no key at all.
+        "store_data_equal_to_fill_value": True,
+    }
+    # A context of its own: memory:// is shared by all that use one context.
+    context = tensorstore.Context()
+    array = tensorstore.open(spec, context=context, create=True).result()
+    array[rows.start : rows.stop].write(values).result()
+    store = tensorstore.KvStore.open({"driver": "memory"}, context=context).result()
+    keys = (key.decode() for key in store.list().result())
+    return {key: store.read(key).result().value for key in keys if key != METADATA_KEY}
+
+
+def shard_size(location: Location, key: str, shard_images: int) -> int:
+    """Bytes of a shard by its index, for stores that do not tell a key's size: one small request."""
+    index_bytes = 16 * shard_images + 4
+    store = tensorstore.KvStore.open(location.kvstore()).result()
+    tail = store.read(key, byte_range=slice(-index_bytes, None)).result().value
+    # Offset and length of each image, both 2^64 - 1 where it is absent; then the index's own checksum.
+    entries = np.frombuffer(tail[:-4], "<u8").reshape(-1, 2)
+    return int(entries[entries[:, 0] != _ABSENT, 1].sum()) + index_bytes
+
+
+def read_whole(folder: Location) -> np.ndarray:
+    """All of a small unsharded array; raises :class:`CorruptCacheError` naming its folder."""
+    try:
+        metadata = json.loads(folder.read(METADATA_KEY))
+        if metadata["shape"] == [0]:
+            return np.empty(0, np.dtype(metadata["data_type"]))
+        return np.asarray(open_for_reading(folder, metadata).read().result())
+    except LocationError:
+        raise
+    except STORE_ERRORS as error:
+        raise CorruptCacheError(
+            f"{folder} cannot be read: {reason_of(error)}. "
+            "Restore its files from a copy, or move the cache's folder away and extract again"
+        ) from error
+
+
+def _driver_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Less the fields that only describe the file."""
+    dropped = ("storage_transformers",)
+    return {name: value for name, value in metadata.items() if name not in dropped}

@@ -1,0 +1,77 @@
+"""Fixtures that all rooms share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from deapcache_testing import require
+from PIL import Image
+
+from deapcache.locations import LocalLocation
+
+COCO_MINI = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco-mini"
+
+
+@pytest.fixture(scope="session")
+def coco_mini() -> Path:
+    """A true subset of COCO 2017: 69 training and 35 validation photographs with their annotations."""
+    require(COCO_MINI.is_dir(), "the COCO subset beside the repository (shared/data/coco-mini)")
+    return COCO_MINI
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> LocalLocation:
+    """An empty cache home."""
+    (tmp_path / "home").mkdir()
+    return LocalLocation(tmp_path / "home")
+
+
+MakeCoco = Callable[..., Path]
+
+
+@pytest.fixture
+def make_coco(tmp_path: Path) -> MakeCoco:
+    """A function that writes a small dataset in COCO's layout: smooth random photographs, one square each."""
+
+    def make(train: int = 12, val: int = 4, *, name: str = "data", size: tuple[int, int] = (96, 128)) -> Path:
+        root = tmp_path / name
+        for split, count, first in (("train", train, 0), ("val", val, 10_000)):
+            _write_coco_split(root, split, [first + i for i in range(count)], size)
+        return root
+
+    return make
+
+
+def _write_coco_split(root: Path, split: str, numbers: list[int], size: tuple[int, int]) -> None:
+    folder = root / f"{split}2017"
+    folder.mkdir(parents=True)
+    height, width = size
+    images, annotations = [], []
+    for number in numbers:
+        coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        name = f"{number:012d}.jpg"
+        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(folder / name, quality=92)
+        images.append({"id": number, "file_name": name, "height": height, "width": width, "license": 7})
+        x, y, side = 8 + number % 40, 8 + number % 20, 40
+        annotations.append(
+            {
+                "id": number + 1,
+                "image_id": number,
+                "category_id": 1 + number % 2,
+                "iscrowd": 0,
+                "area": side * side,
+                "bbox": [x, y, side, side],
+                "segmentation": [[x, y, x + side, y, x + side, y + side, x, y + side]],
+            }
+        )
+    (root / "annotations").mkdir(exist_ok=True)
+    document = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}],
+    }
+    (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(document))
