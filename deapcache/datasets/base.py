@@ -1,0 +1,135 @@
+"""What every dataset offers, and the registry that names them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deapcache.datasets.digests import DigestIndex, Progress
+from deapcache.errors import UsageError
+from deapcache.registry import Registry
+
+VOID = 255
+"""Value of unlabelled pixels in ``classes`` maps."""
+
+
+class Dataset(ABC):
+    """Images in splits, with their annotations, numbered by row.
+
+    Rows are 0-based positions in :meth:`image_ids`; the order never depends on the file system.
+    """
+
+    name: ClassVar[str]
+    images_name: ClassVar[str]
+    """Owner of the image set: datasets that annotate the same images share their caches under this name."""
+    splits: ClassVar[tuple[str, ...]] = ("train", "val")
+    base_size: ClassVar[tuple[int, int]] = (224, 224)
+    """Default height and width of base images and targets."""
+    annotations: ClassVar[tuple[str, ...]]
+    """Kinds of annotation it has, of ``instances``, ``classes`` and ``depth``."""
+    classes: ClassVar[tuple[str, ...]] = ()
+    """Class names by value of the ``classes`` maps; empty without one."""
+    colour: ClassVar[str]
+    """Recipe field: how its images become RGB, see ``deapcache.datasets.decoding``."""
+    computes_images: ClassVar[bool] = False
+    """Whether making an image is Python's own work, which runs in processes, not a library's, which runs in threads."""
+
+    @abstractmethod
+    def image_ids(self, split: str) -> tuple[str, ...]:
+        """Ids of all images of a split, in row order.
+
+        Raises :class:`MissingDataError` where the split's files are absent, :class:`DataError` where they contradict
+        each other and :class:`UsageError` for an unknown split, as all methods that take a split do.
+        """
+
+    @abstractmethod
+    def image_digests(
+        self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
+    ) -> tuple[str, ...]:
+        """What identifies each image's content, in row order: sha256 of the file's bytes, hexadecimal.
+
+        ``index`` remembers digests between runs; ``progress`` is called with (done, total), also from other threads.
+        """
+
+    @abstractmethod
+    def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
+        """(h, w, 3) uint8 RGB at its native size; raises :class:`DataError` that names the file."""
+
+    @abstractmethod
+    def read_annotation(self, split: str, row: int, kind: str) -> NDArray[Any]:
+        """(h, w) at the image's native size.
+
+        ``instances``: int32, 0 background, 1..K objects, -1 crowd. ``classes``: uint8 or int16, :data:`VOID`
+        unlabelled. ``depth``: float32 metres, 0 unknown. Raises :class:`UsageError` for a kind it lacks.
+        """
+
+    @abstractmethod
+    def annotation_digest(self, split: str, kind: str) -> str:
+        """Digest of all that :meth:`read_annotation` depends on in a split, 64 hexadecimal characters."""
+
+    @abstractmethod
+    def target_options(self, kind: str) -> dict[str, Any]:
+        """Choices this reader made for a kind, as JSON; they are recorded in the target recipe."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    def _require_split(self, split: str) -> None:
+        if split not in self.splits:
+            raise UsageError(f"dataset {self.name!r} has no split {split!r}: choose {' or '.join(self.splits)}")
+
+    def _require_kind(self, kind: str) -> None:
+        if kind not in self.annotations:
+            raise UsageError(f"dataset {self.name!r} has no annotation {kind!r}: it has {', '.join(self.annotations)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitStatus:
+    """What a quick look found of one split."""
+
+    images: int
+    """Image files there (not compared with the listing)."""
+    missing: tuple[str, ...] = ()
+    """Files and folders that are expected and not there."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the split can be opened."""
+        return self.images > 0 and not self.missing
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetEntry:
+    """Facts of a dataset, without opening it."""
+
+    name: str
+    summary: str
+    layout: str
+    """Which files are expected where under the data root."""
+    licence: str
+    open: Callable[[Path], Dataset]
+    """From a data root; raises :class:`MissingDataError`."""
+    status: Callable[[Path], dict[str, SplitStatus]]
+    """What is there per split under a data root; quick: no file is read."""
+
+
+DATASETS: Registry[DatasetEntry] = Registry(
+    "dataset",
+    modules=("deapcache.datasets.coco", "deapcache.datasets.scenes.dataset"),
+    entry_point_group="deapcache.datasets",
+)
+"""All datasets by name."""
+
+
+def open_dataset(name: str, data_root: Path) -> Dataset:
+    """The dataset ``name`` with its files under ``data_root``.
+
+    Raises :class:`UnknownNameError`, and :class:`MissingDataError` that says what is expected where and what was found.
+    """
+    return DATASETS.get(name).open(Path(data_root))

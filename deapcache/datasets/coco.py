@@ -1,0 +1,199 @@
+"""COCO 2017 instances (Lin et al. 2014, arXiv:1405.0312), in the layout it is distributed in."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deapcache.datasets.base import DATASETS, Dataset, DatasetEntry, SplitStatus
+from deapcache.datasets.coco_listing import CocoImage, listing_digest, read_listing
+from deapcache.datasets.decoding import COLOUR_AS_STORED, decode_image
+from deapcache.datasets.digests import DigestIndex, Progress, digest_files
+from deapcache.datasets.masks import decode_segmentation
+from deapcache.errors import DataError, MissingDataError
+
+LAYOUT = """\
+train2017/*.jpg                            118,287 images
+val2017/*.jpg                              5,000 images
+annotations/instances_train2017.json
+annotations/instances_val2017.json
+directly under the data root, or in its folder coco/; one of the two splits is enough to use that one"""
+
+CROWD = -1
+"""Value of crowd regions in instance maps."""
+
+_PARSING = threading.Lock()  # of the module, so that a dataset can be pickled
+
+
+class CocoInstances(Dataset):
+    """COCO 2017: photographs with instance masks of 80 categories.
+
+    The listing of a split is parsed once, when first needed (seconds and about 2 GB for the 118,287 training images).
+    """
+
+    name = "coco"
+    images_name = "coco"
+    annotations = ("instances",)
+    # COCO's masks lie on the stored pixels: its own tools ignore EXIF.
+    colour = COLOUR_AS_STORED
+
+    def __init__(self, root: Path) -> None:
+        """``root`` holds ``annotations/`` and at least one of ``train2017/`` and ``val2017/``."""
+        self.root = root
+        self._listings: dict[str, tuple[CocoImage, ...]] = {}
+
+    def image_ids(self, split: str) -> tuple[str, ...]:
+        return tuple(f"{image.id:012d}" for image in self._listing(split))
+
+    def image_digests(
+        self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
+    ) -> tuple[str, ...]:
+        names = [image.file_name for image in self._listing(split)]
+        digest = index.digests if index else digest_files
+        return digest(_image_folder(self.root, split), names, progress=progress)
+
+    def image_path(self, split: str, row: int) -> Path:
+        """The file of an image."""
+        return _image_folder(self.root, split) / self._listing(split)[row].file_name
+
+    def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
+        path = self.image_path(split, row)
+        decoded = decode_image(path, apply_exif=False)
+        expected = self._listing(split)[row].size
+        if decoded.shape[:2] != expected:
+            raise DataError(
+                f"{path} has {decoded.shape[0]} x {decoded.shape[1]} pixels (height x width), "
+                f"{_annotation_file(self.root, split)} says {expected[0]} x {expected[1]}: "
+                "its masks would not fit; use the file that the annotations were made for"
+            )
+        return decoded
+
+    def read_annotation(self, split: str, row: int, kind: str) -> NDArray[np.int32]:
+        self._require_kind(kind)
+        image = self._listing(split)[row]
+        ids = np.zeros(image.size, np.int32)
+        next_id = 1
+        for annotation in image.annotations:
+            mask = self._mask(annotation, image, split)
+            if annotation.get("iscrowd", 0):
+                ids[mask] = CROWD
+            else:
+                ids[mask] = next_id
+                next_id += 1
+        return ids
+
+    def annotation_digest(self, split: str, kind: str) -> str:
+        self._require_kind(kind)
+        return listing_digest(self._listing(split))
+
+    def target_options(self, kind: str) -> dict[str, Any]:
+        self._require_kind(kind)
+        return {"overlap": "smaller area on top", "crowd": "-1, under everything", "polygons": "pycocotools"}
+
+    def _mask(self, annotation: Mapping[str, Any], image: CocoImage, split: str) -> NDArray[np.bool_]:
+        try:
+            return decode_segmentation(annotation.get("segmentation"), image.size)
+        except ValueError as error:
+            raise DataError(
+                f"{_annotation_file(self.root, split)}: annotation {annotation['id']} of image {image.id} "
+                f"cannot be drawn: {error}"
+            ) from error
+
+    def _listing(self, split: str) -> tuple[CocoImage, ...]:
+        self._require_split(split)
+        with _PARSING:
+            if split not in self._listings:
+                self._listings[split] = _load(self.root, split)
+            return self._listings[split]
+
+
+def _load(root: Path, split: str) -> tuple[CocoImage, ...]:
+    if missing := [path for path in _needed(root, split) if not path.exists()]:
+        raise MissingDataError(
+            f"coco has no {split} split under {root}: {' and '.join(map(str, missing))} "
+            f"{'is' if len(missing) == 1 else 'are'} missing; put it there, or give another --data-root"
+        )
+    images = read_listing(_annotation_file(root, split))
+    _require_files(images, _image_folder(root, split))
+    return images
+
+
+def _require_files(images: tuple[CocoImage, ...], folder: Path) -> None:
+    present = set(os.listdir(folder))  # noqa: PTH208 - one call for 118,287 names
+    names = [image.file_name for image in images if image.file_name not in present]
+    absent = [name for name in names if not (folder / name).is_file()]  # a name may hold a sub-folder
+    if absent:
+        raise MissingDataError(
+            f"{folder} lacks {len(absent)} of the {len(images)} listed images, the first is {absent[0]}; "
+            "unpack the image archive again"
+        )
+
+
+def _image_folder(root: Path, split: str) -> Path:
+    return root / f"{split}2017"
+
+
+def _annotation_file(root: Path, split: str) -> Path:
+    return root / "annotations" / f"instances_{split}2017.json"
+
+
+def _needed(root: Path, split: str) -> tuple[Path, Path]:
+    return _image_folder(root, split), _annotation_file(root, split)
+
+
+def _find_root(data_root: Path) -> Path | None:
+    roots = (data_root, data_root / "coco")
+    with_annotations = (r for r in roots if any(_annotation_file(r, s).is_file() for s in CocoInstances.splits))
+    return next(with_annotations, None)
+
+
+def open_coco(data_root: Path) -> CocoInstances:
+    """COCO under ``data_root`` or ``data_root/coco``; raises :class:`MissingDataError` where neither holds a split."""
+    root = _find_root(data_root)
+    if root is None:
+        expected = "\n  ".join(LAYOUT.splitlines())
+        raise MissingDataError(
+            f"coco is not under {data_root}. Expected:\n  {expected}\nFound: {_describe(data_root)}. "
+            "Give the folder with --data-root or DEAPCACHE_DATA"
+        )
+    return CocoInstances(root)
+
+
+def _describe(folder: Path) -> str:
+    if not folder.is_dir():
+        return "no such folder"
+    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return (", ".join(names[:8]) + more) or "an empty folder"
+
+
+def coco_status(data_root: Path) -> dict[str, SplitStatus]:
+    """Image files and missing paths per split; lists folders, opens no file."""
+    root = _find_root(data_root) or data_root
+    return {split: _split_status(root, split) for split in CocoInstances.splits}
+
+
+def _split_status(root: Path, split: str) -> SplitStatus:
+    folder = _image_folder(root, split)
+    names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - one call for 118,287 names
+    missing = tuple(str(path) for path in _needed(root, split) if not path.exists())
+    return SplitStatus(images=sum(name.endswith(".jpg") for name in names), missing=missing)
+
+
+DATASETS.add(
+    "coco",
+    DatasetEntry(
+        name="coco",
+        summary="COCO 2017: photographs with instance masks of 80 categories",
+        layout=LAYOUT,
+        licence="annotations CC BY 4.0; each image under its own Flickr licence, named in the annotation file",
+        open=open_coco,
+        status=coco_status,
+    ),
+)

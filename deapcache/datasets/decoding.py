@@ -1,0 +1,86 @@
+"""Image files of any kind to uint8 RGB, or an error that names the file."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from deapcache.errors import DataError, MissingDataError
+
+COLOUR = "rgb8; alpha over white; grey16/257; cmyk by pillow; icc ignored; exif applied"
+"""Recipe field: how :func:`decode_image` makes RGB from files."""
+
+COLOUR_AS_STORED = COLOUR.replace("exif applied", "exif ignored")
+"""Recipe field: the same for ``decode_image(path, apply_exif=False)``."""
+
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error)
+"""What Pillow raises on files that are not what they say."""
+
+
+def decode_image(path: Path, *, apply_exif: bool = True) -> NDArray[np.uint8]:
+    """The picture in a file as (h, w, 3) uint8 RGB, the first one where the file holds several.
+
+    Greyscale is repeated, palettes are looked up, transparency is composited over white, CMYK is converted without
+    colour profile, 16-bit greyscale is divided by 257 (65535 becomes 255). The EXIF orientation is applied unless
+    ``apply_exif`` is False, for data whose annotations lie on the stored pixels. Raises :class:`MissingDataError`
+    where there is no such file and :class:`DataError` where it cannot be decoded whole or has too many pixels.
+    """
+    with _explained(path), Image.open(path) as image:
+        _refuse_huge(image, path)
+        image.load()
+        upright = ImageOps.exif_transpose(image) if apply_exif else image
+        return np.array(_to_rgb(upright), dtype=np.uint8)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise MissingDataError(f"image {path} is missing; put the file back, or take it out of the listing") from None
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        raise DataError(f"cannot decode {path}: {_what_it_is(path)}; replace the file") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(f"cannot decode {path}: {error}") from None
+    except _BROKEN as error:
+        raise DataError(f"cannot decode {path}: {error}; replace the file") from error
+
+
+def _what_it_is(path: Path) -> str:
+    size = path.stat().st_size
+    return f"none of the known image formats ({size} bytes)" if size else "the file is empty (0 bytes)"
+
+
+def _refuse_huge(image: Image.Image, path: Path) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise DataError(
+            f"cannot decode {path}: {image.width} x {image.height} pixels are more than the limit of {limit}; "
+            "scale the file down, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        return _from_grey16(image).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range; convert it to 8 or 16 bits")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_grey16(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)  # "I" holds 16-bit files of some formats in 32 bits
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"greyscale values {values.min()}..{values.max()} are beyond 16 bits")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))

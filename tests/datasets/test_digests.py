@@ -1,0 +1,97 @@
+"""The digest index saves reading files, and never a wrong digest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from deapcache.datasets.digests import DigestIndex, digest_files
+from deapcache.errors import MissingDataError
+from deapcache.locations import LocalLocation
+
+NAMES = ["a.jpg", "b.jpg", "c.jpg"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    files = tmp_path / "files"
+    files.mkdir()
+    for name in NAMES:
+        (files / name).write_bytes(name.encode() * 1000)
+        _age(files / name)
+    return files
+
+
+def _age(path: Path, seconds: float = 3600) -> None:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def _expected(folder: Path) -> tuple[str, ...]:
+    return tuple(hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in NAMES)
+
+
+def test_without_index(folder: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    assert digest_files(folder, NAMES, progress=lambda done, total: calls.append((done, total))) == _expected(folder)
+    assert sorted(calls) == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_second_run_reads_nothing(folder: Path, home: LocalLocation) -> None:
+    first, second = DigestIndex(home), DigestIndex(home)
+    assert first.digests(folder, NAMES) == second.digests(folder, NAMES) == _expected(folder)
+    assert (first.hashed_files, second.hashed_files) == (3, 0)
+
+
+def test_only_the_changed_file_is_read_again(folder: Path, home: LocalLocation) -> None:
+    before = DigestIndex(home).digests(folder, NAMES)
+    content = bytearray((folder / "b.jpg").read_bytes())
+    content[500] ^= 1
+    (folder / "b.jpg").write_bytes(content)
+    index = DigestIndex(home)
+    after = index.digests(folder, NAMES)
+    assert index.hashed_files == 1
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True]
+    assert after == _expected(folder)
+
+
+def test_a_fresh_file_is_not_trusted(folder: Path, home: LocalLocation) -> None:
+    """Two writes within the clock's grain leave the same time: a digest taken in between must not stick."""
+    path = folder / "a.jpg"
+    path.write_bytes(b"1" * 10)
+    time_of_write = path.stat().st_mtime_ns
+    DigestIndex(home).digests(folder, NAMES)
+    path.write_bytes(b"2" * 10)
+    os.utime(path, ns=(time_of_write, time_of_write))
+    assert DigestIndex(home).digests(folder, NAMES) == _expected(folder)
+
+
+def test_unusable_index_costs_only_time(folder: Path, home: LocalLocation) -> None:
+    DigestIndex(home).digests(folder, NAMES)
+    (key,) = home.keys("digests")
+    (home.path / key).write_text('{"files": [')
+    assert DigestIndex(home).digests(folder, NAMES) == _expected(folder)
+    index = DigestIndex(home)
+    index.digests(folder, NAMES)
+    assert index.hashed_files == 0
+
+
+def test_two_folders_do_not_mix(folder: Path, home: LocalLocation, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    facts = (folder / "a.jpg").stat()
+    (other / "a.jpg").write_bytes(b"x" * facts.st_size)
+    os.utime(other / "a.jpg", ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    index = DigestIndex(home)
+    assert index.digests(folder, ["a.jpg"]) != index.digests(other, ["a.jpg"])
+
+
+def test_missing_file(folder: Path, home: LocalLocation) -> None:
+    with pytest.raises(MissingDataError, match=r"gone\.jpg"):
+        DigestIndex(home).digests(folder, ["gone.jpg"])
+    with pytest.raises(MissingDataError, match=r"gone\.jpg"):
+        digest_files(folder, ["gone.jpg"])
