@@ -1,0 +1,99 @@
+"""Where output regions and feature cells lie, and what follows from that: codes and Gaussian masks.
+
+Positions are in units of the longer side of the output: a square image is the unit square, a 216 × 288 image spans
+0.75 × 1, and σ means the same distance along both axes. A feature grid always covers the whole image, whatever its
+shape, because images are squashed to the backbone's size.
+
+Shape legend: R, C rows and columns of output regions; H, W rows and columns of feature cells; S heads.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+REGION = 8
+"""Side in output pixels of the square region that one query answers for (section 3)."""
+
+CODE_WIDTH = 8
+"""Sine and cosine at two frequencies on each of two coordinates (section 3: queries in ℝ⁸)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Centres of output regions and feature cells along each axis, float32, in units of the output's longer side."""
+
+    region_rows: Tensor
+    """(R,)"""
+    region_columns: Tensor
+    """(C,)"""
+    cell_rows: Tensor
+    """(H,)"""
+    cell_columns: Tensor
+    """(W,)"""
+
+    @property
+    def region_grid(self) -> tuple[int, int]:
+        """Rows and columns of output regions."""
+        return len(self.region_rows), len(self.region_columns)
+
+    def region_codes(self) -> Tensor:
+        """(R·C, 8) code of every region, row by row."""
+        return sinusoidal_codes(self.region_rows, self.region_columns)
+
+    def cell_codes(self) -> Tensor:
+        """(H·W, 8) code of every feature cell, row by row."""
+        return sinusoidal_codes(self.cell_rows, self.cell_columns)
+
+    def gaussian_mask(self, sigma_S: Tensor) -> Tensor:
+        """(S, R·C, H·W) normal density of the distance of region and cell, one width a head.
+
+        exp(−d² / 2σ²) / (σ √(2π)), as section 3 has it: a bump that is added to the logits, not a log-Gaussian.
+        The Gaussian of a distance is the product of those along the axes, so that exponentials are taken of
+        R·H + C·W numbers only.
+        """
+        rows = _gaussian(self.region_rows, self.cell_rows, sigma_S)
+        columns = _gaussian(self.region_columns, self.cell_columns, sigma_S)
+        columns = columns / (sigma_S[:, None, None] * math.sqrt(2 * math.pi))
+        mask_SRCHW = rows[:, :, None, :, None] * columns[:, None, :, None, :]
+        return mask_SRCHW.flatten(3, 4).flatten(1, 2)
+
+
+def locate_regions_and_cells(
+    output_size: tuple[int, int], grid: tuple[int, int], *, device: torch.device | str = "cpu"
+) -> Geometry:
+    """The geometry of an output of ``output_size`` = (height, width) pixels read from (H, W) feature cells.
+
+    There are ⌈height / 8⌉ × ⌈width / 8⌉ regions of 8 × 8 pixels; those at the lower and right edge may reach beyond
+    the output.
+    """
+    longer = max(output_size)
+    region_rows, region_columns = (
+        (torch.arange(-(-side // REGION), device=device) + 0.5) * REGION / longer for side in output_size
+    )
+    cell_rows, cell_columns = (
+        (torch.arange(cells, device=device) + 0.5) * (side / cells / longer)
+        for side, cells in zip(output_size, grid, strict=True)
+    )
+    return Geometry(
+        region_rows=region_rows, region_columns=region_columns, cell_rows=cell_rows, cell_columns=cell_columns
+    )
+
+
+def sinusoidal_codes(rows: Tensor, columns: Tensor) -> Tensor:
+    """(len(rows) · len(columns), 8) float32 codes in [-1, 1]: sine and cosine at π and 2π of each coordinate.
+
+    The paper gives no frequencies. With 2π and 4π, opposite edges of an image would have one code.
+    """
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    angles = torch.stack([y * math.pi, y * 2 * math.pi, x * math.pi, x * 2 * math.pi], -1).flatten(0, 1)
+    return torch.cat([angles.sin(), angles.cos()], -1)
+
+
+def _gaussian(regions_R: Tensor, cells_C: Tensor, sigma_S: Tensor) -> Tensor:
+    """(S, R, C) unnormalised Gaussians of the distances along one axis."""
+    squares = (regions_R[:, None] - cells_C).square()
+    return torch.exp(-squares / (2 * sigma_S.square()[:, None, None]))

@@ -1,0 +1,131 @@
+"""Semantic segmentation: which class does this pixel show (section 4.1, local semantics)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deapcache.errors import DataError, UsageError
+from deapcache.tasks.task import TASKS, VOID, Metric, Task, per_image_sum
+
+_ADVICE = "compare the dataset's class names with its class maps, then prepare the targets anew"
+
+
+class Segmentation(Task):
+    """One of the dataset's classes a pixel; 255 is void.
+
+    Scores, over the valid pixels of all images together: ``cross_entropy`` in nats per pixel, ``mean_iou`` from the one
+    dataset-wide confusion, as a mean over the classes that are in the targets or predicted anywhere, and
+    ``pixel_accuracy``.
+    """
+
+    name = "segmentation"
+    annotation = "classes"
+    default_dataset = "scenes"
+    metrics: ClassVar = {
+        "cross_entropy": Metric(label="CE", unit="nats", higher_is_better=False),
+        "mean_iou": Metric(label="mIoU", unit="", higher_is_better=True),
+        "pixel_accuracy": Metric(label="accuracy", unit="", higher_is_better=True),
+    }
+    main_metric = "mean_iou"
+    options: ClassVar = {"void": VOID, "mean_iou": "classes in targets or predictions"}
+
+    def out_channels(self, classes: tuple[str, ...]) -> int:
+        """One logit a class; raises :class:`UsageError` for a dataset without classes."""
+        if not classes:
+            raise UsageError(
+                f"task {self.name} needs a dataset with a class map, and this one names no classes: "
+                "choose another dataset (`deapcache list datasets`) or the task foreground"
+            )
+        return len(classes)
+
+    def target(self, maps: Tensor) -> Tensor:
+        """Class maps as int64, the type that cross-entropy takes; 255 stays void."""
+        return maps.long()
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy, mean over the valid pixels of the batch; raises :class:`DataError` as :meth:`statistics`."""
+        _require_known(target, output.shape[1])
+        return _cross_entropies(output, target).sum() / (target != VOID).sum().clamp(min=1)
+
+    def statistics(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Counts of each class (B, C), and sums (B,), over valid pixels.
+
+        Raises :class:`DataError` where a target is neither a class nor void.
+        """
+        classes = output.shape[1]
+        _require_known(target, classes)
+        predicted, valid = output.argmax(1), target != VOID
+        return {
+            "valid": per_image_sum(valid),
+            "cross_entropy": per_image_sum(_cross_entropies(output, target)),
+            "intersection": _class_counts(predicted, valid & (predicted == target), classes),
+            "predicted": _class_counts(predicted, valid, classes),
+            "actual": _class_counts(target, valid, classes),
+        }
+
+    def scores(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
+        total = {name: values.sum(0, dtype=np.float64) for name, values in statistics.items()}
+        intersection, union = total["intersection"], total["predicted"] + total["actual"] - total["intersection"]
+        seen = union > 0
+        if not seen.any():
+            return dict.fromkeys(self.metrics, float("nan"))
+        return {
+            "cross_entropy": float(total["cross_entropy"] / total["valid"]),
+            "mean_iou": float((intersection[seen] / union[seen]).mean()),
+            "pixel_accuracy": float(intersection.sum() / total["valid"]),
+        }
+
+    def prior(self, targets: Iterable[Tensor], classes: tuple[str, ...]) -> Tensor:
+        """Each pixel's log class frequencies over the training images, with one more image at the overall ones."""
+        known = self.out_channels(classes)
+        counts = torch.zeros((), dtype=torch.float64)
+        for target in targets:
+            _require_known(target, known)
+            counts = counts + _counts_at_each_pixel(target.cpu(), known)
+        # Half a pixel of every class keeps one that never occurs from an infinite loss.
+        overall = counts.sum((1, 2)) + 0.5
+        smoothed = counts + (overall / overall.sum())[:, None, None]
+        return (smoothed / smoothed.sum(0)).log().float()
+
+    def prediction(self, output: Tensor) -> Tensor:
+        """The likeliest class, (B, h, w) int64."""
+        return output.argmax(1)
+
+
+def _cross_entropies(output: Tensor, target: Tensor) -> Tensor:
+    """(B, h, w) float32, 0 on void pixels."""
+    return F.cross_entropy(output.float(), target, ignore_index=VOID, reduction="none")
+
+
+def _class_counts(values: Tensor, chosen: Tensor, classes: int) -> Tensor:
+    """(B, C) int64: how many of the chosen pixels of each image have each value."""
+    image = torch.arange(len(values), device=values.device)[:, None, None]
+    places = (image * classes + values)[chosen]
+    return torch.bincount(places, minlength=len(values) * classes).view(len(values), classes)
+
+
+def _counts_at_each_pixel(target: Tensor, classes: int) -> Tensor:
+    """(C, h, w) int64: in how many of the (n, h, w) targets each pixel has each class."""
+    _, height, width = target.shape
+    pixel = torch.arange(height * width).view(height, width)
+    places = (target * (height * width) + pixel)[target != VOID]
+    return torch.bincount(places, minlength=classes * height * width).view(classes, height, width)
+
+
+def _require_known(target: Tensor, classes: int) -> None:
+    unknown = ((target >= classes) | (target < 0)) & (target != VOID)
+    if bool(unknown.any()):
+        value = int(target[unknown][0])
+        raise DataError(
+            f"a class map holds the value {value}, but the dataset has {classes} classes: expected 0 to {classes - 1}, "
+            f"or {VOID} for void; {_ADVICE}"
+        )
+
+
+TASKS.add("segmentation", Segmentation)

@@ -1,0 +1,65 @@
+"""Geometry of regions and cells, positional codes and masks."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from deapcache.readouts.positions import locate_regions_and_cells
+
+
+def test_a_square_image_is_the_unit_square() -> None:
+    geometry = locate_regions_and_cells((224, 224), (14, 7))
+    assert geometry.region_grid == (28, 28)
+    torch.testing.assert_close(geometry.region_rows, (torch.arange(28) + 0.5) / 28)
+    torch.testing.assert_close(geometry.cell_rows, (torch.arange(14) + 0.5) / 14)
+    torch.testing.assert_close(geometry.cell_columns, (torch.arange(7) + 0.5) / 7)
+
+
+def test_both_axes_are_divided_by_the_longer_side() -> None:
+    geometry = locate_regions_and_cells((216, 288), (14, 14))
+    assert geometry.region_grid == (27, 36)
+    torch.testing.assert_close(geometry.region_rows[-1].item(), (216 - 4) / 288)
+    torch.testing.assert_close(geometry.region_columns[-1].item(), (288 - 4) / 288)
+    torch.testing.assert_close(geometry.cell_rows.sum().item() / 14, 0.375)  # the squashed grid spans the image
+    torch.testing.assert_close(geometry.cell_columns.sum().item() / 14, 0.5)
+
+
+def test_regions_are_eight_pixels_apart_whatever_the_size() -> None:
+    geometry = locate_regions_and_cells((50, 100), (5, 5))
+    assert geometry.region_grid == (7, 13)
+    torch.testing.assert_close(geometry.region_rows.diff() * 100, torch.full((6,), 8.0))
+    torch.testing.assert_close(geometry.region_rows[0].item() * 100, 4.0)
+
+
+def test_codes_are_sines_and_cosines_at_pi_and_two_pi() -> None:
+    geometry = locate_regions_and_cells((16, 24), (2, 3))
+    codes = geometry.region_codes().numpy()
+    assert codes.shape == (6, 8)
+    for index, (row, column) in enumerate(np.ndindex(2, 3)):
+        y, x = (8 * row + 4) / 24, (8 * column + 4) / 24
+        angles = [math.pi * y, 2 * math.pi * y, math.pi * x, 2 * math.pi * x]
+        np.testing.assert_allclose(codes[index], [*np.sin(angles), *np.cos(angles)], atol=1e-6)
+
+
+def test_no_two_places_share_a_code() -> None:
+    codes = locate_regions_and_cells((224, 224), (37, 37)).cell_codes()
+    distances = torch.cdist(codes, codes) + torch.eye(len(codes))
+    assert distances.min() > 0.05
+    edges = locate_regions_and_cells((224, 224), (1, 37)).cell_codes()[[0, -1]]
+    assert (edges[0] - edges[1]).norm() > 1  # opposite edges are far apart
+
+
+@pytest.mark.parametrize(("size", "grid"), [((224, 224), (14, 14)), ((216, 288), (9, 5)), ((20, 9), (3, 4))])
+def test_the_mask_is_the_gaussian_of_the_distance(size: tuple[int, int], grid: tuple[int, int]) -> None:
+    geometry = locate_regions_and_cells(size, grid)
+    sigma = torch.tensor([0.01, 0.05, 0.5], dtype=torch.float64)
+    regions = torch.cartesian_prod(geometry.region_rows, geometry.region_columns).double()
+    cells = torch.cartesian_prod(geometry.cell_rows, geometry.cell_columns).double()
+    squares = (regions[:, None] - cells).square().sum(-1)
+    width = sigma[:, None, None]
+    expected = torch.exp(-squares / (2 * width**2)) / (width * math.sqrt(2 * math.pi))
+    torch.testing.assert_close(geometry.gaussian_mask(sigma), expected, rtol=1e-3, atol=1e-5)

@@ -1,0 +1,155 @@
+"""Depth against hand-made numbers and plain formulas."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from deapcache.errors import DataError
+from deapcache.tasks import get_task
+from deapcache.tasks.depth import inverse_softplus
+
+TASK = get_task("depth")
+
+
+def arrays(output: Tensor, target: Tensor) -> dict[str, np.ndarray]:
+    return {name: values.numpy() for name, values in TASK.statistics(output, target).items()}
+
+
+def scored(output: Tensor, target: Tensor) -> dict[str, float]:
+    return TASK.scores(arrays(output, target))
+
+
+def output_of(metres: Tensor) -> Tensor:
+    return inverse_softplus(metres).float()[:, None]
+
+
+def sample(images: int = 5) -> tuple[Tensor, Tensor]:
+    """Outputs and depths of 0.5 to 9 m; a tenth of the pixels is unknown."""
+    generator = torch.Generator().manual_seed(0)
+    depth = torch.rand(images, 24, 32, generator=generator) * 8.5 + 0.5
+    noise = torch.randn(depth.shape, generator=generator) * 0.4
+    output = output_of(depth * noise.exp())
+    depth[torch.rand(depth.shape, generator=generator) < 0.1] = 0
+    return output, depth
+
+
+def test_a_perfect_prediction_scores_perfectly() -> None:
+    _, depth = sample()
+    scores = scored(output_of(depth.clamp(min=0.5)), depth)
+    assert [scores.pop(f"delta{n}") for n in (1, 2, 3)] == [1.0, 1.0, 1.0]
+    assert set(scores) == {"rmse", "rmse_pooled", "abs_rel", "log10", "silog"}
+    assert all(value == pytest.approx(0, abs=1e-4) for value in scores.values())
+
+
+def test_scores_computed_by_hand() -> None:
+    depth = torch.tensor([[[1.0, 2.0, 0.0]], [[4.0, 0.0, 0.0]], [[0.0, 0.0, 0.0]]])
+    predicted = torch.tensor([[[2.0, 2.0, 9.0]], [[2.0, 9.0, 9.0]], [[9.0, 9.0, 9.0]]])
+    scores = scored(output_of(predicted), depth)
+    assert scores["rmse"] == pytest.approx((math.sqrt(1 / 2) + 2) / 2)  # the third image has no depth
+    assert scores["rmse_pooled"] == pytest.approx(math.sqrt((1 + 0 + 4) / 3))
+    assert scores["abs_rel"] == pytest.approx((0.5 + 0.5) / 2)
+    assert scores["log10"] == pytest.approx((math.log10(2) / 2 + math.log10(2)) / 2)
+    assert scores["delta1"] == scores["delta2"] == scores["delta3"] == pytest.approx((0.5 + 0) / 2)
+    # Errors of ln 2 and 0 in the first image: standard deviation ln 2 / 2; a single pixel has none.
+    assert scores["silog"] == pytest.approx(100 * (math.log(2) / 2 + 0) / 2, rel=1e-5)
+
+
+def test_scores_are_those_of_the_plain_formulas() -> None:
+    output, depth = sample()
+    rows = []
+    for raw, truth in zip(output[:, 0].double(), depth.double(), strict=True):
+        p, t = softplus(raw)[truth > 0].numpy(), truth[truth > 0].numpy()
+        ratio, logs = np.maximum(p / t, t / p), np.log(p) - np.log(t)
+        rows.append(
+            {
+                "rmse": np.sqrt(((p - t) ** 2).mean()),
+                **{f"delta{n}": (ratio < 1.25**n).mean() for n in (1, 2, 3)},
+                "abs_rel": (np.abs(p - t) / t).mean(),
+                "log10": np.abs(np.log10(p) - np.log10(t)).mean(),
+                "silog": 100 * logs.std(),
+            }
+        )
+    scores = scored(output, depth)
+    for name in rows[0]:
+        assert scores[name] == pytest.approx(np.mean([row[name] for row in rows]), rel=1e-5), name
+
+
+def test_the_loss_is_the_scale_invariant_logarithmic_error() -> None:
+    output, depth = sample()
+    known = depth > 0
+    d = softplus(output[:, 0].double())[known].log() - depth[known].double().log()
+    expected = torch.sqrt((d**2).mean() - 0.85 * d.mean() ** 2)
+    assert TASK.loss(output, depth).item() == pytest.approx(expected.item(), rel=1e-5)
+    alone = torch.tensor([[[2.0]]])
+    assert TASK.loss(output_of(alone * 3), alone).item() == pytest.approx(math.log(3) * math.sqrt(0.15), rel=1e-5)
+
+
+def test_unknown_depth_changes_nothing() -> None:
+    output, depth = sample()
+    changed = output.clone()
+    changed[:, 0][depth == 0] = 30.0
+    assert scored(changed, depth) == scored(output, depth)
+    torch.testing.assert_close(TASK.loss(changed, depth), TASK.loss(output, depth))
+    changed.requires_grad_()
+    TASK.loss(changed, depth).backward()
+    assert (changed.grad[:, 0][depth == 0] == 0).all()
+    assert changed.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("value", [0.0, 2.0])
+def test_gradients_stay_finite_where_nothing_is_known_or_all_is_right(value: float) -> None:
+    depth = torch.full((2, 3, 4), value)
+    output = output_of(torch.full((2, 3, 4), 2.0)).requires_grad_()
+    loss = TASK.loss(output, depth)
+    loss.backward()
+    assert loss.item() < 1e-3
+    assert output.grad.isfinite().all()
+
+
+def test_depths_near_zero_count_as_a_millimetre() -> None:
+    depth = torch.full((1, 1, 2), 1.0)
+    output = torch.full((1, 1, 1, 2), -60.0)  # a softplus of 1e-26
+    assert scored(output, depth)["log10"] == pytest.approx(3)
+    assert TASK.loss(output, depth).isfinite()
+
+
+def test_resampled_rows_score_like_the_images_they_stand_for() -> None:
+    output, depth = sample()
+    depth[2] = 0
+    rows = np.array([2, 2, 0, 4, 4])
+    drawn = {name: values[rows] for name, values in arrays(output, depth).items()}
+    assert TASK.scores(drawn) == pytest.approx(scored(output[rows], depth[rows]))
+    nothing = {name: values[[2, 2]] for name, values in arrays(output, depth).items()}
+    assert all(math.isnan(value) for value in TASK.scores(nothing).values())
+
+
+def test_the_output_starts_at_the_mean_of_the_known_depths() -> None:
+    _, depth = sample()
+    bias = TASK.output_bias(depth)
+    assert bias.shape == (1,)
+    assert softplus(bias).item() == pytest.approx(depth[depth > 0].mean().item(), rel=1e-5)
+    with pytest.raises(DataError, match="known depth"):
+        TASK.output_bias(torch.zeros(3, 4, 5))
+
+
+def test_the_prior_is_each_pixels_mean_depth() -> None:
+    depth = torch.tensor([[[1.0, 0.0, 2.0]], [[3.0, 0.0, 0.0]]])
+    prior = TASK.prior(iter(depth.split(1)), ())
+    assert prior.dtype == torch.float32
+    torch.testing.assert_close(TASK.prediction(prior[None]), torch.tensor([[[2.0, 2.0, 2.0]]]))
+    _, depth = sample(images=9)
+    prior = TASK.prior([depth], ()).expand(9, -1, -1, -1)
+    constant = TASK.output_bias(depth).view(1, 1, 1, 1).expand_as(prior)
+    assert scored(prior, depth)["rmse_pooled"] < scored(constant, depth)["rmse_pooled"]
+
+
+@pytest.mark.parametrize("metres", [1e-6, 1e-3, 0.5, 3.0, 80.0])
+def test_inverse_softplus(metres: float) -> None:
+    x = inverse_softplus(torch.tensor(metres, dtype=torch.float64))
+    assert softplus(x, threshold=1e9).item() == pytest.approx(metres, rel=1e-9)
