@@ -1,0 +1,182 @@
+"""Building backbones: name in, frozen model out."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from deapcache.backbones import weights as weight_files
+from deapcache.backbones.calibration import batch_norms, recalibrate
+from deapcache.backbones.checkpoints import State, read_checkpoint, state_digest
+from deapcache.backbones.counting import count_build, count_forward
+from deapcache.backbones.entries import BackboneEntry, BackboneIdentity, Size
+from deapcache.backbones.initialisation import initialisation
+from deapcache.backbones.loaded import Loaded
+from deapcache.backbones.names import describe
+from deapcache.backbones.numerics import arithmetic, check_precision, preprocess
+from deapcache.errors import UsageError
+
+Loader = Callable[[BackboneEntry, State | None, Size | None], Loaded]
+
+
+class Backbone:
+    """A built, frozen backbone: images (B, h, w, 3) uint8 RGB to features (B, H, W, D) float32.
+
+    Built by :func:`build`. ``entry`` holds the facts as built (image size, grid, parameters); ``identity`` is what a
+    feature recipe needs.
+    """
+
+    def __init__(self, entry: BackboneEntry, loaded: Loaded, weights: str, precision: str) -> None:
+        self.entry = entry
+        self.name = entry.name
+        self.image_size = entry.image_size
+        self.grid = entry.grid
+        self.dim = entry.dim
+        self.parameters = entry.parameters
+        self.precision = precision
+        self.module = loaded.module
+        self.needs_calibration = entry.untrained and bool(batch_norms(loaded.module))
+        self._feature_map = loaded.feature_map
+        self._device = torch.device("cpu")
+        self.identity = BackboneIdentity(
+            backbone=entry.name,
+            architecture=entry.architecture,
+            arguments=dict(loaded.arguments),
+            weights=weights,
+            layer=entry.layer,
+            final_norm=entry.final_norm,
+            image_size=entry.image_size,
+            interpolation=entry.interpolation,
+            antialias=True,
+            mean=entry.mean,
+            std=entry.std,
+        )
+
+    def __repr__(self) -> str:
+        (h, w), (H, W) = self.image_size, self.grid
+        return f"Backbone({self.name!r}, image {h}x{w}, grid {H}x{W}, dim {self.dim}, {self.precision})"
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the backbone to ``device``; images must be there too."""
+        self._device = torch.device(device)
+        self.module.to(self._device)
+        return self
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """(B, h, w, 3) uint8 RGB to (B, 3, *image_size) float32, normalised, on the same device."""
+        return preprocess(images, self.image_size, self.entry.mean, self.entry.std)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, h, w, 3) uint8 RGB on this backbone's device to (B, H, W, D) float32, contiguous."""
+        with torch.inference_mode():
+            return self._forward(images).float().permute(0, 2, 3, 1).contiguous()
+
+    def calibrate(self, batches: Iterable[Tensor]) -> None:
+        """Re-estimate the BatchNorm statistics on batches (B, h, w, 3) uint8 (cumulative average over batches).
+
+        Raises :class:`UsageError` where there is no batch.
+        """
+        recalibrate(self.module, self._forward, (batch.to(self._device) for batch in batches))
+        self.needs_calibration = False
+
+    def _forward(self, images: Tensor) -> Tensor:
+        pixels = self.preprocess(images)
+        with arithmetic(self.precision, self._device):
+            features = self._feature_map(pixels)
+        count_forward(len(images))
+        return features
+
+
+def build(
+    name: str,
+    *,
+    weights: Path | None = None,
+    image_size: Size | None = None,
+    seed: int = 0,
+    precision: str = "fp32",
+) -> Backbone:
+    """Build the backbone ``name`` (see :func:`describe`) on the CPU, in evaluation mode, without gradients.
+
+    ``weights`` (safetensors, or a torch checkpoint) replaces the download; ``image_size`` (height, width) the native
+    size; ``seed`` initialises untrained ones, and the global random state stays as it is. ``precision`` is ``fp32``
+    (TF32 off), ``bf16`` or ``fp16`` (autocast).
+
+    Raises :class:`UnknownNameError`, :class:`UsageError` (precision, image size),
+    :class:`MissingWeightsError`, and :class:`WeightsError` for a checkpoint that does not fit.
+    """
+    check_precision(precision)
+    entry = describe(name)
+    checkpoint = _read_weights(entry, weights)
+    size = None if image_size is None or tuple(image_size) == entry.image_size else _checked_size(image_size)
+    with initialisation(seed, wanted=checkpoint is None):
+        loaded = _load(entry, checkpoint, size)
+    loaded.module.eval().requires_grad_(False)
+    if size:
+        entry = _resized(entry, loaded, size)
+    digest = f"sha256:{state_digest(loaded.module)}"
+    count_build()
+    return Backbone(entry, loaded, f"untrained:seed={seed}:{digest}" if entry.untrained else digest, precision)
+
+
+def _read_weights(entry: BackboneEntry, given: Path | None) -> State | None:
+    if entry.untrained and given is not None:
+        raise UsageError(f"backbone {entry.name!r} is untrained and takes no weights: leave out --weights {given}")
+    if entry.untrained:
+        return None
+    path = weight_files.require_file(Path(given), entry) if given is not None else weight_files.fetch(entry)
+    return read_checkpoint(path)
+
+
+def _checked_size(size: Size) -> Size:
+    height, width = size
+    if height < 1 or width < 1:
+        raise UsageError(f"image size {height}x{width} is no size: give height and width in pixels, at least 1")
+    return int(height), int(width)
+
+
+def _load(entry: BackboneEntry, checkpoint: State | None, size: Size | None) -> Loaded:
+    module, _, function = entry.loader.partition(":")
+    loader = cast(Loader, getattr(importlib.import_module(module), function))
+    if size is None:
+        return loader(entry, checkpoint, None)
+    with _size_errors(entry, size):
+        return loader(entry, checkpoint, size)
+
+
+def _resized(entry: BackboneEntry, loaded: Loaded, size: Size) -> BackboneEntry:
+    """The entry with the facts that another image size changes, measured on an empty image."""
+    _check_patches(entry, loaded.module, size)
+    with _size_errors(entry, size), torch.inference_mode():
+        _, dim, height, width = loaded.feature_map(torch.zeros(1, 3, *size)).shape
+    parameters = sum(parameter.numel() for parameter in loaded.module.parameters())
+    return replace(entry, image_size=size, grid=(height, width), dim=dim, parameters=parameters)
+
+
+def _check_patches(entry: BackboneEntry, module: nn.Module, size: Size) -> None:
+    # The patch convolution would drop the pixels beyond the last whole patch, and the map would not cover the image.
+    owner = getattr(module, "patch_embed", module)
+    patch = getattr(owner, "patch_size", 1)
+    height, width = (patch, patch) if isinstance(patch, int) else patch
+    if size[0] % height or size[1] % width:
+        raise _size_error(entry, size, f"its patches are {height}x{width}")
+
+
+@contextlib.contextmanager
+def _size_errors(entry: BackboneEntry, size: Size) -> Iterator[None]:
+    """Turn an architecture's refusal of an image size into one clear error."""
+    try:
+        yield
+    except (AssertionError, RuntimeError) as error:
+        raise _size_error(entry, size, str(error)) from None
+
+
+def _size_error(entry: BackboneEntry, size: Size, reason: str) -> UsageError:
+    (h, w), (H, W) = size, entry.image_size
+    return UsageError(f"backbone {entry.name!r} cannot take images of {h}x{w} ({reason}): its own size is {H}x{W}")

@@ -1,0 +1,167 @@
+"""Vision towers of open_clip: its own ViT and ResNet, and those that wrap a timm model."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.convert import convert_state_dict
+from open_clip.model import CLIPVisionCfg, _build_vision_tower, resize_pos_embed
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.pretrained import get_pretrained_cfg
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from deapcache.backbones import timm_models
+from deapcache.backbones.checkpoints import State, adapted, load_strictly
+from deapcache.backbones.entries import CLIP_MEAN, CLIP_STD, BackboneEntry, Size, WeightsSource
+from deapcache.backbones.loaded import Loaded
+from deapcache.errors import UnknownNameError
+
+LOADER = f"{__name__}:load"
+HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+def describe(name: str) -> BackboneEntry:
+    """The entry of ``MODEL/TAG`` or ``MODEL``, measured on a tower without storage (meta device).
+
+    Raises :class:`UnknownNameError` with the nearest models or the tags of the model.
+    """
+    model, tag = _parse(name)
+    config = get_pretrained_cfg(model, tag)
+    # An openai tag on a plain name means QuickGELU weights in a GELU model; the weights decide.
+    quick_gelu = bool(open_clip.get_model_config(model).get("quick_gelu") or config.get("quick_gelu"))
+    with torch.device("meta"):
+        tower = _build_tower(model, quick_gelu)
+        size = _image_size(tower)
+        module = _without_head(tower)
+        norm = _has_final_norm(module, size, name)
+        shape = _feature_map(module, norm)(torch.zeros(1, 3, *size)).shape
+    return BackboneEntry(
+        name=f"open_clip:{name}",
+        architecture=f"open_clip:{model}",
+        pretrained_tag=tag,
+        arguments={"quick_gelu": quick_gelu},
+        image_size=size,
+        grid=(shape[2], shape[3]),
+        dim=shape[1],
+        parameters=sum(p.numel() for p in module.parameters()),
+        mean=tuple(config.get("mean", CLIP_MEAN)),
+        std=tuple(config.get("std", CLIP_STD)),
+        category="vision-language",
+        final_norm=norm,
+        source=_source(config),
+        loader=LOADER,
+    )
+
+
+def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> Loaded:
+    """Build the vision tower without its projection and load its part of ``checkpoint``, if any."""
+    arguments: dict[str, Any] = dict(entry.arguments)
+    native = None
+    if image_size:
+        native = arguments["image_size"] = list(image_size)
+    model = entry.architecture.removeprefix("open_clip:")
+    tower = _build_tower(model, arguments["quick_gelu"], native)
+    keys = _tower_keys(tower)
+    module = _without_head(tower)
+    if checkpoint is not None:
+        convert = partial(_tower_state, tower)
+        load_strictly(module, adapted(convert, checkpoint, entry), entry, heads=keys - set(module.state_dict()))
+    if image_size and isinstance(tower, TimmModel):
+        tower.set_input_size(image_size)
+    return Loaded(module, _feature_map(module, entry.final_norm), arguments)
+
+
+def _parse(name: str) -> tuple[str, str]:
+    model, _, tag = name.partition("/")
+    if model not in open_clip.list_models():
+        near = difflib.get_close_matches(model, open_clip.list_models(), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(f'open_clip:{n}' for n in near)}?" if near else "see open_clip.list_models()"
+        raise UnknownNameError(f"open_clip has no model {model!r}: {hint}")
+    if tag and not get_pretrained_cfg(model, tag):
+        tags = open_clip.list_pretrained_tags_by_model(model)
+        raise UnknownNameError(f"open_clip has no weights {tag!r} of {model}: its tags are {', '.join(tags) or 'none'}")
+    return model, tag
+
+
+def _build_tower(model: str, quick_gelu: bool, image_size: list[int] | None = None) -> nn.Module:
+    config = open_clip.get_model_config(model)
+    vision = {**config["vision_cfg"], "timm_model_pretrained": False}
+    if image_size and "timm_model_name" not in vision:
+        vision["image_size"] = tuple(image_size)
+    # The whole CLIP would also need the text tower, which may be another library's.
+    return _build_vision_tower(config["embed_dim"], CLIPVisionCfg(**vision), quick_gelu).eval()
+
+
+def _image_size(tower: nn.Module) -> Size:
+    size: Any = tower.image_size
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _tower_keys(tower: nn.Module) -> set[str]:
+    return set((tower.trunk if isinstance(tower, TimmModel) else tower).state_dict())
+
+
+def _without_head(tower: Any) -> nn.Module:
+    """The part of the tower that makes the map."""
+    if isinstance(tower, TimmModel):
+        tower.trunk.reset_classifier(0, "")
+        return tower.trunk
+    if isinstance(tower, ModifiedResNet):
+        tower.attnpool = None
+        return tower
+    if _norm_follows_pooling(tower):
+        tower.ln_post = nn.Identity()
+    tower.proj, tower.attn_pool, tower.attn_pool_contrastive = None, None, None
+    return tower
+
+
+def _norm_follows_pooling(tower: Any) -> bool:
+    return tower.attn_pool is not None or tower.final_ln_after_pool
+
+
+def _has_final_norm(module: nn.Module, size: Size, name: str) -> bool:
+    if isinstance(module, VisionTransformer):
+        return not isinstance(module.ln_post, nn.Identity)
+    return not isinstance(module, ModifiedResNet) and timm_models.measure(module, size, f"open_clip:{name}")[1]
+
+
+def _feature_map(module: nn.Module, norm: bool) -> Callable[[Tensor], Tensor]:
+    if isinstance(module, (ModifiedResNet, VisionTransformer)):
+        return partial(_native_feature_map, module, norm=norm)
+    return partial(timm_models.feature_map, module, norm=norm)
+
+
+def _native_feature_map(tower: nn.Module, images: Tensor, *, norm: bool) -> Tensor:
+    """(B, 3, h, w) normalised images to (B, D, H, W), without the class token."""
+    output = tower.forward_intermediates(  # type: ignore[operator]
+        images, indices=[-1], normalize_intermediates=norm, intermediates_only=True, output_fmt="NCHW"
+    )
+    return output["image_intermediates"][-1]
+
+
+def _tower_state(tower: nn.Module, state: State) -> State:
+    holder = SimpleNamespace(visual=tower)
+    state = convert_state_dict(holder, state)  # Apple's first MobileCLIP files
+    visual = {key: tensor for key, tensor in state.items() if key.startswith("visual.")}
+    visual = visual or {f"visual.{key}": tensor for key, tensor in state.items()}
+    resize_pos_embed(visual, holder)
+    inner = {key.removeprefix("visual."): tensor for key, tensor in visual.items()}
+    if not isinstance(tower, TimmModel):
+        return inner
+    trunk = {key.removeprefix("trunk."): tensor for key, tensor in inner.items() if key.startswith("trunk.")}
+    return trunk or inner
+
+
+def _source(config: dict[str, Any]) -> WeightsSource:
+    if repository := config.get("hf_hub"):
+        repo, _, file = repository.rpartition("/")
+        return WeightsSource(repo=repo, files=(file,) if file else HUB_FILES)
+    return WeightsSource(url=config.get("url", ""))

@@ -1,0 +1,213 @@
+"""Backbones of timm: any architecture, through ``forward_intermediates``."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.models import _builder
+from torch import Tensor, nn
+
+from deapcache.backbones.checkpoints import State, adapted, load_strictly
+from deapcache.backbones.entries import BackboneEntry, Size, WeightsSource
+from deapcache.backbones.loaded import Loaded
+from deapcache.errors import UnknownNameError, UsageError, WeightsError
+
+LOADER = f"{__name__}:load"
+
+
+class Created(NamedTuple):
+    """A timm model without its classifier."""
+
+    model: nn.Module
+    convert: Callable[[State], State]
+    """timm's own conversion of a checkpoint: old key names, position embeddings of another size."""
+    heads: tuple[str, ...]
+    """Beginnings of the keys that dropping the classifier took away."""
+
+
+def describe(name: str) -> BackboneEntry:
+    """The entry of ``NAME`` or ``NAME.TAG``, measured on a model without storage (meta device).
+
+    Raises :class:`UnknownNameError`, and :class:`UsageError` for a model that gives no feature map.
+    """
+    config = _pretrained_config(name)
+    architecture = name.partition(".")[0]
+    size: Size = tuple(config.input_size[-2:])
+    with torch.device("meta"):
+        model = create(architecture, {}).model.eval()
+        shape, final_norm = measure(model, size, f"timm:{name}")
+    return BackboneEntry(
+        name=f"timm:{name}",
+        architecture=f"timm:{architecture}",
+        pretrained_tag=config.tag or "",
+        image_size=size,
+        grid=(shape[2], shape[3]),
+        dim=shape[1],
+        parameters=sum(p.numel() for p in model.parameters()),
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+        licence=config.license or "see model card",
+        final_norm=final_norm,
+        source=_source(config),
+        loader=LOADER,
+    )
+
+
+def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> Loaded:
+    """Build the model of ``entry`` and load ``checkpoint`` into it, if any."""
+    name = entry.architecture.removeprefix("timm:")
+    arguments = dict(entry.arguments)
+    if image_size and accepts_size(name):
+        arguments["img_size"] = list(image_size)
+    created = create(f"{name}.{entry.pretrained_tag}" if entry.pretrained_tag else name, arguments)
+    if checkpoint is not None:
+        _refuse_other_patch_size(created.model, checkpoint, entry)
+        state = adapted(created.convert, checkpoint, entry)
+        load_strictly(created.model, state, entry, heads=created.heads)
+    return Loaded(created.model, partial(feature_map, created.model, norm=entry.final_norm), arguments)
+
+
+def create(name: str, arguments: Mapping[str, Any]) -> Created:
+    """The model without classifier and pooling, randomly initialised."""
+    with _loading_captured() as captured:
+        model: Any = timm.create_model(name, pretrained=True, num_classes=0, **_as_tuples(arguments))
+    before = set(model.state_dict())
+    _drop_head(model)
+    return Created(model, _converter(model, captured), _heads(model, before))
+
+
+def _drop_head(model: Any) -> None:
+    if not hasattr(model, "reset_classifier"):  # timm's bare encoders
+        return
+    try:
+        # Not global_pool="" in the constructor: ViTamin, BEiT and EVA-02 would gain a norm that no checkpoint has.
+        model.reset_classifier(0, "")
+    except AssertionError:  # EfficientViT, PiT and a few others cannot go without pooling; it comes after the map
+        model.reset_classifier(0)
+
+
+def feature_map(model: Any, images: Tensor, *, norm: bool, index: int = -1) -> Tensor:
+    """(B, 3, h, w) normalised images to the (B, D, H, W) map after block ``index``, without prefix tokens."""
+    maps = model.forward_intermediates(
+        images, indices=[index], norm=norm, output_fmt="NCHW", intermediates_only=True, stop_early=index != -1
+    )
+    return maps[-1]
+
+
+def measure(model: nn.Module, size: Size, name: str) -> tuple[tuple[int, ...], bool]:
+    """Shape (1, D, H, W) of the feature map, and whether asking for the final norm applies one."""
+    images = torch.zeros(1, 3, *size)
+    try:
+        plain, shape = _module_calls(model, images, norm=False)
+    except (AttributeError, TypeError, ValueError, IndexError, RuntimeError, AssertionError, NotImplementedError) as e:
+        raise UsageError(
+            f"backbone {name!r} has no feature map that can be measured: {type(e).__name__}: {e}"
+        ) from None
+    if len(shape) != 4:
+        raise UsageError(f"backbone {name!r} gives features of shape {shape}, not a map (B, D, H, W)")
+    try:
+        normed, _ = _module_calls(model, images, norm=True)
+    except AssertionError:  # Hiera has no norm that fits its map, and says so
+        return shape, False
+    return shape, normed > plain
+
+
+def accepts_size(name: str) -> bool:
+    """Whether the architecture is built for a size (``img_size``); convolutional networks take any."""
+    try:
+        with torch.device("meta"):
+            timm.create_model(name, img_size=224)
+    except TypeError as error:
+        if "img_size" in str(error):
+            return False
+        raise
+    except AssertionError:  # 224 does not suit its patches or windows
+        return True
+    return True
+
+
+def _module_calls(model: nn.Module, images: Tensor, *, norm: bool) -> tuple[int, tuple[int, ...]]:
+    calls: list[int] = []
+    # A norm that timm moved behind the pooling leaves an Identity in its old place.
+    modules = [module for module in model.modules() if not isinstance(module, nn.Identity)]
+    hooks = [module.register_forward_hook(lambda *_: calls.append(1)) for module in modules]
+    try:
+        with torch.no_grad():
+            shape = tuple(feature_map(model, images, norm=norm).shape)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return len(calls), shape
+
+
+@contextlib.contextmanager
+def _loading_captured() -> Iterator[dict[str, Any]]:
+    """Take over from timm where it would fetch weights, and learn how it would convert them.
+
+    timm loads a headless model without strictness and keeps the conversion of an architecture to itself.
+    """
+    captured: dict[str, Any] = {}
+    original = _builder.load_pretrained
+    _builder.load_pretrained = lambda model, **options: captured.update(options)
+    try:
+        yield captured
+    finally:
+        _builder.load_pretrained = original
+
+
+def _converter(model: nn.Module, captured: Mapping[str, Any]) -> Callable[[State], State]:
+    convert = captured.get("filter_fn")
+    return (lambda state: dict(convert(dict(state), model))) if convert else dict
+
+
+def _heads(model: Any, before: set[str]) -> tuple[str, ...]:
+    classifier = model.pretrained_cfg.get("classifier") or ()
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    return tuple(f"{name}." for name in names) + tuple(sorted(before - set(model.state_dict())))
+
+
+def _refuse_other_patch_size(model: nn.Module, checkpoint: State, entry: BackboneEntry) -> None:
+    # timm would resample the patch embedding of another architecture, and load it without a word.
+    key = "patch_embed.proj.weight"
+    expected, found = model.state_dict().get(key), checkpoint.get(key)
+    if expected is None or found is None or found.ndim != expected.ndim or found.shape[2:] == expected.shape[2:]:
+        return
+    raise WeightsError(
+        f"the checkpoint does not fit backbone {entry.name!r} ({entry.architecture}): {key} has the shape "
+        f"{tuple(found.shape)}, {tuple(expected.shape)} expected; it is of another architecture"
+    )
+
+
+def _pretrained_config(name: str) -> Any:
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
+        raise UnknownNameError(f"timm has no model {architecture!r}: {_hint(near)}")
+    try:
+        config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError:
+        tags = timm.list_pretrained(f"{architecture}.*")
+        near = difflib.get_close_matches(name, tags, n=3, cutoff=0.0) or tags
+        raise UnknownNameError(f"timm has no weights {name!r}: {_hint(near)}") from None
+    return config
+
+
+def _hint(near: list[str]) -> str:
+    return f"did you mean {' or '.join(f'timm:{n}' for n in near)}?" if near else "see timm.list_models()"
+
+
+def _source(config: Any) -> WeightsSource:
+    if config.hf_hub_id:
+        files = (config.hf_hub_filename,) if config.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
+        return WeightsSource(repo=config.hf_hub_id, files=files)
+    return WeightsSource(url=config.url if isinstance(config.url, str) else "")
+
+
+def _as_tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
