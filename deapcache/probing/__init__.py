@@ -1,0 +1,9 @@
+"""Stage 2: cached features in; trained readouts, scores and per-image statistics out. Never runs a backbone."""
+
+from deapcache.probing.evaluate import Examples
+from deapcache.probing.options import ProbeOptions, default_iterations
+from deapcache.probing.probe import probe_backbone
+from deapcache.probing.progress import ProbeProgress
+from deapcache.probing.run import ProbeRun
+
+__all__ = ["Examples", "ProbeOptions", "ProbeProgress", "ProbeRun", "default_iterations", "probe_backbone"]

@@ -1,0 +1,68 @@
+"""What a caller may choose about a probe; the design's method (the paper gives no training recipe) is the default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from deapcache.errors import UsageError
+
+WARM_UP = 0.05
+"""Share of the iterations over which the learning rate rises linearly; afterwards it falls to 0 along a cosine."""
+
+GRADIENT_CLIP = 1.0
+"""Largest gradient norm of one readout."""
+
+_ITERATIONS = {"boundaries": 30_000, "foreground": 30_000}
+_OTHER_ITERATIONS = 10_000
+
+Residency = Literal["memory", "stream"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeOptions:
+    """Choices of one probe, the same for all its readouts; raises :class:`UsageError` for values out of range."""
+
+    lr: float = 1e-3
+    """AdamW's peak learning rate."""
+    weight_decay: float = 1e-4
+    batch_size: int = 32
+    iterations: int | None = None
+    """Steps of each readout; ``None``: the task's own (:func:`default_iterations`)."""
+    order_seed: int = 0
+    """Seed of the order in which images are drawn; the readouts' seeds do not touch it."""
+    train_limit: int | None = None
+    """Train on the first so many images, all where there are not more; ``None``: on all."""
+    val_limit: int | None = None
+    """Score on the first so many images, all where there are not more; ``None``: on all."""
+    output_size: tuple[int, int] | None = None
+    """(height, width) of the target caches to use; ``None``: the base size of the features, or, where these come from
+    images of native size, the only one there is."""
+    residency: Residency | None = None
+    """Training arrays held in memory, or streamed from the cache; ``None``: memory if they fit in a quarter of it."""
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "batch_size", "iterations", "train_limit", "val_limit"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UsageError(f"{name} is {value}: expected more than 0")
+        if self.weight_decay < 0:
+            raise UsageError(f"weight_decay is {self.weight_decay}: expected 0 or more")
+
+    def optimiser(self) -> dict[str, Any]:
+        """Optimiser and schedule as the protocol records them."""
+        return {
+            "name": "AdamW",
+            "lr": self.lr,
+            "weight_decay": self.weight_decay,
+            "schedule": "linear warm-up, cosine to 0",
+            "warm_up": WARM_UP,
+            "gradient_clip": GRADIENT_CLIP,
+            "precision": "fp32",
+        }
+
+
+def default_iterations(task: str) -> int:
+    """Training steps of ``task`` unless told otherwise: 30,000 for the COCO tasks, 10,000 for the others."""
+    return _ITERATIONS.get(task, _OTHER_ITERATIONS)

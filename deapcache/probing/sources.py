@@ -1,0 +1,221 @@
+"""Which caches a probe reads: features of both splits that belong together, and the targets of their images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deapcache.cache import Cache, CacheEntry, FeatureCache, find_caches, find_one
+from deapcache.errors import CacheMissError, CorruptCacheError, IncompleteCacheError
+from deapcache.locations import Location
+from deapcache.probing.batches import SplitArrays
+from deapcache.probing.options import ProbeOptions
+from deapcache.recipe import Difference, differences
+
+_OF_THE_SPLIT = {"images", "annotations", "digest"}
+"""Fields in which the caches of two splits may differ."""
+
+
+@dataclass(frozen=True)
+class SplitSource:
+    """The caches of one split, and the rows that a probe uses."""
+
+    split: str
+    features: CacheEntry
+    targets: Mapping[str, CacheEntry]
+    """By annotation."""
+    arrays: SplitArrays
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """Ids of the rows used, in order."""
+        ids = self.arrays.features.image_ids
+        return tuple(ids[row] for row in self.arrays.rows)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything that a probe reads."""
+
+    train: SplitSource
+    val: SplitSource
+
+    def target_recipe(self, annotation: str) -> Mapping[str, Any]:
+        """The target recipe that both splits share, as a JSON object (``images`` and ``annotations`` are train's)."""
+        return self.train.targets[annotation].recipe
+
+    def output_size(self, annotation: str) -> tuple[int, int]:
+        """(height, width) of the targets of ``annotation``."""
+        height, width = self.target_recipe(annotation)["size"]
+        return height, width
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to probe, by name."""
+
+    home: Location
+    dataset: str
+    backbone: str
+    annotations: tuple[str, ...]
+    fields: Mapping[str, Any]
+    """Recipe fields that the feature caches must have."""
+    images_name: str
+    """Dataset whose images the features were extracted from: ``dataset``, or the one it shares its images with."""
+    splits: tuple[str, str]
+    """Names of the splits to train and to score on."""
+
+    @property
+    def extract_command(self) -> str:
+        """What makes the features and targets, and goes on where it stopped."""
+        return f"deapcache extract --dataset {self.dataset} --backbone {self.backbone} --home {self.home}"
+
+
+def resolve_sources(request: Request, options: ProbeOptions) -> Sources:
+    """The caches of ``request`` and the rows that ``options`` select.
+
+    Raises :class:`CacheMissError` or :class:`AmbiguousCacheError` where the caches are not there, or not one of each,
+    or where those of the two splits do not belong together; :class:`IncompleteCacheError` where they lack rows that
+    are asked for; :class:`CorruptCacheError` where features and targets list different images.
+    """
+    features = _paired_features(request)
+    targets = [
+        {name: _targets(request, split, name, entry, options) for name in request.annotations}
+        for split, entry in zip(request.splits, features, strict=True)
+    ]
+    for name in request.annotations:
+        _check_pair(targets[0][name], targets[1][name], request)
+    limits = (options.train_limit, options.val_limit)
+    train, val = (
+        _split_source(request, split, entry, found, limit)
+        for split, entry, found, limit in zip(request.splits, features, targets, limits, strict=True)
+    )
+    return Sources(train, val)
+
+
+def _paired_features(request: Request) -> tuple[CacheEntry, CacheEntry]:
+    dataset, name = request.images_name, request.backbone
+    trains, vals = (
+        find_caches(request.home, "features", dataset=dataset, split=split, name=name, fields=_shared(request.fields))
+        for split in request.splits
+    )
+    pairs = [(train, val) for train in trains for val in vals if not _pair_differences(train, val)]
+    pairs = [pair for pair in pairs if _fits_either(request, pair)]
+    if len(pairs) == 1:
+        return pairs[0]
+    # None, or several: where a split has not exactly one cache, say which there are; else say why the two do not pair.
+    train, val = (
+        find_one(
+            request.home,
+            "features",
+            dataset=dataset,
+            split=split,
+            name=name,
+            fields=fields,
+            next_step=f"`{request.extract_command}` makes it",
+        )
+        for split, fields in zip(request.splits, (request.fields, _shared(request.fields)), strict=True)
+    )
+    _check_pair(train, val, request)
+    return train, val
+
+
+def _shared(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in _OF_THE_SPLIT}
+
+
+def _fits_either(request: Request, pair: tuple[CacheEntry, CacheEntry]) -> bool:
+    """Whether the fields that only one split's cache can have, such as its digest, are those of one of the two."""
+    return any(
+        entry in find_caches(request.home, "features", dataset=entry.dataset, split=entry.split, fields=request.fields)
+        for entry in pair
+    )
+
+
+def _pair_differences(train: CacheEntry, val: CacheEntry) -> list[Difference]:
+    return [found for found in differences(train.recipe, val.recipe) if found.field not in _OF_THE_SPLIT]
+
+
+def _check_pair(train: CacheEntry, val: CacheEntry, request: Request) -> None:
+    if found := _pair_differences(train, val):
+        listed = "; ".join(f"{d.field}: {d.left!r} in {train.split}, {d.right!r} in {val.split}" for d in found)
+        raise CacheMissError(
+            f"no {train.kind} of {train.name} that {request.dataset}'s {train.split} and {val.split} share: "
+            f"{train.path} and {val.path} differ in {listed}. Extract both splits with the same settings: "
+            f"`{request.extract_command}`"
+        )
+
+
+def _targets(request: Request, split: str, annotation: str, features: CacheEntry, options: ProbeOptions) -> CacheEntry:
+    fields: dict[str, Any] = {"images": features.recipe["images"]}
+    if size := options.output_size or _base_size(features):
+        fields["size"] = list(size)
+    return find_one(
+        request.home,
+        "targets",
+        dataset=request.dataset,
+        split=split,
+        name=annotation,
+        fields=fields,
+        next_step=f"`{request.extract_command}` makes the {annotation} targets of these images",
+    )
+
+
+def _base_size(features: CacheEntry) -> tuple[int, int] | None:
+    """The size of the base images that the features were made from; ``None`` for images of native size."""
+    height, by, width = str(features.recipe["base_size"]).partition("x")
+    return (int(height), int(width)) if by else None
+
+
+def _split_source(
+    request: Request,
+    split: str,
+    features: CacheEntry,
+    targets: Mapping[str, CacheEntry],
+    limit: int | None,
+) -> SplitSource:
+    volumes = features.open()
+    assert isinstance(volumes, FeatureCache)  # what open_cache gives for this kind
+    maps = {name: entry.open() for name, entry in targets.items()}
+    for name, cache in maps.items():
+        _check_same_images(features, volumes, targets[name], cache)
+    rows = range(len(volumes) if limit is None else min(limit, len(volumes)))
+    caches = {features.path: volumes, **{targets[name].path: cache for name, cache in maps.items()}}
+    for path, cache in caches.items():
+        if not cache.is_complete(rows):
+            raise _incomplete(request, path, rows, caches, limit)
+    return SplitSource(split, features, targets, SplitArrays(volumes, maps, np.asarray(rows)))
+
+
+def _check_same_images(features: CacheEntry, volumes: Cache, entry: CacheEntry, targets: Cache) -> None:
+    if targets.image_ids != volumes.image_ids:
+        pairs = zip(volumes.image_ids, targets.image_ids, strict=False)
+        row = next((row for row, (left, right) in enumerate(pairs) if left != right), None)
+        found = (
+            f"{len(volumes)} and {len(targets)} images"
+            if row is None
+            else f"row {row} is image {volumes.image_ids[row]} there and {targets.image_ids[row]} here"
+        )
+        raise CorruptCacheError(
+            f"{entry.path} does not list the images of {features.path}, though both name the same image set: {found}. "
+            f"Delete {entry.path} and make it again"
+        )
+
+
+def _incomplete(
+    request: Request, path: str, rows: range, caches: Mapping[str, Cache], limit: int | None
+) -> IncompleteCacheError:
+    missing = len(_missing_rows(caches[path], rows))
+    usable = min((row for cache in caches.values() for row in _missing_rows(cache, rows)), default=len(rows))
+    instead = f", or probe only the first {usable} with --limit {usable}" if usable else ""
+    resume = request.extract_command + (f" --limit {limit}" if limit is not None else "")
+    return IncompleteCacheError(
+        f"{path} holds {len(rows) - missing} of the {len(rows)} images asked for: `{resume}` does the rest{instead}"
+    )
+
+
+def _missing_rows(cache: Cache, rows: range) -> list[int]:
+    return [row for shard in cache.missing_shards(rows) for row in cache.shard_rows(shard) if row in rows]

@@ -1,0 +1,237 @@
+"""A result at rest: JSON for people and tables, per-image statistics for intervals, and the readout's weights.
+
+``results/<run>.json``, ``results/<run>.stats.safetensors`` and ``readouts/<run>.safetensors`` in the cache home. The
+JSON is published last: where it is, the other two are.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from deapcache.errors import ResultsError
+from deapcache.locations import Location
+from deapcache.recipe import SHORT, digest_of
+from deapcache.results.arrays import pack_arrays, unpack_arrays
+
+SCHEMA_VERSION = 1
+
+_PACKAGES = ("deapcache", "torch", "timm", "numpy")
+_ODD = re.compile(r"[^A-Za-z0-9._@-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One probe's result, as its JSON file holds it."""
+
+    schema: int
+    run: str
+    """``<task>-<dataset>-<backbone>-<readout>-seed<seed>-<digest12>``, safe as a file name and in a URL."""
+    task: str
+    dataset: str
+    backbone: str
+    readout: str
+    seed: int
+    scores: Mapping[str, float]
+    """Metric → score; NaN where it is not defined."""
+    prior: Mapping[str, float]
+    """Scores of the best output that does not look at the image."""
+    metrics: Mapping[str, Mapping[str, Any]]
+    """Metric → ``label``, ``unit`` and ``higher_is_better``."""
+    main_metric: str
+    protocol: Mapping[str, Any]
+    protocol_digest: str
+    caches: Mapping[str, Mapping[str, Any]]
+    """``train``, ``val``, ``train targets``, ``val targets`` → ``path`` in the home, ``digest`` and ``recipe``."""
+    classes: tuple[str, ...]
+    build: Mapping[str, Any]
+    """What rebuilds the readout: ``name``, ``options``, ``feature_dim``, ``out_channels``, ``grid``, ``cnn_width``."""
+    parameters: int
+    """Learnable parameters of the readout."""
+    sigma: tuple[float, ...] | None
+    """Learned width of each attention head, image fractions."""
+    train_images: int
+    val_images: int
+    loss_curve: tuple[tuple[int, float], ...]
+    seconds: Mapping[str, float]
+    readouts_sharing: int
+    """Readouts that shared the pass that ``seconds`` and ``images_per_second`` are of."""
+    images_per_second: float
+    device: str
+    residency: str
+    backbone_forwards: int
+    """Images that a backbone was run on while probing."""
+    backbone_builds: int
+    versions: Mapping[str, str]
+    date: str
+    """UTC, ISO 8601."""
+    command: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON document; a number that is not finite becomes ``null``."""
+        document = _plain({f.name: getattr(self, f.name) for f in fields(self)})
+        assert isinstance(document, dict)
+        return document
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Result:
+        """The result that :meth:`to_json` gave; raises ``KeyError`` or ``TypeError`` for another document."""
+        values = {f.name: document[f.name] for f in fields(cls)}
+        for name in ("scores", "prior"):
+            values[name] = {metric: math.nan if v is None else float(v) for metric, v in values[name].items()}
+        values["classes"] = tuple(values["classes"])
+        values["command"] = tuple(values["command"])
+        values["sigma"] = None if values["sigma"] is None else tuple(values["sigma"])
+        values["loss_curve"] = tuple((step, loss) for step, loss in values["loss_curve"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Per-image sufficient statistics of a run."""
+
+    image_ids: tuple[str, ...]
+    run: Mapping[str, np.ndarray]
+    """Name → (images, ...)."""
+    prior: Mapping[str, np.ndarray]
+    """The same for the image-independent prior."""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def run_id(facts: Mapping[str, Any]) -> str:
+    """The run's name; its digest is over protocol, the recipes of all caches used, and the seed."""
+    digests = {name: cache["digest"] for name, cache in facts["caches"].items()}
+    identity = {"protocol": facts["protocol_digest"], "caches": digests, "seed": facts["seed"]}
+    protocol = facts["protocol"]
+    names = (protocol["task"], protocol["dataset"], facts["backbone"], protocol["readout"], f"seed{facts['seed']}")
+    return "-".join([*(_ODD.sub("_", name) for name in names), digest_of(identity)[:SHORT]])
+
+
+def make_result(facts: Mapping[str, Any], *, command: Sequence[str] = ()) -> Result:
+    """A result from the facts of a probe (``ProbeRun.facts()``), dated now."""
+    protocol = facts["protocol"]
+    named = {f.name: facts[f.name] for f in fields(Result) if f.name in facts}
+    named |= {
+        "schema": SCHEMA_VERSION,
+        "run": run_id(facts),
+        "task": protocol["task"],
+        "dataset": protocol["dataset"],
+        "readout": protocol["readout"],
+        "build": facts["readout"],
+        "versions": _versions(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": list(command),
+    }
+    return Result.from_json(named)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # e.g. a reader's machine without timm
+            continue
+    return found
+
+
+def save_run(
+    home: Location,
+    facts: Mapping[str, Any],
+    *,
+    statistics: Mapping[str, np.ndarray],
+    prior_statistics: Mapping[str, np.ndarray],
+    image_ids: Sequence[str],
+    weights: Mapping[str, np.ndarray],
+    command: Sequence[str] = (),
+) -> Result:
+    """Write a run into ``home``; a run of the same name is replaced.
+
+    Parameters
+    ----------
+    facts
+        JSON object as ``ProbeRun.facts()`` gives it.
+    statistics, prior_statistics
+        Name → (images, ...) per-image statistics of the readout and of the image-independent prior.
+    image_ids
+        Ids of these images.
+    weights
+        The readout's state.
+    command
+        The command line, ``sys.argv``.
+    """
+    result = make_result(facts, command=command)
+    arrays = {f"run/{name}": values for name, values in statistics.items()}
+    arrays |= {f"prior/{name}": values for name, values in prior_statistics.items()}
+    arrays["image_ids"] = np.frombuffer(json.dumps(list(image_ids)).encode(), np.uint8)
+    home.publish(statistics_key(result.run), pack_arrays(arrays), replace=True)
+    about = {"run": result.run, "backbone": result.backbone, "task": result.task, "readout": dict(result.build)}
+    home.publish(readout_key(result.run), pack_arrays(weights, about), replace=True)
+    text = json.dumps(result.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+    home.publish(result_key(result.run), text.encode(), replace=True)
+    return result
+
+
+def result_key(run: str) -> str:
+    """Where a run's JSON lies in the home."""
+    return f"results/{run}.json"
+
+
+def statistics_key(run: str) -> str:
+    """Where a run's per-image statistics lie in the home."""
+    return f"results/{run}.stats.safetensors"
+
+
+def readout_key(run: str) -> str:
+    """Where a run's readout lies in the home."""
+    return f"readouts/{run}.safetensors"
+
+
+def load_results(home: Location) -> list[Result]:
+    """All results of ``home``, by run name; [] where there are none.
+
+    Raises :class:`ResultsError` that names a file that is not a result.
+    """
+    keys = [key for key in home.keys("results") if key.endswith(".json")]
+    return [_load(home, key) for key in keys]
+
+
+def _load(home: Location, key: str) -> Result:
+    try:
+        document = json.loads(home.read(key))
+        schema = document["schema"]
+        if schema == SCHEMA_VERSION:
+            return Result.from_json(document)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ResultsError(
+            f"{home}/{key} is not a result: {type(error).__name__}: {error}; delete it, or run its probe again"
+        ) from None
+    raise ResultsError(
+        f"{home}/{key} has schema {schema!r}, this deapcache reads {SCHEMA_VERSION}: upgrade, or move the file away"
+    )
+
+
+def load_statistics(home: Location, run: str) -> Statistics:
+    """The per-image statistics of a run; raises :class:`ResultsError` where the file is absent or damaged."""
+    arrays, _ = unpack_arrays(home, statistics_key(run))
+    ids = json.loads(arrays.pop("image_ids").tobytes())
+
+    def part(prefix: str) -> dict[str, np.ndarray]:
+        return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+    return Statistics(tuple(ids), part("run/"), part("prior/"))

@@ -1,0 +1,217 @@
+"""Readouts learn from caches alone, each as if it were alone, and the run says what happened."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from deapcache_toys import COUNTS, add_features, probe, target_maps, volumes
+
+from deapcache.errors import TrainingError
+from deapcache.probing import default_iterations, options
+from deapcache.probing.learner import learning_rate_factor
+from deapcache.readouts import build_readout
+from deapcache.tasks import get_task
+
+TASKS = ("foreground", "segmentation", "depth")
+
+
+@pytest.fixture(scope="module")
+def learned(made_toys):
+    """Three tasks probed for long enough to learn them."""
+    seen = []
+    runs = probe(made_toys, TASKS, iterations=300, lr=1e-2, progress=seen.append)
+    return {run.protocol.task: run for run in runs}, seen
+
+
+def test_scores_beat_what_needs_no_image(learned) -> None:
+    runs, _ = learned
+    for name, metric, margin in (("foreground", "mean_iou", 0.2), ("segmentation", "mean_iou", 0.2)):
+        assert runs[name].scores[metric] > runs[name].prior_scores[metric] + margin
+    assert runs["depth"].scores["rmse"] < 0.7 * runs["depth"].prior_scores["rmse"]
+
+
+def test_loss_falls(learned) -> None:
+    for run in learned[0].values():
+        assert len(run.loss_curve) <= 200
+        iterations, losses = zip(*run.loss_curve, strict=True)
+        assert iterations[-1] == 300
+        assert list(iterations) == sorted(set(iterations))
+        assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20])
+
+
+def test_statistics_give_the_scores_again(learned) -> None:
+    for name, run in learned[0].items():
+        assert all(len(values) == COUNTS["val"] for values in run.statistics.values())
+        assert get_task(name).scores(run.statistics) == pytest.approx(run.scores)
+        assert get_task(name).scores(run.prior_statistics) == pytest.approx(run.prior_scores)
+        assert run.image_ids == tuple(f"val-{i}" for i in range(12))
+
+
+def test_prior_is_scored_by_hand(learned) -> None:
+    """The best constant per pixel for foreground: its training frequency, which is below one half."""
+    run = learned[0]["foreground"]
+    targets = target_maps("val", "instances")
+    background = 1 - (targets != 0).mean()
+    frequent = (target_maps("train", "instances") != 0).mean(0) > 0.5
+    assert not frequent.all()
+    hits = (targets != 0) & frequent
+    union = ((targets != 0) | frequent).sum()
+    neither = ((targets == 0) & ~frequent).sum()
+    expected = (hits.sum() / union + neither / ((targets == 0) | ~frequent).sum()) / 2
+    assert run.prior_scores["mean_iou"] == pytest.approx(expected, abs=1e-6)
+    assert background > 0.5
+
+
+def test_weights_rebuild_the_predictions(learned) -> None:
+    for name, run in learned[0].items():
+        about = run.readout
+        model = build_readout(
+            about["name"],
+            feature_dim=about["feature_dim"],
+            out_channels=about["out_channels"],
+            grid=tuple(about["grid"]),
+            cnn_width=about["cnn_width"],
+            seed=about["seed"],
+        )
+        model.load_state_dict({key: torch.from_numpy(value) for key, value in run.weights.items()})
+        features = torch.from_numpy(volumes("val")[run.examples.rows]).half().float()
+        with torch.no_grad():
+            output = model(features, run.protocol.output_size)
+        predictions = get_task(name).prediction(output).numpy()
+        assert np.mean(np.abs(predictions - run.examples.predictions) < 1e-4) > 0.999
+
+
+def test_examples_are_the_first_images(learned) -> None:
+    for name, run in learned[0].items():
+        annotation = get_task(name).annotation
+        assert run.examples.rows.tolist() == list(range(6))
+        expected = target_maps("val", annotation)[:6]
+        np.testing.assert_array_equal(run.examples.targets, expected if annotation != "instances" else expected != 0)
+
+
+def test_the_run_says_what_happened(learned) -> None:
+    run = learned[0]["segmentation"]
+    assert run.classes == ("background", "chair", "table")
+    assert run.readout["out_channels"] == 3
+    assert len(run.sigma) == 8
+    assert run.parameters == sum(values.size for values in run.weights.values())
+    assert (run.backbone_forwards, run.backbone_builds) == (0, 0)
+    assert (run.train_images, run.readouts_sharing, run.residency, run.device) == (24, 3, "memory", "cpu")
+    assert run.images_per_second == pytest.approx(300 * 8 / run.seconds["train"])
+    assert set(run.caches) == {"train", "val", "train targets", "val targets"}
+    assert run.protocol.optimiser["lr"] == 1e-2
+    assert run.protocol.task_options["targets"]["annotation"] == "classes"
+    document = run.facts()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+
+
+def test_progress_counts_iterations_and_images(learned) -> None:
+    train = [event for event in learned[1] if event.stage == "train"]
+    score = [event for event in learned[1] if event.stage == "score"]
+    assert (train[-1].done, train[-1].total, train[-1].seconds_left) == (300, 300, 0)
+    assert train[0].mean_loss is None
+    assert train[-1].mean_loss < 1.0
+    assert (score[-1].done, score[-1].total) == (12, 12)
+    assert all(event.per_second > 0 for event in learned[1])
+
+
+def _same(one, other) -> bool:
+    weights = all(np.array_equal(one.weights[name], other.weights[name]) for name in one.weights)
+    statistics = all(np.array_equal(one.statistics[name], other.statistics[name]) for name in one.statistics)
+    return weights and statistics and one.scores == other.scores and one.loss_curve == other.loss_curve
+
+
+def test_sharing_a_pass_changes_nothing(toys) -> None:
+    shared = probe(toys, ("foreground", "depth"), readouts=["deap", "no-sigma"], seeds=[0, 1])
+    assert len(shared) == 8
+    for run in shared:
+        (alone,) = probe(toys, [run.protocol.task], readouts=[run.protocol.readout], seeds=[run.seed])
+        assert _same(run, alone)
+        assert run.protocol == alone.protocol
+    assert not _same(shared[0], shared[1]), "seeds must differ"
+
+
+def test_tasks_of_different_length_share_a_pass(toys, monkeypatch) -> None:
+    monkeypatch.setattr(options, "_ITERATIONS", {"foreground": 12})
+    monkeypatch.setattr(options, "_OTHER_ITERATIONS", 5)
+    shared = probe(toys, ("foreground", "depth"), iterations=None)
+    assert [run.protocol.iterations for run in shared] == [12, 5]
+    assert _same(shared[1], probe(toys, ("depth",), iterations=None)[0])
+
+
+def test_memory_and_stream_give_the_same_run(toys) -> None:
+    (memory,), (stream,) = (probe(toys, residency=residency) for residency in ("memory", "stream"))
+    assert (memory.residency, stream.residency) == ("memory", "stream")
+    assert _same(memory, stream)
+    assert memory.protocol == stream.protocol
+
+
+def test_order_seed_is_another_protocol_and_a_readout_seed_is_not(toys) -> None:
+    (first,), (other_order,), (other_seed,) = probe(toys), probe(toys, order_seed=1), probe(toys, seeds=[5])
+    assert first.protocol.digest != other_order.protocol.digest
+    assert first.protocol.digest == other_seed.protocol.digest
+    assert not _same(first, other_order)
+
+
+def test_protocol_is_the_same_for_all_backbones(toys) -> None:
+    for split in COUNTS:
+        add_features(toys, split, backbone="other", storage="int8")
+    (first,), (other,) = probe(toys), probe(toys, backbone="other")
+    assert first.protocol == other.protocol
+    assert first.caches["train"]["digest"] != other.caches["train"]["digest"]
+
+
+def test_diverging_training_is_said(toys) -> None:
+    with pytest.raises(
+        TrainingError, match=r"foreground on toy with readout deap, seed 3: .* iteration \d+ of 60.*--lr"
+    ):
+        probe(toys, lr=1e30, iterations=60, seeds=[3])
+
+
+def test_backbone_forwards_are_counted_not_claimed(toys, monkeypatch) -> None:
+    """A backbone that is run while probing shows up in the result."""
+    counts = types.SimpleNamespace(forwards=100, builds=7)
+    room = types.SimpleNamespace(forward_count=lambda: counts.forwards, build_count=lambda: counts.builds)
+    monkeypatch.setitem(sys.modules, "deapcache.backbones", room)
+    assert [(run.backbone_forwards, run.backbone_builds) for run in probe(toys, iterations=1)] == [(0, 0)]
+
+    def sneak(event) -> None:
+        counts.forwards += event.stage == "train"
+
+    assert probe(toys, iterations=1, progress=sneak)[0].backbone_forwards == 1
+
+
+def test_probing_loads_no_backbone_and_no_image_library(toys) -> None:
+    code = f"""
+import sys
+from deapcache.locations import locate
+from deapcache.probing import ProbeOptions, probe_backbone
+runs = probe_backbone(locate({str(toys)!r}), dataset="toys", backbone="toy", tasks=["foreground"],
+                      readouts=["deap"], options=ProbeOptions(iterations=2))
+loaded = {{name for name in sys.modules if name.split(".")[0] in ("timm", "open_clip", "PIL", "pycocotools")
+          or name.startswith(("deapcache.backbones", "deapcache.datasets", "deapcache.extraction"))}}
+print(runs[0].backbone_forwards, runs[0].backbone_builds, loaded)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "0 0 set()\n"
+
+
+def test_learning_rate_rises_then_falls_to_nothing() -> None:
+    factors = [learning_rate_factor(i, 1000) for i in range(1000)]
+    assert factors[0] == 1 / 50
+    assert factors[49] == factors[50] == 1.0
+    assert factors[525] == pytest.approx(0.5, abs=2e-3)
+    assert factors[-1] < 1e-5
+    assert math.isfinite(learning_rate_factor(0, 1))
+
+
+def test_default_lengths() -> None:
+    lengths = {task: default_iterations(task) for task in ("boundaries", "foreground", "depth", "segmentation")}
+    assert lengths == {"boundaries": 30_000, "foreground": 30_000, "depth": 10_000, "segmentation": 10_000}

@@ -1,0 +1,107 @@
+"""Results survive the way to disk and back, and damage is named."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from deapcache.errors import ResultsError
+from deapcache.readouts import build_readout
+from deapcache.results import load_readout_file, load_results, load_statistics, save_run
+from deapcache.results.record import make_result
+
+
+def test_round_trip(home, facts, arrays) -> None:
+    saved = save_run(home, facts(), **arrays, command=["deapcache", "probe"])
+    (loaded,) = load_results(home)
+    assert loaded == saved
+    assert loaded.scores == {"iou": 0.5, "ce": 0.3}
+    assert loaded.command == ("deapcache", "probe")
+    assert loaded.date.endswith("+00:00")
+    assert "torch" in loaded.versions
+    assert loaded.protocol["optimiser"] == {"lr": 1e-3, "name": "AdamW"}
+    statistics = load_statistics(home, saved.run)
+    assert statistics.image_ids == ("1", "äb", "3")
+    for part, given in ((statistics.run, arrays["statistics"]), (statistics.prior, arrays["prior_statistics"])):
+        assert part.keys() == given.keys()
+        for name in given:
+            np.testing.assert_array_equal(part[name], given[name])
+            assert part[name].dtype == given[name].dtype
+
+
+def test_readout_is_rebuilt_from_its_file_alone(home, facts, arrays) -> None:
+    readout = build_readout("deap", feature_dim=6, out_channels=1, grid=(3, 3), seed=7)
+    weights = {name: value.numpy() for name, value in readout.state_dict().items()}
+    run = save_run(home, facts(), **{**arrays, "weights": weights}).run
+    file = load_readout_file(home, run)
+    assert (file.run, file.backbone, file.task, file.output_size) == (run, "tiny", "boundaries", (32, 48))
+    rebuilt = file.build()
+    features = torch.randn(2, 3, 3, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(rebuilt(features, (32, 48)), readout(features, (32, 48)))
+    assert load_file(home.path / "readouts" / f"{run}.safetensors").keys() == weights.keys()
+
+
+def test_run_names_are_safe_in_paths_and_pages(home, facts, arrays) -> None:
+    odd = facts(backbone='timm:vit/../<b onclick="x">&é', seed=3)
+    run = save_run(home, odd, **arrays).run
+    assert re.fullmatch(r"[A-Za-z0-9._@-]+-seed3-[0-9a-f]{12}", run)
+    assert sorted(home.keys()) == [
+        f"readouts/{run}.safetensors",
+        f"results/{run}.json",
+        f"results/{run}.stats.safetensors",
+    ]
+
+
+def test_run_name_follows_protocol_caches_and_seed_only(facts) -> None:
+    def name(**changes: object) -> str:
+        return make_result(facts(**changes)).run
+
+    assert name() == name(iou=0.9)
+    assert len({name(), name(seed=1), name(iterations=5), name(storage="int8"), name(readout="other")}) == 5
+
+
+def test_running_again_replaces(home, facts, arrays) -> None:
+    save_run(home, facts(iou=0.1), **arrays)
+    save_run(home, facts(iou=0.2), **arrays)
+    assert [result.scores["iou"] for result in load_results(home)] == [0.2]
+
+
+def test_undefined_scores_are_null_in_json_and_nan_in_python(home, facts, arrays) -> None:
+    run = save_run(home, facts(iou=float("nan")), **arrays).run
+    assert json.loads(home.read(f"results/{run}.json"))["scores"]["iou"] is None
+    assert np.isnan(load_results(home)[0].scores["iou"])
+
+
+def test_no_results(home) -> None:
+    assert load_results(home) == []
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 1}', '{"schema": 1, "scores": 3}', "\udcff"])
+def test_a_file_that_is_no_result_is_named(home, text) -> None:
+    home.publish("results/bad.json", text.encode(errors="surrogateescape"))
+    with pytest.raises(ResultsError, match=r"results/bad\.json is not a result"):
+        load_results(home)
+
+
+def test_results_of_a_newer_schema_are_named(home, facts, arrays) -> None:
+    run = save_run(home, facts(), **arrays).run
+    document = json.loads(home.read(f"results/{run}.json"))
+    home.publish(f"results/{run}.json", json.dumps({**document, "schema": 2}).encode(), replace=True)
+    with pytest.raises(ResultsError, match=r"has schema 2, this deapcache reads 1"):
+        load_results(home)
+
+
+def test_damaged_and_absent_arrays_are_named(home, facts, arrays) -> None:
+    run = save_run(home, facts(), **arrays).run
+    whole = home.read(f"readouts/{run}.safetensors")
+    home.publish(f"readouts/{run}.safetensors", whole[:-3], replace=True)
+    with pytest.raises(ResultsError, match=rf"readouts/{run}\.safetensors is damaged"):
+        load_readout_file(home, run)
+    with pytest.raises(ResultsError, match="has no results/absent"):
+        load_statistics(home, "absent")
