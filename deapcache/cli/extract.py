@@ -1,0 +1,121 @@
+"""``deapcache extract``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deapcache import locations
+from deapcache.cli import options
+from deapcache.cli.console import Bars, bars, duration, note, out, print_json, size, table
+
+if TYPE_CHECKING:
+    from deapcache.extraction import ExtractionPlan, ExtractionReport, Progress
+
+
+def extract_command(
+    backbone: Annotated[str, typer.Option("--backbone", help="Name, or several: a,b (deapcache list backbones).")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Name of the dataset (deapcache list datasets).")],
+    split: Annotated[str | None, typer.Option("--split", help="Splits: train,val. Default: all it has.")] = None,
+    data_root: options.DataRoot = None,
+    home: options.Home = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Checkpoint file (safetensors or torch) instead of a download.")
+    ] = None,
+    base_size: Annotated[
+        str | None,
+        typer.Option("--base-size", help="224, HEIGHTxWIDTH or native. Default: the dataset's (224x224)."),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Storage: float16, bfloat16 (rounded, smaller), float32, int8.")
+    ] = "float16",
+    precision: Annotated[str, typer.Option("--precision", help="Compute: fp32, bf16 or fp16 autocast.")] = "fp32",
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Images in one forward. Default: 32 on a GPU, 8 on a CPU.")
+    ] = None,
+    device: options.Device = "auto",
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Only the first N images of each split, rounded up to whole shards.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print images, bytes, time estimate and free space; extract nothing.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Run frozen backbones once over a dataset and keep their feature volumes.
+
+    What is there already is not made again: after an interruption the same command does the rest.
+    """
+    from deapcache.datasets import open_dataset
+    from deapcache.extraction import ExtractionSettings, extract, parse_base_size, plan_extraction
+
+    names = options.names(backbone)
+    if weights is not None and len(names) > 1:
+        raise typer.BadParameter("--weights is the checkpoint of one backbone: give one --backbone with it")
+    settings = ExtractionSettings(
+        base_size=parse_base_size(base_size) if base_size else None,
+        storage=dtype,
+        precision=precision,
+        weights=weights,
+        batch_size=batch_size,
+        device=device,
+        limit=limit,
+    )
+    opened = open_dataset(dataset, locations.data_root(data_root))
+    place = locations.home(home)
+    splits = options.names(split) or None
+    if dry_run:
+        _show_plan(plan_extraction(names, opened, place, splits=splits, settings=settings), json)
+        return
+    with bars() as shown:
+        reports = list(extract(names, opened, place, splits=splits, settings=settings, progress=progress_on(shown)))
+    show_reports(reports, json)
+
+
+def progress_on(shown: Bars) -> Progress:
+    """Progress events as bars, with MB/s where bytes are written."""
+    from deapcache.extraction import ProgressEvent
+
+    def show(event: ProgressEvent) -> None:
+        seconds = shown.seconds(event.stage)
+        rate = f"{event.bytes / seconds / 1e6:.0f} MB/s" if seconds > 0 else ""
+        shown.show(event.stage, event.done, event.total, rate)
+
+    return show
+
+
+def _show_plan(plan: ExtractionPlan, json: bool) -> None:
+    if json:
+        print_json(plan.to_json())
+        return
+    shown = table("what", "split", "images", "to do", "at most", right=("images", "to do", "at most"))
+    for cache in plan.caches:
+        what = f"{cache.kind} {cache.name}".strip()
+        shown.add_row(what, cache.split, f"{cache.images:,}", f"{cache.to_do:,}", size(cache.bytes))
+    out.print(shown)
+    for name, rate in plan.images_per_second.items():
+        out.print(f"{name}: {rate:.1f} images/s measured on {plan.device}")
+    free = "unknown" if plan.free_bytes is None else size(plan.free_bytes)
+    out.print(f"{plan.forwards:,} forwards, about {duration(plan.seconds())}; {size(plan.bytes)} at most")
+    out.print(f"home {plan.home}: {free} free")
+    if plan.free_bytes is not None and plan.bytes > plan.free_bytes:
+        note("this does not fit: choose another --home, a smaller --dtype, or fewer images with --limit")
+
+
+def show_reports(reports: list[ExtractionReport], json: bool) -> None:
+    """What each backbone over each split came to."""
+    if json:
+        documents: list[dict[str, Any]] = [report.to_json() for report in reports]
+        print_json(documents)
+        return
+    shown = table(
+        "backbone", "dataset", "split", "images", "new", "size", "images/s", "cache",
+        right=("images", "new", "size", "images/s"),
+    )  # fmt: skip
+    for r in reports:
+        rate = f"{r.extracted / r.seconds:.1f}" if r.extracted else "–"
+        images = f"{r.images:,}" if r.images == r.total else f"{r.images:,} of {r.total:,}"
+        shown.add_row(r.backbone, r.dataset, r.split, images, f"{r.extracted:,}", size(r.stored_bytes), rate, r.path)
+    out.print(shown)

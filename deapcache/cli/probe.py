@@ -1,0 +1,93 @@
+"""``deapcache probe``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deapcache import locations
+from deapcache.cli import options
+from deapcache.cli.console import Bars, bars, out, print_json
+
+if TYPE_CHECKING:
+    from deapcache.experiments import Probed, Report
+
+
+def probe_command(
+    task: Annotated[str, typer.Option("--task", help="Task, or several: a,b (deapcache list tasks).")],
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Default: the task's own where it is cached, else the only one.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="Backbones: a,b. Default: every one cached for the dataset.")
+    ] = None,
+    readout: Annotated[str, typer.Option("--readout", help="Readouts: a,b (deapcache list readouts).")] = "deap",
+    seed: Annotated[str, typer.Option("--seed", help="Seeds of the readout's initialisation: 0,1,2.")] = "0",
+    iterations: Annotated[
+        int | None, typer.Option("--iterations", help="Training steps. Default: the task's (30,000 or 10,000).")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images in one training step.")] = 32,
+    lr: Annotated[float, typer.Option("--lr", help="AdamW's peak learning rate.")] = 1e-3,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Train and score on the first N images of each split only.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", help="Recipe field that the features must have: storage=float16. Repeatable."),
+    ] = None,
+    device: options.Device = "auto",
+    home: options.Home = None,
+    json: options.Json = False,
+) -> None:
+    """Train dense readouts from cached features, score them, and save results, readouts and pictures.
+
+    All tasks, readouts and seeds of a backbone share one pass over its cache; no backbone is run.
+    """
+    from deapcache.experiments import ProbeRequest, choose_device, probe
+    from deapcache.probing import ProbeOptions
+
+    request = ProbeRequest(
+        tasks=options.names(task),
+        dataset=dataset,
+        backbones=options.names(backbone),
+        readouts=options.names(readout),
+        seeds=options.numbers(seed, "--seed"),
+        where=options.fields(where or []),
+        options=ProbeOptions(
+            lr=lr,
+            batch_size=batch_size,
+            iterations=iterations,
+            train_limit=limit,
+            val_limit=limit,
+            device=str(choose_device(device)),
+        ),
+    )
+    with bars() as shown:
+        done = list(probe(locations.home(home), request, report=report_on(shown), command=sys.argv))
+    show_results(done, json)
+
+
+def report_on(shown: Bars) -> Report:
+    """Probe progress as bars, with the mean training loss."""
+    from deapcache.probing import ProbeProgress
+
+    def show(name: str, event: ProbeProgress) -> None:
+        loss = "" if event.mean_loss is None else f"loss {event.mean_loss:.3f}"
+        shown.show(f"{name}: {event.stage}", event.done, event.total, loss)
+
+    return show
+
+
+def show_results(done: list[Probed], json: bool) -> None:
+    """The table of all runs, and where their pictures are."""
+    from deapcache.results import print_tables, summarise
+
+    if json:
+        print_json([{**one.result.to_json(), "picture": one.picture} for one in done])
+        return
+    print_tables(summarise([one.result for one in done]))
+    for one in done:
+        if one.picture:
+            out.print(f"picture: {one.picture}", markup=False)

@@ -1,0 +1,70 @@
+"""What to probe where the user does not say: dataset and backbones, from what the home holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deapcache.cache import CacheEntry, list_caches
+from deapcache.errors import CacheMissError, UsageError
+from deapcache.locations import Location
+from deapcache.tasks import Task, get_task
+
+_SUGGESTED = "efficientnet-lite0-s16"
+"""A backbone that needs no model hub: what an error suggests to extract first."""
+
+
+def choose_datasets(
+    home: Location, tasks: Sequence[str], dataset: str | None, backbones: Sequence[str]
+) -> Mapping[str, list[str]]:
+    """Dataset → the tasks to probe on it.
+
+    Without ``dataset`` a task takes its own default dataset where features of it are cached, else the only cached
+    dataset that has its annotation. Raises :class:`CacheMissError` with the extract command to run, or
+    :class:`UsageError` where there are several.
+    """
+    entries = list_caches(home)
+    chosen: dict[str, list[str]] = {}
+    for name in tasks:
+        task = get_task(name)
+        place = dataset or _dataset_of(home, entries, task, backbones)
+        chosen.setdefault(place, []).append(name)
+    return chosen
+
+
+def _dataset_of(home: Location, entries: Sequence[CacheEntry], task: Task, backbones: Sequence[str]) -> str:
+    wanted = set(backbones)
+    with_features = {e.dataset for e in entries if e.kind == "features" and (not wanted or e.name in wanted)}
+    with_targets = {e.dataset for e in entries if e.kind == "targets" and e.name == task.annotation}
+    found = sorted(with_features & with_targets)
+    if task.default_dataset in found:
+        return task.default_dataset
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(
+            f"task {task.name}: its default dataset {task.default_dataset} is not cached in {home}, but "
+            f"{' and '.join(found)} are: say which with --dataset"
+        )
+    raise _nothing_cached(home, task.default_dataset, backbones)
+
+
+def choose_backbones(home: Location, dataset: str, backbones: Sequence[str], fields: Mapping[str, Any]) -> list[str]:
+    """The backbones asked for, or every one whose features of ``dataset`` are cached with these recipe fields."""
+    if backbones:
+        return list(backbones)
+    entries = [e for e in list_caches(home, "features") if e.dataset == dataset]
+    fitting = [e for e in entries if all(str(e.recipe.get(field)) == str(value) for field, value in fields.items())]
+    found = sorted({entry.name for entry in fitting})
+    if not found:
+        raise _nothing_cached(home, dataset, backbones)
+    return found
+
+
+def _nothing_cached(home: Location, dataset: str, backbones: Sequence[str]) -> CacheMissError:
+    names = ",".join(backbones) or _SUGGESTED
+    which = f"features of {names}" if backbones else "features"
+    return CacheMissError(
+        f"no {which} over {dataset} with its targets in {home}: make them with "
+        f"`deapcache extract --backbone {names} --dataset {dataset} --home {home}`"
+    )

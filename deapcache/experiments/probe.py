@@ -1,0 +1,108 @@
+"""A probe from request to files: choose the caches, train, score, save results, readouts and pictures."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from deapcache.cache import list_caches
+from deapcache.experiments.choosing import choose_backbones, choose_datasets
+from deapcache.locations import Location
+from deapcache.probing import ProbeOptions, ProbeProgress, ProbeRun, probe_backbone
+from deapcache.results import Result, save_picture, save_run
+
+Report = Callable[[str, ProbeProgress], None]
+"""Called with the name of the pass (``dinov2 · coco``) and how far it has come."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeRequest:
+    """What to probe, by name."""
+
+    tasks: Sequence[str]
+    dataset: str | None = None
+    """None: each task's default dataset, or the only one cached that suits it."""
+    backbones: Sequence[str] = ()
+    """Empty: every one cached for the dataset."""
+    readouts: Sequence[str] = ("deap",)
+    seeds: Sequence[int] = (0,)
+    options: ProbeOptions = field(default_factory=ProbeOptions)
+    where: Mapping[str, Any] = field(default_factory=dict)
+    """Recipe fields that the features must have, where several caches of a backbone are there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probed:
+    """One finished run and its files."""
+
+    result: Result
+    picture: str | None
+    """Where the picture of the run is, for the first seed of each readout."""
+
+
+def probe(
+    home: Location, request: ProbeRequest, *, report: Report = lambda *_: None, command: Sequence[str] = ()
+) -> Iterator[Probed]:
+    """Probe everything that is asked for, and yield each run once its files are written.
+
+    All tasks, readouts and seeds of one backbone and dataset share one pass over its features. Raises what
+    :func:`deapcache.probing.probe_backbone` raises, and ``CacheMissError`` with the command to run where nothing is
+    cached.
+    """
+    plan = [
+        (dataset, backbone, tasks)
+        for dataset, tasks in choose_datasets(home, request.tasks, request.dataset, request.backbones).items()
+        for backbone in choose_backbones(home, dataset, request.backbones, request.where)
+    ]
+    for dataset, backbone, tasks in plan:
+        name = f"{backbone} · {dataset}"
+        runs = probe_backbone(
+            home,
+            dataset=dataset,
+            backbone=backbone,
+            tasks=tasks,
+            readouts=request.readouts,
+            seeds=request.seeds,
+            options=request.options,
+            fields=request.where,
+            progress=functools.partial(report, name),
+        )
+        for run in runs:
+            yield _save(home, run, first=run.seed == request.seeds[0], command=command)
+
+
+def _save(home: Location, run: ProbeRun, *, first: bool, command: Sequence[str]) -> Probed:
+    result = save_run(
+        home,
+        run.facts(),
+        statistics=run.statistics,
+        prior_statistics=run.prior_statistics,
+        image_ids=run.image_ids,
+        weights=run.weights,
+        command=command,
+    )
+    if not first:
+        return Probed(result=result, picture=None)
+    shown = run.examples
+    picture = save_picture(
+        home,
+        result,
+        images=_base_images(home, run),
+        targets=shown.targets,
+        predictions=shown.predictions,
+        image_ids=run.image_ids[: len(shown.rows)],
+    )
+    return Probed(result=result, picture=f"{home}/{picture}")
+
+
+def _base_images(home: Location, run: ProbeRun) -> np.ndarray | None:
+    """(n, h, w, 3) uint8 of the run's examples; None where the home has no base images of that size."""
+    features = run.caches["val"]["recipe"]
+    for entry in list_caches(home, "images"):
+        if entry.recipe["images"] == features["images"] and tuple(entry.recipe["size"]) == run.protocol.output_size:
+            return entry.open().read(run.examples.rows)
+    return None

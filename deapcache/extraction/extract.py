@@ -1,0 +1,248 @@
+"""Stage 1: run each frozen backbone once over a dataset and keep its feature volumes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from deapcache.backbones import Backbone, build
+from deapcache.cache import (
+    STORAGE_FORMATS,
+    FeatureCache,
+    create_cache,
+    feature_arrays,
+    features_path,
+)
+from deapcache.datasets import Dataset
+from deapcache.errors import UsageError
+from deapcache.extraction.circumstances import circumstances, new_writer_name, now
+from deapcache.extraction.pipeline import extract_shards
+from deapcache.extraction.plan import require_space
+from deapcache.extraction.prepare import PreparedSplit, check_splits, prepare_split
+from deapcache.extraction.progress import Progress, silent
+from deapcache.extraction.recipes import BaseSize, feature_recipe
+from deapcache.extraction.sources import CachedImages, ImageSource, NativeImages
+from deapcache.locations import Location
+
+CALIBRATION_IMAGES = 64
+"""Training images on which the batch-norm statistics of an untrained backbone are estimated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionSettings:
+    """How to extract. The first group is part of the recipe, the second is circumstance."""
+
+    base_size: BaseSize | None = None
+    """None: the dataset's own."""
+    storage: str = "float16"
+    precision: str = "fp32"
+    weights: Path | None = None
+
+    batch_size: int | None = None
+    """None: 32 on a GPU, 8 on a CPU."""
+    device: str = "auto"
+    limit: int | None = None
+    """Only the first so many images of each split, rounded up to whole shards."""
+
+    def __post_init__(self) -> None:
+        if self.storage not in STORAGE_FORMATS:
+            raise UsageError(f"unknown storage format {self.storage!r}: choose one of {', '.join(STORAGE_FORMATS)}")
+        for name, value in (("batch size", self.batch_size), ("limit", self.limit)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, found {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionReport:
+    """What one backbone over one split came to."""
+
+    backbone: str
+    dataset: str
+    split: str
+    path: str
+    digest: str
+    images: int
+    """Images that the cache holds now, of ``total``."""
+    total: int
+    extracted: int
+    """Images that this run forwarded and published; 0 where all were there."""
+    stored_bytes: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` takes the first GPU where there is one; raises :class:`UsageError` for a device torch cannot use."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device {name!r} cannot be used here: {reason}; try --device cpu") from None
+    return device
+
+
+def default_batch_size(device: torch.device) -> int:
+    """Images in one forward pass where the user does not say."""
+    return 32 if device.type == "cuda" else 8
+
+
+def extract(
+    backbones: Sequence[str],
+    dataset: Dataset,
+    home: Location,
+    *,
+    splits: Sequence[str] | None = None,
+    settings: ExtractionSettings | None = None,
+    progress: Progress = silent,
+) -> Iterator[ExtractionReport]:
+    """Extract every backbone over every split, and yield a report for each as it ends.
+
+    Base images are decoded once for all backbones; the targets of all annotations that the dataset has are made with
+    them, so that a home can be probed without the dataset's files. What is there already is not made again: calling
+    this after an interruption does the rest.
+
+    Raises :class:`deapcache.errors.FeatureError` (features that must not be stored), ``DataError`` and
+    ``MissingDataError`` (dataset files), ``WeightsError``, ``StorageFullError``, ``ReadOnlyError``, ``UsageError``.
+    """
+    settings = settings or ExtractionSettings()
+    chosen = check_splits(dataset, splits)
+    device = choose_device(settings.device)
+    home.require_writable()
+    for name in backbones:
+        backbone = build(name, weights=settings.weights, precision=settings.precision).to(device)
+        calibration = _calibrate(backbone, dataset, home, settings, progress) if backbone.needs_calibration else ""
+        for split in chosen:
+            yield _extract_split(backbone, calibration, _prepare(dataset, split, home, settings, progress), home,
+                                 settings, progress)  # fmt: skip
+
+
+def _prepare(
+    dataset: Dataset, split: str, home: Location, settings: ExtractionSettings, progress: Progress
+) -> PreparedSplit:
+    base_size = settings.base_size or dataset.base_size
+    return prepare_split(
+        dataset,
+        split,
+        home,
+        base_size=base_size,
+        limit=settings.limit,
+        annotations=dataset.annotations,
+        progress=progress,
+    )
+
+
+def _calibrate(
+    backbone: Backbone, dataset: Dataset, home: Location, settings: ExtractionSettings, progress: Progress
+) -> str:
+    base_size = settings.base_size or dataset.base_size
+    split = dataset.splits[0]
+    prepared = prepare_split(
+        dataset, split, home, base_size=base_size, limit=CALIBRATION_IMAGES, annotations=(), progress=progress
+    )
+    rows = range(min(CALIBRATION_IMAGES, len(prepared.image_ids)))
+    device = next(backbone.module.parameters()).device
+    backbone.calibrate(_batches(_source(prepared, backbone), rows, device))
+    return f"batch norm from the first {len(rows)} images of {prepared.images_digest}"
+
+
+def _batches(source: ImageSource, rows: range, device: torch.device) -> Iterable[torch.Tensor]:
+    for start in range(0, len(rows), 16):
+        yield torch.from_numpy(source.request(rows[start : start + 16]).result()).to(device)
+
+
+def _source(prepared: PreparedSplit, backbone: Backbone) -> ImageSource:
+    if prepared.images is None:
+        return NativeImages(prepared.dataset, prepared.split, backbone.image_size)
+    return CachedImages(prepared.images)
+
+
+def _extract_split(
+    backbone: Backbone,
+    calibration: str,
+    prepared: PreparedSplit,
+    home: Location,
+    settings: ExtractionSettings,
+    progress: Progress,
+) -> ExtractionReport:
+    start = time.perf_counter()
+    cache = _feature_cache(backbone, calibration, prepared, home, settings)
+    total = len(prepared.image_ids)
+    shards = cache.missing_shards(range(total if settings.limit is None else min(settings.limit, total)))
+    done = 0
+    if shards:
+        done = _extract_missing(cache, shards, backbone, prepared, settings, progress)
+    return ExtractionReport(
+        backbone=backbone.name,
+        dataset=prepared.dataset.images_name,
+        split=prepared.split,
+        path=str(cache.location),
+        digest=cache.digest,
+        images=sum(len(cache.shard_rows(k)) for k in cache.present_shards()),
+        total=total,
+        extracted=done,
+        stored_bytes=cache.stored_bytes(),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _feature_cache(
+    backbone: Backbone, calibration: str, prepared: PreparedSplit, home: Location, settings: ExtractionSettings
+) -> FeatureCache:
+    recipe = feature_recipe(
+        backbone.identity,
+        calibration=calibration,
+        base_size=settings.base_size or prepared.dataset.base_size,
+        colour=prepared.dataset.colour,
+        precision=settings.precision,
+        storage=settings.storage,
+        images=prepared.images_digest,
+    )
+    path = features_path(prepared.dataset.images_name, prepared.split, backbone.name, recipe.digest)
+    arrays = feature_arrays(settings.storage, backbone.grid, backbone.dim)
+    return cast(FeatureCache, create_cache(home, path, recipe=recipe, arrays=arrays, image_ids=prepared.image_ids))
+
+
+def _extract_missing(
+    cache: FeatureCache,
+    shards: Sequence[int],
+    backbone: Backbone,
+    prepared: PreparedSplit,
+    settings: ExtractionSettings,
+    progress: Progress,
+) -> int:
+    images = sum(len(cache.shard_rows(k)) for k in shards)
+    require_space(cache.location, images * image_bytes(cache))
+    cache.location.sweep()
+    device = next(backbone.module.parameters()).device
+    batch_size = settings.batch_size or default_batch_size(device)
+    facts = circumstances(device, batch_size, shards)
+    writer = new_writer_name()
+    cache.record_provenance(facts, writer=writer)
+    stage = f"{backbone.name} · {prepared.dataset.images_name}/{prepared.split}"
+    done = extract_shards(
+        cache,
+        shards,
+        backbone,
+        _source(prepared, backbone),
+        batch_size=batch_size,
+        progress=progress,
+        stage=stage,
+    )
+    cache.record_provenance({**facts, "finished": now()}, writer=writer)
+    return done
+
+
+def image_bytes(cache: FeatureCache) -> int:
+    """Uncompressed bytes of one image's entry in all arrays of a cache."""
+    return sum(spec.item_bytes for spec in cache.arrays.values())

@@ -1,0 +1,116 @@
+"""Base images and targets: one pass over the files fills several caches, shard by shard."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from deapcache.cache import Cache
+from deapcache.datasets import Dataset, resize_image, resize_map
+from deapcache.extraction.progress import Progress, ProgressEvent
+
+IMAGES = "images"
+"""The part that is a base image; every other part is an annotation kind."""
+
+
+@dataclass(kw_only=True)
+class Part:
+    """One cache to fill, and the rows of its shards that are still under way."""
+
+    name: str
+    """``images``, or an annotation kind."""
+    size: tuple[int, int]
+    cache: Cache
+    shards: list[int]
+    waiting: dict[int, dict[int, np.ndarray]] = field(default_factory=dict)
+    rows: frozenset[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rows = frozenset(row for k in self.shards for row in self.cache.shard_rows(k))
+
+    def accept(self, row: int, value: np.ndarray) -> tuple[int, np.ndarray] | None:
+        """Keep one row; the shard and its whole content once its last row has come."""
+        shard = self.cache.shard_of(row)
+        rows = self.waiting.setdefault(shard, {})
+        rows[row] = value
+        if len(rows) < len(self.cache.shard_rows(shard)):
+            return None
+        whole = self.waiting.pop(shard)
+        spec = next(iter(self.cache.arrays.values()))
+        return shard, np.stack([whole[r] for r in sorted(whole)]).astype(spec.dtype, copy=False)
+
+
+def fill(dataset: Dataset, split: str, parts: Sequence[Part], *, progress: Progress, stage: str) -> int:
+    """Read every row that a missing shard of any part needs, once, and publish each shard when it is whole.
+
+    Returns the number of rows read. Raises the dataset's own errors (they name the file); shards published until then
+    stay.
+    """
+    wanted = {row: [p for p in parts if row in p.rows] for row in sorted(set().union(*(p.rows for p in parts)))}
+    jobs = ((row, [(p.name, p.size) for p in owners]) for row, owners in wanted.items())
+    published = 0
+    with _workers(dataset) as pool, ThreadPoolExecutor(1) as writer:
+        pending: deque[Future[int]] = deque()
+        for done, (row, values) in enumerate(_in_order(pool, dataset, split, jobs), start=1):
+            for part, value in zip(wanted[row], values, strict=True):
+                if whole := part.accept(row, value):
+                    pending.append(writer.submit(_publish, part.cache, *whole))
+            while len(pending) > len(parts) or (pending and pending[0].done()):
+                published += pending.popleft().result()
+            progress(ProgressEvent(stage=stage, done=done, total=len(wanted), bytes=published))
+        for last in pending:
+            published += last.result()
+    return len(wanted)
+
+
+def _publish(cache: Cache, shard: int, values: np.ndarray) -> int:
+    cache.write_shard(shard, {next(iter(cache.arrays)): values})
+    return values.nbytes
+
+
+def _read_row(dataset: Dataset, split: str, row: int, parts: Iterable[tuple[str, tuple[int, int]]]) -> list[np.ndarray]:
+    return [
+        resize_image(dataset.read_image(split, row), size)
+        if name == IMAGES
+        else resize_map(dataset.read_annotation(split, row, name), size)
+        for name, size in parts
+    ]
+
+
+@contextlib.contextmanager
+def _workers(dataset: Dataset) -> Iterator[Executor]:
+    """Threads where decoding releases the interpreter lock, processes where making an image is Python's own work."""
+    count = os.cpu_count() or 1
+    pool: Executor
+    if dataset.computes_images:
+        # "spawn": a forked child of a process that runs torch's threads may hang
+        pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+    else:
+        pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _in_order(
+    pool: Executor, dataset: Dataset, split: str, jobs: Iterable[tuple[int, Any]]
+) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Results in the order of the jobs, with a bounded number of rows read ahead."""
+    ahead: deque[tuple[int, Future[list[np.ndarray]]]] = deque()
+    submit: Callable[..., Future[list[np.ndarray]]] = pool.submit
+    for row, parts in jobs:
+        ahead.append((row, submit(_read_row, dataset, split, row, parts)))
+        if len(ahead) >= 4 * (os.cpu_count() or 1):
+            first, future = ahead.popleft()
+            yield first, future.result()
+    for row, future in ahead:
+        yield row, future.result()

@@ -1,0 +1,148 @@
+"""The extraction loop: reading ahead, the forward pass, and writing behind, all at the same time.
+
+The unit of work is one shard. Its images are read while earlier ones are forwarded; when its last batch has left the
+device, another thread checks, compresses and publishes it whole. A batch never straddles shards, so the bytes of a
+shard do not depend on where an interrupted run stopped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from deapcache.backbones import Backbone
+from deapcache.cache import FeatureCache, encode_features
+from deapcache.extraction.progress import Progress, ProgressEvent
+from deapcache.extraction.sources import Batch, ImageSource
+
+READ_AHEAD = 3
+"""Batches whose images are asked for before they are needed."""
+
+SHARDS_IN_FLIGHT = 2
+"""Shards that may be checked, compressed and published while the next one is computed."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    shard: int
+    rows: range
+    last: bool
+
+
+def extract_shards(
+    cache: FeatureCache,
+    shards: Sequence[int],
+    backbone: Backbone,
+    source: ImageSource,
+    *,
+    batch_size: int,
+    progress: Progress,
+    stage: str,
+) -> int:
+    """Compute and publish ``shards`` of ``cache``; returns the number of images written.
+
+    Raises :class:`deapcache.errors.FeatureError` for features that must not be stored, and whatever reading or
+    publishing raises. On any error or on Ctrl-C, shards published until then stay, and nothing else is left.
+    """
+    work = list(_work(cache, shards, batch_size))
+    total = sum(len(cache.shard_rows(k)) for k in shards)
+    writer = ThreadPoolExecutor(SHARDS_IN_FLIGHT)
+    try:
+        return _Loop(cache, backbone, writer, progress, stage, total).run(_read_ahead(source, work))
+    finally:
+        writer.shutdown(wait=True, cancel_futures=True)
+
+
+def _work(cache: FeatureCache, shards: Sequence[int], batch_size: int) -> Iterator[_Work]:
+    for shard in shards:
+        rows = cache.shard_rows(shard)
+        for start in range(rows.start, rows.stop, batch_size):
+            stop = min(start + batch_size, rows.stop)
+            yield _Work(shard, range(start, stop), stop == rows.stop)
+
+
+def _read_ahead(source: ImageSource, work: Sequence[_Work]) -> Iterator[tuple[_Work, Batch]]:
+    ahead: deque[tuple[_Work, Batch]] = deque()
+    for item in work:
+        ahead.append((item, source.request(item.rows)))
+        if len(ahead) > READ_AHEAD:
+            yield ahead.popleft()
+    yield from ahead
+
+
+class _Loop:
+    """The state of one run of the loop."""
+
+    def __init__(
+        self,
+        cache: FeatureCache,
+        backbone: Backbone,
+        writer: ThreadPoolExecutor,
+        progress: Progress,
+        stage: str,
+        total: int,
+    ) -> None:
+        self._cache = cache
+        self._backbone = backbone
+        self._writer = writer
+        self._progress = progress
+        self._stage = stage
+        self._total = total
+        self._device = next(backbone.module.parameters()).device
+        self._dtype = torch.float16 if cache.storage == "float16" else torch.float32
+        self._free = [self._new_buffer() for _ in range(SHARDS_IN_FLIGHT + 1)]
+        self._publishing: deque[tuple[torch.Tensor, Future[int]]] = deque()
+        self._bytes = 0
+
+    def run(self, batches: Iterator[tuple[_Work, Batch]]) -> int:
+        done = 0
+        for work, batch in batches:
+            rows = self._cache.shard_rows(work.shard)
+            buffer = self._free[-1]
+            start = work.rows.start - rows.start
+            # float16 storage: a value beyond its range turns infinite here and is refused when the shard is encoded
+            buffer[start : start + len(work.rows)].copy_(self._forward(batch.result()), non_blocking=True)
+            done += len(work.rows)
+            if work.last:
+                self._hand_over(work.shard, self._free.pop(), len(rows))
+            self._progress(ProgressEvent(stage=self._stage, done=done, total=self._total, bytes=self._bytes))
+        while self._publishing:
+            self._reclaim()
+        self._progress(ProgressEvent(stage=self._stage, done=done, total=self._total, bytes=self._bytes))
+        return done
+
+    def _forward(self, images: np.ndarray) -> torch.Tensor:
+        pixels = torch.from_numpy(images)
+        if self._device.type == "cuda":
+            pixels = pixels.pin_memory()
+        return self._backbone(pixels.to(self._device, non_blocking=True)).to(self._dtype)
+
+    def _hand_over(self, shard: int, buffer: torch.Tensor, images: int) -> None:
+        copied = torch.cuda.Event() if self._device.type == "cuda" else None
+        if copied is not None:
+            copied.record()
+        self._publishing.append((buffer, self._writer.submit(self._publish, shard, buffer[:images], copied)))
+        while not self._free:
+            self._reclaim()
+
+    def _publish(self, shard: int, volumes: torch.Tensor, copied: torch.cuda.Event | None) -> int:
+        if copied is not None:
+            copied.synchronize()
+        ids = [self._cache.image_ids[row] for row in self._cache.shard_rows(shard)]
+        arrays = encode_features(volumes.numpy(), self._cache.storage, ids)
+        self._cache.write_shard(shard, arrays)
+        return sum(array.nbytes for array in arrays.values())
+
+    def _reclaim(self) -> None:
+        buffer, published = self._publishing.popleft()
+        self._bytes += published.result()
+        self._free.append(buffer)
+
+    def _new_buffer(self) -> torch.Tensor:
+        shape = (self._cache.shard_images, *self._cache.grid, self._cache.dim)
+        return torch.empty(shape, dtype=self._dtype, pin_memory=self._device.type == "cuda")

@@ -1,0 +1,89 @@
+"""What an extraction will cost, before it starts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from deapcache.backbones import Backbone
+from deapcache.errors import StorageFullError
+from deapcache.locations import Location
+
+_RESERVE = 1.02
+"""Room for metadata and file-system overhead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCache:
+    """One cache that an extraction would fill."""
+
+    kind: str
+    """``images``, ``targets`` or ``features``."""
+    split: str
+    name: str
+    """The backbone of features, the annotation of targets, empty for base images."""
+    images: int
+    """Images of the whole cache."""
+    to_do: int
+    """Images that this run would make: whole shards."""
+    bytes: int
+    """Uncompressed bytes that this run would write at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionPlan:
+    """All caches of one command."""
+
+    caches: tuple[PlannedCache, ...]
+    images_per_second: dict[str, float]
+    """Measured forward rate by backbone, images/s, on ``device``."""
+    device: str
+    home: str
+    free_bytes: int | None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the whole command would write at most."""
+        return sum(cache.bytes for cache in self.caches)
+
+    @property
+    def forwards(self) -> int:
+        """Images that backbones would be run on."""
+        return sum(cache.to_do for cache in self.caches if cache.kind == "features")
+
+    def seconds(self) -> float:
+        """Forward time at the measured rates."""
+        features = [cache for cache in self.caches if cache.kind == "features"]
+        return sum(cache.to_do / self.images_per_second[cache.name] for cache in features)
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {**asdict(self), "bytes": self.bytes, "forwards": self.forwards, "seconds": self.seconds()}
+
+
+def measure_rate(backbone: Backbone, base_size: tuple[int, int], batch_size: int) -> float:
+    """Forward rate in images/s, preprocessing included, on the backbone's device: the better of two timed batches."""
+    device = next(backbone.module.parameters()).device
+    images = torch.zeros((batch_size, *base_size, 3), dtype=torch.uint8, device=device)
+    backbone(images[:1])
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        backbone(images)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return batch_size / min(seconds)
+
+
+def require_space(home: Location, needed: int) -> None:
+    """Raise :class:`StorageFullError` where ``needed`` bytes will not fit into ``home``."""
+    free = home.free_bytes()
+    if free is not None and needed * _RESERVE > free:
+        raise StorageFullError(
+            f"{home} has {free / 1e9:.2f} GB free, this extraction needs up to {needed / 1e9:.2f} GB: free some space, "
+            "choose another --home, a smaller --dtype or fewer images with --limit (--dry-run shows the plan)"
+        )

@@ -1,0 +1,100 @@
+"""Making a plan: what an extraction would do, without doing or downloading anything."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from deapcache.backbones import build, describe
+from deapcache.cache import ArraySpec, feature_arrays, find_caches, shard_images_for
+from deapcache.datasets import Dataset
+from deapcache.extraction.extract import ExtractionSettings, choose_device, default_batch_size
+from deapcache.extraction.plan import ExtractionPlan, PlannedCache, measure_rate
+from deapcache.extraction.prepare import check_splits
+from deapcache.extraction.recipes import base_size_name, image_array, target_array
+from deapcache.locations import Location
+
+
+def plan_extraction(
+    backbones: Sequence[str],
+    dataset: Dataset,
+    home: Location,
+    *,
+    splits: Sequence[str] | None = None,
+    settings: ExtractionSettings,
+) -> ExtractionPlan:
+    """What :func:`deapcache.extraction.extract` would do with the same arguments.
+
+    Caches that are there are found by name and options, without reading the dataset's files or any weights; the
+    forward rate is measured on the device with an untrained copy of each architecture.
+    """
+    chosen = check_splits(dataset, splits)
+    device = choose_device(settings.device)
+    caches = [
+        _planned(home, dataset, split, settings, kind=kind, name=name, arrays=arrays, fields=fields)
+        for split in chosen
+        for kind, name, arrays, fields in _wanted(backbones, dataset, settings)
+    ]
+    return ExtractionPlan(
+        caches=tuple(caches),
+        images_per_second={name: _rate(name, dataset, settings, device) for name in backbones},
+        device=str(device),
+        home=str(home),
+        free_bytes=home.free_bytes(),
+    )
+
+
+Wanted = tuple[str, str, tuple[ArraySpec, ...], Mapping[str, Any]]
+
+
+def _wanted(backbones: Sequence[str], dataset: Dataset, settings: ExtractionSettings) -> list[Wanted]:
+    base_size = settings.base_size or dataset.base_size
+    size = dataset.base_size if base_size == "native" else base_size
+    wanted: list[Wanted] = []
+    if base_size != "native":
+        wanted.append(("images", "", (image_array(size),), {"size": list(size)}))
+    wanted += [("targets", kind, (target_array(kind, size),), {"size": list(size)}) for kind in dataset.annotations]
+    fields = {"base_size": base_size_name(base_size), "storage": settings.storage, "precision": settings.precision}
+    for name in backbones:
+        entry = describe(name)
+        wanted.append(("features", name, feature_arrays(settings.storage, entry.grid, entry.dim), fields))
+    return wanted
+
+
+def _planned(
+    home: Location,
+    dataset: Dataset,
+    split: str,
+    settings: ExtractionSettings,
+    *,
+    kind: str,
+    name: str,
+    arrays: Sequence[ArraySpec],
+    fields: Mapping[str, Any],
+) -> PlannedCache:
+    owner = dataset.name if kind == "targets" else dataset.images_name
+    ids = dataset.image_ids(split)
+    rows = range(len(ids) if settings.limit is None else min(settings.limit, len(ids)))
+    length = shard_images_for(arrays, len(ids))
+    shards = {row // length for row in rows}
+    for entry in find_caches(home, kind, dataset=owner, split=split, name=name or None, fields=fields):
+        cache = entry.open()
+        if cache.image_ids == ids:
+            shards &= set(cache.missing_shards(rows))
+    to_do = sum(min(length, len(ids) - shard * length) for shard in shards)
+    item_bytes = sum(spec.item_bytes for spec in arrays)
+    return PlannedCache(kind=kind, split=split, name=name, images=len(ids), to_do=to_do, bytes=to_do * item_bytes)
+
+
+def _rate(name: str, dataset: Dataset, settings: ExtractionSettings, device: torch.device) -> float:
+    untrained = name if name.endswith("@untrained") else f"{name}@untrained"
+    backbone = build(untrained, precision=settings.precision).to(device)
+    base_size = settings.base_size or dataset.base_size
+    size = backbone.image_size if base_size == "native" else base_size
+    rate = measure_rate(backbone, size, settings.batch_size or default_batch_size(device))
+    del backbone
+    gc.collect()
+    return rate

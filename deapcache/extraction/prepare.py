@@ -1,0 +1,81 @@
+"""What a dataset needs before and beside features: its digest, base images, targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from deapcache.cache import Cache, create_cache, images_path, targets_path
+from deapcache.datasets import Dataset, DigestIndex
+from deapcache.errors import UsageError
+from deapcache.extraction.filling import IMAGES, Part, fill
+from deapcache.extraction.progress import Progress
+from deapcache.extraction.recipes import BaseSize, image_array, image_recipe, target_array, target_recipe
+from deapcache.locations import Location
+from deapcache.recipe import image_set_digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedSplit:
+    """One split of a dataset, with its images named, and decoded where that was asked."""
+
+    dataset: Dataset
+    split: str
+    image_ids: tuple[str, ...]
+    images_digest: str
+    images: Cache | None
+    """Base images; None with native base size."""
+
+
+def check_splits(dataset: Dataset, splits: Sequence[str] | None) -> tuple[str, ...]:
+    """The splits to work on, all by default; raises :class:`UsageError` for one the dataset lacks."""
+    for split in splits or ():
+        if split not in dataset.splits:
+            raise UsageError(f"dataset {dataset.name} has no split {split!r}: it has {', '.join(dataset.splits)}")
+    return tuple(splits or dataset.splits)
+
+
+def prepare_split(
+    dataset: Dataset,
+    split: str,
+    home: Location,
+    *,
+    base_size: BaseSize,
+    limit: int | None,
+    annotations: Sequence[str],
+    progress: Progress,
+) -> PreparedSplit:
+    """Make the base images and the targets of the first ``limit`` images (all: None) where they are missing.
+
+    Whole shards are made, so a few images more than ``limit`` may be there afterwards. Targets have the base size, or
+    the dataset's own with native base images.
+    """
+    ids = dataset.image_ids(split)
+    digests = dataset.image_digests(split, index=DigestIndex(home))
+    named = image_set_digest(zip(ids, digests, strict=True))
+    size = dataset.base_size if base_size == "native" else base_size
+    images = None if base_size == "native" else _image_cache(dataset, split, home, size, ids, named)
+    caches = {} if images is None else {IMAGES: images}
+    for annotation in annotations:
+        caches[annotation] = _target_cache(dataset, split, home, annotation, size, ids, named)
+    rows = range(len(ids) if limit is None else min(limit, len(ids)))
+    parts = [Part(name=n, size=size, cache=c, shards=c.missing_shards(rows)) for n, c in caches.items()]
+    if any(part.shards for part in parts):
+        fill(dataset, split, parts, progress=progress, stage=f"{dataset.name}/{split}: decode")
+    return PreparedSplit(dataset=dataset, split=split, image_ids=ids, images_digest=named, images=images)
+
+
+def _image_cache(
+    dataset: Dataset, split: str, home: Location, size: tuple[int, int], ids: Sequence[str], named: str
+) -> Cache:
+    recipe = image_recipe(dataset, size, named)
+    path = images_path(dataset.images_name, split, recipe.digest)
+    return create_cache(home, path, recipe=recipe, arrays=[image_array(size)], image_ids=ids)
+
+
+def _target_cache(
+    dataset: Dataset, split: str, home: Location, annotation: str, size: tuple[int, int], ids: Sequence[str], named: str
+) -> Cache:
+    recipe = target_recipe(dataset, split, annotation, size, named)
+    path = targets_path(dataset.name, split, annotation, recipe.digest)
+    return create_cache(home, path, recipe=recipe, arrays=[target_array(annotation, size)], image_ids=ids)

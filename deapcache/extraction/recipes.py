@@ -1,0 +1,87 @@
+"""The recipes of what stage 1 writes, and the arrays they are kept in."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from deapcache.backbones import BackboneIdentity
+from deapcache.cache import ArraySpec
+from deapcache.datasets import INTERPOLATION, Dataset
+from deapcache.errors import UsageError
+from deapcache.recipe import FeatureRecipe, ImageRecipe, TargetRecipe
+
+FIT = "squash"
+"""Both axes are scaled to the base size on their own: the paper's equal treatment of all backbones."""
+
+BaseSize = tuple[int, int] | Literal["native"]
+
+_TARGET_DTYPES = {"instances": "int32", "classes": "int16", "depth": "float32"}
+
+
+def base_size_name(size: BaseSize) -> str:
+    """``224x224`` (height × width), or ``native``."""
+    return "native" if size == "native" else f"{size[0]}x{size[1]}"
+
+
+def parse_base_size(text: str) -> BaseSize:
+    """``224``, ``216x288`` or ``native``; raises :class:`UsageError` for anything else."""
+    if text == "native":
+        return "native"
+    sides = text.lower().split("x")
+    if len(sides) <= 2 and all(side.isdecimal() and int(side) > 0 for side in sides):
+        return int(sides[0]), int(sides[-1])
+    raise UsageError(f"base size {text!r}: expected a side (224), HEIGHTxWIDTH (216x288) or native")
+
+
+def image_recipe(dataset: Dataset, size: tuple[int, int], images: str) -> ImageRecipe:
+    """The recipe of base images of ``size`` of the image set with digest ``images``."""
+    return ImageRecipe(size=size, fit=FIT, interpolation=INTERPOLATION, colour=dataset.colour, images=images)
+
+
+def target_recipe(dataset: Dataset, split: str, annotation: str, size: tuple[int, int], images: str) -> TargetRecipe:
+    """The recipe of one annotation kind at ``size``."""
+    return TargetRecipe(
+        annotation=annotation,
+        size=size,
+        fit=FIT,
+        options=dataset.target_options(annotation),
+        classes=dataset.classes if annotation == "classes" else (),
+        images=images,
+        annotations=dataset.annotation_digest(split, annotation),
+    )
+
+
+def feature_recipe(
+    identity: BackboneIdentity,
+    *,
+    calibration: str,
+    base_size: BaseSize,
+    colour: str,
+    precision: str,
+    storage: str,
+    images: str,
+) -> FeatureRecipe:
+    """The recipe of feature volumes: the backbone's identity and everything around it."""
+    return FeatureRecipe(
+        **{f.name: getattr(identity, f.name) for f in dataclasses.fields(identity)},
+        calibration=calibration,
+        base_size=base_size_name(base_size),
+        base_fit=FIT,
+        base_interpolation=INTERPOLATION,
+        colour=colour,
+        precision=precision,
+        tf32=False,
+        storage=storage,
+        images=images,
+    )
+
+
+def image_array(size: tuple[int, int]) -> ArraySpec:
+    """Base images: (h, w, 3) uint8 RGB each."""
+    return ArraySpec(name="images", dtype="uint8", item_shape=(*size, 3), dimensions=("row", "column", "channel"))
+
+
+def target_array(annotation: str, size: tuple[int, int]) -> ArraySpec:
+    """Targets: (h, w) each; instances int32, classes int16 (255 void), depth float32 metres (0 unknown)."""
+    return ArraySpec(name="targets", dtype=_TARGET_DTYPES[annotation], item_shape=size, dimensions=("row", "column"))

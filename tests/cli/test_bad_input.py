@@ -1,0 +1,153 @@
+"""Every kind of bad input: one clear line, the right exit code, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from deapcache_testing import mounted
+from PIL import Image
+from safetensors.torch import save_file
+
+from deapcache.locations import LocalLocation
+
+BACKBONE = "efficientnet-lite0-s16"
+
+
+def one_line(text: str) -> str:
+    (line,) = [line for line in text.splitlines() if line.strip()]
+    assert line.startswith("error: ")
+    return line
+
+
+def test_a_wrong_backbone_offers_the_nearest(cli, make_coco, home):
+    root = make_coco(1, 1)
+    done = cli("extract", "--backbone", "dinov", "--dataset", "coco", "--data-root", root, "--home", home)
+    assert done.code == 2
+    assert "dinov2" in one_line(done.err)
+
+
+def test_a_wrong_dataset_offers_the_nearest(cli, home):
+    done = cli("extract", "--backbone", BACKBONE, "--dataset", "coc", "--home", home)
+    assert done.code == 2
+    assert "did you mean coco" in one_line(done.err)
+
+
+@pytest.mark.parametrize("verb", [["--task", "edges"], ["--task", "depth", "--readout", "deep"]])
+def test_wrong_tasks_and_readouts_offer_the_nearest(cli, home, verb):
+    done = cli("probe", *verb, "--dataset", "coco", "--home", home)
+    assert done.code == 2
+    assert "unknown" in one_line(done.err)
+
+
+def test_a_missing_data_root_says_what_is_expected_where(cli, tmp_path, home):
+    done = cli(
+        "extract", "--backbone", BACKBONE, "--dataset", "coco", "--data-root", tmp_path / "nowhere", "--home", home
+    )
+    assert done.code == 1
+    line = one_line(done.err)
+    assert "nowhere" in line
+    assert "annotations/instances_train2017.json" in line
+    assert "--data-root" in line
+
+
+def test_a_truncated_jpeg_is_named(cli, make_coco, home):
+    root = make_coco()
+    victim = sorted((root / "train2017").glob("*.jpg"))[3]
+    victim.write_bytes(victim.read_bytes()[:300])
+    done = cli("extract", "--backbone", BACKBONE, "--dataset", "coco", "--data-root", root, "--home", home)
+    assert done.code == 1
+    assert str(victim) in one_line(done.err)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA"])
+def test_greyscale_cmyk_and_rgba_images_extract(cli, make_coco, home, mode):
+    root = make_coco(2, 1)
+    odd = sorted((root / "train2017").glob("*.jpg"))[0]
+    Image.open(odd).convert(mode).save(odd, format="PNG" if mode == "RGBA" else "JPEG")
+    done = cli("extract", "--backbone", BACKBONE, "--dataset", "coco", "--data-root", root, "--home", home)
+    assert (done.code, done.err) == (0, "")
+
+
+def test_weights_of_another_architecture_list_the_keys(cli, make_coco, home, tmp_path):
+    root = make_coco(1, 1)
+    other = tmp_path / "other.safetensors"
+    save_file({"layer.weight": torch.zeros(3, 3)}, other)
+    done = cli(
+        "extract", "--backbone", BACKBONE, "--dataset", "coco", "--data-root", root, "--home", home, "--weights", other
+    )
+    assert done.code == 1
+    line = one_line(done.err)
+    assert "other.safetensors" in line
+    assert "layer.weight" in line
+    assert not LocalLocation(Path(str(home))).keys("features")
+
+
+def test_a_read_only_home_is_refused_before_any_work(cli, make_coco, tmp_path):
+    root = make_coco(1, 1)
+    with mounted(tmp_path / "ro", "size=1m,ro") as home:
+        done = cli("extract", "--backbone", BACKBONE, "--dataset", "coco", "--data-root", root, "--home", home)
+    assert done.code == 1
+    assert "--home" in one_line(done.err)
+
+
+def test_a_full_disk_loses_nothing_and_the_rest_follows(cli, make_coco, tmp_path):
+    root = make_coco(train=64, val=1)
+    command = ["extract", "--backbone", BACKBONE, "--dataset", "coco", "--data-root", root, "--split", "train"]
+    with mounted(tmp_path / "small", "size=16m") as folder:
+        filler = folder / "filler"
+        assert cli(*command, "--home", folder, "--limit", "8").code == 0  # images and digests are there
+        free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+        filler.write_bytes(b"\0" * max(0, free - 300_000))
+        done = cli(*command, "--home", folder)
+        assert done.code == 1
+        assert "free" in one_line(done.err)
+        whole = {key: LocalLocation(folder).read(key) for key in LocalLocation(folder).keys("features")}
+        assert not list(folder.rglob("*.partial"))
+        filler.unlink()
+        assert cli(*command, "--home", folder).code == 0
+        now = {key: LocalLocation(folder).read(key) for key in LocalLocation(folder).keys("features")}
+    shards = {key for key in whole if "/features/c." in key}
+    assert {key: now[key] for key in shards} == {key: whole[key] for key in shards}
+
+
+def test_no_cache_at_all_prints_the_command_to_run(cli, home):
+    done = cli("probe", "--task", "boundaries", "--home", home)
+    assert done.code == 1
+    line = one_line(done.err)
+    assert "deapcache extract --backbone" in line
+    assert "--dataset coco" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--base-size", "big"], "HEIGHTxWIDTH"),
+        (["--dtype", "float8"], "float16, bfloat16, float32, int8"),
+        (["--precision", "fp8"], "fp32"),
+        (["--batch-size", "0"], "at least 1"),
+        (["--device", "warp"], "--device cpu"),
+        (["--split", "train,,val"], "a,b,c"),
+    ],
+)
+def test_unusable_options_are_usage_errors(cli, make_coco, home, arguments, says):
+    root = make_coco(1, 1)
+    done = cli("extract", "--backbone", BACKBONE, "--dataset", "coco", "--data-root", root, "--home", home, *arguments)
+    assert done.code == 2
+    assert says in one_line(done.err)
+
+
+def test_seeds_must_be_numbers(cli, home):
+    done = cli("probe", "--task", "boundaries", "--home", home, "--seed", "zero")
+    assert done.code == 2
+    assert "whole numbers" in one_line(done.err)
+
+
+def test_an_unknown_option_is_a_usage_error_of_the_shell_command(tmp_path):
+    done = subprocess.run(["deapcache", "extract", "--bakbone", "x"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--bakbone" in done.stderr
+    assert "Traceback" not in done.stderr
