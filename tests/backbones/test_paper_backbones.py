@@ -41,9 +41,6 @@ FACTS = {
     "efficientnet-lite0-s16": (224, 14, 112, 700_768, HALF, False, "supervised"),
 }
 
-SAME_CODE = {"random", "mocov3", "mae", "metaclip", "dinov2-l", "clip-l-336", "siglip-384", "siglip-512"}
-"""Larger or otherwise trained siblings of a row whose map is compared; they run one image only, to be quick."""
-
 SLOW = {"sam2-b+", "siglip-so", "dinov2-l", "clip-l-336", "aimv2", "vitamin"}
 
 
@@ -107,10 +104,9 @@ def test_built_model_has_these_facts_and_the_librarys_own_map(name):
     assert not any(p.requires_grad for p in backbone.module.parameters())
     assert backbone.identity.final_norm is norm
     assert features.std() > 1e-3
-    if name not in SAME_CODE:
-        with torch.no_grad():
-            expected = _independent(name, backbone.module, _plain_preprocess(images, statistics), cells)
-        torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        expected = _independent(name, backbone.module, _plain_preprocess(images, statistics), cells)
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
     del backbone
     gc.collect()
 
