@@ -16,7 +16,7 @@ from deapcache_testing import mounted, require
 
 from deapcache import locations
 from deapcache.errors import LocationError, ReadOnlyError, StorageFullError, UsageError
-from deapcache.locations import LocalLocation, RemoteLocation, locate
+from deapcache.locations import LocalLocation, RemoteLocation, locate, remote
 
 
 def test_publish_read_list_delete(home: LocalLocation) -> None:
@@ -215,6 +215,6 @@ def test_a_web_server_is_read_and_not_written(home: LocalLocation) -> None:
 
 
 def test_a_server_that_is_gone_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(locations._RETRIES, "max_retries", 1)
+    monkeypatch.setitem(remote._RETRIES, "max_retries", 1)
     with pytest.raises(LocationError, match=r"cannot reach http://127\.0\.0\.1:1/.*zarr\.json"):
         locate("http://127.0.0.1:1/").read("zarr.json")

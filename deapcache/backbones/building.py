@@ -21,7 +21,7 @@ from deapcache.backbones.initialisation import initialisation
 from deapcache.backbones.loaded import Loaded
 from deapcache.backbones.names import describe
 from deapcache.backbones.numerics import arithmetic, check_precision, preprocess
-from deapcache.errors import UsageError
+from deapcache.errors import UsageError, WeightsError
 
 Loader = Callable[[BackboneEntry, State | None, Size | None], Loaded]
 
@@ -115,7 +115,7 @@ def build(
     entry = describe(name)
     checkpoint = _read_weights(entry, weights)
     size = None if image_size is None or tuple(image_size) == entry.image_size else _checked_size(image_size)
-    with initialisation(seed, wanted=checkpoint is None):
+    with initialisation(seed, wanted=checkpoint is None), _naming(weights):
         loaded = _load(entry, checkpoint, size)
     loaded.module.eval().requires_grad_(False)
     if size:
@@ -132,6 +132,17 @@ def _read_weights(entry: BackboneEntry, given: Path | None) -> State | None:
         return None
     path = weight_files.require_file(Path(given), entry) if given is not None else weight_files.fetch(entry)
     return read_checkpoint(path)
+
+
+@contextlib.contextmanager
+def _naming(weights: Path | None) -> Iterator[None]:
+    """Say which file a refused checkpoint was, where the user gave one."""
+    try:
+        yield
+    except WeightsError as error:
+        if weights is None:
+            raise
+        raise WeightsError(f"{weights}: {error}") from None
 
 
 def _checked_size(size: Size) -> Size:

@@ -157,10 +157,10 @@ def open_coco(data_root: Path) -> CocoInstances:
     """COCO under ``data_root`` or ``data_root/coco``; raises :class:`MissingDataError` where neither holds a split."""
     root = _find_root(data_root)
     if root is None:
-        expected = "\n  ".join(LAYOUT.splitlines())
         raise MissingDataError(
-            f"coco is not under {data_root}. Expected:\n  {expected}\nFound: {_describe(data_root)}. "
-            "Give the folder with --data-root or DEAPCACHE_DATA"
+            f"coco is not under {data_root}: expected annotations/instances_train2017.json with train2017/, or "
+            f"annotations/instances_val2017.json with val2017/, there or in its folder coco/; "
+            f"found {_describe(data_root)}. Give the folder with --data-root or DEAPCACHE_DATA"
         )
     return CocoInstances(root)
 

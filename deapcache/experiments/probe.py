@@ -13,6 +13,7 @@ from deapcache.cache import list_caches
 from deapcache.experiments.choosing import choose_backbones, choose_datasets
 from deapcache.locations import Location
 from deapcache.probing import ProbeOptions, ProbeProgress, ProbeRun, probe_backbone
+from deapcache.readouts import READOUTS
 from deapcache.results import Result, save_picture, save_run
 
 Report = Callable[[str, ProbeProgress], None]
@@ -53,6 +54,8 @@ def probe(
     :func:`deapcache.probing.probe_backbone` raises, and ``CacheMissError`` with the command to run where nothing is
     cached.
     """
+    for readout in request.readouts:
+        READOUTS.get(readout)  # a wrong name is told before any cache is looked for
     plan = [
         (dataset, backbone, tasks)
         for dataset, tasks in choose_datasets(home, request.tasks, request.dataset, request.backbones).items()

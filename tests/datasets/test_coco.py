@@ -199,7 +199,7 @@ def test_one_split_is_enough(tiny: Path) -> None:
 
 
 def test_missing_root(tmp_path: Path) -> None:
-    with pytest.raises(MissingDataError, match=r"(?s)nowhere.*train2017/\*\.jpg.*no such folder.*--data-root"):
+    with pytest.raises(MissingDataError, match=r"(?s)nowhere.*train2017/.*no such folder.*--data-root"):
         open_dataset("coco", tmp_path / "nowhere")
     (tmp_path / "photos").mkdir()
     with pytest.raises(MissingDataError, match="Found: photos/"):

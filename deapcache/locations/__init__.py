@@ -1,0 +1,12 @@
+"""Where caches, results and datasets live, and how bytes get there whole.
+
+A :class:`Location` is a folder: a local path, or a prefix in an object store or on a web server. Everything in a cache
+home is written through :meth:`Location.publish`, in one atomic step, so that a key exists if and only if it is whole.
+"""
+
+from deapcache.locations.base import Location
+from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation
+from deapcache.locations.remote import RemoteLocation
+from deapcache.locations.resolving import data_root, home, locate
+
+__all__ = ["TEMPORARY_SUFFIX", "LocalLocation", "Location", "RemoteLocation", "data_root", "home", "locate"]

@@ -1,0 +1,204 @@
+"""Folders of a file system: whole files, put in place in one step that fails if another writer was first."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import socket
+import stat
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from deapcache.errors import LocationError, ReadOnlyError, StorageFullError
+from deapcache.locations.base import Location, inside
+
+TEMPORARY_SUFFIX = ".partial"
+"""Ending of files that are being written; a kill can leave them behind, :meth:`LocalLocation.sweep` removes them."""
+
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+class LocalLocation(Location):
+    """A folder of a file system, local or network."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a lab's symbolic links
+        super().__init__(str(self.path))
+
+    def __truediv__(self, part: str) -> LocalLocation:
+        return LocalLocation(self.path / inside(part))
+
+    def read(self, key: str) -> bytes:
+        try:
+            return (self.path / inside(key)).read_bytes()
+        except PermissionError as error:
+            raise LocationError(
+                f"cannot read {error.filename}: {error.strerror}; ask its owner to let your group read it"
+            ) from error
+
+    def exists(self, key: str) -> bool:
+        return (self.path / inside(key)).is_file()
+
+    def keys(self, prefix: str = "") -> list[str]:
+        top = self.path / inside(prefix) if prefix else self.path
+        found = [
+            str(PurePosixPath(Path(folder).relative_to(self.path)) / name)
+            for folder, _, names in os.walk(top)
+            for name in names
+            if not name.endswith(TEMPORARY_SUFFIX)
+        ]
+        return sorted(found)
+
+    def find(self, pattern: str) -> list[str]:
+        # Looks at the named levels only: a home holds thousands of shard files below them.
+        return sorted(str(found.relative_to(self.path)) for found in self.path.glob(inside(pattern)))
+
+    def size(self, key: str) -> int:
+        return (self.path / inside(key)).stat().st_size
+
+    def delete(self, key: str) -> None:
+        (self.path / inside(key)).unlink(missing_ok=True)
+
+    def kvstore(self) -> dict[str, Any]:
+        # Locks and temporaries of the driver play no part: deapcache publishes files itself (see publish).
+        return {"driver": "file", "path": f"{self.path}/", "file_io_locking": {"mode": "none"}}
+
+    def free_bytes(self) -> int | None:
+        return shutil.disk_usage(_nearest_existing(self.path)).free
+
+    def require_writable(self) -> None:
+        folder = _nearest_existing(self.path)
+        with _explained(folder):
+            probe = folder / f".{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+            probe.touch(exist_ok=False)
+            probe.unlink()
+
+    def publish(self, key: str, data: bytes, *, replace: bool = False) -> bool:
+        target = self.path / inside(key)
+        with _explained(target):
+            modes = _Modes.like(_nearest_existing(self.path))
+            _make_folders(target.parent, modes)
+            temporary = target.with_name(
+                f".{target.name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+            )
+            try:
+                _write_whole(temporary, data, modes)
+                published = _put_in_place(temporary, target, replace=replace)
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync_folder(target.parent)
+        return published
+
+    def sweep(self, *, older_than_seconds: float = 86_400.0) -> int:
+        limit = time.time() - older_than_seconds
+        swept = 0
+        for path in self.path.rglob(f".*{TEMPORARY_SUFFIX}"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < limit:
+                    path.unlink()
+                    swept += 1
+        return swept
+
+
+def _nearest_existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+class _Modes:
+    """Group and permission bits of new files and folders: the home's own, group-readable whatever the umask."""
+
+    def __init__(self, group: int, file: int, folder: int) -> None:
+        self.group = group
+        self.file = file
+        self.folder = folder
+
+    @classmethod
+    def like(cls, folder: Path) -> _Modes:
+        found = folder.stat()
+        shared = found.st_mode & (stat.S_IWGRP | stat.S_IROTH)
+        searchable = stat.S_IXGRP | (stat.S_IXOTH if found.st_mode & stat.S_IROTH else 0)
+        keep_group = found.st_mode & stat.S_ISGID
+        return cls(found.st_gid, 0o640 | shared, 0o740 | shared | searchable | keep_group)
+
+    def apply(self, path: Path, mode: int) -> None:
+        # Only a member of the group may give a file to it; a reader outside it still gets the mode.
+        with contextlib.suppress(PermissionError):
+            os.chown(path, -1, self.group)
+        path.chmod(mode)
+
+
+def _make_folders(folder: Path, modes: _Modes) -> None:
+    if folder.is_dir():
+        return
+    _make_folders(folder.parent, modes)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return
+    modes.apply(folder, modes.folder)
+
+
+def _write_whole(path: Path, data: bytes, modes: _Modes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    modes.apply(path, modes.file)
+
+
+def _put_in_place(temporary: Path, target: Path, *, replace: bool) -> bool:
+    if replace:
+        temporary.replace(target)
+        return True
+    try:
+        os.link(temporary, target)  # fails where the target exists: create-if-absent in one step
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if target.exists():
+            return False
+        temporary.rename(target)
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot sync a folder
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _explain_os_error(error, path) from error
+
+
+def _explain_os_error(error: OSError, path: Path) -> OSError:
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return ReadOnlyError(
+            f"cannot write {path}: {error.strerror}; give a home that you may write to (--home, or DEAPCACHE_HOME)"
+        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFullError(
+            f"cannot write {path}: {error.strerror}; what was published before is whole and stays. "
+            "Free some space, then run the same command again: it goes on where it stopped"
+        )
+    if error.errno in (errno.ENOTDIR, errno.EISDIR):
+        return LocationError(
+            f"cannot write {path}: {error.strerror}; a file stands where a folder should be, or the reverse"
+        )
+    return LocationError(f"cannot write {path}: {error.strerror or error}")
