@@ -46,7 +46,7 @@ class AmbiguousCacheError(DeapcacheError, LookupError):
     """More than one cache fits the request; the message lists them and how they differ."""
 
 
-class IncompleteCacheError(DeapcacheError, EOFError):
+class IncompleteCacheError(DeapcacheError, LookupError):
     """A cache lacks volumes that were asked for."""
 
 

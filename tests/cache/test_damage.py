@@ -46,7 +46,7 @@ def test_missing_volumes_name_their_images_and_the_way_on(cache: FeatureCache) -
     assert "'000018' (row 18), '000019é' (row 19), '000129' (row 129)" in message
     assert "shards without: 6, 43" in message
     assert "Extract again" in message
-    assert isinstance(raised.value, EOFError)
+    assert isinstance(raised.value, LookupError)
 
 
 def test_a_volume_missing_from_a_shard_that_is_there_is_damage(cache: FeatureCache) -> None:

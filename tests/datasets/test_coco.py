@@ -202,7 +202,7 @@ def test_missing_root(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"(?s)nowhere.*train2017/.*no such folder.*--data-root"):
         open_dataset("coco", tmp_path / "nowhere")
     (tmp_path / "photos").mkdir()
-    with pytest.raises(MissingDataError, match="Found: photos/"):
+    with pytest.raises(MissingDataError, match="found photos/"):
         open_dataset("coco", tmp_path)
     assert not any(split.is_usable for split in DATASETS.get("coco").status(tmp_path).values())
 

@@ -1,0 +1,65 @@
+"""The house: rooms import downward only, and importing light things stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import deapcache
+
+PACKAGE = Path(deapcache.__file__).parent
+LEVELS = (
+    {"cli"},
+    {"experiments"},
+    {"extraction", "probing", "results"},
+    {"cache", "backbones", "datasets", "readouts", "tasks"},
+    {"registry", "recipe", "locations", "errors"},
+)
+LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+
+
+def imported_rooms(file: Path) -> set[str]:
+    """Rooms that a file imports anywhere, also within functions and for types only."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module == "deapcache":
+            names += [f"deapcache.{alias.name}" for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("deapcache.")}
+    return found
+
+
+FILES = sorted(file for file in PACKAGE.rglob("*.py") if file.parent != PACKAGE)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_rooms_import_downward_only(file):
+    room = file.relative_to(PACKAGE).parts[0]
+    for other in imported_rooms(file) - {room}:
+        lowest = LEVEL[room] == len(LEVELS) - 1
+        assert LEVEL[other] > LEVEL[room] or (lowest and LEVEL[other] == LEVEL[room]), f"{room} imports {other}"
+
+
+def test_every_room_is_known():
+    found = {path.name for path in PACKAGE.iterdir() if path.is_dir() and (path / "__init__.py").exists()}
+    found |= {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert found == set(LEVEL)
+
+
+def test_public_names_exist():
+    for name in deapcache.__all__:
+        assert getattr(deapcache, name) is not None
+    with pytest.raises(AttributeError, match="its names are"):
+        deapcache.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("names", ["deapcache", "deapcache.cli", "deapcache.cache", "deapcache.datasets"])
+def test_import_loads_no_model_library(names):
+    script = f"import sys, {names}; print(*{{'torch', 'timm', 'open_clip', 'matplotlib'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == ""
