@@ -12,7 +12,7 @@ from deapcache.cli.console import out, print_json, size, table
 from deapcache.errors import CacheMissError, DeapcacheError
 
 if TYPE_CHECKING:
-    from deapcache.cache import CacheEntry
+    from deapcache.cache import Cache, CacheEntry
 
 app = typer.Typer(help="Look at the caches of a home.", no_args_is_help=True)
 
@@ -63,6 +63,9 @@ def _summary(entry: CacheEntry) -> dict[str, Any]:
 def info_command(
     cache: Annotated[str, typer.Argument(help="First characters of a digest, or part of the path.")],
     home: options.Home = None,
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="Read all features: mean, deviation, range, constant channels.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Everything about the caches that fit: recipe, shapes, who made them and how."""
@@ -72,7 +75,7 @@ def info_command(
     fitting = [e for e in list_caches(place) if e.digest.startswith(cache) or cache in e.path]
     if not fitting:
         raise CacheMissError(f"no cache in {place} fits {cache!r}: deapcache cache ls lists them")
-    rows = [{**_summary(entry), **_details(entry)} for entry in fitting]
+    rows = [{**_summary(entry), **_details(entry, statistics)} for entry in fitting]
     if json:
         print_json(rows)
         return
@@ -80,18 +83,27 @@ def info_command(
         _show(row)
 
 
-def _details(entry: CacheEntry) -> dict[str, Any]:
+def _details(entry: CacheEntry, statistics: bool) -> dict[str, Any]:
     cache = entry.open()
     arrays = {
         spec.name: {"dtype": spec.dtype, "shape": [len(cache), *spec.item_shape]} for spec in cache.arrays.values()
     }
     return {
+        "statistics": _statistics(cache) if statistics else {},
         "recipe": cache.recipe,
         "arrays": arrays,
         "shard_images": cache.shard_images,
         "shards": cache.shard_count,
         "provenance": cache.provenance(),
     }
+
+
+def _statistics(cache: Cache) -> dict[str, Any]:
+    from deapcache.cache import FeatureCache
+    from deapcache.cache.statistics import feature_statistics
+
+    found = feature_statistics(cache) if isinstance(cache, FeatureCache) else None
+    return found.to_json() if found else {}
 
 
 def _show(row: dict[str, Any]) -> None:
@@ -104,6 +116,8 @@ def _show(row: dict[str, Any]) -> None:
     shown.add_row("size", size(row["bytes"]))
     for name, array in row["arrays"].items():
         shown.add_row(f"array {name}", f"{array['dtype']} {tuple(array['shape'])}")
+    for field, value in row["statistics"].items():
+        shown.add_row(f"features {field.replace('_', ' ')}", str(value))
     for field, value in row["recipe"].items():
         shown.add_row(f"recipe {field}", str(value))
     for facts in row["provenance"]:

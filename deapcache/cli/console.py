@@ -67,19 +67,26 @@ class Bars:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._tasks: dict[str, tuple[TaskID, float]] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._starts: dict[str, float] = {}
+        self._done: dict[str, int] = {}
 
-    def show(self, stage: str, done: int, total: int, detail: str = "") -> None:
-        """Bring the bar of ``stage`` up to ``done`` of ``total``."""
+    def show(self, stage: str, done: int, total: int, unit: str, detail: str = "") -> None:
+        """Bring the bar of ``stage`` up to ``done`` of ``total``; a stage that begins anew is timed anew."""
         if stage not in self._tasks:
-            self._tasks[stage] = (self._progress.add_task(escape(stage), total=total, rate=""), time.perf_counter())
-        task, start = self._tasks[stage]
-        elapsed = max(time.perf_counter() - start, 1e-6)
-        self._progress.update(task, completed=done, total=total, rate=f"{done / elapsed:.1f}/s {detail}")
+            self._tasks[stage] = self._progress.add_task(escape(stage), total=total, rate="")
+        if done < self._done.get(stage, total + 1):
+            self._progress.reset(self._tasks[stage])
+            self._starts[stage] = time.perf_counter()
+        self._done[stage] = done
+        rate = done / max(self.seconds(stage), 1e-6)
+        self._progress.update(
+            self._tasks[stage], completed=done, total=total, rate=f"{rate:.1f} {unit}/s {detail}".rstrip()
+        )
 
     def seconds(self, stage: str) -> float:
         """Seconds since the bar of ``stage`` appeared."""
-        return time.perf_counter() - self._tasks[stage][1] if stage in self._tasks else 0.0
+        return time.perf_counter() - self._starts[stage] if stage in self._starts else 0.0
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def progress_on(shown: Bars) -> Progress:
     def show(event: ProgressEvent) -> None:
         seconds = shown.seconds(event.stage)
         rate = f"{event.bytes / seconds / 1e6:.0f} MB/s" if seconds > 0 else ""
-        shown.show(event.stage, event.done, event.total, rate)
+        shown.show(event.stage, event.done, event.total, "images", rate)
 
     return show
 

@@ -75,7 +75,8 @@ def report_on(shown: Bars) -> Report:
 
     def show(name: str, event: ProbeProgress) -> None:
         loss = "" if event.mean_loss is None else f"loss {event.mean_loss:.3f}"
-        shown.show(f"{name}: {event.stage}", event.done, event.total, loss)
+        unit = "iterations" if event.stage == "train" else "images"
+        shown.show(f"{name}: {event.stage}", event.done, event.total, unit, loss)
 
     return show
 

@@ -22,7 +22,7 @@ from deapcache.datasets import Dataset
 from deapcache.errors import UsageError
 from deapcache.extraction.circumstances import circumstances, new_writer_name, now
 from deapcache.extraction.pipeline import extract_shards
-from deapcache.extraction.plan import require_space
+from deapcache.extraction.plan import item_bytes, require_space
 from deapcache.extraction.prepare import PreparedSplit, check_splits, prepare_split
 from deapcache.extraction.progress import Progress, silent
 from deapcache.extraction.recipes import BaseSize, feature_recipe
@@ -222,7 +222,7 @@ def _extract_missing(
     progress: Progress,
 ) -> int:
     images = sum(len(cache.shard_rows(k)) for k in shards)
-    require_space(cache.location, images * image_bytes(cache))
+    require_space(cache.location, images * item_bytes(cache))
     cache.location.sweep()
     device = next(backbone.module.parameters()).device
     batch_size = settings.batch_size or default_batch_size(device)
@@ -241,8 +241,3 @@ def _extract_missing(
     )
     cache.record_provenance({**facts, "finished": now()}, writer=writer)
     return done
-
-
-def image_bytes(cache: FeatureCache) -> int:
-    """Uncompressed bytes of one image's entry in all arrays of a cache."""
-    return sum(spec.item_bytes for spec in cache.arrays.values())

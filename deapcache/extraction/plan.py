@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from deapcache.backbones import Backbone
+from deapcache.cache import Cache
 from deapcache.errors import StorageFullError
 from deapcache.locations import Location
 
@@ -77,6 +78,11 @@ def measure_rate(backbone: Backbone, base_size: tuple[int, int], batch_size: int
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return batch_size / min(seconds)
+
+
+def item_bytes(cache: Cache) -> int:
+    """Uncompressed bytes of one image's entry in all arrays of a cache."""
+    return sum(spec.item_bytes for spec in cache.arrays.values())
 
 
 def require_space(home: Location, needed: int) -> None:

@@ -9,6 +9,7 @@ from deapcache.cache import Cache, create_cache, images_path, targets_path
 from deapcache.datasets import Dataset, DigestIndex
 from deapcache.errors import UsageError
 from deapcache.extraction.filling import IMAGES, Part, fill
+from deapcache.extraction.plan import item_bytes, require_space
 from deapcache.extraction.progress import Progress
 from deapcache.extraction.recipes import BaseSize, image_array, image_recipe, target_array, target_recipe
 from deapcache.locations import Location
@@ -61,6 +62,7 @@ def prepare_split(
     rows = range(len(ids) if limit is None else min(limit, len(ids)))
     parts = [Part(name=n, size=size, cache=c, shards=c.missing_shards(rows)) for n, c in caches.items()]
     if any(part.shards for part in parts):
+        require_space(home, sum(len(part.rows) * item_bytes(part.cache) for part in parts))
         fill(dataset, split, parts, progress=progress, stage=f"{dataset.name}/{split}: decode")
     return PreparedSplit(dataset=dataset, split=split, image_ids=ids, images_digest=named, images=images)
 
