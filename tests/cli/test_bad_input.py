@@ -96,24 +96,33 @@ def test_a_read_only_home_is_refused_before_any_work(cli, make_coco, tmp_path):
     assert "--home" in one_line(done.err)
 
 
-def test_a_full_disk_loses_nothing_and_the_rest_follows(cli, make_coco, tmp_path):
+@pytest.mark.parametrize("free_space_is_known", [True, False])
+def test_a_full_disk_loses_nothing_and_the_rest_follows(cli, make_coco, tmp_path, monkeypatch, free_space_is_known):
     root = make_coco(train=64, val=1)
-    command = ["extract", "--backbone", BACKBONE, "--dataset", "coco", "--data-root", root, "--split", "train"]
-    with mounted(tmp_path / "small", "size=16m") as folder:
-        filler = folder / "filler"
-        assert cli(*command, "--home", folder, "--limit", "8").code == 0  # images and digests are there
-        free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
-        filler.write_bytes(b"\0" * max(0, free - 300_000))
-        done = cli(*command, "--home", folder)
+    command = ["extract", "--dataset", "coco", "--data-root", root, "--split", "train", "--backbone"]
+    second = "timm:resnet18@untrained"
+    with mounted(tmp_path / "small", "size=24m") as home:
+        assert cli(*command, BACKBONE, "--home", home).code == 0  # images and targets are there
+        filler = home / "filler"
+        filler.write_bytes(b"\0" * (os.statvfs(home).f_bavail * os.statvfs(home).f_frsize - 600_000))
+        if not free_space_is_known:
+            monkeypatch.setattr(LocalLocation, "free_bytes", lambda self: None)
+        done = cli(*command, second, "--home", home)
         assert done.code == 1
-        assert "Free some space" in one_line(done.err)
-        whole = {key: LocalLocation(folder).read(key) for key in LocalLocation(folder).keys("features")}
-        assert not list(folder.rglob("*.partial"))
+        assert "some space" in one_line(done.err)
+        assert not list(home.rglob("*.partial"))
+        whole = shards(home)
+        assert (len([key for key in whole if "resnet18" in key]) > 0) is not free_space_is_known
         filler.unlink()
-        assert cli(*command, "--home", folder).code == 0
-        now = {key: LocalLocation(folder).read(key) for key in LocalLocation(folder).keys("features")}
-    shards = {key for key in whole if "/features/c." in key}
-    assert {key: now[key] for key in shards} == {key: whole[key] for key in shards}
+        assert cli(*command, second, "--home", home).code == 0
+        now = shards(home)
+    assert {key: now[key] for key in whole} == whole
+    assert len(now) == 64 * 2
+
+
+def shards(home: Path) -> dict[str, bytes]:
+    location = LocalLocation(home)
+    return {key: location.read(key) for key in location.keys("features") if "/features/c." in key}
 
 
 def test_no_cache_at_all_prints_the_command_to_run(cli, home):
