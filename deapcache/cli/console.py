@@ -99,5 +99,9 @@ def bars() -> Iterator[Bars]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
+    progress = Progress(*columns, console=err)
+    if not err.is_terminal:
+        yield Bars(progress)  # never started, it draws nothing
+        return
+    with progress:
         yield Bars(progress)
