@@ -48,4 +48,7 @@ def fields(pairs: list[str]) -> dict[str, str]:
     for field, equals, _ in split:
         if not (field and equals):
             raise UsageError(f"--where takes FIELD=VALUE such as storage=float16, found {field!r}")
+    given = [field for field, _, _ in split]
+    if twice := next((field for field in given if given.count(field) > 1), None):
+        raise UsageError(f"--where names {twice} twice: where each split has its own value, write {twice}=ONE,OTHER")
     return {field: value for field, _, value in split}

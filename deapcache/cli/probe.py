@@ -35,7 +35,7 @@ def probe_command(
     ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option("--where", help="Recipe field that the features must have: storage=float16. Repeatable."),
+        typer.Option("--where", help="Recipe field that features or targets must have: storage=float16. Repeatable."),
     ] = None,
     device: options.Device = "auto",
     home: options.Home = None,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deapcache.cache import CacheEntry, list_caches
+from deapcache.cache import CacheEntry, find_caches, list_caches
 from deapcache.errors import CacheMissError, UsageError
 from deapcache.locations import Location
+from deapcache.probing import feature_fields
 from deapcache.tasks import Task, get_task
 
 _SUGGESTED = "efficientnet-lite0-s16"
@@ -53,9 +54,10 @@ def choose_backbones(home: Location, dataset: str, backbones: Sequence[str], fie
     """The backbones asked for, or every one whose features of ``dataset`` are cached with these recipe fields."""
     if backbones:
         return list(backbones)
-    entries = [e for e in list_caches(home, "features") if e.dataset == dataset]
-    fitting = [e for e in entries if all(str(e.recipe.get(field)) == str(value) for field, value in fields.items())]
-    found = sorted({entry.name for entry in fitting})
+    wanted = feature_fields(fields)
+    splits = {entry.split for entry in list_caches(home, "features") if entry.dataset == dataset}
+    fitting = [find_caches(home, "features", dataset=dataset, split=split, fields=wanted) for split in splits]
+    found = sorted({entry.name for entries in fitting for entry in entries})
     if not found:
         raise _nothing_cached(home, dataset, backbones)
     return found

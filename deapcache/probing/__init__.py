@@ -5,5 +5,14 @@ from deapcache.probing.options import ProbeOptions, default_iterations
 from deapcache.probing.probe import probe_backbone
 from deapcache.probing.progress import ProbeProgress
 from deapcache.probing.run import ProbeRun
+from deapcache.probing.sources import feature_fields
 
-__all__ = ["Examples", "ProbeOptions", "ProbeProgress", "ProbeRun", "default_iterations", "probe_backbone"]
+__all__ = [
+    "Examples",
+    "ProbeOptions",
+    "ProbeProgress",
+    "ProbeRun",
+    "default_iterations",
+    "feature_fields",
+    "probe_backbone",
+]

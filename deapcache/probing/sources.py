@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,18 @@ from deapcache.errors import CacheMissError, CorruptCacheError, IncompleteCacheE
 from deapcache.locations import Location
 from deapcache.probing.batches import SplitArrays
 from deapcache.probing.options import ProbeOptions
-from deapcache.recipe import Difference, differences
+from deapcache.recipe import Difference, FeatureRecipe, TargetRecipe, differences
 
 _OF_THE_SPLIT = {"images", "annotations", "digest"}
 """Fields in which the caches of two splits may differ."""
+
+TARGET_FIELDS = {f.name for f in fields(TargetRecipe)} - {f.name for f in fields(FeatureRecipe)}
+"""Fields that only target recipes have: they choose targets, and say nothing about features."""
+
+
+def feature_fields(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the wanted recipe fields that features can have."""
+    return {name: value for name, value in wanted.items() if name not in TARGET_FIELDS}
 
 
 @dataclass(frozen=True)
@@ -97,9 +105,9 @@ def resolve_sources(request: Request, options: ProbeOptions) -> Sources:
 
 
 def _paired_features(request: Request) -> tuple[CacheEntry, CacheEntry]:
-    dataset, name = request.images_name, request.backbone
+    dataset, name, wanted = request.images_name, request.backbone, feature_fields(request.fields)
     trains, vals = (
-        find_caches(request.home, "features", dataset=dataset, split=split, name=name, fields=_shared(request.fields))
+        find_caches(request.home, "features", dataset=dataset, split=split, name=name, fields=_shared(wanted))
         for split in request.splits
     )
     pairs = [(train, val) for train in trains for val in vals if not _pair_differences(train, val)]
@@ -114,23 +122,24 @@ def _paired_features(request: Request) -> tuple[CacheEntry, CacheEntry]:
             dataset=dataset,
             split=split,
             name=name,
-            fields=fields,
+            fields=of_split,
             next_step=f"`{request.extract_command}` makes it",
         )
-        for split, fields in zip(request.splits, (request.fields, _shared(request.fields)), strict=True)
+        for split, of_split in zip(request.splits, (wanted, _shared(wanted)), strict=True)
     )
     _check_pair(train, val, request)
     return train, val
 
 
-def _shared(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name not in _OF_THE_SPLIT}
+def _shared(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in wanted.items() if name not in _OF_THE_SPLIT}
 
 
 def _fits_either(request: Request, pair: tuple[CacheEntry, CacheEntry]) -> bool:
     """Whether the fields that only one split's cache can have, such as its digest, are those of one of the two."""
+    wanted = feature_fields(request.fields)
     return any(
-        entry in find_caches(request.home, "features", dataset=entry.dataset, split=entry.split, fields=request.fields)
+        entry in find_caches(request.home, "features", dataset=entry.dataset, split=entry.split, fields=wanted)
         for entry in pair
     )
 
@@ -150,18 +159,34 @@ def _check_pair(train: CacheEntry, val: CacheEntry, request: Request) -> None:
 
 
 def _targets(request: Request, split: str, annotation: str, features: CacheEntry, options: ProbeOptions) -> CacheEntry:
-    fields: dict[str, Any] = {"images": features.recipe["images"]}
+    needed: dict[str, Any] = {"images": features.recipe["images"]}
     if size := options.output_size or _base_size(features):
-        fields["size"] = list(size)
+        needed["size"] = list(size)
+    chosen = _chosen_targets(request, split, annotation, needed)
+    if len(chosen) == 1:
+        return chosen[0]
     return find_one(
         request.home,
         "targets",
         dataset=request.dataset,
         split=split,
         name=annotation,
-        fields=fields,
+        fields=needed,
         next_step=f"`{request.extract_command}` makes the {annotation} targets of these images",
     )
+
+
+def _chosen_targets(request: Request, split: str, annotation: str, needed: Mapping[str, Any]) -> list[CacheEntry]:
+    """The targets that the request's fields of target recipes leave; each split has annotations of its own."""
+    own = {name: value for name, value in request.fields.items() if name in TARGET_FIELDS}
+    alternatives = [{**own, "annotations": digest} for digest in str(own.get("annotations", "")).split(",") if digest]
+    return [
+        entry
+        for wanted in alternatives or [own]
+        for entry in find_caches(
+            request.home, "targets", dataset=request.dataset, split=split, name=annotation, fields={**needed, **wanted}
+        )
+    ]
 
 
 def _base_size(features: CacheEntry) -> tuple[int, int] | None:

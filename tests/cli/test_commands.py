@@ -7,6 +7,7 @@ import json
 import pytest
 from PIL import Image
 
+from deapcache.cache import list_caches
 from deapcache.locations import LocalLocation
 
 BACKBONE = "efficientnet-lite0-s16"
@@ -86,6 +87,27 @@ def test_two_caches_of_a_backbone_are_told_apart_by_where(cli, make_coco, extrac
     assert "storage" in refused.err
     (result,) = json.loads(cli(*probe, "--where", "storage=int8").out)
     assert result["caches"]["train"]["recipe"]["storage"] == "int8"
+
+
+def test_after_a_label_is_corrected_only_targets_are_made_and_one_says_which(cli, make_coco, home, tmp_path):
+    root = make_coco()
+    extract = ["extract", "--backbone", BACKBONE, "--dataset", "coco", "--data-root", root, "--home", home, "--json"]
+    assert cli(*extract).code == 0
+    before = {entry.path for entry in list_caches(home, "targets")}
+    for split in ("train", "val"):
+        labels = root / "annotations" / f"instances_{split}2017.json"
+        labels.write_text(labels.read_text().replace('"segmentation": [[', '"segmentation": [[0, 0, ', 1))
+    assert [report["extracted"] for report in json.loads(cli(*extract).out)] == [0, 0]
+    probe = ["probe", "--task", "foreground", "--home", home, "--iterations", 1, "--batch-size", 4, "--json"]
+    refused = cli(*probe)
+    assert refused.code == 1
+    assert "where annotations is" in refused.err
+    newest = {entry.split: entry for entry in list_caches(home, "targets") if entry.path not in before}
+    chosen = ",".join(entry.recipe["annotations"][:12] for entry in newest.values())
+    (result,) = json.loads(cli(*probe, "--where", f"annotations={chosen}").out)
+    assert result["caches"]["train targets"]["digest"] == newest["train"].digest
+    assert result["caches"]["val targets"]["digest"] == newest["val"].digest
+    assert cli(*probe, "--where", "storage=int8", "--where", "storage=float16").code == 2
 
 
 def test_a_part_of_a_cache_can_be_probed_when_asked(cli, make_coco, home):
