@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ from deapcache.errors import UsageError
 from deapcache.extraction.circumstances import circumstances, new_writer_name, now
 from deapcache.extraction.pipeline import extract_shards
 from deapcache.extraction.plan import item_bytes, require_space
-from deapcache.extraction.prepare import PreparedSplit, check_splits, prepare_split
+from deapcache.extraction.prepare import PreparedSplit, check_splits, limited_rows, prepare_split
 from deapcache.extraction.progress import Progress, silent
 from deapcache.extraction.recipes import BaseSize, feature_recipe
 from deapcache.extraction.sources import CachedImages, ImageSource, NativeImages
@@ -55,6 +56,10 @@ class ExtractionSettings:
         for name, value in (("batch size", self.batch_size), ("limit", self.limit)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, found {value}")
+
+    def base_size_for(self, dataset: Dataset) -> BaseSize:
+        """The base size asked for, else the dataset's own."""
+        return self.base_size or dataset.base_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,38 +124,26 @@ def extract(
     chosen = check_splits(dataset, splits)
     device = choose_device(settings.device)
     home.require_writable()
+
+    @functools.cache  # files are looked at and annotations digested once, whatever the number of backbones
+    def prepared(split: str, limit: int | None, annotations: tuple[str, ...]) -> PreparedSplit:
+        base_size = settings.base_size_for(dataset)
+        return prepare_split(
+            dataset, split, home, base_size=base_size, limit=limit, annotations=annotations, progress=progress
+        )
+
     for name in backbones:
         backbone = build(name, weights=settings.weights, precision=settings.precision).to(device)
-        calibration = _calibrate(backbone, dataset, home, settings, progress) if backbone.needs_calibration else ""
+        calibration = ""
+        if backbone.needs_calibration:
+            calibration = _calibrate(backbone, prepared(dataset.splits[0], CALIBRATION_IMAGES, ()))
         for split in chosen:
-            yield _extract_split(backbone, calibration, _prepare(dataset, split, home, settings, progress), home,
-                                 settings, progress)  # fmt: skip
+            ready = prepared(split, settings.limit, dataset.annotations)
+            yield _extract_split(backbone, calibration, ready, home, settings, progress)
 
 
-def _prepare(
-    dataset: Dataset, split: str, home: Location, settings: ExtractionSettings, progress: Progress
-) -> PreparedSplit:
-    base_size = settings.base_size or dataset.base_size
-    return prepare_split(
-        dataset,
-        split,
-        home,
-        base_size=base_size,
-        limit=settings.limit,
-        annotations=dataset.annotations,
-        progress=progress,
-    )
-
-
-def _calibrate(
-    backbone: Backbone, dataset: Dataset, home: Location, settings: ExtractionSettings, progress: Progress
-) -> str:
-    base_size = settings.base_size or dataset.base_size
-    split = dataset.splits[0]
-    prepared = prepare_split(
-        dataset, split, home, base_size=base_size, limit=CALIBRATION_IMAGES, annotations=(), progress=progress
-    )
-    rows = range(min(CALIBRATION_IMAGES, len(prepared.image_ids)))
+def _calibrate(backbone: Backbone, prepared: PreparedSplit) -> str:
+    rows = limited_rows(len(prepared.image_ids), CALIBRATION_IMAGES)
     device = next(backbone.module.parameters()).device
     backbone.calibrate(_batches(_source(prepared, backbone), rows, device))
     return f"batch norm from the first {len(rows)} images of {prepared.images_digest}"
@@ -178,7 +171,7 @@ def _extract_split(
     start = time.perf_counter()
     cache = _feature_cache(backbone, calibration, prepared, home, settings)
     total = len(prepared.image_ids)
-    shards = cache.missing_shards(range(total if settings.limit is None else min(settings.limit, total)))
+    shards = cache.missing_shards(limited_rows(total, settings.limit))
     done = 0
     if shards:
         done = _extract_missing(cache, shards, backbone, prepared, settings, progress)
@@ -202,7 +195,7 @@ def _feature_cache(
     recipe = feature_recipe(
         backbone.identity,
         calibration=calibration,
-        base_size=settings.base_size or prepared.dataset.base_size,
+        base_size=settings.base_size_for(prepared.dataset),
         colour=prepared.dataset.colour,
         precision=settings.precision,
         storage=settings.storage,

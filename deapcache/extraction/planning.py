@@ -13,7 +13,7 @@ from deapcache.cache import ArraySpec, feature_arrays, find_caches, shard_images
 from deapcache.datasets import Dataset
 from deapcache.extraction.extract import ExtractionSettings, choose_device, default_batch_size
 from deapcache.extraction.plan import ExtractionPlan, PlannedCache, measure_rate
-from deapcache.extraction.prepare import check_splits
+from deapcache.extraction.prepare import check_splits, limited_rows, target_size
 from deapcache.extraction.recipes import base_size_name, image_array, target_array
 from deapcache.locations import Location
 
@@ -51,8 +51,8 @@ Wanted = tuple[str, str, tuple[ArraySpec, ...], Mapping[str, Any]]
 
 
 def _wanted(backbones: Sequence[str], dataset: Dataset, settings: ExtractionSettings) -> list[Wanted]:
-    base_size = settings.base_size or dataset.base_size
-    size = dataset.base_size if base_size == "native" else base_size
+    base_size = settings.base_size_for(dataset)
+    size = target_size(dataset, base_size)
     wanted: list[Wanted] = []
     if base_size != "native":
         wanted.append(("images", "", (image_array(size),), {"size": list(size)}))
@@ -77,7 +77,7 @@ def _planned(
 ) -> PlannedCache:
     owner = dataset.name if kind == "targets" else dataset.images_name
     ids = dataset.image_ids(split)
-    rows = range(len(ids) if settings.limit is None else min(settings.limit, len(ids)))
+    rows = limited_rows(len(ids), settings.limit)
     length = shard_images_for(arrays, len(ids))
     shards = {row // length for row in rows}
     for entry in find_caches(home, kind, dataset=owner, split=split, name=name or None, fields=fields):
@@ -92,7 +92,7 @@ def _planned(
 def _rate(name: str, dataset: Dataset, settings: ExtractionSettings, device: torch.device) -> float:
     untrained = name if name.endswith("@untrained") else f"{name}@untrained"
     backbone = build(untrained, precision=settings.precision).to(device)
-    base_size = settings.base_size or dataset.base_size
+    base_size = settings.base_size_for(dataset)
     size = backbone.image_size if base_size == "native" else base_size
     rate = measure_rate(backbone, size, settings.batch_size or default_batch_size(device))
     del backbone

@@ -36,6 +36,16 @@ def check_splits(dataset: Dataset, splits: Sequence[str] | None) -> tuple[str, .
     return tuple(splits or dataset.splits)
 
 
+def limited_rows(images: int, limit: int | None) -> range:
+    """The rows of the first ``limit`` of so many images; None: of all."""
+    return range(images if limit is None else min(limit, images))
+
+
+def target_size(dataset: Dataset, base_size: BaseSize) -> tuple[int, int]:
+    """Height and width of targets: the base size, or the dataset's own with native base images."""
+    return dataset.base_size if base_size == "native" else base_size
+
+
 def prepare_split(
     dataset: Dataset,
     split: str,
@@ -54,12 +64,12 @@ def prepare_split(
     ids = dataset.image_ids(split)
     digests = dataset.image_digests(split, index=DigestIndex(home))
     named = image_set_digest(zip(ids, digests, strict=True))
-    size = dataset.base_size if base_size == "native" else base_size
+    size = target_size(dataset, base_size)
     images = None if base_size == "native" else _image_cache(dataset, split, home, size, ids, named)
     caches = {} if images is None else {IMAGES: images}
     for annotation in annotations:
         caches[annotation] = _target_cache(dataset, split, home, annotation, size, ids, named)
-    rows = range(len(ids) if limit is None else min(limit, len(ids)))
+    rows = limited_rows(len(ids), limit)
     parts = [Part(name=n, size=size, cache=c, shards=c.missing_shards(rows)) for n, c in caches.items()]
     if any(part.shards for part in parts):
         require_space(home, sum(len(part.rows) * item_bytes(part.cache) for part in parts))
