@@ -44,7 +44,6 @@ class Backbone:
         self.module = loaded.module
         self.needs_calibration = entry.untrained and bool(batch_norms(loaded.module))
         self._feature_map = loaded.feature_map
-        self._device = torch.device("cpu")
         self.identity = BackboneIdentity(
             backbone=entry.name,
             architecture=entry.architecture,
@@ -63,10 +62,14 @@ class Backbone:
         (h, w), (H, W) = self.image_size, self.grid
         return f"Backbone({self.name!r}, image {h}x{w}, grid {H}x{W}, dim {self.dim}, {self.precision})"
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are, and images must be."""
+        return next(self.module.parameters()).device
+
     def to(self, device: torch.device | str) -> Self:
         """Move the backbone to ``device``; images must be there too."""
-        self._device = torch.device(device)
-        self.module.to(self._device)
+        self.module.to(device)
         return self
 
     def preprocess(self, images: Tensor) -> Tensor:
@@ -83,12 +86,12 @@ class Backbone:
 
         Raises :class:`UsageError` where there is no batch.
         """
-        recalibrate(self.module, self._forward, (batch.to(self._device) for batch in batches))
+        recalibrate(self.module, self._forward, (batch.to(self.device) for batch in batches))
         self.needs_calibration = False
 
     def _forward(self, images: Tensor) -> Tensor:
         pixels = self.preprocess(images)
-        with arithmetic(self.precision, self._device):
+        with arithmetic(self.precision, self.device):
             features = self._feature_map(pixels)
         count_forward(len(images))
         return features

@@ -144,14 +144,13 @@ def extract(
 
 def _calibrate(backbone: Backbone, prepared: PreparedSplit) -> str:
     rows = limited_rows(len(prepared.image_ids), CALIBRATION_IMAGES)
-    device = next(backbone.module.parameters()).device
-    backbone.calibrate(_batches(_source(prepared, backbone), rows, device))
+    backbone.calibrate(_batches(_source(prepared, backbone), rows))
     return f"batch norm from the first {len(rows)} images of {prepared.images_digest}"
 
 
-def _batches(source: ImageSource, rows: range, device: torch.device) -> Iterable[torch.Tensor]:
+def _batches(source: ImageSource, rows: range) -> Iterable[torch.Tensor]:
     for start in range(0, len(rows), 16):
-        yield torch.from_numpy(source.request(rows[start : start + 16]).result()).to(device)
+        yield torch.from_numpy(source.request(rows[start : start + 16]).result())
 
 
 def _source(prepared: PreparedSplit, backbone: Backbone) -> ImageSource:
@@ -217,9 +216,8 @@ def _extract_missing(
     images = sum(len(cache.shard_rows(k)) for k in shards)
     require_space(cache.location, images * item_bytes(cache))
     cache.location.sweep()
-    device = next(backbone.module.parameters()).device
-    batch_size = settings.batch_size or default_batch_size(device)
-    facts = circumstances(device, batch_size, shards)
+    batch_size = settings.batch_size or default_batch_size(backbone.device)
+    facts = circumstances(backbone.device, batch_size, shards)
     writer = new_writer_name()
     cache.record_provenance(facts, writer=writer)
     stage = f"{backbone.name} · {prepared.dataset.images_name}/{prepared.split}"

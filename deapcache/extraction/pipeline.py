@@ -93,7 +93,7 @@ class _Loop:
         self._progress = progress
         self._stage = stage
         self._total = total
-        self._device = next(backbone.module.parameters()).device
+        self._device = backbone.device
         self._dtype = torch.float16 if cache.storage == "float16" else torch.float32
         self._free = [self._new_buffer() for _ in range(SHARDS_IN_FLIGHT + 1)]
         self._publishing: deque[tuple[torch.Tensor, Future[int]]] = deque()

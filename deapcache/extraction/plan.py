@@ -67,7 +67,7 @@ class ExtractionPlan:
 
 def measure_rate(backbone: Backbone, base_size: tuple[int, int], batch_size: int) -> float:
     """Forward rate in images/s, preprocessing included, on the backbone's device: the better of two timed batches."""
-    device = next(backbone.module.parameters()).device
+    device = backbone.device
     images = torch.zeros((batch_size, *base_size, 3), dtype=torch.uint8, device=device)
     backbone(images[:1])
     seconds = []
