@@ -124,7 +124,7 @@ class TargetRecipe(Recipe):
     kind: ClassVar[str] = "targets"
 
     annotation: str
-    """``instances``, ``classes`` or ``depth``."""
+    """``instances``, ``boxes``, ``classes`` or ``depth``."""
     size: tuple[int, int]
     fit: str
     options: Mapping[str, Any]

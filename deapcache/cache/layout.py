@@ -28,10 +28,12 @@ MIN_SHARDS = 64
 # that do not shrink are stored as they are. The numbers in a rounded float16 container end in three zero bits, which
 # only a bit shuffle turns into runs: 0.78 of the size. Photographs shrink to 0.79 with zstd and a bit shuffle (0.97
 # with lz4 and a byte shuffle) and are read once per backbone. Maps of ids are long runs of one number: zstd makes them
-# five times smaller than lz4, and being tiny they are still unpacked faster than a step needs them.
+# five times smaller than lz4, and being tiny they are still unpacked faster than a step needs them. Tables of boxes
+# (float64) are mostly padding: they are no larger.
 DEFAULT_COMPRESSION = {
     "float16": "lz4+shuffle",
     "float32": "lz4+shuffle",
+    "float64": "zstd+shuffle",
     "int8": "lz4+noshuffle",
     "uint8": "zstd+bitshuffle",
     "int16": "zstd+shuffle",
@@ -52,7 +54,7 @@ class ArraySpec:
 
     name: str
     dtype: str
-    """``float16``, ``float32``, ``uint8``, ``int8``, ``int16`` or ``int32``."""
+    """``float16``, ``float32``, ``float64``, ``uint8``, ``int8``, ``int16`` or ``int32``."""
     item_shape: tuple[int, ...]
     """Shape of one image's entry: (H, W, D)."""
     dimensions: tuple[str, ...]

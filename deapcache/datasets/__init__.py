@@ -1,12 +1,15 @@
 """Files on disk to samples: images, their annotations, and what identifies them."""
 
 from deapcache.datasets.base import DATASETS, VOID, Dataset, DatasetEntry, SplitStatus, open_dataset
+from deapcache.datasets.boxes import BOXES, COLUMNS, pad_table
 from deapcache.datasets.decoding import COLOUR, decode_image
 from deapcache.datasets.digests import DigestIndex
 from deapcache.datasets.resizing import INTERPOLATION, resize_image, resize_map
 
 __all__ = [
+    "BOXES",
     "COLOUR",
+    "COLUMNS",
     "DATASETS",
     "INTERPOLATION",
     "VOID",
@@ -16,6 +19,7 @@ __all__ = [
     "SplitStatus",
     "decode_image",
     "open_dataset",
+    "pad_table",
     "resize_image",
     "resize_map",
 ]

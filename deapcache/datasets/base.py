@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from deapcache.datasets.boxes import BOXES
 from deapcache.datasets.digests import DigestIndex, Progress
 from deapcache.errors import UsageError
 from deapcache.registry import Registry
@@ -32,7 +33,7 @@ class Dataset(ABC):
     base_size: ClassVar[tuple[int, int]] = (224, 224)
     """Default height and width of base images and targets."""
     annotations: ClassVar[tuple[str, ...]]
-    """Kinds of annotation it has, of ``instances``, ``classes`` and ``depth``."""
+    """Kinds of annotation it has, of ``instances``, ``boxes``, ``classes`` and ``depth``: boxes where instances are."""
     classes: ClassVar[tuple[str, ...]] = ()
     """Class names by value of the ``classes`` maps; empty without one."""
     colour: ClassVar[str]
@@ -63,11 +64,20 @@ class Dataset(ABC):
 
     @abstractmethod
     def read_annotation(self, split: str, row: int, kind: str) -> NDArray[Any]:
-        """(h, w) at the image's native size.
+        """(h, w) at the image's native size; ``boxes``: a table.
 
         ``instances``: int32, 0 background, 1..K objects, -1 crowd. ``classes``: uint8 or int16, :data:`VOID`
-        unlabelled. ``depth``: float32 metres, 0 unknown. Raises :class:`UsageError` for a kind it lacks.
+        unlabelled. ``depth``: float32 metres, 0 unknown. ``boxes``: (n + 1, 7) float64, whose columns are
+        ``deapcache.datasets.boxes.COLUMNS``, pixels of the image as it is on disk; the first row is the image itself.
+        Raises :class:`UsageError` for a kind it lacks.
         """
+
+    def box_rows(self, split: str) -> int:
+        """Rows that the ``boxes`` table of every image of a split fits into: their length in a target cache.
+
+        Raises :class:`UsageError` for a dataset without boxes, as this one.
+        """
+        raise UsageError(f"dataset {self.name!r} has no annotation {BOXES!r}: it has {', '.join(self.annotations)}")
 
     @abstractmethod
     def annotation_digest(self, split: str, kind: str) -> str:

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.datasets.base import DATASETS, Dataset, DatasetEntry, SplitStatus
+from deapcache.datasets.boxes import BOXES
+from deapcache.datasets.coco_boxes import read_boxes
 from deapcache.datasets.coco_listing import CocoImage, listing_digest, read_listing
 from deapcache.datasets.decoding import COLOUR_AS_STORED, decode_image
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
@@ -32,14 +34,15 @@ _PARSING = threading.Lock()  # of the module, so that a dataset can be pickled
 
 
 class CocoInstances(Dataset):
-    """COCO 2017: photographs with instance masks of 80 categories.
+    """COCO 2017: photographs with instance masks and boxes of 80 categories.
+
 
     The listing of a split is parsed once, when first needed (seconds and about 2 GB for the 118,287 training images).
     """
 
     name = "coco"
     images_name = "coco"
-    annotations = ("instances",)
+    annotations = ("instances", "boxes")
     # COCO's masks lie on the stored pixels: its own tools ignore EXIF.
     colour = COLOUR_AS_STORED
 
@@ -74,9 +77,17 @@ class CocoInstances(Dataset):
             )
         return decoded
 
-    def read_annotation(self, split: str, row: int, kind: str) -> NDArray[np.int32]:
+    def read_annotation(self, split: str, row: int, kind: str) -> NDArray[Any]:
         self._require_kind(kind)
         image = self._listing(split)[row]
+        if kind == BOXES:
+            return read_boxes(image, _annotation_file(self.root, split))
+        return self._instances(image, split)
+
+    def box_rows(self, split: str) -> int:
+        return 1 + max((len(image.annotations) for image in self._listing(split)), default=0)
+
+    def _instances(self, image: CocoImage, split: str) -> NDArray[np.int32]:
         ids = np.zeros(image.size, np.int32)
         next_id = 1
         for annotation in image.annotations:
@@ -94,6 +105,8 @@ class CocoInstances(Dataset):
 
     def target_options(self, kind: str) -> dict[str, Any]:
         self._require_kind(kind)
+        if kind == BOXES:
+            return {"boxes": "as annotated, crowds too", "order": "annotation id"}
         return {"overlap": "smaller area on top", "crowd": "-1, under everything", "polygons": "pycocotools"}
 
     def _mask(self, annotation: Mapping[str, Any], image: CocoImage, split: str) -> NDArray[np.bool_]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,7 @@ from deapcache.cache import (
     features_path,
 )
 from deapcache.datasets import Dataset
-from deapcache.errors import UsageError
+from deapcache.errors import DeapcacheError, UsageError
 from deapcache.extraction.circumstances import circumstances, new_writer_name, now
 from deapcache.extraction.pipeline import extract_shards
 from deapcache.extraction.plan import item_bytes, require_space
@@ -32,6 +32,9 @@ from deapcache.locations import Location
 
 CALIBRATION_IMAGES = 64
 """Training images on which the batch-norm statistics of an untrained backbone are estimated."""
+
+OnFailure = Callable[[str, Exception], None]
+"""Called with the name of the backbone that failed and its error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +113,14 @@ def extract(
     splits: Sequence[str] | None = None,
     settings: ExtractionSettings | None = None,
     progress: Progress = silent,
+    on_failure: OnFailure | None = None,
 ) -> Iterator[ExtractionReport]:
     """Extract every backbone over every split, and yield a report for each as it ends.
 
     Base images are decoded once for all backbones; the targets of all annotations that the dataset has are made with
     them, so that a home can be probed without the dataset's files. What is there already is not made again: calling
-    this after an interruption does the rest.
+    this after an interruption does the rest. The first error ends it, unless ``on_failure`` takes it: called with the
+    backbone's name and the error, it may raise it again, or return, and the next backbone follows.
 
     Raises :class:`deapcache.errors.FeatureError` (features that must not be stored), ``DataError`` and
     ``MissingDataError`` (dataset files), ``WeightsError``, ``StorageFullError``, ``ReadOnlyError``, ``UsageError``.
@@ -132,20 +137,33 @@ def extract(
             dataset, split, home, base_size=base_size, limit=limit, annotations=annotations, progress=progress
         )
 
-    for name in backbones:
+    def extracted(name: str) -> Iterator[ExtractionReport]:
         backbone = build(name, weights=settings.weights, precision=settings.precision).to(device)
         calibration = ""
         if backbone.needs_calibration:
-            calibration = _calibrate(backbone, prepared(dataset.splits[0], CALIBRATION_IMAGES, ()))
+            first = prepared(dataset.splits[0], CALIBRATION_IMAGES, ())
+            calibration = calibrate(backbone, _source(first, backbone), len(first.image_ids), first.images_digest)
         for split in chosen:
             ready = prepared(split, settings.limit, dataset.annotations)
             yield _extract_split(backbone, calibration, ready, home, settings, progress)
 
+    for name in backbones:
+        try:
+            yield from extracted(name)
+        except (DeapcacheError, torch.OutOfMemoryError) as error:
+            if on_failure is None:
+                raise
+            on_failure(name, error)
 
-def _calibrate(backbone: Backbone, prepared: PreparedSplit) -> str:
-    rows = limited_rows(len(prepared.image_ids), CALIBRATION_IMAGES)
-    backbone.calibrate(_batches(_source(prepared, backbone), rows))
-    return f"batch norm from the first {len(rows)} images of {prepared.images_digest}"
+
+def calibrate(backbone: Backbone, source: ImageSource, images: int, images_digest: str) -> str:
+    """Estimate the batch-norm statistics of an untrained backbone on the first of so many images of an image set.
+
+    Returns what the recipe of its features says of it.
+    """
+    rows = limited_rows(images, CALIBRATION_IMAGES)
+    backbone.calibrate(_batches(source, rows))
+    return f"batch norm from the first {len(rows)} images of {images_digest}"
 
 
 def _batches(source: ImageSource, rows: range) -> Iterable[torch.Tensor]:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from deapcache.cache import Cache
-from deapcache.datasets import Dataset, resize_image, resize_map
+from deapcache.cache import ArraySpec, Cache
+from deapcache.datasets import BOXES, Dataset, pad_table, resize_image, resize_map
 from deapcache.extraction.progress import Progress, ProgressEvent
 
 IMAGES = "images"
@@ -27,7 +27,6 @@ class Part:
 
     name: str
     """``images``, or an annotation kind."""
-    size: tuple[int, int]
     cache: Cache
     shards: list[int]
     waiting: dict[int, dict[int, np.ndarray]] = field(default_factory=dict)
@@ -35,6 +34,11 @@ class Part:
 
     def __post_init__(self) -> None:
         self.rows = frozenset(row for k in self.shards for row in self.cache.shard_rows(k))
+
+    @property
+    def array(self) -> ArraySpec:
+        """The cache's one array."""
+        return next(iter(self.cache.arrays.values()))
 
     def accept(self, row: int, value: np.ndarray) -> tuple[int, np.ndarray] | None:
         """Keep one row; the shard and its whole content once its last row has come."""
@@ -44,8 +48,7 @@ class Part:
         if len(rows) < len(self.cache.shard_rows(shard)):
             return None
         whole = self.waiting.pop(shard)
-        spec = next(iter(self.cache.arrays.values()))
-        return shard, np.stack([whole[r] for r in sorted(whole)]).astype(spec.dtype, copy=False)
+        return shard, np.stack([whole[r] for r in sorted(whole)]).astype(self.array.dtype, copy=False)
 
 
 def fill(dataset: Dataset, split: str, parts: Sequence[Part], *, progress: Progress, stage: str) -> int:
@@ -55,7 +58,7 @@ def fill(dataset: Dataset, split: str, parts: Sequence[Part], *, progress: Progr
     stay.
     """
     wanted = {row: [p for p in parts if row in p.rows] for row in sorted(set().union(*(p.rows for p in parts)))}
-    jobs = ((row, [(p.name, p.size) for p in owners]) for row, owners in wanted.items())
+    jobs = ((row, [(p.name, p.array.item_shape) for p in owners]) for row, owners in wanted.items())
     published = 0
     with _workers(dataset) as pool, ThreadPoolExecutor(1) as writer:
         pending: deque[Future[int]] = deque()
@@ -76,13 +79,17 @@ def _publish(cache: Cache, shard: int, values: np.ndarray) -> int:
     return values.nbytes
 
 
-def _read_row(dataset: Dataset, split: str, row: int, parts: Iterable[tuple[str, tuple[int, int]]]) -> list[np.ndarray]:
-    return [
-        resize_image(dataset.read_image(split, row), size)
-        if name == IMAGES
-        else resize_map(dataset.read_annotation(split, row, name), size)
-        for name, size in parts
-    ]
+def _read_row(dataset: Dataset, split: str, row: int, parts: Iterable[tuple[str, tuple[int, ...]]]) -> list[np.ndarray]:
+    return [_read(dataset, split, row, name, shape) for name, shape in parts]
+
+
+def _read(dataset: Dataset, split: str, row: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """One image, map or table, brought to the shape that it has in its cache."""
+    length, width = shape[:2]
+    if name == IMAGES:
+        return resize_image(dataset.read_image(split, row), (length, width))
+    values = dataset.read_annotation(split, row, name)
+    return pad_table(values, length) if name == BOXES else resize_map(values, (length, width))
 
 
 @contextlib.contextmanager

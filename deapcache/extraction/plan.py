@@ -40,7 +40,7 @@ class ExtractionPlan:
 
     caches: tuple[PlannedCache, ...]
     images_per_second: dict[str, float]
-    """Measured forward rate by backbone, images/s, on ``device``."""
+    """Measured forward rate by backbone, images/s, on ``device``, of those that would be run."""
     device: str
     home: str
     free_bytes: int | None
@@ -57,7 +57,7 @@ class ExtractionPlan:
 
     def seconds(self) -> float:
         """Forward time at the measured rates."""
-        features = [cache for cache in self.caches if cache.kind == "features"]
+        features = [cache for cache in self.caches if cache.kind == "features" and cache.to_do]
         return sum(cache.to_do / self.images_per_second[cache.name] for cache in features)
 
     def to_json(self) -> dict[str, Any]:

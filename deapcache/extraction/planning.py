@@ -25,22 +25,26 @@ def plan_extraction(
     *,
     splits: Sequence[str] | None = None,
     settings: ExtractionSettings,
+    measure: bool = True,
 ) -> ExtractionPlan:
     """What :func:`deapcache.extraction.extract` would do with the same arguments.
 
     Caches that are there are found by name and options, without reading the dataset's files or any weights; the
-    forward rate is measured on the device with an untrained copy of each architecture.
+    forward rate is measured on the device with an untrained copy of each architecture that would be run, unless
+    ``measure`` is false.
     """
     chosen = check_splits(dataset, splits)
     device = choose_device(settings.device)
     caches = [
         _planned(home, dataset, split, settings, kind=kind, name=name, arrays=arrays, fields=fields)
         for split in chosen
-        for kind, name, arrays, fields in _wanted(backbones, dataset, settings)
+        for kind, name, arrays, fields in _wanted(backbones, dataset, split, settings)
     ]
+    to_run = {cache.name for cache in caches if cache.kind == "features" and cache.to_do}
+    measured = [name for name in backbones if measure and name in to_run]
     return ExtractionPlan(
         caches=tuple(caches),
-        images_per_second={name: _rate(name, dataset, settings, device) for name in backbones},
+        images_per_second={name: _rate(name, dataset, settings, device) for name in measured},
         device=str(device),
         home=str(home),
         free_bytes=home.free_bytes(),
@@ -50,13 +54,14 @@ def plan_extraction(
 Wanted = tuple[str, str, tuple[ArraySpec, ...], Mapping[str, Any]]
 
 
-def _wanted(backbones: Sequence[str], dataset: Dataset, settings: ExtractionSettings) -> list[Wanted]:
+def _wanted(backbones: Sequence[str], dataset: Dataset, split: str, settings: ExtractionSettings) -> list[Wanted]:
     base_size = settings.base_size_for(dataset)
     size = target_size(dataset, base_size)
     wanted: list[Wanted] = []
     if base_size != "native":
         wanted.append(("images", "", (image_array(size),), {"size": list(size)}))
-    wanted += [("targets", kind, (target_array(kind, size),), {"size": list(size)}) for kind in dataset.annotations]
+    for kind in dataset.annotations:
+        wanted.append(("targets", kind, (target_array(dataset, split, kind, size),), {"size": list(size)}))
     fields = {"base_size": base_size_name(base_size), "storage": settings.storage, "precision": settings.precision}
     for name in backbones:
         entry = describe(name)

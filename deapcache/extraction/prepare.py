@@ -70,7 +70,7 @@ def prepare_split(
     for annotation in annotations:
         caches[annotation] = _target_cache(dataset, split, home, annotation, size, ids, named)
     rows = limited_rows(len(ids), limit)
-    parts = [Part(name=n, size=size, cache=c, shards=c.missing_shards(rows)) for n, c in caches.items()]
+    parts = [Part(name=n, cache=c, shards=c.missing_shards(rows)) for n, c in caches.items()]
     if any(part.shards for part in parts):
         require_space(home, sum(len(part.rows) * item_bytes(part.cache) for part in parts))
         fill(dataset, split, parts, progress=progress, stage=f"{dataset.name}/{split}: decode")
@@ -90,4 +90,5 @@ def _target_cache(
 ) -> Cache:
     recipe = target_recipe(dataset, split, annotation, size, named)
     path = targets_path(dataset.name, split, annotation, recipe.digest)
-    return create_cache(home, path, recipe=recipe, arrays=[target_array(annotation, size)], image_ids=ids)
+    arrays = [target_array(dataset, split, annotation, size)]
+    return create_cache(home, path, recipe=recipe, arrays=arrays, image_ids=ids)

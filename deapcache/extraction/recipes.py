@@ -7,7 +7,7 @@ from typing import Literal
 
 from deapcache.backbones import BackboneIdentity
 from deapcache.cache import ArraySpec
-from deapcache.datasets import INTERPOLATION, Dataset
+from deapcache.datasets import BOXES, COLUMNS, INTERPOLATION, Dataset
 from deapcache.errors import UsageError
 from deapcache.recipe import FeatureRecipe, ImageRecipe, TargetRecipe
 
@@ -40,7 +40,10 @@ def image_recipe(dataset: Dataset, size: tuple[int, int], images: str) -> ImageR
 
 
 def target_recipe(dataset: Dataset, split: str, annotation: str, size: tuple[int, int], images: str) -> TargetRecipe:
-    """The recipe of one annotation kind at ``size``."""
+    """The recipe of one annotation kind at ``size``.
+
+    Boxes stay in pixels of the original image whatever the size; theirs says which other targets they go with.
+    """
     return TargetRecipe(
         annotation=annotation,
         size=size,
@@ -82,6 +85,12 @@ def image_array(size: tuple[int, int]) -> ArraySpec:
     return ArraySpec(name="images", dtype="uint8", item_shape=(*size, 3), dimensions=("row", "column", "channel"))
 
 
-def target_array(annotation: str, size: tuple[int, int]) -> ArraySpec:
-    """Targets: (h, w) each; instances int32, classes int16 (255 void), depth float32 metres (0 unknown)."""
+def target_array(dataset: Dataset, split: str, annotation: str, size: tuple[int, int]) -> ArraySpec:
+    """Targets: (h, w) each; instances int32, classes int16 (255 void), depth float32 metres (0 unknown).
+
+    Boxes: (rows, 7) float64, with zeros after an image's last box.
+    """
+    if annotation == BOXES:
+        shape = (dataset.box_rows(split), len(COLUMNS))
+        return ArraySpec(name="targets", dtype="float64", item_shape=shape, dimensions=("box", "column"))
     return ArraySpec(name="targets", dtype=_TARGET_DTYPES[annotation], item_shape=size, dimensions=("row", "column"))

@@ -96,10 +96,27 @@ def test_targets_and_base_images_are_made_with_the_features(make_coco, home):
     root = make_coco()
     run(root, home)
     kinds = {(e.kind, e.split, e.name) for e in list_caches(home)}
-    assert {("images", "train", ""), ("targets", "val", "instances")} <= kinds
-    (entry,) = [e for e in list_caches(home, "targets") if e.split == "train"]
+    assert {("images", "train", ""), ("targets", "val", "instances"), ("targets", "val", "boxes")} <= kinds
+    (entry,) = [e for e in list_caches(home, "targets") if (e.split, e.name) == ("train", "instances")]
     ids = np.unique(entry.open().read([0, 1]))
     assert ids.tolist() == [0, 1]
+
+
+def test_boxes_are_cached_in_pixels_of_the_original_with_zeros_after_the_last(make_coco, home):
+    root = make_coco(train=3, val=1)
+    path = root / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    more = {**content["annotations"][0], "id": 77, "bbox": [1.5, 2.5, 3.25, 4.0], "area": 9.5, "iscrowd": 1}
+    more["segmentation"] = {"size": [96, 128], "counts": [0, 96 * 128]}
+    path.write_text(json.dumps({**content, "annotations": [more, *content["annotations"]]}))
+    run(root, home)
+    (entry,) = [e for e in list_caches(home, "targets") if (e.split, e.name) == ("train", "boxes")]
+    assert entry.recipe["size"] == [224, 224]
+    found = entry.open().read([0, 1])
+    assert found.dtype == np.float64
+    image, first = [0, 0, 128, 96, 96 * 128, 3, 0], [8, 8, 40, 40, 1600, 1, 1]
+    assert found[0].tolist() == [image, first, [1.5, 2.5, 3.25, 4.0, 9.5, 2, 1]]
+    assert found[1].tolist() == [image, [9, 9, 40, 40, 1600, 1, 2], [0] * 7]
 
 
 def test_a_second_backbone_decodes_nothing(make_coco, home):
@@ -220,6 +237,8 @@ def test_a_plan_counts_and_writes_nothing(make_coco, home):
     before = home.keys()
     plan = plan_extraction([BACKBONE], dataset, home, settings=settings)
     assert home.keys() == before
+    (boxes,) = [c for c in plan.caches if c.name == "boxes" and c.split == "train"]
+    assert (boxes.to_do, boxes.bytes) == (4, 4 * 2 * 7 * 8)
     (train,) = [c for c in plan.caches if c.kind == "features" and c.split == "train"]
     assert (train.images, train.to_do, train.bytes) == (70, 4, 4 * 14 * 14 * 112 * 2)
     assert plan.forwards == 4 + 3

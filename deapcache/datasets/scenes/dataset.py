@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.datasets.base import DATASETS, Dataset, DatasetEntry, SplitStatus
+from deapcache.datasets.boxes import BOXES, boxes_of_map
 from deapcache.datasets.digests import DigestIndex, Progress
 from deapcache.datasets.scenes.rendering import Maps, render_image, render_maps
-from deapcache.datasets.scenes.world import CLASSES, Scene, random_scene
+from deapcache.datasets.scenes.world import CLASSES, MOST_BODIES, Scene, random_scene
 from deapcache.recipe import digest_of
 
 RENDERER = 1
@@ -35,7 +36,7 @@ class Scenes(Dataset):
 
     name = "scenes"
     images_name = "scenes"
-    annotations = ("instances", "classes", "depth")
+    annotations = ("instances", "boxes", "classes", "depth")
     classes = CLASSES
     colour = "rendered rgb8"
     computes_images = True
@@ -61,8 +62,16 @@ class Scenes(Dataset):
 
     def read_annotation(self, split: str, row: int, kind: str) -> NDArray[Any]:
         self._require_kind(kind)
-        values: NDArray[Any] = getattr(render_maps(self.scene(split, row), SIZE), kind)
-        return values
+        maps = self._maps(split, row)
+        if kind == BOXES:
+            return boxes_of_map(maps.instances, maps.classes)
+        values: NDArray[Any] = getattr(maps, kind)
+        return values.copy()
+
+    def box_rows(self, split: str) -> int:
+        """Enough for every body that a scene can have."""
+        self._require_split(split)
+        return MOST_BODIES + 1
 
     def annotation_digest(self, split: str, kind: str) -> str:
         self._require_kind(kind)
@@ -70,12 +79,17 @@ class Scenes(Dataset):
 
     def target_options(self, kind: str) -> dict[str, Any]:
         self._require_kind(kind)
-        return {"depth": "along the camera's axis"} if kind == "depth" else {}
+        options = {"depth": {"depth": "along the camera's axis"}, BOXES: {"boxes": "tight, of visible pixels"}}
+        return options.get(kind, {})
+
+    def _maps(self, split: str, row: int) -> Maps:
+        count = len(self.image_ids(split))
+        return _render(self.splits.index(split), range(count)[row])
 
 
 # A row's image and its annotations are asked for one after the other: the scene is drawn and traced once for all.
 @functools.lru_cache(maxsize=2)
-def _maps(split_number: int, row: int) -> Maps:
+def _render(split_number: int, row: int) -> Maps:
     return render_maps(_draw(split_number, row), SIZE)
 
 

@@ -19,6 +19,9 @@ SURFACES = 6
 
 _SURFACE_CLASSES = [CLASSES.index(name) for name in ("wall", "wall", "wall", "wall", "floor", "ceiling")]
 
+MOST_BODIES = 9
+"""In any scene."""
+
 _CLUSTER = 1.35
 """Radius of the floor area that bodies stand on, metres."""
 
@@ -89,7 +92,7 @@ def _decorate(generator: np.random.Generator) -> tuple[Material, ...]:
 
 def _furnish(generator: np.random.Generator, centre: Array) -> tuple[Body, ...]:
     """Five to nine bodies around ``centre`` (x, y), none inside another, some on top of others."""
-    count = int(generator.integers(5, 10))
+    count = int(generator.integers(5, MOST_BODIES + 1))
     bodies: list[Body] = []
     for shape in (SHAPES[i] for _ in range(2) for i in generator.permutation(len(SHAPES))):
         if len(bodies) >= count:
