@@ -1,5 +1,26 @@
 """Readouts: frozen feature volumes in, dense outputs out. Tensors only."""
 
-from deapcache.readouts.config import READOUTS, Readout, ReadoutConfig, ReadoutEntry, build_readout
+from deapcache.readouts.building import (
+    build_readout,
+    canonical_readout,
+    check_readout,
+    learnable_parameters,
+    needs_guidance,
+    needs_upsampler,
+    restore_readout,
+)
+from deapcache.readouts.config import READOUTS, Readout, ReadoutConfig, ReadoutEntry
 
-__all__ = ["READOUTS", "Readout", "ReadoutConfig", "ReadoutEntry", "build_readout"]
+__all__ = [
+    "READOUTS",
+    "Readout",
+    "ReadoutConfig",
+    "ReadoutEntry",
+    "build_readout",
+    "canonical_readout",
+    "check_readout",
+    "learnable_parameters",
+    "needs_guidance",
+    "needs_upsampler",
+    "restore_readout",
+]

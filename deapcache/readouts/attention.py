@@ -26,6 +26,11 @@ DEVICE_BLOCK = 64_000_000
 """Entries of one block on an accelerator: 256 MB in float32, enough to fill it."""
 
 
+def largest_block(device: torch.device) -> int:
+    """Entries of the largest block on a device."""
+    return CPU_BLOCK if device.type == "cpu" else DEVICE_BLOCK
+
+
 def attend(q_HQK: Tensor, bias_HQN: Tensor | None, k_BHNK: Tensor, v_BHNV: Tensor) -> Tensor:
     """softmax(q kᵀ + bias) v, for every image with the same queries and bias.
 
@@ -131,7 +136,7 @@ class _Inputs:
     def block_size(self) -> tuple[int, int]:
         """(images, queries) of the largest block: whole images if one fits, otherwise equal parts of one image."""
         (H, Q, _), (B, _, _, N) = self.q.shape, self.keys.shape
-        limit = CPU_BLOCK if self.q.device.type == "cpu" else DEVICE_BLOCK
+        limit = largest_block(self.q.device)
         parts = math.ceil(H * Q * N / limit)
         return max(1, min(B, limit // (H * Q * N))), math.ceil(Q / min(parts, Q))
 

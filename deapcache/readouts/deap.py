@@ -2,25 +2,27 @@
 
 Section 3 of the paper.
 
-Shape legend: B batch, H and W feature grid, N = H·W cells, D feature width, Q queries (output regions), S heads,
-K width of a key, V width of a value.
+Shape legend: M stacked members, B batch, H and W feature grid, N = H·W cells, D width of codes, Q queries (output
+regions), S heads, K width of a key, V width of a value.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deapcache.readouts.attention import attend
-from deapcache.readouts.cnn import UpsamplingCNN
+from deapcache.readouts.attention import largest_block
+from deapcache.readouts.cnn import UpsamplingCNN, run_side_by_side
 from deapcache.readouts.config import READOUTS, Readout, ReadoutConfig, ReadoutEntry
 from deapcache.readouts.positions import CODE_WIDTH, REGION, Geometry, locate_regions_and_cells
+from deapcache.readouts.projection import Projection, project_cells
+from deapcache.readouts.separable import attend_from_grid
 
 SIGMA_FLOOR = 0.01
 """No mask gets narrower, in units of the image's longer side: its peak, 40 logits, already leaves one cell only."""
@@ -30,64 +32,77 @@ SIGMA_NARROWEST = 0.03
 SIGMA_LEARNING_RATE = 10.0
 """Factor on the learning rate of log σ, which has a long way to go in few, small steps."""
 
-_VARIANCE_FLOOR = 1e-10
-"""Added to a cell's variance: far below that of any features, so that their scale drops out, and above rounding."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class DeapConfig(ReadoutConfig):
     """Architecture of :class:`Deap`; the defaults are the paper's full model."""
 
-    code_dim: int = 16
-    """D, width of queries, keys and tokens."""
     heads: int = 8
     mask: bool = True
-    """Whether each head's Gaussian of the distance is added to the logits; ``no-sigma`` of Table 5 drops it."""
-
-    @property
-    def width(self) -> int:
-        """CNN channels: ``cnn_width``, or max(D / 4, D_out // 2), the rule that the paper's parameter counts follow."""
-        return self.cnn_width or max(self.code_dim // 4, self.out_channels // 2)
+    """Whether a Gaussian of the distance is added to the logits; ``no-sigma`` of Table 5 drops it."""
+    shared_sigma: bool = False
+    """Whether all heads share one width, ``no-indiv-sigma`` of Table 5, which starts at the geometric mean."""
+    content: bool = True
+    """Whether logits hold the product of query and key; ``only-mask`` of Table 5 drops it, and both projections."""
 
     def build(self) -> Deap:
         return Deap(self)
 
 
 class Deap(Readout):
-    """The readout of the paper, and with ``mask=False`` its ablation without masks."""
+    """The readout of the paper, and its ablations."""
 
     def __init__(self, config: DeapConfig) -> None:
         super().__init__()
         self.config = config
         code, width = config.code_dim, config.feature_dim + CODE_WIDTH
         self.norm = nn.LayerNorm(width)
-        self.key = nn.Linear(width, code)
+        self.key = nn.Linear(width, code) if config.content else None
         self.value = nn.Linear(width, 2 * code)
-        self.query = nn.Linear(CODE_WIDTH, code)
+        self.query = nn.Linear(CODE_WIDTH, code) if config.content else None
         self.log_sigma = nn.Parameter(_initial_log_sigma(config)) if config.mask else None
         self.ffn = nn.Sequential(nn.Linear(2 * code, 4 * code), nn.GELU(), nn.Linear(4 * code, code))
         self.cnn = UpsamplingCNN(code, config.width, config.out_channels)
         self.options = _options(config)
-        self._geometries: dict[Any, Geometry] = {}
 
     def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
         """See :meth:`Readout.forward`.
 
         Regions are 8 × 8 pixels; where a side of ``output_size`` is no multiple of 8, the last regions are cropped.
         """
-        geometry = self._geometry(output_size, features_BHWD)
-        keys_BNK, values_BNV = self._keys_and_values(features_BHWD, geometry)
+        return self.forward_stacked([self], features_BHWD, output_size)[0]
+
+    def stack_key(self) -> Hashable:
+        """Members of one configuration run side by side: their heads as one attention, their projections as one."""
+        return self.config
+
+    @classmethod
+    def forward_stacked(
+        cls,
+        members: Sequence[Readout],
+        features_BHWD: Tensor,
+        output_size: tuple[int, int],
+        guidance: Tensor | None = None,
+    ) -> list[Tensor]:
+        """See :meth:`Readout.forward_stacked`."""
+        deaps = [member for member in members if isinstance(member, Deap)]
+        H, W = features_BHWD.shape[1:3]
+        geometry = locate_regions_and_cells(output_size, (H, W), device=features_BHWD.device)
         with torch.autocast(features_BHWD.device.type, enabled=False):
             # Logits reach 40 where a mask is narrow; half precision would lose what the features add to them.
-            mixed_BQV = self._attend(keys_BNK.float(), values_BNV.float(), geometry)
-        tokens_BQD = self.ffn(mixed_BQV)
-        output: Tensor = self.cnn(tokens_BQD.unflatten(1, geometry.region_grid).permute(0, 3, 1, 2))
+            projections = [Projection(m.norm, [m.value] if m.key is None else [m.key, m.value]) for m in deaps]
+            tokens_BNO = project_cells(features_BHWD, geometry.cell_codes(), projections)
+            mixed = _attend(deaps, tokens_BNO, geometry)
+        tokens = [m.ffn(one).unflatten(1, geometry.region_grid) for m, one in zip(deaps, mixed, strict=True)]
+        outputs = run_side_by_side([m.cnn for m in deaps], [one.permute(0, 3, 1, 2) for one in tokens])
         height, width = output_size
-        return output[:, :, :height, :width].float()
+        return [output[..., :height, :width].float() for output in outputs]
 
     def sigma(self) -> Tensor | None:
         """Width of each head's mask, (heads,), above 0.01, in units of the image's longer side; ``None`` without."""
-        return None if self.log_sigma is None else SIGMA_FLOOR + self.log_sigma.exp()
+        if self.log_sigma is None:
+            return None
+        return (SIGMA_FLOOR + self.log_sigma.exp()).expand(self.config.heads)
 
     def set_output_bias(self, values: Tensor) -> None:
         """Start each channel's output at ``values`` (D_out,), in the final convolution's bias; the skip's becomes 0."""
@@ -101,37 +116,72 @@ class Deap(Readout):
             groups.append({"params": [self.log_sigma], "lr": SIGMA_LEARNING_RATE * lr, "weight_decay": 0.0})
         return groups
 
-    def _geometry(self, output_size: tuple[int, int], features_BHWD: Tensor) -> Geometry:
-        _, H, W, _ = features_BHWD.shape
-        wanted = (output_size, (H, W), features_BHWD.device)
-        if wanted not in self._geometries:
-            self._geometries = {wanted: locate_regions_and_cells(output_size, (H, W), device=features_BHWD.device)}
-        return self._geometries[wanted]
 
-    def _keys_and_values(self, features_BHWD: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-        """(B, N, D) and (B, N, 2D): the projection ψ of [PE, features] in equation 1."""
-        cells_BND = features_BHWD.flatten(1, 2).float()
-        standardised = F.layer_norm(cells_BND, cells_BND.shape[-1:], eps=_VARIANCE_FLOOR)
-        codes = geometry.cell_codes().expand(len(cells_BND), -1, -1)
-        normalised = F.layer_norm(torch.cat([codes, standardised], -1), self.norm.normalized_shape, eps=self.norm.eps)
-        # LayerNorm's scale and shift go into the projection: its weights are few, the normalised features are many.
-        weight = torch.cat([self.key.weight, self.value.weight])
-        bias = torch.cat([self.key.bias, self.value.bias]) + weight @ self.norm.bias
-        projected = F.linear(normalised, weight * self.norm.weight, bias)
-        keys, values = projected.split([self.key.out_features, self.value.out_features], -1)
-        return keys, values
+def _attend(members: Sequence[Deap], tokens_BNO: Tensor, geometry: Geometry) -> list[Tensor]:
+    """Each member's (B, Q, V · heads) float32: all heads' outputs side by side, equation 2."""
+    by_member_BNMT = tokens_BNO.unflatten(-1, (len(members), -1))
+    queries, cells = math.prod(geometry.region_grid), tokens_BNO.shape[1]
+    together = max(1, largest_block(tokens_BNO.device) // (members[0].config.heads * queries * cells))
+    mixed: list[Tensor] = []
+    # Members are taken together only while their masks fit into a block: larger ones would leave the cache.
+    for start in range(0, len(members), together):
+        group = members[start : start + together]
+        mixed += _attend_group(group, by_member_BNMT[:, :, start : start + together], geometry)
+    return mixed
 
-    def _attend(self, keys_BNK: Tensor, values_BNV: Tensor, geometry: Geometry) -> Tensor:
-        """(B, Q, 2D) float32: all heads' outputs side by side, equation 2."""
-        heads = self.config.heads
-        # Neither depends on the image: once a step, not once an image.
-        queries_SQK = self.query(geometry.region_codes()).unflatten(-1, (heads, -1)).transpose(0, 1)
-        scaled_SQK = queries_SQK / math.sqrt(queries_SQK.shape[-1])
-        sigma = self.sigma()
-        mask_SQN = None if sigma is None else geometry.gaussian_mask(sigma)
-        keys_BSNK = keys_BNK.unflatten(-1, (heads, -1)).transpose(1, 2)
-        values_BSNV = values_BNV.unflatten(-1, (heads, -1)).transpose(1, 2)
-        return attend(scaled_SQK, mask_SQN, keys_BSNK, values_BSNV).transpose(1, 2).flatten(2)
+
+def _attend_group(members: Sequence[Deap], tokens_BNMT: Tensor, geometry: Geometry) -> list[Tensor]:
+    config = members[0].config
+
+    def heads_of(part: Tensor) -> Tensor:
+        # (B, N, M, heads · width) to (B, M · heads, N, width)
+        return part.unflatten(-1, (config.heads, -1)).flatten(2, 3).transpose(1, 2)
+
+    # Neither queries nor mask depend on the image: once a step, not once an image.
+    values_BSNV = heads_of(tokens_BNMT[..., -2 * config.code_dim :])
+    mask_SQN = _masks(members, geometry)
+    queries = _queries(members, geometry)
+    if queries is None:
+        assert mask_SQN is not None  # the configuration has one of the two
+        mixed_BSQV = _average(torch.softmax(mask_SQN, -1), values_BSNV)
+    else:
+        keys_BSNK = heads_of(tokens_BNMT[..., : config.code_dim])
+        mixed_BSQV = attend_from_grid(*queries, mask_SQN, keys_BSNK, values_BSNV)
+    return [mixed.transpose(1, 2).flatten(2) for mixed in mixed_BSQV.chunk(len(members), 1)]
+
+
+def _average(weights_SQN: Tensor, values_BSNV: Tensor) -> Tensor:
+    """(B, S, Q, V): every image's values under the same weights, which are not copied for each image."""
+    B, _, _, V = values_BSNV.shape
+    found_SQT = weights_SQN @ values_BSNV.permute(1, 2, 0, 3).flatten(2)
+    return found_SQT.unflatten(-1, (B, V)).permute(2, 0, 1, 3)
+
+
+def _masks(members: Sequence[Deap], geometry: Geometry) -> Tensor | None:
+    """(M · heads, Q, N) Gaussian masks; ``None`` where the members have none."""
+    sigmas = [sigma for member in members if (sigma := member.sigma()) is not None]
+    return geometry.gaussian_mask(torch.cat(sigmas)) if sigmas else None
+
+
+def _queries(members: Sequence[Deap], geometry: Geometry) -> tuple[Tensor, Tensor] | None:
+    """Parts of the queries by row and by column of the region grid, (M · heads, R, K) and (M · heads, C, K).
+
+    Scaled by 1/√K; ``None`` where logits hold no product.
+    """
+    projections = [member.query for member in members if member.query is not None]
+    if not projections:
+        return None
+    weight = torch.cat([query.weight for query in projections])
+    bias = torch.cat([query.bias for query in projections])
+    heads = members[0].config.heads * len(members)
+    row_codes, column_codes = (codes.to(weight.dtype) for codes in geometry.axis_codes())
+    rows, columns = nn.functional.linear(row_codes, weight, bias), nn.functional.linear(column_codes, weight)
+
+    def by_head(part: Tensor) -> Tensor:
+        split = part.unflatten(-1, (heads, -1)).transpose(0, 1)
+        return split / math.sqrt(split.shape[-1])
+
+    return by_head(rows), by_head(columns)
 
 
 def _initial_log_sigma(config: DeapConfig) -> Tensor:
@@ -140,7 +190,10 @@ def _initial_log_sigma(config: DeapConfig) -> Tensor:
     At a width of 0.03, most queries of a 7×7 grid have no cell in reach, and the head attends everywhere.
     """
     narrowest = max(SIGMA_NARROWEST, SIGMA_WIDEST / min(config.grid))
-    widths = torch.logspace(math.log10(narrowest), math.log10(SIGMA_WIDEST), config.heads)
+    if config.shared_sigma:
+        widths = torch.tensor([math.sqrt(narrowest * SIGMA_WIDEST)])
+    else:
+        widths = torch.logspace(math.log10(narrowest), math.log10(SIGMA_WIDEST), config.heads)
     return (widths - SIGMA_FLOOR).log()
 
 
@@ -154,6 +207,8 @@ def _options(config: DeapConfig) -> dict[str, Any]:
         "code_dim": config.code_dim,
         "heads": config.heads,
         "mask": mask if config.mask else None,
+        "shared_sigma": config.shared_sigma,
+        "content": config.content,
         "position_code": "sin, cos at pi and 2 pi",
         "features": "standardised per cell",
         "region": REGION,
@@ -164,8 +219,4 @@ def _options(config: DeapConfig) -> dict[str, Any]:
 
 READOUTS.add(
     "deap", ReadoutEntry(summary="dense attentive probing, the paper's readout", config=partial(DeapConfig, mask=True))
-)
-READOUTS.add(
-    "no-sigma",
-    ReadoutEntry(summary="ablation of deap: attention without Gaussian masks", config=partial(DeapConfig, mask=False)),
 )

@@ -21,6 +21,9 @@ REGION = 8
 CODE_WIDTH = 8
 """Sine and cosine at two frequencies on each of two coordinates (section 3: queries in ℝ⁸)."""
 
+_ROW_ENTRIES = torch.tensor([1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0])
+"""1 for the numbers of a code that depend on the row."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
@@ -43,6 +46,13 @@ class Geometry:
     def region_codes(self) -> Tensor:
         """(R·C, 8) code of every region, row by row."""
         return sinusoidal_codes(self.region_rows, self.region_columns)
+
+    def axis_codes(self) -> tuple[Tensor, Tensor]:
+        """(R, 8) and (C, 8): a region's code is the sum of its row's and its column's, zeros where the other's are."""
+        rows, columns = self.region_rows, self.region_columns
+        of_rows = sinusoidal_codes(rows, columns[:1]) * _ROW_ENTRIES.to(rows.device)
+        of_columns = sinusoidal_codes(rows[:1], columns) * (1 - _ROW_ENTRIES.to(rows.device))
+        return of_rows, of_columns
 
     def cell_codes(self) -> Tensor:
         """(H·W, 8) code of every feature cell, row by row."""

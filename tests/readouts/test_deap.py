@@ -206,10 +206,17 @@ def test_convolution_biases_start_at_zero() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_nothing_is_dead_at_the_start(seed: int) -> None:
+def test_nothing_is_dead_at_the_start(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     readout, features = make(seed=seed), draw(2, 5, 5, 24, seed=seed)
-    seen = []
-    readout.cnn.blocks[-1].register_forward_hook(lambda module, given, output: seen.append(output.detach()))
+    seen: list[torch.Tensor] = []
+    convolve = F.conv2d
+
+    def watched(x: torch.Tensor, weight: torch.Tensor, *others: object, **named: object) -> torch.Tensor:
+        if weight is readout.cnn.final.weight:
+            seen.append(x.detach())
+        return convolve(x, weight, *others, **named)
+
+    monkeypatch.setattr(F, "conv2d", watched)
     readout(features, (64, 64)).square().sum().backward()
     assert (seen[0] > 0).any(dim=(0, 2, 3)).all()
     for label, parameter in readout.named_parameters():
@@ -248,6 +255,6 @@ def test_options_are_json_and_the_same_for_every_backbone() -> None:
 
 
 def test_names() -> None:
-    assert READOUTS.names()[:2] == ["deap", "no-sigma"]
+    assert {"deap", "no-sigma"} <= set(READOUTS.names())
     with pytest.raises(UnknownNameError, match="no-sigma"):
         make("nosigma")

@@ -1,0 +1,215 @@
+"""Attention from a grid of queries whose logits are sums over its axes, several times as fast on a CPU.
+
+A query is a linear map of the sines and cosines of its row and of its column, so it is a sum a_r + b_c, and its logit
+with cell j is a_r·k_j + b_c·k_j + M. The exponential of a sum is a product: for each image, exponentials are taken of
+(rows + columns) · cells numbers instead of rows · columns · cells, and of the bias once for all images. What is left at
+that size are multiplications, and the gradients of queries and keys are sums over rows and columns.
+
+Shape legend: B batch, S heads, R and C rows and columns of the query grid, Q = R·C, N cells, K width of a key, V of a
+value, W = V + 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from deapcache.readouts.attention import attend, largest_block
+
+_SMALLEST = 1e-30
+"""A sum of probabilities below it may have lost terms to underflow: then the general attention is computed instead."""
+
+
+def attend_from_grid(
+    rows_SRK: Tensor, columns_SCK: Tensor, bias_SQN: Tensor | None, k_BSNK: Tensor, v_BSNV: Tensor
+) -> Tensor:
+    """softmax((rows + columns) kᵀ + bias) v, for every image with the same queries and bias.
+
+    Equation 2 of the paper; scale queries by 1/√K before. Equal to :func:`deapcache.readouts.attention.attend` of the
+    sums, up to rounding; where logits differ so much that products would underflow, it is that function.
+
+    Parameters
+    ----------
+    rows_SRK, columns_SCK
+        Parts of the queries: query (r, c) of a head is ``rows[r] + columns[c]``. float32 or float64, as all five.
+    bias_SQN
+        Added to the logits, queries row by row; ``None``: nothing.
+    k_BSNK, v_BSNV
+        Keys and values.
+
+    Returns
+    -------
+    Tensor
+        (B, S, Q, V). Differentiable once, in all five arguments.
+    """
+    if rows_SRK.device.type == "cpu":
+        mixed_BSQV, smallest = _Separable.apply(rows_SRK, columns_SCK, bias_SQN, k_BSNK, v_BSNV)
+        if float(smallest) > _SMALLEST:
+            found: Tensor = mixed_BSQV
+            return found
+    queries_SQK = (rows_SRK[:, :, None] + columns_SCK[:, None]).flatten(1, 2)
+    return attend(queries_SQK, bias_SQN, k_BSNK, v_BSNV)
+
+
+class _Separable(torch.autograd.Function):
+    """Forward and backward, block by block; also gives the smallest sum of a query's unnormalised probabilities."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, columns: Tensor, bias: Tensor | None, k_BSNK: Tensor, v_BSNV: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        factors = _Factors.of(rows, columns, bias, k_BSNK)
+        B, S, _, V = v_BSNV.shape
+        Q = factors.rows.shape[2] * factors.columns.shape[2]
+        v1_BSNW = torch.cat([v_BSNV, torch.ones_like(v_BSNV[..., :1])], -1)
+        mixed_BSQW = v_BSNV.new_empty(B, S, Q, V + 1)
+        buffer = factors.new_buffer()
+        for block in factors.blocks():
+            p = factors.products(block, buffer)
+            mixed = torch.bmm(p, v1_BSNW[block.images].flatten(0, 1))
+            mixed_BSQW[block.images, :, block.queries] = mixed.unflatten(0, (-1, S))
+        sums_BSQ1 = mixed_BSQW[..., V:]
+        o_BSQV = mixed_BSQW[..., :V] / sums_BSQ1
+        ctx.save_for_backward(rows, columns, bias, k_BSNK, v_BSNV, o_BSQV, sums_BSQ1)
+        ctx.mark_non_differentiable(smallest := sums_BSQ1.min())
+        return o_BSQV, smallest
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_BSQV: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        rows, columns, bias, k_BSNK, v_BSNV, o_BSQV, sums_BSQ1 = ctx.saved_tensors
+        with torch.autocast(g_BSQV.device.type, enabled=False):
+            factors = _Factors.of(rows, columns, bias, k_BSNK)
+            # The softmax takes from each row of dP its mean under P, which is Σ_v g o: as one more column of g, with
+            # ones beside v, it comes with the product that makes dP. The factors' sums go into g as well.
+            means_BSQ1 = (g_BSQV * o_BSQV).sum(-1, keepdim=True)
+            g_BSQW = torch.cat([g_BSQV, -means_BSQ1], -1) / sums_BSQ1
+            v1T_BSWN = torch.cat([v_BSNV, torch.ones_like(v_BSNV[..., :1])], -1).transpose(2, 3).contiguous()
+            sums = _Sums.zeros(factors, bias if ctx.needs_input_grad[2] else None, v_BSNV)
+            p_buffer, s_buffer = factors.new_buffer(), factors.new_buffer()
+            for block in factors.blocks():
+                p = factors.products(block, p_buffer)
+                g = g_BSQW[block.images, :, block.queries].flatten(0, 1)
+                sums.add_values(block, g, p)
+                ds = torch.bmm(g, v1T_BSWN[block.images].flatten(0, 1), out=block.view(s_buffer)).mul_(p)
+                sums.add_logits(block, ds)
+        by_row, by_column = sums.by_row, sums.by_column
+        drows = torch.einsum("bsrn,bsnk->srk", by_row, k_BSNK)
+        dcolumns = torch.einsum("bscn,bsnk->sck", by_column, k_BSNK)
+        dk = by_row.transpose(2, 3) @ rows + by_column.transpose(2, 3) @ columns
+        return drows, dcolumns, sums.dbias, dk, sums.dvalues
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some images and some rows of the query grid."""
+
+    images: slice
+    rows: slice
+    queries: slice
+    shape: tuple[int, int, int, int, int]
+    """(images, heads, rows, columns, cells)."""
+
+    def view(self, buffer: Tensor) -> Tensor:
+        """The start of ``buffer`` as (images · heads, queries, cells)."""
+        images, heads, rows, columns, cells = self.shape
+        return buffer[: images * heads * rows * columns * cells].view(images * heads, rows * columns, cells)
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """Exponentials whose product is a query's probabilities up to a factor; each is at most 1."""
+
+    rows: Tensor
+    """(B, S, R, N)"""
+    columns: Tensor
+    """(B, S, C, N)"""
+    bias: Tensor | None
+    """(S, R, C, N)"""
+
+    @classmethod
+    def of(cls, rows: Tensor, columns: Tensor, bias: Tensor | None, k_BSNK: Tensor) -> _Factors:
+        """The factors of these queries, keys and bias."""
+        kT_BSKN = k_BSNK.transpose(2, 3)
+        grid = (rows.shape[1], columns.shape[1])
+        of_bias = None if bias is None else _exponential(bias).unflatten(1, grid)
+        return cls(_exponential(rows @ kT_BSKN), _exponential(columns @ kT_BSKN), of_bias)
+
+    def new_buffer(self) -> Tensor:
+        """Room for the largest block."""
+        images, rows = self._block_size()
+        _, S, C, N = self.columns.shape
+        return self.rows.new_empty(images * S * rows * C * N)
+
+    def blocks(self) -> Iterator[_Block]:
+        """All images and rows; the outer loop is over rows, so that a part of the bias stays in cache."""
+        (B, S, R, N), C = self.rows.shape, self.columns.shape[2]
+        images, rows = self._block_size()
+        for r0 in range(0, R, rows):
+            r1 = min(r0 + rows, R)
+            for b0 in range(0, B, images):
+                b1 = min(b0 + images, B)
+                yield _Block(slice(b0, b1), slice(r0, r1), slice(r0 * C, r1 * C), (b1 - b0, S, r1 - r0, C, N))
+
+    def products(self, block: _Block, buffer: Tensor) -> Tensor:
+        """Unnormalised probabilities of a block, (images · heads, queries, cells), in ``buffer``."""
+        p = block.view(buffer)
+        whole = p.view(block.shape)
+        rows, columns = self.rows[block.images, :, block.rows, None], self.columns[block.images, :, None]
+        if self.bias is None:
+            torch.mul(columns, rows, out=whole)
+        else:
+            torch.mul(self.bias[:, block.rows], columns, out=whole).mul_(rows)
+        return p
+
+    def _block_size(self) -> tuple[int, int]:
+        """(images, rows) of the largest block: whole images if one fits, otherwise equal parts of one image."""
+        (B, S, R, N), C = self.rows.shape, self.columns.shape[2]
+        limit = largest_block(self.rows.device)
+        parts = min(R, -(-S * R * C * N // limit))
+        return max(1, min(B, limit // (S * R * C * N))), -(-R // parts)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums of gradients over the blocks done so far."""
+
+    by_row: Tensor
+    """(B, S, R, N): of the logits' gradients over the columns of the grid."""
+    by_column: Tensor
+    """(B, S, C, N): of the logits' gradients over its rows."""
+    dbias: Tensor | None
+    dvalues: Tensor
+
+    @classmethod
+    def zeros(cls, factors: _Factors, bias: Tensor | None, values: Tensor) -> _Sums:
+        """Nothing yet; ``bias`` where it needs a gradient."""
+        dbias = None if bias is None else torch.zeros_like(bias)
+        return cls(factors.rows.new_empty(factors.rows.shape), torch.zeros_like(factors.columns), dbias,
+                   torch.zeros_like(values))  # fmt: skip
+
+    def add_values(self, block: _Block, g: Tensor, p: Tensor) -> None:
+        """What the values get through the block's probabilities: ``g`` has one column more than they."""
+        dvalues = torch.bmm(p.transpose(1, 2), g[..., :-1])
+        self.dvalues[block.images] += dvalues.unflatten(0, block.shape[:2])
+
+    def add_logits(self, block: _Block, ds: Tensor) -> None:
+        """What queries, keys and bias get from the gradient of the block's logits."""
+        images = block.shape[0]
+        whole = ds.view(block.shape)
+        torch.sum(whole, 3, out=self.by_row[block.images, :, block.rows])
+        self.by_column[block.images] += whole.sum(2)
+        if self.dbias is not None:
+            per_image = ds.unflatten(0, block.shape[:2])
+            # Summing a single image would copy it.
+            self.dbias[:, block.queries] += per_image[0] if images == 1 else per_image.sum(0)
+
+
+def _exponential(logits: Tensor) -> Tensor:
+    """exp of the logits less their largest over the cells, which a softmax does not see; at most 1."""
+    return (logits - logits.amax(-1, keepdim=True)).exp_()
