@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from deapcache.tasks.average_precision import average_precision, score_histograms
 from deapcache.tasks.task import VOID, Metric, Task, per_image_sum
@@ -26,10 +26,13 @@ class BinaryTask(Task):
     positives among them. A subclass names in ``metrics`` those that it is judged by.
     """
 
-    def out_channels(self, classes: tuple[str, ...]) -> int:
-        return 1
+    picture = "probability"
+    scores_from_sums = True
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+    def heads(self, classes: tuple[str, ...]) -> tuple[int, ...]:
+        return (1,)
+
+    def loss(self, output: Tensor, target: Tensor, criterion: nn.Module | None = None) -> Tensor:
         """Binary cross-entropy, mean over the valid pixels of the batch."""
         valid = target != VOID
         return _cross_entropies(output[:, 0], target, valid).sum() / valid.sum().clamp(min=1)

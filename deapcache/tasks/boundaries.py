@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deapcache.tasks.binary import AVERAGE_PRECISION, CROSS_ENTROPY, BinaryTask
-from deapcache.tasks.task import TASKS, VOID, Metric
+from deapcache.tasks.task import TASKS, VOID, Maps, Metric
 
 _CROWD = -1
 
@@ -26,7 +26,7 @@ class Boundaries(BinaryTask):
     """
 
     name = "boundaries"
-    annotation = "instances"
+    annotations = ("instances",)
     default_dataset = "coco"
     metrics: ClassVar = {
         "cross_entropy": CROSS_ENTROPY,
@@ -34,15 +34,19 @@ class Boundaries(BinaryTask):
         "average_precision": AVERAGE_PRECISION,
     }
     main_metric = "iou"
-    options: ClassVar = {"borders": "thick, 4-neighbours", "dilation": 3, "crowd": "void; background to its neighbours"}
 
-    def target(self, maps: Tensor) -> Tensor:
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"borders": "thick, 4-neighbours", "dilation": 3, "crowd": "void; background to its neighbours"}
+
+    def target(self, maps: Maps) -> Tensor:
         """{0, 1, 255} uint8 from instance maps: borders on both of their sides, dilated once by 3 × 3 pixels.
 
         Borders are those of ``skimage.segmentation.find_boundaries(mode="thick")``.
         """
-        crowd = maps == _CROWD
-        dilated = F.max_pool2d(thick_boundaries(maps.masked_fill(crowd, 0)).float(), 3, stride=1, padding=1)
+        ids = maps["instances"]
+        crowd = ids == _CROWD
+        dilated = F.max_pool2d(thick_boundaries(ids.masked_fill(crowd, 0)).float(), 3, stride=1, padding=1)
         return dilated.to(torch.uint8).masked_fill(crowd, VOID)
 
 

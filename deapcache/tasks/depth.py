@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from deapcache.errors import DataError
-from deapcache.tasks.task import TASKS, Metric, Task, per_image_sum
+from deapcache.tasks.task import TASKS, Maps, Metric, Task, per_image_sum
 
 _LAMBDA = 0.85
 _NEAREST = 1e-3
 """Metres: predictions nearer than this count as this far where a logarithm or a ratio is taken."""
 
 _RATIO = 1.25
+
+_EIGEN = ((45, 471, 480), (41, 601, 640))
+"""Rows and columns of NYUv2's 480 × 640 pixels that Eigen's crop keeps: from, to (exclusive), of how many."""
 
 
 class Depth(Task):
@@ -28,10 +31,14 @@ class Depth(Task):
     (|error| / depth), ``log10`` (|error| in decades), ``delta1`` to ``delta3`` (share of pixels within a factor of
     1.25, 1.25², 1.25³) and ``silog`` (standard deviation of ln prediction - ln target, × 100). Definitions follow Eigen
     et al. (2014) and Lee et al. (2019). ``rmse_pooled`` is over the pixels of all images together.
+
+    The ``loss`` is ``silog`` or ``l1``. With the ``crop`` ``eigen`` only the pixels inside of the border that the field
+    leaves out of NYUv2 are scored; all are trained on.
     """
 
     name = "depth"
-    annotation = "depth"
+    annotations = ("depth",)
+    picture = "depth"
     default_dataset = "nyuv2"
     metrics: ClassVar = {
         "rmse": Metric(label="RMSE", unit="m", higher_is_better=False),
@@ -44,35 +51,37 @@ class Depth(Task):
         "silog": Metric(label="SILog", unit="×100", higher_is_better=False),
     }
     main_metric = "rmse"
-    options: ClassVar = {"loss": "silog", "lambda": _LAMBDA, "nearest": _NEAREST, "output": "softplus"}
+    choices: ClassVar = {"loss": ("silog", "l1"), "crop": ("none", "eigen")}
 
-    def out_channels(self, classes: tuple[str, ...]) -> int:
-        return 1
+    @property
+    def options(self) -> dict[str, Any]:
+        loss = {"loss": "silog", "lambda": _LAMBDA} if self.chosen["loss"] == "silog" else {"loss": "l1"}
+        return {**loss, "nearest": _NEAREST, "output": "softplus", "crop": self.chosen["crop"]}
 
-    def target(self, maps: Tensor) -> Tensor:
+    def heads(self, classes: tuple[str, ...]) -> tuple[int, ...]:
+        return (1,)
+
+    def target(self, maps: Maps) -> Tensor:
         """Depth maps as they are: (B, h, w) float32, metres, 0 = unknown."""
-        return maps
+        return maps["depth"]
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """√(mean d² - 0.85 (mean d)²) of d = ln prediction - ln target, over the known pixels of the batch.
+    def loss(self, output: Tensor, target: Tensor, criterion: nn.Module | None = None) -> Tensor:
+        """Over the known pixels of the batch: √(mean d² - 0.85 (mean d)²) of d = ln prediction - ln target (``silog``).
 
         The scale-invariant logarithmic error of Eigen et al. (2014), under the root and with the weight 0.85 that Lee
         et al. (2019, "From Big to Small") gave it, without their factor 10. Both depths count as at least 1 mm.
+        With ``l1`` the mean of |prediction - target|, metres.
         """
-        known = target > 0
-        errors = (_log(self._metres(output)) - _log(target)) * known
-        count = known.sum().clamp(min=1)
-        inside = errors.square().sum() / count - _LAMBDA * (errors.sum() / count).square()
-        # The root has no slope at 0: a perfect prediction, or a batch without depth, must not give NaN.
-        return inside.clamp(min=1e-12).sqrt()
+        metres, known = self._metres(output), target > 0
+        return _l1(metres, target, known) if self.chosen["loss"] == "l1" else _silog(metres, target, known)
 
     def output_bias(self, target: Tensor) -> Tensor:
         """(1,): the softplus of it is the mean of the known depths; raises :class:`DataError` without any."""
         return inverse_softplus(_mean_depth(target.double().sum(), (target > 0).sum())).float()[None]
 
     def statistics(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Sums over the known pixels of each image, (B,): float64, counts int64."""
-        metres, known = self._metres(output), target > 0
+        """Sums over the known pixels of each image, within the crop, (B,): float64, counts int64."""
+        metres, known = self._metres(output), self._scored(target)
         errors = _log(metres) - _log(target)
         sums = {
             "squares": (metres - target).square(),
@@ -87,6 +96,11 @@ class Depth(Task):
             **{name: per_image_sum(values.masked_fill(~known, 0.0)) for name, values in sums.items()},
             **{name: per_image_sum(values & known) for name, values in counts.items()},
         }
+
+    def _scored(self, target: Tensor) -> Tensor:
+        """(B, h, w) bool: known pixels, within the crop."""
+        known = target > 0
+        return known & eigen_crop(*target.shape[-2:]).to(known.device) if self.chosen["crop"] == "eigen" else known
 
     def scores(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
         seen = statistics["known"] > 0
@@ -123,10 +137,38 @@ class Depth(Task):
         return F.softplus(output[:, 0].float())
 
 
+def eigen_crop(height: int, width: int) -> Tensor:
+    """(height, width) bool: the pixels whose centres lie in Eigen's crop, [45:471, 41:601] of 480 × 640 pixels.
+
+    The crop of Eigen et al. (2014) as BTS, AdaBins and others apply it, in shares of the image where it has another
+    size. A map that was brought to this size by nearest neighbour shows cropped pixels exactly there.
+    """
+    rows, columns = (_inside(*part, size) for part, size in zip(_EIGEN, (height, width), strict=True))
+    return rows[:, None] & columns
+
+
+def _inside(first: int, end: int, of: int, size: int) -> Tensor:
+    # Twice the places of the centres, which are whole numbers of 1 / size: nothing is rounded.
+    centres = (2 * torch.arange(size) + 1) * of
+    return (centres >= 2 * size * first) & (centres < 2 * size * end)
+
+
 def inverse_softplus(metres: Tensor) -> Tensor:
     """The x whose softplus is ``metres``, any shape, float64 for accuracy."""
     wanted = metres.double()
     return wanted + torch.log(-torch.expm1(-wanted))
+
+
+def _silog(metres: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    errors = (_log(metres) - _log(target)) * known
+    count = known.sum().clamp(min=1)
+    inside = errors.square().sum() / count - _LAMBDA * (errors.sum() / count).square()
+    # The root has no slope at 0: a perfect prediction, or a batch without depth, must not give NaN.
+    return inside.clamp(min=1e-12).sqrt()
+
+
+def _l1(metres: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    return ((metres - target).abs() * known).sum() / known.sum().clamp(min=1)
 
 
 def _log(metres: Tensor) -> Tensor:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from deapcache.tasks.binary import AVERAGE_PRECISION, CROSS_ENTROPY, BinaryTask
-from deapcache.tasks.task import TASKS, Metric
+from deapcache.tasks.task import TASKS, Maps, Metric
 
 
 class Foreground(BinaryTask):
     """Pixels of any instance, crowds included, against background. Not in the paper; few images are enough for it."""
 
     name = "foreground"
-    annotation = "instances"
+    annotations = ("instances",)
     default_dataset = "coco"
     metrics: ClassVar = {
         "cross_entropy": CROSS_ENTROPY,
@@ -23,11 +23,14 @@ class Foreground(BinaryTask):
         "average_precision": AVERAGE_PRECISION,
     }
     main_metric = "mean_iou"
-    options: ClassVar = {"crowd": "foreground"}
 
-    def target(self, maps: Tensor) -> Tensor:
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"crowd": "foreground"}
+
+    def target(self, maps: Maps) -> Tensor:
         """{0, 1} uint8 from instance maps: 1 where there is an instance or a crowd region."""
-        return (maps != 0).to(torch.uint8)
+        return (maps["instances"] != 0).to(torch.uint8)
 
 
 TASKS.add("foreground", Foreground)

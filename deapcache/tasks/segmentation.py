@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from deapcache.errors import DataError, UsageError
-from deapcache.tasks.task import TASKS, VOID, Metric, Task, per_image_sum
+from deapcache.tasks.task import TASKS, VOID, Maps, Metric, Task, per_image_sum
 
 _ADVICE = "compare the dataset's class names with its class maps, then prepare the targets anew"
 
@@ -25,7 +25,9 @@ class Segmentation(Task):
     """
 
     name = "segmentation"
-    annotation = "classes"
+    annotations = ("classes",)
+    picture = "classes"
+    scores_from_sums = True
     default_dataset = "scenes"
     metrics: ClassVar = {
         "cross_entropy": Metric(label="CE", unit="nats", higher_is_better=False),
@@ -33,22 +35,25 @@ class Segmentation(Task):
         "pixel_accuracy": Metric(label="accuracy", unit="", higher_is_better=True),
     }
     main_metric = "mean_iou"
-    options: ClassVar = {"void": VOID, "mean_iou": "classes in targets or predictions"}
 
-    def out_channels(self, classes: tuple[str, ...]) -> int:
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"void": VOID, "mean_iou": "classes in targets or predictions"}
+
+    def heads(self, classes: tuple[str, ...]) -> tuple[int, ...]:
         """One logit a class; raises :class:`UsageError` for a dataset without classes."""
         if not classes:
             raise UsageError(
                 f"task {self.name} needs a dataset with a class map, and this one names no classes: "
                 "choose another dataset (`deapcache list datasets`) or the task foreground"
             )
-        return len(classes)
+        return (len(classes),)
 
-    def target(self, maps: Tensor) -> Tensor:
+    def target(self, maps: Maps) -> Tensor:
         """Class maps as int64, the type that cross-entropy takes; 255 stays void."""
-        return maps.long()
+        return maps["classes"].long()
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+    def loss(self, output: Tensor, target: Tensor, criterion: nn.Module | None = None) -> Tensor:
         """Cross-entropy, mean over the valid pixels of the batch; raises :class:`DataError` as :meth:`statistics`."""
         _require_known(target, output.shape[1])
         return _cross_entropies(output, target).sum() / (target != VOID).sum().clamp(min=1)
@@ -83,7 +88,7 @@ class Segmentation(Task):
 
     def prior(self, targets: Iterable[Tensor], classes: tuple[str, ...]) -> Tensor:
         """Each pixel's log class frequencies over the training images, with one more image at the overall ones."""
-        known = self.out_channels(classes)
+        (known,) = self.heads(classes)
         counts = torch.zeros((), dtype=torch.float64)
         for target in targets:
             _require_known(target, known)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from deapcache.errors import UsageError
 from deapcache.registry import Registry
 
 VOID = 255
@@ -27,8 +29,15 @@ class Metric:
     higher_is_better: bool
 
 
+Maps = Mapping[str, Tensor]
+"""Annotation → (B, ...) as its target cache stores them."""
+
+Target = Any
+"""What a task makes of :data:`Maps`: a tensor (B, h, w), or a mapping of tensors whose first axis is B."""
+
+
 class Task(ABC):
-    """A dense prediction task. Knows tensors only.
+    """A dense prediction task. Knows tensors only; an object belongs to one probe.
 
     Scores come in two steps, so that any set of images can be scored without predicting again: :meth:`statistics` makes
     a few numbers of each image, :meth:`scores` turns those of many images into dataset-level scores. Rows may be chosen
@@ -36,39 +45,82 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    annotation: ClassVar[str]
-    """Which target cache it reads: ``instances``, ``classes`` or ``depth``."""
+    annotations: ClassVar[tuple[str, ...]]
+    """Target caches it reads: ``instances``, ``boxes``, ``classes``, ``depth``. The first is what it is about."""
     default_dataset: ClassVar[str]
     metrics: ClassVar[Mapping[str, Metric]]
     main_metric: ClassVar[str]
-    options: ClassVar[Mapping[str, Any]]
-    """Choices that change targets, losses or scores, as JSON values: part of the protocol."""
+    picture: ClassVar[str]
+    """How :meth:`shown` is drawn: ``probability``, ``classes``, ``depth``, ``boxes`` or ``segments``."""
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """What a user may choose: name → values, the default first."""
+    scores_from_sums: ClassVar[bool] = False
+    """Whether :meth:`scores` sees nothing of the statistics but their sums over images: a faster bootstrap."""
+
+    def __init__(self, **chosen: str) -> None:
+        """Raises :class:`UsageError` for a choice or a value that there is not."""
+        for name, value in chosen.items():
+            if name not in self.choices:
+                known = ", ".join(self.choices) or "none"
+                raise UsageError(f"task {self.name} has no option {name!r}: it has {known}")
+            if value not in self.choices[name]:
+                raise UsageError(
+                    f"task {self.name}: {name} is {value!r}, expected one of {', '.join(self.choices[name])}"
+                )
+        self.chosen: Mapping[str, str] = {name: values[0] for name, values in self.choices.items()} | chosen
+
+    @property
+    @abstractmethod
+    def options(self) -> dict[str, Any]:
+        """Choices that change targets, losses or scores, as JSON values: part of the protocol."""
 
     @abstractmethod
-    def out_channels(self, classes: tuple[str, ...]) -> int:
-        """D_out, given the dataset's class names (empty for data without a class map)."""
+    def heads(self, classes: tuple[str, ...]) -> tuple[int, ...]:
+        """Output channels of each of its readouts, given the dataset's class names (empty without a class map).
+
+        One readout for most tasks. The task sees their outputs side by side: (B, sum of heads, h, w).
+        """
 
     def cnn_width(self, classes: tuple[str, ...]) -> int | None:
         """Width of the readout's CNN where this task sets it; ``None``: the readout's own rule."""
         return None
 
-    @abstractmethod
-    def target(self, maps: Tensor) -> Tensor:
-        """(B, h, w) targets from (B, h, w) maps as the target cache stores them."""
+    def survey(self, training: Iterable[tuple[np.ndarray, Maps]]) -> None:
+        """Look at all training targets, given as (rows, maps), once before anything else; most tasks need not."""
+        return
 
     @abstractmethod
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Scalar float32 over the valid pixels of a batch, 0 where there are none.
+    def target(self, maps: Maps) -> Target:
+        """The target of a batch, to be scored against."""
 
-        ``output`` is (B, C, h, w), ``target`` what :meth:`target` gave.
+    def training_target(self, maps: Maps, rows: np.ndarray, generator: torch.Generator) -> Target:
+        """The target of a training batch, where it differs: ``rows`` are its images, (B,).
+
+        What is drawn comes from ``generator``, a CPU one that is the same for all readouts and backbones.
         """
+        return self.target(maps)
 
-    def output_bias(self, target: Tensor) -> Tensor | None:
-        """Where the output's channels should start, (C,), from (n, h, w) training targets; ``None``: at zero."""
+    def criterion(self) -> nn.Module | None:
+        """A part of the loss that is trained with the readout, and neither counted nor kept; ``None``: there is none.
+
+        Fresh at each call, drawn from PyTorch's global CPU generator.
+        """
         return None
 
     @abstractmethod
-    def statistics(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def loss(self, output: Tensor, target: Target, criterion: nn.Module | None = None) -> Tensor:
+        """Scalar float32 over the valid pixels of a batch, 0 where there are none.
+
+        ``output`` is (B, sum of heads, h, w), ``target`` what :meth:`training_target` gave, ``criterion`` what
+        :meth:`criterion` gave.
+        """
+
+    def output_bias(self, target: Target) -> Tensor | None:
+        """Where the output's channels should start, (sum of heads,), from training targets; ``None``: at zero."""
+        return None
+
+    @abstractmethod
+    def statistics(self, output: Tensor, target: Target) -> dict[str, Tensor]:
         """What the scores need to know of each image: name → (B, ...), counts as integers, sums as float64."""
 
     @abstractmethod
@@ -80,7 +132,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def prior(self, targets: Iterable[Tensor], classes: tuple[str, ...]) -> Tensor:
+    def prior(self, targets: Iterable[Target], classes: tuple[str, ...]) -> Tensor:
         """The best output that does not look at the image, (C, h, w) float32, from all training targets.
 
         It is an output like a readout's, so that the same code scores it: what a readout must beat.
@@ -88,24 +140,34 @@ class Task(ABC):
 
     @abstractmethod
     def prediction(self, output: Tensor) -> Tensor:
-        """(B, h, w) for pictures, from (B, C, h, w): a probability, a class or metres."""
+        """What an output says, target unseen: a probability, class or metres (B, h, w), boxes, or an embedding."""
+
+    def shown(self, output: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+        """Target and prediction as pictures show them, each (B, ...)."""
+        return target, self.prediction(output)
 
 
-TASKS: Registry[Callable[[], Task]] = Registry(
+TASKS: Registry[Callable[..., Task]] = Registry(
     "task",
     modules=(
         "deapcache.tasks.boundaries",
+        "deapcache.tasks.detection",
+        "deapcache.tasks.discrimination",
         "deapcache.tasks.foreground",
         "deapcache.tasks.segmentation",
+        "deapcache.tasks.named_segmentation",
         "deapcache.tasks.depth",
     ),
     entry_point_group="deapcache.tasks",
 )
 
 
-def get_task(name: str) -> Task:
-    """The task of that name; raises :class:`UnknownNameError` that offers the nearest names."""
-    return TASKS.get(name)()
+def get_task(name: str, chosen: Mapping[str, str] | None = None) -> Task:
+    """A fresh task of that name with some of its ``choices`` made.
+
+    Raises :class:`UnknownNameError` that offers the nearest names, and :class:`UsageError` for a choice it lacks.
+    """
+    return TASKS.get(name)(**(chosen or {}))
 
 
 def per_image_sum(values: Tensor) -> Tensor:

@@ -170,5 +170,5 @@ def test_predictions_are_probabilities(task: Task) -> None:
     output, _ = sample()
     torch.testing.assert_close(task.prediction(output), output[:, 0].sigmoid())
     assert task.output_bias(sample()[1]) is None
-    assert task.out_channels(()) == 1
+    assert task.heads(()) == (1,)
     assert task.cnn_width(()) is None

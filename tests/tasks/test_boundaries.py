@@ -11,8 +11,13 @@ import torch
 from pycocotools import mask as coco_mask
 from skimage.morphology import dilation, footprint_rectangle
 from skimage.segmentation import find_boundaries
+from torch import Tensor
 
 from deapcache.tasks import get_task
+
+
+def boundaries(instances: Tensor) -> Tensor:
+    return get_task("boundaries").target({"instances": instances})
 
 
 def reference(instances: np.ndarray) -> np.ndarray:
@@ -39,7 +44,7 @@ def test_boundaries_are_those_of_scikit_image(seed: int) -> None:
     noise = rng.integers(-1, 3, (61, 47)).astype(np.int32)
     sparse = np.where(rng.random((61, 47)) < 0.02, rng.integers(-1, 9, (61, 47)), 0).astype(np.int32)
     maps = np.stack([noise, sparse, blobs(seed), np.zeros((61, 47), np.int32)])
-    target = get_task("boundaries").target(torch.from_numpy(maps))
+    target = boundaries(torch.from_numpy(maps))
     assert target.dtype == torch.uint8
     np.testing.assert_array_equal(target.numpy(), np.stack([reference(m) for m in maps]))
 
@@ -47,7 +52,7 @@ def test_boundaries_are_those_of_scikit_image(seed: int) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 2)])
 def test_boundaries_of_slim_maps(size: tuple[int, int]) -> None:
     maps = np.random.default_rng(0).integers(-1, 3, (20, *size)).astype(np.int32)
-    target = get_task("boundaries").target(torch.from_numpy(maps))
+    target = boundaries(torch.from_numpy(maps))
     np.testing.assert_array_equal(target.numpy(), np.stack([reference(m) for m in maps]))
 
 
@@ -63,7 +68,7 @@ def test_boundaries_of_real_photographs(coco_mini: Path) -> None:
             instances[found > 0] = -1 if one["iscrowd"] else number
         rows, columns = (np.arange(224) * side // 224 for side in instances.shape)
         maps.append(instances[np.ix_(rows, columns)])
-    target = get_task("boundaries").target(torch.from_numpy(np.stack(maps)))
+    target = boundaries(torch.from_numpy(np.stack(maps)))
     np.testing.assert_array_equal(target.numpy(), np.stack([reference(m) for m in maps]))
     assert 0.02 < (target == 1).float().mean() < 0.2
 
@@ -71,16 +76,17 @@ def test_boundaries_of_real_photographs(coco_mini: Path) -> None:
 def test_a_crowd_is_void_and_its_outline_is_no_border() -> None:
     maps = torch.zeros(1, 12, 24, dtype=torch.int32)
     maps[0, 3:9, 8:16] = -1
-    target = get_task("boundaries").target(maps)
+    target = boundaries(maps)
     assert (target[maps == -1] == 255).all()
     assert (target[maps != -1] == 0).all()
     maps[0, 3:9, 16:22] = 1  # an instance beside it has its whole outline
-    target = get_task("boundaries").target(maps)
+    target = boundaries(maps)
     assert (target[0, 3:9, 16] == 1).all()
     assert (target[maps == -1] == 255).all()
 
 
 def test_foreground_is_any_instance_or_crowd() -> None:
-    target = get_task("foreground").target(torch.tensor([[[0, 1, 7, -1]]], dtype=torch.int32))
+    maps = {"instances": torch.tensor([[[0, 1, 7, -1]]], dtype=torch.int32)}
+    target = get_task("foreground").target(maps)
     assert target.dtype == torch.uint8
     assert target.tolist() == [[[0, 1, 1, 1]]]

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from deapcache.errors import DataError
+from deapcache.datasets.resizing import resize_map
+from deapcache.errors import DataError, UsageError
 from deapcache.tasks import get_task
-from deapcache.tasks.depth import inverse_softplus
+from deapcache.tasks.depth import eigen_crop, inverse_softplus
 
 TASK = get_task("depth")
 
@@ -147,6 +148,56 @@ def test_the_prior_is_each_pixels_mean_depth() -> None:
     prior = TASK.prior([depth], ()).expand(9, -1, -1, -1)
     constant = TASK.output_bias(depth).view(1, 1, 1, 1).expand_as(prior)
     assert scored(prior, depth)["rmse_pooled"] < scored(constant, depth)["rmse_pooled"]
+
+
+def test_the_l1_loss_is_the_mean_error_in_metres() -> None:
+    task, (output, depth) = get_task("depth", {"loss": "l1"}), sample()
+    known = depth > 0
+    expected = (softplus(output[:, 0].double())[known] - depth[known].double()).abs().mean()
+    assert task.loss(output, depth).item() == pytest.approx(expected.item(), rel=1e-5)
+    changed = output.clone()
+    changed[:, 0][~known] = 30.0
+    torch.testing.assert_close(task.loss(changed, depth), task.loss(output, depth))
+    nothing = task.loss(output.requires_grad_(), torch.zeros_like(depth))
+    nothing.backward()
+    assert nothing.item() == 0
+    assert (output.grad == 0).all()
+    assert task.options["loss"] == "l1"
+    assert "lambda" not in task.options
+
+
+def test_eigens_crop_is_that_of_the_field() -> None:
+    native = np.zeros((480, 640), bool)
+    native[45:471, 41:601] = True
+    np.testing.assert_array_equal(eigen_crop(480, 640).numpy(), native)
+    # Where depth maps are brought by nearest neighbour, so is the crop.
+    for size in ((216, 288), (224, 224), (240, 320), (37, 53), (960, 1280)):
+        np.testing.assert_array_equal(eigen_crop(*size).numpy(), resize_map(native, size))
+
+
+def test_only_pixels_of_the_crop_are_scored() -> None:
+    whole, cropped = get_task("depth"), get_task("depth", {"crop": "eigen"})
+    output, depth = sample()  # 24 × 32: each row and column stands for 20 of the original
+    inside = (slice(None), slice(2, 24), slice(2, 30))  # centres at 50 to 470 of [45, 471), at 50 to 590 of [41, 601)
+    statistics = {name: values.numpy() for name, values in cropped.statistics(output, depth).items()}
+    assert cropped.scores(statistics) == pytest.approx(scored(output[:, :, 2:24, 2:30], depth[inside]))
+    outside = torch.ones(depth.shape, dtype=torch.bool)
+    outside[inside] = False
+    assert not torch.equal(cropped.loss(output, depth.masked_fill(outside, 0)), cropped.loss(output, depth))
+    assert torch.equal(cropped.loss(output, depth), whole.loss(output, depth)), "all pixels are trained on"
+
+
+def test_an_image_without_depth_in_the_crop_has_no_score() -> None:
+    cropped, (output, depth) = get_task("depth", {"crop": "eigen"}), sample(images=2)
+    depth[0, 2:, 2:30] = 0
+    statistics = {name: values.numpy() for name, values in cropped.statistics(output, depth).items()}
+    assert statistics["known"][0] == 0
+    assert cropped.scores(statistics) == pytest.approx(scored(output[1:, :, 2:, 2:30], depth[1:, 2:, 2:30]))
+
+
+def test_choices_that_there_are_not() -> None:
+    with pytest.raises(UsageError, match="crop is 'garg', expected one of none, eigen"):
+        get_task("depth", {"crop": "garg"})
 
 
 @pytest.mark.parametrize("metres", [1e-6, 1e-3, 0.5, 3.0, 80.0])

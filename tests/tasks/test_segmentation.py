@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, jaccard_score, log_loss
+from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, log_loss
 from torch import Tensor
 
 from deapcache.errors import DataError, UsageError
@@ -35,7 +35,7 @@ def sample(images: int = 6) -> tuple[Tensor, Tensor]:
     maps = torch.randint(0, 4, (images, 20, 30), generator=generator, dtype=torch.uint8)
     output = torch.randn(images, 5, 20, 30, generator=generator) + logits_of(maps.long(), 5, 1.5)
     maps[torch.rand(maps.shape, generator=generator) < 0.1] = 255
-    return output, TASK.target(maps)
+    return output, TASK.target({"classes": maps})
 
 
 def test_a_perfect_prediction_scores_perfectly() -> None:
@@ -70,6 +70,24 @@ def test_scores_are_those_of_scikit_learn() -> None:
     assert scores["mean_iou"] == pytest.approx(jaccard_score(truth, predicted, average="macro"))
     assert scores["pixel_accuracy"] == pytest.approx(accuracy_score(truth, predicted))
     assert scores["cross_entropy"] == pytest.approx(log_loss(truth, probabilities, labels=range(5)), rel=1e-6)
+
+
+def test_mean_iou_with_absent_classes_is_that_of_the_confusion_matrix() -> None:
+    """Of nine classes, 0 to 3 are there, 4 is only predicted, 5 only there and never predicted, 6 to 8 are nowhere."""
+    output, target = sample()
+    target[0, :3] = 5
+    output = torch.nn.functional.pad(output, (0, 0, 0, 0, 0, 4), value=-100.0)
+    valid = target != 255
+    counts = confusion_matrix(target[valid].numpy(), output.argmax(1)[valid].numpy(), labels=range(9))
+    union = counts.sum(0) + counts.sum(1) - counts.diagonal()
+    assert (union > 0).tolist() == [True] * 6 + [False] * 3
+    assert (counts.sum(0) > 0).tolist() == [True] * 5 + [False] * 4
+    expected = np.mean([counts[i, i] / union[i] for i in range(6)])
+    statistics = arrays(output, target)
+    assert TASK.scores(statistics)["mean_iou"] == pytest.approx(expected)
+    np.testing.assert_array_equal(statistics["actual"].sum(0), counts.sum(1))
+    np.testing.assert_array_equal(statistics["predicted"].sum(0), counts.sum(0))
+    np.testing.assert_array_equal(statistics["intersection"].sum(0), counts.diagonal())
 
 
 def test_mean_iou_comes_from_one_confusion_of_the_whole_dataset() -> None:
@@ -133,12 +151,13 @@ def test_the_prior_beats_a_uniform_guess() -> None:
 
 def test_channels_and_predictions() -> None:
     output, _ = sample()
-    assert TASK.out_channels(CLASSES) == 5
+    assert TASK.heads(CLASSES) == (5,)
     torch.testing.assert_close(TASK.prediction(output), output.argmax(1))
     with pytest.raises(UsageError, match="names no classes"):
-        TASK.out_channels(())
+        TASK.heads(())
 
 
 def test_targets_of_either_stored_type() -> None:
     for dtype in (torch.uint8, torch.int16):
-        assert TASK.target(torch.tensor([[[0, 170, 255]]], dtype=dtype)).tolist() == [[[0, 170, 255]]]
+        maps = torch.tensor([[[0, 170, 255]]], dtype=dtype)
+        assert TASK.target({"classes": maps}).tolist() == [[[0, 170, 255]]]

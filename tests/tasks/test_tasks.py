@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import pytest
 
-from deapcache.errors import UnknownNameError
+from deapcache.errors import UnknownNameError, UsageError
 from deapcache.recipe import canonical_json
 from deapcache.tasks import TASKS, get_task
 
+NAMES = ("boundaries", "detection", "discrimination", "foreground", "segmentation", "voc", "coco-stuff", "depth")
+
 
 def test_names() -> None:
-    assert TASKS.names()[:4] == ["boundaries", "foreground", "segmentation", "depth"]
+    assert [name for name in TASKS.names() if name in NAMES] == list(NAMES)
     with pytest.raises(UnknownNameError, match="boundaries"):
         get_task("boundary")
 
 
-@pytest.mark.parametrize("name", ["boundaries", "foreground", "segmentation", "depth"])
+@pytest.mark.parametrize("name", TASKS.names())
 def test_what_a_task_says_of_itself(name: str) -> None:
     task = get_task(name)
     assert task.name == name
-    assert task.annotation in ("instances", "classes", "depth")
+    assert set(task.annotations) <= {"instances", "boxes", "classes", "depth"}
     assert task.main_metric in task.metrics
     canonical_json(dict(task.options))
+
+
+@pytest.mark.parametrize("name", TASKS.names())
+def test_every_choice_is_part_of_the_protocol(name: str) -> None:
+    default = get_task(name)
+    for choice, values in default.choices.items():
+        said = [canonical_json(dict(get_task(name, {choice: value}).options)) for value in values]
+        assert len(set(said)) == len(values)
+        assert said[0] == canonical_json(dict(default.options)), "the first value is the default"
+
+
+@pytest.mark.parametrize("name", TASKS.names())
+def test_a_choice_that_there_is_not_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=f"task {name} has no option 'nonsense'"):
+        get_task(name, {"nonsense": "1"})

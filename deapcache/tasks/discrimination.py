@@ -1,0 +1,214 @@
+"""Instance discrimination: do pixels of one object look alike, and unlike those of others (section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deapcache.errors import DataError
+from deapcache.tasks.class_softmax import softmax_cross_entropy
+from deapcache.tasks.clustering import RESTARTS, SEED, cluster_all
+from deapcache.tasks.task import TASKS, Maps, Metric, Target, Task
+
+_DIM = 32
+_PIXELS = 256
+"""Foreground pixels of each image in a training step."""
+
+_OBJECT = 1
+_AREA, _KIND = 4, 5
+"""Columns of the ``boxes`` table; its first row is the image itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargeObjects:
+    """What makes an image one of "at least three large objects", which the paper does not say."""
+
+    share: float = 0.0
+    """A large object covers more than this share of the image."""
+    pixels: float = 0.0
+    """And more than this many of its original pixels."""
+    count: int = 3
+    """An image needs this many."""
+
+    def hold(self, boxes: Tensor) -> Tensor:
+        """(B,) bool from ``boxes`` tables (B, rows, 7): areas are the annotations' own, crowds are no objects."""
+        area, image = boxes[..., _AREA], boxes[:, :1, _AREA]
+        large = (boxes[..., _KIND] == _OBJECT) & (area > self.share * image) & (area > self.pixels)
+        return large.sum(1) >= self.count
+
+
+LARGE = {
+    "share6": LargeObjects(share=0.06),
+    "share5": LargeObjects(share=0.05),
+    "area96": LargeObjects(pixels=96**2),
+    "area96-four": LargeObjects(pixels=96**2, count=4),
+}
+"""By the name that a user chooses it by. COCO calls an object large above 96² pixels."""
+
+
+class Discrimination(Task):
+    """An embedding of 32 numbers a pixel, trained to name the instance that the pixel belongs to.
+
+    Every instance of the training images is a class (about 60,000 in 8,000 images of COCO); a linear layer, dropped
+    after training, turns embeddings into its logits. The loss is cross-entropy over all of them, at 256 pixels of each
+    image, drawn uniformly with replacement from those of its instances. Crowds are not foreground.
+
+    Score: ``ari``, the adjusted Rand index between the instances of an unseen image and the k-means clusters of its
+    foreground's embeddings, given their number, averaged over the images with three large objects (``large`` says
+    what that is). Beside it stands how many images each such definition leaves, ``images_share6`` and so on.
+    """
+
+    name = "discrimination"
+    annotations = ("instances", "boxes")
+    picture = "segments"
+    default_dataset = "coco"
+    metrics: ClassVar = {"ari": Metric(label="ARI", unit="", higher_is_better=True)}
+    main_metric = "ari"
+    choices: ClassVar = {"large": tuple(LARGE)}
+
+    def __init__(self, **chosen: str) -> None:
+        super().__init__(**chosen)
+        self._first_class: dict[int, int] = {}
+        self._classes = 0
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {
+            "pixels": _PIXELS,
+            "classes": "training instances at output size",
+            "criterion": "linear with bias",
+            "clusters": {"init": "k-means++", "restarts": RESTARTS, "seed": SEED, "count": "instances at output size"},
+            "large": self.chosen["large"],
+        }
+
+    def heads(self, classes: tuple[str, ...]) -> tuple[int, ...]:
+        return (_DIM,)
+
+    def survey(self, training: Iterable[tuple[np.ndarray, Maps]]) -> None:
+        """Give each training instance its class; raises :class:`DataError` where there is none.
+
+        An image's ids count up to the largest one that its map still shows. An instance that was lost on the way to the
+        output size leaves a class that no pixel has.
+        """
+        for rows, maps in training:
+            counts = maps["instances"].flatten(1).amax(1).clamp(min=0).tolist()
+            for row, count in zip(rows.tolist(), counts, strict=True):
+                self._first_class[row] = self._classes
+                self._classes += count
+        if not self._classes:
+            raise DataError(
+                "no training target has an instance: expected ids above 0 in the instance maps, found only 0 "
+                "(background) and -1 (crowd); check the dataset's annotations, or take more training images"
+            )
+
+    def target(self, maps: Maps) -> Target:
+        """``instances`` (B, h, w) and ``boxes`` (B, rows, 7), as they are."""
+        return {name: maps[name] for name in self.annotations}
+
+    def training_target(self, maps: Maps, rows: np.ndarray, generator: torch.Generator) -> Target:
+        """``pixels`` and ``classes`` (B, 256) int64: places in the flattened map, and the classes there.
+
+        Classes are -1 in images without instances. The images must have been seen by :meth:`survey`.
+        """
+        ids = maps["instances"].flatten(1)
+        drawn = torch.rand(len(ids), _PIXELS, generator=generator, dtype=torch.float64).to(ids.device)
+        so_far = (ids > 0).cumsum(1)
+        count = so_far[:, -1:]
+        nth = (drawn * count).long().clamp(max=count - 1) + 1
+        pixels = torch.searchsorted(so_far, nth).masked_fill(count == 0, 0)
+        first = torch.tensor([self._first_class[row] for row in rows.tolist()], device=ids.device)
+        classes = (first[:, None] + ids.gather(1, pixels) - 1).masked_fill(count == 0, -1)
+        return {"pixels": pixels, "classes": classes}
+
+    def criterion(self) -> nn.Module:
+        """The linear layer from embeddings to all classes, with bias."""
+        return nn.Linear(_DIM, self._classes)
+
+    def loss(self, output: Tensor, target: Target, criterion: nn.Module | None = None) -> Tensor:
+        """Cross-entropy over all training instances, mean over the drawn pixels."""
+        assert isinstance(criterion, nn.Linear)  # what criterion() gave
+        pixels, classes = target["pixels"], target["classes"]
+        places = pixels[:, None].expand(-1, output.shape[1], -1)
+        drawn = output.flatten(2).gather(2, places).transpose(1, 2)
+        return softmax_cross_entropy(drawn.flatten(0, 1), criterion.weight, criterion.bias, classes.flatten())
+
+    def statistics(self, output: Tensor, target: Target) -> dict[str, Tensor]:
+        """``ari`` (B,) float64, ``objects`` (B,) int64 at output size, and (B,) int8 whether each of ``LARGE`` holds.
+
+        ``ari`` is NaN where the chosen one does not hold, and where no pixel is foreground.
+        """
+        ids = target["instances"].cpu()
+        large = {name: objects.hold(target["boxes"]).cpu() for name, objects in LARGE.items()}
+        judged = ids.masked_fill(~large[self.chosen["large"]][:, None, None], 0)  # k-means is not for free
+        return {
+            "ari": _agreement(judged.numpy(), clusters(output, judged).numpy()),
+            "objects": torch.tensor([_instances(one) for one in ids]),
+            **{name: holds.to(torch.int8) for name, holds in large.items()},
+        }
+
+    def scores(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
+        judged = statistics["ari"][~np.isnan(statistics["ari"])]
+        return {
+            "ari": float(judged.mean()) if len(judged) else float("nan"),
+            **{f"images_{name}": float(statistics[name].sum(dtype=np.int64)) for name in LARGE},
+        }
+
+    def prior(self, targets: Iterable[Target], classes: tuple[str, ...]) -> Tensor:
+        """Each pixel's position in two of the channels: its clusters cut the foreground into compact pieces.
+
+        The instances of training images say nothing about those of others, so nothing more can be known unseen.
+        """
+        height, width = next(iter(targets))["instances"].shape[1:]
+        code = torch.zeros(_DIM, height, width)
+        code[0] = torch.arange(height)[:, None] / max(height, width)
+        code[1] = torch.arange(width) / max(height, width)
+        return code
+
+    def prediction(self, output: Tensor) -> Tensor:
+        """The embedding, (B, 32, h, w) float32."""
+        return output.float()
+
+    def shown(self, output: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+        """Instances and clusters, each (B, h, w): clusters count from 1 on, and are 0 outside the foreground."""
+        return target["instances"], clusters(output, target["instances"].cpu())
+
+
+def clusters(output: Tensor, instances: Tensor) -> Tensor:
+    """k-means clusters (B, h, w) int32 of each image's foreground, as many as it has instances; 0 elsewhere.
+
+    ``output`` is (B, D, h, w) on any device, ``instances`` (B, h, w) on the CPU.
+    """
+    found = torch.zeros(instances.shape, dtype=torch.int32)
+    foreground = [i for i in range(len(instances)) if bool((instances[i] > 0).any())]
+    problems = [
+        (_points(output[i], (instances[i] > 0).to(output.device)), _instances(instances[i])) for i in foreground
+    ]
+    for i, labels in zip(foreground, cluster_all(problems), strict=True):
+        found[i][instances[i] > 0] = torch.from_numpy(labels) + 1
+    return found
+
+
+def _points(embedding: Tensor, mask: Tensor) -> np.ndarray:
+    """(P, D) float32 from (D, h, w) and the P pixels of an (h, w) mask."""
+    return embedding.permute(1, 2, 0)[mask].float().cpu().numpy()
+
+
+def _instances(ids: Tensor) -> int:
+    return len(ids[ids > 0].unique())
+
+
+def _agreement(instances: np.ndarray, found: np.ndarray) -> Tensor:
+    """(B,) float64: each image's adjusted Rand index over its foreground; NaN without one, 1 for a single instance."""
+    from sklearn.metrics import adjusted_rand_score
+
+    pairs = ((ids[ids > 0], labels[ids > 0]) for ids, labels in zip(instances, found, strict=True))
+    scores = [adjusted_rand_score(ids, labels) if len(ids) else np.nan for ids, labels in pairs]
+    return torch.tensor(scores, dtype=torch.float64)
+
+
+TASKS.add("discrimination", Discrimination)
