@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.console import out, print_json, size, table
+from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
     from deapcache.datasets import DatasetEntry
+    from deapcache.readouts import ReadoutEntry
+    from deapcache.tasks import Task
 
 app = typer.Typer(help="Show what there is: backbones, datasets, tasks, readouts.", no_args_is_help=True)
 
@@ -111,8 +114,9 @@ def list_tasks(json: options.Json = False) -> None:
     rows = [
         {
             "name": task.name,
-            "annotation": task.annotation,
+            "annotations": list(task.annotations),
             "default_dataset": task.default_dataset,
+            "choices": {name: list(values) for name, values in task.choices.items()},
             "metrics": {
                 name: {"unit": m.unit, "higher_is_better": m.higher_is_better} for name, m in task.metrics.items()
             },
@@ -122,23 +126,67 @@ def list_tasks(json: options.Json = False) -> None:
     if json:
         print_json(rows)
         return
-    shown = table("task", "annotation", "default dataset", "metrics")
+    shown = table("task", "annotations", "default dataset", "metrics", "--task-option")
     for task in tasks:
         arrows = [f"{name} {'↑' if m.higher_is_better else '↓'}" for name, m in task.metrics.items()]
-        shown.add_row(task.name, task.annotation, task.default_dataset, ", ".join(arrows))
+        shown.add_row(task.name, ", ".join(task.annotations), task.default_dataset, ", ".join(arrows), _choices(task))
     out.print(shown)
 
 
+def _choices(task: Task) -> str:
+    return "; ".join(f"{task.name}.{name}={'|'.join(values)}" for name, values in task.choices.items())
+
+
 @app.command("readouts")
-def list_readouts(json: options.Json = False) -> None:
-    """Readouts: what each one is."""
+def list_readouts(
+    params: Annotated[
+        bool, typer.Option("--params", help="Learnable parameters on the paper's backbones, for each of its tasks.")
+    ] = False,
+    readout: Annotated[
+        str | None, typer.Option("--readout", help="With --params: which readout, NAME or NAME:D. Default: deap.")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Readouts: what each one is, in which sizes it comes, and how many parameters it has.
+
+    A size is part of the name: bicubic:32. D is 16 where the name has none.
+    """
     from deapcache.readouts import READOUTS
 
-    rows = [{"name": name, "summary": entry.summary} for name, entry in READOUTS]
-    if json:
-        print_json(rows)
+    if readout is not None and not params:
+        raise UsageError("--readout says whose parameters to count: give --params with it")
+    if params:
+        _show_parameters(readout or "deap", json)
         return
-    shown = table("readout", "what it is")
-    for row in rows:
-        shown.add_row(row["name"], row["summary"])
+    if json:
+        print_json([_readout_row(name, entry) for name, entry in READOUTS])
+        return
+    shown = table("readout", "D", "what it is")
+    for name, entry in READOUTS:
+        shown.add_row(name, ", ".join(map(str, entry.sizes)) or "—", entry.summary)
+    out.print(shown)
+
+
+def _readout_row(name: str, entry: ReadoutEntry) -> dict[str, Any]:
+    from deapcache.experiments.parameters import count_parameters
+
+    return {
+        "name": name,
+        "summary": entry.summary,
+        "sizes": list(entry.sizes),
+        "parameters": count_parameters(name),
+    }
+
+
+def _show_parameters(readout: str, json: bool) -> None:
+    """One row a backbone, in millions to three decimals, as the paper prints them."""
+    from deapcache.experiments.parameters import PAPER_TASKS, count_parameters
+
+    counts = count_parameters(readout)
+    if json:
+        print_json({"readout": readout, "parameters": counts})
+        return
+    shown = table("backbone", *PAPER_TASKS, title=f"learnable parameters of {readout}, millions", right=PAPER_TASKS)
+    for backbone, by_task in counts.items():
+        shown.add_row(backbone, *(f"{count / 1e6:.3f}" for count in by_task.values()))
     out.print(shown)

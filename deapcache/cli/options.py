@@ -42,6 +42,29 @@ def numbers(text: str, what: str) -> list[int]:
         raise UsageError(f"{what} {text!r}: expected whole numbers such as 0 or 0,1,2") from None
 
 
+def rates(text: str, what: str) -> tuple[float, ...]:
+    """``3e-4,1e-3`` as numbers; raises :class:`UsageError` for anything else."""
+    try:
+        return tuple(float(part) for part in names(text))
+    except ValueError:
+        raise UsageError(f"{what} {text!r}: expected numbers such as 1e-3 or 3e-4,1e-3") from None
+
+
+def task_options(given: list[str], tasks: list[str]) -> dict[str, dict[str, str]]:
+    """``["depth.crop=eigen"]`` as task → choice → value; raises :class:`UsageError` for another form or task."""
+    chosen: dict[str, dict[str, str]] = {}
+    for text in given:
+        place, equals, value = text.partition("=")
+        task, dot, name = place.partition(".")
+        if not (equals and dot and name):
+            raise UsageError(f"--task-option takes TASK.CHOICE=VALUE such as depth.crop=eigen, found {text!r}")
+        if task not in tasks:
+            raise UsageError(f"--task-option {text}: task {task!r} is not probed, --task names {', '.join(tasks)}")
+        if chosen.setdefault(task, {}).setdefault(name, value) != value:
+            raise UsageError(f"--task-option gives {task}.{name} twice: {chosen[task][name]} and {value}")
+    return chosen
+
+
 def fields(pairs: list[str]) -> dict[str, str]:
     """``["storage=float16"]`` as a mapping; raises :class:`UsageError` where the ``=`` is missing."""
     split = [pair.partition("=") for pair in pairs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +14,7 @@ from deapcache.cli.console import Bars, bars, out, print_json
 
 if TYPE_CHECKING:
     from deapcache.experiments import Probed, Report
+    from deapcache.locations import Location
 
 
 def probe_command(
@@ -29,7 +31,7 @@ def probe_command(
         int | None, typer.Option("--iterations", help="Training steps. Default: the task's (30,000 or 10,000).")
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images in one training step.")] = 32,
-    lr: Annotated[float, typer.Option("--lr", help="AdamW's peak learning rate.")] = 1e-3,
+    lr: Annotated[str, typer.Option("--lr", help="AdamW's peak learning rate, or several: 3e-4,1e-3.")] = "1e-3",
     limit: Annotated[
         int | None, typer.Option("--limit", help="Train and score on the first N images of each split only.")
     ] = None,
@@ -37,13 +39,20 @@ def probe_command(
         list[str] | None,
         typer.Option("--where", help="Recipe field that features or targets must have: storage=float16. Repeatable."),
     ] = None,
+    task_option: Annotated[
+        list[str] | None,
+        typer.Option("--task-option", help="Choice of a task: depth.crop=eigen (deapcache list tasks). Repeatable."),
+    ] = None,
+    upsampler: Annotated[
+        Path | None, typer.Option("--upsampler", help="FeatUp checkpoint that the readout featup is built around.")
+    ] = None,
     device: options.Device = "auto",
     home: options.Home = None,
     json: options.Json = False,
 ) -> None:
     """Train dense readouts from cached features, score them, and save results, readouts and pictures.
 
-    All tasks, readouts and seeds of a backbone share one pass over its cache; no backbone is run.
+    All tasks, readouts, seeds and learning rates of a backbone share one pass over its cache; no backbone is run.
     """
     from deapcache.experiments import ProbeRequest, choose_device, probe
     from deapcache.probing import ProbeOptions
@@ -56,7 +65,9 @@ def probe_command(
         seeds=options.numbers(seed, "--seed"),
         where=options.fields(where or []),
         options=ProbeOptions(
-            lr=lr,
+            lrs=options.rates(lr, "--lr"),
+            task_options=options.task_options(task_option or [], options.names(task)),
+            upsampler=upsampler,
             batch_size=batch_size,
             iterations=iterations,
             train_limit=limit,
@@ -64,9 +75,10 @@ def probe_command(
             device=str(choose_device(device)),
         ),
     )
+    place = locations.home(home)
     with bars() as shown:
-        done = list(probe(locations.home(home), request, report=report_on(shown), command=sys.argv))
-    show_results(done, json)
+        done = list(probe(place, request, report=report_on(shown), command=sys.argv))
+    show_results(done, place, json)
 
 
 def report_on(shown: Bars) -> Report:
@@ -81,14 +93,14 @@ def report_on(shown: Bars) -> Report:
     return show
 
 
-def show_results(done: list[Probed], json: bool) -> None:
-    """The table of all runs, and where their pictures are."""
-    from deapcache.results import print_tables, summarise
+def show_results(done: list[Probed], home: Location, json: bool) -> None:
+    """The tables of all runs, whose statistics are in ``home``, and where their pictures are."""
+    from deapcache.results import HomeIntervals, print_tables, summarise
 
     if json:
         print_json([{**one.result.to_json(), "picture": one.picture} for one in done])
         return
-    print_tables(summarise([one.result for one in done]))
+    print_tables(summarise([one.result for one in done]), uncertainty=HomeIntervals(home))
     for one in done:
         if one.picture:
             out.print(f"picture: {one.picture}", markup=False)

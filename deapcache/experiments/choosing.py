@@ -36,7 +36,7 @@ def choose_datasets(
 def _dataset_of(home: Location, entries: Sequence[CacheEntry], task: Task, backbones: Sequence[str]) -> str:
     wanted = set(backbones)
     with_features = {e.dataset for e in entries if e.kind == "features" and (not wanted or e.name in wanted)}
-    with_targets = {e.dataset for e in entries if e.kind == "targets" and e.name == task.annotation}
+    with_targets = {e.dataset for e in entries if e.kind == "targets" and e.name == task.annotations[0]}
     found = sorted(with_features & with_targets)
     if task.default_dataset in found:
         return task.default_dataset

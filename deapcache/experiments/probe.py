@@ -12,8 +12,8 @@ import numpy as np
 from deapcache.cache import list_caches
 from deapcache.experiments.choosing import choose_backbones, choose_datasets
 from deapcache.locations import Location
-from deapcache.probing import ProbeOptions, ProbeProgress, ProbeRun, probe_backbone
-from deapcache.readouts import READOUTS
+from deapcache.probing import PlannedRun, ProbeOptions, ProbeProgress, ProbeRun, probe_backbone
+from deapcache.readouts import check_readout
 from deapcache.results import Result, save_picture, save_run
 
 Report = Callable[[str, ProbeProgress], None]
@@ -34,6 +34,8 @@ class ProbeRequest:
     options: ProbeOptions = field(default_factory=ProbeOptions)
     where: Mapping[str, Any] = field(default_factory=dict)
     """Recipe fields that the features must have, where several caches of a backbone are there."""
+    images_name: str | None = None
+    """Dataset that the features were extracted from, where ``dataset`` shares its images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +48,22 @@ class Probed:
 
 
 def probe(
-    home: Location, request: ProbeRequest, *, report: Report = lambda *_: None, command: Sequence[str] = ()
+    home: Location,
+    request: ProbeRequest,
+    *,
+    report: Report = lambda *_: None,
+    command: Sequence[str] = (),
+    skip: Callable[[PlannedRun], bool] = lambda _: False,
 ) -> Iterator[Probed]:
     """Probe everything that is asked for, and yield each run once its files are written.
 
-    All tasks, readouts and seeds of one backbone and dataset share one pass over its features. Raises what
+    All tasks, readouts, seeds and learning rates of one backbone and dataset share one pass over its features; runs for
+    which ``skip`` is true are left out. Raises what
     :func:`deapcache.probing.probe_backbone` raises, and ``CacheMissError`` with the command to run where nothing is
     cached.
     """
     for readout in request.readouts:
-        READOUTS.get(readout)  # a wrong name is told before any cache is looked for
+        check_readout(readout)  # a wrong name is told before any cache is looked for
     plan = [
         (dataset, backbone, tasks)
         for dataset, tasks in choose_datasets(home, request.tasks, request.dataset, request.backbones).items()
@@ -72,6 +80,8 @@ def probe(
             seeds=request.seeds,
             options=request.options,
             fields=request.where,
+            images_name=request.images_name,
+            skip=skip,
             progress=functools.partial(report, name),
         )
         for run in runs:

@@ -2,17 +2,20 @@
 
 from deapcache.probing.evaluate import Examples
 from deapcache.probing.options import ProbeOptions, default_iterations
-from deapcache.probing.probe import probe_backbone
+from deapcache.probing.planned import PlannedRun
+from deapcache.probing.probe import planned_runs, probe_backbone
 from deapcache.probing.progress import ProbeProgress
 from deapcache.probing.run import ProbeRun
 from deapcache.probing.sources import feature_fields
 
 __all__ = [
     "Examples",
+    "PlannedRun",
     "ProbeOptions",
     "ProbeProgress",
     "ProbeRun",
     "default_iterations",
     "feature_fields",
+    "planned_runs",
     "probe_backbone",
 ]

@@ -21,6 +21,8 @@ READ_AHEAD = 4
 _CHUNK = 128
 """Rows read at a time when a whole split is read."""
 
+_FEATURES, _GUIDANCE = "features", "base images"
+
 _MEMORY_SHARE = 0.25
 """Part of the available memory that training arrays may take."""
 
@@ -34,7 +36,9 @@ class Batch:
     features: torch.Tensor
     """(B, H, W, D) as decoded from the cache: float16 or float32."""
     maps: Mapping[str, torch.Tensor]
-    """Annotation → (B, h, w) as stored in its target cache."""
+    """Annotation → (B, ...) as stored in its target cache."""
+    guidance: torch.Tensor | None
+    """(B, h, w, 3) uint8 base images, where a readout needs them."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,18 @@ class SplitArrays:
     targets: Mapping[str, Cache]
     """Annotation → target cache, whose rows are those of ``features``."""
     rows: np.ndarray
+    images: Cache | None = None
+    """Base images, whose rows are those of ``features``; ``None``: no readout needs them."""
+
+    @property
+    def others(self) -> dict[str, Cache]:
+        """All caches but the features, by the names under which batches hold them."""
+        return {**self.targets, **({} if self.images is None else {_GUIDANCE: self.images})}
 
     def decoded_bytes(self) -> int:
         """Bytes that the used rows take in memory."""
         one = self.rows[:1]
-        sample = [self.features.read_features(one), *(cache.read(one) for cache in self.targets.values())]
+        sample = [self.features.read_features(one), *(cache.read(one) for cache in self.others.values())]
         return sum(array.nbytes for array in sample) * len(self.rows)
 
 
@@ -88,8 +99,6 @@ def choose_residency(needed_bytes: int) -> Residency:
 Reading = Callable[[], dict[str, np.ndarray]]
 """Waits for arrays that were asked for: name → (B, ...)."""
 
-_FEATURES = "features"
-
 
 class BatchStream:
     """Features and targets of a split as batches on a device.
@@ -100,19 +109,20 @@ class BatchStream:
 
     def __init__(self, arrays: SplitArrays, residency: Residency, device: torch.device) -> None:
         self._device = device
-        self._names = (_FEATURES, *arrays.targets)
+        self._names = (_FEATURES, *arrays.others)
         self._source: _Resident | _Streamed
         self._source = _Resident(arrays) if residency == "memory" else _Streamed(arrays)
 
     def batches(self, order: Iterable[np.ndarray]) -> Iterator[Batch]:
         """One :class:`Batch` for each array of rows in ``order``."""
         for rows, tensors in self._read(order, self._names):
-            yield Batch(rows, tensors.pop(_FEATURES), tensors)
+            yield Batch(rows, tensors.pop(_FEATURES), tensors, tensors.pop(_GUIDANCE, None))
 
-    def maps(self, annotation: str, order: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
-        """(B, h, w) stored targets for each array of rows in ``order``; features are not read."""
-        for _, tensors in self._read(order, (annotation,)):
-            yield tensors[annotation]
+    def maps(
+        self, annotations: Sequence[str], order: Iterable[np.ndarray]
+    ) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:
+        """(rows, annotation → stored targets) for each array of rows in ``order``; features are not read."""
+        return self._read(order, annotations)
 
     def _read(
         self, order: Iterable[np.ndarray], names: Sequence[str]
@@ -138,7 +148,7 @@ class BatchStream:
 class _Streamed:
     def __init__(self, arrays: SplitArrays) -> None:
         self._read_async: dict[str, Any] = {_FEATURES: arrays.features.read_features_async}
-        self._read_async |= {name: cache.read_async for name, cache in arrays.targets.items()}
+        self._read_async |= {name: cache.read_async for name, cache in arrays.others.items()}
 
     def request(self, rows: np.ndarray, names: Sequence[str]) -> Reading:
         readings = {name: self._read_async[name](rows) for name in names}
@@ -149,7 +159,7 @@ class _Resident:
     def __init__(self, arrays: SplitArrays) -> None:
         self._place = {int(row): place for place, row in enumerate(arrays.rows)}
         self._arrays = {_FEATURES: read_rows(arrays.features.read_features, arrays.rows)}
-        self._arrays |= {name: read_rows(cache.read, arrays.rows) for name, cache in arrays.targets.items()}
+        self._arrays |= {name: read_rows(cache.read, arrays.rows) for name, cache in arrays.others.items()}
 
     def request(self, rows: np.ndarray, names: Sequence[str]) -> Reading:
         places = [self._place[int(row)] for row in rows]

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from deapcache.probing.batches import Batch, BatchStream, sequential
-from deapcache.probing.learner import Learner
+from deapcache.probing.posed import PosedTask
 from deapcache.probing.progress import Clock, Progress
-from deapcache.probing.train import targets_of
-from deapcache.tasks import Task
+from deapcache.probing.team import Team
+from deapcache.tasks import Target, Task
 
 EXAMPLES = 6
 """Validation images, the first ones, whose predictions are kept for pictures."""
-
-Predict = Callable[[torch.Tensor], torch.Tensor]
-"""(B, H, W, D) float32 features → (B, C, h, w) output."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +26,9 @@ class Examples:
     rows: np.ndarray
     """(n,) rows of the validation caches."""
     targets: np.ndarray
-    """(n, h, w) targets of the task."""
+    """(n, ...) targets of the task, as ``Task.shown`` gives them."""
     predictions: np.ndarray
-    """(n, h, w): what ``Task.prediction`` makes of the output (probability, class or metres)."""
+    """(n, ...): probability, class, metres, boxes or clusters."""
 
 
 @dataclass
@@ -39,16 +36,16 @@ class Scored:
     """One predictor's outcome."""
 
     task: Task
-    predict: Predict
     statistics: dict[str, np.ndarray] = field(default_factory=dict)
     """Name → (n images, ...): what the scores, and bootstrap intervals, are computed from."""
     scores: dict[str, float] = field(default_factory=dict)
     examples: Examples | None = None
 
 
-def score_learners(
-    learners: Sequence[Learner],
+def score_teams(
+    teams: Sequence[Team],
     priors: Mapping[str, torch.Tensor],
+    posed: Sequence[PosedTask],
     stream: BatchStream,
     rows: np.ndarray,
     *,
@@ -57,72 +54,71 @@ def score_learners(
 ) -> tuple[list[Scored], dict[str, Scored], float]:
     """Score every learner and every task's prior in one pass.
 
-    Returns the learners' outcomes in their order, the priors' by task name, and the seconds it took.
+    Returns the learners' outcomes team by team, the priors' by task name, and the seconds it took.
     """
-    tasks = {learner.probed.task.name: learner.probed.task for learner in learners}
-    by_learner = [Scored(learner.probed.task, _readout(learner)) for learner in learners]
-    by_task = {name: Scored(tasks[name], _constant(learners, name, output)) for name, output in priors.items()}
+    for team in teams:
+        team.eval()
+    gathered = [[_Gathered(learner.posed.task) for learner in team.learners] for team in teams]
+    by_task = {one.task.name: _Gathered(one.task) for one in posed}
     clock = Clock("score", len(rows), progress)
-    _pass([*by_learner, *by_task.values()], tasks, stream, rows, batch_size, clock)
-    return by_learner, by_task, clock.seconds
+    done = 0
+    for batch in stream.batches(sequential(rows, batch_size)):
+        _add_batch(batch, teams, gathered, priors, posed, by_task)
+        done += len(batch.rows)
+        clock.report(done)
+    outcomes = [one.outcome() for members in gathered for one in members]
+    return outcomes, {name: one.outcome() for name, one in by_task.items()}, clock.seconds
 
 
 @torch.no_grad()
-def _pass(
-    scored: Sequence[Scored],
-    tasks: Mapping[str, Task],
-    stream: BatchStream,
-    rows: np.ndarray,
-    batch_size: int,
-    clock: Clock,
+def _add_batch(
+    batch: Batch,
+    teams: Sequence[Team],
+    gathered: Sequence[Sequence[_Gathered]],
+    priors: Mapping[str, torch.Tensor],
+    posed: Sequence[PosedTask],
+    by_task: Mapping[str, _Gathered],
 ) -> None:
-    gathered = [_Gathered() for _ in scored]
-    done = 0
-    for batch in stream.batches(sequential(rows, batch_size)):
-        features = batch.features.float()
-        targets = targets_of(tasks, batch)
-        for outcome, gathering in zip(scored, gathered, strict=True):
-            gathering.add(outcome, features, targets[outcome.task.name], batch)
-        done += len(batch.rows)
-        clock.report(done)
-    for outcome, gathering in zip(scored, gathered, strict=True):
-        outcome.statistics = gathering.statistics()
-        outcome.scores = {name: float(value) for name, value in outcome.task.scores(outcome.statistics).items()}
-        outcome.examples = gathering.examples()
+    features = batch.features.float()
+    targets = {one.task.name: one.task.target(batch.maps) for one in posed}
+    for team, members in zip(teams, gathered, strict=True):
+        for one, output in zip(members, team.outputs(features, batch.guidance), strict=True):
+            one.add(output, targets[one.task.name], batch.rows)
+    for name, prior in priors.items():
+        size = next(task.output_size for task in posed if task.task.name == name)
+        by_task[name].add(_constant(prior, size, features), targets[name], batch.rows)
 
 
-def _readout(learner: Learner) -> Predict:
-    learner.model.eval()
-    return lambda features: learner.model(features, learner.probed.output_size)
-
-
-def _constant(learners: Sequence[Learner], task: str, output: torch.Tensor) -> Predict:
-    height, width = next(learner.probed.output_size for learner in learners if learner.probed.task.name == task)
+def _constant(output: torch.Tensor, size: tuple[int, int], features: torch.Tensor) -> torch.Tensor:
+    """(B, C, h, w) from (C, h, w) or (C,): the same for every image."""
     whole = output if output.ndim == 3 else output[:, None, None]
-    return lambda features: whole.to(features.device).expand(len(features), -1, height, width)
+    return whole.to(features.device).expand(len(features), -1, *size)
 
 
 class _Gathered:
     """The pieces of one predictor's outcome, batch by batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: Task) -> None:
+        self.task = task
         self._pieces: dict[str, list[np.ndarray]] = defaultdict(list)
         self._examples: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._kept = 0
 
-    def add(self, outcome: Scored, features: torch.Tensor, target: torch.Tensor, batch: Batch) -> None:
-        output = outcome.predict(features)
-        for name, values in outcome.task.statistics(output, target).items():
+    def add(self, output: torch.Tensor, target: Target, rows: np.ndarray) -> None:
+        for name, values in self.task.statistics(output, target).items():
             self._pieces[name].append(values.cpu().numpy())
-        wanted = min(EXAMPLES - self._kept, len(batch.rows))
+        wanted = min(EXAMPLES - self._kept, len(rows))
         if wanted > 0:
-            prediction = outcome.task.prediction(output[:wanted])
-            self._examples.append((batch.rows[:wanted], target[:wanted].cpu().numpy(), prediction.cpu().numpy()))
+            shown, prediction = self.task.shown(output[:wanted], _first(target, wanted))
+            self._examples.append((rows[:wanted], shown.cpu().numpy(), prediction.cpu().numpy()))
             self._kept += wanted
 
-    def statistics(self) -> dict[str, np.ndarray]:
-        return {name: np.concatenate(pieces) for name, pieces in self._pieces.items()}
+    def outcome(self) -> Scored:
+        statistics = {name: np.concatenate(pieces) for name, pieces in self._pieces.items()}
+        scores = {name: float(value) for name, value in self.task.scores(statistics).items()}
+        rows, targets, predictions = (np.concatenate(parts) for parts in zip(*self._examples, strict=True))
+        return Scored(self.task, statistics, scores, Examples(rows, targets, predictions))
 
-    def examples(self) -> Examples:
-        rows, targets, predictions = zip(*self._examples, strict=True)
-        return Examples(np.concatenate(rows), np.concatenate(targets), np.concatenate(predictions))
+
+def _first(target: Target, count: int) -> Target:
+    return {name: values[:count] for name, values in target.items()} if isinstance(target, Mapping) else target[:count]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from deapcache.errors import UsageError
@@ -13,7 +15,7 @@ WARM_UP = 0.05
 GRADIENT_CLIP = 1.0
 """Largest gradient norm of one readout."""
 
-_ITERATIONS = {"boundaries": 30_000, "foreground": 30_000}
+_ITERATIONS = dict.fromkeys(("boundaries", "foreground", "detection", "discrimination", "coco-stuff"), 30_000)
 _OTHER_ITERATIONS = 10_000
 
 Residency = Literal["memory", "stream"]
@@ -23,8 +25,8 @@ Residency = Literal["memory", "stream"]
 class ProbeOptions:
     """Choices of one probe, the same for all its readouts; raises :class:`UsageError` for values out of range."""
 
-    lr: float = 1e-3
-    """AdamW's peak learning rate."""
+    lrs: tuple[float, ...] = (1e-3,)
+    """AdamW's peak learning rates; each is a readout of its own, with a protocol of its own."""
     weight_decay: float = 1e-4
     batch_size: int = 32
     iterations: int | None = None
@@ -38,23 +40,30 @@ class ProbeOptions:
     output_size: tuple[int, int] | None = None
     """(height, width) of the target caches to use; ``None``: the base size of the features, or, where these come from
     images of native size, the only one there is."""
+    task_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Task → its ``choices`` that are not the default: ``{"depth": {"crop": "eigen"}}``."""
+    upsampler: Path | None = None
+    """Checkpoint of the published upsampler that ``featup`` is built around."""
     residency: Residency | None = None
     """Training arrays held in memory, or streamed from the cache; ``None``: memory if they fit in a quarter of it."""
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name in ("lr", "batch_size", "iterations", "train_limit", "val_limit"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
+        if not self.lrs:
+            raise UsageError("no learning rate is given: expected at least one, such as 1e-3")
+        given = [("lr", lr) for lr in self.lrs]
+        given += [(name, getattr(self, name)) for name in ("batch_size", "iterations", "train_limit", "val_limit")]
+        for name, value in given:
+            if value is not None and not value > 0:
                 raise UsageError(f"{name} is {value}: expected more than 0")
         if self.weight_decay < 0:
             raise UsageError(f"weight_decay is {self.weight_decay}: expected 0 or more")
 
-    def optimiser(self) -> dict[str, Any]:
-        """Optimiser and schedule as the protocol records them."""
+    def optimiser(self, lr: float) -> dict[str, Any]:
+        """Optimiser and schedule at one of the learning rates, as the protocol records them."""
         return {
             "name": "AdamW",
-            "lr": self.lr,
+            "lr": lr,
             "weight_decay": self.weight_decay,
             "schedule": "linear warm-up, cosine to 0",
             "warm_up": WARM_UP,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 import torch
@@ -12,16 +13,22 @@ import torch
 from deapcache.cache import CacheEntry
 from deapcache.locations import Location
 from deapcache.probing.batches import BatchStream, choose_residency
-from deapcache.probing.evaluate import Scored, score_learners
-from deapcache.probing.learner import Learner, Probed
+from deapcache.probing.cost import measure_cost
+from deapcache.probing.evaluate import Scored, score_teams
+from deapcache.probing.learner import Learner
 from deapcache.probing.options import ProbeOptions, Residency, default_iterations
+from deapcache.probing.planned import PlannedRun
+from deapcache.probing.posed import PosedTask
 from deapcache.probing.progress import Progress, silent
 from deapcache.probing.protocols import protocol_of
 from deapcache.probing.run import ProbeRun
 from deapcache.probing.sources import Request, Sources, resolve_sources
-from deapcache.probing.train import image_independent_prior, train, training_bias
-from deapcache.readouts import READOUTS
+from deapcache.probing.team import Team, form_teams
+from deapcache.probing.train import image_independent_prior, prepare_task, train
+from deapcache.readouts import canonical_readout, check_readout, needs_guidance
 from deapcache.tasks import Task, get_task
+
+Skip = Callable[[PlannedRun], bool]
 
 
 def probe_backbone(
@@ -36,12 +43,13 @@ def probe_backbone(
     fields: Mapping[str, Any] | None = None,
     images_name: str | None = None,
     splits: tuple[str, str] = ("train", "val"),
+    skip: Skip = lambda _: False,
     progress: Progress = silent,
 ) -> list[ProbeRun]:
-    """Train and score every (task, readout, seed) on one backbone's cached features, in one pass over them.
+    """Train and score every (task, readout, seed, learning rate) on one backbone's cached features, in one pass.
 
-    Neither a backbone nor an image is touched: features and targets are read from ``home``. A readout's weights and
-    scores are those it would get alone.
+    Neither a backbone nor an image file is touched: features and targets are read from ``home``. A readout's weights
+    and scores are those it would get alone, up to rounding.
 
     Parameters
     ----------
@@ -51,108 +59,160 @@ def probe_backbone(
         Dataset that the features were extracted from, where ``dataset`` shares its images.
     splits
         Names of the splits to train and to score on.
+    skip
+        Runs for which it is true are left out; where it leaves none, nothing is read.
 
     Raises :class:`deapcache.errors.UnknownNameError`, ``CacheMissError``, ``AmbiguousCacheError``,
     ``IncompleteCacheError``, ``CorruptCacheError``, ``TrainingError`` (a loss that is not finite), ``UsageError``.
     """
+    probe = _open(home, dataset, backbone, tasks, readouts, options, fields, images_name, splits)
+    chosen = [planned for planned in probe.plan(seeds) if not skip(planned)]
+    return probe.run(chosen, progress) if chosen else []
+
+
+def planned_runs(
+    home: Location,
+    *,
+    dataset: str,
+    backbone: str,
+    tasks: Sequence[str],
+    readouts: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    options: ProbeOptions | None = None,
+    fields: Mapping[str, Any] | None = None,
+    images_name: str | None = None,
+    splits: tuple[str, str] = ("train", "val"),
+) -> list[PlannedRun]:
+    """What :func:`probe_backbone` would train and score, and raises as well."""
+    return _open(home, dataset, backbone, tasks, readouts, options, fields, images_name, splits).plan(seeds)
+
+
+def _open(
+    home: Location,
+    dataset: str,
+    backbone: str,
+    tasks: Sequence[str],
+    readouts: Sequence[str],
+    options: ProbeOptions | None,
+    fields: Mapping[str, Any] | None,
+    images_name: str | None,
+    splits: tuple[str, str],
+) -> _Probe:
     options = options or ProbeOptions()
-    chosen = [get_task(name) for name in dict.fromkeys(tasks)]
+    chosen = [get_task(name, options.task_options.get(name)) for name in dict.fromkeys(tasks)]
     for name in readouts:
-        READOUTS.get(name)
+        check_readout(name)
+    names = list(dict.fromkeys(canonical_readout(name) for name in readouts))
     request = Request(
         home=home,
         dataset=dataset,
         backbone=backbone,
-        annotations=tuple(dict.fromkeys(task.annotation for task in chosen)),
+        annotations=tuple(dict.fromkeys(annotation for task in chosen for annotation in task.annotations)),
         fields=fields or {},
         images_name=images_name or dataset,
         splits=splits,
+        with_images=any(needs_guidance(name) for name in names),
     )
-    return _Probe(request, resolve_sources(request, options), options, progress).run(chosen, readouts, seeds)
+    return _Probe(request, resolve_sources(request, options), options, chosen, names)
 
 
 class _Probe:
     """One backbone's probe: its caches, and what is derived from them."""
 
-    def __init__(self, request: Request, sources: Sources, options: ProbeOptions, progress: Progress) -> None:
+    def __init__(
+        self, request: Request, sources: Sources, options: ProbeOptions, tasks: Sequence[Task], readouts: Sequence[str]
+    ) -> None:
         self._request = request
         self._sources = sources
         self._options = options
-        self._progress = progress
-        self._device = torch.device(options.device)
-        arrays = sources.train.arrays
-        self._residency: Residency = options.residency or choose_residency(arrays.decoded_bytes())
-        self._train_stream = BatchStream(arrays, self._residency, self._device)
-        # the validation images are read once, so there is nothing to gain from holding them
-        self._val_stream = BatchStream(sources.val.arrays, "stream", self._device)
+        self._readouts = readouts
+        self._posed = {task.name: self._pose(task) for task in tasks}
 
-    def run(self, tasks: Sequence[Task], readouts: Sequence[str], seeds: Sequence[int]) -> list[ProbeRun]:
-        before = _backbone_counts()
-        probed = [self._probed(task) for task in tasks]
-        learners = [
-            Learner(one, readout, seed, self._options)
-            for one in probed
-            for readout in dict.fromkeys(readouts)
-            for seed in dict.fromkeys(seeds)
-        ]
-        rows = self._sources.train.arrays.rows
-        trained = train(learners, self._train_stream, rows, self._options, self._progress)
-        by_learner, by_task, scored = score_learners(
-            learners,
-            {one.task.name: self._prior(one) for one in probed},
-            self._val_stream,
-            self._sources.val.arrays.rows,
-            batch_size=self._options.batch_size,
-            progress=self._progress,
-        )
-        shared = self._shared_facts(learners, trained, scored, before)
-        return [
-            self._run(learner, outcome, by_task[learner.probed.task.name], shared)
-            for learner, outcome in zip(learners, by_learner, strict=True)
-        ]
-
-    def _probed(self, task: Task) -> Probed:
+    def _pose(self, task: Task) -> PosedTask:
         features = self._sources.train.arrays.features
-        return Probed(
+        classes = [tuple(self._sources.target_recipe(name)["classes"]) for name in task.annotations]
+        posed = PosedTask(
             task=task,
             backbone=self._request.backbone,
-            classes=tuple(self._sources.target_recipe(task.annotation)["classes"]),
-            output_size=self._sources.output_size(task.annotation),
+            classes=next((names for names in classes if names), ()),
+            output_size=self._sources.output_size(task.annotations[0]),
             grid=features.grid,
             feature_dim=features.dim,
-            output_bias=training_bias(task, self._train_stream, self._sources.train.arrays.rows),
             iterations=self._options.iterations or default_iterations(task.name),
+            upsampler=self._options.upsampler,
         )
+        task.heads(posed.classes)  # tells a dataset that does not suit the task
+        return posed
 
-    def _prior(self, probed: Probed) -> torch.Tensor:
-        rows = self._sources.train.arrays.rows
-        batch_size = self._options.batch_size
-        return image_independent_prior(probed.task, self._train_stream, rows, probed.classes, batch_size)
+    def plan(self, seeds: Sequence[int]) -> list[PlannedRun]:
+        """Every run, task by task, readout by readout."""
+        runs = []
+        for posed, readout in product(self._posed.values(), self._readouts):
+            readout_options = posed.build(readout, 0)[0].options
+            for lr, seed in product(dict.fromkeys(self._options.lrs), dict.fromkeys(seeds)):
+                protocol = protocol_of(
+                    posed,
+                    readout,
+                    readout_options,
+                    lr,
+                    dataset=self._request.dataset,
+                    sources=self._sources,
+                    options=self._options,
+                )
+                caches = self._caches(posed.task.annotations)
+                backbone = self._request.backbone
+                runs.append(
+                    PlannedRun(protocol=protocol, readout=readout, seed=seed, lr=lr, backbone=backbone, caches=caches)
+                )
+        return runs
 
-    def _shared_facts(
-        self, learners: Sequence[Learner], trained: float, scored: float, before: tuple[int, int]
-    ) -> dict[str, Any]:
-        forwards, builds = (now - then for now, then in zip(_backbone_counts(), before, strict=True))
-        images = max(learner.probed.iterations for learner in learners) * self._options.batch_size
-        return {
-            "seconds": {"train": trained, "score": scored},
-            "readouts_sharing": len(learners),
-            "images_per_second": images / max(trained, 1e-9),
-            "device": _device_name(self._device),
-            "residency": self._residency,
-            "backbone_forwards": forwards,
-            "backbone_builds": builds,
+    def run(self, planned: Sequence[PlannedRun], progress: Progress) -> list[ProbeRun]:
+        """Train and score them, in one pass over the features."""
+        before = _backbone_counts()
+        options, device = self._options, torch.device(self._options.device)
+        arrays = self._sources.train.arrays
+        residency: Residency = options.residency or choose_residency(arrays.decoded_bytes())
+        stream = BatchStream(arrays, residency, device)
+        posed = {run.task: self._posed[run.task] for run in planned}
+        biases = {name: prepare_task(one, stream, arrays.rows, options.batch_size) for name, one in posed.items()}
+        learners = [
+            Learner(posed[run.task], run.readout, seed=run.seed, lr=run.lr, device=device, output_bias=biases[run.task])
+            for run in planned
+        ]
+        teams = form_teams(learners, options.weight_decay)
+        trained = train(teams, stream, arrays.rows, options, progress)
+        priors = {
+            name: image_independent_prior(one, stream, arrays.rows, options.batch_size) for name, one in posed.items()
         }
+        outcomes, by_task, scored = score_teams(
+            teams,
+            priors,
+            list(posed.values()),
+            # the validation images are read once, so there is nothing to gain from holding them
+            BatchStream(self._sources.val.arrays, "stream", device),
+            self._sources.val.arrays.rows,
+            batch_size=options.batch_size,
+            progress=progress,
+        )
+        in_order = dict(zip((id(learner) for team in teams for learner in team.learners), outcomes, strict=True))
+        shared = _shared_facts(learners, options, residency, trained, scored, before)
+        costs = _costs(teams, stream, arrays.rows[: options.batch_size])
+        return [
+            self._result(run, learner, in_order[id(learner)], by_task[run.task], {**shared, "cost": costs[id(learner)]})
+            for run, learner in zip(planned, learners, strict=True)
+        ]
 
-    def _run(self, learner: Learner, outcome: Scored, prior: Scored, shared: Mapping[str, Any]) -> ProbeRun:
-        task = learner.probed.task
-        assert outcome.examples is not None  # set by score_learners
+    def _result(
+        self, planned: PlannedRun, learner: Learner, outcome: Scored, prior: Scored, shared: Mapping[str, Any]
+    ) -> ProbeRun:
+        task = learner.posed.task
+        assert outcome.examples is not None  # set by score_teams
         return ProbeRun(
-            protocol=protocol_of(learner, self._request.dataset, self._sources, self._options),
-            seed=learner.seed,
-            backbone=self._request.backbone,
-            caches=self._caches(task.annotation),
-            classes=learner.probed.classes,
+            protocol=planned.protocol,
+            seed=planned.seed,
+            backbone=planned.backbone,
+            caches=planned.caches,
+            classes=learner.posed.classes,
             readout=learner.facts(),
             scores=outcome.scores,
             prior_scores=prior.scores,
@@ -164,21 +224,51 @@ class _Probe:
             train_images=len(self._sources.train.arrays.rows),
             loss_curve=tuple(learner.loss_curve()),
             sigma=learner.sigma(),
-            parameters=sum(p.numel() for p in learner.model.parameters() if p.requires_grad),
+            parameters=learner.parameters(),
             weights=learner.weights(),
             examples=outcome.examples,
             **shared,
         )
 
-    def _caches(self, annotation: str) -> dict[str, Mapping[str, Any]]:
-        train, val = self._sources.train, self._sources.val
-        entries = {
-            "train": train.features,
-            "val": val.features,
-            "train targets": train.targets[annotation],
-            "val targets": val.targets[annotation],
-        }
+    def _caches(self, annotations: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+        splits = {"train": self._sources.train, "val": self._sources.val}
+        entries = {name: split.features for name, split in splits.items()}
+        for annotation, (name, split) in product(annotations, splits.items()):
+            entries[f"{name} {annotation} targets"] = split.targets[annotation]
         return {name: _cache_facts(entry) for name, entry in entries.items()}
+
+
+def _costs(teams: Sequence[Team], stream: BatchStream, rows: Any) -> dict[int, Mapping[str, float | None]]:
+    """Learner (its id) → time and memory of its readouts on one batch; measured once for those of one shape."""
+    batch = next(iter(stream.batches([rows])))
+    features = batch.features.float()
+    costs: dict[int, Mapping[str, float | None]] = {}
+    for team in teams:
+        first = team.learners[0]
+        cost = measure_cost(first.heads, features, first.posed.output_size, batch.guidance)
+        costs |= {id(learner): cost for learner in team.learners}
+    return costs
+
+
+def _shared_facts(
+    learners: Sequence[Learner],
+    options: ProbeOptions,
+    residency: Residency,
+    trained: float,
+    scored: float,
+    before: tuple[int, int],
+) -> dict[str, Any]:
+    forwards, builds = (now - then for now, then in zip(_backbone_counts(), before, strict=True))
+    images = max(learner.posed.iterations for learner in learners) * options.batch_size
+    return {
+        "seconds": {"train": trained, "score": scored},
+        "readouts_sharing": len(learners),
+        "images_per_second": images / max(trained, 1e-9),
+        "device": _device_name(torch.device(options.device)),
+        "residency": residency,
+        "backbone_forwards": forwards,
+        "backbone_builds": builds,
+    }
 
 
 def _cache_facts(entry: CacheEntry) -> dict[str, Any]:

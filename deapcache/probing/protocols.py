@@ -5,26 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from deapcache.probing.learner import Learner
 from deapcache.probing.options import ProbeOptions
+from deapcache.probing.posed import PosedTask
 from deapcache.probing.sources import Sources, SplitSource
 from deapcache.recipe import Protocol
 
-_HOW_TARGETS_ARE_MADE = ("annotation", "fit", "options")
+_HOW_TARGETS_ARE_MADE = ("fit", "options")
 
 
-def protocol_of(learner: Learner, dataset: str, sources: Sources, options: ProbeOptions) -> Protocol:
-    """The protocol that ``learner`` was trained under; the same for all its seeds and for all backbones."""
-    probed = learner.probed
+def protocol_of(
+    posed: PosedTask,
+    readout: str,
+    readout_options: Mapping[str, Any],
+    lr: float,
+    *,
+    dataset: str,
+    sources: Sources,
+    options: ProbeOptions,
+) -> Protocol:
+    """The protocol of one readout of a task; the same for all its seeds and for all backbones."""
+    task = posed.task
     return Protocol(
-        task=probed.task.name,
-        task_options={**probed.task.options, "targets": _target_options(sources, probed.task.annotation)},
+        task=task.name,
+        task_options={**task.options, "targets": {name: _target_options(sources, name) for name in task.annotations}},
         dataset=dataset,
-        output_size=probed.output_size,
-        readout=learner.readout,
-        readout_options=dict(learner.model.options),
-        optimiser=options.optimiser(),
-        iterations=probed.iterations,
+        output_size=posed.output_size,
+        readout=readout,
+        readout_options=dict(readout_options),
+        optimiser=options.optimiser(lr),
+        iterations=posed.iterations,
         batch_size=options.batch_size,
         order_seed=options.order_seed,
         train_limit=_limit(options.train_limit, sources.train),

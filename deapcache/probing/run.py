@@ -20,11 +20,11 @@ class ProbeRun:
     seed: int
     backbone: str
     caches: Mapping[str, Mapping[str, Any]]
-    """``train``, ``val``, ``train targets``, ``val targets`` → path inside the home, digest and recipe."""
+    """``train``, ``val``, ``train instances targets``, … → path inside the home, digest and recipe."""
     classes: tuple[str, ...]
     """Class names of ``classes`` maps, by value; empty otherwise."""
     readout: Mapping[str, Any]
-    """What rebuilds the readout (``build_readout``'s arguments), as JSON."""
+    """What restores the readouts (``restore_readout``'s arguments, and ``heads``), as JSON."""
     scores: Mapping[str, float]
     prior_scores: Mapping[str, float]
     """Scores of the best output that does not look at the image, by the same code."""
@@ -43,6 +43,8 @@ class ProbeRun:
     """Learned width of each attention head, in image fractions; ``None`` for a readout without."""
     parameters: int
     """Learnable parameters of the readout."""
+    cost: Mapping[str, float | None]
+    """Time and memory of the readout alone on one batch, see :func:`deapcache.probing.cost.measure_cost`."""
     seconds: Mapping[str, float]
     """``train`` and ``score``: of the pass that ``readouts_sharing`` readouts shared."""
     readouts_sharing: int
@@ -78,6 +80,7 @@ class ProbeRun:
             "loss_curve": [list(point) for point in self.loss_curve],
             "sigma": None if self.sigma is None else list(self.sigma),
             "parameters": self.parameters,
+            "cost": dict(self.cost),
             "seconds": dict(self.seconds),
             "readouts_sharing": self.readouts_sharing,
             "images_per_second": self.images_per_second,

@@ -75,6 +75,8 @@ class Request:
     """Dataset whose images the features were extracted from: ``dataset``, or the one it shares its images with."""
     splits: tuple[str, str]
     """Names of the splits to train and to score on."""
+    with_images: bool = False
+    """Whether a readout needs the base images."""
 
     @property
     def extract_command(self) -> str:
@@ -208,11 +210,31 @@ def _split_source(
     for name, cache in maps.items():
         _check_same_images(features, volumes, targets[name], cache)
     rows = range(len(volumes) if limit is None else min(limit, len(volumes)))
+    images = _base_images(request, split, features) if request.with_images else None
     caches = {features.path: volumes, **{targets[name].path: cache for name, cache in maps.items()}}
+    if images is not None:
+        caches[images.path] = images.open()
     for path, cache in caches.items():
         if not cache.is_complete(rows):
             raise _incomplete(request, path, rows, caches, limit)
-    return SplitSource(split, features, targets, SplitArrays(volumes, maps, np.asarray(rows)))
+    arrays = SplitArrays(volumes, maps, np.asarray(rows), None if images is None else caches[images.path])
+    return SplitSource(split, features, targets, arrays)
+
+
+def _base_images(request: Request, split: str, features: CacheEntry) -> CacheEntry:
+    """The base images that the features were made from, for readouts that are conditioned on them."""
+    needed: dict[str, Any] = {"images": features.recipe["images"]}
+    if size := _base_size(features):
+        needed["size"] = list(size)
+    return find_one(
+        request.home,
+        "images",
+        dataset=request.images_name,
+        split=split,
+        name="",
+        fields=needed,
+        next_step=f"a readout needs the base images: `{request.extract_command}` makes them",
+    )
 
 
 def _check_same_images(features: CacheEntry, volumes: Cache, entry: CacheEntry, targets: Cache) -> None:

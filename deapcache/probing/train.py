@@ -11,8 +11,10 @@ import torch
 from deapcache.probing.batches import Batch, BatchStream, image_order, sequential
 from deapcache.probing.learner import Learner
 from deapcache.probing.options import ProbeOptions
+from deapcache.probing.posed import PosedTask
 from deapcache.probing.progress import Clock, Progress
-from deapcache.tasks import Task
+from deapcache.probing.team import Team
+from deapcache.tasks import Target, Task
 
 _BIAS_SAMPLE = 256
 """Training images whose targets decide where a readout's output bias starts."""
@@ -21,33 +23,36 @@ _REPORT_EVERY = 10
 
 
 def train(
-    learners: Sequence[Learner], stream: BatchStream, rows: np.ndarray, options: ProbeOptions, progress: Progress
+    teams: Sequence[Team], stream: BatchStream, rows: np.ndarray, options: ProbeOptions, progress: Progress
 ) -> float:
-    """Train all ``learners`` to the end on the same batches; returns the seconds it took.
+    """Train all ``teams`` to the end on the same batches; returns the seconds it took.
 
-    Each batch is read once and each task's target made once, whatever the number of readouts. A readout's weights are
-    those it would have alone. Raises :class:`TrainingError` where a loss is not finite.
+    Each batch is read once and each task's target made once, whatever the number of readouts. Raises
+    :class:`TrainingError` where a loss is not finite.
     """
-    iterations = max(learner.probed.iterations for learner in learners)
+    learners = [learner for team in teams for learner in team.learners]
+    iterations = max(learner.posed.iterations for learner in learners)
+    tasks = {learner.posed.task.name: learner.posed.task for learner in learners}
     order = image_order(options.order_seed, rows, iterations=iterations, batch_size=options.batch_size)
     clock = Clock("train", iterations, progress)
     for iteration, batch in enumerate(stream.batches(order), start=1):
-        _step([learner for learner in learners if not learner.done], batch)
+        features, at_work = batch.features.float(), [team for team in teams if not team.done]
+        wanted = {learner.posed.task.name for team in at_work for learner in team.learners}
+        targets = _training_targets({name: tasks[name] for name in wanted}, batch, options.order_seed, iteration)
+        for team in at_work:
+            team.step(features, batch.guidance, targets)
         if iteration % _REPORT_EVERY == 0 or iteration == iterations:
             clock.report(iteration, _mean_loss(learners))
     return clock.seconds
 
 
-def _step(learners: Sequence[Learner], batch: Batch) -> None:
-    features = batch.features.float()
-    targets = targets_of({learner.probed.task.name: learner.probed.task for learner in learners}, batch)
-    for learner in learners:
-        learner.step(features, targets[learner.probed.task.name])
-
-
-def targets_of(tasks: Mapping[str, Task], batch: Batch) -> dict[str, torch.Tensor]:
-    """Each task's target for the batch."""
-    return {name: task.target(batch.maps[task.annotation]) for name, task in tasks.items()}
+def _training_targets(tasks: Mapping[str, Task], batch: Batch, order_seed: int, iteration: int) -> dict[str, Target]:
+    targets = {}
+    for name, task in tasks.items():
+        # a task draws the same whatever other tasks are trained beside it
+        seed = int(np.random.SeedSequence([order_seed, iteration]).generate_state(1)[0])
+        targets[name] = task.training_target(batch.maps, batch.rows, torch.Generator().manual_seed(seed))
+    return targets
 
 
 def _mean_loss(learners: Sequence[Learner]) -> float | None:
@@ -55,15 +60,15 @@ def _mean_loss(learners: Sequence[Learner]) -> float | None:
     return sum(losses) / len(losses) if losses else None
 
 
-def training_bias(task: Task, stream: BatchStream, rows: np.ndarray) -> torch.Tensor | None:
-    """Where the output bias of ``task`` starts: from the targets of the first 256 training images."""
-    sample = next(stream.maps(task.annotation, [rows[:_BIAS_SAMPLE]]))
+def prepare_task(posed: PosedTask, stream: BatchStream, rows: np.ndarray, batch_size: int) -> torch.Tensor | None:
+    """Let the task survey all training targets; where its outputs start, from the first 256 of them."""
+    task = posed.task
+    task.survey(stream.maps(task.annotations, sequential(rows, batch_size)))
+    _, sample = next(stream.maps(task.annotations, [rows[:_BIAS_SAMPLE]]))
     return task.output_bias(task.target(sample))
 
 
-def image_independent_prior(
-    task: Task, stream: BatchStream, rows: np.ndarray, classes: tuple[str, ...], batch_size: int
-) -> torch.Tensor:
+def image_independent_prior(posed: PosedTask, stream: BatchStream, rows: np.ndarray, batch_size: int) -> torch.Tensor:
     """The best output (C, h, w) or (C,) that does not look at the image, from one pass over the training targets."""
-    maps = stream.maps(task.annotation, sequential(rows, batch_size))
-    return task.prior((task.target(some) for some in maps), classes)
+    maps = stream.maps(posed.task.annotations, sequential(rows, batch_size))
+    return posed.task.prior((posed.task.target(some) for _, some in maps), posed.classes)

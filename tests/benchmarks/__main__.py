@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from tests.benchmarks import bench_read
+from tests.benchmarks import bench_read, bench_stack
 
 
 def main() -> None:
     """Run all benchmarks and print their tables."""
     bench_read.main()
+    print()
+    bench_stack.main()
 
 
 if __name__ == "__main__":

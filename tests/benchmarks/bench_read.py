@@ -88,7 +88,7 @@ def _write_cache(folder: Path, features: np.ndarray) -> FeatureCache:
     cache = create_cache(
         LocalLocation(folder),
         "features.zarr",
-        recipe=_recipe(),
+        recipe=random_recipe(),
         arrays=feature_arrays("float16", (height, width), dim),
         image_ids=ids,
     )
@@ -99,7 +99,8 @@ def _write_cache(folder: Path, features: np.ndarray) -> FeatureCache:
     return cache
 
 
-def _recipe() -> FeatureRecipe:
+def random_recipe() -> FeatureRecipe:
+    """The recipe of volumes that no backbone made."""
     return FeatureRecipe(
         backbone="random",
         architecture="none",

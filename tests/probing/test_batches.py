@@ -78,7 +78,8 @@ def test_batches_hold_the_cached_bytes(arrays, residency) -> None:
 def test_maps_alone(arrays) -> None:
     for residency in ("memory", "stream"):
         stream = BatchStream(arrays, residency, torch.device("cpu"))
-        found = np.concatenate([m.numpy() for m in stream.maps("depth", sequential(arrays.rows, 6))])
+        pieces = [maps["depth"].numpy() for _, maps in stream.maps(["depth"], sequential(arrays.rows, 6))]
+        found = np.concatenate(pieces)
         np.testing.assert_array_equal(found, target_maps("train", "depth")[:20])
 
 

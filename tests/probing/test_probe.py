@@ -15,7 +15,7 @@ from deapcache_toys import COUNTS, add_features, probe, target_maps, volumes
 
 from deapcache.errors import TrainingError
 from deapcache.probing import default_iterations, options
-from deapcache.probing.learner import learning_rate_factor
+from deapcache.probing.team import learning_rate_factor
 from deapcache.readouts import build_readout
 from deapcache.tasks import get_task
 
@@ -26,7 +26,7 @@ TASKS = ("foreground", "segmentation", "depth")
 def learned(made_toys):
     """Three tasks probed for long enough to learn them."""
     seen = []
-    runs = probe(made_toys, TASKS, iterations=300, lr=1e-2, progress=seen.append)
+    runs = probe(made_toys, TASKS, iterations=300, lrs=(1e-2,), progress=seen.append)
     return {run.protocol.task: run for run in runs}, seen
 
 
@@ -75,12 +75,12 @@ def test_weights_rebuild_the_predictions(learned) -> None:
         model = build_readout(
             about["name"],
             feature_dim=about["feature_dim"],
-            out_channels=about["out_channels"],
+            out_channels=about["heads"][0],
             grid=tuple(about["grid"]),
             cnn_width=about["cnn_width"],
             seed=about["seed"],
         )
-        model.load_state_dict({key: torch.from_numpy(value) for key, value in run.weights.items()})
+        model.load_state_dict({key.removeprefix("0."): torch.from_numpy(value) for key, value in run.weights.items()})
         features = torch.from_numpy(volumes("val")[run.examples.rows]).half().float()
         with torch.no_grad():
             output = model(features, run.protocol.output_size)
@@ -90,7 +90,7 @@ def test_weights_rebuild_the_predictions(learned) -> None:
 
 def test_examples_are_the_first_images(learned) -> None:
     for name, run in learned[0].items():
-        annotation = get_task(name).annotation
+        (annotation,) = get_task(name).annotations
         assert run.examples.rows.tolist() == list(range(6))
         expected = target_maps("val", annotation)[:6]
         np.testing.assert_array_equal(run.examples.targets, expected if annotation != "instances" else expected != 0)
@@ -99,15 +99,15 @@ def test_examples_are_the_first_images(learned) -> None:
 def test_the_run_says_what_happened(learned) -> None:
     run = learned[0]["segmentation"]
     assert run.classes == ("background", "chair", "table")
-    assert run.readout["out_channels"] == 3
+    assert run.readout["heads"] == [3]
     assert len(run.sigma) == 8
     assert run.parameters == sum(values.size for values in run.weights.values())
     assert (run.backbone_forwards, run.backbone_builds) == (0, 0)
     assert (run.train_images, run.readouts_sharing, run.residency, run.device) == (24, 3, "memory", "cpu")
     assert run.images_per_second == pytest.approx(300 * 8 / run.seconds["train"])
-    assert set(run.caches) == {"train", "val", "train targets", "val targets"}
+    assert set(run.caches) == {"train", "val", "train classes targets", "val classes targets"}
     assert run.protocol.optimiser["lr"] == 1e-2
-    assert run.protocol.task_options["targets"]["annotation"] == "classes"
+    assert run.protocol.task_options["targets"] == {"classes": {"fit": "squash", "options": {}}}
     document = run.facts()
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 
@@ -128,14 +128,21 @@ def _same(one, other) -> bool:
     return weights and statistics and one.scores == other.scores and one.loss_curve == other.loss_curve
 
 
+def _alike(one, other) -> bool:
+    """Equal up to the rounding of a few steps: shared work is done in another order."""
+    weights = all(np.allclose(one.weights[name], other.weights[name], atol=1e-4) for name in one.weights)
+    scores = all(one.scores[name] == pytest.approx(other.scores[name], abs=1e-3) for name in one.scores)
+    return weights and scores and np.allclose(one.loss_curve, other.loss_curve, atol=1e-4)
+
+
 def test_sharing_a_pass_changes_nothing(toys) -> None:
     shared = probe(toys, ("foreground", "depth"), readouts=["deap", "no-sigma"], seeds=[0, 1])
     assert len(shared) == 8
     for run in shared:
         (alone,) = probe(toys, [run.protocol.task], readouts=[run.protocol.readout], seeds=[run.seed])
-        assert _same(run, alone)
+        assert _alike(run, alone)
         assert run.protocol == alone.protocol
-    assert not _same(shared[0], shared[1]), "seeds must differ"
+    assert not _alike(shared[0], shared[1]), "seeds must differ"
 
 
 def test_tasks_of_different_length_share_a_pass(toys, monkeypatch) -> None:
@@ -172,7 +179,7 @@ def test_diverging_training_is_said(toys) -> None:
     with pytest.raises(
         TrainingError, match=r"foreground on toy with readout deap, seed 3: .* iteration \d+ of 60.*--lr"
     ):
-        probe(toys, lr=1e30, iterations=60, seeds=[3])
+        probe(toys, lrs=(1e30,), iterations=60, seeds=[3])
 
 
 def test_backbone_forwards_are_counted_not_claimed(toys, monkeypatch) -> None:

@@ -1,0 +1,37 @@
+"""How many learnable parameters a readout has on each backbone of the paper and for each of its tasks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+from deapcache.backbones import describe
+from deapcache.readouts import learnable_parameters
+from deapcache.results import paper_backbones
+from deapcache.tasks import get_task
+
+PAPER_TASKS = ("discrimination", "boundaries", "detection", "voc", "coco-stuff", "depth")
+"""In the order of Tables 3 and 4."""
+
+
+def count_parameters(readout: str) -> Mapping[str, Mapping[str, int]]:
+    """Backbone → task → learnable parameters, as P_learn of Tables 3 and 4, of the readout of that name.
+
+    Counted from built modules, without weights or data. A task with several heads has as many readouts.
+
+    Raises :class:`deapcache.errors.UsageError` for a readout or a size that there is not.
+    """
+    return {backbone: {task: _count(readout, backbone, task) for task in PAPER_TASKS} for backbone in paper_backbones()}
+
+
+def _count(readout: str, backbone: str, task: str) -> int:
+    entry, posed = describe(backbone), get_task(task)
+    heads = posed.heads(())
+    return sum(_count_one(readout, entry.dim, head, entry.grid, posed.cnn_width(())) for head in heads)
+
+
+@functools.cache
+def _count_one(readout: str, feature_dim: int, out_channels: int, grid: tuple[int, int], cnn_width: int | None) -> int:
+    return learnable_parameters(
+        readout, feature_dim=feature_dim, out_channels=out_channels, grid=grid, cnn_width=cnn_width
+    )

@@ -1,0 +1,111 @@
+"""Learners whose readouts have one shape, trained as one: one forward pass, one backward pass, one optimiser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from deapcache.probing.learner import Learner
+from deapcache.probing.options import GRADIENT_CLIP, WARM_UP
+from deapcache.readouts import Readout
+from deapcache.tasks import Target
+
+MOST_MEMBERS = 16
+"""Learners of one team: more share hardly more, and hold the activations of all."""
+
+
+def learning_rate_factor(iteration: int, iterations: int) -> float:
+    """Share of the peak learning rate at step ``iteration`` of ``iterations``: linear up, then a cosine to 0."""
+    rising = math.ceil(WARM_UP * iterations)
+    if iteration < rising:
+        return (iteration + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (iteration - rising) / max(1, iterations - rising)))
+
+
+class Team:
+    """Learners that step together. What each learns is what it would learn alone, up to rounding.
+
+    Losses are summed, so that every parameter gets the gradient of its own learner's loss and nothing else; gradient
+    norms are clipped for each readout by itself.
+    """
+
+    def __init__(self, learners: Sequence[Learner], weight_decay: float) -> None:
+        self.learners = learners
+        self._heads = list(zip(*(learner.heads for learner in learners), strict=True))
+        groups = _merged([group for learner in learners for group in learner.parameter_groups(weight_decay)])
+        self._optimiser = torch.optim.AdamW(groups, fused=True)
+        self._peaks = [group["lr"] for group in self._optimiser.param_groups]
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are taken."""
+        return self.learners[0].done
+
+    def step(self, features: torch.Tensor, guidance: torch.Tensor | None, targets: Mapping[str, Target]) -> None:
+        """One step on (B, H, W, D) features and each task's target, by name.
+
+        Raises :class:`TrainingError`, some steps later, where a loss is not finite.
+        """
+        first = self.learners[0]
+        factor = learning_rate_factor(first.iteration, first.posed.iterations)
+        for group, peak in zip(self._optimiser.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+        self._optimiser.zero_grad(set_to_none=True)
+        outputs = self.outputs(features, guidance)
+        losses = [
+            learner.loss(output, targets[learner.posed.task.name])
+            for learner, output in zip(self.learners, outputs, strict=True)
+        ]
+        torch.stack(losses).sum().backward()
+        for head in (head for learner in self.learners for head in learner.heads):
+            torch.nn.utils.clip_grad_norm_([p for p in head.parameters() if p.requires_grad], GRADIENT_CLIP)
+        self._optimiser.step()
+        for learner, loss in zip(self.learners, losses, strict=True):
+            learner.record(loss.detach())
+
+    def outputs(self, features: torch.Tensor, guidance: torch.Tensor | None) -> list[torch.Tensor]:
+        """Each learner's output, (B, sum of its heads, h, w)."""
+        size = self.learners[0].posed.output_size
+        by_head = [type(stack[0]).forward_stacked(stack, features, size, guidance) for stack in self._heads]
+        return [parts[0] if len(parts) == 1 else torch.cat(parts, 1) for parts in zip(*by_head, strict=True)]
+
+    def eval(self) -> None:
+        """No more training: readouts behave as they do for a prediction."""
+        for head in (head for learner in self.learners for head in learner.heads):
+            head.eval()
+
+
+def form_teams(learners: Sequence[Learner], weight_decay: float) -> list[Team]:
+    """Teams of at most 16 learners of one shape, output size and number of steps; the learners' order is kept."""
+    shapes = [_shape(learner) for learner in learners]
+    places = sorted(range(len(learners)), key=lambda place: shapes.index(shapes[place]))
+    teams = []
+    for _, group in groupby(places, key=lambda place: shapes.index(shapes[place])):
+        members = [learners[place] for place in group]
+        chunks = [members[i : i + MOST_MEMBERS] for i in range(0, len(members), MOST_MEMBERS)]
+        teams += [Team(chunk, weight_decay) for chunk in chunks]
+    return teams
+
+
+def _shape(learner: Learner) -> Hashable:
+    keys = tuple(_stack_key(head) for head in learner.heads)
+    return keys, learner.posed.output_size, learner.posed.iterations
+
+
+def _stack_key(head: Readout) -> Hashable:
+    key = head.stack_key()
+    # one that cannot be stacked has only itself for company
+    return (type(head), id(head) if key is None else key)
+
+
+def _merged(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The parameter groups, those with equal settings as one: an optimiser's step costs by the group."""
+    merged: dict[Hashable, dict[str, Any]] = {}
+    for group in groups:
+        settings = {name: value for name, value in group.items() if name != "params"}
+        merged.setdefault(tuple(sorted(settings.items())), {**settings, "params": []})["params"] += group["params"]
+    return list(merged.values())

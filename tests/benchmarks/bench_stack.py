@@ -1,0 +1,158 @@
+"""Training eight readouts in one pass against eight passes of one: milliseconds a step, the same code for both.
+
+usage: python tests/benchmarks/bench_stack.py [--quick] [--device cuda]
+
+Features as a ViT-B/16 gives them (14×14×768, float16) are streamed from a cache, batches of 8, boundaries at 224×224.
+A figure is the median over spans of ten steps, the first spans left out. Both ways run in turn in one process.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from deapcache.cache import ArraySpec, Cache, create_cache, encode_features, feature_arrays
+from deapcache.locations import LocalLocation
+from deapcache.probing.batches import BatchStream, SplitArrays, image_order
+from deapcache.probing.learner import Learner
+from deapcache.probing.options import ProbeOptions
+from deapcache.probing.posed import PosedTask
+from deapcache.probing.team import form_teams
+from deapcache.probing.train import train
+from deapcache.recipe import TargetRecipe
+from deapcache.tasks import get_task
+from tests.benchmarks.bench_read import random_recipe
+
+READOUTS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What is trained on what."""
+
+    images: int = 256
+    features: tuple[int, int, int] = (14, 14, 768)
+    output: tuple[int, int] = (224, 224)
+    batch: int = 8
+    steps: int = 200
+    """Of the stacked readouts, and of all eight single ones together; a multiple of 80."""
+    device: str = "cpu"
+
+
+QUICK = Sizes(images=16, features=(3, 3, 8), output=(24, 24), batch=2, steps=80)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds a step."""
+
+    reading: float
+    """Batches alone, nothing trained."""
+    single: list[float]
+    """Of each of the eight readouts, trained by itself."""
+    stacked: list[float]
+    """Of all eight together, by repeat."""
+
+    @property
+    def ratio(self) -> float:
+        """Eight stacked over eight single ones."""
+        return median(self.stacked) / sum(self.single)
+
+
+def run(sizes: Sizes) -> Times:
+    """Measure reading, the eight single readouts and the eight together."""
+    with tempfile.TemporaryDirectory() as folder:
+        arrays = _make_caches(LocalLocation(Path(folder)), sizes)
+        stream = BatchStream(arrays, "stream", torch.device(sizes.device))
+        reading = _reading_time(stream, arrays.rows, sizes)
+        single, stacked = [], []
+        for seed in range(READOUTS):
+            single.append(_step_time(stream, arrays.rows, [seed], sizes.steps // READOUTS, sizes))
+            if seed % 2:  # in turn, so that a busy moment of the machine hits both alike
+                seeds = range(READOUTS)
+                stacked.append(_step_time(stream, arrays.rows, seeds, max(20, sizes.steps // 4), sizes))
+    return Times(reading, single, stacked)
+
+
+def _reading_time(stream: BatchStream, rows: np.ndarray, sizes: Sizes) -> float:
+    order = image_order(0, rows, iterations=sizes.steps, batch_size=sizes.batch)
+    start = time.perf_counter()
+    for _ in stream.batches(order):
+        pass
+    return 1e3 * (time.perf_counter() - start) / sizes.steps
+
+
+def _step_time(stream: BatchStream, rows: np.ndarray, seeds: Sequence[int], steps: int, sizes: Sizes) -> float:
+    posed = PosedTask(
+        task=get_task("boundaries"),
+        backbone="random",
+        classes=(),
+        output_size=sizes.output,
+        grid=sizes.features[:2],
+        feature_dim=sizes.features[2],
+        iterations=max(30, steps),
+    )
+    options = ProbeOptions(batch_size=sizes.batch, device=sizes.device)
+    learners = [Learner(posed, "deap", seed=seed, lr=1e-3, device=sizes.device) for seed in seeds]
+    marks: list[float] = []
+    train(
+        form_teams(learners, options.weight_decay), stream, rows, options, lambda _: marks.append(time.perf_counter())
+    )
+    spans = np.diff(marks)  # of ten steps each; the first mark ends the first ten
+    return 1e3 * float(np.median(spans)) / 10
+
+
+def _make_caches(home: LocalLocation, sizes: Sizes) -> SplitArrays:
+    rng = np.random.default_rng(0)
+    ids = [str(row) for row in range(sizes.images)]
+    height, width, dim = sizes.features
+    features = create_cache(
+        home,
+        "features.zarr",
+        recipe=random_recipe(),
+        arrays=feature_arrays("float16", (height, width), dim),
+        image_ids=ids,
+    )
+    volumes = rng.standard_normal((sizes.images, *sizes.features), dtype=np.float32)
+    _fill(features, encode_features(volumes, "float16", ids))
+    recipe = TargetRecipe(
+        annotation="instances", size=sizes.output, fit="squash", options={}, classes=(), images="", annotations=""
+    )
+    spec = ArraySpec(name="targets", dtype="int32", item_shape=sizes.output, dimensions=("row", "column"))
+    targets = create_cache(home, "targets.zarr", recipe=recipe, arrays=[spec], image_ids=ids)
+    blobs = rng.integers(0, 5, (sizes.images, sizes.output[0] // 8, sizes.output[1] // 8), dtype=np.int32)
+    _fill(targets, {"targets": blobs.repeat(8, 1).repeat(8, 2)})
+    return SplitArrays(features, {"instances": targets}, np.arange(sizes.images))  # type: ignore[arg-type]
+
+
+def _fill(cache: Cache, arrays: dict[str, np.ndarray]) -> None:
+    for k in range(cache.shard_count):
+        rows = cache.shard_rows(k)
+        cache.write_shard(k, {name: values[rows.start : rows.stop] for name, values in arrays.items()})
+
+
+def main() -> None:
+    """Print the times and their ratio."""
+    arguments = sys.argv[1:]
+    device = arguments[arguments.index("--device") + 1] if "--device" in arguments else "cpu"
+    sizes = QUICK if "--quick" in arguments else Sizes(device=device)
+    times = run(sizes)
+    print(f"eight DeAP readouts, batch {sizes.batch}, features {sizes.features}, output {sizes.output}, {device}")
+    for name, values in (("one readout", times.single), ("eight stacked", times.stacked)):
+        print(f"{name:<16}{min(values):>9.1f} / {median(values):.1f} / {max(values):.1f} ms a step (min/median/max)")
+    print(
+        f"{'eight single':<16}{sum(times.single):>9.1f} ms, {times.reading:.1f} ms of each single step is reading alone"
+    )
+    print(f"stacked takes {times.ratio:.2f} of eight single ones")
+
+
+if __name__ == "__main__":
+    main()
