@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from deapcache.errors import ResultsError
-from deapcache.recipe import SHORT, differences, digest_of
+from deapcache.recipe import SHORT, Difference, differences, digest_of
 from deapcache.results.record import Result
 
 _Name = tuple[str, ...]
+_Identity = Callable[[Result], dict[str, Any]]
 
-_OF_THE_READOUT = ("readout", "readout_options")
-"""Protocol fields in which the rows of one table differ."""
+_OF_THE_ROW = ("protocol.readout.", "protocol.readout_options.", "protocol.optimiser.lr.")
+"""Protocol fields in which the rows of one table differ, since each row says which readout and learning rate it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +30,19 @@ class Summary:
     dataset: str
     backbone: str
     readout: str
+    lr: float
+    """Peak learning rate."""
     protocol_digest: str
     conditions: str
-    """Digest of what the rows of one table must share: the protocol but for the readout, and the targets."""
+    """Digest of what the rows of one table must share: the protocol but for readout and learning rate, the targets."""
     results: tuple[Result, ...]
     """By seed."""
     mean: Mapping[str, float]
     """Metric → mean over seeds."""
     spread: Mapping[str, float]
     """Metric → sample standard deviation over seeds (n − 1); NaN for a single seed."""
+    cost: Mapping[str, float]
+    """Mean over seeds of what every one of them measured: see :class:`Result`."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -50,39 +56,73 @@ class Summary:
 
 
 def summarise(results: Iterable[Result], *, allow_mixed: bool = False) -> list[Summary]:
-    """Group results by task, dataset, backbone, readout, protocol and caches; sorted by these names.
+    """Group results by task, dataset, backbone, readout, learning rate, protocol and caches; sorted by these names.
 
-    Raises :class:`ResultsError` that lists the differing fields where one backbone and readout has results from
-    different protocols or caches, or where the rows of one task and dataset were not measured under the same
-    conditions (protocol but for the readout, targets). ``allow_mixed`` gives a summary for each of them instead.
+    Raises :class:`ResultsError` that lists the differing fields where one backbone, readout and learning rate has
+    results from different protocols or caches, or where the rows of one task and dataset were not measured under the
+    same conditions (protocol but for readout and learning rate, targets). ``allow_mixed`` gives a summary for each of
+    them instead.
     """
-    ordered = sorted(results, key=lambda r: (r.task, r.dataset, r.backbone, r.readout, r.run))
+    ordered = sorted(results, key=lambda r: (*_row_of(r), r.run))
     if not allow_mixed:
-        _refuse_mixture(ordered, name=_row_of, identity=_row_identity)
-        _refuse_mixture(ordered, name=_block_of, identity=_block_identity)
+        # tables first: the error then names the protocols of all their rows
+        _refuse_mixture(ordered, name=_block_of, identity=block_identity)
+        _refuse_mixture(ordered, name=_row_of, identity=row_identity)
     groups: dict[tuple[_Name, str], list[Result]] = defaultdict(list)
     for result in ordered:
-        groups[(_row_of(result), digest_of(_row_identity(result)))].append(result)
+        groups[(_row_of(result), digest_of(row_identity(result)))].append(result)
     return [_summary(sorted(group, key=lambda r: r.seed)) for group in groups.values()]
 
 
-def _row_of(result: Result) -> _Name:
-    return result.task, result.dataset, result.backbone, result.readout
-
-
-def _block_of(result: Result) -> _Name:
-    return result.task, result.dataset
-
-
-def _row_identity(result: Result) -> dict[str, Any]:
+def row_identity(result: Result) -> dict[str, Any]:
+    """What the seeds of one row share: protocol and the recipes of all caches, as ``outer.inner`` → value."""
     recipes = {name: cache["recipe"] for name, cache in result.caches.items()}
     return dict(_flat({"protocol": result.protocol, **recipes}))
 
 
-def _block_identity(result: Result) -> dict[str, Any]:
-    protocol = {name: value for name, value in result.protocol.items() if name not in _OF_THE_READOUT}
-    targets = {name: cache["recipe"] for name, cache in result.caches.items() if name.endswith("targets")}
-    return dict(_flat({"protocol": protocol, **targets}))
+def block_identity(result: Result) -> dict[str, Any]:
+    """What the rows of one table share: the protocol but for readout and learning rate, and the targets' recipes."""
+    targets = {name: cache["recipe"] for name, cache in result.caches.items() if "targets" in name}
+    flat = _flat({"protocol": result.protocol, **targets})
+    return {name: value for name, value in flat if not f"{name}.".startswith(_OF_THE_ROW)}
+
+
+def mixture(shown: Sequence[Summary], summaries: Sequence[Summary]) -> list[str]:
+    """For each of ``shown`` in what it was measured unlike the first of ``summaries`` that it could be taken for.
+
+    That is the first of its task and dataset where conditions differ, else of its row. Empty where nothing is mixed.
+    """
+    block: dict[_Name, Summary] = {}
+    row: dict[_Name, Summary] = {}
+    for summary in summaries:
+        block.setdefault(_block_of(summary.first), summary)
+        row.setdefault(_row_of(summary.first), summary)
+    notes: list[str] = []
+    for summary in shown:
+        for name, first, identity in ((_block_of, block, block_identity), (_row_of, row, row_identity)):
+            found = differences(identity(summary.first), identity(first[name(summary.first)].first))
+            if found:
+                named = " · ".join(name(summary.first))
+                notes.append(f"mixed: {named} measured unlike the first, {_listed(found, 'here, there')}")
+                break
+    return list(dict.fromkeys(notes))
+
+
+def _listed(found: Sequence[Difference], joined: str = "or") -> str:
+    """Differences in one line: ``protocol.iterations: 100 or 7; train.storage: 'float16' or 'int8'``."""
+    return "; ".join(f"{d.field}: {d.left!r} {joined} {d.right!r}" for d in found)
+
+
+def _lr(result: Result) -> float:
+    return float(result.protocol["optimiser"]["lr"])
+
+
+def _row_of(result: Result) -> _Name:
+    return result.task, result.dataset, result.backbone, result.readout, f"lr {_lr(result):g}"
+
+
+def _block_of(result: Result) -> _Name:
+    return result.task, result.dataset
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -94,34 +134,52 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield from _flat(inner, f"{prefix}.{name}" if prefix else str(name))
 
 
-def _refuse_mixture(
-    results: Iterable[Result], *, name: Callable[[Result], _Name], identity: Callable[[Result], dict[str, Any]]
-) -> None:
+def _refuse_mixture(results: Sequence[Result], *, name: Callable[[Result], _Name], identity: _Identity) -> None:
     first: dict[_Name, Result] = {}
     for result in results:
         other = first.setdefault(name(result), result)
         if found := differences(identity(other), identity(result)):
-            listed = "; ".join(f"{d.field}: {d.left!r} or {d.right!r}" for d in found)
+            alike = [r for r in results if name(r) == name(result)]
             raise ResultsError(
                 f"results of {' · '.join(name(result))} were not measured the same way and are not put together: "
-                f"{other.run} and {result.run} differ in {listed}. Keep those of one protocol "
-                f"({other.protocol_digest[:SHORT]} or {result.protocol_digest[:SHORT]}), or allow mixed results"
+                f"{other.run} and {result.run} differ in {_listed(found)}. "
+                f"{_keep_one(alike, other, result, identity)}, or show them apart with --allow-mixed"
             )
+
+
+def _keep_one(alike: Sequence[Result], one: Result, other: Result, identity: _Identity) -> str:
+    """How to keep one side, as options of ``deapcache results``: by protocol, by cache where protocols agree."""
+    sides = [[r for r in alike if identity(r) == identity(kept)] for kept in (one, other)]
+    flag, digests = "--protocol", [{r.protocol_digest for r in side} for side in sides]
+    if digests[0] & digests[1]:
+        differing = {d.field.partition(".")[0] for d in differences(identity(one), identity(other))}
+        flag, digests = "--cache", [{r.caches[name]["digest"] for name in differing} for r in (one, other)]
+    ways = (f"{flag} {','.join(sorted(digest[:SHORT] for digest in side))}" for side in digests)
+    return f"Keep one side with {' or '.join(ways)}"
+
+
+def _all_known(found: Sequence[float | None]) -> list[float]:
+    """The values, or none of them where one is missing."""
+    known = [value for value in found if value is not None]
+    return known if len(known) == len(found) else []
 
 
 def _summary(results: Sequence[Result]) -> Summary:
     first = results[0]
     values = {metric: [result.scores[metric] for result in results] for metric in first.scores}
+    costs = {name: [result.cost.get(name) for result in results] for name in first.cost}
     return Summary(
         task=first.task,
         dataset=first.dataset,
         backbone=first.backbone,
         readout=first.readout,
+        lr=_lr(first),
         protocol_digest=first.protocol_digest,
-        conditions=digest_of(_block_identity(first)),
+        conditions=digest_of(block_identity(first)),
         results=tuple(results),
         mean={metric: float(np.mean(found)) for metric, found in values.items()},
         spread={
             metric: float(np.std(found, ddof=1)) if len(found) > 1 else math.nan for metric, found in values.items()
         },
+        cost={name: statistics.fmean(known) for name, found in costs.items() if (known := _all_known(found))},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -16,19 +16,30 @@ Scores = Callable[[dict[str, np.ndarray]], Mapping[str, float]]
 
 Interval = tuple[float, float]
 
+RESAMPLES = 1000
+
 
 def bootstrap_interval(
-    runs: Sequence[ImageStatistics], scores: Scores, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+    runs: Sequence[ImageStatistics],
+    scores: Scores,
+    *,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    sums_suffice: bool = False,
 ) -> dict[str, Interval]:
     """Percentile interval of the mean score of ``runs`` (the seeds of one row) when images are drawn again.
 
     Every resample draws the same images for all runs. ``scores`` is computed over the drawn images as a whole, so that
     metrics that pool pixels or are no mean over images get their right interval. Metric → (low, high).
 
+    ``sums_suffice`` says that ``scores`` sees nothing of the statistics but their sums over images
+    (``Task.scores_from_sums``). The sums of all resamples are then one matrix product, with the same outcome.
+
     Raises :class:`ResultsError` where the runs are not over the same number of images.
     """
-    drawn = [_mean_scores(runs, scores, rows) for rows in _resamples(_images(runs), resamples, seed)]
-    return _percentiles(drawn, level)
+    draws = _draws(_images(runs), resamples, seed)
+    return _percentiles(_mean_scores(runs, scores, draws, sums_suffice), level)
 
 
 def bootstrap_difference(
@@ -37,18 +48,17 @@ def bootstrap_difference(
     scores: Scores,
     *,
     level: float = 0.95,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
+    sums_suffice: bool = False,
 ) -> dict[str, Interval]:
     """Percentile interval of mean score of ``left`` minus that of ``right``, both on the same drawn images (paired).
 
     Raises :class:`ResultsError` where the runs are not over the same number of images.
     """
-    drawn = []
-    for rows in _resamples(_images([*left, *right]), resamples, seed):
-        ours, theirs = _mean_scores(left, scores, rows), _mean_scores(right, scores, rows)
-        drawn.append({metric: ours[metric] - theirs[metric] for metric in ours})
-    return _percentiles(drawn, level)
+    draws = _draws(_images([*left, *right]), resamples, seed)
+    ours, theirs = (_mean_scores(runs, scores, draws, sums_suffice) for runs in (left, right))
+    return _percentiles({metric: ours[metric] - theirs[metric] for metric in ours}, level)
 
 
 def _images(runs: Sequence[ImageStatistics]) -> int:
@@ -61,22 +71,41 @@ def _images(runs: Sequence[ImageStatistics]) -> int:
     return counts[0]
 
 
-def _resamples(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    generator = np.random.default_rng(seed)
-    for _ in range(resamples):
-        yield generator.integers(0, images, images)
+def _draws(images: int, resamples: int, seed: int) -> np.ndarray:
+    """(resamples, images) rows, drawn with replacement."""
+    return np.random.default_rng(seed).integers(0, images, (resamples, images), dtype=np.int32)
 
 
-def _mean_scores(runs: Sequence[ImageStatistics], scores: Scores, rows: np.ndarray) -> dict[str, float]:
-    found = [scores({name: values[rows] for name, values in run.items()}) for run in runs]
-    return {metric: float(np.mean([one[metric] for one in found])) for metric in found[0]}
+def _mean_scores(
+    runs: Sequence[ImageStatistics], scores: Scores, draws: np.ndarray, sums_suffice: bool
+) -> dict[str, np.ndarray]:
+    """Metric → (resamples,), mean over runs."""
+    every = [_scores_of_sums(run, scores, draws) if sums_suffice else _scores(run, scores, draws) for run in runs]
+    return {metric: np.mean([[one[metric] for one in found] for found in every], axis=0) for metric in every[0][0]}
 
 
-def _percentiles(drawn: Sequence[Mapping[str, float]], level: float) -> dict[str, Interval]:
-    outside = 100 * (1 - level) / 2
-    return {
-        metric: (float(low), float(high))
-        for metric in drawn[0]
-        # a metric may be undefined on some draws, e.g. without any positive pixel
-        for low, high in [np.nanpercentile([one[metric] for one in drawn], [outside, 100 - outside])]
+def _scores(run: ImageStatistics, scores: Scores, draws: np.ndarray) -> list[Mapping[str, float]]:
+    return [scores({name: values[rows] for name, values in run.items()}) for rows in draws]
+
+
+def _scores_of_sums(run: ImageStatistics, scores: Scores, draws: np.ndarray) -> list[Mapping[str, float]]:
+    # float64 is exact for counts of pixels below 2⁵³
+    times = np.stack([np.bincount(rows, minlength=draws.shape[1]) for rows in draws]).astype(np.float64)
+    sums = {
+        name: (times @ values.reshape(len(values), -1).astype(np.float64)).reshape(len(draws), 1, *values.shape[1:])
+        for name, values in run.items()
     }
+    return [scores({name: values[place] for name, values in sums.items()}) for place in range(len(draws))]
+
+
+def _percentiles(drawn: Mapping[str, np.ndarray], level: float) -> dict[str, Interval]:
+    outside = 100 * (1 - level) / 2
+    return {metric: _percentile(values, outside) for metric, values in drawn.items()}
+
+
+def _percentile(values: np.ndarray, outside: float) -> Interval:
+    defined = values[~np.isnan(values)]
+    if not len(defined):  # a metric may be undefined on some draws, e.g. without any positive pixel, or on all
+        return float("nan"), float("nan")
+    low, high = np.percentile(defined, [outside, 100 - outside])
+    return float(low), float(high)

@@ -1,9 +1,9 @@
-"""What the columns of a picture show, by kind of task: probabilities, classes or depth."""
+"""What the columns of a picture show, by kind of task: probabilities, classes or depth; boxes, segments elsewhere."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,13 +28,19 @@ class Row:
 
 
 def panels_for(result: Result, targets: np.ndarray, predictions: np.ndarray) -> Panels:
-    """The panels that fit the run's annotation."""
-    annotation = result.protocol["task_options"]["targets"]["annotation"]
-    if annotation == "depth":
-        return DepthPanels(targets, predictions)
-    if annotation == "classes":
-        return ClassPanels(targets, predictions, result.classes)
-    return ProbabilityPanels()
+    """The panels that the run's task asks for with ``Task.picture``."""
+    from deapcache.results.box_panels import BoxPanels
+    from deapcache.results.segment_panels import SegmentPanels
+    from deapcache.tasks import get_task
+
+    panels: dict[str, Callable[[], Panels]] = {
+        "probability": ProbabilityPanels,
+        "classes": lambda: ClassPanels(targets, predictions, result.classes),
+        "depth": lambda: DepthPanels(targets, predictions),
+        "boxes": BoxPanels,
+        "segments": lambda: SegmentPanels(targets),
+    }
+    return panels[get_task(result.task).picture]()
 
 
 class Panels(ABC):
@@ -92,7 +98,7 @@ class ClassPanels(Panels):
         axes[0].imshow(self._painted(row.target))
         axes[1].imshow(self._painted(row.prediction))
         wrong = np.where((row.prediction != row.target) & valid, 1.0, 0.0)
-        axes[2].imshow(_tinted(row, wrong, palette.FALSE_ALARM))
+        axes[2].imshow(tinted(row, wrong, palette.FALSE_ALARM))
         return ["target", "prediction", "wrong pixels"]
 
     def _legend(self, classes: Sequence[str]) -> dict[str, str]:
@@ -116,8 +122,8 @@ class DepthPanels(Panels):
         known = targets > 0
         shown = np.concatenate([targets[known], predictions.ravel()])
         errors = np.abs(predictions - targets)[known]
-        self._depth = ScalarMappable(Normalize(*_range(shown)), "viridis")
-        self._error = ScalarMappable(Normalize(0, _range(errors)[1]), "magma")
+        self._depth = ScalarMappable(Normalize(*value_range(shown)), "viridis")
+        self._error = ScalarMappable(Normalize(0, value_range(errors)[1]), "magma")
         self.bars = ((self._depth, "depth [m]"), (self._error, "error [m]"))
         self.legend = {"unknown": palette.VOID}
 
@@ -129,7 +135,7 @@ class DepthPanels(Panels):
         return ["target", "prediction", "absolute error"]
 
 
-def _range(values: np.ndarray) -> tuple[float, float]:
+def value_range(values: np.ndarray) -> tuple[float, float]:
     """The range of most values: a single outlier must not take all the contrast."""
     low, high = np.percentile(values, [1, 99])
     return float(low), float(max(high, low + 1e-6))
@@ -143,7 +149,7 @@ def _masked(scale: ScalarMappable, values: np.ndarray, valid: np.ndarray) -> np.
 
 def _confusion(row: Row, valid: np.ndarray) -> np.ndarray:
     said, true = row.prediction > 0.5, row.target == 1
-    painted = _backdrop(row)
+    painted = backdrop(row.image, row.target.shape)
     for where, colour in (
         (said & true, palette.HIT),
         (~said & true, palette.MISSED),
@@ -154,17 +160,18 @@ def _confusion(row: Row, valid: np.ndarray) -> np.ndarray:
     return painted
 
 
-def _tinted(row: Row, strength: np.ndarray, colour: str) -> np.ndarray:
+def tinted(row: Row, strength: np.ndarray, colour: str) -> np.ndarray:
+    """(h, w, 3) in [0, 1]: the backdrop, more or less covered with ``colour``; ``strength`` is (h, w) in [0, 1]."""
     share = 0.85 * strength[..., None]
-    return _backdrop(row) * (1 - share) + share * np.asarray(palette.rgb(colour))
+    return backdrop(row.image, row.target.shape) * (1 - share) + share * np.asarray(palette.rgb(colour))
 
 
-def _backdrop(row: Row) -> np.ndarray:
+def backdrop(image: np.ndarray | None, size: Sequence[int]) -> np.ndarray:
     """(h, w, 3) in [0, 1]: the image in pale grey, so that colours on it stand out; dark without an image."""
-    height, width = row.target.shape
-    if row.image is None:
+    height, width = size
+    if image is None:
         return np.full((height, width, 3), 0.15)
-    rows = np.arange(height) * row.image.shape[0] // height
-    columns = np.arange(width) * row.image.shape[1] // width
-    grey = row.image[rows][:, columns].mean(-1, keepdims=True) / 255
+    rows = np.arange(height) * image.shape[0] // height
+    columns = np.arange(width) * image.shape[1] // width
+    grey = image[rows][:, columns].mean(-1, keepdims=True) / 255
     return np.repeat(0.15 + 0.6 * grey, 3, axis=-1)

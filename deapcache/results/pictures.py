@@ -18,9 +18,9 @@ class Shown:
     images: np.ndarray | None
     """(n, h, w, 3) uint8 RGB; ``None`` where no base images are at hand."""
     targets: np.ndarray
-    """(n, h, w): 0, 1 and 255 (void); or classes and 255; or metres and 0 (unknown)."""
+    """(n, ...) as the task shows them, see :func:`save_picture`."""
     predictions: np.ndarray
-    """(n, h, w): probability, class or metres."""
+    """(n, ...) likewise."""
     image_ids: Sequence[str]
     """What to write beside each row; empty: nothing."""
 
@@ -46,9 +46,11 @@ def save_picture(
     images
         (n, h, w, 3) uint8 RGB base images of any size; ``None`` where none are at hand.
     targets
-        (n, h, w): 0, 1 and 255 (void) for probabilities; classes and 255 (void); metres and 0 (unknown).
+        (n, h, w): 0, 1 and 255 (void) for probabilities; classes and 255 (void); metres and 0 (unknown); instances, 0
+        (background) and -1 (crowd). Or (n, m, 5) boxes: x, y, width, height as fractions of the image, and 1 (object),
+        2 (crowd) or 0 (none).
     predictions
-        (n, h, w): probability, class or metres.
+        (n, h, w): probability, class, metres or cluster. Or (n, k, 5) boxes and their scores, the best first.
     image_ids
         What to write beside each image.
     """

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -50,10 +50,10 @@ class Result:
     protocol: Mapping[str, Any]
     protocol_digest: str
     caches: Mapping[str, Mapping[str, Any]]
-    """``train``, ``val``, ``train targets``, ``val targets`` → ``path`` in the home, ``digest`` and ``recipe``."""
+    """``train``, ``val``, ``train instances targets`` and so on → ``path`` in the home, ``digest`` and ``recipe``."""
     classes: tuple[str, ...]
     build: Mapping[str, Any]
-    """What rebuilds the readout: ``name``, ``options``, ``feature_dim``, ``out_channels``, ``grid``, ``cnn_width``."""
+    """What rebuilds the readout: ``name``, ``options``, ``feature_dim``, ``heads``, ``grid``, ``cnn_width``."""
     parameters: int
     """Learnable parameters of the readout."""
     sigma: tuple[float, ...] | None
@@ -62,6 +62,9 @@ class Result:
     val_images: int
     loss_curve: tuple[tuple[int, float], ...]
     seconds: Mapping[str, float]
+    cost: Mapping[str, float | None] = field(default_factory=dict)
+    """What the readout alone takes: ``train_ms_per_image``, ``predict_ms_per_image``, ``backward_bytes_per_image`` and
+    what else was measured; ``None`` where it could not be, empty in results from before it was."""
     readouts_sharing: int
     """Readouts that shared the pass that ``seconds`` and ``images_per_second`` are of."""
     images_per_second: float
@@ -77,14 +80,15 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON document; a number that is not finite becomes ``null``."""
-        document = _plain({f.name: getattr(self, f.name) for f in fields(self)})
+        document = plain_json({f.name: getattr(self, f.name) for f in fields(self)})
         assert isinstance(document, dict)
         return document
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Result:
         """The result that :meth:`to_json` gave; raises ``KeyError`` or ``TypeError`` for another document."""
-        values = {f.name: document[f.name] for f in fields(cls)}
+        added_later = {f.name for f in fields(cls) if f.default_factory is not MISSING}
+        values = {f.name: document[f.name] for f in fields(cls) if f.name in document or f.name not in added_later}
         for name in ("scores", "prior"):
             values[name] = {metric: math.nan if v is None else float(v) for metric, v in values[name].items()}
         values["classes"] = tuple(values["classes"])
@@ -105,11 +109,12 @@ class Statistics:
     """The same for the image-independent prior."""
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
+    """``value`` of mappings, sequences and scalars as JSON has them; a number that is not finite becomes ``None``."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -202,12 +207,15 @@ def readout_key(run: str) -> str:
     return f"readouts/{run}.safetensors"
 
 
-def load_results(home: Location) -> list[Result]:
-    """All results of ``home``, by run name; [] where there are none.
+def load_results(home: Location, runs: Iterable[str] | None = None) -> list[Result]:
+    """The results of ``runs``, or all of ``home``, by run name; [] where there are none.
 
-    Raises :class:`ResultsError` that names a file that is not a result.
+    Raises :class:`ResultsError` that names a file that is not a result, or a run that is not there.
     """
-    keys = [key for key in home.keys("results") if key.endswith(".json")]
+    if runs is not None:
+        keys = [result_key(run) for run in sorted(runs)]
+    else:
+        keys = [key for key in home.keys("results") if key.endswith(".json")]
     return [_load(home, key) for key in keys]
 
 
@@ -217,6 +225,8 @@ def _load(home: Location, key: str) -> Result:
         schema = document["schema"]
         if schema == SCHEMA_VERSION:
             return Result.from_json(document)
+    except FileNotFoundError:
+        raise ResultsError(f"{home} has no {key}: run the probe that makes it") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultsError(
             f"{home}/{key} is not a result: {type(error).__name__}: {error}; delete it, or run its probe again"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ class ReadoutFile:
     backbone: str
     task: str
     readout: Mapping[str, Any]
-    """``name``, ``options``, ``feature_dim``, ``out_channels``, ``grid``, ``cnn_width``, ``seed``, ``output_size``,
+    """``name``, ``options``, ``feature_dim``, ``heads``, ``grid``, ``cnn_width``, ``seed``, ``output_size``,
     ``classes``."""
     weights: Mapping[str, np.ndarray]
 
@@ -35,23 +35,32 @@ class ReadoutFile:
         height, width = self.readout["output_size"]
         return height, width
 
-    def build(self) -> Readout:
-        """The trained readout on the CPU, in evaluation mode."""
+    def build(self) -> list[Readout]:
+        """The trained readouts of the task, one a head, on the CPU and in evaluation mode.
+
+        The task takes their outputs side by side: ``torch.cat([head(features, size) for head in heads], 1)``.
+        """
         import torch
 
-        from deapcache.readouts import build_readout
+        from deapcache.readouts import restore_readout
 
         about = self.readout
-        readout = build_readout(
-            about["name"],
-            feature_dim=about["feature_dim"],
-            out_channels=about["out_channels"],
-            grid=tuple(about["grid"]),
-            cnn_width=about["cnn_width"],
-            seed=about["seed"],
-        )
-        readout.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in self.weights.items()})
-        return readout.eval()
+        return [
+            restore_readout(
+                about["name"],
+                feature_dim=about["feature_dim"],
+                out_channels=channels,
+                grid=tuple(about["grid"]),
+                cnn_width=about["cnn_width"],
+                options=about["options"],
+                state={name: torch.from_numpy(array.copy()) for name, array in self._head(place)},
+            )
+            for place, channels in enumerate(about["heads"])
+        ]
+
+    def _head(self, place: int) -> Iterator[tuple[str, np.ndarray]]:
+        prefix = f"{place}."
+        return ((n.removeprefix(prefix), array) for n, array in self.weights.items() if n.startswith(prefix))
 
 
 def load_readout_file(home: Location, run: str) -> ReadoutFile:

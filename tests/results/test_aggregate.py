@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
+from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from deapcache.errors import ResultsError
-from deapcache.results import bootstrap_difference, bootstrap_interval, summarise
+from deapcache.results import Selection, select, summarise
 from deapcache.results.record import make_result
 
 
@@ -19,6 +20,49 @@ def test_mean_and_sample_deviation_over_seeds(facts) -> None:
     assert summary.seeds == (0, 1, 2)
     assert summary.mean["iou"] == pytest.approx(statistics.mean(values))
     assert summary.spread["iou"] == pytest.approx(statistics.stdev(values))
+
+
+def test_learning_rates_are_rows_of_one_table(facts) -> None:
+    results = [make_result(facts(lr=lr, seed=seed)) for lr in (1e-3, 3e-4) for seed in (0, 1)]
+    summaries = summarise(results)
+    assert [(s.lr, s.seeds) for s in summaries] == [(3e-4, (0, 1)), (1e-3, (0, 1))]
+    assert len({s.conditions for s in summaries}) == 1
+    assert len({s.protocol_digest for s in summaries}) == 2
+
+
+def test_cost_is_the_mean_of_what_all_seeds_measured(facts) -> None:
+    costs = (
+        {"train_ms_per_image": 1.0, "peak_bytes": 5.0, "images": 4},
+        {"train_ms_per_image": 3.0, "peak_bytes": None},
+    )
+    (summary,) = summarise(make_result(facts(seed=seed, cost=cost)) for seed, cost in enumerate(costs))
+    assert summary.cost == {"train_ms_per_image": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [({"iterations": 7}, "--protocol"), ({"storage": "int8"}, "--cache"), ({"annotation": "x"}, "--cache")],
+)
+def test_a_refusal_names_the_options_that_keep_one_side(facts, changes, flag) -> None:
+    one = [make_result(facts(seed=seed)) for seed in (0, 1)]
+    other = make_result(facts(seed=2, **changes))
+    if "annotation" in changes:  # the targets' recipe alone
+        other = replace(other, protocol=one[0].protocol, protocol_digest=one[0].protocol_digest)
+    with pytest.raises(ResultsError, match="--allow-mixed") as refused:
+        summarise([*one, other])
+    ways = re.findall(rf"{flag} ([0-9a-f]+(?:,[0-9a-f]+)*)", str(refused.value))
+    kind = flag.removeprefix("--") + "s"
+    kept = [select([*one, other], Selection(**{kind: way.split(",")})) for way in ways]
+    assert sorted(len(results) for results in kept) == [1, 2]
+    assert all(len(summarise(results)) == 1 for results in kept)
+
+
+def test_a_refusal_names_all_protocols_of_a_side(facts) -> None:
+    chosen = ((5, "bicubic"), (5, "deap"), (9, "deap"))
+    with pytest.raises(ResultsError) as refused:
+        summarise([make_result(facts(iterations=iterations, readout=readout)) for iterations, readout in chosen])
+    ways = re.findall(r"--protocol ([0-9a-f]+(?:,[0-9a-f]+)*)", str(refused.value))
+    assert sorted(len(way.split(",")) for way in ways) == [1, 2]
 
 
 def test_one_seed_has_no_spread(facts) -> None:
@@ -48,67 +92,3 @@ def test_what_was_measured_differently_is_refused_and_named(facts, changes, fiel
         summarise(results)
     mixed = summarise(results, allow_mixed=True)
     assert [len(summary.results) for summary in mixed] == [1, 1]
-
-
-def _mean(drawn: dict[str, np.ndarray]) -> dict[str, float]:
-    return {"mean": float(drawn["values"].mean())}
-
-
-def _ratio(drawn: dict[str, np.ndarray]) -> dict[str, float]:
-    return {"iou": float(drawn["hits"].sum() / drawn["union"].sum())}
-
-
-def test_interval_matches_theory_and_shrinks_with_images() -> None:
-    generator = np.random.default_rng(1)
-    widths = []
-    for images in (100, 1600):
-        values = generator.normal(3.0, 2.0, images)
-        low, high = bootstrap_interval([{"values": values}], _mean)["mean"]
-        assert low < values.mean() < high
-        assert high - low == pytest.approx(2 * 1.96 * values.std() / math.sqrt(images), rel=0.12)
-        widths.append(high - low)
-    assert widths[1] < widths[0] / 3
-
-
-def test_interval_is_reproducible_and_follows_its_seed() -> None:
-    runs = [{"values": np.random.default_rng(0).random(50)}]
-    assert bootstrap_interval(runs, _mean, resamples=50) == bootstrap_interval(runs, _mean, resamples=50)
-    assert bootstrap_interval(runs, _mean, resamples=50) != bootstrap_interval(runs, _mean, resamples=50, seed=1)
-
-
-def test_pooled_metrics_are_recomputed_on_each_draw() -> None:
-    generator = np.random.default_rng(0)
-    union = generator.integers(1, 1000, 200)
-    run = {"hits": (union * 0.5).astype(int), "union": union}
-    low, high = bootstrap_interval([run], _ratio)["iou"]
-    assert 0.49 < low <= _ratio(run)["iou"] <= high <= 0.5
-
-
-def test_paired_difference_cancels_what_images_share() -> None:
-    generator = np.random.default_rng(0)
-    hard = generator.normal(0, 10, 300)
-    left, right = {"values": hard + 0.5}, {"values": hard}
-    low, high = bootstrap_difference([left], [right], _mean)["mean"]
-    assert low == pytest.approx(0.5)
-    assert high == pytest.approx(0.5)
-
-
-def test_seeds_are_averaged_within_a_draw() -> None:
-    generator = np.random.default_rng(0)
-    noise = generator.normal(0, 10, 300)
-    low, high = bootstrap_interval([{"values": noise}, {"values": -noise}], _mean)["mean"]
-    assert low == pytest.approx(0)
-    assert high == pytest.approx(0)
-
-
-def test_undefined_draws_are_left_out() -> None:
-    def sometimes(drawn: dict[str, np.ndarray]) -> dict[str, float]:
-        return {"m": float(drawn["v"].mean()) if drawn["v"].any() else math.nan}
-
-    low, high = bootstrap_interval([{"v": np.array([0.0, 0.0, 1.0])}], sometimes, resamples=200)["m"]
-    assert 0 < low < high <= 1
-
-
-def test_runs_over_other_images_are_refused() -> None:
-    with pytest.raises(ResultsError, match="3 and 4 images"):
-        bootstrap_interval([{"values": np.ones(3)}, {"values": np.ones(4)}], _mean)

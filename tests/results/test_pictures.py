@@ -28,6 +28,14 @@ def _examples(annotation: str, count: int) -> dict[str, np.ndarray]:
         maps = generator.integers(0, 3, (2, *shape))
         maps[0, :, :4] = 255
         return {"images": images, "targets": maps[0], "predictions": maps[1]}
+    if annotation == "boxes":
+        boxes = generator.random((2, count, 20, 5))
+        boxes[..., 2:4] *= 0.4
+        boxes[0, ..., 4] = generator.choice([0, 1, 1, 2], (count, 20))
+        return {"images": images, "targets": boxes[0], "predictions": boxes[1]}
+    if annotation == "segments":
+        targets = generator.integers(-1, 4, shape)
+        return {"images": images, "targets": targets, "predictions": generator.integers(1, 4, shape) * (targets > 0)}
     targets = generator.choice([0, 1, 255], shape).astype(np.uint8)
     return {"images": images, "targets": targets, "predictions": generator.random(shape)}
 
@@ -38,9 +46,18 @@ def _drawn(home, result, **examples) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(home.read(key))).convert("RGB"))
 
 
-@pytest.mark.parametrize("annotation", ["instances", "classes", "depth"])
-def test_picture_of_each_kind_of_task(home, facts, annotation) -> None:
-    result = make_result(facts(annotation=annotation, classes=CLASSES if annotation == "classes" else ()))
+@pytest.mark.parametrize(
+    ("task", "annotation"),
+    [
+        ("boundaries", "instances"),
+        ("segmentation", "classes"),
+        ("depth", "depth"),
+        ("detection", "boxes"),
+        ("discrimination", "segments"),
+    ],
+)
+def test_picture_of_each_kind_of_task(home, facts, task, annotation) -> None:
+    result = make_result(facts(task=task, classes=CLASSES if annotation == "classes" else ()))
     pixels = _drawn(home, result, **_examples(annotation, 2))
     height, width, _ = pixels.shape
     assert 300 < height < 1200
@@ -67,7 +84,7 @@ def test_target_and_prediction_are_painted_in_the_class_colours(home, facts) -> 
     examples = _examples("classes", 1)
     examples["targets"] = np.full((1, 32, 48), 1)
     examples["predictions"] = np.full((1, 32, 48), 2)
-    pixels = _drawn(home, make_result(facts(annotation="classes", classes=CLASSES)), **examples)
+    pixels = _drawn(home, make_result(facts(task="segmentation", classes=CLASSES)), **examples)
     colours = class_colours([examples["targets"], examples["predictions"]], CLASSES, 255)
     for colour in colours.values():
         wanted = np.round(np.multiply(rgb(colour), 255))

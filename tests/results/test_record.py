@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,11 +37,13 @@ def test_round_trip(home, facts, arrays) -> None:
 
 def test_readout_is_rebuilt_from_its_file_alone(home, facts, arrays) -> None:
     readout = build_readout("deap", feature_dim=6, out_channels=1, grid=(3, 3), seed=7)
-    weights = {name: value.numpy() for name, value in readout.state_dict().items()}
-    run = save_run(home, facts(), **{**arrays, "weights": weights}).run
+    weights = {f"0.{name}": value.numpy() for name, value in readout.state_dict().items()}
+    given = facts()
+    given["readout"]["options"] = readout.options
+    run = save_run(home, given, **{**arrays, "weights": weights}).run
     file = load_readout_file(home, run)
     assert (file.run, file.backbone, file.task, file.output_size) == (run, "tiny", "boundaries", (32, 48))
-    rebuilt = file.build()
+    (rebuilt,) = file.build()
     features = torch.randn(2, 3, 3, 6, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(rebuilt(features, (32, 48)), readout(features, (32, 48)))
@@ -76,6 +79,26 @@ def test_undefined_scores_are_null_in_json_and_nan_in_python(home, facts, arrays
     run = save_run(home, facts(iou=float("nan")), **arrays).run
     assert json.loads(home.read(f"results/{run}.json"))["scores"]["iou"] is None
     assert np.isnan(load_results(home)[0].scores["iou"])
+
+
+def test_results_from_before_costs_were_recorded_load(home) -> None:
+    home.publish("results/old.json", (Path(__file__).parent / "result_0_1_0.json").read_bytes())
+    (result,) = load_results(home)
+    assert result.cost == {}
+    assert (result.run, result.scores["iou"]) == ("boundaries-coco-tiny-deap-seed0-84eb1e0a868f", 0.5)
+
+
+def test_cost_survives(home, facts, arrays) -> None:
+    cost = {"train_ms_per_image": 1.5, "backward_bytes_per_image": 2e6, "peak_bytes": None}
+    save_run(home, facts(cost=cost), **arrays)
+    assert load_results(home)[0].cost == cost
+
+
+def test_chosen_runs_are_loaded_and_a_missing_one_is_named(home, facts, arrays) -> None:
+    runs = [save_run(home, facts(seed=seed), **arrays).run for seed in (0, 1, 2)]
+    assert [result.seed for result in load_results(home, [runs[2], runs[0]])] == [0, 2]
+    with pytest.raises(ResultsError, match=r"has no results/absent\.json"):
+        load_results(home, ["absent"])
 
 
 def test_no_results(home) -> None:

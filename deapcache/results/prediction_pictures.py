@@ -1,0 +1,79 @@
+"""Draws what a trained readout says about one image: the image, and the prediction at each size beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from deapcache.results.page import DPI, GAP, LINE, MARGIN, STRIP, Page, strip_height, wrapped
+from deapcache.results.prediction_panels import prediction_panels, show_image
+from deapcache.results.record import Result
+
+_SMALLEST, _LARGEST = 320, 960
+"""Bounds of the longer side of each panel, pixels."""
+
+_NARROWEST = 1 / 3
+"""Of panels, shorter side to longer: their titles need room."""
+
+
+def draw_prediction(
+    result: Result,
+    kind: str,
+    name: str,
+    image: np.ndarray,
+    predictions: Sequence[np.ndarray],
+    sizes: Sequence[tuple[int, int]],
+) -> bytes:
+    """A PNG of the image and its predictions (Figure 5 of the paper), all as large, in the image's own shape.
+
+    Panels have as many pixels as the largest prediction, between 320 and 960 along the longer side.
+
+    Parameters
+    ----------
+    result
+        The run that the readout is from.
+    kind
+        ``Task.picture`` of its task.
+    name
+        What to call the image.
+    image
+        (h, w, 3) uint8 RGB, of any size.
+    predictions, sizes
+        What ``Task.prediction`` gave for this image, and at which (height, width).
+    """
+    panels = prediction_panels(kind, result.classes, image, predictions)
+    height, width = panel = _panel_size(image.shape[:2], sizes)
+    tall, wide = height / DPI, width / DPI
+    strip_left = MARGIN + (len(sizes) + 1) * (wide + GAP) + GAP
+    across = strip_left + (STRIP if panels.legend or panels.bars else 0)
+    title = wrapped(_title(result, name, panels.note), across)
+    top = MARGIN + LINE * (len(title) + 1.5)
+    page = Page(across, top + max(tall, strip_height(panels.legend, panels.bars)) + MARGIN)
+    page.place_title(MARGIN, title)
+    axes = [page.axes(MARGIN + place * (wide + GAP), top, wide, tall) for place in range(len(sizes) + 1)]
+    show_image(axes[0], image, panel)
+    _head(axes[0], "image", image.shape[:2])
+    for place, size in enumerate(sizes):
+        panels.draw(axes[place + 1], place, panel)
+        _head(axes[place + 1], "", size)
+    page.place_strip(strip_left, top, panels.legend, panels.bars)
+    return page.png()
+
+
+def _panel_size(image: Sequence[int], sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    longer = min(max(_SMALLEST, *(side for size in sizes for side in size)), _LARGEST)
+    height, width = (max(side / max(image), _NARROWEST) for side in image)
+    return round(longer * height), round(longer * width)
+
+
+def _title(result: Result, name: str, note: str) -> list[str]:
+    run = f"{result.task} · trained on {result.dataset} · {result.backbone} · {result.readout} · seed {result.seed}"
+    return [name, run, *([note] if note else [])]
+
+
+def _head(axis: Axes, what: str, size: Sequence[int]) -> None:
+    axis.set_title(f"{what} {size[0]} × {size[1]}".strip(), fontsize=9, pad=4)
+    axis.set_xticks([])
+    axis.set_yticks([])

@@ -1,0 +1,156 @@
+"""How sure a row of a table is: bootstrap intervals from the statistics that its runs keep in the home."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from deapcache.errors import DeapcacheError, LocationError, ResultsError
+from deapcache.locations import Location
+from deapcache.recipe import SHORT, digest_of
+from deapcache.results.aggregate import Summary
+from deapcache.results.intervals import RESAMPLES, Interval, bootstrap_difference, bootstrap_interval
+from deapcache.results.record import Result, Statistics, load_statistics, plain_json
+
+if TYPE_CHECKING:
+    from deapcache.tasks import Task
+
+_FEWEST = 200
+_NUMBERS = 200_000_000
+"""That are read for one interval at most, where this leaves :data:`_FEWEST` resamples or more: detection on COCO keeps
+1.5 million numbers, and a thousand resamples of three seeds would take minutes."""
+
+_SAME_SCORE = 1e-6
+"""Relative: the score is recomputed from statistics by the same code, on another machine perhaps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uncertainty:
+    """The intervals of one row."""
+
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    """Metric → (low, high), 95%; empty where ``problem`` says why.
+
+    A metric that no draw changes has none: it rests on a single image, or is perfect on all, which says nothing about
+    others.
+    """
+    problem: str = ""
+
+
+UncertaintyOf = Callable[[Summary], Uncertainty]
+
+
+class HomeIntervals:
+    """Intervals of the rows of one home's results: computed when first asked for, and kept in the home.
+
+    They are ``intervals/<digest>.json``, named by what they are of; where the home cannot be written they are computed
+    each time. A row whose statistics are absent, damaged or of another score, or whose task is not installed, has a
+    ``problem`` instead of intervals: its table is shown all the same.
+    """
+
+    def __init__(self, home: Location) -> None:
+        self._home = home
+        self._known: dict[str, Uncertainty] = {}
+
+    def __call__(self, summary: Summary) -> Uncertainty:
+        key = interval_key(summary)
+        if key not in self._known:
+            self._known[key] = self._kept(key) or self._computed(summary, key)
+        return self._known[key]
+
+    def _kept(self, key: str) -> Uncertainty | None:
+        try:
+            kept = json.loads(self._home.read(key))["intervals"]
+            return Uncertainty(intervals={metric: _numbers(*pair) for metric, pair in kept.items()})
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None  # it is made again, whatever is wrong with it
+
+    def _computed(self, summary: Summary, key: str) -> Uncertainty:
+        try:
+            task = _task(summary)
+            loaded = _statistics(self._home, summary, task)
+            _require_same_images(loaded)
+            runs, sums = [one.run for one in loaded], task.scores_from_sums
+            found = bootstrap_interval(runs, task.scores, resamples=_resamples(task, loaded[0]), sums_suffice=sums)
+            found = {metric: interval for metric, interval in found.items() if interval[0] != interval[1]}
+        except DeapcacheError as error:
+            return Uncertainty(problem=str(error))
+        kept = {"runs": [result.run for result in summary.results], "intervals": plain_json(found)}
+        with contextlib.suppress(LocationError):  # a home that is only read
+            self._home.publish(key, json.dumps(kept).encode(), replace=True)
+        return Uncertainty(intervals=found)
+
+
+def interval_key(summary: Summary) -> str:
+    """Where the intervals of a row lie in the home: another once a run was made anew."""
+    runs = [[result.run, result.date, dict(plain_json(result.scores))] for result in summary.results]
+    code = summary.first.versions.get("deapcache", "")
+    return f"intervals/{digest_of({'runs': runs, 'code': code, 'resamples': RESAMPLES})[:SHORT]}.json"
+
+
+def paired_difference(home: Location, left: Summary, right: Summary) -> dict[str, Interval]:
+    """95% interval of the mean score of ``left`` minus that of ``right``, when both are scored on images drawn again.
+
+    Metric → (low, high). What makes some images harder than others cancels out, so that this says more than the
+    intervals of both rows do. Raises :class:`ResultsError` where they were not scored on the same images, or where
+    statistics are absent, damaged or of another score.
+    """
+    task = _task(left)
+    ours, theirs = (_statistics(home, row, task) for row in (left, right))
+    _require_same_images([*ours, *theirs])
+    return bootstrap_difference(
+        [one.run for one in ours], [one.run for one in theirs], task.scores,
+        resamples=_resamples(task, ours[0]), sums_suffice=task.scores_from_sums,
+    )  # fmt: skip
+
+
+def _task(summary: Summary) -> Task:
+    """The row's task, with the choices of its protocol."""
+    from deapcache.tasks import get_task
+
+    options = summary.first.protocol["task_options"]
+    choices = get_task(summary.task).choices
+    return get_task(summary.task, {name: options[name] for name in choices if name in options})
+
+
+def _statistics(home: Location, summary: Summary, task: Task) -> list[Statistics]:
+    """Statistics of each seed, which give the score that is kept beside them."""
+    loaded = [load_statistics(home, result.run) for result in summary.results]
+    for result, statistics in zip(summary.results, loaded, strict=True):
+        try:
+            scores = task.scores(dict(statistics.run))
+        except KeyError as error:
+            raise ResultsError(f"the statistics of {result.run} lack {error}: run the probe again") from None
+        _require_same_score(result, scores)
+    return loaded
+
+
+def _resamples(task: Task, statistics: Statistics) -> int:
+    if task.scores_from_sums:
+        return RESAMPLES
+    numbers = sum(values.size for values in statistics.run.values())
+    return min(RESAMPLES, max(_FEWEST, _NUMBERS // max(numbers, 1)))
+
+
+def _numbers(low: float | None, high: float | None) -> Interval:
+    return (math.nan if low is None else low), (math.nan if high is None else high)
+
+
+def _require_same_score(result: Result, recomputed: Mapping[str, float]) -> None:
+    kept, found = result.scores[result.main_metric], recomputed[result.main_metric]
+    if math.isnan(kept) and math.isnan(found):
+        return
+    if not math.isclose(kept, found, rel_tol=_SAME_SCORE, abs_tol=1e-9):
+        raise ResultsError(
+            f"{result.run} keeps {result.main_metric} {kept:.6f}, its statistics give {found:.6f}: "
+            "they belong to another version of the run or of deapcache; run the probe again"
+        )
+
+
+def _require_same_images(loaded: Sequence[Statistics]) -> None:
+    if any(statistics.image_ids != loaded[0].image_ids for statistics in loaded):
+        raise ResultsError("runs that are put together were not scored on the same images: run their probes again")

@@ -1,0 +1,114 @@
+"""Intervals over images behave like intervals, by either way of computing them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from deapcache.errors import ResultsError
+from deapcache.results import bootstrap_difference, bootstrap_interval
+from deapcache.tasks import TASKS, get_task
+
+POOLED = ("boundaries", "foreground", "segmentation", "voc", "coco-stuff")
+
+
+def _mean(drawn: dict[str, np.ndarray]) -> dict[str, float]:
+    return {"mean": float(drawn["values"].mean())}
+
+
+def _ratio(drawn: dict[str, np.ndarray]) -> dict[str, float]:
+    return {"iou": float(drawn["hits"].sum() / drawn["union"].sum())}
+
+
+def test_interval_matches_theory_and_shrinks_with_images() -> None:
+    generator = np.random.default_rng(1)
+    widths = []
+    for images in (100, 1600):
+        values = generator.normal(3.0, 2.0, images)
+        low, high = bootstrap_interval([{"values": values}], _mean)["mean"]
+        assert low < values.mean() < high
+        assert high - low == pytest.approx(2 * 1.96 * values.std() / math.sqrt(images), rel=0.12)
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 3
+
+
+def test_interval_is_reproducible_and_follows_its_seed() -> None:
+    runs = [{"values": np.random.default_rng(0).random(50)}]
+    assert bootstrap_interval(runs, _mean, resamples=50) == bootstrap_interval(runs, _mean, resamples=50)
+    assert bootstrap_interval(runs, _mean, resamples=50) != bootstrap_interval(runs, _mean, resamples=50, seed=1)
+
+
+def test_pooled_metrics_are_recomputed_on_each_draw() -> None:
+    generator = np.random.default_rng(0)
+    union = generator.integers(1, 1000, 200)
+    run = {"hits": (union * 0.5).astype(int), "union": union}
+    low, high = bootstrap_interval([run], _ratio)["iou"]
+    assert 0.49 < low <= _ratio(run)["iou"] <= high <= 0.5
+
+
+def test_paired_difference_cancels_what_images_share() -> None:
+    generator = np.random.default_rng(0)
+    hard = generator.normal(0, 10, 300)
+    left, right = {"values": hard + 0.5}, {"values": hard}
+    low, high = bootstrap_difference([left], [right], _mean)["mean"]
+    assert low == pytest.approx(0.5)
+    assert high == pytest.approx(0.5)
+
+
+def test_seeds_are_averaged_within_a_draw() -> None:
+    generator = np.random.default_rng(0)
+    noise = generator.normal(0, 10, 300)
+    low, high = bootstrap_interval([{"values": noise}, {"values": -noise}], _mean)["mean"]
+    assert low == pytest.approx(0)
+    assert high == pytest.approx(0)
+
+
+def test_undefined_draws_are_left_out() -> None:
+    def sometimes(drawn: dict[str, np.ndarray]) -> dict[str, float]:
+        return {"m": float(drawn["v"].mean()) if drawn["v"].any() else math.nan}
+
+    low, high = bootstrap_interval([{"v": np.array([0.0, 0.0, 1.0])}], sometimes, resamples=200)["m"]
+    assert 0 < low < high <= 1
+
+
+def test_runs_over_other_images_are_refused() -> None:
+    with pytest.raises(ResultsError, match="3 and 4 images"):
+        bootstrap_interval([{"values": np.ones(3)}, {"values": np.ones(4)}], _mean)
+
+
+def test_draws_that_are_all_undefined_have_no_interval() -> None:
+    (low, high) = bootstrap_interval([{"v": np.zeros(3)}], lambda drawn: {"m": math.nan}, resamples=20)["m"]
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_tasks_that_need_only_sums_get_the_same_interval_from_them(name) -> None:
+    task = get_task(name)
+    generator = torch.Generator().manual_seed(0)
+    (channels,) = task.heads(()) if name != "segmentation" else (4,)
+    output = torch.randn(12, channels, 6, 7, generator=generator)
+    target = torch.randint(0, max(channels, 2), (12, 6, 7), generator=generator)
+    target[3] = 255
+    statistics = {key: values.numpy() for key, values in task.statistics(output, target).items()}
+    runs = [statistics, {key: values[::-1] for key, values in statistics.items()}]
+    gathered = bootstrap_interval(runs, task.scores, resamples=40)
+    summed = bootstrap_interval(runs, task.scores, resamples=40, sums_suffice=True)
+    assert task.scores_from_sums
+    assert gathered.keys() == summed.keys()
+    for metric, interval in gathered.items():
+        assert summed[metric] == pytest.approx(interval, rel=1e-9)
+        assert interval[0] < interval[1]
+    difference = bootstrap_difference(runs[:1], runs[1:], task.scores, resamples=40, sums_suffice=True)
+    assert difference[task.main_metric] == pytest.approx(
+        bootstrap_difference(runs[:1], runs[1:], task.scores, resamples=40)[task.main_metric], abs=1e-12
+    )
+
+
+def test_only_tasks_shown_to_need_sums_say_so() -> None:
+    assert [name for name in TASKS.names() if get_task(name).scores_from_sums] == sorted(
+        POOLED, key=TASKS.names().index
+    )

@@ -1,0 +1,159 @@
+"""Intervals of a home's results come from its statistics, are kept there, and are never those of something else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from deapcache.errors import ReadOnlyError, ResultsError
+from deapcache.results import (
+    HomeIntervals,
+    Uncertainty,
+    bootstrap_difference,
+    bootstrap_interval,
+    load_results,
+    paired_difference,
+    save_run,
+    summarise,
+)
+from deapcache.results.uncertainty import interval_key
+from deapcache.tasks import TASKS, get_task
+
+METRICS = {"iou": {"label": "IoU", "unit": "", "higher_is_better": True}}
+
+
+def _statistics(seed: int) -> dict[str, np.ndarray]:
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.randint(0, 2, (9, 5, 6), generator=torch.Generator().manual_seed(9))
+    found = get_task("boundaries").statistics(torch.randn(9, 1, 5, 6, generator=generator), target)
+    return {name: values.numpy() for name, values in found.items()}
+
+
+@pytest.fixture
+def row(home, facts, arrays):
+    """A function that saves runs of boundaries with real statistics, and gives their summary."""
+
+    def make(seeds=(0, 1), **changes):
+        for seed in seeds:
+            statistics = _statistics(seed)
+            scores = get_task("boundaries").scores(statistics) | changes.get("scores", {})
+            names = changes.get("ids", {}).get(seed, [str(number) for number in range(9)])
+            parts = {**arrays, "statistics": statistics, "image_ids": names}
+            save_run(home, facts(seed=seed, scores=scores, metrics=METRICS), **parts)
+        (summary,) = summarise(load_results(home))
+        return summary
+
+    return make
+
+
+def test_interval_is_the_bootstrap_over_all_seeds(home, row) -> None:
+    summary = row()
+    found = HomeIntervals(home)(summary)
+    assert found.problem == ""
+    expected = bootstrap_interval([_statistics(0), _statistics(1)], get_task("boundaries").scores)
+    for metric, interval in expected.items():
+        assert found.intervals[metric] == pytest.approx(interval, rel=1e-9)
+    low, high = found.intervals["iou"]
+    assert low < summary.mean["iou"] < high
+
+
+def test_intervals_are_kept_in_the_home_until_a_run_is_made_anew(home, row) -> None:
+    summary = row()
+    found = HomeIntervals(home)(summary)
+    assert load_results(home) == list(summary.results)  # what is kept is no result
+    home.delete(f"results/{summary.first.run}.stats.safetensors")
+    assert HomeIntervals(home)(summary).intervals == found.intervals
+    home.publish(interval_key(summary), b"{", replace=True)
+    assert "has no results/" in HomeIntervals(home)(summary).problem
+    again = row(scores={"cross_entropy": 0.123})
+    assert interval_key(again) != interval_key(summary)
+
+
+def test_a_home_that_is_only_read_is_enough(home, row, monkeypatch) -> None:
+    summary = row()
+
+    def refuse(*_, **__):
+        raise ReadOnlyError("read only")
+
+    monkeypatch.setattr(type(home), "publish", refuse)
+    assert "iou" in HomeIntervals(home)(summary).intervals
+    assert not home.exists(interval_key(summary))
+
+
+def test_statistics_of_another_score_are_not_used(home, row) -> None:
+    found = HomeIntervals(home)(row(scores={"iou": 0.9}))
+    assert found.intervals == {}
+    assert "keeps iou 0.900000, its statistics give" in found.problem
+
+
+def test_damaged_incomplete_and_unequal_statistics_are_problems(home, row, arrays, facts) -> None:
+    summary = row()
+    key = f"results/{summary.first.run}.stats.safetensors"
+    whole = home.read(key)
+    home.publish(key, whole[:-3], replace=True)
+    assert "is damaged" in HomeIntervals(home)(summary).problem
+    save_run(home, facts(seed=0, scores=dict(summary.first.scores), metrics=METRICS), **arrays)
+    assert "lack 'valid'" in HomeIntervals(home)(summary).problem
+    unequal = row(ids={1: [f"other {number}" for number in range(9)]})
+    assert "not scored on the same images" in HomeIntervals(home)(unequal).problem
+
+
+def test_a_task_that_is_not_installed_is_a_problem(home, facts, arrays) -> None:
+    save_run(home, facts(task="somebodys"), **arrays)
+    (summary,) = summarise(load_results(home))
+    assert "somebodys" in HomeIntervals(home)(summary).problem
+
+
+def test_paired_difference_is_over_the_same_drawn_images(home, row) -> None:
+    row(seeds=(0, 1, 2))
+    first, second = (summarise(r for r in load_results(home) if r.seed in seeds)[0] for seeds in ((0, 1), (2,)))
+    expected = bootstrap_difference([_statistics(0), _statistics(1)], [_statistics(2)], get_task("boundaries").scores)
+    found = paired_difference(home, first, second)
+    for metric, interval in expected.items():
+        assert found[metric] == pytest.approx(interval, abs=1e-12)
+    row(seeds=(2,), ids={2: [f"other {number}" for number in range(9)]})
+    with pytest.raises(ResultsError, match="not scored on the same images"):
+        paired_difference(home, first, second)
+
+
+class _Chosen:
+    """A task whose scores follow a choice."""
+
+    choices = {"side": ("left", "right")}  # noqa: RUF012
+    scores_from_sums = False
+
+    def __init__(self, side: str = "left") -> None:
+        self._side = side
+
+    def scores(self, statistics):
+        return {"iou": float(statistics[self._side].mean())}
+
+
+def test_a_score_of_one_image_has_no_interval(home, facts, arrays, monkeypatch) -> None:
+    TASKS.names()
+    monkeypatch.setitem(TASKS._entries, "boundaries", _OfOne)
+    parts = {**arrays, "statistics": {"ari": np.array([np.nan, 0.5, np.nan])}}
+    save_run(home, facts(scores={"iou": 0.5}, metrics=METRICS), **parts)
+    (summary,) = summarise(load_results(home))
+    assert HomeIntervals(home)(summary) == Uncertainty()
+
+
+class _OfOne(_Chosen):
+    """A task that judges few images."""
+
+    def scores(self, statistics):
+        judged = statistics["ari"][~np.isnan(statistics["ari"])]
+        return {"iou": float(judged.mean()) if len(judged) else float("nan")}
+
+
+def test_scores_are_computed_with_the_choices_of_the_protocol(home, facts, arrays, monkeypatch) -> None:
+    TASKS.names()
+    monkeypatch.setitem(TASKS._entries, "boundaries", _Chosen)
+    statistics = {"left": np.zeros(9), "right": np.arange(9.0)}
+    given = facts(scores={"iou": 4.0}, metrics=METRICS)
+    given["protocol"]["task_options"]["side"] = "right"
+    save_run(home, given, **{**arrays, "statistics": statistics, "image_ids": [str(n) for n in range(9)]})
+    (summary,) = summarise(load_results(home))
+    low, high = HomeIntervals(home)(summary).intervals["iou"]
+    assert 2 < low < 4 < high < 6

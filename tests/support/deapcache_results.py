@@ -1,0 +1,129 @@
+"""Results as a probe would give them, made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from deapcache.locations import Location
+from deapcache.recipe import Protocol, digest_of
+from deapcache.results import Result, save_run
+
+METRICS = {
+    "iou": {"label": "IoU", "unit": "", "higher_is_better": True},
+    "ce": {"label": "CE", "unit": "nats", "higher_is_better": False},
+}
+
+
+def make_facts(
+    *,
+    task: str = "boundaries",
+    backbone: str = "tiny",
+    readout: str = "deap",
+    seed: int = 0,
+    iou: float = 0.5,
+    annotation: str = "instances",
+    classes: tuple[str, ...] = (),
+    storage: str = "float16",
+    iterations: int = 100,
+    sigma: tuple[float, ...] | None = (0.05, 0.1, 0.2, 0.5),
+    size: tuple[int, int] = (32, 48),
+    dataset: str = "coco",
+    lr: float = 1e-3,
+    images: tuple[int, int] = (20, 3),
+    limit: int | None = None,
+    scores: dict[str, float] | None = None,
+    metrics: dict[str, dict[str, Any]] = METRICS,
+    cost: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    """What ``ProbeRun.facts()`` gives; the main metric is the first of ``metrics``."""
+    protocol = Protocol(
+        task=task,
+        task_options={"targets": {"annotation": annotation}},
+        dataset=dataset,
+        output_size=size,
+        readout=readout,
+        readout_options={"code_dim": 16},
+        optimiser={"name": "AdamW", "lr": lr},
+        iterations=iterations,
+        batch_size=4,
+        order_seed=0,
+        train_limit=limit,
+        val_limit=None,
+    )
+    features = {"backbone": backbone, "storage": storage}
+    recipes = {split: {**features, "images": split} for split in ("train", "val")}
+    recipes |= {f"{split} targets": {"annotation": annotation, "images": split} for split in ("train", "val")}
+    return {
+        "protocol": protocol.to_json(),
+        "protocol_digest": protocol.digest,
+        "seed": seed,
+        "backbone": backbone,
+        "caches": {
+            name: {"path": f"somewhere/{name}", "digest": digest_of(recipe), "recipe": recipe}
+            for name, recipe in recipes.items()
+        },
+        "classes": list(classes),
+        "readout": {
+            "name": readout,
+            "options": {},
+            "feature_dim": 6,
+            "heads": [1],
+            "grid": [3, 3],
+            "cnn_width": None,
+            "seed": seed,
+            "output_size": list(size),
+            "classes": [],
+        },
+        "scores": scores or {"iou": iou, "ce": 0.3},
+        "prior": dict.fromkeys(scores, 0.1) if scores else {"iou": 0.1, "ce": 0.7},
+        "metrics": metrics,
+        "main_metric": next(iter(metrics)),
+        "train_images": images[0],
+        "val_images": images[1],
+        "loss_curve": [[50, 0.6], [100, 0.4]],
+        "sigma": None if sigma is None else list(sigma),
+        "parameters": 43264,
+        "seconds": {"train": 1.0, "score": 0.1},
+        **({} if cost is None else {"cost": cost}),
+        "readouts_sharing": 1,
+        "images_per_second": 400.0,
+        "device": "cpu",
+        "residency": "memory",
+        "backbone_forwards": 0,
+        "backbone_builds": 0,
+    }
+
+
+_IMAGES, _PIXELS = 6, 100
+
+
+def save_depth(home: Location, seed: int = 0, *, further: float = 0.0, **changes: Any) -> Result:
+    """Save a run of MAE's depth on the paper's data, with statistics of six images that give its score.
+
+    The RMSE of each image is drawn by ``seed``, and ``further`` metres more.
+    """
+    errors = np.random.default_rng(seed).random(_IMAGES) + further
+    statistics = {"known": np.full(_IMAGES, _PIXELS), "squares": _PIXELS * errors**2}
+    statistics |= {name: np.zeros(_IMAGES) for name in ("relative", "decades", "logs", "log_squares")}
+    statistics |= {f"delta{n}": np.zeros(_IMAGES, np.int64) for n in (1, 2, 3)}
+    facts = make_facts(
+        task="depth",
+        dataset="nyuv2",
+        backbone="mae",
+        images=(795, 654),
+        size=(216, 288),
+        metrics={"rmse": {"label": "RMSE", "unit": "m", "higher_is_better": False}},
+        scores={"rmse": float(errors.mean())},
+        seed=seed,
+        **changes,
+    )
+    return save_run(
+        home,
+        facts,
+        statistics=statistics,
+        prior_statistics=statistics,
+        image_ids=[str(number) for number in range(_IMAGES)],
+        weights={"a": np.ones(1)},
+    )
