@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from deapcache.cache import CacheEntry
+from deapcache.errors import UsageError
 from deapcache.locations import Location
 from deapcache.probing.batches import BatchStream, choose_residency
 from deapcache.probing.cost import measure_cost
@@ -25,7 +26,7 @@ from deapcache.probing.run import ProbeRun
 from deapcache.probing.sources import Request, Sources, resolve_sources
 from deapcache.probing.team import Team, form_teams
 from deapcache.probing.train import image_independent_prior, prepare_task, train
-from deapcache.readouts import canonical_readout, check_readout, needs_guidance
+from deapcache.readouts import canonical_readout, check_readout, needs_guidance, needs_upsampler
 from deapcache.tasks import Task, get_task
 
 Skip = Callable[[PlannedRun], bool]
@@ -103,6 +104,11 @@ def _open(
     for name in readouts:
         check_readout(name)
     names = list(dict.fromkeys(canonical_readout(name) for name in readouts))
+    if options.upsampler is not None and not any(needs_upsampler(name) for name in names):
+        raise UsageError(
+            f"an upsampler is given ({options.upsampler}), but none of the readouts {', '.join(names)} is built around "
+            "one: leave --upsampler out, or add --readout featup"
+        )
     request = Request(
         home=home,
         dataset=dataset,

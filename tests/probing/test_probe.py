@@ -13,8 +13,9 @@ import pytest
 import torch
 from deapcache_toys import COUNTS, add_features, probe, target_maps, volumes
 
-from deapcache.errors import TrainingError
-from deapcache.probing import default_iterations, options
+from deapcache.cache import FeatureCache
+from deapcache.errors import TrainingError, UsageError
+from deapcache.probing import default_iterations, options, planned_runs, probe_backbone
 from deapcache.probing.team import learning_rate_factor
 from deapcache.readouts import build_readout
 from deapcache.tasks import get_task
@@ -222,3 +223,64 @@ def test_learning_rate_rises_then_falls_to_nothing() -> None:
 def test_default_lengths() -> None:
     lengths = {task: default_iterations(task) for task in ("boundaries", "foreground", "depth", "segmentation")}
     assert lengths == {"boundaries": 30_000, "foreground": 30_000, "depth": 10_000, "segmentation": 10_000}
+
+
+def test_eight_readouts_read_every_volume_once_an_epoch(toys, monkeypatch) -> None:
+    """Counted where the cache is asked, streaming: three epochs of 24 images, whatever the number of readouts."""
+    asked: list[int] = []
+    read = FeatureCache.read_features_async
+
+    def counting(self, rows):
+        if len(self) == COUNTS["train"]:
+            asked.extend(int(row) for row in rows)
+        return read(self, rows)
+
+    monkeypatch.setattr(FeatureCache, "read_features_async", counting)
+    runs = probe(toys, ("foreground", "depth"), seeds=[0, 1, 2, 3], iterations=9, batch_size=8, residency="stream")
+    assert {run.readouts_sharing for run in runs} == {8}
+    measured = 8  # one batch, to measure the cost of the readouts on
+    assert len(asked) == 3 * COUNTS["train"] + measured
+    assert set(np.bincount(asked)) <= {3, 4, 5}
+
+
+def test_several_learning_rates_are_several_protocols_of_one_pass(toys) -> None:
+    slow, fast = probe(toys, lrs=(1e-4, 1e-2))
+    assert [run.protocol.optimiser["lr"] for run in (slow, fast)] == [1e-4, 1e-2]
+    assert slow.protocol.digest != fast.protocol.digest
+    assert slow.readouts_sharing == 2
+    assert _alike(fast, probe(toys, lrs=(1e-2,))[0])
+
+
+def test_runs_are_known_before_they_are_trained_and_can_be_left_out(toys) -> None:
+    asked = {"dataset": "toys", "backbone": "toy", "tasks": ("foreground", "depth"), "readouts": ["deap", "linear"]}
+    chosen = options.ProbeOptions(iterations=5, batch_size=8)
+    planned = planned_runs(toys, seeds=(0, 1), options=chosen, **asked)
+    assert [(one.task, one.readout, one.seed) for one in planned] == [
+        (task, readout, seed) for task in ("foreground", "depth") for readout in ("deap", "linear") for seed in (0, 1)
+    ]
+    runs = probe_backbone(toys, seeds=(0, 1), options=chosen, skip=lambda one: one.readout == "linear", **asked)
+    kept = [one for one in planned if one.readout == "deap"]
+    assert [run.protocol for run in runs] == [one.protocol for one in kept]
+    for run, one in zip(runs, kept, strict=True):
+        facts = run.facts()
+        assert one.facts() == {name: facts[name] for name in one.facts()}
+    assert probe_backbone(toys, options=chosen, skip=lambda _: True, **asked) == []
+
+
+def test_a_choice_of_a_task_is_part_of_the_protocol(toys) -> None:
+    chosen = [{"depth": {"loss": name}} for name in ("silog", "l1")]
+    (squared,), (absolute,) = (probe(toys, ("depth",), task_options=one) for one in chosen)
+    assert squared.protocol == probe(toys, ("depth",))[0].protocol
+    assert squared.protocol.digest != absolute.protocol.digest
+    with pytest.raises(UsageError, match="crop"):
+        probe(toys, ("depth",), task_options={"depth": {"crap": "eigen"}})
+
+
+def test_an_upsampler_that_no_readout_takes_is_told(toys, tmp_path) -> None:
+    with pytest.raises(UsageError, match="none of the readouts deap is built around one"):
+        probe(toys, upsampler=tmp_path / "some.ckpt")
+
+
+def test_a_task_that_the_dataset_does_not_suit(toys) -> None:
+    with pytest.raises(UsageError, match=r"coco-stuff.*171"):
+        probe(toys, ("coco-stuff",))
