@@ -51,6 +51,8 @@ class PosedTask:
             )
             for place, channels in enumerate(self.heads)
         ]
+        for head in built:
+            head.trained_size = self.output_size
         if output_bias is not None:
             for head, values in zip(built, output_bias.split(self.heads), strict=True):
                 head.set_output_bias(values)

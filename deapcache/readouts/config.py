@@ -34,6 +34,10 @@ class Readout(nn.Module, ABC):
     that was made for one backbone is the exception.
     """
 
+    trained_size: tuple[int, int] | None = None
+    """(height, width) of the outputs that it was trained for: the shape of the image that positions are measured in.
+    ``None``: the shape of the output asked for."""
+
     @abstractmethod
     def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
         """Dense output of any size from feature volumes of any grid.

@@ -87,7 +87,8 @@ class Deap(Readout):
         """See :meth:`Readout.forward_stacked`."""
         deaps = [member for member in members if isinstance(member, Deap)]
         H, W = features_BHWD.shape[1:3]
-        geometry = locate_regions_and_cells(output_size, (H, W), device=features_BHWD.device)
+        shape, device = deaps[0].trained_size, features_BHWD.device
+        geometry = locate_regions_and_cells(output_size, (H, W), shape=shape, device=device)
         with torch.autocast(features_BHWD.device.type, enabled=False):
             # Logits reach 40 where a mask is narrow; half precision would lose what the features add to them.
             projections = [Projection(m.norm, [m.value] if m.key is None else [m.key, m.value]) for m in deaps]

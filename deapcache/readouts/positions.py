@@ -73,20 +73,27 @@ class Geometry:
 
 
 def locate_regions_and_cells(
-    output_size: tuple[int, int], grid: tuple[int, int], *, device: torch.device | str = "cpu"
+    output_size: tuple[int, int],
+    grid: tuple[int, int],
+    *,
+    shape: tuple[int, int] | None = None,
+    device: torch.device | str = "cpu",
 ) -> Geometry:
     """The geometry of an output of ``output_size`` = (height, width) pixels read from (H, W) feature cells.
 
     There are ⌈height / 8⌉ × ⌈width / 8⌉ regions of 8 × 8 pixels; those at the lower and right edge may reach beyond
-    the output.
+    the output. Output and cells cover the same image, whose height is to its width as those of ``shape``; ``None``: of
+    the output. A readout that was trained at one shape so finds every place again in an output of another.
     """
-    longer = max(output_size)
+    height, width = shape or output_size
+    extents = height / max(height, width), width / max(height, width)
     region_rows, region_columns = (
-        (torch.arange(-(-side // REGION), device=device) + 0.5) * REGION / longer for side in output_size
+        (torch.arange(-(-side // REGION), device=device) + 0.5) * (REGION / side * extent)
+        for side, extent in zip(output_size, extents, strict=True)
     )
     cell_rows, cell_columns = (
-        (torch.arange(cells, device=device) + 0.5) * (side / cells / longer)
-        for side, cells in zip(output_size, grid, strict=True)
+        (torch.arange(cells, device=device) + 0.5) * (extent / cells)
+        for cells, extent in zip(grid, extents, strict=True)
     )
     return Geometry(
         region_rows=region_rows, region_columns=region_columns, cell_rows=cell_rows, cell_columns=cell_columns

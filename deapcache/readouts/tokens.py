@@ -78,7 +78,8 @@ class RegionReadout(Readout):
         """See :meth:`Readout.forward_stacked`."""
         ours = [member for member in members if isinstance(member, cls)]
         _, H, W, _ = features_BHWD.shape
-        geometry = locate_regions_and_cells(output_size, (H, W), device=features_BHWD.device)
+        shape, device = ours[0].trained_size, features_BHWD.device
+        geometry = locate_regions_and_cells(output_size, (H, W), shape=shape, device=device)
         mixed = cls.mix(ours, features_BHWD, geometry)
         tokens_BDRC = [
             member.ffn(mixed_BRCV).permute(0, 3, 1, 2) for member, mixed_BRCV in zip(ours, mixed, strict=True)

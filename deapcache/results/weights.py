@@ -45,7 +45,7 @@ class ReadoutFile:
         from deapcache.readouts import restore_readout
 
         about = self.readout
-        return [
+        heads = [
             restore_readout(
                 about["name"],
                 feature_dim=about["feature_dim"],
@@ -57,6 +57,9 @@ class ReadoutFile:
             )
             for place, channels in enumerate(about["heads"])
         ]
+        for head in heads:
+            head.trained_size = self.output_size
+        return heads
 
     def _head(self, place: int) -> Iterator[tuple[str, np.ndarray]]:
         prefix = f"{place}."

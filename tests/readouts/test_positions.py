@@ -63,3 +63,13 @@ def test_the_mask_is_the_gaussian_of_the_distance(size: tuple[int, int], grid: t
     width = sigma[:, None, None]
     expected = torch.exp(-squares / (2 * width**2)) / (width * math.sqrt(2 * math.pi))
     torch.testing.assert_close(geometry.gaussian_mask(sigma), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_an_output_of_another_shape_covers_the_same_image() -> None:
+    """Trained at 224×224, asked for 112×448: half as many rows of regions and twice the columns, in the same places."""
+    trained = locate_regions_and_cells((224, 224), (14, 14))
+    asked = locate_regions_and_cells((112, 448), (14, 14), shape=(224, 224))
+    assert torch.equal(asked.cell_rows, trained.cell_rows)
+    assert torch.equal(asked.cell_columns, trained.cell_columns)
+    torch.testing.assert_close(asked.region_rows, trained.region_rows.view(-1, 2).mean(1))
+    torch.testing.assert_close(asked.region_columns.view(-1, 2).mean(1), trained.region_columns)

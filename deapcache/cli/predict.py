@@ -1,0 +1,84 @@
+"""``deapcache predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deapcache import locations
+from deapcache.cli import options
+from deapcache.cli.console import bars, err, out, print_json
+
+if TYPE_CHECKING:
+    from deapcache.experiments import Predicted
+
+FAILED = 1
+
+
+def predict_command(
+    readout: Annotated[
+        str, typer.Option("--readout", help="Run: its name or the beginning of it, or HOME/readouts/RUN.safetensors.")
+    ],
+    image: Annotated[list[Path], typer.Option("--image", help="Image file, or several: --image *.jpg.")],
+    folder: Annotated[Path, typer.Option("--out", help="Folder for pictures and arrays; made where there is none.")],
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE", help="Further image files.", show_default=False)
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option("--size", help="Output size, or several: 56,224,448x672. Default: the one trained at."),
+    ] = None,
+    save_arrays: Annotated[
+        bool, typer.Option("--save-arrays", help="Also write the numbers: a .npy for each size, a .json about them.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of earlier predictions.")] = False,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="The backbone's checkpoint, where the extraction was given one.")
+    ] = None,
+    device: options.Device = "auto",
+    home: options.Home = None,
+    json: options.Json = False,
+) -> int:
+    """Ask a trained readout about images of your own, at any output size.
+
+    A picture for each image shows it and the prediction at each size. An image that cannot be decoded does not stop the
+    others: it is reported, and the exit code is 1.
+    """
+    from deapcache.experiments import PredictRequest, find_run, parse_sizes, predict_files
+
+    images = list(dict.fromkeys([*image, *(more or [])]))
+    sizes = parse_sizes(size) if size else []
+    run = find_run(locations.home(home), readout)
+    request = PredictRequest(
+        images=images,
+        out=locations.locate(folder),
+        sizes=sizes,
+        save_arrays=save_arrays,
+        overwrite=overwrite,
+        weights=weights,
+        device=device,
+    )
+    done: list[Predicted] = []
+    with bars() as shown:
+        for one in predict_files(run, request):
+            done.append(one)
+            shown.show("predict", len(done), len(images), "images")
+    _show(done, json)
+    return FAILED if any(one.error for one in done) else 0
+
+
+def _show(done: list[Predicted], json: bool) -> None:
+    if json:
+        print_json([one.to_json() for one in done])
+    for one in done:
+        if one.error:
+            err.print(f"error: {one.error}", markup=False, style="red")
+        elif not json:
+            out.print("\n".join(_written(one)), markup=False)
+
+
+def _written(one: Predicted) -> list[str]:
+    arrays = [f"array: {file}" for file in one.arrays]
+    return [f"picture: {one.picture}", *arrays, *([f"facts: {one.facts}"] if one.facts else [])]

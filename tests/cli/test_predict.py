@@ -1,0 +1,119 @@
+"""``deapcache predict``: what it prints, where files go, and exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from deapcache_predictions import Trained, train
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Two readouts with one beginning."""
+    torch.set_num_threads(1)
+    return train(tmp_path_factory.mktemp("trained"), ["depth", "detection"], iterations=2)
+
+
+@pytest.fixture
+def predict(cli, trained: Trained, tmp_path: Path):
+    """A function that asks a readout about images, and writes into ``out``."""
+
+    def run(*arguments: object, readout: str = "depth"):
+        return cli("predict", "--readout", readout, "--home", trained.home, "--out", tmp_path / "out", *arguments)
+
+    return run
+
+
+def one_line(text: str) -> str:
+    (line,) = [line for line in text.splitlines() if line.strip()]
+    assert line.startswith("error: ")
+    return line
+
+
+def test_a_shells_list_of_files_is_taken_whole(predict, trained: Trained, tmp_path: Path) -> None:
+    files = [trained.dataset.path("val", row) for row in range(3)]
+    done = predict("--image", *files, "--size", "28x32,112x128")
+    assert (done.code, done.err) == (0, "")
+    pictures = [str(tmp_path / "out" / f"photo-{row}-depth.png") for row in range(3)]
+    assert done.out.splitlines() == [f"picture: {picture}" for picture in pictures]
+    for picture in pictures:
+        with Image.open(picture) as opened:
+            assert opened.format == "PNG"
+
+
+def test_json_names_every_file(predict, trained: Trained, tmp_path: Path) -> None:
+    file = trained.dataset.path("val", 0)
+    done = predict("--image", file, "--save-arrays", "--json")
+    out = tmp_path / "out"
+    assert json.loads(done.out) == [
+        {
+            "image": str(file),
+            "picture": f"{out}/photo-0-depth.png",
+            "arrays": [f"{out}/photo-0-depth-56x64.npy"],
+            "facts": f"{out}/photo-0-depth.json",
+            "error": None,
+        }
+    ]
+    assert np.load(out / "photo-0-depth-56x64.npy").shape == (56, 64)
+    assert {path.name for path in out.iterdir()} == {
+        "photo-0-depth.png", "photo-0-depth-56x64.npy", "photo-0-depth.json",
+    }  # fmt: skip
+
+
+def test_a_broken_image_is_named_and_the_others_are_done(predict, trained: Trained, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(trained.dataset.path("val", 0).read_bytes()[:200])
+    done = predict("--image", broken, "--image", trained.dataset.path("val", 1), "--json")
+    assert done.code == 1
+    assert str(broken) in one_line(done.err)
+    first, second = json.loads(done.out)
+    assert (first["picture"], str(broken) in first["error"]) == (None, True)
+    assert Path(second["picture"]).exists()
+
+
+def test_a_missing_image_stops_all_before_anything_is_written(predict, trained: Trained, tmp_path: Path) -> None:
+    done = predict("--image", trained.dataset.path("val", 1), tmp_path / "absent.jpg")
+    assert done.code == 1
+    assert "absent.jpg" in one_line(done.err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_there_is_kept_unless_overwrite_is_given(predict, trained: Trained) -> None:
+    file = trained.dataset.path("val", 0)
+    assert predict("--image", file).code == 0
+    again = predict("--image", file)
+    assert again.code == 2
+    assert "--overwrite" in one_line(again.err)
+    assert predict("--image", file, "--overwrite").code == 0
+
+
+@pytest.mark.parametrize(
+    ("readout", "size", "code", "says"),
+    [
+        ("depth", "big", 2, "expected a side (224)"),
+        ("depth", "100000", 2, "1 to 4096 pixels"),
+        ("de", "56", 2, "2 runs"),
+        ("detpth", "56", 2, "no run in"),
+        ("/nowhere/x.safetensors", "56", 2, "HOME/readouts/RUN.safetensors"),
+        ("/nowhere/readouts/x.safetensors", "56", 1, "/nowhere has no readouts/x.safetensors"),
+    ],
+)
+def test_bad_input_is_one_clear_line(predict, trained: Trained, readout: str, size: str, code: int, says: str) -> None:
+    done = predict("--image", trained.dataset.path("val", 0), "--size", size, readout=readout)
+    assert done.code == code
+    assert says in one_line(done.err)
+
+
+def test_a_file_in_the_folders_place_is_one_clear_line(cli, trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = cli(
+        "predict", "--readout", "depth", "--home", trained.home, "--out", tmp_path / "file",
+        "--image", trained.dataset.path("val", 0),
+    )  # fmt: skip
+    assert done.code in (1, 2)
+    assert str(tmp_path / "file") in one_line(done.err)

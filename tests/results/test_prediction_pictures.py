@@ -1,0 +1,104 @@
+"""Pictures of predictions show the image and each size, in colours that mean the same at all of them."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.decomposition import PCA
+
+from deapcache.results.palette import DISTINCT, rgb
+from deapcache.results.prediction_panels import principal_colours
+from deapcache.results.prediction_pictures import draw_prediction
+from deapcache.results.record import make_result
+
+CLASSES = ("background", "chair", "table")
+SIZES = ((20, 30), (64, 64), (400, 500))
+IMAGE = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+
+
+def predictions(kind: str) -> list[np.ndarray]:
+    generator = np.random.default_rng(1)
+    if kind == "boxes":
+        return [np.concatenate([generator.random((20, 5)) * 0.4, np.zeros((80, 5))]) for _ in SIZES]
+    if kind == "classes":
+        return [generator.integers(0, 3, size) for size in SIZES]
+    shapes = [(32, *size) for size in SIZES] if kind == "segments" else SIZES
+    return [generator.random(shape, np.float32) for shape in shapes]
+
+
+def drawn(facts, kind: str, found: list[np.ndarray], sizes=SIZES, image: np.ndarray = IMAGE) -> np.ndarray:
+    result = make_result(facts(classes=CLASSES if kind == "classes" else ()))
+    data = draw_prediction(result, kind, "photo.jpg", image, found, sizes)
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def near(pixels: np.ndarray, colour: str) -> np.ndarray:
+    return np.abs(pixels - np.round(np.multiply(rgb(colour), 255))).max(-1) <= 1
+
+
+@pytest.mark.parametrize("kind", ["probability", "classes", "depth", "boxes", "segments"])
+def test_every_kind_is_drawn_at_every_size(facts, kind: str) -> None:
+    pixels = drawn(facts, kind, predictions(kind))
+    height, width, _ = pixels.shape
+    # as many pixels as the largest prediction has along its longer side, in the shape of the image
+    assert 375 < height < 375 + 150
+    assert 4 * 500 < width < 4 * 500 + 280
+    assert (pixels[:5] == 255).all()
+    assert (pixels[:, -5:] == 255).all(), "something is cut at the right border"
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1000
+
+
+def test_panels_grow_with_the_largest_size_within_bounds(facts) -> None:
+    def height(*sizes: tuple[int, int]) -> int:
+        found = [np.zeros(size, np.float32) for size in sizes]
+        return len(drawn(facts, "probability", found, sizes))
+
+    assert height((8, 8)) == height((320, 320)) < height((320, 320), (640, 640)) < height((2000, 8))
+    assert height((2000, 8)) == height((960, 960))
+
+
+def test_a_very_long_image_leaves_room_for_titles(facts) -> None:
+    pixels = drawn(facts, "probability", [np.zeros((8, 8))], ((8, 8),), np.zeros((20, 2000, 3), np.uint8))
+    assert len(pixels) > 320 / 3
+
+
+def test_a_class_has_one_colour_whatever_the_size(facts) -> None:
+    found = [np.full(size, 1) for size in SIZES]
+    found[0][:] = 2
+    pixels = drawn(facts, "classes", found)
+    table, chair = (near(pixels, colour).sum() for colour in (DISTINCT[1], DISTINCT[0]))
+    assert table == pytest.approx(375 * 500, rel=0.02)
+    assert chair == pytest.approx(2 * 375 * 500, rel=0.02)
+
+
+def test_few_pixels_stay_sharp(facts) -> None:
+    found = np.indices((4, 4)).sum(0) % 2
+    pixels = drawn(facts, "classes", [found], ((4, 4),))
+    black, chair = near(pixels, "#1F1F1F").sum(), near(pixels, DISTINCT[0]).sum()
+    assert black + chair == pytest.approx(320 * 240, rel=0.03)
+
+
+def test_depth_and_boxes_survive_what_is_the_same_everywhere_and_what_is_empty(facts) -> None:
+    drawn(facts, "depth", [np.full((8, 8), 2.0)], ((8, 8),))
+    drawn(facts, "boxes", [np.zeros((100, 5), np.float32)], ((8, 8),))
+    drawn(facts, "segments", [np.ones((32, 1, 1), np.float32)], ((1, 1),))
+
+
+def test_colours_are_the_principal_components() -> None:
+    points = np.random.default_rng(0).normal(size=(900, 6)) * (5, 1, 3, 0.1, 2, 0.2)
+    (colours,) = principal_colours([points.T.reshape(6, 30, 30)])
+    expected = PCA(3).fit_transform(points)
+    assert (colours.min(), colours.max()) == (0, 1)
+    for place in range(3):
+        inside = (colours[..., place] > 0) & (colours[..., place] < 1)
+        found, wanted = colours[..., place][inside], expected[:, place].reshape(30, 30)[inside]
+        assert abs(np.corrcoef(found, wanted)[0, 1]) > 0.999999
+
+
+def test_an_embedding_has_one_colour_whatever_the_size() -> None:
+    coarse = np.random.default_rng(0).normal(size=(8, 5, 6))
+    small, large = principal_colours([coarse, coarse.repeat(3, 1).repeat(3, 2)])
+    np.testing.assert_allclose(large, small.repeat(3, 0).repeat(3, 1), atol=1e-12)
