@@ -13,7 +13,10 @@ from deapcache.cli.console import err, note
 from deapcache.cli.demo import demo_command
 from deapcache.cli.doctor import doctor_command
 from deapcache.cli.extract import extract_command
+from deapcache.cli.predict import predict_command
 from deapcache.cli.probe import probe_command
+from deapcache.cli.results import results_command
+from deapcache.cli.run import run_command
 from deapcache.errors import DeapcacheError, UsageError
 
 app = typer.Typer(
@@ -26,6 +29,9 @@ app = typer.Typer(
 )
 app.command("extract")(extract_command)
 app.command("probe")(probe_command)
+app.command("predict")(predict_command)
+app.command("results")(results_command)
+app.command("run")(run_command)
 app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 app.add_typer(listing.app, name="list")

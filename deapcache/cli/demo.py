@@ -1,34 +1,28 @@
-"""``deapcache demo``."""
+"""``deapcache demo``: the pipeline of that name."""
 
 from __future__ import annotations
 
-import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from deapcache import locations
 from deapcache.cli import options
-from deapcache.cli.console import bars, out
-from deapcache.cli.extract import progress_on, show_reports
-from deapcache.cli.probe import report_on, show_results
+from deapcache.cli.run import execute
 
 
 def demo_command(
     home: options.Home = None,
-    iterations: Annotated[int, typer.Option("--iterations", help="Training steps of each readout.")] = 300,
-) -> None:
-    """The whole pipeline in minutes, with no download: rendered scenes, a pretrained backbone and its control."""
-    from deapcache.experiments import run_demo
+    iterations: Annotated[
+        int | None, typer.Option("--iterations", help="Training steps of each readout. Default: the pipeline's.")
+    ] = None,
+) -> int:
+    """The whole way in minutes, with no download: rendered scenes, a pretrained backbone and its control.
 
-    with bars() as shown:
-        extracted, probed = run_demo(
-            locations.home(home),
-            iterations=iterations,
-            progress=progress_on(shown),
-            report=report_on(shown),
-            command=sys.argv,
-        )
-    show_reports(extracted, json=False)
-    out.print()
-    show_results(probed, json=False)
+    The same as `deapcache run demo`.
+    """
+    from deapcache.experiments import load_pipeline, plan_pipeline
+
+    settings = [] if iterations is None else [f"iterations={iterations}"]
+    return execute(plan_pipeline(load_pipeline("demo", settings), locations.home(home), Path()), json=False)

@@ -1,7 +1,46 @@
 """What combines the two stages."""
 
-from deapcache.experiments.demo import run_demo
+from deapcache.experiments.pipelines import (
+    Outcome,
+    Pipeline,
+    PipelinePlan,
+    load_pipeline,
+    plan_pipeline,
+    run_pipeline,
+    shipped_pipelines,
+)
+from deapcache.experiments.prediction import (
+    Predicted,
+    Predictor,
+    PredictRequest,
+    TrainedRun,
+    find_run,
+    load_predictor,
+    parse_sizes,
+    predict_files,
+)
 from deapcache.experiments.probe import Probed, ProbeRequest, Report, probe
 from deapcache.extraction import choose_device
 
-__all__ = ["ProbeRequest", "Probed", "Report", "choose_device", "probe", "run_demo"]
+__all__ = [
+    "Outcome",
+    "Pipeline",
+    "PipelinePlan",
+    "PredictRequest",
+    "Predicted",
+    "Predictor",
+    "ProbeRequest",
+    "Probed",
+    "Report",
+    "TrainedRun",
+    "choose_device",
+    "find_run",
+    "load_pipeline",
+    "load_predictor",
+    "parse_sizes",
+    "plan_pipeline",
+    "predict_files",
+    "probe",
+    "run_pipeline",
+    "shipped_pipelines",
+]

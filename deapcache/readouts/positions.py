@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 REGION = 8
 """Side in output pixels of the square region that one query answers for (section 3)."""
@@ -63,13 +65,37 @@ class Geometry:
 
         exp(−d² / 2σ²) / (σ √(2π)), as section 3 has it: a bump that is added to the logits, not a log-Gaussian.
         The Gaussian of a distance is the product of those along the axes, so that exponentials are taken of
-        R·H + C·W numbers only.
+        R·H + C·W numbers only. Differentiable once, in the widths.
         """
-        rows = _gaussian(self.region_rows, self.cell_rows, sigma_S)
-        columns = _gaussian(self.region_columns, self.cell_columns, sigma_S)
-        columns = columns / (sigma_S[:, None, None] * math.sqrt(2 * math.pi))
-        mask_SRCHW = rows[:, :, None, :, None] * columns[:, None, :, None, :]
-        return mask_SRCHW.flatten(3, 4).flatten(1, 2)
+        rows = (self.region_rows[:, None] - self.cell_rows).square()
+        columns = (self.region_columns[:, None] - self.cell_columns).square()
+        mask_SQN: Tensor = _GaussianMask.apply(sigma_S, rows.to(sigma_S.dtype), columns.to(sigma_S.dtype))
+        return mask_SQN
+
+
+class _GaussianMask(torch.autograd.Function):
+    """exp(−(rows + columns) / 2σ²) / (σ √(2π)) for squared distances along the axes, (R, H) and (C, W)."""
+
+    @staticmethod
+    def forward(ctx: Any, sigma_S: Tensor, rows_RH: Tensor, columns_CW: Tensor) -> Tensor:
+        width = sigma_S[:, None, None]
+        of_rows = torch.exp(-rows_RH / (2 * width.square()))
+        of_columns = torch.exp(-columns_CW / (2 * width.square())) / (width * math.sqrt(2 * math.pi))
+        mask_SRCHW = of_rows[:, :, None, :, None] * of_columns[:, None, :, None, :]
+        mask_SQN = mask_SRCHW.flatten(3, 4).flatten(1, 2)
+        ctx.save_for_backward(sigma_S, rows_RH, columns_CW, mask_SQN)
+        return mask_SQN
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_SQN: Tensor) -> tuple[Tensor | None, ...]:
+        sigma_S, rows_RH, columns_CW, mask_SQN = ctx.saved_tensors
+        (R, H), (C, W) = rows_RH.shape, columns_CW.shape
+        # The mask changes with σ by its own value times d² / σ³ − 1 / σ, and d² is a sum over the axes.
+        weighted_SRCHW = (g_SQN * mask_SQN).view(-1, R, C, H, W)
+        by_row, by_column = weighted_SRCHW.sum(2).sum(3), weighted_SRCHW.sum(1).sum(2)
+        squares = (by_row * rows_RH).sum((1, 2)) + (by_column * columns_CW).sum((1, 2))
+        return squares / sigma_S**3 - by_row.sum((1, 2)) / sigma_S, None, None
 
 
 def locate_regions_and_cells(
@@ -108,9 +134,3 @@ def sinusoidal_codes(rows: Tensor, columns: Tensor) -> Tensor:
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     angles = torch.stack([y * math.pi, y * 2 * math.pi, x * math.pi, x * 2 * math.pi], -1).flatten(0, 1)
     return torch.cat([angles.sin(), angles.cos()], -1)
-
-
-def _gaussian(regions_R: Tensor, cells_C: Tensor, sigma_S: Tensor) -> Tensor:
-    """(S, R, C) unnormalised Gaussians of the distances along one axis."""
-    squares = (regions_R[:, None] - cells_C).square()
-    return torch.exp(-squares / (2 * sigma_S.square()[:, None, None]))

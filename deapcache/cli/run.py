@@ -1,0 +1,131 @@
+"""``deapcache run``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deapcache import locations
+from deapcache.cli import options
+from deapcache.cli.console import bars, duration, err, note, out, print_json, size, table
+from deapcache.cli.extract import progress_on
+from deapcache.cli.probe import report_on
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from deapcache.experiments import Outcome, PipelinePlan
+
+FAILED = 1
+
+
+def run_command(
+    pipeline: Annotated[str, typer.Argument(help="A pipeline file, or the name of a shipped one: table5, demo, …")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what is there, what is missing and what it costs; make nothing.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Replace a value: seeds=0,1 or probes.0.limit=64. Repeatable."),
+    ] = None,
+    home: options.Home = None,
+    data_root: options.DataRoot = None,
+    device: options.Device = "auto",
+    json: options.Json = False,
+) -> int:
+    """Extract and probe what a pipeline asks for and is not there yet, and print its tables.
+
+    Run again it does nothing but print; after an interruption it does the rest. A backbone that fails does not stop
+    the others: it is reported at the end, and the exit code is 1.
+    """
+    from deapcache.experiments import load_pipeline, plan_pipeline
+
+    parsed = load_pipeline(pipeline, settings or [])
+    place = locations.home(home)
+    plan = plan_pipeline(parsed, place, locations.data_root(data_root), device=device, measure=dry_run)
+    if dry_run:
+        return show_plan(plan, json)
+    return execute(plan, json)
+
+
+def show_plan(plan: PipelinePlan, json: bool) -> int:
+    """Print what a run would do; the exit code, 1 where it could not."""
+    if json:
+        print_json(plan.to_json())
+        return FAILED if plan.problems else 0
+    out.print(f"{plan.pipeline.name}: {plan.pipeline.description}".rstrip(": "), markup=False)
+    out.print(_caches(plan))
+    out.print()
+    out.print(_passes(plan))
+    for dataset in plan.datasets.values():
+        for name, rate in (dataset.extraction.images_per_second if dataset.extraction else {}).items():
+            out.print(f"{name}: {rate:.1f} images/s measured on {plan.device}")
+    out.print(_cost(plan))
+    for problem in (*plan.problems, *plan.left_out):
+        out.print(f"missing: {problem}", markup=False, style="red")
+    return FAILED if plan.problems else 0
+
+
+def _caches(plan: PipelinePlan) -> Table:
+    right = ("images", "to do", "at most")
+    shown = table("cache", "dataset", "split", "images", "to do", "at most", right=right)
+    for name, dataset in plan.datasets.items():
+        for cache in dataset.extraction.caches if dataset.extraction else ():
+            what = f"{cache.kind} {cache.name}".strip()
+            to_do = f"{cache.to_do:,}" if cache.to_do else "there"
+            shown.add_row(what, name, cache.split, f"{cache.images:,}", to_do, size(cache.bytes))
+    return shown
+
+
+def _passes(plan: PipelinePlan) -> Table:
+    right = ("readouts", "seeds", "runs", "there", "steps to do")
+    shown = table("backbone", "dataset", "tasks", *right, right=right)
+    for runs in plan.passes:
+        unit = runs.unit
+        counts = (len(unit.readouts), len(unit.seeds), unit.count, len(runs.there))
+        shown.add_row(unit.backbone, unit.dataset, ", ".join(unit.tasks), *map(str, counts), f"{runs.steps:,}")
+    return shown
+
+
+def _cost(plan: PipelinePlan) -> str:
+    free = "unknown" if plan.free_bytes is None else size(plan.free_bytes)
+    return (
+        f"to do: {plan.forwards:,} forwards, about {duration(plan.seconds())}; {size(plan.bytes)} at most; "
+        f"{plan.missing} of {plan.runs} runs, {plan.steps:,} training steps\nhome {plan.home}: {free} free"
+    )
+
+
+def execute(plan: PipelinePlan, json: bool) -> int:
+    """Run a plan with progress bars, and show what came of it; the exit code."""
+    from deapcache.experiments import run_pipeline
+
+    plan.require_runnable()
+    note(f"{plan.pipeline.name}: {plan.forwards:,} forwards and {plan.missing} of {plan.runs} runs to do")
+    with bars() as shown:
+        outcome = run_pipeline(plan, progress=progress_on(shown), report=report_on(shown), command=sys.argv)
+    for report in outcome.extracted:
+        done = f"{report.extracted:,} images in {duration(report.seconds)}, {size(report.stored_bytes)}"
+        note(f"extracted {report.backbone} over {report.dataset}/{report.split}: {done}")
+    if json:
+        print_json(outcome.to_json())
+    else:
+        show_outcome(plan, outcome)
+    for failure in outcome.failures:
+        err.print(f"failed: {failure}", markup=False, style="red")
+    if outcome.failures:
+        note(f"{outcome.missing} of {plan.runs} runs are missing; the same command tries them again")
+    return FAILED if outcome.failures else 0
+
+
+def show_outcome(plan: PipelinePlan, outcome: Outcome) -> None:
+    """The pipeline's results in its layouts, and where its pictures are."""
+    from deapcache.results import HomeIntervals, picture_key, print_layouts, summarise
+
+    # where a pipeline trains a task in two ways, every layout keeps these apart
+    summaries = summarise(outcome.results, allow_mixed=True)
+    print_layouts(summaries, plan.pipeline.layouts, uncertainty=HomeIntervals(plan.home))
+    for result in outcome.results:
+        if plan.home.exists(picture_key(result.run)):
+            out.print(f"picture: {plan.home}/{picture_key(result.run)}", markup=False)

@@ -1,0 +1,179 @@
+"""Running a pipeline: extract what is missing, probe what is missing, gather what belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from deapcache.errors import DeapcacheError, FeatureError, LocationError, WeightsError
+from deapcache.experiments.pipelines.plan import DatasetPlan, PipelinePlan, find_pass_runs, look_again
+from deapcache.experiments.pipelines.runs import PassRuns
+from deapcache.experiments.probe import Probed, ProbeRequest, Report, probe
+from deapcache.extraction import ExtractionReport, Progress, extract, prepare_split
+from deapcache.extraction.progress import silent
+from deapcache.results import Result, load_results
+
+_OF_ONE_BACKBONE = (WeightsError, FeatureError, torch.OutOfMemoryError)
+"""Errors of extraction that say nothing about the next backbone."""
+
+_COLLECTED = (DeapcacheError, torch.OutOfMemoryError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Something that a pipeline asks for and that could not be made."""
+
+    what: str
+    """``extraction of dinov2 over coco``."""
+    error: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.error}"
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What running a pipeline came to."""
+
+    extracted: list[ExtractionReport] = field(default_factory=list)
+    """What this run extracted."""
+    probed: list[Probed] = field(default_factory=list)
+    """What this run trained."""
+    failures: list[Failure] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+    """All results of the pipeline, old and new."""
+    missing: int = 0
+    """Runs of the pipeline that have no result, because of the failures."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "extracted": [report.to_json() for report in self.extracted],
+            "trained": [one.result.run for one in self.probed],
+            "results": [result.to_json() for result in self.results],
+            "failures": [str(failure) for failure in self.failures],
+            "missing": self.missing,
+        }
+
+
+def run_pipeline(
+    plan: PipelinePlan, *, progress: Progress = silent, report: Report = lambda *_: None, command: Sequence[str] = ()
+) -> Outcome:
+    """Do what ``plan`` says is missing.
+
+    A backbone that cannot be extracted, and a pass that cannot be trained, are failures of the outcome, and the others
+    go on: what a long run could make is there in the morning, and the same command tries the rest again. What would
+    fail for all of them as well is raised: a home that is full or cannot be written.
+
+    Raises :class:`PipelineError` where the plan has problems, before anything is made, and :class:`LocationError`.
+    """
+    plan.require_runnable()
+    running = _Running(plan, progress, report, command)
+    running.outcome.failures += [Failure(what=plan.pipeline.name, error=what) for what in plan.left_out]
+    for name in plan.datasets:
+        running.extract(name)
+    names = [name for runs in plan.passes for name in running.probe(runs)]
+    running.outcome.results = load_results(plan.home, names)
+    running.outcome.missing = plan.runs - len(names)
+    return running.outcome
+
+
+class _Running:
+    """One run of a pipeline, stage by stage."""
+
+    def __init__(self, plan: PipelinePlan, progress: Progress, report: Report, command: Sequence[str]) -> None:
+        self.outcome = Outcome()
+        self._plan = plan
+        self._progress = progress
+        self._report = report
+        self._command = command
+        self._without_caches: set[tuple[str, str]] = set()
+
+    def extract(self, name: str) -> None:
+        """Make the missing caches of a dataset."""
+        home = self._plan.home
+        plan = look_again(self._plan.datasets[name], self._plan.pipeline, home)
+        if plan.dataset is None:
+            return  # the home holds all that its probes read
+        try:
+            self._prepare(plan)
+            if missing := plan.to_extract():
+                reports = extract(
+                    missing,
+                    plan.dataset,
+                    home,
+                    settings=plan.settings,
+                    progress=self._progress,
+                    on_failure=lambda backbone, error: self._note_backbone(plan, backbone, error),
+                )
+                self.outcome.extracted.extend(reports)
+        except LocationError:
+            raise
+        except _COLLECTED as error:
+            self._note(f"dataset {plan.name}", error, plan, self._plan.pipeline.backbones_of(plan.name))
+
+    def probe(self, before: PassRuns) -> list[str]:
+        """Train the missing runs of a pass; the names of all its runs that have a result now."""
+        unit = before.unit
+        runs = find_pass_runs(unit, self._plan.pipeline, self._plan.datasets[unit.dataset], self._plan.home)
+        if not runs.is_known and (unit.dataset, unit.backbone) not in self._without_caches:
+            self._fail(f"probes of {unit.name}", runs.lacking or runs.problem)
+        made = self._train(runs) if runs.is_known and runs.missing else []
+        return [name for name in runs.runs if name in runs.there or name in made]
+
+    def _train(self, runs: PassRuns) -> list[str]:
+        unit = runs.unit
+        request = ProbeRequest(
+            tasks=unit.tasks,
+            dataset=unit.dataset,
+            backbones=(unit.backbone,),
+            readouts=unit.readouts,
+            seeds=unit.seeds,
+            options=unit.options,
+            where=runs.fields,
+            images_name=runs.images_name,
+        )
+        home, report, command = self._plan.home, self._report, self._command
+        done: list[Probed] = []
+        try:
+            for one in probe(home, request, report=report, command=command, skip=runs.is_settled):
+                done.append(one)  # one by one, so that an error leaves those before it
+        except LocationError:
+            raise
+        except _COLLECTED as error:
+            self._fail(f"probes of {unit.name}", _line(error))
+        self.outcome.probed += done
+        return [one.result.run for one in done]
+
+    def _prepare(self, plan: DatasetPlan) -> None:
+        """Base images and targets, which also a home with all features may lack."""
+        assert plan.dataset is not None
+        for split in plan.to_prepare():
+            prepare_split(
+                plan.dataset,
+                split,
+                self._plan.home,
+                base_size=plan.settings.base_size_for(plan.dataset),
+                limit=plan.settings.limit,
+                annotations=plan.dataset.annotations,
+                progress=self._progress,
+            )
+
+    def _note_backbone(self, plan: DatasetPlan, backbone: str, error: Exception) -> None:
+        if not isinstance(error, _OF_ONE_BACKBONE):
+            raise error
+        self._note(f"extraction of {backbone} over {plan.name}", error, plan, [backbone])
+
+    def _note(self, what: str, error: Exception, plan: DatasetPlan, backbones: Sequence[str]) -> None:
+        self._without_caches |= {(plan.name, backbone) for backbone in backbones}
+        self._fail(what, _line(error))
+
+    def _fail(self, what: str, error: str) -> None:
+        self.outcome.failures.append(Failure(what=what, error=error))
+
+
+def _line(error: Exception) -> str:
+    return str(error) if isinstance(error, DeapcacheError) else str(error).splitlines()[0]

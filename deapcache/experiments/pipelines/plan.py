@@ -1,0 +1,227 @@
+"""What running a pipeline would do: caches to make, readouts to train, and what stands in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from deapcache.datasets import Dataset, open_dataset
+from deapcache.errors import DeapcacheError, LocationError, PipelineError
+from deapcache.experiments.pipelines.passes import Pass, passes_of
+from deapcache.experiments.pipelines.pipeline import Pipeline
+from deapcache.experiments.pipelines.runs import PassRuns, find_runs
+from deapcache.extraction import ExtractionPlan, ExtractionSettings, PlannedCache, choose_device, plan_extraction
+from deapcache.extraction.recipes import base_size_name
+from deapcache.locations import Location
+from deapcache.tasks import get_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetPlan:
+    """What one dataset of the pipeline needs."""
+
+    name: str
+    settings: ExtractionSettings
+    dataset: Dataset | None
+    """None: it cannot be extracted from here."""
+    extraction: ExtractionPlan | None
+    problem: str
+    """Why it cannot be extracted; empty where it can."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Recipe fields of its features, as far as the pipeline decides them."""
+        fields = {"storage": self.settings.storage, "precision": self.settings.precision}
+        if self.dataset is None:
+            return fields
+        return fields | {"base_size": base_size_name(self.settings.base_size_for(self.dataset))}
+
+    @property
+    def images_name(self) -> str:
+        """Dataset under whose name the features are cached."""
+        return self.name if self.dataset is None else self.dataset.images_name
+
+    def to_extract(self) -> tuple[str, ...]:
+        """Backbones that have features to be made."""
+        caches = self.extraction.caches if self.extraction else ()
+        return tuple(dict.fromkeys(cache.name for cache in caches if cache.kind == "features" and cache.to_do))
+
+    def to_prepare(self) -> tuple[str, ...]:
+        """Splits that have base images or targets to be made."""
+        caches = self.extraction.caches if self.extraction else ()
+        return tuple(dict.fromkeys(cache.split for cache in caches if cache.kind != "features" and cache.to_do))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelinePlan:
+    """Everything that one ``deapcache run`` would do."""
+
+    pipeline: Pipeline
+    home: Location
+    device: str
+    free_bytes: int | None
+    datasets: Mapping[str, DatasetPlan]
+    passes: tuple[PassRuns, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that all extractions would write at most."""
+        return sum(cache.bytes for _, cache in self._caches())
+
+    @property
+    def forwards(self) -> int:
+        """Images that backbones would be run on."""
+        return sum(cache.to_do for _, cache in self._caches() if cache.kind == "features")
+
+    def seconds(self) -> float:
+        """Forward time at the rates that were measured."""
+        return sum(
+            cache.to_do / rates[cache.name]
+            for rates, cache in self._caches()
+            if cache.kind == "features" and cache.name in rates
+        )
+
+    def _caches(self) -> Iterable[tuple[Mapping[str, float], PlannedCache]]:
+        """Every cache once, with the measured rates of its dataset: datasets may share images and features."""
+        caches: dict[tuple[str, ...], tuple[Mapping[str, float], PlannedCache]] = {}
+        for plan in self.datasets.values():
+            rates = plan.extraction.images_per_second if plan.extraction else {}
+            for cache in plan.extraction.caches if plan.extraction else ():
+                owner = plan.name if cache.kind == "targets" else plan.images_name
+                key = (owner, cache.kind, cache.split, cache.name)
+                if key not in caches or caches[key][1].to_do < cache.to_do:
+                    caches[key] = (rates, cache)
+        return caches.values()
+
+    @property
+    def steps(self) -> int:
+        """Training steps of all readouts that are not there."""
+        return sum(runs.steps for runs in self.passes)
+
+    @property
+    def runs(self) -> int:
+        """All runs of the pipeline."""
+        return sum(runs.unit.count for runs in self.passes) + sum(self.left_out.values())
+
+    @property
+    def missing(self) -> int:
+        """Runs to be trained."""
+        return sum(runs.missing for runs in self.passes)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """What cannot be trained though the rest can → how many runs that is."""
+        return {
+            f"probes.{place}: {' and '.join(probe.left_out)} is left out: it needs its published upsampler's file: "
+            f"--set probes.{place}.upsampler=FILE, or --set upsampler=FILE for all": probe.count_left_out
+            for place, probe in enumerate(self.pipeline.probes)
+            if probe.left_out
+        }
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What must be put right before the pipeline can run; one line each."""
+        unusable = dict.fromkeys(runs.problem for runs in self.passes if runs.problem)
+        return (*self._dataset_problems(), *unusable)
+
+    def _dataset_problems(self) -> Iterator[str]:
+        for name, plan in self.datasets.items():
+            lacking = [runs.unit.backbone for runs in self.passes if runs.unit.dataset == name and not runs.is_known]
+            if plan.problem and lacking:
+                yield f"{plan.problem} (needed for {', '.join(dict.fromkeys(lacking))})"
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "pipeline": self.pipeline.name,
+            "home": str(self.home),
+            "device": self.device,
+            "free_bytes": self.free_bytes,
+            "datasets": {
+                name: None if plan.extraction is None else plan.extraction.to_json()
+                for name, plan in self.datasets.items()
+            },
+            "passes": [runs.to_json() for runs in self.passes],
+            "bytes": self.bytes,
+            "forwards": self.forwards,
+            "seconds": self.seconds(),
+            "runs": self.runs,
+            "missing": self.missing,
+            "steps": self.steps,
+            "problems": list(self.problems),
+            "left_out": list(self.left_out),
+        }
+
+    def require_runnable(self) -> None:
+        """Raise :class:`PipelineError` where something stands in the way, before anything is made."""
+        if self.problems:
+            raise PipelineError(
+                f"pipeline {self.pipeline.name} cannot run: {'; '.join(self.problems)}. "
+                "Nothing was made; --dry-run shows the rest of the plan"
+            )
+
+
+def plan_pipeline(
+    pipeline: Pipeline, home: Location, data_root: Path, *, device: str = "auto", measure: bool = False
+) -> PipelinePlan:
+    """Look what is there and what is missing; writes nothing and downloads nothing.
+
+    ``measure`` times a forward pass of each backbone that would be run. A dataset that cannot be opened is a problem of
+    the plan, not an error, and none where ``home`` holds all that its probes read.
+    """
+    chosen = str(choose_device(device))
+    datasets = {name: _plan_dataset(pipeline, name, home, data_root, chosen, measure) for name in pipeline.datasets}
+    passes = tuple(find_pass_runs(unit, pipeline, datasets[unit.dataset], home) for unit in passes_of(pipeline, chosen))
+    return PipelinePlan(
+        pipeline=pipeline, home=home, device=chosen, free_bytes=home.free_bytes(), datasets=datasets, passes=passes
+    )
+
+
+def find_pass_runs(unit: Pass, pipeline: Pipeline, plan: DatasetPlan, home: Location) -> PassRuns:
+    """Which runs of a pass are there, by the caches that ``home`` holds now."""
+    return find_runs(unit, home, fields={**plan.fields, **pipeline.where}, images_name=plan.images_name)
+
+
+def _plan_dataset(
+    pipeline: Pipeline, name: str, home: Location, data_root: Path, device: str, measure: bool
+) -> DatasetPlan:
+    settings = ExtractionSettings(
+        storage=pipeline.storage, precision=pipeline.precision, device=device, limit=pipeline.limit_of(name)
+    )
+    backbones = pipeline.backbones_of(name)
+    try:
+        dataset = open_dataset(name, data_root)
+        _check_tasks(pipeline, dataset)
+        extraction = plan_extraction(backbones, dataset, home, settings=settings, measure=measure)
+    except LocationError:
+        raise
+    except DeapcacheError as error:
+        return DatasetPlan(
+            name=name, settings=settings, dataset=None, extraction=None, problem=f"dataset {name}: {error}"
+        )
+    return DatasetPlan(name=name, settings=settings, dataset=dataset, extraction=extraction, problem="")
+
+
+def look_again(plan: DatasetPlan, pipeline: Pipeline, home: Location) -> DatasetPlan:
+    """The plan of a dataset after another that may share its images has been extracted."""
+    if plan.dataset is None:
+        return plan
+    backbones = pipeline.backbones_of(plan.name)
+    extraction = plan_extraction(backbones, plan.dataset, home, settings=plan.settings, measure=False)
+    return replace(plan, extraction=extraction)
+
+
+def _check_tasks(pipeline: Pipeline, dataset: Dataset) -> None:
+    for place, probe in enumerate(pipeline.probes):
+        if probe.dataset != dataset.name:
+            continue
+        for task in probe.tasks:
+            posed = get_task(task, probe.options.task_options.get(task))
+            if lacking := [kind for kind in posed.annotations if kind not in dataset.annotations]:
+                raise PipelineError(
+                    f"task {task} of probes.{place} needs {' and '.join(lacking)}, which it does not have: it has "
+                    f"{', '.join(dataset.annotations)}"
+                )
+            posed.heads(dataset.classes)  # raises where the classes do not suit the task

@@ -1,0 +1,58 @@
+"""Plans of small pipelines over a small dataset."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from deapcache_pipelines import SMALL, MakePlan
+
+from deapcache.experiments import PipelinePlan, load_pipeline, plan_pipeline
+from deapcache.locations import LocalLocation
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Work this small waits more for other threads than it gains from them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than all else here."""
+    probing = importlib.import_module("deapcache.experiments.probe")
+    monkeypatch.setattr(probing, "save_picture", lambda _, result, **__: f"{result.run}.png")
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], str]:
+    """A function that writes a pipeline file, and gives its path."""
+
+    def written(text: str) -> str:
+        file = tmp_path / "small.yaml"
+        file.write_text(text)
+        return str(file)
+
+    return written
+
+
+@pytest.fixture
+def coco(make_coco) -> Path:
+    """Eight training and four validation images."""
+    return make_coco(train=8, val=4)
+
+
+@pytest.fixture
+def plan(write, coco: Path, home: LocalLocation) -> MakePlan:
+    """A function that plans a pipeline text with settings for ``home``."""
+
+    def planned(text: str = SMALL, *settings: str, data_root: Path = coco, measure: bool = False) -> PipelinePlan:
+        return plan_pipeline(load_pipeline(write(text), settings), home, data_root, device="cpu", measure=measure)
+
+    return planned

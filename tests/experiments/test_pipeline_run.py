@@ -1,0 +1,185 @@
+"""A run does what is missing and nothing else, whatever stopped or failed before."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from deapcache_pipelines import ONE, OTHER, SMALL, TWO, Counted, contents
+
+from deapcache.backbones import build
+from deapcache.datasets import DATASETS
+from deapcache.datasets.coco import CocoInstances
+from deapcache.errors import MissingWeightsError, StorageFullError
+from deapcache.experiments import ProbeRequest, probe
+from deapcache.locations import LocalLocation
+from deapcache.probing import ProbeOptions
+
+EXTRACTION = importlib.import_module("deapcache.extraction.extract")
+CHILD = Path(__file__).with_name("pipeline_child.py")
+
+
+def test_a_second_run_does_nothing_and_gives_the_same(plan, home):
+    first = Counted(plan(TWO))
+    assert (first.steps, first.forwards) == (4, 2 * (8 + 4) + 8), "two passes of two steps; eight images calibrate"
+    assert first.optimiser_steps > 0
+    assert first.passes == [f"{ONE} · coco", f"{OTHER} · coco"]
+    assert len(first.trained) == 10
+    before = contents(home)
+    second = Counted(plan(TWO))
+    assert (second.steps, second.optimiser_steps, second.forwards, second.builds) == (0, 0, 0, 0)
+    assert second.trained == set()
+    assert second.outcome.results == first.outcome.results
+    assert {result.run for result in second.outcome.results} == first.trained
+    assert contents(home) == before
+
+
+def test_what_is_asked_for_is_trained_in_one_pass_and_no_more(plan):
+    results = Counted(plan(SMALL)).outcome.results
+    assert {(r.task, r.readout, r.seed) for r in results} == {
+        ("foreground", "deap", 0),
+        ("foreground", "deap", 1),
+        ("foreground", "no-sigma", 0),
+        ("boundaries", "deap", 0),
+        ("boundaries", "deap", 1),
+    }
+    assert {result.readouts_sharing for result in results} == {5}
+    assert all(result.protocol["batch_size"] == 4 for result in results)
+
+
+def test_probes_with_other_options_are_passes_of_their_own(plan):
+    found = Counted(plan(SMALL, "probes.1.iterations=3", "probes.1.lr=0.01,0.02"))
+    assert (found.steps, len(found.trained)) == (2 + 3, 4 + 2)
+    assert {r.protocol["optimiser"]["lr"] for r in found.outcome.results if r.readout == "no-sigma"} == {0.01, 0.02}
+
+
+def test_other_results_of_the_home_stay_out(plan, home):
+    Counted(plan(SMALL))
+    options = ProbeOptions(iterations=1, batch_size=4)
+    (other,) = probe(home, ProbeRequest(tasks=["foreground"], dataset="coco", options=options))
+    assert home.exists(f"results/{other.result.run}.json")
+    again = Counted(plan(SMALL)).outcome.results
+    assert len(again) == 5
+    assert other.result.run not in {result.run for result in again}
+
+
+@pytest.mark.slow
+def test_a_kill_between_two_passes_costs_nothing_that_was_done(plan, home, write, coco):
+    file = write(TWO)
+    command = [sys.executable, str(CHILD), file, str(coco), str(home)]
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.run(command, env=alone, capture_output=True, check=False)
+    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+    done = {key: data for key, data in contents(home).items() if key.startswith(("results", "readouts"))}
+    assert len([key for key in done if key.endswith(".json")]) == 5
+    resumed = Counted(plan(TWO))
+    assert (resumed.forwards, resumed.steps, resumed.passes) == (0, 2, [f"{OTHER} · coco"])
+    assert len(resumed.outcome.results) == 10
+    assert done.items() <= contents(home).items()
+
+
+def without_weights(name, **arguments):
+    if name == ONE:
+        raise MissingWeightsError(f"the weights of {name} are not here")
+    return build(name, **arguments)
+
+
+def test_a_backbone_that_fails_does_not_stop_the_next(plan, home, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(EXTRACTION, "build", without_weights)
+        found = Counted(plan(TWO)).outcome
+    (failure,) = found.failures
+    assert str(failure) == f"extraction of {ONE} over coco: the weights of {ONE} are not here"
+    assert {result.backbone for result in found.results} == {OTHER}
+    assert (len(found.results), found.missing) == (5, 5)
+    again = Counted(plan(TWO))
+    assert (again.outcome.failures, again.outcome.missing, again.passes) == ([], 0, [f"{ONE} · coco"])
+    assert len(again.outcome.results) == 10
+
+
+@pytest.fixture
+def add_coco(monkeypatch):
+    """A function that registers another dataset in COCO's format."""
+
+    def add(name: str, root: Path, images_name: str) -> None:
+        dataset = type("Another", (CocoInstances,), {"name": name, "images_name": images_name})
+        entry = replace(DATASETS.get("coco"), name=name, open=lambda _: dataset(root))
+        monkeypatch.setitem(DATASETS._entries, name, entry)
+
+    return add
+
+
+def test_datasets_that_share_their_images_are_extracted_once(plan, coco, add_coco):
+    add_coco("labels", coco, "coco")
+    text = SMALL + "  - {tasks: [foreground], dataset: labels}\n"
+    found = plan(text)
+    assert found.forwards == 12
+    once = Counted(found)
+    assert (once.forwards, once.builds, len(once.outcome.results)) == (12, 1, 6)
+    assert [result.dataset for result in once.outcome.results].count("labels") == 1
+
+
+def test_a_broken_image_fails_its_dataset_only(plan, coco, make_coco, add_coco):
+    add_coco("copy", make_coco(train=2, val=1, name="whole"), "copy")
+    victim = sorted((coco / "val2017").glob("*.jpg"))[2]
+    victim.write_bytes(victim.read_bytes()[:200])
+    found = Counted(plan(SMALL + "  - {tasks: [foreground], dataset: copy}\n")).outcome
+    (failure,) = found.failures
+    assert failure.what == "dataset coco"
+    assert str(victim) in failure.error
+    assert ([result.dataset for result in found.results], found.missing) == (["copy"], 5)
+
+
+def test_a_pass_that_diverges_does_not_stop_the_next(plan):
+    text = TWO.replace("readouts: [no-sigma]", "readouts: [no-sigma], lr: 1e30, iterations: 60")
+    found = Counted(plan(text)).outcome
+    assert [failure.what for failure in found.failures] == [f"probes of {ONE} · coco", f"probes of {OTHER} · coco"]
+    assert "the loss is" in found.failures[0].error
+    assert (len(found.results), found.missing) == (8, 2)
+
+
+@pytest.mark.parametrize("stage", ["extraction", "probes"])
+def test_a_full_home_ends_it(plan, monkeypatch, stage):
+    if stage == "probes":
+        Counted(plan(SMALL, "probes.0.seeds=0"))
+    publish = LocalLocation.publish
+
+    def full(self, key, data, *, replace=False):
+        if stage == "extraction" or key.startswith("results"):
+            raise StorageFullError(f"{self} is full")
+        return publish(self, key, data, replace=replace)
+
+    monkeypatch.setattr(LocalLocation, "publish", full)
+    with pytest.raises(StorageFullError, match="is full"):
+        Counted(plan(SMALL))
+
+
+def test_an_error_that_nobody_expects_is_not_swallowed(plan, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(EXTRACTION, "build", broken)
+    with pytest.raises(ZeroDivisionError):
+        Counted(plan(SMALL))
+
+
+def test_what_is_left_out_is_a_failure(plan):
+    found = Counted(plan(SMALL + "  - {tasks: [foreground], dataset: coco, readouts: [featup]}\n")).outcome
+    (failure,) = found.failures
+    assert "featup is left out" in str(failure)
+    assert (len(found.results), found.missing) == (5, 1)
+
+
+def test_targets_that_a_whole_feature_cache_lacks_are_made_without_the_backbone(plan, home):
+    Counted(plan(SMALL, "probes.0.seeds=0"))
+    for key in home.keys("targets"):
+        home.delete(key)
+    found = Counted(plan(SMALL))
+    assert (found.builds, found.forwards) == (0, 0)
+    assert len(found.outcome.results) == 5
