@@ -128,9 +128,11 @@ class PipelinePlan:
 
     def _dataset_problems(self) -> Iterator[str]:
         for name, plan in self.datasets.items():
-            lacking = [runs.unit.backbone for runs in self.passes if runs.unit.dataset == name and not runs.is_known]
+            known = {runs.unit.backbone: runs.is_known for runs in self.passes if runs.unit.dataset == name}
+            lacking = [backbone for backbone, is_known in known.items() if not is_known]
             if plan.problem and lacking:
-                yield f"{plan.problem} (needed for {', '.join(dict.fromkeys(lacking))})"
+                needed_for = ", ".join(lacking) if len(lacking) <= 3 else f"{len(lacking)} backbones"
+                yield f"{plan.problem} (needed for {needed_for})"
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
