@@ -78,24 +78,29 @@ class _GaussianMask(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, sigma_S: Tensor, rows_RH: Tensor, columns_CW: Tensor) -> Tensor:
-        width = sigma_S[:, None, None]
-        of_rows = torch.exp(-rows_RH / (2 * width.square()))
-        of_columns = torch.exp(-columns_CW / (2 * width.square())) / (width * math.sqrt(2 * math.pi))
-        mask_SRCHW = of_rows[:, :, None, :, None] * of_columns[:, None, :, None, :]
-        mask_SQN = mask_SRCHW.flatten(3, 4).flatten(1, 2)
-        ctx.save_for_backward(sigma_S, rows_RH, columns_CW, mask_SQN)
-        return mask_SQN
+        ctx.save_for_backward(sigma_S, rows_RH, columns_CW)
+        of_rows, of_columns = _along_axes(sigma_S, rows_RH, columns_CW)
+        return (of_rows * of_columns).flatten(3, 4).flatten(1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_SQN: Tensor) -> tuple[Tensor | None, ...]:
-        sigma_S, rows_RH, columns_CW, mask_SQN = ctx.saved_tensors
+        sigma_S, rows_RH, columns_CW = ctx.saved_tensors
         (R, H), (C, W) = rows_RH.shape, columns_CW.shape
+        of_rows, of_columns = _along_axes(sigma_S, rows_RH, columns_CW)
         # The mask changes with σ by its own value times d² / σ³ − 1 / σ, and d² is a sum over the axes.
-        weighted_SRCHW = (g_SQN * mask_SQN).view(-1, R, C, H, W)
+        weighted_SRCHW = (g_SQN.view(-1, R, C, H, W) * of_rows).mul_(of_columns)
         by_row, by_column = weighted_SRCHW.sum(2).sum(3), weighted_SRCHW.sum(1).sum(2)
         squares = (by_row * rows_RH).sum((1, 2)) + (by_column * columns_CW).sum((1, 2))
         return squares / sigma_S**3 - by_row.sum((1, 2)) / sigma_S, None, None
+
+
+def _along_axes(sigma_S: Tensor, rows_RH: Tensor, columns_CW: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors (S, R, 1, H, 1) and (S, 1, C, 1, W) of the mask."""
+    width = sigma_S[:, None, None]
+    of_rows = torch.exp(-rows_RH / (2 * width.square()))
+    of_columns = torch.exp(-columns_CW / (2 * width.square())) / (width * math.sqrt(2 * math.pi))
+    return of_rows[:, :, None, :, None], of_columns[:, None, :, None, :]
 
 
 def locate_regions_and_cells(
