@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from deapcache.backbones.entries import BackboneEntry, WeightsSource
 from deapcache.backbones.names import describe
 from deapcache.errors import MissingWeightsError
+from deapcache.locations.waiting import socket_timeout
 
 TIMEOUT_SECONDS = 8.0
 """How long a server may stay silent before the download counts as impossible."""
@@ -129,7 +127,7 @@ def _download_from_url(entry: BackboneEntry) -> Path:
     target = _torch_hub_path(entry.source.url)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _socket_timeout(TIMEOUT_SECONDS):
+        with socket_timeout(TIMEOUT_SECONDS):
             torch.hub.download_url_to_file(entry.source.url, str(target))
     except (OSError, RuntimeError) as error:
         raise _missing(entry, f"the download failed ({_first_line(error)})") from None
@@ -141,16 +139,6 @@ def _torch_hub_path(url: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
     home = Path(os.environ.get("TORCH_HOME") or cache).expanduser()
     return home / "hub" / "checkpoints" / Path(urlsplit(url).path).name
-
-
-@contextlib.contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _first_line(error: Exception) -> str:

@@ -84,9 +84,9 @@ def _add_batch(
     for team, members in zip(teams, gathered, strict=True):
         for one, output in zip(members, team.outputs(features, batch.guidance), strict=True):
             one.add(output, targets[one.task.name], batch.rows)
-    for name, prior in priors.items():
-        size = next(task.output_size for task in posed if task.task.name == name)
-        by_task[name].add(_constant(prior, size, features), targets[name], batch.rows)
+    for task in posed:
+        name = task.task.name
+        by_task[name].add(_constant(priors[name], task.output_size, features), targets[name], batch.rows)
 
 
 def _constant(output: torch.Tensor, size: tuple[int, int], features: torch.Tensor) -> torch.Tensor:

@@ -39,6 +39,8 @@ class Team:
         groups = _merged([group for learner in learners for group in learner.parameter_groups(weight_decay)])
         self._optimiser = torch.optim.AdamW(groups, fused=True)
         self._peaks = [group["lr"] for group in self._optimiser.param_groups]
+        heads = [head for learner in learners for head in learner.heads]
+        self._clipped = [[p for p in head.parameters() if p.requires_grad] for head in heads]
 
     @property
     def done(self) -> bool:
@@ -61,8 +63,8 @@ class Team:
             for learner, output in zip(self.learners, outputs, strict=True)
         ]
         torch.stack(losses).sum().backward()
-        for head in (head for learner in self.learners for head in learner.heads):
-            torch.nn.utils.clip_grad_norm_([p for p in head.parameters() if p.requires_grad], GRADIENT_CLIP)
+        for parameters in self._clipped:
+            torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
         self._optimiser.step()
         for learner, loss in zip(self.learners, losses, strict=True):
             learner.record(loss.detach())

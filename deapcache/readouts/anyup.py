@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from deapcache.errors import MissingWeightsError, WeightsError
+from deapcache.locations.waiting import socket_timeout
 from deapcache.readouts.config import READOUTS, ReadoutConfig, ReadoutEntry
 from deapcache.readouts.guided import GuidedReadout, normalised_images, weights_digest
 
@@ -111,7 +111,7 @@ def load_upsampler() -> nn.Module:
     Raises :class:`MissingWeightsError` where it can be neither downloaded nor found in torch.hub's cache.
     """
     try:
-        with torch.random.fork_rng(devices=[]), _socket_timeout(_TIMEOUT_SECONDS), _stdout_on_stderr():
+        with torch.random.fork_rng(devices=[]), socket_timeout(_TIMEOUT_SECONDS), _stdout_on_stderr():
             upsampler: nn.Module = torch.hub.load(HUB, MODEL, trust_repo=True, verbose=False)
     except (
         Exception
@@ -128,16 +128,6 @@ def load_upsampler() -> nn.Module:
 def _stdout_on_stderr() -> contextlib.redirect_stdout[TextIO]:
     """What torch.hub prints is no result."""
     return contextlib.redirect_stdout(sys.stderr)
-
-
-@contextlib.contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 READOUTS.add(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-_VARIANCE_FLOOR = 1e-10
+VARIANCE_FLOOR = 1e-10
 """Added to a cell's variance: far below that of any features, so that their scale drops out, and above rounding."""
 
 
@@ -67,7 +67,7 @@ class _Scales:
 
 def _scales(cells_BND: Tensor, codes_NC: Tensor, eps: float) -> _Scales:
     variance, mean = torch.var_mean(cells_BND, -1, correction=0, keepdim=True)
-    standardising = torch.rsqrt(variance + _VARIANCE_FLOOR)
+    standardising = torch.rsqrt(variance + VARIANCE_FLOOR)
     width = cells_BND.shape[-1] + codes_NC.shape[-1]
     # standardised features sum to 0, and their squares to D (to 0 in a cell whose features are all equal)
     squares = cells_BND.shape[-1] * variance * standardising.square()

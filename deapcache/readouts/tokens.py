@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from deapcache.readouts.cnn import UpsamplingCNN, run_side_by_side
 from deapcache.readouts.config import Readout, ReadoutConfig
 from deapcache.readouts.positions import CODE_WIDTH, REGION, Geometry, locate_regions_and_cells
-
-_VARIANCE_FLOOR = 1e-10
-"""Added to a cell's variance: far below that of any features, so that their scale drops out, and above rounding."""
+from deapcache.readouts.projection import VARIANCE_FLOOR
 
 STANDARDISED = "standardised per cell"
 """What the protocol says of features that went through :func:`standardise`."""
@@ -30,7 +28,7 @@ def standardise(features_BHWD: Tensor) -> Tensor:
     Backbones without a final norm give features of any scale; at one learning rate for all, that would decide how far
     a readout gets.
     """
-    return F.layer_norm(features_BHWD.float(), features_BHWD.shape[-1:], eps=_VARIANCE_FLOOR)
+    return F.layer_norm(features_BHWD.float(), features_BHWD.shape[-1:], eps=VARIANCE_FLOOR)
 
 
 class RegionReadout(Readout):

@@ -24,6 +24,7 @@ from deapcache.readouts import READOUTS, Readout, ReadoutConfig, ReadoutEntry
 from deapcache.readouts.deap import SIGMA_FLOOR, SIGMA_LEARNING_RATE
 from deapcache.readouts.positions import locate_regions_and_cells
 from deapcache.readouts.separable import attend_from_grid
+from deapcache.readouts.tokens import standardise
 
 CELL_CODE, QUERY_CODE, HEADS = 16, 8, 8
 TASKS = ("foreground", "segmentation", "depth")
@@ -66,7 +67,7 @@ class SecondLayout(Readout):
     def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
         B, H, W, _ = features_BHWD.shape
         geometry = locate_regions_and_cells(output_size, (H, W), device=features_BHWD.device)
-        cells = F.layer_norm(features_BHWD.flatten(1, 2).float(), features_BHWD.shape[-1:], eps=1e-10)
+        cells = standardise(features_BHWD).flatten(1, 2)
         codes = _codes(geometry.cell_rows, geometry.cell_columns).expand(B, -1, -1)
         normed = self.norm(torch.cat([codes, cells], -1))
         keys, values = (layer(normed).unflatten(-1, (HEADS, -1)).transpose(1, 2) for layer in (self.key, self.value))
