@@ -80,8 +80,13 @@ class Dataset(ABC):
         raise UsageError(f"dataset {self.name!r} has no annotation {BOXES!r}: it has {', '.join(self.annotations)}")
 
     @abstractmethod
-    def annotation_digest(self, split: str, kind: str) -> str:
-        """Digest of all that :meth:`read_annotation` depends on in a split, 64 hexadecimal characters."""
+    def annotation_digest(
+        self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
+    ) -> str:
+        """Digest of all that :meth:`read_annotation` depends on in a split, 64 hexadecimal characters.
+
+        ``index`` and ``progress`` as for :meth:`image_digests`.
+        """
 
     @abstractmethod
     def target_options(self, kind: str) -> dict[str, Any]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from deapcache.errors import DataError
 
 BOXES = "boxes"
 """The annotation kind that is a table; all others are maps."""
@@ -24,7 +27,7 @@ def box_table(size: tuple[int, int], boxes: Sequence[Sequence[float]]) -> NDArra
     return np.array([image, *boxes], dtype=np.float64)
 
 
-def boxes_of_map(instances: NDArray[np.int32], classes: NDArray[np.uint8]) -> NDArray[np.float64]:
+def boxes_of_map(instances: NDArray[np.int32], classes: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
     """The table of an image whose objects are known by their visible pixels.
 
     instances: (h, w), objects above 0; classes: (h, w), whose value on an object is its category. Boxes are tight:
@@ -41,5 +44,10 @@ def boxes_of_map(instances: NDArray[np.int32], classes: NDArray[np.uint8]) -> ND
 
 
 def pad_table(table: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
-    """(rows, 7): ``table`` with rows of zeros after it, so that the tables of all images can be stacked."""
+    """(rows, 7): ``table`` with rows of zeros after it, so that the tables of all images can be stacked.
+
+    Raises :class:`DataError` where it has more rows.
+    """
+    if len(table) > rows:
+        raise DataError(f"an image has {len(table) - 1} objects; its dataset allows {rows - 1}")
     return np.pad(table, ((0, rows - len(table)), (0, 0)))

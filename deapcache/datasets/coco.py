@@ -18,6 +18,7 @@ from deapcache.datasets.coco_listing import CocoImage, listing_digest, read_list
 from deapcache.datasets.decoding import COLOUR_AS_STORED, decode_image
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
 from deapcache.datasets.masks import decode_segmentation
+from deapcache.datasets.ordering import sample_order
 from deapcache.errors import DataError, MissingDataError
 
 LAYOUT = """\
@@ -36,8 +37,8 @@ _PARSING = threading.Lock()  # of the module, so that a dataset can be pickled
 class CocoInstances(Dataset):
     """COCO 2017: photographs with instance masks and boxes of 80 categories.
 
-
-    The listing of a split is parsed once, when first needed (seconds and about 2 GB for the 118,287 training images).
+    Training images come in :func:`deapcache.datasets.ordering.sample_order`, validation images by ascending id. The
+    listing of a split is parsed once, when first needed (seconds and about 2 GB for the 118,287 training images).
     """
 
     name = "coco"
@@ -52,7 +53,7 @@ class CocoInstances(Dataset):
         self._listings: dict[str, tuple[CocoImage, ...]] = {}
 
     def image_ids(self, split: str) -> tuple[str, ...]:
-        return tuple(f"{image.id:012d}" for image in self._listing(split))
+        return tuple(_image_id(image) for image in self._listing(split))
 
     def image_digests(
         self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
@@ -99,7 +100,9 @@ class CocoInstances(Dataset):
                 next_id += 1
         return ids
 
-    def annotation_digest(self, split: str, kind: str) -> str:
+    def annotation_digest(
+        self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
+    ) -> str:
         self._require_kind(kind)
         return listing_digest(self._listing(split))
 
@@ -134,7 +137,14 @@ def _load(root: Path, split: str) -> tuple[CocoImage, ...]:
         )
     images = read_listing(_annotation_file(root, split))
     _require_files(images, _image_folder(root, split))
-    return images
+    if split == "val":
+        return images
+    by_id = {_image_id(image): image for image in images}
+    return tuple(by_id[name] for name in sample_order(by_id))
+
+
+def _image_id(image: CocoImage) -> str:
+    return f"{image.id:012d}"
 
 
 def _require_files(images: tuple[CocoImage, ...], folder: Path) -> None:

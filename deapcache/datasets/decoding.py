@@ -31,7 +31,7 @@ def decode_image(path: Path, *, apply_exif: bool = True) -> NDArray[np.uint8]:
     ``apply_exif`` is False, for data whose annotations lie on the stored pixels. Raises :class:`MissingDataError`
     where there is no such file and :class:`DataError` where it cannot be decoded whole or has too many pixels.
     """
-    with _explained(path), Image.open(path) as image:
+    with explained(path, "image"), Image.open(path) as image:
         _refuse_huge(image, path)
         image.load()
         upright = ImageOps.exif_transpose(image) if apply_exif else image
@@ -39,11 +39,12 @@ def decode_image(path: Path, *, apply_exif: bool = True) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path, what: str) -> Iterator[None]:
+    """Errors of decoding a file turned into :class:`MissingDataError` and :class:`DataError` that name it."""
     try:
         yield
     except FileNotFoundError:
-        raise MissingDataError(f"image {path} is missing; put the file back, or take it out of the listing") from None
+        raise MissingDataError(f"{what} {path} is missing; put the file back, or take it out of the listing") from None
     except DataError:
         raise
     except UnidentifiedImageError:

@@ -88,7 +88,7 @@ def _image_cache(
 def _target_cache(
     dataset: Dataset, split: str, home: Location, annotation: str, size: tuple[int, int], ids: Sequence[str], named: str
 ) -> Cache:
-    recipe = target_recipe(dataset, split, annotation, size, named)
+    recipe = target_recipe(dataset, split, annotation, size, named, index=DigestIndex(home))
     path = targets_path(dataset.name, split, annotation, recipe.digest)
     arrays = [target_array(dataset, split, annotation, size)]
     return create_cache(home, path, recipe=recipe, arrays=arrays, image_ids=ids)

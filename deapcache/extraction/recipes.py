@@ -7,7 +7,7 @@ from typing import Literal
 
 from deapcache.backbones import BackboneIdentity
 from deapcache.cache import ArraySpec
-from deapcache.datasets import BOXES, COLUMNS, INTERPOLATION, Dataset
+from deapcache.datasets import BOXES, COLUMNS, INTERPOLATION, Dataset, DigestIndex
 from deapcache.errors import UsageError
 from deapcache.recipe import FeatureRecipe, ImageRecipe, TargetRecipe
 
@@ -39,8 +39,16 @@ def image_recipe(dataset: Dataset, size: tuple[int, int], images: str) -> ImageR
     return ImageRecipe(size=size, fit=FIT, interpolation=INTERPOLATION, colour=dataset.colour, images=images)
 
 
-def target_recipe(dataset: Dataset, split: str, annotation: str, size: tuple[int, int], images: str) -> TargetRecipe:
-    """The recipe of one annotation kind at ``size``.
+def target_recipe(
+    dataset: Dataset,
+    split: str,
+    annotation: str,
+    size: tuple[int, int],
+    images: str,
+    *,
+    index: DigestIndex | None = None,
+) -> TargetRecipe:
+    """The recipe of one annotation kind at ``size``; ``index`` remembers digests of label files.
 
     Boxes stay in pixels of the original image whatever the size; theirs says which other targets they go with.
     """
@@ -51,7 +59,7 @@ def target_recipe(dataset: Dataset, split: str, annotation: str, size: tuple[int
         options=dataset.target_options(annotation),
         classes=dataset.classes if annotation == "classes" else (),
         images=images,
-        annotations=dataset.annotation_digest(split, annotation),
+        annotations=dataset.annotation_digest(split, annotation, index=index),
     )
 
 

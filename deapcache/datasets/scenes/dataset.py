@@ -73,7 +73,9 @@ class Scenes(Dataset):
         self._require_split(split)
         return MOST_BODIES + 1
 
-    def annotation_digest(self, split: str, kind: str) -> str:
+    def annotation_digest(
+        self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
+    ) -> str:
         self._require_kind(kind)
         return digest_of([kind, self.image_digests(split)])
 

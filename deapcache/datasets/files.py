@@ -1,0 +1,110 @@
+"""Datasets that are files in folders: one image file and its label files for each sample."""
+
+from __future__ import annotations
+
+import threading
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deapcache.datasets.base import Dataset
+from deapcache.datasets.boxes import BOXES
+from deapcache.datasets.decoding import COLOUR_AS_STORED, decode_image
+from deapcache.datasets.digests import DigestIndex, Progress, digest_files
+from deapcache.errors import DataError
+from deapcache.recipe import digest_of
+
+_LISTING = threading.Lock()  # of the module, so that a dataset can be pickled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image and the files that its annotations are read from, relative to the dataset's folder."""
+
+    id: str
+    image: str
+    labels: Mapping[str, tuple[str, ...]]
+    """By kind of annotation; a kind that is read from the files of another (boxes) names them again."""
+
+
+class FileDataset(Dataset):
+    """A dataset whose images and labels are files under ``root``.
+
+    A subclass lists the samples of a split and reads one annotation; digests and images come from here.
+    """
+
+    colour: ClassVar[str] = COLOUR_AS_STORED
+    most_objects: ClassVar[int] = 0
+    """Most objects an image may have; the ``boxes`` table of every image has room for them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._samples: dict[str, tuple[Sample, ...]] = {}
+
+    @abstractmethod
+    def list_samples(self, split: str) -> Sequence[Sample]:
+        """All samples of a split in row order; raises as :meth:`Dataset.image_ids` does."""
+
+    @abstractmethod
+    def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
+        """What :meth:`Dataset.read_annotation` gives, for a kind that the dataset has."""
+
+    def samples(self, split: str) -> tuple[Sample, ...]:
+        """The samples of a split, listed once."""
+        self._require_split(split)
+        with _LISTING:
+            if split not in self._samples:
+                self._samples[split] = tuple(self.list_samples(split))
+            return self._samples[split]
+
+    def image_ids(self, split: str) -> tuple[str, ...]:
+        return tuple(sample.id for sample in self.samples(split))
+
+    def image_digests(
+        self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
+    ) -> tuple[str, ...]:
+        return self._digests([sample.image for sample in self.samples(split)], index, progress)
+
+    def image_path(self, split: str, row: int) -> Path:
+        """The file of an image."""
+        return self.root / self.samples(split)[row].image
+
+    def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
+        return decode_image(self.image_path(split, row), apply_exif=self.colour != COLOUR_AS_STORED)
+
+    def read_annotation(self, split: str, row: int, kind: str) -> NDArray[Any]:
+        self._require_kind(kind)
+        return self.read_labels(self.samples(split)[row], kind)
+
+    def annotation_digest(
+        self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
+    ) -> str:
+        """From the ids, and the bytes of the files that the kind is read from."""
+        self._require_kind(kind)
+        samples = self.samples(split)
+        digests = iter(self._digests([name for s in samples for name in s.labels[kind]], index, progress))
+        return digest_of([[s.id, *(next(digests) for _ in s.labels[kind])] for s in samples])
+
+    def box_rows(self, split: str) -> int:
+        if BOXES not in self.annotations:
+            return super().box_rows(split)
+        self._require_split(split)
+        return 1 + self.most_objects
+
+    def _digests(self, names: list[str], index: DigestIndex | None, progress: Progress | None) -> tuple[str, ...]:
+        digest = index.digests if index else digest_files
+        return digest(self.root, names, progress=progress)
+
+
+def require_same_size(labels: NDArray[Any], path: Path, image: tuple[int, int], image_path: Path) -> None:
+    """Raise :class:`DataError` where a label map does not have the size (height, width) of its image."""
+    if labels.shape[:2] != image:
+        raise DataError(
+            f"{path} has {labels.shape[0]} x {labels.shape[1]} pixels (height x width), its image {image_path} has "
+            f"{image[0]} x {image[1]}; labels must lie on the image's own pixels"
+        )

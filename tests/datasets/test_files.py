@@ -1,0 +1,107 @@
+"""Datasets that are files in folders: what they list, read and identify."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deapcache.datasets import DigestIndex
+from deapcache.datasets.files import FileDataset, Sample, require_same_size
+from deapcache.datasets.labels import read_index_map, require_values
+from deapcache.errors import DataError, MissingDataError, UsageError
+from deapcache.locations import LocalLocation
+
+
+class Toy(FileDataset):
+    name = "toy"
+    images_name = "toy"
+    annotations: ClassVar = ("classes",)
+
+    def list_samples(self, split: str) -> Sequence[Sample]:
+        names = sorted(path.stem for path in (self.root / split).glob("*.jpg"))
+        return [Sample(id=n, image=f"{split}/{n}.jpg", labels={"classes": (f"{split}/{n}.png",)}) for n in names]
+
+    def read_labels(self, sample: Sample, kind: str) -> np.ndarray:
+        return read_index_map(self.root / sample.labels[kind][0])
+
+    def target_options(self, kind: str) -> dict[str, Any]:
+        return {}
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    root = tmp_path / "toy"
+    (root / "train").mkdir(parents=True)
+    for k, name in enumerate(("b", "a")):
+        Image.fromarray(np.full((4, 6, 3), 40 * k, np.uint8)).save(root / "train" / f"{name}.jpg")
+        Image.fromarray(np.full((4, 6), k, np.uint8)).save(root / "train" / f"{name}.png")
+    return root
+
+
+def test_lists_once_reads_and_pads(toy: Path) -> None:
+    dataset = Toy(toy)
+    assert dataset.image_ids("train") == ("a", "b")
+    (toy / "train" / "c.jpg").touch()
+    assert dataset.image_ids("train") == ("a", "b")
+    assert dataset.read_image("train", 0).shape == (4, 6, 3)
+    np.testing.assert_array_equal(dataset.read_annotation("train", 0, "classes"), np.full((4, 6), 1))
+    with pytest.raises(UsageError, match="no annotation 'depth'"):
+        dataset.read_annotation("train", 0, "depth")
+    with pytest.raises(UsageError, match="no annotation 'boxes'"):
+        dataset.box_rows("train")
+
+
+def test_digests_follow_the_files_and_are_quick_the_second_time(toy: Path, home: LocalLocation) -> None:
+    import os
+
+    for path in (toy / "train").iterdir():
+        os.utime(path, (1e9, 1e9))
+    index = DigestIndex(home)
+    images = Toy(toy).image_digests("train", index=index)
+    labels = Toy(toy).annotation_digest("train", "classes", index=index)
+    assert index.hashed_files == 4
+    again = DigestIndex(home)
+    assert (
+        Toy(toy).annotation_digest("train", "classes", index=again)
+        == labels
+        == Toy(toy).annotation_digest("train", "classes")
+    )
+    assert again.hashed_files == 0
+    Image.fromarray(np.full((4, 6), 7, np.uint8)).save(toy / "train" / "a.png")
+    assert Toy(toy).annotation_digest("train", "classes", index=DigestIndex(home)) != labels
+    assert Toy(toy).image_digests("train", index=DigestIndex(home)) == images
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "I;16"])
+def test_index_maps_are_read_as_stored(tmp_path: Path, mode: str) -> None:
+    values = np.array([[0, 1, 200], [255, 7, 1]])
+    path = tmp_path / "map.png"
+    if mode == "P":
+        image = Image.fromarray(values.astype(np.uint8), "P")
+        image.putpalette([(3 * k) % 256 for k in range(768)])
+    else:
+        image = Image.fromarray(values.astype(np.uint8 if mode == "L" else np.uint16))
+    image.save(path)
+    np.testing.assert_array_equal(read_index_map(path), values)
+
+
+def test_maps_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "map.png"
+    with pytest.raises(MissingDataError, match=r"label map .*map\.png is missing"):
+        read_index_map(path)
+    path.touch()
+    with pytest.raises(DataError, match=r"map.png: the file is empty"):
+        read_index_map(path)
+    Image.new("RGB", (3, 2)).save(path)
+    with pytest.raises(DataError, match=r"map.png holds colours \(mode RGB\)"):
+        read_index_map(path)
+    allowed = np.arange(256) < 21
+    with pytest.raises(DataError, match=r"has the value\(s\) 21, 300; expected 0 to 20"):
+        require_values(np.array([[0, 20, 21, 300]]), allowed, path, "0 to 20")
+    with pytest.raises(DataError, match=r"2 x 3 pixels .* 4 x 6"):
+        require_same_size(np.zeros((2, 3)), path, (4, 6), Path("a.jpg"))
