@@ -26,6 +26,7 @@ from deapcache.probing.run import ProbeRun
 from deapcache.probing.sources import Request, Sources, resolve_sources
 from deapcache.probing.team import Team, form_teams
 from deapcache.probing.train import image_independent_prior, prepare_task, train
+from deapcache.probing.workers import lanes_of
 from deapcache.readouts import canonical_readout, check_readout, needs_guidance, needs_upsampler
 from deapcache.tasks import Task, get_task
 
@@ -185,7 +186,7 @@ class _Probe:
             Learner(posed[run.task], run.readout, seed=run.seed, lr=run.lr, device=device, output_bias=biases[run.task])
             for run in planned
         ]
-        teams = form_teams(learners, options.weight_decay)
+        teams = form_teams(learners, options.weight_decay, lanes=lanes_of(device))
         trained = train(teams, stream, arrays.rows, options, progress)
         priors = {
             name: image_independent_prior(one, stream, arrays.rows, options.batch_size) for name, one in posed.items()

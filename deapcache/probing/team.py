@@ -81,14 +81,18 @@ class Team:
             head.eval()
 
 
-def form_teams(learners: Sequence[Learner], weight_decay: float) -> list[Team]:
-    """Teams of at most 16 learners of one shape, output size and number of steps; the learners' order is kept."""
+def form_teams(learners: Sequence[Learner], weight_decay: float, *, lanes: int = 1) -> list[Team]:
+    """Teams of at most 16 learners of one shape, output size and number of steps; the learners' order is kept.
+
+    Where ``lanes`` teams can step at the same time, no team has more than its share of the learners.
+    """
+    most = min(MOST_MEMBERS, -(-len(learners) // lanes))
     shapes = [_shape(learner) for learner in learners]
     places = sorted(range(len(learners)), key=lambda place: shapes.index(shapes[place]))
     teams = []
     for _, group in groupby(places, key=lambda place: shapes.index(shapes[place])):
         members = [learners[place] for place in group]
-        chunks = [members[i : i + MOST_MEMBERS] for i in range(0, len(members), MOST_MEMBERS)]
+        chunks = [members[i : i + most] for i in range(0, len(members), most)]
         teams += [Team(chunk, weight_decay) for chunk in chunks]
     return teams
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from deapcache.probing.options import ProbeOptions
 from deapcache.probing.posed import PosedTask
 from deapcache.probing.progress import Clock, Progress
 from deapcache.probing.team import Team
+from deapcache.probing.workers import side_by_side
 from deapcache.tasks import Target, Task
 
 _BIAS_SAMPLE = 256
@@ -27,7 +29,8 @@ def train(
 ) -> float:
     """Train all ``teams`` to the end on the same batches; returns the seconds it took.
 
-    Each batch is read once and each task's target made once, whatever the number of readouts. Raises
+    Each batch is read once and each task's target made once, whatever the number of readouts; on a CPU teams step side
+    by side. Raises
     :class:`TrainingError` where a loss is not finite.
     """
     learners = [learner for team in teams for learner in team.learners]
@@ -35,14 +38,14 @@ def train(
     tasks = {learner.posed.task.name: learner.posed.task for learner in learners}
     order = image_order(options.order_seed, rows, iterations=iterations, batch_size=options.batch_size)
     clock = Clock("train", iterations, progress)
-    for iteration, batch in enumerate(stream.batches(order), start=1):
-        features, at_work = batch.features.float(), [team for team in teams if not team.done]
-        wanted = {learner.posed.task.name for team in at_work for learner in team.learners}
-        targets = _training_targets({name: tasks[name] for name in wanted}, batch, options.order_seed, iteration)
-        for team in at_work:
-            team.step(features, batch.guidance, targets)
-        if iteration % _REPORT_EVERY == 0 or iteration == iterations:
-            clock.report(iteration, _mean_loss(learners))
+    with side_by_side(len(teams), options.device) as run:
+        for iteration, batch in enumerate(stream.batches(order), start=1):
+            features, at_work = batch.features.float(), [team for team in teams if not team.done]
+            wanted = {learner.posed.task.name for team in at_work for learner in team.learners}
+            targets = _training_targets({name: tasks[name] for name in wanted}, batch, options.order_seed, iteration)
+            run([partial(team.step, features, batch.guidance, targets) for team in at_work])
+            if iteration % _REPORT_EVERY == 0 or iteration == iterations:
+                clock.report(iteration, _mean_loss(learners))
     return clock.seconds
 
 

@@ -27,6 +27,7 @@ from deapcache.probing.options import ProbeOptions
 from deapcache.probing.posed import PosedTask
 from deapcache.probing.team import form_teams
 from deapcache.probing.train import train
+from deapcache.probing.workers import lanes_of
 from deapcache.recipe import TargetRecipe
 from deapcache.tasks import get_task
 from tests.benchmarks.bench_read import random_recipe
@@ -103,9 +104,8 @@ def _step_time(stream: BatchStream, rows: np.ndarray, seeds: Sequence[int], step
     options = ProbeOptions(batch_size=sizes.batch, device=sizes.device)
     learners = [Learner(posed, "deap", seed=seed, lr=1e-3, device=sizes.device) for seed in seeds]
     marks: list[float] = []
-    train(
-        form_teams(learners, options.weight_decay), stream, rows, options, lambda _: marks.append(time.perf_counter())
-    )
+    teams = form_teams(learners, options.weight_decay, lanes=lanes_of(sizes.device))
+    train(teams, stream, rows, options, lambda _: marks.append(time.perf_counter()))
     spans = np.diff(marks)  # of ten steps each; the first mark ends the first ten
     return 1e3 * float(np.median(spans)) / 10
 

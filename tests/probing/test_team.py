@@ -92,6 +92,13 @@ def test_a_team_is_not_too_large() -> None:
     assert sizes == [16, 4]
 
 
+@pytest.mark.parametrize(("learners", "lanes", "sizes"), [(8, 2, [4, 4]), (3, 64, [1, 1, 1]), (40, 2, [16, 16, 8])])
+def test_teams_share_the_lanes(learners: int, lanes: int, sizes: list[int]) -> None:
+    posed = pose("foreground")
+    teams = form_teams([learner(posed, seed=s) for s in range(learners)], 1e-4, lanes=lanes)
+    assert [len(team.learners) for team in teams] == sizes
+
+
 def test_two_readouts_of_one_task_are_stacked_each_with_its_own_kind() -> None:
     """Detection's centres and sizes: the output is theirs side by side, whatever the company."""
     posed = pose("detection")
