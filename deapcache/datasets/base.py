@@ -136,7 +136,12 @@ class DatasetEntry:
 
 DATASETS: Registry[DatasetEntry] = Registry(
     "dataset",
-    modules=("deapcache.datasets.coco", "deapcache.datasets.scenes.dataset"),
+    modules=(
+        "deapcache.datasets.ade20k",
+        "deapcache.datasets.coco",
+        "deapcache.datasets.scenes.dataset",
+        "deapcache.datasets.voc",
+    ),
     entry_point_group="deapcache.datasets",
 )
 """All datasets by name."""

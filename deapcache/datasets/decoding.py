@@ -38,6 +38,12 @@ def decode_image(path: Path, *, apply_exif: bool = True) -> NDArray[np.uint8]:
         return np.array(_to_rgb(upright), dtype=np.uint8)
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of a picture as it is stored, from the file's header; raises as :func:`decode_image`."""
+    with explained(path, "image"), Image.open(path) as image:
+        return image.height, image.width
+
+
 @contextmanager
 def explained(path: Path, what: str) -> Iterator[None]:
     """Errors of decoding a file turned into :class:`MissingDataError` and :class:`DataError` that name it."""

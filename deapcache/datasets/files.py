@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from deapcache.datasets.base import Dataset
 from deapcache.datasets.boxes import BOXES
-from deapcache.datasets.decoding import COLOUR_AS_STORED, decode_image
+from deapcache.datasets.decoding import COLOUR_AS_STORED, decode_image, image_size
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
+from deapcache.datasets.labels import read_index_map
 from deapcache.errors import DataError
 from deapcache.recipe import digest_of
 
@@ -108,3 +109,10 @@ def require_same_size(labels: NDArray[Any], path: Path, image: tuple[int, int], 
             f"{path} has {labels.shape[0]} x {labels.shape[1]} pixels (height x width), its image {image_path} has "
             f"{image[0]} x {image[1]}; labels must lie on the image's own pixels"
         )
+
+
+def read_map_of_image(path: Path, image_path: Path) -> NDArray[np.int32]:
+    """(h, w) int32: an index map as ``read_index_map`` gives it, of its image's size; raises as that does."""
+    labels = read_index_map(path)
+    require_same_size(labels, path, image_size(image_path), image_path)
+    return labels
