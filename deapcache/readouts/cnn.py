@@ -100,9 +100,20 @@ def _run_group(cnns: Sequence[UpsamplingCNN], tokens: Sequence[Tensor]) -> list[
     for blocks in zip(*(cnn.steps() for cnn in cnns), strict=True):
         fine = _convolve(fine, [block.convolution for block in blocks], padding=1)
         fine = F.relu(_upsample(fine, [block.upsampling for block in blocks]), inplace=True)
-    fine = _convolve(fine, [cnn.final for cnn in cnns])
-    coarse = upsample_bilinear(_convolve(entered, [cnn.skip for cnn in cnns]), REGION)
-    return list((fine + coarse).chunk(len(cnns), 1))
+    coarse = _convolve(entered, [cnn.skip for cnn in cnns])
+    return list(_finish(fine, coarse, [cnn.final for cnn in cnns]).chunk(len(cnns), 1))
+
+
+def _finish(fine_BCRW: Tensor, coarse_BDrw: Tensor, layers: Sequence[nn.Conv2d]) -> Tensor:
+    """1 × 1 convolution of ``fine`` and the upsampled ``coarse`` in one product, (B, D, R, W).
+
+    Output and gradient have the layout that losses want, so that they are not copied from one layout to another; the
+    bias is added where there is 64 times less to add it to.
+    """
+    weight_DC11, bias_D = _side_by_side(layers)
+    skipped_BDRW = upsample_bilinear((coarse_BDrw + bias_D[:, None, None]).contiguous(), REGION)
+    weight_BDC = weight_DC11[:, :, 0, 0].expand(len(fine_BCRW), -1, -1)
+    return torch.baddbmm(skipped_BDRW.flatten(2), weight_BDC, fine_BCRW.flatten(2)).view_as(skipped_BDRW)
 
 
 def _convolve(x: Tensor, layers: Sequence[nn.Conv2d], padding: int = 0) -> Tensor:

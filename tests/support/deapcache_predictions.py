@@ -68,7 +68,7 @@ class Photographs(Dataset):
     def box_rows(self, split: str) -> int:
         return 3
 
-    def annotation_digest(self, split: str, kind: str) -> str:
+    def annotation_digest(self, split: str, kind: str, **_: object) -> str:
         return digest_of([split, kind])
 
     def target_options(self, kind: str) -> dict[str, Any]:
