@@ -18,7 +18,7 @@ from deapcache.datasets.coco_listing import CocoImage, listing_digest, read_list
 from deapcache.datasets.decoding import COLOUR_AS_STORED, decode_image
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
 from deapcache.datasets.masks import decode_segmentation
-from deapcache.datasets.ordering import sample_order
+from deapcache.datasets.ordering import sample_key
 from deapcache.errors import DataError, MissingDataError
 
 LAYOUT = """\
@@ -137,10 +137,7 @@ def _load(root: Path, split: str) -> tuple[CocoImage, ...]:
         )
     images = read_listing(_annotation_file(root, split))
     _require_files(images, _image_folder(root, split))
-    if split == "val":
-        return images
-    by_id = {_image_id(image): image for image in images}
-    return tuple(by_id[name] for name in sample_order(by_id))
+    return images if split == "val" else tuple(sorted(images, key=lambda image: sample_key(_image_id(image))))
 
 
 def _image_id(image: CocoImage) -> str:

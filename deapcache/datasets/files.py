@@ -17,6 +17,7 @@ from deapcache.datasets.boxes import BOXES
 from deapcache.datasets.decoding import COLOUR_AS_STORED, decode_image, image_size
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
 from deapcache.datasets.labels import read_index_map
+from deapcache.datasets.ordering import sample_key
 from deapcache.errors import DataError
 from deapcache.recipe import digest_of
 
@@ -49,18 +50,18 @@ class FileDataset(Dataset):
 
     @abstractmethod
     def list_samples(self, split: str) -> Sequence[Sample]:
-        """All samples of a split in row order; raises as :meth:`Dataset.image_ids` does."""
+        """All samples of a split, by id; raises as :meth:`Dataset.image_ids` does."""
 
     @abstractmethod
     def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
         """What :meth:`Dataset.read_annotation` gives, for a kind that the dataset has."""
 
     def samples(self, split: str) -> tuple[Sample, ...]:
-        """The samples of a split, listed once."""
+        """The samples of a split, listed once; training images in ``deapcache.datasets.ordering.sample_order``."""
         self._require_split(split)
         with _LISTING:
             if split not in self._samples:
-                self._samples[split] = tuple(self.list_samples(split))
+                self._samples[split] = _ordered(self.list_samples(split), shuffled=split == "train")
             return self._samples[split]
 
     def image_ids(self, split: str) -> tuple[str, ...]:
@@ -100,6 +101,10 @@ class FileDataset(Dataset):
     def _digests(self, names: list[str], index: DigestIndex | None, progress: Progress | None) -> tuple[str, ...]:
         digest = index.digests if index else digest_files
         return digest(self.root, names, progress=progress)
+
+
+def _ordered(samples: Sequence[Sample], *, shuffled: bool) -> tuple[Sample, ...]:
+    return tuple(sorted(samples, key=lambda sample: sample_key(sample.id)) if shuffled else samples)
 
 
 def require_same_size(labels: NDArray[Any], path: Path, image: tuple[int, int], image_path: Path) -> None:
