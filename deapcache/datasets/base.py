@@ -138,7 +138,9 @@ DATASETS: Registry[DatasetEntry] = Registry(
     "dataset",
     modules=(
         "deapcache.datasets.ade20k",
+        "deapcache.datasets.cityscapes",
         "deapcache.datasets.coco",
+        "deapcache.datasets.coco_stuff",
         "deapcache.datasets.scenes.dataset",
         "deapcache.datasets.voc",
     ),

@@ -17,6 +17,7 @@ from deapcache.datasets.coco_boxes import read_boxes
 from deapcache.datasets.coco_listing import CocoImage, listing_digest, read_listing
 from deapcache.datasets.decoding import COLOUR_AS_STORED, decode_image
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
+from deapcache.datasets.folders import absent, describe, stems
 from deapcache.datasets.masks import decode_segmentation
 from deapcache.datasets.ordering import sample_key
 from deapcache.errors import DataError, MissingDataError
@@ -60,11 +61,11 @@ class CocoInstances(Dataset):
     ) -> tuple[str, ...]:
         names = [image.file_name for image in self._listing(split)]
         digest = index.digests if index else digest_files
-        return digest(_image_folder(self.root, split), names, progress=progress)
+        return digest(image_folder(self.root, split), names, progress=progress)
 
     def image_path(self, split: str, row: int) -> Path:
         """The file of an image."""
-        return _image_folder(self.root, split) / self._listing(split)[row].file_name
+        return image_folder(self.root, split) / self._listing(split)[row].file_name
 
     def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
         path = self.image_path(split, row)
@@ -73,7 +74,7 @@ class CocoInstances(Dataset):
         if decoded.shape[:2] != expected:
             raise DataError(
                 f"{path} has {decoded.shape[0]} x {decoded.shape[1]} pixels (height x width), "
-                f"{_annotation_file(self.root, split)} says {expected[0]} x {expected[1]}: "
+                f"{annotation_file(self.root, split)} says {expected[0]} x {expected[1]}: "
                 "its masks would not fit; use the file that the annotations were made for"
             )
         return decoded
@@ -82,14 +83,15 @@ class CocoInstances(Dataset):
         self._require_kind(kind)
         image = self._listing(split)[row]
         if kind == BOXES:
-            return read_boxes(image, _annotation_file(self.root, split))
+            return read_boxes(image, annotation_file(self.root, split))
         return self._instances(image, split)
 
     def box_rows(self, split: str) -> int:
         return 1 + max((len(image.annotations) for image in self._listing(split)), default=0)
 
     def _instances(self, image: CocoImage, split: str) -> NDArray[np.int32]:
-        ids = np.zeros(image.size, np.int32)
+        # Column by column in memory, as masks are: painting is five times as fast.
+        ids = np.zeros(image.size, np.int32, order="F")
         next_id = 1
         for annotation in image.annotations:
             mask = self._mask(annotation, image, split)
@@ -117,7 +119,7 @@ class CocoInstances(Dataset):
             return decode_segmentation(annotation.get("segmentation"), image.size)
         except ValueError as error:
             raise DataError(
-                f"{_annotation_file(self.root, split)}: annotation {annotation['id']} of image {image.id} "
+                f"{annotation_file(self.root, split)}: annotation {annotation['id']} of image {image.id} "
                 f"cannot be drawn: {error}"
             ) from error
 
@@ -130,13 +132,13 @@ class CocoInstances(Dataset):
 
 
 def _load(root: Path, split: str) -> tuple[CocoImage, ...]:
-    if missing := [path for path in _needed(root, split) if not path.exists()]:
+    if missing := absent(_needed(root, split)):
         raise MissingDataError(
-            f"coco has no {split} split under {root}: {' and '.join(map(str, missing))} "
+            f"coco has no {split} split under {root}: {' and '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} missing; put it there, or give another --data-root"
         )
-    images = read_listing(_annotation_file(root, split))
-    _require_files(images, _image_folder(root, split))
+    images = read_listing(annotation_file(root, split))
+    _require_files(images, image_folder(root, split))
     return images if split == "val" else tuple(sorted(images, key=lambda image: sample_key(_image_id(image))))
 
 
@@ -155,21 +157,23 @@ def _require_files(images: tuple[CocoImage, ...], folder: Path) -> None:
         )
 
 
-def _image_folder(root: Path, split: str) -> Path:
+def image_folder(root: Path, split: str) -> Path:
+    """Where COCO's images of a split lie."""
     return root / f"{split}2017"
 
 
-def _annotation_file(root: Path, split: str) -> Path:
+def annotation_file(root: Path, split: str) -> Path:
+    """The listing of a split's images with their instances."""
     return root / "annotations" / f"instances_{split}2017.json"
 
 
 def _needed(root: Path, split: str) -> tuple[Path, Path]:
-    return _image_folder(root, split), _annotation_file(root, split)
+    return image_folder(root, split), annotation_file(root, split)
 
 
 def _find_root(data_root: Path) -> Path | None:
     roots = (data_root, data_root / "coco")
-    with_annotations = (r for r in roots if any(_annotation_file(r, s).is_file() for s in CocoInstances.splits))
+    with_annotations = (r for r in roots if any(annotation_file(r, s).is_file() for s in CocoInstances.splits))
     return next(with_annotations, None)
 
 
@@ -180,17 +184,9 @@ def open_coco(data_root: Path) -> CocoInstances:
         raise MissingDataError(
             f"coco is not under {data_root}: expected annotations/instances_train2017.json with train2017/, or "
             f"annotations/instances_val2017.json with val2017/, there or in its folder coco/; "
-            f"found {_describe(data_root)}. Give the folder with --data-root or DEAPCACHE_DATA"
+            f"found {describe(data_root)}. Give the folder with --data-root or DEAPCACHE_DATA"
         )
     return CocoInstances(root)
-
-
-def _describe(folder: Path) -> str:
-    if not folder.is_dir():
-        return "no such folder"
-    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return (", ".join(names[:8]) + more) or "an empty folder"
 
 
 def coco_status(data_root: Path) -> dict[str, SplitStatus]:
@@ -200,10 +196,9 @@ def coco_status(data_root: Path) -> dict[str, SplitStatus]:
 
 
 def _split_status(root: Path, split: str) -> SplitStatus:
-    folder = _image_folder(root, split)
-    names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - one call for 118,287 names
-    missing = tuple(str(path) for path in _needed(root, split) if not path.exists())
-    return SplitStatus(images=sum(name.endswith(".jpg") for name in names), missing=missing)
+    folder = image_folder(root, split)
+    missing = absent(_needed(root, split))
+    return SplitStatus(images=len(stems(folder, ".jpg")), missing=missing)
 
 
 DATASETS.add(

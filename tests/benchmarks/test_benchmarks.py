@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from deapcache.datasets import open_dataset
+
 READ = Path(__file__).with_name("bench_read.py")
+TARGETS = Path(__file__).with_name("bench_targets.py")
 
 
 def test_all_readers_return_the_same_volumes() -> None:
@@ -18,3 +21,23 @@ def test_all_readers_return_the_same_volumes() -> None:
         np.testing.assert_array_equal(row.last_batch, rows[0].last_batch)
         assert row.last_batch.dtype == np.float16
         assert len(row.speeds) == 1
+
+
+def test_both_decoders_see_the_same_pixels(tmp_path: Path) -> None:
+    bench = runpy.run_path(str(TARGETS))
+    root = bench["write_listing"](tmp_path, 12)
+    dataset = open_dataset("coco", root)
+    reference, annotations = bench["annotations_of"](root, dataset, range(12))
+    counts = [len(of_image) for of_image in annotations]
+    assert 5 < np.mean(counts) < 10
+    for row, of_image in enumerate(annotations):
+        masks = [reference.annToMask(annotation) for annotation in of_image]
+        covered = np.any([*masks, np.zeros((480, 640))], axis=0)
+        np.testing.assert_array_equal(dataset.read_annotation("val", row, "instances") != 0, covered)
+        assert len(dataset.read_annotation("val", row, "boxes")) == 1 + len(of_image)
+
+
+def test_targets_are_timed_against_decoding() -> None:
+    times = runpy.run_path(str(TARGETS))["run"](4, repeats=2)
+    assert len(times.targets) == len(times.decoding) == 2
+    assert times.ratio > 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deapcache.datasets.decoding import COLOUR, COLOUR_AS_STORED, decode_image
+from deapcache.datasets.decoding import COLOUR, COLOUR_AS_STORED, decode_image, image_size
 from deapcache.errors import DataError, MissingDataError
 
 GENERATOR = np.random.default_rng(0)
@@ -34,6 +34,18 @@ def test_palette_is_looked_up(tmp_path: Path) -> None:
     image.putpalette(palette.tobytes())
     image.save(tmp_path / "palette.png")
     np.testing.assert_array_equal(decode_image(tmp_path / "palette.png"), palette[GREY % 4])
+
+
+def test_size_is_that_of_the_stored_picture(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RGB).save(tmp_path / "turned.jpg", exif=exif)
+    assert image_size(tmp_path / "turned.jpg") == (6, 9)
+    with pytest.raises(MissingDataError, match=r"image .*none\.png is missing"):
+        image_size(tmp_path / "none.png")
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(DataError, match=r"empty\.png: the file is empty"):
+        image_size(tmp_path / "empty.png")
 
 
 def test_transparency_is_composited_over_white(tmp_path: Path) -> None:

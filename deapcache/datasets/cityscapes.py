@@ -1,0 +1,236 @@
+"""Cityscapes (Cordts et al. 2016, arXiv:1604.01685), finely annotated, in the layout it is distributed in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from deapcache.datasets.base import DATASETS, VOID, DatasetEntry, SplitStatus
+from deapcache.datasets.boxes import BOXES, COLUMNS, CROWD, boxes_of_map
+from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
+from deapcache.datasets.folders import absent, describe, require_all, stems
+from deapcache.datasets.labels import require_values
+from deapcache.datasets.ordering import row_order
+from deapcache.errors import DataError, MissingDataError
+
+LAYOUT = """\
+leftImg8bit/train/<city>/*_leftImg8bit.png        2,975 images
+leftImg8bit/val/<city>/*_leftImg8bit.png          500 images
+gtFine/train/<city>/*_gtFine_labelIds.png         and *_gtFine_instanceIds.png
+gtFine/val/<city>/*_gtFine_labelIds.png           and *_gtFine_instanceIds.png
+directly under the data root, or in its folder cityscapes/; one of the two splits is enough to use that one"""
+
+EVALUATED = {
+    7: "road",
+    8: "sidewalk",
+    11: "building",
+    12: "wall",
+    13: "fence",
+    17: "pole",
+    19: "traffic light",
+    20: "traffic sign",
+    21: "vegetation",
+    22: "terrain",
+    23: "sky",
+    24: "person",
+    25: "rider",
+    26: "car",
+    27: "truck",
+    28: "bus",
+    31: "train",
+    32: "motorcycle",
+    33: "bicycle",
+}
+"""Names by official id, in the order of the training ids 0 to 18 (``helpers/labels.py`` of cityscapesScripts)."""
+
+_IDS = 34
+"""Ids are 0 to 33; a licence plate has -1 and is not drawn."""
+_THINGS = range(24, 34)
+"""Ids of what has instances; 29 (caravan) and 30 (trailer) are not evaluated."""
+_PER_CLASS = 1000
+"""An instance's value is id · 1000 + its number; a smaller value is an id itself (``json2instanceImg.py`` there)."""
+
+_CLASS_OF_ID = np.full(_IDS, VOID, np.uint8)
+_CLASS_OF_ID[list(EVALUATED)] = range(len(EVALUATED))
+_IS_ID = np.ones(_IDS, np.bool_)
+_IS_INSTANCE = np.zeros(_IDS * _PER_CLASS, np.bool_)
+_IS_INSTANCE[:_IDS] = True
+_IS_INSTANCE[_THINGS[0] * _PER_CLASS :] = True
+
+_IMAGE, _LABELS, _INSTANCES = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_instanceIds.png"
+_LABEL_FILES = {"classes": _LABELS, "instances": _INSTANCES, BOXES: _INSTANCES}
+
+
+class Cityscapes(FileDataset):
+    """Street scenes of 21 cities with 19 classes, and instances of eight of them.
+
+    Training images come in :func:`deapcache.datasets.ordering.sample_order`, so that the first ones are not all of
+    Aachen; validation images by ascending id. Base images keep the shape of the photographs, which is 1 : 2.
+    """
+
+    name = "cityscapes"
+    images_name = "cityscapes"
+    base_size = (224, 448)
+    annotations = ("instances", BOXES, "classes")
+    classes = tuple(EVALUATED.values())
+    most_objects = 511
+
+    def list_samples(self, split: str) -> Sequence[Sample]:
+        if missing := _missing(self.root, split):
+            raise MissingDataError(
+                f"cityscapes has no {split} split under {self.root}: {' and '.join(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} missing; put it there, or give another --data-root"
+            )
+        images, labels = _folders(self.root, split)
+        frames = _frames(images, _IMAGE)
+        if not frames:
+            raise MissingDataError(
+                f"{images} holds no image (<city>/*_leftImg8bit.png): found {describe(images)}; unpack the images again"
+            )
+        _require_pairs(images, labels)
+        cities = {_frame_name(frame, images): frame for frame in frames}
+        return [_sample(id_, cities[id_], split) for id_ in row_order(split, cities)]
+
+    def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
+        path = self.root / sample.labels[kind][0]
+        values = read_map_of_image(path, self.root / sample.image)
+        if kind == "classes":
+            require_values(values, _IS_ID, path, "an official id, 0 to 33")
+        else:
+            require_values(values, _IS_INSTANCE, path, "an id, 0 to 33, or id · 1000 + a number for ids 24 to 33")
+        if kind == BOXES:
+            return self._boxes(values, path)
+        return _CLASS_OF_ID[values] if kind == "classes" else _number(values)
+
+    def target_options(self, kind: str) -> dict[str, Any]:
+        self._require_kind(kind)
+        crowds = "groups, caravans and trailers"
+        return {
+            "classes": {"classes": "official training ids 0 to 18, all others void"},
+            "instances": {"numbers": "by ascending instance id", "crowd": f"-1: {crowds}"},
+            BOXES: {"boxes": "of visible pixels", "category": "official id", "crowd": f"connected parts of {crowds}"},
+        }[kind]
+
+    def _boxes(self, values: NDArray[np.int32], path: Path) -> NDArray[np.float64]:
+        ids = np.where(values < _PER_CLASS, values, values // _PER_CLASS)
+        objects, crowds = boxes_of_map(_number(values), ids), boxes_of_map(_crowd_parts(values), ids)
+        crowds[:, COLUMNS.index("kind")] = CROWD
+        table = np.concatenate([objects, crowds[1:]])
+        if len(table) - 1 > self.most_objects:
+            raise DataError(
+                f"{path} has {len(table) - 1} objects and parts of groups; expected {self.most_objects} at most, which "
+                "no image of Cityscapes comes near: give the original file"
+            )
+        return table
+
+
+def _number(values: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Official instance ids as 1..K in their order, -1 for crowds (groups, and things that are not evaluated)."""
+    present = np.unique(values)
+    objects = [value for value in present if value >= _PER_CLASS and value // _PER_CLASS in EVALUATED]
+    number = np.zeros(_IDS * _PER_CLASS, np.int32)
+    number[[value for value in present if _is_crowd(value)]] = -1
+    number[objects] = range(1, len(objects) + 1)
+    return number[values]
+
+
+def _is_crowd(value: int) -> bool:
+    return value in _THINGS or (value >= _PER_CLASS and value // _PER_CLASS not in EVALUATED)
+
+
+def _crowd_parts(values: NDArray[np.int32]) -> NDArray[np.int32]:
+    """1..K for the connected parts (8 neighbours) of crowds: groups of one class share a value wherever they are."""
+    parts = np.zeros(values.shape, np.int32)
+    for value in filter(_is_crowd, np.unique(values)):
+        found, _ = ndimage.label(values == value, structure=np.ones((3, 3)))
+        parts = np.where(found > 0, found + parts.max(), parts)
+    return parts
+
+
+def _folders(root: Path, split: str) -> tuple[Path, Path]:
+    return root / "leftImg8bit" / split, root / "gtFine" / split
+
+
+def _frames(folder: Path, ending: str) -> list[str]:
+    """``<city>/<name>`` of all files that end so, one folder below ``folder``."""
+    return [f"{city}/{name}" for city in _cities(folder) for name in stems(folder / city, ending)]
+
+
+def _cities(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_dir()}
+
+
+def _require_pairs(images: Path, labels: Path) -> None:
+    for city in sorted(_cities(images) | _cities(labels)):
+        names = stems(images / city, _IMAGE)
+        for ending in (_LABELS, _INSTANCES):
+            advice = "has an image for each: unpack gtFine_trainvaltest.zip again"
+            require_all(names, labels / city, ending, f"{images / city} {advice}")
+            advice = "has labels for each: unpack leftImg8bit_trainvaltest.zip again"
+            require_all(stems(labels / city, ending), images / city, _IMAGE, f"{labels / city} {advice}")
+
+
+def _frame_name(frame: str, images: Path) -> str:
+    city, name = frame.split("/")
+    if not name.startswith(f"{city}_"):
+        raise DataError(
+            f"{images / frame}{_IMAGE} lies in the folder of another city: expected a name that begins with "
+            f"{city}_; put it into its own city's folder"
+        )
+    return name
+
+
+def _sample(id_: str, frame: str, split: str) -> Sample:
+    labels = {kind: (f"gtFine/{split}/{frame}{ending}",) for kind, ending in _LABEL_FILES.items()}
+    return Sample(id=id_, image=f"leftImg8bit/{split}/{frame}{_IMAGE}", labels=labels)
+
+
+def _missing(root: Path, split: str) -> tuple[str, ...]:
+    return absent(_folders(root, split))
+
+
+def _find_root(data_root: Path) -> Path | None:
+    roots = (data_root, data_root / "cityscapes")
+    return next((r for r in roots if any(not _missing(r, split) for split in Cityscapes.splits)), None)
+
+
+def open_cityscapes(data_root: Path) -> Cityscapes:
+    """Cityscapes under ``data_root`` or its folder ``cityscapes``; raises :class:`MissingDataError` without a split."""
+    root = _find_root(data_root)
+    if root is None:
+        raise MissingDataError(
+            f"cityscapes is not under {data_root}: expected leftImg8bit/train/ with gtFine/train/, or leftImg8bit/val/ "
+            f"with gtFine/val/, there or in its folder cityscapes/; found {describe(data_root)}. "
+            "Give the folder with --data-root or DEAPCACHE_DATA"
+        )
+    return Cityscapes(root)
+
+
+def cityscapes_status(data_root: Path) -> dict[str, SplitStatus]:
+    """Image files and missing folders per split; lists folders, opens no file."""
+    root = _find_root(data_root) or data_root
+    return {split: _split_status(root, split) for split in Cityscapes.splits}
+
+
+def _split_status(root: Path, split: str) -> SplitStatus:
+    images = _folders(root, split)[0]
+    count = len(_frames(images, _IMAGE)) if images.is_dir() else 0
+    return SplitStatus(images=count, missing=_missing(root, split))
+
+
+DATASETS.add(
+    "cityscapes",
+    DatasetEntry(
+        name="cityscapes",
+        summary="Cityscapes: street scenes with 19 classes, instances of eight of them",
+        layout=LAYOUT,
+        licence="own terms of use, on registration: non-commercial research and teaching",
+        open=open_cityscapes,
+        status=cityscapes_status,
+    ),
+)

@@ -1,0 +1,165 @@
+"""COCO-Stuff 164k (Caesar et al. 2018, arXiv:1612.03716): COCO's photographs with a class at every pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deapcache.datasets.base import DATASETS, DatasetEntry, SplitStatus
+from deapcache.datasets.coco import CocoInstances, annotation_file, image_folder
+from deapcache.datasets.coco_listing import CocoImage, read_listing
+from deapcache.datasets.coco_stuff_labels import CLASS_OF_VALUE, CLASSES, IS_VALUE
+from deapcache.datasets.digests import DigestIndex, Progress, digest_files
+from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
+from deapcache.datasets.folders import absent, describe, require_all, stems
+from deapcache.datasets.labels import require_values
+from deapcache.datasets.ordering import row_order
+from deapcache.errors import DataError, MissingDataError
+
+LAYOUT = """\
+train2017/*.jpg                                       118,287 images, those of coco
+val2017/*.jpg                                         5,000 images
+stuffthingmaps_trainval2017/train2017/*.png           a map for each, value = category id - 1, 255 unlabelled
+stuffthingmaps_trainval2017/val2017/*.png             (the folder may be called stuffthingmaps, too)
+directly under the data root, or in its folder coco/; one of the two splits is enough to use that one"""
+
+MAP_FOLDERS = ("stuffthingmaps_trainval2017", "stuffthingmaps")
+
+
+class CocoStuffMaps(FileDataset):
+    """COCO 2017 with pixel maps of 171 classes: 80 things and 91 kinds of stuff.
+
+    Its images are those of the dataset ``coco``: same ids, order and digests, so that both share base images and
+    features. Listed are all images of a split's folder; where ``annotations/instances_*.json`` lies beside them, they
+    must be the ones that it names.
+    """
+
+    name = "coco-stuff"
+    images_name = CocoInstances.images_name
+    annotations = ("classes",)
+    classes = CLASSES
+    colour = CocoInstances.colour
+
+    def list_samples(self, split: str) -> Sequence[Sample]:
+        if missing := _missing(self.root, split):
+            raise MissingDataError(
+                f"coco-stuff has no {split} split under {self.root}: {' and '.join(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} missing; put it there, or give another --data-root"
+            )
+        images, maps = image_folder(self.root, split), _map_folder(self.root, split)
+        ids = stems(images, ".jpg")
+        _require_numbers(ids, images)
+        _require_maps(ids, images, maps)
+        _require_same_listing(ids, annotation_file(self.root, split), images)
+        return [_sample(id_, images.name, maps.relative_to(self.root).as_posix()) for id_ in row_order(split, ids)]
+
+    def image_digests(
+        self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
+    ) -> tuple[str, ...]:
+        # Of the images' own folder, as coco does: what the index remembers of it serves both.
+        digest = index.digests if index else digest_files
+        names = [Path(sample.image).name for sample in self.samples(split)]
+        return digest(image_folder(self.root, split), names, progress=progress)
+
+    def read_labels(self, sample: Sample, kind: str) -> NDArray[np.uint8]:
+        path = self.root / sample.labels[kind][0]
+        values = read_map_of_image(path, self.root / sample.image)
+        require_values(values, IS_VALUE, path, "0 to 181 without the eleven removed labels, or 255 for unlabelled")
+        return CLASS_OF_VALUE[values]
+
+    def target_options(self, kind: str) -> dict[str, Any]:
+        self._require_kind(kind)
+        return {"classes": "pixel values in ascending order, without the eleven removed labels"}
+
+
+def _sample(id_: str, images: str, maps: str) -> Sample:
+    return Sample(id=id_, image=f"{images}/{id_}.jpg", labels={"classes": (f"{maps}/{id_}.png",)})
+
+
+def _require_numbers(ids: Collection[str], folder: Path) -> None:
+    if not ids:
+        raise MissingDataError(f"{folder} holds no image (*.jpg): found {describe(folder)}; unpack the images again")
+    if odd := sorted(id_ for id_ in ids if not (id_.isdecimal() and len(id_) == 12)):
+        raise DataError(
+            f"{folder / odd[0]}.jpg is not named as COCO names its images, by twelve digits ({len(odd)} are not); "
+            "take it out of the folder"
+        )
+
+
+def _require_maps(ids: Collection[str], images: Path, maps: Path) -> None:
+    require_all(ids, maps, ".png", f"{images} has an image for each: unpack stuffthingmaps_trainval2017.zip again")
+    require_all(stems(maps, ".png"), images, ".jpg", f"{maps} has a map for each: unpack the images again")
+
+
+def _require_same_listing(ids: Collection[str], path: Path, images: Path) -> None:
+    """Refuse images that are not those of the dataset ``coco``, where its listing is there, too."""
+    if not path.is_file():
+        return
+    listed = {_listed_name(image) for image in read_listing(path)}
+    found = {f"{id_}.jpg" for id_ in ids}
+    if differing := sorted(listed ^ found):
+        raise DataError(
+            f"coco-stuff and coco would not have the same images: {len(listed - found)} are listed in {path} and not "
+            f"in {images}, {len(found - listed)} are there and not listed; the first is {differing[0]}. Give all "
+            f"images and COCO's original file, or move {path.name} away if features need not serve both datasets"
+        )
+
+
+def _listed_name(image: CocoImage) -> str:
+    """An image's file, with its id where that is not the one that the file's name says."""
+    return image.file_name + f" (id {image.id})" * (image.file_name != f"{image.id:012d}.jpg")
+
+
+def _map_folder(root: Path, split: str) -> Path:
+    folders = [root / name / f"{split}2017" for name in MAP_FOLDERS]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+
+def _missing(root: Path, split: str) -> tuple[str, ...]:
+    return absent((image_folder(root, split), _map_folder(root, split)))
+
+
+def _find_root(data_root: Path) -> Path | None:
+    roots = (data_root, data_root / "coco")
+    return next((r for r in roots if any(not _missing(r, split) for split in CocoStuffMaps.splits)), None)
+
+
+def open_coco_stuff(data_root: Path) -> CocoStuffMaps:
+    """COCO-Stuff under ``data_root`` or ``data_root/coco``; raises :class:`MissingDataError` without a split."""
+    root = _find_root(data_root)
+    if root is None:
+        raise MissingDataError(
+            f"coco-stuff is not under {data_root}: expected train2017/ with {MAP_FOLDERS[0]}/train2017/, or val2017/ "
+            f"with {MAP_FOLDERS[0]}/val2017/, there or in its folder coco/; found {describe(data_root)}. "
+            "Give the folder with --data-root or DEAPCACHE_DATA"
+        )
+    return CocoStuffMaps(root)
+
+
+def coco_stuff_status(data_root: Path) -> dict[str, SplitStatus]:
+    """Image files and missing folders per split; lists folders, opens no file."""
+    root = _find_root(data_root) or data_root
+    return {
+        split: SplitStatus(
+            images=len(stems(image_folder(root, split), ".jpg")),
+            missing=_missing(root, split),
+        )
+        for split in CocoStuffMaps.splits
+    }
+
+
+DATASETS.add(
+    "coco-stuff",
+    DatasetEntry(
+        name="coco-stuff",
+        summary="COCO-Stuff 164k: the photographs of coco with 171 classes at every pixel",
+        layout=LAYOUT,
+        licence="pixel maps CC BY 4.0; each image under its own Flickr licence, named in COCO's annotation file",
+        open=open_coco_stuff,
+        status=coco_stuff_status,
+    ),
+)
