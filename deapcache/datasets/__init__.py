@@ -1,6 +1,6 @@
 """Files on disk to samples: images, their annotations, and what identifies them."""
 
-from deapcache.datasets.base import DATASETS, VOID, Dataset, DatasetEntry, SplitStatus, open_dataset
+from deapcache.datasets.base import DATASETS, VOID, Dataset, DatasetEntry, SplitStatus, images_owner, open_dataset
 from deapcache.datasets.boxes import BOXES, COLUMNS, pad_table
 from deapcache.datasets.decoding import COLOUR, decode_image
 from deapcache.datasets.digests import DigestIndex
@@ -18,6 +18,7 @@ __all__ = [
     "DigestIndex",
     "SplitStatus",
     "decode_image",
+    "images_owner",
     "open_dataset",
     "pad_table",
     "resize_image",

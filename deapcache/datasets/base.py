@@ -132,6 +132,8 @@ class DatasetEntry:
     """From a data root; raises :class:`MissingDataError`."""
     status: Callable[[Path], dict[str, SplitStatus]]
     """What is there per split under a data root; quick: no file is read."""
+    images_name: str = ""
+    """:attr:`Dataset.images_name`, where that is the name of another dataset."""
 
 
 DATASETS: Registry[DatasetEntry] = Registry(
@@ -147,6 +149,14 @@ DATASETS: Registry[DatasetEntry] = Registry(
     entry_point_group="deapcache.datasets",
 )
 """All datasets by name."""
+
+
+def images_owner(name: str) -> str:
+    """The name under which base images and features of the dataset ``name`` are cached.
+
+    Its own, unless it is registered here as one that annotates the images of another.
+    """
+    return (name in DATASETS and DATASETS.get(name).images_name) or name
 
 
 def open_dataset(name: str, data_root: Path) -> Dataset:

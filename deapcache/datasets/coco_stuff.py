@@ -161,5 +161,6 @@ DATASETS.add(
         licence="pixel maps CC BY 4.0; each image under its own Flickr licence, named in COCO's annotation file",
         open=open_coco_stuff,
         status=coco_stuff_status,
+        images_name=CocoStuffMaps.images_name,
     ),
 )

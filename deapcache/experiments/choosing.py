@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deapcache.cache import CacheEntry, find_caches, list_caches
+from deapcache.datasets import images_owner
 from deapcache.errors import CacheMissError, UsageError
 from deapcache.locations import Location
 from deapcache.probing import feature_fields
@@ -37,7 +38,7 @@ def _dataset_of(home: Location, entries: Sequence[CacheEntry], task: Task, backb
     wanted = set(backbones)
     with_features = {e.dataset for e in entries if e.kind == "features" and (not wanted or e.name in wanted)}
     with_targets = {e.dataset for e in entries if e.kind == "targets" and e.name == task.annotations[0]}
-    found = sorted(with_features & with_targets)
+    found = sorted(name for name in with_targets if images_owner(name) in with_features)
     if task.default_dataset in found:
         return task.default_dataset
     if len(found) == 1:
@@ -51,12 +52,15 @@ def _dataset_of(home: Location, entries: Sequence[CacheEntry], task: Task, backb
 
 
 def choose_backbones(home: Location, dataset: str, backbones: Sequence[str], fields: Mapping[str, Any]) -> list[str]:
-    """The backbones asked for, or every one whose features of ``dataset`` are cached with these recipe fields."""
+    """The backbones asked for, or every one whose features of ``dataset`` are cached with these recipe fields.
+
+    They may have been extracted for another dataset of the same images. Raises :class:`CacheMissError` where none are.
+    """
     if backbones:
         return list(backbones)
-    wanted = feature_fields(fields)
-    splits = {entry.split for entry in list_caches(home, "features") if entry.dataset == dataset}
-    fitting = [find_caches(home, "features", dataset=dataset, split=split, fields=wanted) for split in splits]
+    wanted, owner = feature_fields(fields), images_owner(dataset)
+    splits = {entry.split for entry in list_caches(home, "features") if entry.dataset == owner}
+    fitting = [find_caches(home, "features", dataset=owner, split=split, fields=wanted) for split in splits]
     found = sorted({entry.name for entries in fitting for entry in entries})
     if not found:
         raise _nothing_cached(home, dataset, backbones)

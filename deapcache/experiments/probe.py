@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from deapcache.cache import list_caches
+from deapcache.datasets import images_owner
 from deapcache.experiments.choosing import choose_backbones, choose_datasets
 from deapcache.locations import Location
 from deapcache.probing import PlannedRun, ProbeOptions, ProbeProgress, ProbeRun, probe_backbone
@@ -35,7 +36,7 @@ class ProbeRequest:
     where: Mapping[str, Any] = field(default_factory=dict)
     """Recipe fields that the features must have, where several caches of a backbone are there."""
     images_name: str | None = None
-    """Dataset that the features were extracted from, where ``dataset`` shares its images."""
+    """Dataset whose images the features are of; None: as it is registered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ def probe(
             seeds=request.seeds,
             options=request.options,
             fields=request.where,
-            images_name=request.images_name,
+            images_name=request.images_name or images_owner(dataset),
             skip=skip,
             progress=functools.partial(report, name),
         )

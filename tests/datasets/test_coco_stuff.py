@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deapcache.datasets import DATASETS, VOID, DigestIndex, open_dataset
+from deapcache.datasets import DATASETS, VOID, DigestIndex, images_owner, open_dataset
+from deapcache.datasets.coco_stuff import CocoStuffMaps
 from deapcache.errors import DataError, MissingDataError, UsageError
 from deapcache.extraction.recipes import image_recipe
 from deapcache.locations import LocalLocation
@@ -215,3 +216,14 @@ def test_has_class_maps_only(root: Path) -> None:
     with pytest.raises(UsageError, match="no annotation 'boxes'"):
         dataset.target_options("boxes")
     assert pickle.loads(pickle.dumps(dataset)).image_ids("val") == dataset.image_ids("val")
+
+
+def test_owner_of_the_images_is_known_without_any_file() -> None:
+    owners = {name: images_owner(name) for name in ("coco", "coco-stuff", "scenes", "of another package")}
+    assert owners == {
+        "coco": "coco",
+        "coco-stuff": "coco",
+        "scenes": "scenes",
+        "of another package": "of another package",
+    }
+    assert images_owner("coco-stuff") == CocoStuffMaps.images_name

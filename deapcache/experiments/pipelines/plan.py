@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deapcache.datasets import Dataset, open_dataset
+from deapcache.datasets import Dataset, images_owner, open_dataset
 from deapcache.errors import DeapcacheError, LocationError, PipelineError
 from deapcache.experiments.pipelines.passes import Pass, passes_of
 from deapcache.experiments.pipelines.pipeline import Pipeline
@@ -41,7 +41,7 @@ class DatasetPlan:
     @property
     def images_name(self) -> str:
         """Dataset under whose name the features are cached."""
-        return self.name if self.dataset is None else self.dataset.images_name
+        return images_owner(self.name) if self.dataset is None else self.dataset.images_name
 
     def to_extract(self) -> tuple[str, ...]:
         """Backbones that have features to be made."""
