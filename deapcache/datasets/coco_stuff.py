@@ -29,6 +29,9 @@ directly under the data root, or in its folder coco/; one of the two splits is e
 
 MAP_FOLDERS = ("stuffthingmaps_trainval2017", "stuffthingmaps")
 
+_CONVERTED = "_labelTrainIds"
+"""End of the names that MMSegmentation's converter gives to copies beside the originals."""
+
 
 class CocoStuffMaps(FileDataset):
     """COCO 2017 with pixel maps of 171 classes: 80 things and 91 kinds of stuff.
@@ -92,7 +95,8 @@ def _require_numbers(ids: Collection[str], folder: Path) -> None:
 
 def _require_maps(ids: Collection[str], images: Path, maps: Path) -> None:
     require_all(ids, maps, ".png", f"{images} has an image for each: unpack stuffthingmaps_trainval2017.zip again")
-    require_all(stems(maps, ".png"), images, ".jpg", f"{maps} has a map for each: unpack the images again")
+    originals = {name for name in stems(maps, ".png") if not name.endswith(_CONVERTED)}
+    require_all(originals, images, ".jpg", f"{maps} has a map for each: unpack the images again")
 
 
 def _require_same_listing(ids: Collection[str], path: Path, images: Path) -> None:

@@ -171,6 +171,15 @@ def test_images_without_map_and_maps_without_image(root: Path) -> None:
         open_dataset("coco-stuff", root).image_ids("val")
 
 
+def test_copies_that_were_converted_are_passed_over(root: Path) -> None:
+    before = open_dataset("coco-stuff", root).image_ids("val")
+    for path in (root / "stuffthingmaps_trainval2017" / "val2017").glob("*.png"):
+        path.with_name(f"{path.stem}_labelTrainIds.png").touch()
+    dataset = open_dataset("coco-stuff", root)
+    assert dataset.image_ids("val") == before
+    assert dataset.read_annotation("val", 0, "classes").shape == (96, 128)
+
+
 def test_images_that_are_none_of_coco(root: Path) -> None:
     path = root / "val2017" / "holiday.jpg"
     path.touch()
