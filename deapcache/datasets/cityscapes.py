@@ -15,7 +15,6 @@ from deapcache.datasets.boxes import BOXES, COLUMNS, CROWD, boxes_of_map
 from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
 from deapcache.datasets.folders import absent, describe, require_all, stems
 from deapcache.datasets.labels import require_values
-from deapcache.datasets.ordering import row_order
 from deapcache.errors import DataError, MissingDataError
 
 LAYOUT = """\
@@ -69,8 +68,7 @@ _LABEL_FILES = {"classes": _LABELS, "instances": _INSTANCES, BOXES: _INSTANCES}
 class Cityscapes(FileDataset):
     """Street scenes of 21 cities with 19 classes, and instances of eight of them.
 
-    Training images come in :func:`deapcache.datasets.ordering.sample_order`, so that the first ones are not all of
-    Aachen; validation images by ascending id. Base images keep the shape of the photographs, which is 1 : 2.
+    Base images keep the shape of the photographs, which is 1 : 2.
     """
 
     name = "cityscapes"
@@ -94,7 +92,7 @@ class Cityscapes(FileDataset):
             )
         _require_pairs(images, labels)
         cities = {_frame_name(frame, images): frame for frame in frames}
-        return [_sample(id_, cities[id_], split) for id_ in row_order(split, cities)]
+        return [_sample(id_, frame, split) for id_, frame in sorted(cities.items())]
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
         path = self.root / sample.labels[kind][0]
@@ -123,8 +121,8 @@ class Cityscapes(FileDataset):
         table = np.concatenate([objects, crowds[1:]])
         if len(table) - 1 > self.most_objects:
             raise DataError(
-                f"{path} has {len(table) - 1} objects and parts of groups; expected {self.most_objects} at most, which "
-                "no image of Cityscapes comes near: give the original file"
+                f"{path} has {len(table) - 1} objects and parts of groups; expected {self.most_objects} at most: give "
+                "the original file"
             )
         return table
 

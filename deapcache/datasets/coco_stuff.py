@@ -17,7 +17,6 @@ from deapcache.datasets.digests import DigestIndex, Progress, digest_files
 from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
 from deapcache.datasets.folders import absent, describe, require_all, stems
 from deapcache.datasets.labels import require_values
-from deapcache.datasets.ordering import row_order
 from deapcache.errors import DataError, MissingDataError
 
 LAYOUT = """\
@@ -58,7 +57,7 @@ class CocoStuffMaps(FileDataset):
         _require_numbers(ids, images)
         _require_maps(ids, images, maps)
         _require_same_listing(ids, annotation_file(self.root, split), images)
-        return [_sample(id_, images.name, maps.relative_to(self.root).as_posix()) for id_ in row_order(split, ids)]
+        return [_sample(id_, images.name, maps.relative_to(self.root).as_posix()) for id_ in sorted(ids)]
 
     def image_digests(
         self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
