@@ -112,7 +112,8 @@ def test_boxes_are_cached_in_pixels_of_the_original_with_zeros_after_the_last(ma
     run(root, home)
     (entry,) = [e for e in list_caches(home, "targets") if (e.split, e.name) == ("train", "boxes")]
     assert entry.recipe["size"] == [224, 224]
-    found = entry.open().read([0, 1])
+    cache = entry.open()
+    found = cache.read([cache.image_ids.index(f"{number:012d}") for number in (0, 1)])
     assert found.dtype == np.float64
     image, first = [0, 0, 128, 96, 96 * 128, 3, 0], [8, 8, 40, 40, 1600, 1, 1]
     assert found[0].tolist() == [image, first, [1.5, 2.5, 3.25, 4.0, 9.5, 2, 1]]
