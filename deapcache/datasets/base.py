@@ -139,6 +139,9 @@ DATASETS: Registry[DatasetEntry] = Registry(
     modules=(
         "deapcache.datasets.ade20k",
         "deapcache.datasets.coco",
+        "deapcache.datasets.diode",
+        "deapcache.datasets.kitti",
+        "deapcache.datasets.nyuv2",
         "deapcache.datasets.scenes.dataset",
         "deapcache.datasets.voc",
     ),
