@@ -18,6 +18,12 @@ from deapcache.recipe import SHORT, canonical_json, digest_of
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
+DigestPart = Callable[[str], str]
+"""The digest of a named part of a file."""
+
+_Entry = list[object]
+"""What is remembered of a file or part: the file's size in bytes, its modification time in ns, the digest."""
+
 _SETTLED_NS = 2_000_000_000
 """A file changed within the clock's grain keeps its time; one this old cannot have."""
 
@@ -32,25 +38,45 @@ def file_digest(path: Path) -> str:
 
 
 class DigestIndex:
-    """Digests of the files of a folder, valid while name, size and modification time stay as they were.
+    """Digests of the files of a folder, or of parts of a file, valid while name, size and modification time stay.
 
-    One JSON file per folder under ``digests/`` of ``location`` (the user's cache home). An index that is lost,
-    unreadable or cannot be written costs time and nothing else.
+    One JSON file per folder, or file with parts, under ``digests/`` of ``location`` (the user's cache home). An index
+    that is lost, unreadable or cannot be written costs time and nothing else.
     """
 
     def __init__(self, location: Location) -> None:
         self._location = location
         self.hashed_files = 0
-        """Files whose bytes this object had to read."""
+        """Files, and parts of files, whose bytes this object had to read."""
 
     def digests(self, folder: Path, names: Sequence[str], *, progress: Progress | None = None) -> tuple[str, ...]:
         """sha256 of ``folder / name`` for each name, in order; raises :class:`MissingDataError`."""
-        known = self._load(folder)
-        found: dict[str, list[object]] = {}
+        return self._digests(folder, names, lambda name: (folder / name, file_digest), progress)
+
+    def part_digests(
+        self, path: Path, parts: Sequence[str], digest_part: DigestPart, *, progress: Progress | None = None
+    ) -> tuple[str, ...]:
+        """``digest_part(part)`` for each named part of one file, in order.
+
+        Remembered while the file's size and time stay: a change anywhere in the file makes all parts be read again.
+        ``digest_part`` is called from several threads. Raises :class:`MissingDataError`.
+        """
+        return self._digests(path, parts, lambda part: (path, lambda _: digest_part(part)), progress)
+
+    def _digests(
+        self,
+        place: Path,
+        names: Sequence[str],
+        source: Callable[[str], tuple[Path, Callable[[Path], str]]],
+        progress: Progress | None,
+    ) -> tuple[str, ...]:
+        """``source`` gives, for a name, the file that decides whether its digest still holds, and how to make it."""
+        known = self._load(place)
+        found: dict[str, _Entry] = {}
         hashed = _Counter(progress, len(names))
 
         def look_up(name: str) -> str:
-            digest, entry, was_hashed = _look_up(folder / name, known.get(name))
+            digest, entry, was_hashed = _look_up(*source(name), known.get(name))
             if entry:
                 found[name] = entry
             hashed.add(was_hashed)
@@ -60,18 +86,18 @@ class DigestIndex:
             digests = tuple(pool.map(look_up, names))
         self.hashed_files += hashed.positive
         if found != {name: known.get(name) for name in found}:
-            self._save(folder, {**known, **found})
+            self._save(place, {**known, **found})
         return digests
 
     def _key(self, folder: Path) -> str:
         return f"digests/{digest_of(str(folder.resolve()))[:SHORT]}.json"
 
-    def _load(self, folder: Path) -> dict[str, list[object]]:
+    def _load(self, folder: Path) -> dict[str, _Entry]:
         with suppress(OSError, ValueError, KeyError, TypeError):
             return dict(json.loads(self._location.read(self._key(folder)))["files"])
         return {}
 
-    def _save(self, folder: Path, files: dict[str, list[object]]) -> None:
+    def _save(self, folder: Path, files: dict[str, _Entry]) -> None:
         content = canonical_json({"folder": str(folder.resolve()), "files": files})
         with suppress(ReadOnlyError):
             self._location.publish(self._key(folder), content, replace=True)
@@ -79,18 +105,23 @@ class DigestIndex:
 
 def digest_files(folder: Path, names: Sequence[str], *, progress: Progress | None = None) -> tuple[str, ...]:
     """sha256 of ``folder / name`` for each name, in order, without an index; raises :class:`MissingDataError`."""
-    done = _Counter(progress, len(names))
+    return digest_parts(names, lambda name: file_digest(folder / name), progress=progress)
 
-    def hash_one(name: str) -> str:
-        digest = file_digest(folder / name)
+
+def digest_parts(parts: Sequence[str], digest_part: DigestPart, *, progress: Progress | None = None) -> tuple[str, ...]:
+    """``digest_part(part)`` for each part, in order, without an index; it is called from several threads."""
+    done = _Counter(progress, len(parts))
+
+    def hash_one(part: str) -> str:
+        digest = digest_part(part)
         done.add(True)
         return digest
 
     with ThreadPoolExecutor() as pool:
-        return tuple(pool.map(hash_one, names))
+        return tuple(pool.map(hash_one, parts))
 
 
-def _look_up(path: Path, known: list[object] | None) -> tuple[str, list[object] | None, bool]:
+def _look_up(path: Path, digest_it: Callable[[Path], str], known: _Entry | None) -> tuple[str, _Entry | None, bool]:
     """Digest, the entry to remember (None while the file is too fresh to trust its time), whether it was read."""
     try:
         facts = path.stat()
@@ -98,7 +129,7 @@ def _look_up(path: Path, known: list[object] | None) -> tuple[str, list[object] 
         raise MissingDataError(f"image {path} is missing; put the file back, or take it out of the listing") from None
     if known is not None and known[:2] == [facts.st_size, facts.st_mtime_ns]:
         return str(known[2]), known, False
-    digest = file_digest(path)
+    digest = digest_it(path)
     settled = time.time_ns() - facts.st_mtime_ns > _SETTLED_NS
     return digest, [facts.st_size, facts.st_mtime_ns, digest] if settled else None, True
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deapcache.datasets.digests import DigestIndex, digest_files
+from deapcache.datasets.digests import DigestIndex, digest_files, digest_parts
 from deapcache.errors import MissingDataError
 from deapcache.locations import LocalLocation
 
@@ -95,3 +95,28 @@ def test_missing_file(folder: Path, home: LocalLocation) -> None:
         DigestIndex(home).digests(folder, ["gone.jpg"])
     with pytest.raises(MissingDataError, match=r"gone\.jpg"):
         digest_files(folder, ["gone.jpg"])
+
+
+def test_parts_of_a_file_are_remembered_until_the_file_changes(folder: Path, home: LocalLocation) -> None:
+    path = folder / "a.jpg"
+    read: list[str] = []
+
+    def digest_part(part: str) -> str:
+        read.append(part)
+        return hashlib.sha256(path.read_bytes()[int(part) :]).hexdigest()
+
+    parts = ["0", "10", "20"]
+    expected = tuple(hashlib.sha256(path.read_bytes()[int(part) :]).hexdigest() for part in parts)
+    first = DigestIndex(home)
+    assert first.part_digests(path, parts[:2], digest_part) == expected[:2]
+    assert first.part_digests(path, parts, digest_part) == expected == digest_parts(parts, digest_part)
+    assert (sorted(read[:3]), first.hashed_files) == (["0", "10", "20"], 3)
+    second = DigestIndex(home)
+    assert second.part_digests(path, parts, digest_part) == expected
+    assert second.hashed_files == 0
+    path.write_bytes(b"other" * 1000)
+    assert second.part_digests(path, parts, digest_part) != expected
+    assert second.hashed_files == 3
+    path.unlink()
+    with pytest.raises(MissingDataError, match=r"a\.jpg is missing"):
+        second.part_digests(path, parts, digest_part)

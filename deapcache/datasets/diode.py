@@ -1,0 +1,154 @@
+"""DIODE: indoor and outdoor photographs with dense depth of a laser scanner (Vasiljevic et al. 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deapcache.datasets.base import DATASETS, DatasetEntry, SplitStatus
+from deapcache.datasets.decoding import explained, image_size
+from deapcache.datasets.depth import require_metres
+from deapcache.datasets.files import FileDataset, Sample, require_same_size
+from deapcache.datasets.folders import describe
+from deapcache.errors import DataError, MissingDataError
+
+LAYOUT = """\
+train/{indoors,outdoor}/scene_*/scan_*/NAME.png        25,458 images
+val/{indoors,outdoor}/scene_*/scan_*/NAME.png          771 images
+each with NAME_depth.npy and NAME_depth_mask.npy beside it
+directly under the data root, or in its folder diode/; one of the two splits is enough to use that one"""
+
+_SURROUNDINGS = ("indoors", "outdoor")
+_DEPTH, _MASK = "_depth.npy", "_depth_mask.npy"
+_DEPTH_TYPES = ("float32",)
+_MASK_TYPES = ("bool", "uint8", "int32", "int64", "float32", "float64")
+
+
+class Diode(FileDataset):
+    """DIODE's 25,458 training and 771 validation images of 768 x 1024 pixels, indoors and outdoors together.
+
+    Depth is 0, unknown, where the dataset's own mask says that no return came back. Ids tell scene, scan and
+    surroundings: ``00019_00183_indoors_000_010``.
+    """
+
+    name = "diode"
+    images_name = "diode"
+    annotations: ClassVar[tuple[str, ...]] = ("depth",)
+    base_size = (216, 288)
+
+    def list_samples(self, split: str) -> Sequence[Sample]:
+        pictures = sorted(pictures_in(self.root / split), key=lambda path: path.stem)
+        if not pictures:
+            raise MissingDataError(
+                f"diode has no {split} split under {self.root}: expected {split}/indoors/ or {split}/outdoor/ with "
+                "scene_*/scan_*/*.png; unpack it there, or give another --data-root"
+            )
+        _refuse_repeats(pictures)
+        if absent := absent_files(pictures):
+            raise MissingDataError(
+                f"{self.root / split} lacks {len(absent)} depth maps and masks of its {len(pictures)} images, the "
+                f"first is {absent[0]}; unpack the archive again, or remove the images"
+            )
+        return [self._sample(path) for path in pictures]
+
+    def read_labels(self, sample: Sample, kind: str) -> NDArray[np.float32]:
+        depth_path, mask_path = (self.root / name for name in sample.labels[kind])
+        depth, valid = read_map(depth_path, _DEPTH_TYPES), read_map(mask_path, _MASK_TYPES)
+        image = self.root / sample.image
+        for values, path in ((depth, depth_path), (valid, mask_path)):
+            require_same_size(values, path, image_size(image), image)
+        if not np.isin(valid, (0, 1)).all():
+            raise DataError(f"depth mask {mask_path} has values other than 0 and 1; download it again")
+        known = np.where(valid == 1, depth, np.float32(0))
+        return require_metres(known, f"depth map {depth_path}, where its mask is 1,")
+
+    def target_options(self, kind: str) -> dict[str, Any]:
+        self._require_kind(kind)
+        return {"depth": "npy, m", "unknown": "0, and where the mask is 0"}
+
+    def _sample(self, path: Path) -> Sample:
+        stem = path.relative_to(self.root).with_suffix("").as_posix()
+        return Sample(id=path.stem, image=f"{stem}.png", labels={"depth": (stem + _DEPTH, stem + _MASK)})
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The images of a split's folder, in no order; none where it is not there."""
+    found = (path for part in _SURROUNDINGS for path in folder.glob(f"{part}/scene_*/scan_*/*.png"))
+    return [path for path in found if not path.name.startswith(".")]  # macOS leaves ._NAME.png in archives
+
+
+def absent_files(pictures: Sequence[Path]) -> list[Path]:
+    """Depth maps and masks that pictures lack; each folder is listed once."""
+    present = {folder: {path.name for path in folder.iterdir()} for folder in {path.parent for path in pictures}}
+    needed = (path.with_name(path.stem + end) for path in pictures for end in (_DEPTH, _MASK))
+    return [path for path in needed if path.name not in present[path.parent]]
+
+
+def _refuse_repeats(pictures: Sequence[Path]) -> None:
+    for first, second in pairwise(pictures):
+        if first.stem == second.stem:
+            raise DataError(f"{first} and {second} have one name, which is the image's id; remove one of them")
+
+
+def read_map(path: Path, dtypes: Sequence[str]) -> NDArray[Any]:
+    """(h, w) from a ``.npy`` of the shape (h, w, 1) or (h, w) and one of these dtypes.
+
+    A pickled array is never loaded. Raises :class:`MissingDataError` where there is no such file and
+    :class:`DataError` where it is something else.
+    """
+    with explained(path, "depth map"):
+        values = np.lib.format.open_memmap(path, mode="r")  # nothing is read before shape and dtype are known
+    if values.dtype.name not in dtypes or values.ndim not in (2, 3) or values.shape[2:] not in ((), (1,)):
+        raise DataError(
+            f"{path} has shape {values.shape} and dtype {values.dtype}; expected (height, width, 1) or (height, "
+            f"width), {' or '.join(dtypes)}. Download it again"
+        )
+    return np.array(values).reshape(values.shape[:2])
+
+
+def open_diode(data_root: Path) -> Diode:
+    """DIODE under ``data_root`` or ``data_root/diode``; raises :class:`MissingDataError` where neither has a split."""
+    root = _find_root(data_root)
+    if root is None:
+        raise MissingDataError(
+            f"diode is not under {data_root}: expected train/ or val/ with indoors/ or outdoor/ in it, there or in its "
+            f"folder diode/; found {describe(data_root)}. Give the folder with --data-root or DEAPCACHE_DATA"
+        )
+    return Diode(root)
+
+
+def _find_root(data_root: Path) -> Path | None:
+    roots = (data_root, data_root / "diode")
+    parts = [(split, part) for split in Diode.splits for part in _SURROUNDINGS]
+    return next((root for root in roots if any((root / split / part).is_dir() for split, part in parts)), None)
+
+
+def diode_status(data_root: Path) -> dict[str, SplitStatus]:
+    """Images and missing depth maps per split; lists folders, opens no file."""
+    root = _find_root(data_root) or data_root
+    return {split: _split_status(root / split) for split in Diode.splits}
+
+
+def _split_status(folder: Path) -> SplitStatus:
+    pictures = pictures_in(folder)
+    if not pictures:
+        return SplitStatus(images=0, missing=tuple(f"{folder / part}" for part in _SURROUNDINGS))
+    return SplitStatus(images=len(pictures), missing=tuple(sorted(map(str, absent_files(pictures)))[:3]))
+
+
+DATASETS.add(
+    "diode",
+    DatasetEntry(
+        name="diode",
+        summary="DIODE: indoor and outdoor photographs with dense depth of a laser scanner",
+        layout=LAYOUT,
+        licence="MIT",
+        open=open_diode,
+        status=diode_status,
+    ),
+)
