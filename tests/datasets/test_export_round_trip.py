@@ -1,0 +1,161 @@
+"""Scenes exported in a layout and read back by its loader: every annotation as ``scenes`` itself gives it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deapcache.datasets import DATASETS, VOID, Dataset, open_dataset
+from deapcache.datasets.scenes import CLASSES, Scenes
+from deapcache.datasets.scenes.export import FORMATS
+
+Exported = Callable[[str], Path]
+
+SOLIDS = CLASSES[3:]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a layout keeps of a scene."""
+
+    kinds: frozenset[str]
+    exact_image: bool
+    names: Mapping[str, str] = field(default_factory=dict)
+    """By class of ``scenes``: its name in the loader's class list."""
+    categories: Mapping[str, int] = field(default_factory=dict)
+    """By solid: the category in the table of boxes, where it is no value of a class map."""
+
+
+COCO_IDS = {"box": 33, "sphere": 37, "cylinder": 44, "cone": 28, "pyramid": 38, "capsule": 58, "torus": 60}
+COCO_NAMES = ("suitcase", "sports ball", "bottle", "umbrella", "kite", "hot dog", "donut")
+STUFF_NAMES = {"wall": "wall-other", "floor": "floor-wood", "ceiling": "ceiling-other"}
+VOC_NAMES = ("tvmonitor", "pottedplant", "bottle", "boat", "aeroplane", "person", "bicycle")
+BACKGROUND = dict.fromkeys(CLASSES[:3], "background")
+OWN_NAMES = {name: name for name in CLASSES}
+
+EXPECTED = {
+    "coco": Expected(kinds=frozenset({"instances", "boxes"}), exact_image=False, categories=COCO_IDS),
+    "coco-stuff": Expected(
+        kinds=frozenset({"classes"}),
+        exact_image=False,
+        names=STUFF_NAMES | dict(zip(SOLIDS, COCO_NAMES, strict=True)),
+        categories=COCO_IDS,
+    ),
+    "voc": Expected(
+        kinds=frozenset({"classes", "instances", "boxes"}),
+        exact_image=False,
+        names=BACKGROUND | dict(zip(SOLIDS, VOC_NAMES, strict=True)),
+    ),
+    "nyuv2": Expected(kinds=frozenset({"depth"}), exact_image=True, names=OWN_NAMES),
+    "folder": Expected(kinds=frozenset({"classes", "instances", "boxes", "depth"}), exact_image=True, names=OWN_NAMES),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A loader, and the row of ``scenes`` that each of its rows shows."""
+
+    name: str
+    loader: Dataset
+    scenes: Scenes
+    rows: tuple[tuple[str, int, int], ...]
+    """(split, row of the loader, row of scenes)."""
+
+    def read(self, kind: str, split: str, row: int, truth: int) -> tuple[np.ndarray, np.ndarray]:
+        """What the loader says, and what is true."""
+        return self.loader.read_annotation(split, row, kind), self.scenes.read_annotation(split, truth, kind)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.skipif(name not in DATASETS, reason=f"dataset {name} has no loader"))
+        for name in FORMATS
+    ],
+)
+def pair(request: pytest.FixtureRequest, exported: Exported) -> Pair:
+    loader = open_dataset(request.param, exported(request.param))
+    rows = [
+        (split, row, truth)
+        for split in ("train", "val")
+        for row, truth in enumerate(_truth(request.param, loader, split))
+    ]
+    return Pair(name=request.param, loader=loader, scenes=Scenes(), rows=tuple(rows))
+
+
+def _truth(name: str, loader: Dataset, split: str) -> list[int]:
+    """The row of ``scenes`` behind each row: by the number in its id, but NYUv2's are places, in the order of rows."""
+    ids = loader.image_ids(split)
+    if name == "nyuv2":
+        return list(range(len(ids)))
+    numbers = [int(re.findall(r"\d+", id_)[-1]) % 100_000 for id_ in ids]
+    return numbers if name == "folder" else [number - 1 for number in numbers]
+
+
+def test_every_image_is_there_once(pair: Pair) -> None:
+    for split in ("train", "val"):
+        assert sorted(truth for one, _, truth in pair.rows if one == split) == [0, 1, 2]
+    assert set(pair.loader.annotations) >= EXPECTED[pair.name].kinds
+
+
+def test_images(pair: Pair) -> None:
+    for split, row, truth in pair.rows:
+        found, image = pair.loader.read_image(split, row), pair.scenes.read_image(split, truth)
+        assert found.shape == image.shape
+        off = np.abs(found.astype(int) - image)
+        assert off.max() == 0 if EXPECTED[pair.name].exact_image else off.mean() < 2.0
+
+
+def test_instances_are_the_same_up_to_their_numbers(pair: Pair) -> None:
+    _require(pair, "instances")
+    for place in pair.rows:
+        found, truth = pair.read("instances", *place)
+        assert found.dtype == np.int32
+        np.testing.assert_array_equal(found > 0, truth > 0)
+        assert found.min() == 0
+        both = np.unique(np.stack([found.ravel(), truth.ravel()]), axis=1)
+        assert both.shape[1] == len(np.unique(found)) == len(np.unique(truth))
+
+
+def test_classes_are_the_same_by_the_documented_names(pair: Pair) -> None:
+    _require(pair, "classes")
+    expected = np.array([EXPECTED[pair.name].names[name] for name in CLASSES])
+    for place in pair.rows:
+        found, truth = pair.read("classes", *place)
+        assert not (found == VOID).any()
+        np.testing.assert_array_equal(np.array(pair.loader.classes)[found], expected[truth])
+
+
+def test_depth_is_the_same_to_the_bit(pair: Pair) -> None:
+    _require(pair, "depth")
+    for place in pair.rows:
+        found, truth = pair.read("depth", *place)
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, truth)
+
+
+def test_boxes_are_the_same_in_some_order(pair: Pair) -> None:
+    _require(pair, "boxes")
+    categories = _categories(pair)
+    for split, row, truth_row in pair.rows:
+        found, truth = pair.read("boxes", split, row, truth_row)
+        truth[1:, 6] = [categories[CLASSES[int(class_)]] for class_ in truth[1:, 6]]
+        np.testing.assert_array_equal(found[0], truth[0])
+        assert sorted(found[1:].tolist()) == sorted(truth[1:].tolist())
+        assert len(found) <= pair.loader.box_rows(split)
+
+
+def _categories(pair: Pair) -> dict[str, int]:
+    expected = EXPECTED[pair.name]
+    own = {solid: pair.loader.classes.index(expected.names[solid]) for solid in SOLIDS if pair.loader.classes}
+    return own | dict(expected.categories)
+
+
+def _require(pair: Pair, kind: str) -> None:
+    if kind not in pair.loader.annotations:
+        pytest.skip(f"{pair.name} has no {kind}")
