@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deapcache.datasets.scenes.bodies import SHAPES
 from deapcache.datasets.scenes.export import matlab
 from deapcache.datasets.scenes.export.rows import ExportFormat, Pixels, Row
 from deapcache.datasets.scenes.world import CLASSES
 
 FILE = "nyu_depth_v2_labeled.mat"
 SPLITS = "splits.mat"
+
+LABELS = np.array([1 + SHAPES.index(name) if name in SHAPES else 0 for name in CLASSES], np.uint16)
+"""By class of ``scenes``: the label. The room is unlabelled, 0, since here everything with a label is an object."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +34,7 @@ class Frame:
     labels: NDArray[np.uint16]
     """(h, w): 0 unlabelled, else a 1-based place in ``names``."""
     instances: NDArray[np.uint8]
-    """(h, w): 0 none, else the how-manieth object with this label; only (label, instance) names an object."""
+    """(h, w): 0 where unlabelled, else 1, 2, ... among the objects of this label; only both together name an object."""
 
 
 def write_row(root: Path, row: Row, pixels: Pixels) -> Frame:
@@ -38,12 +42,12 @@ def write_row(root: Path, row: Row, pixels: Pixels) -> Frame:
     return Frame(
         image=pixels.image,
         depth=pixels.depth,
-        labels=(pixels.classes + 1).astype(np.uint16),
-        instances=_count_by_class(pixels),
+        labels=LABELS[pixels.classes],
+        instances=_number_by_class(pixels),
     )
 
 
-def _count_by_class(pixels: Pixels) -> NDArray[np.uint8]:
+def _number_by_class(pixels: Pixels) -> NDArray[np.uint8]:
     numbers = [0]
     seen: Counter[int] = Counter()
     for instance in range(1, int(pixels.instances.max()) + 1):
@@ -58,7 +62,7 @@ def finish(root: Path, rows: Sequence[Row], made: Iterable[Frame]) -> None:
     ordered = _mixed(rows)
     place = {row: index for index, row in enumerate(ordered)}
     frames = ((place[row], frame) for row, frame in zip(rows, made, strict=True))
-    write_labelled(root / FILE, frames, names=CLASSES, scenes=[row.id for row in ordered])
+    write_labelled(root / FILE, frames, names=SHAPES, scenes=[row.id for row in ordered])
     train, test = ([place[row] for row in ordered if row.split == split] for split in ("train", "val"))
     write_splits(root / SPLITS, train, test)
 
