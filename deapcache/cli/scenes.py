@@ -42,4 +42,4 @@ def export_command(
         return
     counts = ", ".join(f"{count:,} {split}" for split, count in report.images.items())
     out.print(f"{report.path}: {counts} images as {report.format} has them", markup=False)
-    out.print(f"read them with --dataset {report.format} --data-root {report.path}", markup=False)
+    out.print(f"read them with --dataset {report.dataset} --data-root {report.path}", markup=False)

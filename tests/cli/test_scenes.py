@@ -20,7 +20,12 @@ def test_export_says_what_it_wrote_and_how_to_read_it(cli, tmp_path):
 
 def test_export_as_json(cli, tmp_path):
     done = cli("scenes", "export", "--as", "folder", "--out", tmp_path / "a", "--split", "val", "--limit", 1, "--json")
-    assert json.loads(done.out) == {"format": "folder", "path": str(tmp_path / "a"), "images": {"val": 1}}
+    assert json.loads(done.out) == {
+        "format": "folder",
+        "dataset": "folder:a",
+        "path": str(tmp_path / "a"),
+        "images": {"val": 1},
+    }
 
 
 def test_a_second_export_to_the_same_folder_is_refused_in_one_line(cli, tmp_path):

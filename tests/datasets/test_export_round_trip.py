@@ -85,7 +85,8 @@ class Pair:
 @pytest.fixture
 def pair(request: pytest.FixtureRequest, exported: Exported) -> Pair:
     name = request.param
-    loader = open_dataset(name, exported(name))
+    root = exported(name)
+    loader = open_dataset(f"folder:{root.name}" if name == "folder" else name, root)
     places = [(split, *rows) for split in ("train", "val") for rows in enumerate(_truth(name, loader, split))]
     return Pair(name=name, loader=loader, scenes=Scenes(), rows=tuple(places))
 

@@ -22,7 +22,7 @@ from deapcache.errors import UnknownNameError
 FORMATS: dict[str, ExportFormat] = {
     made.name: made for made in (coco.FORMAT, coco_stuff.FORMAT, voc.FORMAT, nyuv2.FORMAT, folder.FORMAT)
 }
-"""All layouts by name: the name of the dataset that reads them."""
+"""All layouts by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,14 @@ class ExportReport:
     images: dict[str, int]
     """By split."""
 
+    @property
+    def dataset(self) -> str:
+        """The name of the dataset that reads them, with ``path`` as data root: a folder's has its own name in it."""
+        return f"{self.format}:{self.path.absolute().name}" if self.format == folder.FORMAT.name else self.format
+
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
-        return {"format": self.format, "path": str(self.path), "images": self.images}
+        return {"format": self.format, "dataset": self.dataset, "path": str(self.path), "images": self.images}
 
 
 def export_scenes(
