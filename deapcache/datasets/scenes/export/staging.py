@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from deapcache.datasets.folders import describe
 from deapcache.errors import LocationError, ReadOnlyError, StorageFullError, UsageError
 
 STAGE = ".partial"
@@ -49,15 +50,15 @@ def _prepare(folder: Path) -> tuple[Path, bool]:
 def _require_empty(folder: Path) -> None:
     if not folder.is_dir():
         raise UsageError(f"--out {folder} is a file; give a folder that is empty or not there yet")
-    found = sorted(path.name for path in folder.iterdir())
-    if STAGE in found:
+    if (folder / STAGE).exists():
         raise UsageError(
             f"--out {folder} holds {STAGE}/: an export to it is under way, or one was killed; "
             "if none is under way, delete the folder and run the same command again"
         )
-    if found:
-        shown = ", ".join(found[:3]) + (" ..." if len(found) > 3 else "")
-        raise UsageError(f"--out {folder} is not empty, it holds {shown}; give a folder that is empty or not there yet")
+    if any(folder.iterdir()):
+        raise UsageError(
+            f"--out {folder} is not empty, it holds {describe(folder)}; give a folder that is empty or not there yet"
+        )
 
 
 @contextmanager
