@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from deapcache_testing import require
 from PIL import Image
 
+from deapcache.datasets.scenes.export import export_scenes
 from deapcache.locations import LocalLocation
 
 COCO_MINI = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco-mini"
@@ -75,3 +77,16 @@ def _write_coco_split(root: Path, split: str, numbers: list[int], size: tuple[in
         "categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}],
     }
     (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(document))
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function that gives the first three scenes of each split, exported once in the layout of that name."""
+
+    @functools.cache
+    def export(layout: str) -> Path:
+        folder = tmp_path_factory.mktemp("exports") / layout
+        export_scenes(layout, folder, limit=3)
+        return folder
+
+    return export

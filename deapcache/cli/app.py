@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from deapcache.cli import cache, listing
+from deapcache.cli import cache, listing, scenes
 from deapcache.cli.console import err, note
 from deapcache.cli.demo import demo_command
 from deapcache.cli.doctor import doctor_command
@@ -36,6 +36,7 @@ app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 app.add_typer(listing.app, name="list")
 app.add_typer(cache.app, name="cache")
+app.add_typer(scenes.app, name="scenes")
 
 FAILURE = 1
 USAGE = 2
