@@ -110,5 +110,6 @@ DATASETS.add(
         licence=_LICENCE,
         open=open_inpainted,
         status=inpainted_status,
+        images_name="nyuv2",
     ),
 )
