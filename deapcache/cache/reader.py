@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from deapcache.cache.layout import StoredArray
+from deapcache.cache.local_shards import LocalShards, NotReadError, can_read
 from deapcache.cache.store import STORE_ERRORS, Failure, failure_of, open_for_reading, reason_of
 from deapcache.errors import CorruptCacheError, DeapcacheError, IncompleteCacheError, LocationError, UsageError
-from deapcache.locations import Location
+from deapcache.locations import LocalLocation, Location
 
 SHOWN = 5
 """Image ids that a message spells out."""
@@ -66,21 +67,28 @@ class ArrayReader:
         self._image_ids = image_ids
         self._lock = threading.Lock()
         self._array: Any = None
+        self._local: LocalShards | None = None
+        if isinstance(location, LocalLocation) and can_read(stored):
+            self._local = LocalShards(location.path / stored.spec.name, stored)
 
     def start(self, rows: np.ndarray) -> Reading:
         """Begin to read ``rows`` (int64), in that order."""
         if not len(rows):
             empty = np.empty((0, *self.stored.spec.item_shape), self.stored.spec.dtype)
             return Reading(lambda: empty)
-        future = self._opened()[rows].read()
+        wait = self._local.start(rows) if self._local else self._start_store(rows)
 
         def finish() -> np.ndarray:
             try:
-                return np.asarray(future.result())
-            except STORE_ERRORS:
+                return wait()
+            except (NotReadError, *STORE_ERRORS):
                 return self._retry(rows)
 
         return Reading(finish)
+
+    def _start_store(self, rows: np.ndarray) -> Callable[[], np.ndarray]:
+        future = self._opened()[rows].read()
+        return lambda: np.asarray(future.result())
 
     def _opened(self, *, again: bool = False) -> Any:
         with self._lock:
