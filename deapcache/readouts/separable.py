@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -33,7 +34,8 @@ def attend_from_grid(
     """softmax((rows + columns) kᵀ + bias) v, for every image with the same queries and bias.
 
     Equation 2 of the paper; scale queries by 1/√K before. Equal to :func:`deapcache.readouts.attention.attend` of the
-    sums, up to rounding; where logits differ so much that products would underflow, it is that function.
+    sums, up to rounding. It is that function where logits differ so much that products would underflow, and where not
+    even one head fits into a block: there the exponentials are no longer what takes the time.
 
     Parameters
     ----------
@@ -49,7 +51,8 @@ def attend_from_grid(
     Tensor
         (B, S, Q, V). Differentiable once, in all five arguments.
     """
-    if rows_SRK.device.type == "cpu":
+    regions = rows_SRK.shape[1] * columns_SCK.shape[1]
+    if rows_SRK.device.type == "cpu" and regions * k_BSNK.shape[2] <= largest_block(rows_SRK.device):
         mixed_BSQV, smallest = _Separable.apply(rows_SRK, columns_SCK, bias_SQN, k_BSNK, v_BSNV)
         if float(smallest) > _SMALLEST:
             found: Tensor = mixed_BSQV
@@ -75,8 +78,8 @@ class _Separable(torch.autograd.Function):
         for block in factors.blocks():
             p = factors.products(block, buffer)
             # Cells and queries along the last axis of every operand: products of that shape are several times as fast.
-            mixedT = torch.bmm(v1T_BSWN[block.images].flatten(0, 1), p.transpose(1, 2))
-            mixedT_BSWQ[block.images, :, :, block.queries] = mixedT.unflatten(0, (-1, S))
+            mixedT = torch.bmm(block.of(v1T_BSWN), p.transpose(1, 2))
+            mixedT_BSWQ[block.images, block.heads] = mixedT.unflatten(0, block.shape[:2])
         mixed_BSQW = mixedT_BSWQ.transpose(2, 3)
         sums_BSQ1 = mixed_BSQW[..., V:]
         o_BSQV = mixed_BSQW[..., :V] / sums_BSQ1
@@ -96,13 +99,12 @@ class _Separable(torch.autograd.Function):
             g_BSQW = (torch.cat([g_BSQV, -means_BSQ1], -1) / sums_BSQ1).contiguous()
             gT_BSVQ = g_BSQW[..., :-1].transpose(2, 3).contiguous()
             v1T_BSWN = _with_ones(v_BSNV)
-            sums = _Sums.zeros(factors, of_bias if ctx.needs_input_grad[2] else None, v_BSNV)
+            sums = _Sums.unfilled(factors, of_bias if ctx.needs_input_grad[2] else None, v_BSNV)
             p_buffer, s_buffer = factors.new_buffer(), factors.new_buffer()
             for block in factors.blocks():
                 p = factors.products(block, p_buffer)
-                sums.add_values(block, gT_BSVQ[block.images, :, :, block.queries].flatten(0, 1), p)
-                g = g_BSQW[block.images, :, block.queries].flatten(0, 1)
-                ds = torch.bmm(g, v1T_BSWN[block.images].flatten(0, 1), out=block.view(s_buffer)).mul_(p)
+                sums.add_values(block, block.of(gT_BSVQ), p)
+                ds = torch.bmm(block.of(g_BSQW), block.of(v1T_BSWN), out=block.view(s_buffer)).mul_(p)
                 sums.add_logits(block, ds)
         by_row, by_column = sums.by_row, sums.by_column
         drows = torch.einsum("bsrn,bsnk->srk", by_row, k_BSNK)
@@ -113,11 +115,10 @@ class _Separable(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Block:
-    """Some images and some rows of the query grid."""
+    """Some images, or some heads of one, with the whole query grid."""
 
     images: slice
-    rows: slice
-    queries: slice
+    heads: slice
     shape: tuple[int, int, int, int, int]
     """(images, heads, rows, columns, cells)."""
 
@@ -125,6 +126,10 @@ class _Block:
         """The start of ``buffer`` as (images · heads, queries, cells)."""
         images, heads, rows, columns, cells = self.shape
         return buffer[: images * heads * rows * columns * cells].view(images * heads, rows * columns, cells)
+
+    def of(self, values_BSXY: Tensor) -> Tensor:
+        """The block's part of (B, S, X, Y), as (images · heads, X, Y)."""
+        return values_BSXY[self.images, self.heads].flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -148,42 +153,43 @@ class _Factors:
 
     def new_buffer(self) -> Tensor:
         """Room for the largest block."""
-        images, rows = self._block_size()
-        _, S, C, N = self.columns.shape
-        return self.rows.new_empty(images * S * rows * C * N)
+        images, heads = self._block_size()
+        (_, _, R, N), C = self.rows.shape, self.columns.shape[2]
+        return self.rows.new_empty(images * heads * R * C * N)
 
     def blocks(self) -> Iterator[_Block]:
-        """All images and rows; the outer loop is over rows, so that a part of the bias stays in cache."""
+        """All images and heads; images come innermost, so that a part of the bias stays in cache."""
         (B, S, R, N), C = self.rows.shape, self.columns.shape[2]
-        images, rows = self._block_size()
-        for r0 in range(0, R, rows):
-            r1 = min(r0 + rows, R)
-            for b0 in range(0, B, images):
-                b1 = min(b0 + images, B)
-                yield _Block(slice(b0, b1), slice(r0, r1), slice(r0 * C, r1 * C), (b1 - b0, S, r1 - r0, C, N))
+        images, heads = self._block_size()
+        for s, b in product(_slices(S, heads), _slices(B, images)):
+            yield _Block(b, s, (b.stop - b.start, s.stop - s.start, R, C, N))
 
     def products(self, block: _Block, buffer: Tensor) -> Tensor:
         """Unnormalised probabilities of a block, (images · heads, queries, cells), in ``buffer``."""
         p = block.view(buffer)
         whole = p.view(block.shape)
-        rows, columns = self.rows[block.images, :, block.rows, None], self.columns[block.images, :, None]
+        rows, columns = self.rows[block.images, block.heads, :, None], self.columns[block.images, block.heads, None]
         if self.bias is None:
             torch.mul(columns, rows, out=whole)
         else:
-            torch.mul(self.bias[:, block.rows], columns, out=whole).mul_(rows)
+            torch.mul(self.bias[block.heads], columns, out=whole).mul_(rows)
         return p
 
     def _block_size(self) -> tuple[int, int]:
-        """(images, rows) of the largest block: whole images if one fits, otherwise equal parts of one image."""
+        """(images, heads) of the largest block: whole images if one fits, otherwise equal parts of an image's heads."""
         (B, S, R, N), C = self.rows.shape, self.columns.shape[2]
-        limit = largest_block(self.rows.device)
-        parts = min(R, -(-S * R * C * N // limit))
-        return max(1, min(B, limit // (S * R * C * N))), -(-R // parts)
+        head = R * C * N
+        parts = -(-S * head // largest_block(self.rows.device))
+        return max(1, min(B, largest_block(self.rows.device) // (S * head))), -(-S // min(parts, S))
+
+
+def _slices(count: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 @dataclass(frozen=True)
 class _Sums:
-    """Sums of gradients over the blocks done so far."""
+    """Sums of gradients, filled in block by block."""
 
     by_row: Tensor
     """(B, S, R, N): of the logits' gradients over the columns of the grid."""
@@ -194,26 +200,26 @@ class _Sums:
     """(B, S, V, N)"""
 
     @classmethod
-    def zeros(cls, factors: _Factors, like_bias: Tensor | None, values: Tensor) -> _Sums:
-        """Nothing yet; ``like_bias`` where the bias needs a gradient."""
+    def unfilled(cls, factors: _Factors, like_bias: Tensor | None, values: Tensor) -> _Sums:
+        """Room, and a zero for the bias, which all images add to; ``like_bias`` where it needs a gradient."""
         dbias = None if like_bias is None else torch.zeros_like(like_bias)
-        by_row, by_column = torch.empty_like(factors.rows), torch.zeros_like(factors.columns)
-        return cls(by_row, by_column, dbias, torch.zeros_like(values.transpose(2, 3), memory_format=_CONTIGUOUS))
+        by_row, by_column = torch.empty_like(factors.rows), torch.empty_like(factors.columns)
+        return cls(by_row, by_column, dbias, torch.empty_like(values.transpose(2, 3), memory_format=_CONTIGUOUS))
 
     def add_values(self, block: _Block, gT: Tensor, p: Tensor) -> None:
         """What the values get through the block's probabilities."""
-        self.dvalues[block.images] += torch.bmm(gT, p).unflatten(0, block.shape[:2])
+        self.dvalues[block.images, block.heads] = torch.bmm(gT, p).unflatten(0, block.shape[:2])
 
     def add_logits(self, block: _Block, ds: Tensor) -> None:
         """What queries, keys and bias get from the gradient of the block's logits."""
         images = block.shape[0]
         whole = ds.view(block.shape)
-        torch.sum(whole, 3, out=self.by_row[block.images, :, block.rows])
-        self.by_column[block.images] += whole.sum(2)
+        torch.sum(whole, 3, out=self.by_row[block.images, block.heads])
+        torch.sum(whole, 2, out=self.by_column[block.images, block.heads])
         if self.dbias is not None:
             per_image = ds.unflatten(0, block.shape[:2])
             # Summing a single image would copy it.
-            self.dbias[:, block.queries] += per_image[0] if images == 1 else per_image.sum(0)
+            self.dbias[block.heads] += per_image[0] if images == 1 else per_image.sum(0)
 
 
 def _with_ones(v_BSNV: Tensor) -> Tensor:

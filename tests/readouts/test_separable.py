@@ -41,7 +41,7 @@ def compare(given: dict[str, Tensor | None], **tolerance: float) -> None:
         torch.testing.assert_close(one, other, **tolerance)
 
 
-@pytest.mark.parametrize("limit", [1, 50, 200, 840, 2000, 10**6])
+@pytest.mark.parametrize("limit", [1, 210, 500, 840, 2000, 10**6])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_equals_the_plain_formula_in_blocks_of_any_size(limit: int, with_bias: bool, monkeypatch) -> None:
     monkeypatch.setattr(separable, "largest_block", lambda device: limit)
@@ -49,6 +49,16 @@ def test_equals_the_plain_formula_in_blocks_of_any_size(limit: int, with_bias: b
     if not with_bias:
         given["bias"] = None
     compare(given, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("limit", "is_general"), [(R * C * N - 1, True), (R * C * N, False)])
+def test_is_the_general_attention_where_no_head_fits_into_a_block(limit, is_general, monkeypatch) -> None:
+    monkeypatch.setattr(separable, "largest_block", lambda device: limit)
+    calls: list[int] = []
+    general = separable.attend
+    monkeypatch.setattr(separable, "attend", lambda *given: calls.append(1) or general(*given))
+    attend_from_grid(*draw().values())
+    assert bool(calls) == is_general
 
 
 def test_masks_as_narrow_as_they_get() -> None:
