@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from tests.benchmarks import bench_read, bench_stack, bench_targets
+from tests.benchmarks import bench_extract, bench_read, bench_stack, bench_targets
 
 
 def main() -> None:
     """Run all benchmarks and print their tables."""
     bench_read.main()
+    print()
+    bench_extract.main()
     print()
     bench_stack.main()
     print()

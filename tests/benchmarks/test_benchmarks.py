@@ -10,6 +10,7 @@ import numpy as np
 from deapcache.datasets import open_dataset
 
 READ = Path(__file__).with_name("bench_read.py")
+EXTRACT = Path(__file__).with_name("bench_extract.py")
 TARGETS = Path(__file__).with_name("bench_targets.py")
 
 
@@ -41,3 +42,10 @@ def test_targets_are_timed_against_decoding() -> None:
     times = runpy.run_path(str(TARGETS))["run"](4, repeats=2)
     assert len(times.targets) == len(times.decoding) == 2
     assert times.ratio > 0
+
+
+def test_extraction_is_timed_against_the_forward_alone() -> None:
+    speeds = runpy.run_path(str(EXTRACT))["run"]("efficientnet-lite0@untrained", shards=2, device="cpu", repeats=1)
+    assert speeds.images == 16
+    assert len(speeds.forward) == len(speeds.extract) == len(speeds.slow_store) == 1
+    assert speeds.ratio(speeds.extract) > 0
