@@ -3,8 +3,8 @@
 usage: python -m tests.benchmarks.bench_extract [--quick] [--device cuda] [--backbone NAME,...]
 
 The forward alone runs on batches that are in memory already, and keeps nothing. Extraction reads them from the image
-cache, and checks, compresses and publishes what comes out. ``slow store`` publishes each shard in the time that its forward
-passes take: only where both go on at the same time is the ratio still near 1.
+cache, and checks, compresses and publishes what comes out. ``slow store`` publishes each shard in the time that its
+forward passes take: only where both go on at the same time is the ratio still near 1.
 """
 
 from __future__ import annotations
