@@ -109,7 +109,8 @@ class ImageRecipe(Recipe):
     size: tuple[int, int]
     """Height and width in pixels."""
     fit: str
-    """``squash``: both axes scaled to ``size`` on their own, as the paper does."""
+    """``squash``: both axes scaled to ``size`` on their own, as the paper does; ``crop``: the largest centred region of
+    the shape of ``size`` is taken first (``deapcache.datasets.regions``)."""
     interpolation: str
     colour: str
     """How files become RGB: see ``deapcache.datasets.decoding``."""

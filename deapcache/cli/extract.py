@@ -28,6 +28,14 @@ def extract_command(
         str | None,
         typer.Option("--base-size", help="224, HEIGHTxWIDTH or native. Default: the dataset's (224x224)."),
     ] = None,
+    fit: Annotated[
+        str,
+        typer.Option(
+            "--fit",
+            help="squash: scale each axis to the base size on its own, as the paper does. crop: take the largest "
+            "centred part of the base size's shape, then scale.",
+        ),
+    ] = "squash",
     dtype: Annotated[
         str, typer.Option("--dtype", help="Storage: float16, bfloat16 (rounded, smaller), float32, int8.")
     ] = "float16",
@@ -56,6 +64,7 @@ def extract_command(
         raise typer.BadParameter("--weights is the checkpoint of one backbone: give one --backbone with it")
     settings = ExtractionSettings(
         base_size=parse_base_size(base_size) if base_size else None,
+        fit=fit,
         storage=dtype,
         precision=precision,
         weights=weights,

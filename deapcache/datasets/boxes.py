@@ -1,4 +1,7 @@
-"""The ``boxes`` annotation: all boxes of an image as one table, the image itself in its first row."""
+"""The ``boxes`` annotation: all boxes of an image as one table, the image itself in its first row.
+
+In the table of a cropped image the first row is the region that is seen, still in pixels of the original image.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deapcache.datasets.regions import Region, seen_region
 from deapcache.errors import DataError
 
 BOXES = "boxes"
@@ -19,12 +23,19 @@ COLUMNS = ("x", "y", "width", "height", "area", "kind", "category")
 OBJECT, CROWD, IMAGE = 1.0, 2.0, 3.0
 """Values of the column ``kind``; 0 is a row without a box."""
 
+OUTSIDE = "cut at the region's border, areas by the share of the box that is left; without the rest"
+"""Recipe field: what :func:`crop_table` does to boxes that reach beyond what is seen."""
+
 
 def box_table(size: tuple[int, int], boxes: Sequence[Sequence[float]]) -> NDArray[np.float64]:
     """(n + 1, 7) float64: an image of ``size`` (height, width) itself, then each of ``boxes``, in order."""
     height, width = size
-    image = (0, 0, width, height, width * height, IMAGE, 0)
+    image = _image_row(Region(top=0, left=0, height=height, width=width))
     return np.array([image, *boxes], dtype=np.float64)
+
+
+def _image_row(seen: Region) -> tuple[float, ...]:
+    return (seen.left, seen.top, seen.width, seen.height, seen.width * seen.height, IMAGE, 0)
 
 
 def boxes_of_map(instances: NDArray[np.int32], classes: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
@@ -41,6 +52,26 @@ def boxes_of_map(instances: NDArray[np.int32], classes: NDArray[np.integer[Any]]
         size = (columns.max() + 1 - x, rows.max() + 1 - y)
         boxes.append((x, y, *size, len(rows), OBJECT, classes[rows[0], columns[0]]))
     return box_table(instances.shape, boxes)
+
+
+def crop_table(table: NDArray[np.float64], size: tuple[int, int], fit: str) -> NDArray[np.float64]:
+    """The table of the part of an image that an output of ``size`` shows, in pixels of the whole image as before.
+
+    Where that is the whole image, nothing changes. Otherwise its first row becomes the region, and boxes are cut at
+    the region's border, as croppings of the field do; those with nothing left go, because nobody can find them. An
+    ``area`` is taken to be spread evenly over its box: it shrinks with it.
+    """
+    width, height = (int(side) for side in table[0, 2:4])
+    seen = seen_region((height, width), size, fit)
+    if seen.covers((height, width)):
+        return table
+    corner, opposite = (seen.left, seen.top), (seen.left + seen.width, seen.top + seen.height)
+    first = np.clip(table[1:, :2], corner, None)
+    last = np.clip(table[1:, :2] + table[1:, 2:4], None, opposite)
+    left = (last > first).all(1)
+    boxes, sides = table[1:][left], (last - first)[left]
+    area = boxes[:, 4] * sides.prod(1) / boxes[:, 2:4].prod(1)
+    return np.vstack([_image_row(seen), np.column_stack([first[left], sides, area, boxes[:, 5:]])])
 
 
 def pad_table(table: NDArray[np.float64], rows: int) -> NDArray[np.float64]:

@@ -8,28 +8,34 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from deapcache.datasets.regions import SQUASH, seen_region
+
 INTERPOLATION = "pillow-bicubic-antialias"
 """Recipe field: how :func:`resize_image` scales."""
 
 
-def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Scale each axis of an image on its own (squash), bicubic, with antialiasing where it shrinks.
+def resize_image(image: NDArray[np.uint8], size: tuple[int, int], fit: str = SQUASH) -> NDArray[np.uint8]:
+    """Scale each axis of the part of an image that is seen on its own, bicubic, with antialiasing where it shrinks.
 
-    image: (h, w, 3) uint8; size: (height, width) in pixels. Returns (height, width, 3) uint8, always a new array.
+    image: (h, w, 3) uint8; size: (height, width) in pixels; fit: one of ``FITS``. Pixels outside of the part that is
+    seen have no influence. Returns (height, width, 3) uint8, always a new array.
     """
     height, width = size
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    seen = seen_region(image.shape[:2], size, fit).cut(image)
+    resized = Image.fromarray(seen).resize((width, height), Image.Resampling.BICUBIC)
     return np.array(resized, dtype=np.uint8)
 
 
-def resize_map(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Scale a map of ids, classes or metres by nearest neighbour at pixel centres.
+def resize_map(values: NDArray[Any], size: tuple[int, int], fit: str = SQUASH) -> NDArray[Any]:
+    """Scale the part of a map of ids, classes or metres that is seen, by nearest neighbour at pixel centres.
 
-    values: (..., h, w) of any dtype; size: (height, width). Output row i shows input row floor((i + 0.5) · h / height),
-    columns alike, so no value is ever mixed. Returns (..., height, width), same dtype, always a new array.
+    values: (..., h, w) of any dtype; size: (height, width); fit: one of ``FITS``. Output row i shows row
+    floor((i + 0.5) · h / height) of the h rows that are seen, columns alike, so no value is ever mixed. Returns
+    (..., height, width), same dtype, always a new array.
     """
-    rows = _sources(values.shape[-2], size[0])
-    columns = _sources(values.shape[-1], size[1])
+    seen = seen_region((values.shape[-2], values.shape[-1]), size, fit)
+    rows = seen.top + _sources(seen.height, size[0])
+    columns = seen.left + _sources(seen.width, size[1])
     return np.ascontiguousarray(values[..., rows[:, None], columns])
 
 

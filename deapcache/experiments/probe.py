@@ -116,7 +116,8 @@ def _save(home: Location, run: ProbeRun, *, first: bool, command: Sequence[str])
 def _base_images(home: Location, run: ProbeRun) -> np.ndarray | None:
     """(n, h, w, 3) uint8 of the run's examples; None where the home has no base images of that size."""
     features = run.caches["val"]["recipe"]
+    wanted = (features["images"], features["base_fit"], list(run.protocol.output_size))
     for entry in list_caches(home, "images"):
-        if entry.recipe["images"] == features["images"] and tuple(entry.recipe["size"]) == run.protocol.output_size:
+        if (entry.recipe["images"], entry.recipe["fit"], entry.recipe["size"]) == wanted:
             return entry.open().read(run.examples.rows)
     return None

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 
-from deapcache.backbones import Backbone, build
+from deapcache.backbones import Backbone, build, describe
 from deapcache.cache import (
     STORAGE_FORMATS,
     FeatureCache,
@@ -19,12 +19,18 @@ from deapcache.cache import (
     feature_arrays,
     features_path,
 )
-from deapcache.datasets import Dataset
+from deapcache.datasets import FITS, SQUASH, Dataset
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.extraction.circumstances import circumstances, new_writer_name, now
 from deapcache.extraction.pipeline import extract_shards
 from deapcache.extraction.plan import item_bytes, require_space
-from deapcache.extraction.prepare import PreparedSplit, check_splits, limited_rows, prepare_split
+from deapcache.extraction.prepare import (
+    PreparedSplit,
+    check_splits,
+    limited_rows,
+    prepare_split,
+    require_one_region,
+)
 from deapcache.extraction.progress import Progress, silent
 from deapcache.extraction.recipes import BaseSize, feature_recipe
 from deapcache.extraction.sources import CachedImages, ImageSource, NativeImages
@@ -43,6 +49,8 @@ class ExtractionSettings:
 
     base_size: BaseSize | None = None
     """None: the dataset's own."""
+    fit: str = SQUASH
+    """How images of any shape are brought to the base size: one of ``FITS``."""
     storage: str = "float16"
     precision: str = "fp32"
     weights: Path | None = None
@@ -54,6 +62,8 @@ class ExtractionSettings:
     """Only the first so many images of each split, rounded up to whole shards."""
 
     def __post_init__(self) -> None:
+        if self.fit not in FITS:
+            raise UsageError(f"unknown fit {self.fit!r}: choose one of {', '.join(FITS)}")
         if self.storage not in STORAGE_FORMATS:
             raise UsageError(f"unknown storage format {self.storage!r}: choose one of {', '.join(STORAGE_FORMATS)}")
         for name, value in (("batch size", self.batch_size), ("limit", self.limit)):
@@ -134,10 +144,19 @@ def extract(
     def prepared(split: str, limit: int | None, annotations: tuple[str, ...]) -> PreparedSplit:
         base_size = settings.base_size_for(dataset)
         return prepare_split(
-            dataset, split, home, base_size=base_size, limit=limit, annotations=annotations, progress=progress
+            dataset,
+            split,
+            home,
+            base_size=base_size,
+            limit=limit,
+            annotations=annotations,
+            progress=progress,
+            fit=settings.fit,
         )
 
     def extracted(name: str) -> Iterator[ExtractionReport]:
+        seen = describe(name).image_size
+        require_one_region(dataset, settings.base_size_for(dataset), settings.fit, name, seen)
         backbone = build(name, weights=settings.weights, precision=settings.precision).to(device)
         calibration = ""
         if backbone.needs_calibration:
@@ -173,7 +192,7 @@ def _batches(source: ImageSource, rows: range) -> Iterable[torch.Tensor]:
 
 def _source(prepared: PreparedSplit, backbone: Backbone) -> ImageSource:
     if prepared.images is None:
-        return NativeImages(prepared.dataset, prepared.split, backbone.image_size)
+        return NativeImages(prepared.dataset, prepared.split, backbone.image_size, prepared.fit)
     return CachedImages(prepared.images)
 
 
@@ -213,6 +232,7 @@ def _feature_cache(
         backbone.identity,
         calibration=calibration,
         base_size=settings.base_size_for(prepared.dataset),
+        base_fit=prepared.fit,
         colour=prepared.dataset.colour,
         precision=settings.precision,
         storage=settings.storage,

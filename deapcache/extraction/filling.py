@@ -9,16 +9,29 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from deapcache.cache import ArraySpec, Cache
-from deapcache.datasets import BOXES, Dataset, pad_table, resize_image, resize_map
+from deapcache.datasets import BOXES, Dataset, crop_table, pad_table, resize_image, resize_map
 from deapcache.extraction.progress import Progress, ProgressEvent
 
 IMAGES = "images"
 """The part that is a base image; every other part is an annotation kind."""
+
+
+class Form(NamedTuple):
+    """What one entry of a cache is to be."""
+
+    name: str
+    """``images``, or an annotation kind."""
+    shape: tuple[int, ...]
+    """Of the entry, as it is stored."""
+    size: tuple[int, int]
+    """Height and width that the image is brought to."""
+    fit: str
+    """How it is brought there."""
 
 
 @dataclass(kw_only=True)
@@ -40,6 +53,12 @@ class Part:
         """The cache's one array."""
         return next(iter(self.cache.arrays.values()))
 
+    @property
+    def form(self) -> Form:
+        """What its entries are to be."""
+        height, width = self.cache.recipe["size"]
+        return Form(self.name, self.array.item_shape, (height, width), self.cache.recipe["fit"])
+
     def accept(self, row: int, value: np.ndarray) -> tuple[int, np.ndarray] | None:
         """Keep one row; the shard and its whole content once its last row has come."""
         shard = self.cache.shard_of(row)
@@ -58,7 +77,7 @@ def fill(dataset: Dataset, split: str, parts: Sequence[Part], *, progress: Progr
     stay.
     """
     wanted = {row: [p for p in parts if row in p.rows] for row in sorted(set().union(*(p.rows for p in parts)))}
-    jobs = ((row, [(p.name, p.array.item_shape) for p in owners]) for row, owners in wanted.items())
+    jobs = ((row, [part.form for part in owners]) for row, owners in wanted.items())
     published = 0
     with _workers(dataset) as pool, ThreadPoolExecutor(1) as writer:
         pending: deque[Future[int]] = deque()
@@ -79,17 +98,18 @@ def _publish(cache: Cache, shard: int, values: np.ndarray) -> int:
     return values.nbytes
 
 
-def _read_row(dataset: Dataset, split: str, row: int, parts: Iterable[tuple[str, tuple[int, ...]]]) -> list[np.ndarray]:
-    return [_read(dataset, split, row, name, shape) for name, shape in parts]
+def _read_row(dataset: Dataset, split: str, row: int, forms: Iterable[Form]) -> list[np.ndarray]:
+    return [_read(dataset, split, row, form) for form in forms]
 
 
-def _read(dataset: Dataset, split: str, row: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """One image, map or table, brought to the shape that it has in its cache."""
-    length, width = shape[:2]
-    if name == IMAGES:
-        return resize_image(dataset.read_image(split, row), (length, width))
-    values = dataset.read_annotation(split, row, name)
-    return pad_table(values, length) if name == BOXES else resize_map(values, (length, width))
+def _read(dataset: Dataset, split: str, row: int, form: Form) -> np.ndarray:
+    """One image, map or table, brought to the form that it has in its cache."""
+    if form.name == IMAGES:
+        return resize_image(dataset.read_image(split, row), form.size, form.fit)
+    values = dataset.read_annotation(split, row, form.name)
+    if form.name == BOXES:
+        return pad_table(crop_table(values, form.size, form.fit), form.shape[0])
+    return resize_map(values, form.size, form.fit)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from deapcache.cache import ArraySpec, feature_arrays, find_caches, shard_images
 from deapcache.datasets import Dataset
 from deapcache.extraction.extract import ExtractionSettings, choose_device, default_batch_size
 from deapcache.extraction.plan import ExtractionPlan, PlannedCache, measure_rate
-from deapcache.extraction.prepare import check_splits, limited_rows, target_size
+from deapcache.extraction.prepare import check_splits, limited_rows, require_one_region, target_size
 from deapcache.extraction.recipes import base_size_name, image_array, target_array
 from deapcache.locations import Location
 
@@ -57,14 +57,21 @@ Wanted = tuple[str, str, tuple[ArraySpec, ...], Mapping[str, Any]]
 def _wanted(backbones: Sequence[str], dataset: Dataset, split: str, settings: ExtractionSettings) -> list[Wanted]:
     base_size = settings.base_size_for(dataset)
     size = target_size(dataset, base_size)
+    brought_to = {"size": list(size), "fit": settings.fit}
     wanted: list[Wanted] = []
     if base_size != "native":
-        wanted.append(("images", "", (image_array(size),), {"size": list(size)}))
+        wanted.append(("images", "", (image_array(size),), brought_to))
     for kind in dataset.annotations:
-        wanted.append(("targets", kind, (target_array(dataset, split, kind, size),), {"size": list(size)}))
-    fields = {"base_size": base_size_name(base_size), "storage": settings.storage, "precision": settings.precision}
+        wanted.append(("targets", kind, (target_array(dataset, split, kind, size),), brought_to))
+    fields = {
+        "base_size": base_size_name(base_size),
+        "base_fit": settings.fit,
+        "storage": settings.storage,
+        "precision": settings.precision,
+    }
     for name in backbones:
         entry = describe(name)
+        require_one_region(dataset, base_size, settings.fit, name, entry.image_size)
         wanted.append(("features", name, feature_arrays(settings.storage, entry.grid, entry.dim), fields))
     return wanted
 

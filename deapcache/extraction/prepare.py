@@ -6,12 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deapcache.cache import Cache, create_cache, images_path, targets_path
-from deapcache.datasets import Dataset, DigestIndex
+from deapcache.datasets import CROP, SQUASH, Dataset, DigestIndex, have_one_shape
 from deapcache.errors import UsageError
 from deapcache.extraction.filling import IMAGES, Part, fill
 from deapcache.extraction.plan import item_bytes, require_space
 from deapcache.extraction.progress import Progress
-from deapcache.extraction.recipes import BaseSize, image_array, image_recipe, target_array, target_recipe
+from deapcache.extraction.recipes import (
+    BaseSize,
+    base_size_name,
+    image_array,
+    image_recipe,
+    target_array,
+    target_recipe,
+)
 from deapcache.locations import Location
 from deapcache.recipe import image_set_digest
 
@@ -26,6 +33,8 @@ class PreparedSplit:
     images_digest: str
     images: Cache | None
     """Base images; None with native base size."""
+    fit: str
+    """How images are brought to the base size, or to the backbone's."""
 
 
 def check_splits(dataset: Dataset, splits: Sequence[str] | None) -> tuple[str, ...]:
@@ -46,6 +55,20 @@ def target_size(dataset: Dataset, base_size: BaseSize) -> tuple[int, int]:
     return dataset.base_size if base_size == "native" else base_size
 
 
+def require_one_region(dataset: Dataset, base_size: BaseSize, fit: str, backbone: str, seen: tuple[int, int]) -> None:
+    """Raise :class:`UsageError` where features would be of another region of the image than targets.
+
+    Only native images, cropped to the shape ``seen`` (height, width) of the backbone's own images, can be.
+    """
+    size = target_size(dataset, base_size)
+    if base_size == "native" and fit == CROP and not have_one_shape(seen, size):
+        raise UsageError(
+            f"backbone {backbone} would see native images cropped to the shape of {base_size_name(seen)}, and the "
+            f"targets of {dataset.name} show them cropped to that of {base_size_name(size)}: give --base-size "
+            f"{base_size_name(size)} with --fit crop, or --fit squash"
+        )
+
+
 def prepare_split(
     dataset: Dataset,
     split: str,
@@ -55,40 +78,48 @@ def prepare_split(
     limit: int | None,
     annotations: Sequence[str],
     progress: Progress,
+    fit: str = SQUASH,
 ) -> PreparedSplit:
     """Make the base images and the targets of the first ``limit`` images (all: None) where they are missing.
 
     Whole shards are made, so a few images more than ``limit`` may be there afterwards. Targets have the base size, or
-    the dataset's own with native base images.
+    the dataset's own with native base images. ``fit`` is one of ``FITS``.
     """
     ids = dataset.image_ids(split)
     digests = dataset.image_digests(split, index=DigestIndex(home))
     named = image_set_digest(zip(ids, digests, strict=True))
     size = target_size(dataset, base_size)
-    images = None if base_size == "native" else _image_cache(dataset, split, home, size, ids, named)
+    images = None if base_size == "native" else _image_cache(dataset, split, home, size, fit, ids, named)
     caches = {} if images is None else {IMAGES: images}
     for annotation in annotations:
-        caches[annotation] = _target_cache(dataset, split, home, annotation, size, ids, named)
+        caches[annotation] = _target_cache(dataset, split, home, annotation, size, fit, ids, named)
     rows = limited_rows(len(ids), limit)
     parts = [Part(name=n, cache=c, shards=c.missing_shards(rows)) for n, c in caches.items()]
     if any(part.shards for part in parts):
         require_space(home, sum(len(part.rows) * item_bytes(part.cache) for part in parts))
         fill(dataset, split, parts, progress=progress, stage=f"{dataset.name}/{split}: decode")
-    return PreparedSplit(dataset=dataset, split=split, image_ids=ids, images_digest=named, images=images)
+    return PreparedSplit(dataset=dataset, split=split, image_ids=ids, images_digest=named, images=images, fit=fit)
 
 
 def _image_cache(
-    dataset: Dataset, split: str, home: Location, size: tuple[int, int], ids: Sequence[str], named: str
+    dataset: Dataset, split: str, home: Location, size: tuple[int, int], fit: str, ids: Sequence[str], named: str
 ) -> Cache:
-    recipe = image_recipe(dataset, size, named)
+    recipe = image_recipe(dataset, size, named, fit=fit)
     path = images_path(dataset.images_name, split, recipe.digest)
     return create_cache(home, path, recipe=recipe, arrays=[image_array(size)], image_ids=ids)
 
 
 def _target_cache(
-    dataset: Dataset, split: str, home: Location, annotation: str, size: tuple[int, int], ids: Sequence[str], named: str
+    dataset: Dataset,
+    split: str,
+    home: Location,
+    annotation: str,
+    size: tuple[int, int],
+    fit: str,
+    ids: Sequence[str],
+    named: str,
 ) -> Cache:
-    recipe = target_recipe(dataset, split, annotation, size, named, index=DigestIndex(home))
+    recipe = target_recipe(dataset, split, annotation, size, named, fit=fit, index=DigestIndex(home))
     path = targets_path(dataset.name, split, annotation, recipe.digest)
     arrays = [target_array(dataset, split, annotation, size)]
     return create_cache(home, path, recipe=recipe, arrays=arrays, image_ids=ids)

@@ -7,12 +7,10 @@ from typing import Literal
 
 from deapcache.backbones import BackboneIdentity
 from deapcache.cache import ArraySpec
-from deapcache.datasets import BOXES, COLUMNS, INTERPOLATION, Dataset, DigestIndex
+from deapcache.datasets import BOXES, COLUMNS, CROP, INTERPOLATION, Dataset, DigestIndex
+from deapcache.datasets.boxes import OUTSIDE
 from deapcache.errors import UsageError
 from deapcache.recipe import FeatureRecipe, ImageRecipe, TargetRecipe
-
-FIT = "squash"
-"""Both axes are scaled to the base size on their own: the paper's equal treatment of all backbones."""
 
 BaseSize = tuple[int, int] | Literal["native"]
 
@@ -34,9 +32,9 @@ def parse_base_size(text: str) -> BaseSize:
     raise UsageError(f"base size {text!r}: expected a side (224), HEIGHTxWIDTH (216x288) or native")
 
 
-def image_recipe(dataset: Dataset, size: tuple[int, int], images: str) -> ImageRecipe:
+def image_recipe(dataset: Dataset, size: tuple[int, int], images: str, *, fit: str) -> ImageRecipe:
     """The recipe of base images of ``size`` of the image set with digest ``images``."""
-    return ImageRecipe(size=size, fit=FIT, interpolation=INTERPOLATION, colour=dataset.colour, images=images)
+    return ImageRecipe(size=size, fit=fit, interpolation=INTERPOLATION, colour=dataset.colour, images=images)
 
 
 def target_recipe(
@@ -46,17 +44,22 @@ def target_recipe(
     size: tuple[int, int],
     images: str,
     *,
+    fit: str,
     index: DigestIndex | None = None,
 ) -> TargetRecipe:
     """The recipe of one annotation kind at ``size``; ``index`` remembers digests of label files.
 
-    Boxes stay in pixels of the original image whatever the size; theirs says which other targets they go with.
+    Boxes stay in pixels of the original image whatever the size; theirs says which other targets they go with, and
+    under ``crop`` which region they are cut to.
     """
+    options = dataset.target_options(annotation)
+    if annotation == BOXES and fit == CROP:
+        options = {**options, "outside": OUTSIDE}
     return TargetRecipe(
         annotation=annotation,
         size=size,
-        fit=FIT,
-        options=dataset.target_options(annotation),
+        fit=fit,
+        options=options,
         classes=dataset.classes if annotation == "classes" else (),
         images=images,
         annotations=dataset.annotation_digest(split, annotation, index=index),
@@ -68,6 +71,7 @@ def feature_recipe(
     *,
     calibration: str,
     base_size: BaseSize,
+    base_fit: str,
     colour: str,
     precision: str,
     storage: str,
@@ -78,7 +82,7 @@ def feature_recipe(
         **{f.name: getattr(identity, f.name) for f in dataclasses.fields(identity)},
         calibration=calibration,
         base_size=base_size_name(base_size),
-        base_fit=FIT,
+        base_fit=base_fit,
         base_interpolation=INTERPOLATION,
         colour=colour,
         precision=precision,

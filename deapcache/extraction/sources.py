@@ -43,10 +43,11 @@ class CachedImages:
 class NativeImages:
     """Files decoded at their own size and scaled straight to the backbone's (``--base-size native``)."""
 
-    def __init__(self, dataset: Dataset, split: str, image_size: tuple[int, int]) -> None:
+    def __init__(self, dataset: Dataset, split: str, image_size: tuple[int, int], fit: str) -> None:
         self._dataset = dataset
         self._split = split
         self._size = image_size
+        self._fit = fit
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
 
     def request(self, rows: Sequence[int]) -> Batch:
@@ -54,7 +55,7 @@ class NativeImages:
         return _Decoded([self._pool.submit(self._read, row) for row in rows])
 
     def _read(self, row: int) -> np.ndarray:
-        return resize_image(self._dataset.read_image(self._split, row), self._size)
+        return resize_image(self._dataset.read_image(self._split, row), self._size, self._fit)
 
 
 class _Decoded:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from deapcache.cache import CacheEntry
+from deapcache.datasets import SQUASH
 from deapcache.errors import UsageError
 from deapcache.locations import Location
 from deapcache.probing.batches import BatchStream, choose_residency
@@ -149,7 +150,16 @@ class _Probe:
             upsampler=self._options.upsampler,
         )
         task.heads(posed.classes)  # tells a dataset that does not suit the task
+        self._require_whole_image(task)
         return posed
+
+    def _require_whole_image(self, task: Task) -> None:
+        fit = self._sources.target_recipe(task.annotations[0])["fit"]
+        if task.needs_whole_image and fit != SQUASH:
+            raise UsageError(
+                f"task {task.name}: {task.chosen} is about places in the whole image, and these features and targets "
+                f"are of a part of it (fit {fit}): leave the choice out, or extract with --fit {SQUASH}"
+            )
 
     def plan(self, seeds: Sequence[int]) -> list[PlannedRun]:
         """Every run, task by task, readout by readout."""

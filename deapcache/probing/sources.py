@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from deapcache.cache import Cache, CacheEntry, FeatureCache, find_caches, find_one
-from deapcache.errors import CacheMissError, CorruptCacheError, IncompleteCacheError
+from deapcache.errors import CacheMissError, CorruptCacheError, IncompleteCacheError, UsageError
 from deapcache.locations import Location
+from deapcache.probing.alike import fit_option, require_same_region, seen_alike
 from deapcache.probing.batches import SplitArrays
 from deapcache.probing.options import ProbeOptions
 from deapcache.recipe import Difference, FeatureRecipe, TargetRecipe, differences
@@ -23,8 +24,19 @@ TARGET_FIELDS = {f.name for f in fields(TargetRecipe)} - {f.name for f in fields
 
 
 def feature_fields(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the wanted recipe fields that features can have."""
-    return {name: value for name, value in wanted.items() if name not in TARGET_FIELDS}
+    """Those of the wanted recipe fields that features can have; a target's ``fit`` is their ``base_fit``.
+
+    Raises :class:`UsageError` where the two are asked for and differ: scores would be of other pixels than features.
+    """
+    found = {name: value for name, value in wanted.items() if name not in TARGET_FIELDS}
+    if "fit" not in wanted:
+        return found
+    if found.setdefault("base_fit", wanted["fit"]) != wanted["fit"]:
+        raise UsageError(
+            f"fit={wanted['fit']} and base_fit={found['base_fit']} are asked for: targets must show the same part of "
+            "the image as the features; name one of the two"
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -161,21 +173,25 @@ def _check_pair(train: CacheEntry, val: CacheEntry, request: Request) -> None:
 
 
 def _targets(request: Request, split: str, annotation: str, features: CacheEntry, options: ProbeOptions) -> CacheEntry:
-    needed: dict[str, Any] = {"images": features.recipe["images"]}
-    if size := options.output_size or _base_size(features):
-        needed["size"] = list(size)
+    needed = seen_alike(features)
+    if options.output_size:
+        needed["size"] = list(options.output_size)
     chosen = _chosen_targets(request, split, annotation, needed)
     if len(chosen) == 1:
-        return chosen[0]
-    return find_one(
-        request.home,
-        "targets",
-        dataset=request.dataset,
-        split=split,
-        name=annotation,
-        fields=needed,
-        next_step=f"`{request.extract_command}` makes the {annotation} targets of these images",
-    )
+        found = chosen[0]
+    else:
+        command = f"`{request.extract_command}{fit_option(features)}`"
+        found = find_one(
+            request.home,
+            "targets",
+            dataset=request.dataset,
+            split=split,
+            name=annotation,
+            fields=needed,
+            next_step=f"{command} makes the {annotation} targets of these images",
+        )
+    require_same_region(features, found)
+    return found
 
 
 def _chosen_targets(request: Request, split: str, annotation: str, needed: Mapping[str, Any]) -> list[CacheEntry]:
@@ -189,12 +205,6 @@ def _chosen_targets(request: Request, split: str, annotation: str, needed: Mappi
             request.home, "targets", dataset=request.dataset, split=split, name=annotation, fields={**needed, **wanted}
         )
     ]
-
-
-def _base_size(features: CacheEntry) -> tuple[int, int] | None:
-    """The size of the base images that the features were made from; ``None`` for images of native size."""
-    height, by, width = str(features.recipe["base_size"]).partition("x")
-    return (int(height), int(width)) if by else None
 
 
 def _split_source(
@@ -223,18 +233,17 @@ def _split_source(
 
 def _base_images(request: Request, split: str, features: CacheEntry) -> CacheEntry:
     """The base images that the features were made from, for readouts that are conditioned on them."""
-    needed: dict[str, Any] = {"images": features.recipe["images"]}
-    if size := _base_size(features):
-        needed["size"] = list(size)
-    return find_one(
+    found = find_one(
         request.home,
         "images",
         dataset=request.images_name,
         split=split,
         name="",
-        fields=needed,
-        next_step=f"a readout needs the base images: `{request.extract_command}` makes them",
+        fields=seen_alike(features),
+        next_step=f"a readout needs the base images: `{request.extract_command}{fit_option(features)}` makes them",
     )
+    require_same_region(features, found)
+    return found
 
 
 def _check_same_images(features: CacheEntry, volumes: Cache, entry: CacheEntry, targets: Cache) -> None:

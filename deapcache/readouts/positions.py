@@ -2,7 +2,7 @@
 
 Positions are in units of the longer side of the output: a square image is the unit square, a 216 × 288 image spans
 0.75 × 1, and σ means the same distance along both axes. A feature grid always covers the whole image, whatever its
-shape, because images are squashed to the backbone's size.
+shape, because base images are squashed to the backbone's size. Where base images are crops, "the image" is the crop.
 
 Shape legend: R, C rows and columns of output regions; H, W rows and columns of feature cells; S heads.
 """

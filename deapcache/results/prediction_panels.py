@@ -15,8 +15,11 @@ from deapcache.results.box_panels import outline
 from deapcache.results.page import Bars
 from deapcache.results.panels import VOID, backdrop, value_range
 
-WHOLE = (0, 1, 1, 0)
-"""Extent of what covers the whole image, whatever its resolution."""
+Extent = tuple[float, float, float, float]
+"""Left, right, bottom and top of a part of the image, in fractions of the image from its upper left corner."""
+
+WHOLE: Extent = (0, 1, 1, 0)
+"""Of what covers the whole image, whatever its resolution."""
 
 _BOXES = 10
 """Boxes that are drawn, the best: scores of different readouts differ by orders of magnitude."""
@@ -48,8 +51,8 @@ class PredictionPanels(ABC):
     """What neither legend nor bars can say."""
 
     @abstractmethod
-    def draw(self, axis: Axes, place: int, size: tuple[int, int]) -> None:
-        """Fill ``axis``, which has ``size`` (height, width) pixels, with the prediction at ``place``."""
+    def draw(self, axis: Axes, place: int, size: tuple[int, int], extent: Extent) -> None:
+        """Put the prediction at ``place``, which is about the ``extent``, on ``axis`` of ``size`` (height, width)."""
 
 
 class PaintedPanels(PredictionPanels):
@@ -60,8 +63,8 @@ class PaintedPanels(PredictionPanels):
         self.legend = legend
         self.bars = bars
 
-    def draw(self, axis: Axes, place: int, size: tuple[int, int]) -> None:
-        show_image(axis, self._painted[place], size)
+    def draw(self, axis: Axes, place: int, size: tuple[int, int], extent: Extent) -> None:
+        show_image(axis, self._painted[place], size, extent)
 
 
 class MapPanels(PaintedPanels):
@@ -106,7 +109,7 @@ class BoxListPanels(PredictionPanels):
         self._scale = ScalarMappable(Normalize(0, highest), "plasma")
         self.bars = ((self._scale, "score"),)
 
-    def draw(self, axis: Axes, place: int, size: tuple[int, int]) -> None:
+    def draw(self, axis: Axes, place: int, size: tuple[int, int], extent: Extent) -> None:
         show_image(axis, self._backdrop, size)
         for box in self._found[place][::-1]:  # the best ones on top
             outline(axis, box[None, :4], to_hex(tuple(self._scale.to_rgba(box[4]))))
@@ -130,10 +133,20 @@ def principal_colours(embeddings: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [one.reshape(*whole.shape[1:], _COMPONENTS) for one, whole in zip(scaled, embeddings, strict=True)]
 
 
-def show_image(axis: Axes, pixels: np.ndarray, size: tuple[int, int]) -> None:
-    """Stretch (h, w, 3) over ``axis``, which has ``size`` pixels; each of few pixels stays a sharp rectangle."""
-    is_enlarged = pixels.shape[0] <= size[0] and pixels.shape[1] <= size[1]
-    axis.imshow(pixels, extent=WHOLE, aspect="auto", interpolation="nearest" if is_enlarged else "antialiased")
+def show_image(axis: Axes, pixels: np.ndarray, size: tuple[int, int], extent: Extent = WHOLE) -> None:
+    """Stretch (h, w, 3) over the ``extent`` of ``axis``, which has ``size`` pixels; each of few stays a rectangle."""
+    left, right, bottom, top = extent
+    is_enlarged = pixels.shape[0] <= size[0] * (bottom - top) and pixels.shape[1] <= size[1] * (right - left)
+    axis.imshow(pixels, extent=extent, aspect="auto", interpolation="nearest" if is_enlarged else "antialiased")
+
+
+def mark_region(axis: Axes, beside: np.ndarray, extent: Extent) -> None:
+    """Frame the ``extent`` that predictions are about; ``beside`` (h, w, 3) shows where nothing else was drawn."""
+    axis.imshow(beside, extent=WHOLE, aspect="auto", zorder=-1)
+    axis.set_xlim(0, 1)
+    axis.set_ylim(1, 0)
+    left, right, bottom, top = extent
+    outline(axis, np.array([[left, top, right - left, bottom - top]]), palette.VOID, dashed=True)
 
 
 def _depth_scale(predictions: Sequence[np.ndarray]) -> ScalarMappable:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from deapcache.datasets import Region
 from deapcache.results.page import DPI, GAP, LINE, MARGIN, STRIP, Page, strip_height, wrapped
-from deapcache.results.prediction_panels import prediction_panels, show_image
+from deapcache.results.panels import backdrop
+from deapcache.results.prediction_panels import WHOLE, Extent, mark_region, prediction_panels, show_image
 from deapcache.results.record import Result
 
 _SMALLEST, _LARGEST = 320, 960
@@ -16,6 +18,8 @@ _SMALLEST, _LARGEST = 320, 960
 
 _NARROWEST = 1 / 3
 """Of panels, shorter side to longer: their titles need room."""
+
+_CROPPED = "nothing is predicted outside of the frame: the readout was trained on centred crops (--fit crop)"
 
 
 def draw_prediction(
@@ -25,6 +29,8 @@ def draw_prediction(
     image: np.ndarray,
     predictions: Sequence[np.ndarray],
     sizes: Sequence[tuple[int, int]],
+    *,
+    seen: Region | None = None,
 ) -> bytes:
     """A PNG of the image and its predictions (Figure 5 of the paper), all as large, in the image's own shape.
 
@@ -41,14 +47,18 @@ def draw_prediction(
     image
         (h, w, 3) uint8 RGB, of any size.
     predictions, sizes
-        What ``Task.prediction`` gave for this image, and at which (height, width).
+        What the predictor gave for this image, and at which (height, width).
+    seen
+        The part of the image that it is about; what is beside it is shown pale. ``None``: the whole image.
     """
     panels = prediction_panels(kind, result.classes, image, predictions)
     height, width = panel = _panel_size(image.shape[:2], sizes)
     tall, wide = height / DPI, width / DPI
     strip_left = MARGIN + (len(sizes) + 1) * (wide + GAP) + GAP
     across = strip_left + (STRIP if panels.legend or panels.bars else 0)
-    title = wrapped(_title(result, name, panels.note), across)
+    extent = _extent(seen, image.shape[:2])
+    notes = [panels.note, _CROPPED if extent != WHOLE else ""]
+    title = wrapped(_title(result, name, [note for note in notes if note]), across)
     top = MARGIN + LINE * (len(title) + 1.5)
     page = Page(across, top + max(tall, strip_height(panels.legend, panels.bars)) + MARGIN)
     page.place_title(MARGIN, title)
@@ -56,8 +66,12 @@ def draw_prediction(
     show_image(axes[0], image, panel)
     _head(axes[0], "image", image.shape[:2])
     for place, size in enumerate(sizes):
-        panels.draw(axes[place + 1], place, panel)
+        panels.draw(axes[place + 1], place, panel, extent)
         _head(axes[place + 1], "", size)
+    if extent != WHOLE:
+        beside = backdrop(image, image.shape[:2])
+        for axis in axes:
+            mark_region(axis, beside, extent)
     page.place_strip(strip_left, top, panels.legend, panels.bars)
     return page.png()
 
@@ -68,9 +82,16 @@ def _panel_size(image: Sequence[int], sizes: Sequence[tuple[int, int]]) -> tuple
     return round(longer * height), round(longer * width)
 
 
-def _title(result: Result, name: str, note: str) -> list[str]:
+def _extent(seen: Region | None, image: Sequence[int]) -> Extent:
+    if seen is None:
+        return WHOLE
+    (height, width), right, bottom = image, seen.left + seen.width, seen.top + seen.height
+    return (seen.left / width, right / width, bottom / height, seen.top / height)
+
+
+def _title(result: Result, name: str, notes: Sequence[str]) -> list[str]:
     run = f"{result.task} · trained on {result.dataset} · {result.backbone} · {result.readout} · seed {result.seed}"
-    return [name, run, *([note] if note else [])]
+    return [name, run, *notes]
 
 
 def _head(axis: Axes, what: str, size: Sequence[int]) -> None:

@@ -53,6 +53,10 @@ class Depth(Task):
     main_metric = "rmse"
     choices: ClassVar = {"loss": ("silog", "l1"), "crop": ("none", "eigen")}
 
+    def __init__(self, **chosen: str) -> None:
+        super().__init__(**chosen)
+        self.needs_whole_image = self.chosen["crop"] == "eigen"  # which is given in shares of it
+
     @property
     def options(self) -> dict[str, Any]:
         loss = {"loss": "silog", "lambda": _LAMBDA} if self.chosen["loss"] == "silog" else {"loss": "l1"}

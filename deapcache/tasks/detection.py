@@ -37,6 +37,8 @@ class Detection(Task):
     the original image, of boxes alone (``useCats=0``): ``ap_large``, average precision over the IoU thresholds 0.5 to
     0.95 for objects of at least 96² pixels; ``ap`` for all objects; ``ap50_large`` at the threshold 0.5.
 
+    The table's first row is the region that is seen, the whole image as a rule: fractions are of that region.
+
     Crowds (many objects under one outline) are no objects to be found. Their pixels, but for centres of objects among
     them, are left out of the centres' loss; in scoring what lies in one is neither hit nor false alarm.
     """
@@ -153,9 +155,9 @@ class Detection(Task):
 
 
 def _fractions(table: Tensor) -> Tensor:
-    """(B, n, 4): the boxes after the first row, which is the image itself, as fractions of it."""
-    sides = table[:, :1, 2:4]
-    return table[:, 1:, :4] / torch.cat([sides, sides], dim=-1)
+    """(B, n, 4): the boxes after the first row, which is the region that is seen, as fractions of it."""
+    corner, sides = table[:, :1, :2], table[:, :1, 2:4]
+    return torch.cat([table[:, 1:, :2] - corner, table[:, 1:, 2:4]], dim=-1) / torch.cat([sides, sides], dim=-1)
 
 
 def _inside(boxes: Tensor) -> Tensor:
@@ -165,8 +167,8 @@ def _inside(boxes: Tensor) -> Tensor:
 
 
 def _matched(detections: np.ndarray, table: np.ndarray) -> dict[str, np.ndarray]:
-    width, height = table[0, 2:4]
-    pixels = detections[detections[:, 4] > 0] * (width, height, width, height, 1)
+    left, top, width, height = table[0, :4]
+    pixels = detections[detections[:, 4] > 0] * (width, height, width, height, 1) + (left, top, 0, 0, 0)
     rows = table[(table[:, 5] == _OBJECT) | (table[:, 5] == _CROWD)]
     return dict(match(pixels, np.column_stack([rows[:, :5], rows[:, 5] == _CROWD])))
 

@@ -21,7 +21,7 @@ _PIXELS = 256
 
 _OBJECT = 1
 _AREA, _KIND = 4, 5
-"""Columns of the ``boxes`` table; its first row is the image itself."""
+"""Columns of the ``boxes`` table; its first row is the image itself, or the region of it that is seen."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,9 @@ class Task(ABC):
     scores_from_sums: ClassVar[bool] = False
     """Whether :meth:`scores` sees nothing of the statistics but their sums over images: a faster bootstrap."""
 
+    needs_whole_image: bool = False
+    """Whether what was chosen has a meaning only where targets show the whole image, not a crop of it."""
+
     def __init__(self, **chosen: str) -> None:
         """Raises :class:`UsageError` for a choice or a value that there is not."""
         for name, value in chosen.items():

@@ -160,6 +160,7 @@ class _Running:
                 limit=plan.settings.limit,
                 annotations=plan.dataset.annotations,
                 progress=self._progress,
+                fit=plan.settings.fit,
             )
 
     def _note_backbone(self, plan: DatasetPlan, backbone: str, error: Exception) -> None:

@@ -51,6 +51,8 @@ class Pipeline:
     layouts: tuple[str, ...]
     """How its results are shown: ``plain``, or as a table or figure of the paper."""
     probes: tuple[ProbeSpec, ...]
+    fit: str
+    """How images are brought to the base size."""
     storage: str
     precision: str
     where: Mapping[str, str]

@@ -33,7 +33,8 @@ class DatasetPlan:
     @property
     def fields(self) -> dict[str, Any]:
         """Recipe fields of its features, as far as the pipeline decides them."""
-        fields = {"storage": self.settings.storage, "precision": self.settings.precision}
+        settings = self.settings
+        fields = {"base_fit": settings.fit, "storage": settings.storage, "precision": settings.precision}
         if self.dataset is None:
             return fields
         return fields | {"base_size": base_size_name(self.settings.base_size_for(self.dataset))}
@@ -190,7 +191,11 @@ def _plan_dataset(
     pipeline: Pipeline, name: str, home: Location, data_root: Path, device: str, measure: bool
 ) -> DatasetPlan:
     settings = ExtractionSettings(
-        storage=pipeline.storage, precision=pipeline.precision, device=device, limit=pipeline.limit_of(name)
+        fit=pipeline.fit,
+        storage=pipeline.storage,
+        precision=pipeline.precision,
+        device=device,
+        limit=pipeline.limit_of(name),
     )
     backbones = pipeline.backbones_of(name)
     try:

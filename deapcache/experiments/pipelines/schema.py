@@ -9,6 +9,7 @@ from typing import Any
 from deapcache.backbones import describe
 from deapcache.backbones.numerics import AUTOCAST
 from deapcache.cache import STORAGE_FORMATS
+from deapcache.datasets import FITS, SQUASH
 from deapcache.errors import UsageError
 from deapcache.experiments.pipelines.checks import (
     Check,
@@ -60,6 +61,7 @@ PIPELINE: Mapping[str, Check] = {
     "name": text,
     "description": text,
     "layout": items(one_of(PLAIN, *LAYOUTS), "[plain, table5]"),
+    "fit": one_of(*FITS),
     "storage": one_of(*STORAGE_FORMATS),
     "precision": one_of(*AUTOCAST),
     "where": fields,
@@ -86,6 +88,7 @@ def parse_pipeline(document: Document) -> Pipeline:
         description=top.get("description", ""),
         layouts=top.get("layout", (PLAIN,)),
         probes=tuple(_probe(document, ("probes", place), probe, top) for place, probe in enumerate(probes)),
+        fit=top.get("fit", SQUASH),
         storage=top.get("storage", "float16"),
         precision=top.get("precision", "fp32"),
         where=top.get("where", {}),

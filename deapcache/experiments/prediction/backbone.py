@@ -42,6 +42,7 @@ def _require_same(run: TrainedRun, backbone: Backbone) -> None:
         backbone.identity,
         calibration=recipe.calibration,
         base_size=parse_base_size(recipe.base_size),
+        base_fit=recipe.base_fit,
         colour=recipe.colour,
         precision=backbone.precision,
         storage=recipe.storage,
@@ -77,7 +78,8 @@ def _calibration_images(run: TrainedRun) -> Cache:
     recipe = run.recipe
     size = parse_base_size(recipe.base_size)
     for entry in list_caches(run.home, "images"):
-        if entry.recipe["images"] in recipe.calibration and tuple(entry.recipe["size"]) == size:
+        found = tuple(entry.recipe["size"]), entry.recipe["fit"]
+        if entry.recipe["images"] in recipe.calibration and found == (size, recipe.base_fit):
             return entry.open()
     dataset = run.result.dataset
     raise CacheMissError(
@@ -86,6 +88,7 @@ def _calibration_images(run: TrainedRun) -> Cache:
         + (
             "features of native images cannot be made again without their dataset"
             if size == "native"
-            else f"`deapcache extract --dataset {dataset} --backbone {recipe.backbone} --home {run.home}` makes them"
+            else f"`deapcache extract --dataset {dataset} --backbone {recipe.backbone} --fit {recipe.base_fit} "
+            f"--home {run.home}` makes them"
         )
     )

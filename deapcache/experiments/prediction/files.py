@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from deapcache.datasets import COLOUR, decode_image
+from deapcache.datasets import COLOUR, Region, decode_image
 from deapcache.errors import DataError, DeapcacheError, FeatureError, MissingDataError, UsageError
 from deapcache.experiments.prediction.predictor import Predictor, Size, load_predictor
 from deapcache.experiments.prediction.runs import TrainedRun
@@ -138,12 +138,13 @@ class _Job:
         names, kind = self._names[image], predictor.task.picture
         pixels = decode_image(image)
         found = predictor(pixels, self._sizes, name=image.name)
-        picture = draw_prediction(self._run.result, kind, image.name, pixels, found, self._sizes)
+        seen = predictor.region(pixels)
+        picture = draw_prediction(self._run.result, kind, image.name, pixels, found, self._sizes, seen=seen)
         if names.arrays:
             for key, values in zip(names.arrays, found, strict=True):
                 self._publish(key, _npy(values))
         for key in names.facts:
-            facts = self._facts(image, kind, pixels, found)
+            facts = self._facts(image, kind, pixels, found, seen)
             self._publish(key, json.dumps(facts, indent=1, ensure_ascii=False).encode())
         self._publish(names.picture, picture)
         out = self._request.out
@@ -173,7 +174,9 @@ class _Job:
         if not out.publish(key, data, replace=replace):
             raise _taken(out, key)
 
-    def _facts(self, image: Path, kind: str, pixels: np.ndarray, found: Sequence[np.ndarray]) -> dict[str, Any]:
+    def _facts(
+        self, image: Path, kind: str, pixels: np.ndarray, found: Sequence[np.ndarray], seen: Region
+    ) -> dict[str, Any]:
         result = self._run.result
         meaning, unit = _MEANINGS[kind]
         files = zip(self._names[image].arrays, self._sizes, found, strict=True)
@@ -185,6 +188,8 @@ class _Job:
             "readout": result.readout,
             "image": str(image),
             "image_size": list(pixels.shape[:2]),
+            "fit": self._run.recipe.base_fit,
+            "region": asdict(seen),
             "colour": COLOUR,
             "trained_size": list(self._run.readouts.output_size),
             "values": meaning,

@@ -12,7 +12,7 @@ import torch
 
 from deapcache.backbones import Backbone
 from deapcache.cache import decode_features, encode_features
-from deapcache.datasets import resize_image
+from deapcache.datasets import Region, resize_image, seen_region
 from deapcache.errors import ResultsError, UsageError
 from deapcache.experiments.prediction.backbone import rebuild_backbone
 from deapcache.experiments.prediction.runs import TrainedRun
@@ -54,7 +54,8 @@ class Predictor:
         """What ``Task.prediction`` makes of the readouts' output for one image, at each of ``sizes``.
 
         The image takes the way of the images that the features were extracted from: to the base size, through the
-        backbone, rounded as the cache stores it.
+        backbone, rounded as the cache stores it. Maps are of the part of it that :meth:`region` gives; boxes are
+        fractions of the whole image.
 
         Parameters
         ----------
@@ -75,11 +76,22 @@ class Predictor:
         """
         base = self._base_image(image)
         features, guidance = self._features(base, name), self._to_device(base)
-        return [self._predict(features, guidance, size) for size in sizes or [self.run.readouts.output_size]]
+        found = [self._predict(features, guidance, size) for size in sizes or [self.run.readouts.output_size]]
+        if self.task.picture != "boxes":
+            return found
+        return [boxes_in_image(boxes, self.region(image), image.shape[:2]) for boxes in found]
+
+    def region(self, image: np.ndarray) -> Region:
+        """The part of an (h, w, 3) image that is seen: the whole, or with features of cropped images the crop."""
+        return seen_region(image.shape[:2], self._base_size, self.run.recipe.base_fit)
+
+    @property
+    def _base_size(self) -> Size:
+        size = parse_base_size(self.run.recipe.base_size)
+        return self.backbone.image_size if size == "native" else size
 
     def _base_image(self, image: np.ndarray) -> np.ndarray:
-        size = parse_base_size(self.run.recipe.base_size)
-        return resize_image(image, self.backbone.image_size if size == "native" else size)
+        return resize_image(image, self._base_size, self.run.recipe.base_fit)
 
     def _features(self, base: np.ndarray, name: str) -> torch.Tensor:
         """(1, H, W, D) float32, with what is lost on the way into a cache."""
@@ -119,6 +131,21 @@ def load_predictor(run: TrainedRun, *, weights: Path | None = None, device: str 
         backbone=rebuild_backbone(run, weights=weights, device=place),
         heads=[head.to(place) for head in heads],
     )
+
+
+def boxes_in_image(boxes: np.ndarray, seen: Region, image: Size) -> np.ndarray:
+    """(n, 5) x, y, width, height and score, the first four as fractions of an image of (height, width) ``image``.
+
+    ``boxes`` are the same as fractions of ``seen``; rows without a box (score 0) stay zeros.
+    """
+    if seen.covers(image):
+        return boxes
+    height, width = image
+    sides = np.array([seen.width, seen.height, seen.width, seen.height])
+    found = boxes.copy()
+    found[:, :4] = (boxes[:, :4] * sides + (seen.left, seen.top, 0, 0)) / (width, height, width, height)
+    found[boxes[:, 4] == 0] = 0
+    return found
 
 
 @contextmanager
