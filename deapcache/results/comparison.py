@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from deapcache.datasets import SQUASH
 from deapcache.results.aggregate import Summary
 from deapcache.results.intervals import Interval
 from deapcache.results.paper import BASE, DATA, READOUTS, PaperNumber, paper_ablation, paper_score
@@ -107,8 +108,8 @@ def is_of_backbones(summary: Summary, which: str) -> bool:
 def unlike_paper(result: Result) -> str:
     """Why a result must not stand beside the paper's, for a note; empty where it may.
 
-    Same data is asked for: dataset, numbers of images, output size. Which images it chose where it did not take all,
-    and how it trained, the paper does not say.
+    Same data is asked for: dataset, numbers of images, output size, whole images. Which ones it chose where it did not
+    take all, and how it trained, the paper does not say.
     """
     data = DATA.get(result.task)
     if data is None:
@@ -119,5 +120,6 @@ def unlike_paper(result: Result) -> str:
         "train images": (result.train_images, data.train_images),
         "val images": (result.val_images, data.val_images),
         "output size": (size, data.output_size),
+        "fit": (result.caches["train"]["recipe"].get("base_fit", SQUASH), SQUASH),
     }
     return "; ".join(f"{name} {ours}, the paper's {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs)

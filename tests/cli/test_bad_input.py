@@ -137,6 +137,7 @@ def test_no_cache_at_all_prints_the_command_to_run(cli, home):
     ("arguments", "says"),
     [
         (["--base-size", "big"], "HEIGHTxWIDTH"),
+        (["--fit", "letterbox"], "squash, crop"),
         (["--dtype", "float8"], "float16, bfloat16, float32, int8"),
         (["--precision", "fp8"], "fp32"),
         (["--batch-size", "0"], "at least 1"),

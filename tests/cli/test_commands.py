@@ -48,6 +48,18 @@ def test_dry_run_prints_images_bytes_time_and_free_space(cli, make_coco, home):
     assert not LocalLocation(home.path).keys()
 
 
+def test_squashed_and_cropped_features_are_told_apart_by_fit(cli, make_coco, home):
+    root = make_coco(4, 2)
+    for fit in ("squash", "crop"):
+        extract = ("extract", "--backbone", BACKBONE, "--dataset", "coco", "--data-root", root, "--home", home)
+        assert cli(*extract, "--fit", fit).code == 0
+    probe = ("probe", "--task", "foreground", "--iterations", 1, "--batch-size", 2, "--home", home, "--json")
+    assert "base_fit" in cli(*probe).err
+    (found,) = json.loads(cli(*probe, "--where", "fit=crop").out)
+    assert found["protocol"]["task_options"]["targets"]["instances"]["fit"] == "crop"
+    assert found["caches"]["val"]["recipe"]["base_fit"] == "crop"
+
+
 def test_probe_needs_nothing_but_the_home(cli, extracted):
     done = cli(
         "probe", "--task", "boundaries,foreground", "--home", extracted, "--iterations", 3, "--batch-size", 4,

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from deapcache.datasets import COLUMNS, Dataset, open_dataset, pad_table
-from deapcache.datasets.boxes import box_table, boxes_of_map
+from deapcache.datasets import COLUMNS, CROP, SQUASH, Dataset, crop_table, open_dataset, pad_table, seen_region
+from deapcache.datasets.boxes import CROWD, OBJECT, box_table, boxes_of_map
 from deapcache.datasets.scenes import CLASSES, Scenes
 from deapcache.errors import DataError, UsageError
 
@@ -140,3 +140,48 @@ def test_a_dataset_without_boxes_says_so() -> None:
 
     with pytest.raises(UsageError, match="'scenes' has no annotation 'boxes': it has depth"):
         Bare().box_rows("val")
+
+
+class TestCropping:
+    """Tables of cropped images, in pixels of the whole one."""
+
+    TABLE = box_table(
+        (100, 200),
+        [
+            (60.0, 10.0, 40.0, 20.0, 600.0, OBJECT, 7),  # inside
+            (30.0, 0.0, 40.0, 50.0, 1000.0, OBJECT, 8),  # half of it left of the region
+            (0.0, 0.0, 50.0, 100.0, 5000.0, OBJECT, 9),  # ends where the region begins
+            (140.0, 90.5, 30.0, 20.0, 300.0, CROWD, 9),  # beyond two borders
+            (70.0, 70.0, 0.0, 5.0, 0.0, OBJECT, 9),  # nothing at all
+        ],
+    )
+
+    def test_boxes_are_cut_and_those_outside_go(self) -> None:
+        found = crop_table(self.TABLE, (224, 224), CROP)
+        assert found.dtype == np.float64
+        assert found.tolist() == [
+            [50, 0, 100, 100, 10_000, 3, 0],
+            [60, 10, 40, 20, 600, OBJECT, 7],
+            [50, 0, 20, 50, 500, OBJECT, 8],
+            [140, 90.5, 10, 9.5, 300 * 95 / 600, CROWD, 9],
+        ]
+
+    def test_a_table_without_boxes_is_its_region(self) -> None:
+        assert crop_table(self.TABLE[:1], (50, 50), CROP).tolist() == [[50, 0, 100, 100, 10_000, 3, 0]]
+        assert crop_table(self.TABLE[[0, 3]], (50, 50), CROP).tolist() == [[50, 0, 100, 100, 10_000, 3, 0]]
+
+    @pytest.mark.parametrize(("size", "fit"), [((224, 224), SQUASH), ((7, 14), CROP)])
+    def test_where_all_is_seen_nothing_changes(self, size: tuple[int, int], fit: str) -> None:
+        np.testing.assert_array_equal(crop_table(self.TABLE, size, fit), self.TABLE)
+
+    @pytest.mark.parametrize("size", [(31, 31), (100, 130), (13, 44)])
+    def test_of_filled_boxes_it_is_the_table_of_the_cropped_map(self, size: tuple[int, int]) -> None:
+        instances, classes = np.zeros((61, 84), np.int32), np.arange(61 * 84).reshape(61, 84) % 5
+        for number, (row, column) in enumerate([(2, 3), (20, 1), (40, 60), (25, 30), (3, 70)], start=1):
+            instances[row : row + 17, column : column + 13] = number
+            classes[row : row + 17, column : column + 13] = number
+        seen = seen_region(instances.shape, size, CROP)
+        expected = boxes_of_map(seen.cut(instances), seen.cut(classes))
+        expected[:, :2] += seen.left, seen.top
+        found = crop_table(boxes_of_map(instances, classes), size, CROP)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)

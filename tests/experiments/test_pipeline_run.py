@@ -40,6 +40,14 @@ def test_a_second_run_does_nothing_and_gives_the_same(plan, home):
     assert contents(home) == before
 
 
+def test_another_fit_is_another_experiment_in_the_same_home(plan, home):
+    squashed = Counted(plan(SMALL)).trained
+    cropped = Counted(plan(SMALL, "fit=crop"))
+    assert (cropped.forwards, len(cropped.trained & squashed)) == (8 + 4, 0)
+    assert {r.caches["val"]["recipe"]["base_fit"] for r in cropped.outcome.results} == {"crop"}
+    assert Counted(plan(SMALL)).forwards == Counted(plan(SMALL, "fit=crop")).forwards == 0
+
+
 def test_what_is_asked_for_is_trained_in_one_pass_and_no_more(plan):
     results = Counted(plan(SMALL)).outcome.results
     assert {(r.task, r.readout, r.seed) for r in results} == {

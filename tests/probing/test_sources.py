@@ -173,3 +173,60 @@ def test_unknown_names(toys) -> None:
 def test_options_out_of_range(toys, changes) -> None:
     with pytest.raises(UsageError, match=next(iter(changes)).removesuffix("s")):
         probe(toys, **changes)
+
+
+class TestFit:
+    """Features of cropped images are probed on targets that were cropped alike."""
+
+    @pytest.fixture
+    def both(self, toys):
+        """The toys, and the same again as if cropped."""
+        for split in COUNTS:
+            add_features(toys, split, base_fit="crop")
+            add_targets(toys, split, "instances", fit="crop")
+            add_targets(toys, split, "depth", fit="crop")
+        return toys
+
+    @pytest.mark.parametrize("fit", ["squash", "crop"])
+    @pytest.mark.parametrize("field", ["fit", "base_fit"])
+    def test_one_field_chooses_features_and_targets(self, both, fit, field) -> None:
+        (run,) = probe(both, iterations=1, fields={field: fit})
+        assert {run.caches[split]["recipe"]["base_fit"] for split in COUNTS} == {fit}
+        assert {run.caches[f"{split} instances targets"]["recipe"]["fit"] for split in COUNTS} == {fit}
+        assert run.protocol.task_options["targets"]["instances"]["fit"] == fit
+
+    def test_both_are_ambiguous_and_never_mixed(self, both) -> None:
+        with pytest.raises(AmbiguousCacheError, match="base_fit"):
+            probe(both)
+        with pytest.raises(UsageError, match="fit=squash and base_fit=crop are asked for"):
+            probe(both, fields={"fit": "squash", "base_fit": "crop"})
+
+    def test_targets_of_the_other_fit_do_not_count(self, home) -> None:
+        for split in COUNTS:
+            add_features(home, split, base_fit="crop")
+            add_targets(home, split, "instances")
+        with pytest.raises(CacheMissError, match=r"fit(.|\n)*deapcache extract .* --fit crop` makes"):
+            probe(home)
+
+    def test_a_size_of_another_shape_shows_another_region(self, both) -> None:
+        for split in COUNTS:
+            for size in ((48, 40), (40, 40)):
+                add_targets(both, split, "instances", size=size, fit="crop")
+        with pytest.raises(UsageError, match=r"cropped to the shape of 48x40, and .* cropped to that of 56x56"):
+            probe(both, output_size=(48, 40), fields={"fit": "crop"})
+        (run,) = probe(both, output_size=(40, 40), iterations=1, fields={"fit": "crop"})
+        assert run.protocol.output_size == (40, 40)
+
+    def test_native_crops_have_the_shape_that_the_backbone_sees(self, home) -> None:
+        for split in COUNTS:
+            add_features(home, split, base_fit="crop", base_size="native", image_size=(96, 160))
+            add_targets(home, split, "instances", fit="crop")
+        with pytest.raises(UsageError, match=r"cropped to the shape of 56x56, and .* cropped to that of 96x160"):
+            probe(home)
+
+    def test_eigens_crop_is_of_whole_images(self, both) -> None:
+        chosen = {"task_options": {"depth": {"crop": "eigen"}}, "iterations": 1}
+        with pytest.raises(UsageError, match=r"task depth: .*eigen.* is about places in the whole image"):
+            probe(both, ["depth"], fields={"fit": "crop"}, **chosen)
+        probe(both, ["depth"], fields={"fit": "squash"}, **chosen)
+        probe(both, ["depth"], fields={"fit": "crop"}, iterations=1)

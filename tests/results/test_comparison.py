@@ -88,6 +88,13 @@ def test_which_8000_images_the_paper_took_is_not_said_so_any_will_do(facts) -> N
     assert unlike_paper(make_result(chosen)) == ""
 
 
+def test_crops_do_not_stand_beside_the_papers_whole_images(facts) -> None:
+    given = facts(backbone="dinov2", **PAPERS)
+    assert unlike_paper(make_result(given)) == ""
+    given["caches"]["train"]["recipe"]["base_fit"] = "crop"
+    assert unlike_paper(make_result(given)) == "fit crop, the paper's squash"
+
+
 def test_only_the_full_readout_stands_beside_tables_3_and_4(cell) -> None:
     assert str(cell("iou", 0.3).paper) == "0.324"
     assert str(cell("iou", 0.3, readout="deap:16").paper) == "0.324"

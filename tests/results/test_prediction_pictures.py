@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.decomposition import PCA
 
+from deapcache.datasets import Region
 from deapcache.results.palette import DISTINCT, rgb
 from deapcache.results.prediction_panels import principal_colours
 from deapcache.results.prediction_pictures import draw_prediction
@@ -29,9 +30,11 @@ def predictions(kind: str) -> list[np.ndarray]:
     return [generator.random(shape, np.float32) for shape in shapes]
 
 
-def drawn(facts, kind: str, found: list[np.ndarray], sizes=SIZES, image: np.ndarray = IMAGE) -> np.ndarray:
+def drawn(
+    facts, kind: str, found: list[np.ndarray], sizes=SIZES, image: np.ndarray = IMAGE, seen: Region | None = None
+) -> np.ndarray:
     result = make_result(facts(classes=CLASSES if kind == "classes" else ()))
-    data = draw_prediction(result, kind, "photo.jpg", image, found, sizes)
+    data = draw_prediction(result, kind, "photo.jpg", image, found, sizes, seen=seen)
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
@@ -81,10 +84,24 @@ def test_few_pixels_stay_sharp(facts) -> None:
     assert black + chair == pytest.approx(320 * 240, rel=0.03)
 
 
+def test_a_crop_is_drawn_where_it_is_in_the_image(facts) -> None:
+    seen = Region(top=0, left=100, height=300, width=200)  # the middle half
+    found, image = np.ones((64, 64), int), np.full((300, 400, 3), 255, np.uint8)
+    whole, cropped = (drawn(facts, "classes", [found], ((64, 64),), image, place) for place in (None, seen))
+    chair, beside = near(cropped, DISTINCT[0]), near(cropped, "#BFBFBF")
+    assert chair.sum() == pytest.approx(near(whole, DISTINCT[0]).sum() / 2, rel=0.05)
+    left, right = np.flatnonzero(chair.sum(0) > 200)[[0, -1]]
+    assert right - left == pytest.approx(160, abs=8)  # less the frame
+    for start in (left - 60, right + 10):  # pale, without colour
+        assert beside[len(beside) // 2, start : start + 50].all()
+    assert near(whole, "#BFBFBF").sum() < 100  # of letters
+
+
 def test_depth_and_boxes_survive_what_is_the_same_everywhere_and_what_is_empty(facts) -> None:
     drawn(facts, "depth", [np.full((8, 8), 2.0)], ((8, 8),))
     drawn(facts, "boxes", [np.zeros((100, 5), np.float32)], ((8, 8),))
     drawn(facts, "segments", [np.ones((32, 1, 1), np.float32)], ((1, 1),))
+    drawn(facts, "boxes", [np.zeros((100, 5), np.float32)], ((8, 8),), seen=Region(top=9, left=0, height=2, width=400))
 
 
 def test_colours_are_the_principal_components() -> None:

@@ -215,3 +215,41 @@ def test_two_readouts_and_boxes_as_pictures() -> None:
     assert TASK.heads(()) == (1, 2)
     assert TASK.annotations == ("boxes", "instances")
     assert TASK.picture == "boxes"
+
+
+class TestOfACrop:
+    """The first row of a table is the region that is seen: 200 columns from the 100th on, and the first 400 rows."""
+
+    REGION = (100.0, 0.0, 200.0, 400.0, 80_000.0, 3, 0)
+    OBJECT = (165.0, 80.0, 80.0, 120.0, 9_600.0, 1, 7)
+    """Its centre, (205, 140), lies at half a region's width and 5 / 400 more, in column 10 of 20, row 14 of 40."""
+
+    def target(self, box: tuple[float, ...] = OBJECT) -> dict[str, Tensor]:
+        table = torch.tensor([[self.REGION, box, (0.0,) * 7]], dtype=torch.float64)
+        return TASK.target({"boxes": table, "instances": torch.zeros(1, 40, 20, dtype=torch.int32)})
+
+    def output(self, row: int, column: int) -> Tensor:
+        output = torch.full((1, 3, 40, 20), -12.0)
+        output[0, :, row, column] = torch.tensor([10.0, 80 / 200, 120 / 400])
+        return output
+
+    def test_targets_lie_in_the_region(self) -> None:
+        target = self.target()
+        assert target["cells"][0, 0].item() == 14 * 20 + 10
+        torch.testing.assert_close(target["sizes"][0, 0], torch.tensor([0.4, 0.3]))
+        assert (target["heat"] == 1).nonzero().tolist() == [[0, 14, 10]]
+
+    def test_predictions_are_scored_in_original_pixels(self) -> None:
+        # the middle of the pixel in row 14 and column 10 is (205, 145): five pixels below the object's centre
+        overlap = 115 / 125
+        hits = sum(overlap >= threshold for threshold in np.arange(50, 100, 5) / 100)
+        assert scored(self.output(14, 10), self.target())["ap_large"] == pytest.approx(hits / 10)
+        exact = (165.0, 85.0, 80.0, 120.0, 9_600.0, 1, 7)
+        assert scored(self.output(14, 10), self.target(exact))["ap_large"] == pytest.approx(1)
+        elsewhere = (65.0, 85.0, 80.0, 120.0, 9_600.0, 1, 7)  # as if the region began at the image's left border
+        assert scored(self.output(14, 10), self.target(elsewhere))["ap_large"] == 0
+
+    def test_pictures_show_boxes_in_the_region(self) -> None:
+        target, prediction = TASK.shown(self.output(14, 10), self.target())
+        np.testing.assert_allclose(target[0, 0], [65 / 200, 80 / 400, 80 / 200, 120 / 400, 1])
+        np.testing.assert_allclose(prediction[0, 0, :4], [65 / 200, 85 / 400, 80 / 200, 120 / 400], rtol=1e-6)
