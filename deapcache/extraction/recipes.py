@@ -7,7 +7,7 @@ from typing import Literal
 
 from deapcache.backbones import BackboneIdentity
 from deapcache.cache import ArraySpec
-from deapcache.datasets import BOXES, COLUMNS, INTERPOLATION, Dataset, DigestIndex
+from deapcache.datasets import BOXES, COLUMNS, INTERPOLATION, ORIGINAL, Dataset, DigestIndex
 from deapcache.errors import UsageError
 from deapcache.recipe import FeatureRecipe, ImageRecipe, TargetRecipe
 
@@ -72,6 +72,7 @@ def feature_recipe(
     precision: str,
     storage: str,
     images: str,
+    view: str = ORIGINAL,
 ) -> FeatureRecipe:
     """The recipe of feature volumes: the backbone's identity and everything around it."""
     return FeatureRecipe(
@@ -85,6 +86,7 @@ def feature_recipe(
         tf32=False,
         storage=storage,
         images=images,
+        view=view,
     )
 
 

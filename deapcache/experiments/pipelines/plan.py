@@ -90,7 +90,7 @@ class PipelinePlan:
             rates = plan.extraction.images_per_second if plan.extraction else {}
             for cache in plan.extraction.caches if plan.extraction else ():
                 owner = plan.name if cache.kind == "targets" else plan.images_name
-                key = (owner, cache.kind, cache.split, cache.name)
+                key = (owner, cache.kind, cache.split, cache.name, cache.view)
                 if key not in caches or caches[key][1].to_do < cache.to_do:
                     caches[key] = (rates, cache)
         return caches.values()
@@ -190,7 +190,11 @@ def _plan_dataset(
     pipeline: Pipeline, name: str, home: Location, data_root: Path, device: str, measure: bool
 ) -> DatasetPlan:
     settings = ExtractionSettings(
-        storage=pipeline.storage, precision=pipeline.precision, device=device, limit=pipeline.limit_of(name)
+        storage=pipeline.storage,
+        precision=pipeline.precision,
+        views=pipeline.views_of(name),
+        device=device,
+        limit=pipeline.limit_of(name),
     )
     backbones = pipeline.backbones_of(name)
     try:
