@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from deapcache.cache import CacheEntry, find_caches
 from deapcache.datasets import HFLIP, ORIGINAL
@@ -16,9 +17,9 @@ _OPTIONS = {"base_size": "--base-size", "storage": "--dtype", "precision": "--pr
 """Recipe field → the option of ``deapcache extract`` that sets it."""
 
 
-def require_original(request: Request) -> None:
-    """Raise :class:`UsageError` where the recipe fields asked for are those of another view."""
-    asked = request.fields.get("view", ORIGINAL)
+def require_original(fields: Mapping[str, Any]) -> None:
+    """Raise :class:`UsageError` where the recipe fields that features must have are those of another view."""
+    asked = fields.get("view", ORIGINAL)
     if asked != ORIGINAL:
         raise UsageError(
             f"view={asked} cannot choose the features of a probe: scores are of original images. To train on mirrored "

@@ -96,7 +96,7 @@ def resolve_sources(request: Request, options: ProbeOptions) -> Sources:
     are asked for; :class:`CorruptCacheError` where features and targets list different images;
     :class:`UsageError` where features of another view than the original images' are asked for.
     """
-    require_original(request)
+    require_original(request.fields)
     features = _paired_features(request)
     targets = [
         {name: _targets(request, split, name, entry, options) for name in request.annotations}
