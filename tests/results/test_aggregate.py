@@ -65,6 +65,15 @@ def test_a_refusal_names_all_protocols_of_a_side(facts) -> None:
     assert sorted(len(way.split(",")) for way in ways) == [1, 2]
 
 
+def test_a_protocol_from_before_there_were_views_is_one_of_original_images(facts) -> None:
+    one, other = (make_result(facts(seed=seed)) for seed in (0, 1))
+    (summary,) = summarise([one, replace(other, protocol={**other.protocol, "views": ["original"]})])
+    assert summary.seeds == (0, 1)
+    mirrored = replace(other, protocol={**other.protocol, "views": ["original", "hflip"]})
+    with pytest.raises(ResultsError, match=r"protocol\.views: \['original'\] or \['original', 'hflip'\]"):
+        summarise([one, mirrored])
+
+
 def test_one_seed_has_no_spread(facts) -> None:
     (summary,) = summarise([make_result(facts())])
     assert math.isnan(summary.spread["iou"])
