@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from deapcache.errors import ResultsError
+from deapcache.recipe import Protocol
 from deapcache.results import Selection, select, summarise
 from deapcache.results.record import make_result
 
@@ -69,7 +70,8 @@ def test_a_protocol_from_before_there_were_views_is_one_of_original_images(facts
     one, other = (make_result(facts(seed=seed)) for seed in (0, 1))
     (summary,) = summarise([one, replace(other, protocol={**other.protocol, "views": ["original"]})])
     assert summary.seeds == (0, 1)
-    mirrored = replace(other, protocol={**other.protocol, "views": ["original", "hflip"]})
+    changed = {**other.protocol, "views": ["original", "hflip"]}
+    mirrored = replace(other, protocol=changed, protocol_digest=Protocol.from_json(changed).digest)
     with pytest.raises(ResultsError, match=r"protocol\.views: \['original'\] or \['original', 'hflip'\]"):
         summarise([one, mirrored])
 
