@@ -15,9 +15,9 @@ from deapcache.cache.layout import METADATA_KEY
 from deapcache.cache.misses import explain_ambiguity, explain_miss
 from deapcache.cache.names import DEPTH, KINDS, SUFFIX, original
 from deapcache.cache.opening import open_cache
+from deapcache.cache.views import ORIGINAL
 from deapcache.errors import AmbiguousCacheError, CacheMissError, CorruptCacheError, UsageError
 from deapcache.locations import Location
-from deapcache.recipe import FeatureRecipe
 
 _NAME_FIELDS = {"features": "backbone", "targets": "annotation"}
 
@@ -145,7 +145,7 @@ def _named(listed: list[CacheEntry], dataset: str, split: str, name: str | None)
 
 def _meant(kind: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
     """The fields as asked for: of features, those of the original images where no view is named."""
-    return {"view": FeatureRecipe.view, **fields} if kind == FeatureRecipe.kind else fields
+    return {"view": ORIGINAL, **fields} if kind == "features" else fields
 
 
 def _unfit(entry: CacheEntry, fields: Mapping[str, Any]) -> list[str]:

@@ -98,7 +98,7 @@ def _cost(plan: PipelinePlan) -> str:
 
 def execute(plan: PipelinePlan, json: bool) -> int:
     """Run a plan with progress bars, and show what came of it; the exit code."""
-    from deapcache.datasets import name_view
+    from deapcache.cache import name_view
     from deapcache.experiments import run_pipeline
 
     plan.require_runnable()

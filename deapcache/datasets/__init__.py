@@ -5,27 +5,20 @@ from deapcache.datasets.boxes import BOXES, COLUMNS, pad_table
 from deapcache.datasets.decoding import COLOUR, decode_image
 from deapcache.datasets.digests import DigestIndex
 from deapcache.datasets.resizing import INTERPOLATION, resize_image, resize_map
-from deapcache.datasets.views import HFLIP, ORIGINAL, VIEWS, check_views, mirror, name_view
 
 __all__ = [
     "BOXES",
     "COLOUR",
     "COLUMNS",
     "DATASETS",
-    "HFLIP",
     "INTERPOLATION",
-    "ORIGINAL",
-    "VIEWS",
     "VOID",
     "Dataset",
     "DatasetEntry",
     "DigestIndex",
     "SplitStatus",
-    "check_views",
     "decode_image",
     "images_owner",
-    "mirror",
-    "name_view",
     "open_dataset",
     "pad_table",
     "resize_image",

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from deapcache.cache import ArraySpec, Cache, CacheEntry, create_cache, list_caches
+from deapcache.cache import ORIGINAL, ArraySpec, Cache, CacheEntry, create_cache, list_caches, name_view
 from deapcache.cache.layout import METADATA_KEY
-from deapcache.datasets import ORIGINAL, name_view
 from deapcache.extraction.progress import Progress, ProgressEvent
 from deapcache.locations import Location
 from deapcache.recipe import SHORT, Difference, Recipe, differences

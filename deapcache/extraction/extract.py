@@ -13,12 +13,15 @@ import torch
 
 from deapcache.backbones import Backbone, build
 from deapcache.cache import (
+    ORIGINAL,
     STORAGE_FORMATS,
     FeatureCache,
+    check_views,
     feature_arrays,
     features_path,
+    name_view,
 )
-from deapcache.datasets import ORIGINAL, Dataset, check_views, name_view
+from deapcache.datasets import Dataset
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.extraction.circumstances import circumstances, new_writer_name, now
 from deapcache.extraction.creating import Listener, NewCache, make_cache

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from deapcache.backbones import Backbone
-from deapcache.cache import Cache
-from deapcache.datasets import ORIGINAL, name_view
+from deapcache.cache import ORIGINAL, Cache, name_view
 from deapcache.errors import StorageFullError
 from deapcache.locations import Location
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from deapcache.backbones import build, describe
-from deapcache.cache import ArraySpec, feature_arrays, find_caches, shard_images_for
-from deapcache.datasets import ORIGINAL, Dataset
+from deapcache.cache import ORIGINAL, ArraySpec, feature_arrays, find_caches, shard_images_for
+from deapcache.datasets import Dataset
 from deapcache.extraction.extract import ExtractionSettings, choose_device, default_batch_size
 from deapcache.extraction.plan import ExtractionPlan, PlannedCache, measure_rate
 from deapcache.extraction.prepare import limited_rows, target_size

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deapcache.cache import Cache, images_path, targets_path
-from deapcache.datasets import ORIGINAL, Dataset, DigestIndex
+from deapcache.cache import ORIGINAL, Cache, images_path, targets_path
+from deapcache.datasets import Dataset, DigestIndex
 from deapcache.errors import UsageError
 from deapcache.extraction.creating import make_cache
 from deapcache.extraction.filling import IMAGES, Part, fill

@@ -6,8 +6,8 @@ import dataclasses
 from typing import Literal
 
 from deapcache.backbones import BackboneIdentity
-from deapcache.cache import ArraySpec
-from deapcache.datasets import BOXES, COLUMNS, INTERPOLATION, ORIGINAL, Dataset, DigestIndex
+from deapcache.cache import ORIGINAL, ArraySpec
+from deapcache.datasets import BOXES, COLUMNS, INTERPOLATION, Dataset, DigestIndex
 from deapcache.errors import UsageError
 from deapcache.recipe import FeatureRecipe, ImageRecipe, TargetRecipe
 

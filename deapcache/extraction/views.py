@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deapcache.datasets import HFLIP, ORIGINAL, Dataset, mirror
+from deapcache.cache import HFLIP, ORIGINAL, mirror
+from deapcache.datasets import Dataset
 from deapcache.extraction.filling import IMAGES
 from deapcache.extraction.prepare import check_splits
 from deapcache.extraction.sources import Batch, ImageSource

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deapcache.cache import Cache, FeatureCache
-from deapcache.datasets import mirror
+from deapcache.cache import Cache, FeatureCache, mirror
 from deapcache.probing.options import Residency
 
 READ_AHEAD = 4

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from deapcache.cache import CacheEntry, find_caches
-from deapcache.datasets import HFLIP, ORIGINAL
+from deapcache.cache import HFLIP, ORIGINAL, CacheEntry, find_caches
 from deapcache.errors import CacheMissError, UsageError
 from deapcache.recipe import FeatureRecipe, differences
 

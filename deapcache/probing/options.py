@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from deapcache.datasets import ORIGINAL, VIEWS, check_views
+from deapcache.cache import ORIGINAL, VIEWS, check_views
 from deapcache.errors import UsageError
 
 WARM_UP = 0.05

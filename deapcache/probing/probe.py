@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from deapcache.cache import CacheEntry
-from deapcache.datasets import HFLIP
+from deapcache.cache import HFLIP, CacheEntry
 from deapcache.errors import UsageError
 from deapcache.locations import Location
 from deapcache.probing.batches import BatchStream, choose_residency

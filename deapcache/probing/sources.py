@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deapcache.cache import Cache, CacheEntry, FeatureCache, find_caches, find_one
-from deapcache.datasets import HFLIP
+from deapcache.cache import HFLIP, Cache, CacheEntry, FeatureCache, find_caches, find_one
 from deapcache.errors import CacheMissError, CorruptCacheError, IncompleteCacheError
 from deapcache.locations import Location
 from deapcache.probing.batches import SplitArrays

@@ -8,8 +8,7 @@ from typing import Any
 
 from deapcache.backbones import describe
 from deapcache.backbones.numerics import AUTOCAST
-from deapcache.cache import STORAGE_FORMATS
-from deapcache.datasets import VIEWS
+from deapcache.cache import STORAGE_FORMATS, VIEWS
 from deapcache.errors import UsageError
 from deapcache.experiments.pipelines.checks import (
     Check,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deapcache.datasets import VIEWS, check_views, mirror, name_view
+from deapcache.cache import VIEWS, check_views, mirror, name_view
 from deapcache.datasets.boxes import box_table, boxes_of_map, pad_table
 from deapcache.errors import UsageError
 
@@ -52,6 +52,16 @@ def test_boxes_with_fractions_and_beyond_the_border_come_back() -> None:
     np.testing.assert_allclose(found[0, 1:3, 0], [640 - 0.37 - 639.63, 640 + 2.25 - 700.1], atol=1e-9)
     np.testing.assert_array_equal(found[..., 1:], tables[..., 1:])
     np.testing.assert_allclose(mirror("boxes", found), tables, rtol=0, atol=1e-9)
+
+
+def test_boxes_of_a_part_of_the_image_are_mirrored_about_its_middle() -> None:
+    """As fractions of that part, which is the first row: x becomes 1 - x - width."""
+    tables = np.zeros((1, 3, 7))
+    tables[0, 0], tables[0, 1] = (80, 10, 480, 480, 480 * 480, 3, 0), (90, 20, 100, 50, 400, 1, 2)
+    found = mirror("boxes", tables)[0]
+    np.testing.assert_array_equal(found[0], tables[0, 0])
+    np.testing.assert_allclose((found[1, 0] - 80) / 480, 1 - (90 - 80) / 480 - 100 / 480)
+    np.testing.assert_array_equal(found[:, 1:], tables[0, :, 1:])
 
 
 def test_views_are_named_once_in_one_order() -> None:
