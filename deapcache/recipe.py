@@ -80,6 +80,12 @@ class Recipe:
         return digest_of({"kind": self.kind, **self.to_json()})
 
     @classmethod
+    def added_fields(cls) -> dict[str, Any]:
+        """The fields that earlier versions lacked, with what a recipe without them stands for; a JSON object."""
+        added = {f.name: f.default for f in dataclasses.fields(cls) if f.metadata.get("added_later")}
+        return dict(json.loads(canonical_json(added)))
+
+    @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
         """The recipe that :meth:`to_json` gave; raises :class:`CorruptCacheError` on unknown or missing fields."""
         known = {f.name for f in dataclasses.fields(cls)}
@@ -175,6 +181,8 @@ class FeatureRecipe(Recipe):
     """``float16``, ``bfloat16`` (rounded to 7 mantissa bits in a float16 container), ``float32`` or ``int8``."""
     images: str
     """Image-set digest."""
+    view: str = added_later("original")
+    """``original``, or ``hflip``: base images mirrored left to right before the backbone sees them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,3 +205,5 @@ class Protocol(Recipe):
     train_limit: int | None
     """Number of training images (the first ones), ``None`` for all."""
     val_limit: int | None
+    views: tuple[str, ...] = added_later(("original",))
+    """Views of the training images that are drawn from; scores are always of original images."""

@@ -78,6 +78,7 @@ CHANGED: dict[str, Any] = {
     "tf32": True,
     "storage": "int8",
     "images": "ef" * 32,
+    "view": "hflip",
 }
 
 
@@ -120,6 +121,19 @@ def test_a_field_added_later_keeps_old_caches_findable() -> None:
     assert _New(size=1, registers=4).digest != _Old(size=1).digest
     assert _New.from_json(_Old(size=1).to_json()) == _New(size=1)
     assert _New.from_json(_New(size=1, registers=4).to_json()).registers == 4
+
+
+def test_original_images_go_without_saying() -> None:
+    assert "view" not in feature_recipe(view="original").to_json()
+    assert feature_recipe(view="original").digest == GOLDEN["features"][1]
+    assert FeatureRecipe.added_fields() == {"view": "original"}
+    with_views = dataclasses.replace(PROTOCOL, views=("original",))
+    assert "views" not in with_views.to_json()
+    assert with_views.digest == GOLDEN["protocol"][1]
+    mirrored = dataclasses.replace(PROTOCOL, views=("original", "hflip"))
+    assert mirrored.digest != PROTOCOL.digest
+    assert Protocol.from_json(mirrored.to_json()) == mirrored
+    assert Protocol.added_fields() == {"views": ["original"]}
 
 
 def test_fields_that_are_unknown_or_missing_are_errors() -> None:

@@ -13,14 +13,19 @@ from deapcache.cache.names import features_path, images_path, targets_path
 from deapcache.cache.opening import create_cache, open_cache
 from deapcache.cache.reader import Reading
 from deapcache.cache.storage import STORAGE_FORMATS, decode_features, encode_features, feature_arrays
+from deapcache.cache.views import HFLIP, ORIGINAL, VIEWS, check_views, mirror, name_view
 
 __all__ = [
+    "HFLIP",
+    "ORIGINAL",
     "STORAGE_FORMATS",
+    "VIEWS",
     "ArraySpec",
     "Cache",
     "CacheEntry",
     "FeatureCache",
     "Reading",
+    "check_views",
     "create_cache",
     "decode_features",
     "encode_features",
@@ -30,6 +35,8 @@ __all__ = [
     "find_one",
     "images_path",
     "list_caches",
+    "mirror",
+    "name_view",
     "open_cache",
     "shard_images_for",
     "targets_path",

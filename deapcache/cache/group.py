@@ -46,6 +46,11 @@ class Group:
         return json.dumps(metadata, indent=2, allow_nan=False).encode()
 
 
+def added_fields(kind: str) -> dict[str, Any]:
+    """The recipe fields of a kind that earlier versions lacked, with what a recipe without them stands for."""
+    return _RECIPES[kind].added_fields()
+
+
 def new_group(recipe: Recipe, arrays: Sequence[str], images: int, attributes: Mapping[str, Any]) -> Group:
     """The group of a cache to be created."""
     return Group(

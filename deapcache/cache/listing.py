@@ -10,11 +10,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from deapcache.cache.cache import Cache
-from deapcache.cache.group import Group, read_group
+from deapcache.cache.group import Group, added_fields, read_group
 from deapcache.cache.layout import METADATA_KEY
 from deapcache.cache.misses import explain_ambiguity, explain_miss
 from deapcache.cache.names import DEPTH, KINDS, SUFFIX, original
 from deapcache.cache.opening import open_cache
+from deapcache.cache.views import ORIGINAL
 from deapcache.errors import AmbiguousCacheError, CacheMissError, CorruptCacheError, UsageError
 from deapcache.locations import Location
 
@@ -35,6 +36,11 @@ class CacheEntry:
     """Backbone of features, annotation kind of targets, empty for images."""
     recipe: dict[str, Any]
     digest: str
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The recipe with all its fields, also those that were added after it was written."""
+        return {**added_fields(self.kind), **self.recipe}
 
     @property
     def location(self) -> Location:
@@ -70,10 +76,11 @@ def find_caches(
     """The caches of a kind, data set and split that have this name, where given, and these recipe fields.
 
     A field may be given as text, as ``--where`` does (``image_size=[384,384]``, ``tf32=false``); a digest may be cut
-    short, and the field ``digest`` is that of the cache itself.
+    short, and the field ``digest`` is that of the cache itself. Features are those of the original images unless
+    ``fields`` names another ``view``.
     """
-    listed = list_caches(home, kind)
-    return [entry for entry in _named(listed, dataset, split, name) if not _unfit(entry, fields)]
+    listed, meant = list_caches(home, kind), _meant(kind, fields)
+    return [entry for entry in _named(listed, dataset, split, name) if not _unfit(entry, meant)]
 
 
 def find_one(
@@ -94,14 +101,14 @@ def find_one(
     """
     listed = list_caches(home, kind)
     _require_known_fields(listed, kind, fields)
-    named = _named(listed, dataset, split, name)
-    fitting = [entry for entry in named if not _unfit(entry, fields)]
+    named, meant = _named(listed, dataset, split, name), _meant(kind, fields)
+    fitting = [entry for entry in named if not _unfit(entry, meant)]
     wanted = f"{kind} of {' '.join(part for part in (name, dataset, split) if part)}"
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
         raise AmbiguousCacheError(explain_ambiguity(home, wanted, fitting))
-    near = sorted(((_unfit(entry, fields), entry) for entry in named), key=lambda pair: len(pair[0]))
+    near = sorted(((_unfit(entry, meant), entry) for entry in named), key=lambda pair: len(pair[0]))
     raise CacheMissError(explain_miss(home, wanted, fields, near, listed, next_step))
 
 
@@ -136,9 +143,14 @@ def _named(listed: list[CacheEntry], dataset: str, split: str, name: str | None)
     return [e for e in listed if (e.dataset, e.split) == (dataset, split) and name in (None, e.name)]
 
 
+def _meant(kind: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields as asked for: of features, those of the original images where no view is named."""
+    return {"view": ORIGINAL, **fields} if kind == "features" else fields
+
+
 def _unfit(entry: CacheEntry, fields: Mapping[str, Any]) -> list[str]:
     """The fields in which a cache is not as wanted."""
-    found = {**entry.recipe, "digest": entry.digest}
+    found = {**entry.fields, "digest": entry.digest}
     return [field for field, wanted in fields.items() if not _fits(found.get(field), wanted)]
 
 
@@ -154,7 +166,7 @@ def _fits(found: Any, wanted: Any) -> bool:
 
 
 def _require_known_fields(listed: list[CacheEntry], kind: str, fields: Mapping[str, Any]) -> None:
-    known = {field for entry in listed for field in entry.recipe} | {"digest"}
+    known = {field for entry in listed for field in entry.fields} | {"digest"}
     unknown = [field for field in fields if field not in known]
     if listed and unknown:
         raise UsageError(

@@ -40,7 +40,7 @@ def explain_miss(
 
 def explain_ambiguity(home: Location, wanted: str, fitting: Sequence[CacheEntry]) -> str:
     """All caches that fit, the fields in which they differ, and how to choose."""
-    differing = differing_fields([entry.recipe for entry in fitting])
+    differing = differing_fields([entry.fields for entry in fitting])
     lines = [f"{home} has {len(fitting)} caches that fit {wanted}:"]
     lines += [f"  {entry.path}, where {_as_found(entry, differing)}" for entry in fitting]
     example = differing[0] if differing else "digest"
@@ -77,4 +77,4 @@ def _as_found(entry: CacheEntry, fields: Sequence[str]) -> str:
 
 
 def _found(entry: CacheEntry, field: str) -> Any:
-    return entry.digest if field == "digest" else entry.recipe.get(field)
+    return entry.digest if field == "digest" else entry.fields.get(field)

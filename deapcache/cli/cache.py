@@ -30,20 +30,20 @@ def list_command(home: options.Home = None, json: options.Json = False) -> None:
     if not rows:
         out.print(f"no caches in {place}: make one with deapcache extract --backbone NAME --dataset NAME", markup=False)
         return
-    shown = table("kind", "dataset", "split", "name", "images", "size", "digest", right=("images", "size"))
+    shown = table("kind", "dataset", "split", "name", "view", "images", "size", "digest", right=("images", "size"))
     for row in rows:
+        which = [row[name] for name in ("kind", "dataset", "split", "name", "view")]
         if "error" in row:
-            shown.add_row(row["kind"], row["dataset"], row["split"], row["name"], "unreadable", "–", row["error"])
+            shown.add_row(*which, "unreadable", "–", row["error"])
             continue
         images = f"{row['present']:,}" if row["complete"] else f"{row['present']:,} of {row['images']:,}"
-        shown.add_row(
-            row["kind"], row["dataset"], row["split"], row["name"], images, size(row["bytes"]), row["digest"][:12]
-        )
+        shown.add_row(*which, images, size(row["bytes"]), row["digest"][:12])
     out.print(shown)
 
 
 def _summary(entry: CacheEntry) -> dict[str, Any]:
     known = {"path": entry.path, "kind": entry.kind, "dataset": entry.dataset, "split": entry.split, "name": entry.name}
+    known["view"] = entry.fields.get("view", "")
     try:
         cache = entry.open()
     except DeapcacheError as error:

@@ -40,6 +40,13 @@ def extract_command(
         str, typer.Option("--dtype", help="Storage: float16, bfloat16 (rounded, smaller), float32, int8.")
     ] = "float16",
     precision: Annotated[str, typer.Option("--precision", help="Compute: fp32, bf16 or fp16 autocast.")] = "fp32",
+    views: Annotated[
+        str,
+        typer.Option(
+            "--views",
+            help="original, hflip (mirrored images; of the training split alone unless --split says more), or both.",
+        ),
+    ] = "original",
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Images in one forward. Default: 32 on a GPU, 8 on a CPU.")
     ] = None,
@@ -68,6 +75,7 @@ def extract_command(
         storage=dtype,
         precision=precision,
         weights=weights,
+        views=tuple(options.names(views)),
         batch_size=batch_size,
         device=device,
         limit=limit,
@@ -84,10 +92,13 @@ def extract_command(
 
 
 def progress_on(shown: Bars) -> Progress:
-    """Progress events as bars, with MB/s where bytes are written."""
+    """Progress events as bars, with MB/s where bytes are written; a new cache beside others as a line."""
     from deapcache.extraction import ProgressEvent
 
     def show(event: ProgressEvent) -> None:
+        if event.new_cache:
+            note(str(event.new_cache))
+            return
         seconds = shown.seconds(event.stage)
         rate = f"{event.bytes / seconds / 1e6:.0f} MB/s" if seconds > 0 else ""
         shown.show(event.stage, event.done, event.total, "images", rate)
@@ -101,8 +112,7 @@ def _show_plan(plan: ExtractionPlan, json: bool) -> None:
         return
     shown = table("what", "split", "images", "to do", "at most", right=("images", "to do", "at most"))
     for cache in plan.caches:
-        what = f"{cache.kind} {cache.name}".strip()
-        shown.add_row(what, cache.split, f"{cache.images:,}", f"{cache.to_do:,}", size(cache.bytes))
+        shown.add_row(cache.what, cache.split, f"{cache.images:,}", f"{cache.to_do:,}", size(cache.bytes))
     out.print(shown)
     for name, rate in plan.images_per_second.items():
         out.print(f"{name}: {rate:.1f} images/s measured on {plan.device}")
@@ -120,11 +130,12 @@ def show_reports(reports: list[ExtractionReport], json: bool) -> None:
         print_json(documents)
         return
     shown = table(
-        "backbone", "dataset", "split", "images", "new", "size", "images/s", "cache",
+        "backbone", "dataset", "split", "view", "images", "new", "size", "images/s", "cache",
         right=("images", "new", "size", "images/s"),
     )  # fmt: skip
     for r in reports:
         rate = f"{r.extracted / r.seconds:.1f}" if r.extracted else "–"
         images = f"{r.images:,}" if r.images == r.total else f"{r.images:,} of {r.total:,}"
-        shown.add_row(r.backbone, r.dataset, r.split, images, f"{r.extracted:,}", size(r.stored_bytes), rate, r.path)
+        made = f"{r.extracted:,}"
+        shown.add_row(r.backbone, r.dataset, r.split, r.view, images, made, size(r.stored_bytes), rate, r.path)
     out.print(shown)

@@ -35,6 +35,10 @@ def probe_command(
     limit: Annotated[
         int | None, typer.Option("--limit", help="Train and score on the first N images of each split only.")
     ] = None,
+    views: Annotated[
+        str,
+        typer.Option("--views", help="Training draws from original, or original,hflip (deapcache extract --views)."),
+    ] = "original",
     where: Annotated[
         list[str] | None,
         typer.Option("--where", help="Recipe field that features or targets must have: storage=float16. Repeatable."),
@@ -72,6 +76,7 @@ def probe_command(
             iterations=iterations,
             train_limit=limit,
             val_limit=limit,
+            views=tuple(options.names(views)),
             device=str(choose_device(device)),
         ),
     )

@@ -73,9 +73,8 @@ def _caches(plan: PipelinePlan) -> Table:
     shown = table("cache", "dataset", "split", "images", "to do", "at most", right=right)
     for name, dataset in plan.datasets.items():
         for cache in dataset.extraction.caches if dataset.extraction else ():
-            what = f"{cache.kind} {cache.name}".strip()
             to_do = f"{cache.to_do:,}" if cache.to_do else "there"
-            shown.add_row(what, name, cache.split, f"{cache.images:,}", to_do, size(cache.bytes))
+            shown.add_row(cache.what, name, cache.split, f"{cache.images:,}", to_do, size(cache.bytes))
     return shown
 
 
@@ -99,6 +98,7 @@ def _cost(plan: PipelinePlan) -> str:
 
 def execute(plan: PipelinePlan, json: bool) -> int:
     """Run a plan with progress bars, and show what came of it; the exit code."""
+    from deapcache.cache import name_view
     from deapcache.experiments import run_pipeline
 
     plan.require_runnable()
@@ -107,7 +107,7 @@ def execute(plan: PipelinePlan, json: bool) -> int:
         outcome = run_pipeline(plan, progress=progress_on(shown), report=report_on(shown), command=sys.argv)
     for report in outcome.extracted:
         done = f"{report.extracted:,} images in {duration(report.seconds)}, {size(report.stored_bytes)}"
-        note(f"extracted {report.backbone} over {report.dataset}/{report.split}: {done}")
+        note(f"extracted {name_view(f'{report.backbone} over {report.dataset}/{report.split}', report.view)}: {done}")
     if json:
         print_json(outcome.to_json())
     else:

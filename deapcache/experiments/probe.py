@@ -13,7 +13,7 @@ from deapcache.cache import list_caches
 from deapcache.datasets import images_owner
 from deapcache.experiments.choosing import choose_backbones, choose_datasets
 from deapcache.locations import Location
-from deapcache.probing import PlannedRun, ProbeOptions, ProbeProgress, ProbeRun, probe_backbone
+from deapcache.probing import PlannedRun, ProbeOptions, ProbeProgress, ProbeRun, probe_backbone, require_original
 from deapcache.readouts import check_readout
 from deapcache.results import Result, save_picture, save_run
 
@@ -65,6 +65,7 @@ def probe(
     """
     for readout in request.readouts:
         check_readout(readout)  # a wrong name is told before any cache is looked for
+    require_original(request.where)
     plan = [
         (dataset, backbone, tasks)
         for dataset, tasks in choose_datasets(home, request.tasks, request.dataset, request.backbones).items()

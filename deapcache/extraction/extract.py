@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,27 +13,25 @@ import torch
 
 from deapcache.backbones import Backbone, build, describe
 from deapcache.cache import (
+    ORIGINAL,
     STORAGE_FORMATS,
     FeatureCache,
-    create_cache,
+    check_views,
     feature_arrays,
     features_path,
+    name_view,
 )
 from deapcache.datasets import FITS, SQUASH, Dataset
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.extraction.circumstances import circumstances, new_writer_name, now
+from deapcache.extraction.creating import Listener, NewCache, make_cache
 from deapcache.extraction.pipeline import extract_shards
 from deapcache.extraction.plan import item_bytes, require_space
-from deapcache.extraction.prepare import (
-    PreparedSplit,
-    check_splits,
-    limited_rows,
-    prepare_split,
-    require_one_region,
-)
+from deapcache.extraction.prepare import PreparedSplit, limited_rows, prepare_split, require_one_region
 from deapcache.extraction.progress import Progress, silent
 from deapcache.extraction.recipes import BaseSize, feature_recipe
 from deapcache.extraction.sources import CachedImages, ImageSource, NativeImages
+from deapcache.extraction.views import split_views, viewed
 from deapcache.locations import Location
 
 CALIBRATION_IMAGES = 64
@@ -54,6 +52,8 @@ class ExtractionSettings:
     storage: str = "float16"
     precision: str = "fp32"
     weights: Path | None = None
+    views: tuple[str, ...] = (ORIGINAL,)
+    """Each is a cache of its own; where no splits are named, mirrored images are those of the training split alone."""
 
     batch_size: int | None = None
     """None: 32 on a GPU, 8 on a CPU."""
@@ -64,6 +64,7 @@ class ExtractionSettings:
     def __post_init__(self) -> None:
         if self.fit not in FITS:
             raise UsageError(f"unknown fit {self.fit!r}: choose one of {', '.join(FITS)}")
+        object.__setattr__(self, "views", check_views(self.views))
         if self.storage not in STORAGE_FORMATS:
             raise UsageError(f"unknown storage format {self.storage!r}: choose one of {', '.join(STORAGE_FORMATS)}")
         for name, value in (("batch size", self.batch_size), ("limit", self.limit)):
@@ -82,6 +83,7 @@ class ExtractionReport:
     backbone: str
     dataset: str
     split: str
+    view: str
     path: str
     digest: str
     images: int
@@ -91,10 +93,12 @@ class ExtractionReport:
     """Images that this run forwarded and published; 0 where all were there."""
     stored_bytes: int
     seconds: float
+    new_caches: tuple[NewCache, ...] = ()
+    """Features, base images and targets that were made on the way where others of the same name were there."""
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
-        return asdict(self)
+        return {**asdict(self), "new_caches": [new.to_json() for new in self.new_caches]}
 
 
 def choose_device(name: str) -> torch.device:
@@ -136,9 +140,10 @@ def extract(
     ``MissingDataError`` (dataset files), ``WeightsError``, ``StorageFullError``, ``ReadOnlyError``, ``UsageError``.
     """
     settings = settings or ExtractionSettings()
-    chosen = check_splits(dataset, splits)
+    chosen = split_views(dataset, splits, settings.views)
     device = choose_device(settings.device)
     home.require_writable()
+    listener = Listener(progress)
 
     @functools.cache  # files are looked at and annotations digested once, whatever the number of backbones
     def prepared(split: str, limit: int | None, annotations: tuple[str, ...]) -> PreparedSplit:
@@ -150,7 +155,7 @@ def extract(
             base_size=base_size,
             limit=limit,
             annotations=annotations,
-            progress=progress,
+            progress=listener,
             fit=settings.fit,
         )
 
@@ -162,9 +167,10 @@ def extract(
         if backbone.needs_calibration:
             first = prepared(dataset.splits[0], CALIBRATION_IMAGES, ())
             calibration = calibrate(backbone, _source(first, backbone), len(first.image_ids), first.images_digest)
-        for split in chosen:
-            ready = prepared(split, settings.limit, dataset.annotations)
-            yield _extract_split(backbone, calibration, ready, home, settings, progress)
+        for split, view in ((split, view) for split, views in chosen.items() for view in views):
+            ready = replace(prepared(split, settings.limit, dataset.annotations), view=view)
+            report = _extract_split(backbone, calibration, ready, home, settings, listener)
+            yield replace(report, new_caches=listener.take())
 
     for name in backbones:
         try:
@@ -192,8 +198,8 @@ def _batches(source: ImageSource, rows: range) -> Iterable[torch.Tensor]:
 
 def _source(prepared: PreparedSplit, backbone: Backbone) -> ImageSource:
     if prepared.images is None:
-        return NativeImages(prepared.dataset, prepared.split, backbone.image_size, prepared.fit)
-    return CachedImages(prepared.images)
+        return viewed(NativeImages(prepared.dataset, prepared.split, backbone.image_size, prepared.fit), prepared.view)
+    return viewed(CachedImages(prepared.images), prepared.view)
 
 
 def _extract_split(
@@ -205,7 +211,7 @@ def _extract_split(
     progress: Progress,
 ) -> ExtractionReport:
     start = time.perf_counter()
-    cache = _feature_cache(backbone, calibration, prepared, home, settings)
+    cache = _feature_cache(backbone, calibration, prepared, home, settings, progress)
     total = len(prepared.image_ids)
     shards = cache.missing_shards(limited_rows(total, settings.limit))
     done = 0
@@ -215,6 +221,7 @@ def _extract_split(
         backbone=backbone.name,
         dataset=prepared.dataset.images_name,
         split=prepared.split,
+        view=prepared.view,
         path=str(cache.location),
         digest=cache.digest,
         images=sum(len(cache.shard_rows(k)) for k in cache.present_shards()),
@@ -226,7 +233,12 @@ def _extract_split(
 
 
 def _feature_cache(
-    backbone: Backbone, calibration: str, prepared: PreparedSplit, home: Location, settings: ExtractionSettings
+    backbone: Backbone,
+    calibration: str,
+    prepared: PreparedSplit,
+    home: Location,
+    settings: ExtractionSettings,
+    progress: Progress,
 ) -> FeatureCache:
     recipe = feature_recipe(
         backbone.identity,
@@ -237,10 +249,12 @@ def _feature_cache(
         precision=settings.precision,
         storage=settings.storage,
         images=prepared.images_digest,
+        view=prepared.view,
     )
     path = features_path(prepared.dataset.images_name, prepared.split, backbone.name, recipe.digest)
     arrays = feature_arrays(settings.storage, backbone.grid, backbone.dim)
-    return cast(FeatureCache, create_cache(home, path, recipe=recipe, arrays=arrays, image_ids=prepared.image_ids))
+    ids = prepared.image_ids
+    return cast(FeatureCache, make_cache(home, path, recipe=recipe, arrays=arrays, image_ids=ids, progress=progress))
 
 
 def _extract_missing(
@@ -258,7 +272,7 @@ def _extract_missing(
     facts = circumstances(backbone.device, batch_size, shards)
     writer = new_writer_name()
     cache.record_provenance(facts, writer=writer)
-    stage = f"{backbone.name} · {prepared.dataset.images_name}/{prepared.split}"
+    stage = name_view(f"{backbone.name} · {prepared.dataset.images_name}/{prepared.split}", prepared.view)
     done = extract_shards(
         cache,
         shards,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from deapcache.backbones import Backbone
-from deapcache.cache import Cache
+from deapcache.cache import ORIGINAL, Cache, name_view
 from deapcache.errors import StorageFullError
 from deapcache.locations import Location
 
@@ -32,6 +32,13 @@ class PlannedCache:
     """Images that this run would make: whole shards."""
     bytes: int
     """Uncompressed bytes that this run would write at most."""
+    view: str = ORIGINAL
+    """Of the images that features are from."""
+
+    @property
+    def what(self) -> str:
+        """For people: ``targets depth``, ``features dinov2 · hflip``."""
+        return name_view(f"{self.kind} {self.name}".strip(), self.view)
 
 
 @dataclass(frozen=True, kw_only=True)

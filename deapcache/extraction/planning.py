@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from deapcache.backbones import build, describe
-from deapcache.cache import ArraySpec, feature_arrays, find_caches, shard_images_for
+from deapcache.cache import ORIGINAL, ArraySpec, feature_arrays, find_caches, shard_images_for
 from deapcache.datasets import Dataset
 from deapcache.extraction.extract import ExtractionSettings, choose_device, default_batch_size
 from deapcache.extraction.plan import ExtractionPlan, PlannedCache, measure_rate
-from deapcache.extraction.prepare import check_splits, limited_rows, require_one_region, target_size
+from deapcache.extraction.prepare import limited_rows, require_one_region, target_size
 from deapcache.extraction.recipes import base_size_name, image_array, target_array
+from deapcache.extraction.views import split_views
 from deapcache.locations import Location
 
 
@@ -33,12 +34,12 @@ def plan_extraction(
     forward rate is measured on the device with an untrained copy of each architecture that would be run, unless
     ``measure`` is false.
     """
-    chosen = check_splits(dataset, splits)
+    chosen = split_views(dataset, splits, settings.views)
     device = choose_device(settings.device)
     caches = [
         _planned(home, dataset, split, settings, kind=kind, name=name, arrays=arrays, fields=fields)
-        for split in chosen
-        for kind, name, arrays, fields in _wanted(backbones, dataset, split, settings)
+        for split, views in chosen.items()
+        for kind, name, arrays, fields in _wanted(backbones, dataset, split, views, settings)
     ]
     to_run = {cache.name for cache in caches if cache.kind == "features" and cache.to_do}
     measured = [name for name in backbones if measure and name in to_run]
@@ -54,7 +55,9 @@ def plan_extraction(
 Wanted = tuple[str, str, tuple[ArraySpec, ...], Mapping[str, Any]]
 
 
-def _wanted(backbones: Sequence[str], dataset: Dataset, split: str, settings: ExtractionSettings) -> list[Wanted]:
+def _wanted(
+    backbones: Sequence[str], dataset: Dataset, split: str, views: Sequence[str], settings: ExtractionSettings
+) -> list[Wanted]:
     base_size = settings.base_size_for(dataset)
     size = target_size(dataset, base_size)
     brought_to = {"size": list(size), "fit": settings.fit}
@@ -72,7 +75,8 @@ def _wanted(backbones: Sequence[str], dataset: Dataset, split: str, settings: Ex
     for name in backbones:
         entry = describe(name)
         require_one_region(dataset, base_size, settings.fit, name, entry.image_size)
-        wanted.append(("features", name, feature_arrays(settings.storage, entry.grid, entry.dim), fields))
+        arrays = feature_arrays(settings.storage, entry.grid, entry.dim)
+        wanted += [("features", name, arrays, {**fields, "view": view}) for view in views]
     return wanted
 
 
@@ -98,7 +102,15 @@ def _planned(
             shards &= set(cache.missing_shards(rows))
     to_do = sum(min(length, len(ids) - shard * length) for shard in shards)
     item_bytes = sum(spec.item_bytes for spec in arrays)
-    return PlannedCache(kind=kind, split=split, name=name, images=len(ids), to_do=to_do, bytes=to_do * item_bytes)
+    return PlannedCache(
+        kind=kind,
+        split=split,
+        name=name,
+        images=len(ids),
+        to_do=to_do,
+        bytes=to_do * item_bytes,
+        view=fields.get("view", ORIGINAL),
+    )
 
 
 def _rate(name: str, dataset: Dataset, settings: ExtractionSettings, device: torch.device) -> float:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deapcache.cache import Cache, create_cache, images_path, targets_path
+from deapcache.cache import ORIGINAL, Cache, images_path, targets_path
 from deapcache.datasets import CROP, SQUASH, Dataset, DigestIndex, have_one_shape
 from deapcache.errors import UsageError
+from deapcache.extraction.creating import make_cache
 from deapcache.extraction.filling import IMAGES, Part, fill
 from deapcache.extraction.plan import item_bytes, require_space
 from deapcache.extraction.progress import Progress
@@ -25,16 +26,17 @@ from deapcache.recipe import image_set_digest
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedSplit:
-    """One split of a dataset, with its images named, and decoded where that was asked."""
+    """One split of a dataset in one view, with its images named, and decoded where that was asked."""
 
     dataset: Dataset
     split: str
     image_ids: tuple[str, ...]
     images_digest: str
     images: Cache | None
-    """Base images; None with native base size."""
+    """Base images, the original ones whatever the view; None with native base size."""
     fit: str
     """How images are brought to the base size, or to the backbone's."""
+    view: str = ORIGINAL
 
 
 def check_splits(dataset: Dataset, splits: Sequence[str] | None) -> tuple[str, ...]:
@@ -89,10 +91,10 @@ def prepare_split(
     digests = dataset.image_digests(split, index=DigestIndex(home))
     named = image_set_digest(zip(ids, digests, strict=True))
     size = target_size(dataset, base_size)
-    images = None if base_size == "native" else _image_cache(dataset, split, home, size, fit, ids, named)
+    images = None if base_size == "native" else _image_cache(dataset, split, home, size, fit, ids, named, progress)
     caches = {} if images is None else {IMAGES: images}
     for annotation in annotations:
-        caches[annotation] = _target_cache(dataset, split, home, annotation, size, fit, ids, named)
+        caches[annotation] = _target_cache(dataset, split, home, annotation, size, fit, ids, named, progress)
     rows = limited_rows(len(ids), limit)
     parts = [Part(name=n, cache=c, shards=c.missing_shards(rows)) for n, c in caches.items()]
     if any(part.shards for part in parts):
@@ -102,11 +104,18 @@ def prepare_split(
 
 
 def _image_cache(
-    dataset: Dataset, split: str, home: Location, size: tuple[int, int], fit: str, ids: Sequence[str], named: str
+    dataset: Dataset,
+    split: str,
+    home: Location,
+    size: tuple[int, int],
+    fit: str,
+    ids: Sequence[str],
+    named: str,
+    progress: Progress,
 ) -> Cache:
     recipe = image_recipe(dataset, size, named, fit=fit)
     path = images_path(dataset.images_name, split, recipe.digest)
-    return create_cache(home, path, recipe=recipe, arrays=[image_array(size)], image_ids=ids)
+    return make_cache(home, path, recipe=recipe, arrays=[image_array(size)], image_ids=ids, progress=progress)
 
 
 def _target_cache(
@@ -118,8 +127,9 @@ def _target_cache(
     fit: str,
     ids: Sequence[str],
     named: str,
+    progress: Progress,
 ) -> Cache:
     recipe = target_recipe(dataset, split, annotation, size, named, fit=fit, index=DigestIndex(home))
     path = targets_path(dataset.name, split, annotation, recipe.digest)
     arrays = [target_array(dataset, split, annotation, size)]
-    return create_cache(home, path, recipe=recipe, arrays=arrays, image_ids=ids)
+    return make_cache(home, path, recipe=recipe, arrays=arrays, image_ids=ids, progress=progress)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deapcache.extraction.creating import NewCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +22,8 @@ class ProgressEvent:
     """Images this run has to do."""
     bytes: int = 0
     """Bytes published in this run."""
+    new_cache: NewCache | None = None
+    """A cache that was made beside others that could be taken for it."""
 
 
 Progress = Callable[[ProgressEvent], None]

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 from deapcache.backbones import BackboneIdentity
-from deapcache.cache import ArraySpec
+from deapcache.cache import ORIGINAL, ArraySpec
 from deapcache.datasets import BOXES, COLUMNS, CROP, INTERPOLATION, Dataset, DigestIndex
 from deapcache.datasets.boxes import OUTSIDE
 from deapcache.errors import UsageError
@@ -76,6 +76,7 @@ def feature_recipe(
     precision: str,
     storage: str,
     images: str,
+    view: str = ORIGINAL,
 ) -> FeatureRecipe:
     """The recipe of feature volumes: the backbone's identity and everything around it."""
     return FeatureRecipe(
@@ -89,6 +90,7 @@ def feature_recipe(
         tf32=False,
         storage=storage,
         images=images,
+        view=view,
     )
 
 

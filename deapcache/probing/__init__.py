@@ -1,6 +1,7 @@
 """Stage 2: cached features in; trained readouts, scores and per-image statistics out. Never runs a backbone."""
 
 from deapcache.probing.evaluate import Examples
+from deapcache.probing.mirrored import require_original
 from deapcache.probing.options import ProbeOptions, default_iterations
 from deapcache.probing.planned import PlannedRun
 from deapcache.probing.probe import planned_runs, probe_backbone
@@ -18,4 +19,5 @@ __all__ = [
     "feature_fields",
     "planned_runs",
     "probe_backbone",
+    "require_original",
 ]

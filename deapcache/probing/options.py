@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from deapcache.cache import ORIGINAL, VIEWS, check_views
 from deapcache.errors import UsageError
 
 WARM_UP = 0.05
@@ -37,6 +38,8 @@ class ProbeOptions:
     """Train on the first so many images, all where there are not more; ``None``: on all."""
     val_limit: int | None = None
     """Score on the first so many images, all where there are not more; ``None``: on all."""
+    views: tuple[str, ...] = (ORIGINAL,)
+    """Views of the training images to draw from, the original ones among them; validation images are never mirrored."""
     output_size: tuple[int, int] | None = None
     """(height, width) of the target caches to use; ``None``: the base size of the features, or, where these come from
     images of native size, the only one there is."""
@@ -49,6 +52,12 @@ class ProbeOptions:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "views", check_views(self.views))
+        if ORIGINAL not in self.views:
+            raise UsageError(
+                f"views {', '.join(self.views)}: scores are of original images, so training draws from these as well: "
+                f"expected {', '.join(VIEWS)}, or nothing for the original images alone"
+            )
         if not self.lrs:
             raise UsageError("no learning rate is given: expected at least one, such as 1e-3")
         given = [("lr", lr) for lr in self.lrs]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from deapcache.cache import CacheEntry
+from deapcache.cache import HFLIP, CacheEntry
 from deapcache.datasets import SQUASH
 from deapcache.errors import UsageError
 from deapcache.locations import Location
@@ -197,7 +197,7 @@ class _Probe:
             for run in planned
         ]
         teams = form_teams(learners, options.weight_decay, lanes=lanes_of(device))
-        trained = train(teams, stream, arrays.rows, options, progress)
+        trained = train(teams, stream, arrays.draws, options, progress)
         priors = {
             name: image_independent_prior(one, stream, arrays.rows, options.batch_size) for name, one in posed.items()
         }
@@ -250,6 +250,8 @@ class _Probe:
     def _caches(self, annotations: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         splits = {"train": self._sources.train, "val": self._sources.val}
         entries = {name: split.features for name, split in splits.items()}
+        if self._sources.train.mirrored is not None:
+            entries[f"train {HFLIP}"] = self._sources.train.mirrored
         for annotation, (name, split) in product(annotations, splits.items()):
             entries[f"{name} {annotation} targets"] = split.targets[annotation]
         return {name: _cache_facts(entry) for name, entry in entries.items()}

@@ -38,6 +38,7 @@ def protocol_of(
         order_seed=options.order_seed,
         train_limit=_limit(options.train_limit, sources.train),
         val_limit=_limit(options.val_limit, sources.val),
+        views=options.views,
     )
 
 

@@ -20,7 +20,8 @@ class ProbeRun:
     seed: int
     backbone: str
     caches: Mapping[str, Mapping[str, Any]]
-    """``train``, ``val``, ``train instances targets``, … → path inside the home, digest and recipe."""
+    """``train``, ``val``, ``train hflip`` (where mirror images are drawn), ``train instances targets``, … → path inside
+    the home, digest and recipe."""
     classes: tuple[str, ...]
     """Class names of ``classes`` maps, by value; empty otherwise."""
     readout: Mapping[str, Any]

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from deapcache.cache import Cache, CacheEntry, FeatureCache, find_caches, find_one
+from deapcache.cache import HFLIP, Cache, CacheEntry, FeatureCache, find_caches, find_one
 from deapcache.errors import CacheMissError, CorruptCacheError, IncompleteCacheError, UsageError
 from deapcache.locations import Location
 from deapcache.probing.alike import fit_option, require_same_region, seen_alike
 from deapcache.probing.batches import SplitArrays
+from deapcache.probing.mirrored import find_mirrored, mirror_command, require_original
 from deapcache.probing.options import ProbeOptions
 from deapcache.recipe import Difference, FeatureRecipe, TargetRecipe, differences
 
@@ -48,6 +49,8 @@ class SplitSource:
     targets: Mapping[str, CacheEntry]
     """By annotation."""
     arrays: SplitArrays
+    mirrored: CacheEntry | None = None
+    """Features of the mirror images, where these are drawn as well."""
 
     @property
     def image_ids(self) -> tuple[str, ...]:
@@ -101,8 +104,10 @@ def resolve_sources(request: Request, options: ProbeOptions) -> Sources:
 
     Raises :class:`CacheMissError` or :class:`AmbiguousCacheError` where the caches are not there, or not one of each,
     or where those of the two splits do not belong together; :class:`IncompleteCacheError` where they lack rows that
-    are asked for; :class:`CorruptCacheError` where features and targets list different images.
+    are asked for; :class:`CorruptCacheError` where features and targets list different images;
+    :class:`UsageError` where features of another view than the original images' are asked for.
     """
+    require_original(request.fields)
     features = _paired_features(request)
     targets = [
         {name: _targets(request, split, name, entry, options) for name in request.annotations}
@@ -111,9 +116,11 @@ def resolve_sources(request: Request, options: ProbeOptions) -> Sources:
     for name in request.annotations:
         _check_pair(targets[0][name], targets[1][name], request)
     limits = (options.train_limit, options.val_limit)
+    # nothing is scored on mirror images, so those of val need not be there
+    mirrored = (find_mirrored(request, features[0]) if HFLIP in options.views else None, None)
     train, val = (
-        _split_source(request, split, entry, found, limit)
-        for split, entry, found, limit in zip(request.splits, features, targets, limits, strict=True)
+        _split_source(request, split, entry, found, limit, mirror)
+        for split, entry, found, limit, mirror in zip(request.splits, features, targets, limits, mirrored, strict=True)
     )
     return Sources(train, val)
 
@@ -213,6 +220,7 @@ def _split_source(
     features: CacheEntry,
     targets: Mapping[str, CacheEntry],
     limit: int | None,
+    mirrored: CacheEntry | None,
 ) -> SplitSource:
     volumes = features.open()
     assert isinstance(volumes, FeatureCache)  # what open_cache gives for this kind
@@ -226,9 +234,26 @@ def _split_source(
         caches[images.path] = images.open()
     for path, cache in caches.items():
         if not cache.is_complete(rows):
-            raise _incomplete(request, path, rows, caches, limit)
-    arrays = SplitArrays(volumes, maps, np.asarray(rows), None if images is None else caches[images.path])
-    return SplitSource(split, features, targets, arrays)
+            raise _incomplete(request.extract_command + _limited(limit), path, rows, caches)
+    mirror = None if mirrored is None else _mirror_volumes(request, features, volumes, mirrored, rows, limit)
+    arrays = SplitArrays(volumes, maps, np.asarray(rows), None if images is None else caches[images.path], mirror)
+    return SplitSource(split, features, targets, arrays, mirrored)
+
+
+def _mirror_volumes(
+    request: Request, features: CacheEntry, volumes: Cache, mirrored: CacheEntry, rows: range, limit: int | None
+) -> FeatureCache:
+    cache = mirrored.open()
+    assert isinstance(cache, FeatureCache)
+    _check_same_images(features, volumes, mirrored, cache)
+    if not cache.is_complete(rows):
+        command = mirror_command(request, features) + _limited(limit)
+        raise _incomplete(command, mirrored.path, rows, {mirrored.path: cache})
+    return cache
+
+
+def _limited(limit: int | None) -> str:
+    return "" if limit is None else f" --limit {limit}"
 
 
 def _base_images(request: Request, split: str, features: CacheEntry) -> CacheEntry:
@@ -261,13 +286,10 @@ def _check_same_images(features: CacheEntry, volumes: Cache, entry: CacheEntry, 
         )
 
 
-def _incomplete(
-    request: Request, path: str, rows: range, caches: Mapping[str, Cache], limit: int | None
-) -> IncompleteCacheError:
+def _incomplete(resume: str, path: str, rows: range, caches: Mapping[str, Cache]) -> IncompleteCacheError:
     missing = len(_missing_rows(caches[path], rows))
     usable = min((row for cache in caches.values() for row in _missing_rows(cache, rows)), default=len(rows))
     instead = f", or probe only the first {usable} with --limit {usable}" if usable else ""
-    resume = request.extract_command + (f" --limit {limit}" if limit is not None else "")
     return IncompleteCacheError(
         f"{path} holds {len(rows) - missing} of the {len(rows)} images asked for: `{resume}` does the rest{instead}"
     )

@@ -25,9 +25,9 @@ _REPORT_EVERY = 10
 
 
 def train(
-    teams: Sequence[Team], stream: BatchStream, rows: np.ndarray, options: ProbeOptions, progress: Progress
+    teams: Sequence[Team], stream: BatchStream, draws: np.ndarray, options: ProbeOptions, progress: Progress
 ) -> float:
-    """Train all ``teams`` to the end on the same batches; returns the seconds it took.
+    """Train all ``teams`` to the end on the same batches of ``draws``; returns the seconds it took.
 
     Each batch is read once and each task's target made once, whatever the number of readouts; on a CPU teams step side
     by side. Raises
@@ -36,7 +36,7 @@ def train(
     learners = [learner for team in teams for learner in team.learners]
     iterations = max(learner.posed.iterations for learner in learners)
     tasks = {learner.posed.task.name: learner.posed.task for learner in learners}
-    order = image_order(options.order_seed, rows, iterations=iterations, batch_size=options.batch_size)
+    order = image_order(options.order_seed, draws, iterations=iterations, batch_size=options.batch_size)
     clock = Clock("train", iterations, progress)
     with side_by_side(len(teams), options.device) as run:
         for iteration, batch in enumerate(stream.batches(order), start=1):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deapcache.errors import ResultsError
-from deapcache.recipe import SHORT, Difference, differences, digest_of
+from deapcache.recipe import SHORT, Difference, Protocol, differences, digest_of
 from deapcache.results.record import Result
 
 _Name = tuple[str, ...]
@@ -77,14 +77,19 @@ def summarise(results: Iterable[Result], *, allow_mixed: bool = False) -> list[S
 def row_identity(result: Result) -> dict[str, Any]:
     """What the seeds of one row share: protocol and the recipes of all caches, as ``outer.inner`` → value."""
     recipes = {name: cache["recipe"] for name, cache in result.caches.items()}
-    return dict(_flat({"protocol": result.protocol, **recipes}))
+    return dict(_flat({"protocol": _protocol(result), **recipes}))
 
 
 def block_identity(result: Result) -> dict[str, Any]:
     """What the rows of one table share: the protocol but for readout and learning rate, and the targets' recipes."""
     targets = {name: cache["recipe"] for name, cache in result.caches.items() if "targets" in name}
-    flat = _flat({"protocol": result.protocol, **targets})
+    flat = _flat({"protocol": _protocol(result), **targets})
     return {name: value for name, value in flat if not f"{name}.".startswith(_OF_THE_ROW)}
+
+
+def _protocol(result: Result) -> dict[str, Any]:
+    """The protocol with all its fields, also those that were added after it was written."""
+    return {**Protocol.added_fields(), **result.protocol}
 
 
 def mixture(shown: Sequence[Summary], summaries: Sequence[Summary]) -> list[str]:

@@ -123,6 +123,21 @@ def test_all_names_are_found_where_none_is_given(full: LocalLocation) -> None:
     assert find_one(full, "images", name=None, **COCO).kind == "images"
 
 
+def test_features_are_of_original_images_unless_another_view_is_named(full: LocalLocation) -> None:
+    choice = {"name": "vit-b-16", "fields": {"precision": "fp32"}, **COCO}
+    before = find_one(full, "features", **choice)
+    mirrored = feature_cache(full, count=2, view="hflip")
+    assert find_one(full, "features", **choice) == before
+    assert mirrored.digest not in {e.digest for e in find_caches(full, "features", **COCO)}
+    assert mirrored.digest in {e.digest for e in list_caches(full, "features")}
+    found = find_one(full, "features", name="vit-b-16", fields={"view": "hflip"}, **COCO)
+    assert (found.digest, found.fields["view"]) == (mirrored.digest, "hflip")
+    assert find_one(full, "features", **{**choice, "fields": {**choice["fields"], "view": "original"}}) == before
+    assert (before.fields["view"], "view" in before.recipe) == ("original", False)
+    with pytest.raises(CacheMissError, match="where view is hflip"):
+        find_one(full, "features", name="vit-b-16", fields={"digest": mirrored.digest}, **COCO)
+
+
 def test_two_that_fit_are_listed_with_what_differs_and_how_to_choose(full: LocalLocation) -> None:
     with pytest.raises(AmbiguousCacheError) as raised:
         find_one(full, "features", name="vit-b-16", **COCO)

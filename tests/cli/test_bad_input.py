@@ -45,6 +45,25 @@ def test_wrong_tasks_and_readouts_offer_the_nearest(cli, home, verb):
     assert "unknown" in one_line(done.err)
 
 
+def test_views_that_there_are_not(cli, make_coco, home):
+    root = make_coco(1, 1)
+    extract = ["extract", "--backbone", BACKBONE, "--dataset", "coco", "--data-root", root, "--home", home]
+    done = cli(*extract, "--views", "vflip")
+    assert done.code == 2
+    assert "unknown view 'vflip': choose among original, hflip" in one_line(done.err)
+    assert cli(*extract).code == 0
+    probe = ["probe", "--task", "foreground", "--dataset", "coco", "--home", home]
+    done = cli(*probe, "--views", "original,hflip")
+    assert done.code == 1
+    assert "--split train --views hflip" in done.err
+    done = cli(*probe, "--views", "hflip")
+    assert done.code == 2
+    assert "scores are of original images" in one_line(done.err)
+    done = cli(*probe, "--where", "view=hflip")
+    assert done.code == 2
+    assert "--views" in one_line(done.err)
+
+
 def test_a_missing_data_root_says_what_is_expected_where(cli, tmp_path, home):
     done = cli(
         "extract", "--backbone", BACKBONE, "--dataset", "coco", "--data-root", tmp_path / "nowhere", "--home", home

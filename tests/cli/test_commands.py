@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -121,6 +122,51 @@ def test_after_a_label_is_corrected_only_targets_are_made_and_one_says_which(cli
     assert result["caches"]["train instances targets"]["digest"] == newest["train"].digest
     assert result["caches"]["val instances targets"]["digest"] == newest["val"].digest
     assert cli(*probe, "--where", "storage=int8", "--where", "storage=float16").code == 2
+
+
+def test_both_views_are_extracted_shown_and_probed(cli, make_coco, home):
+    root = make_coco(4, 2)
+    place = ["--dataset", "coco", "--home", home]
+    extract = ["extract", "--backbone", BACKBONE, *place, "--data-root", root, "--views", "hflip,original"]
+    plan = cli(*extract, "--dry-run")
+    assert "10 forwards" in plan.out
+    assert f"features {BACKBONE} · hflip" in plan.out
+    done = cli(*extract)
+    assert (done.code, done.err) == (0, "")
+    assert [line.split()[2:4] for line in done.out.splitlines()[1:]] == [
+        ["train", "original"], ["train", "hflip"], ["val", "original"],
+    ]  # fmt: skip
+    listed = json.loads(cli("cache", "ls", "--home", home, "--json").out)
+    views = sorted((row["split"], row["view"]) for row in listed if row["kind"] == "features")
+    assert views == [("train", "hflip"), ("train", "original"), ("val", "original")]
+    assert {row["view"] for row in listed if row["kind"] != "features"} == {""}
+    assert " hflip " in cli("cache", "ls", "--home", home).out
+    probe = ["probe", "--task", "detection", *place, "--iterations", 1, "--batch-size", 4, "--json"]
+    (both,) = json.loads(cli(*probe, "--views", "original,hflip").out)
+    assert both["protocol"]["views"] == ["original", "hflip"]
+    assert both["caches"]["train hflip"]["recipe"]["view"] == "hflip"
+    assert both["backbone_forwards"] == 0
+    (alone,) = json.loads(cli(*probe).out)
+    assert "views" not in alone["protocol"]
+    assert alone["run"] != both["run"]
+
+
+def test_a_changed_image_is_told_before_it_is_extracted_again(cli, make_coco, extracted, tmp_path):
+    image = sorted((tmp_path / "data" / "val2017").glob("*.jpg"))[0]
+    with Image.open(image) as opened:
+        pixels = opened.convert("RGB")
+    pixels.putpixel((0, 0), (255, 0, 255))
+    pixels.save(image)
+    command = ["extract", "--backbone", BACKBONE, "--dataset", "coco", "--data-root", tmp_path / "data"]
+    done = cli(*command, "--home", extracted, "--json")
+    told = done.err.splitlines()
+    whats = ["images coco/val", "targets coco/val boxes", "targets coco/val instances", f"features coco/val {BACKBONE}"]
+    assert sorted(line.partition(":")[0] for line in told) == sorted(whats)
+    for line in told:
+        assert re.fullmatch(r".*: new cache [0-9a-f]{12}; differs from [0-9a-f]{12} in images", line)
+    train, val = json.loads(done.out)
+    assert (train["new_caches"], train["extracted"], val["extracted"]) == ([], 0, 4)
+    assert [set(new["differences"]) for new in val["new_caches"]] == [{"images"}] * 4
 
 
 def test_a_part_of_a_cache_can_be_probed_when_asked(cli, make_coco, home):

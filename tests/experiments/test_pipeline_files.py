@@ -72,6 +72,8 @@ def test_one_name_for_one_readout(write):
         ("iterations: 200", "iterations: 0", ["found 0"]),
         ("lr: [1e-3, 0.0003]", "lr: fast", ["line 8: lr: expected a number above 0, found 'fast'"]),
         ("lr: [1e-3, 0.0003]", "lr: [.nan]", ["lr.0: expected a number above 0, found nan"]),
+        ("limit: 64", "views: [original, vflip]", ["views.1: expected one of original, hflip, found 'vflip'"]),
+        ("limit: 64", "views: hflip", ["line 9: views: ", "training draws from these as well"]),
         ("limit: 64", "limit: 6.4", ["line 9: limit", "found 6.4"]),
         ("storage: int8", "storage: int4", ["line 10: storage: expected one of float16", "found 'int4'"]),
         ("storage: int8", "fit: letterbox", ["fit: expected one of squash, crop, found 'letterbox'"]),

@@ -77,6 +77,19 @@ def test_other_results_of_the_home_stay_out(plan, home):
     assert other.result.run not in {result.run for result in again}
 
 
+def test_views_are_extracted_for_training_and_drawn_from(plan, home):
+    text = SMALL + "  - {tasks: [foreground], dataset: coco, views: [original, hflip]}\n"
+    assert plan(text).forwards == 8 + 8 + 4
+    first = Counted(plan(text))
+    assert (first.forwards, len(first.trained), first.steps) == (8 + 8 + 4, 6, 2 + 2)
+    with_views = [r for r in first.outcome.results if "views" in r.protocol]
+    assert [r.caches["train hflip"]["recipe"]["view"] for r in with_views] == ["hflip"]
+    again = Counted(plan(text))
+    assert (again.forwards, again.steps, again.trained) == (0, 0, set())
+    assert Counted(plan(SMALL)).trained == set(), "runs of original images are those that they were"
+    assert plan(SMALL, "views=original,hflip").missing == 4, "but for the one above"
+
+
 @pytest.mark.slow
 def test_a_kill_between_two_passes_costs_nothing_that_was_done(plan, home, write, coco):
     file = write(TWO)

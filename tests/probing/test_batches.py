@@ -90,6 +90,9 @@ class _Counting:
         self._cache = cache
         self.rows: list[int] = []
 
+    def __len__(self):
+        return len(self._cache)
+
     def __getattr__(self, name):
         return getattr(self._cache, name)
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from deapcache.errors import ResultsError
+from deapcache.recipe import Protocol
 from deapcache.results import Selection, select, summarise
 from deapcache.results.record import make_result
 
@@ -63,6 +64,16 @@ def test_a_refusal_names_all_protocols_of_a_side(facts) -> None:
         summarise([make_result(facts(iterations=iterations, readout=readout)) for iterations, readout in chosen])
     ways = re.findall(r"--protocol ([0-9a-f]+(?:,[0-9a-f]+)*)", str(refused.value))
     assert sorted(len(way.split(",")) for way in ways) == [1, 2]
+
+
+def test_a_protocol_from_before_there_were_views_is_one_of_original_images(facts) -> None:
+    one, other = (make_result(facts(seed=seed)) for seed in (0, 1))
+    (summary,) = summarise([one, replace(other, protocol={**other.protocol, "views": ["original"]})])
+    assert summary.seeds == (0, 1)
+    changed = {**other.protocol, "views": ["original", "hflip"]}
+    mirrored = replace(other, protocol=changed, protocol_digest=Protocol.from_json(changed).digest)
+    with pytest.raises(ResultsError, match=r"protocol\.views: \['original'\] or \['original', 'hflip'\]"):
+        summarise([one, mirrored])
 
 
 def test_one_seed_has_no_spread(facts) -> None:

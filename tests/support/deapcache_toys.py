@@ -93,8 +93,12 @@ def _fill(cache: Cache, arrays: dict[str, np.ndarray], shards: Sequence[int] | N
 
 
 def add_features(home: Location, split: str, *, shards: Sequence[int] | None = None, **changes: Any) -> Cache:
-    """The toy backbone's features of a split, all shards or some; all shards hold one image."""
+    """The toy backbone's features of a split, all shards or some; all shards hold one image.
+
+    Of mirrored images it makes mirrored features: it knows no left and right.
+    """
     recipe = feature_recipe(split, **changes)
+    made = volumes(split)[:, :, ::-1] if recipe.view == "hflip" else volumes(split)
     ids = [f"{split}-{i}" for i in range(COUNTS[split])]
     cache = create_cache(
         home,
@@ -103,7 +107,7 @@ def add_features(home: Location, split: str, *, shards: Sequence[int] | None = N
         arrays=feature_arrays(recipe.storage, (GRID, GRID), DIM),
         image_ids=ids,
     )
-    _fill(cache, encode_features(volumes(split), recipe.storage, ids), shards)
+    _fill(cache, encode_features(made, recipe.storage, ids), shards)
     return cache
 
 

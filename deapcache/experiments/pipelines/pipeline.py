@@ -72,6 +72,10 @@ class Pipeline:
         limits = [probe.limit for probe in self.of(dataset)]
         return None if None in limits else max(limit for limit in limits if limit is not None)
 
+    def views_of(self, dataset: str) -> tuple[str, ...]:
+        """Views of the training images that must be cached for a dataset's probes."""
+        return tuple(dict.fromkeys(view for probe in self.of(dataset) for view in probe.options.views))
+
     def of(self, dataset: str) -> tuple[ProbeSpec, ...]:
         """The probes on a dataset."""
         return tuple(probe for probe in self.probes if probe.dataset == dataset)

@@ -91,7 +91,7 @@ class PipelinePlan:
             rates = plan.extraction.images_per_second if plan.extraction else {}
             for cache in plan.extraction.caches if plan.extraction else ():
                 owner = plan.name if cache.kind == "targets" else plan.images_name
-                key = (owner, cache.kind, cache.split, cache.name)
+                key = (owner, cache.kind, cache.split, cache.name, cache.view)
                 if key not in caches or caches[key][1].to_do < cache.to_do:
                     caches[key] = (rates, cache)
         return caches.values()
@@ -194,6 +194,7 @@ def _plan_dataset(
         fit=pipeline.fit,
         storage=pipeline.storage,
         precision=pipeline.precision,
+        views=pipeline.views_of(name),
         device=device,
         limit=pipeline.limit_of(name),
     )

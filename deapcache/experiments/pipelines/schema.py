@@ -8,7 +8,7 @@ from typing import Any
 
 from deapcache.backbones import describe
 from deapcache.backbones.numerics import AUTOCAST
-from deapcache.cache import STORAGE_FORMATS
+from deapcache.cache import STORAGE_FORMATS, VIEWS
 from deapcache.datasets import FITS, SQUASH
 from deapcache.errors import UsageError
 from deapcache.experiments.pipelines.checks import (
@@ -38,6 +38,14 @@ def _task(name: str) -> str:
     return get_task(name).name
 
 
+def _views(document: Document, path: KeyPath, value: Any) -> tuple[str, ...]:
+    found = items(one_of(*VIEWS), "[original, hflip]")(document, path, value)
+    try:
+        return ProbeOptions(views=found).views
+    except UsageError as error:
+        raise document.error(path, str(error)) from None
+
+
 SHARED: Mapping[str, Check] = {
     "backbones": items(known(_backbone), "[dinov2, mae]"),
     "readouts": items(known(canonical_readout), "[deap, no-sigma]"),
@@ -47,6 +55,7 @@ SHARED: Mapping[str, Check] = {
     "lr": items(positive_number, "[0.001, 0.0003]"),
     "limit": or_nothing(whole_number(1)),
     "upsampler": or_nothing(text),
+    "views": _views,
 }
 """What a pipeline says for all its probes, and a probe for itself."""
 
@@ -69,7 +78,7 @@ PIPELINE: Mapping[str, Check] = {
 }
 """All but ``probes``."""
 
-LISTS = ("layout", "backbones", "tasks", "readouts", "seeds", "lr")
+LISTS = ("layout", "backbones", "tasks", "readouts", "seeds", "lr", "views")
 """Keys that hold lists."""
 
 
@@ -124,7 +133,7 @@ def _probe(document: Document, path: KeyPath, value: Any, top: Mapping[str, Any]
 
 
 def _options(found: Mapping[str, Any], task_options: Mapping[str, Mapping[str, str]]) -> ProbeOptions:
-    named = {"iterations": "iterations", "batch_size": "batch_size", "lr": "lrs"}
+    named = {"iterations": "iterations", "batch_size": "batch_size", "lr": "lrs", "views": "views"}
     given = {option: found[name] for name, option in named.items() if name in found}
     limit, upsampler = found.get("limit"), found.get("upsampler")
     return ProbeOptions(
