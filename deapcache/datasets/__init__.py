@@ -1,6 +1,15 @@
 """Files on disk to samples: images, their annotations, and what identifies them."""
 
-from deapcache.datasets.base import DATASETS, VOID, Dataset, DatasetEntry, SplitStatus, images_owner, open_dataset
+from deapcache.datasets.base import (
+    DATASETS,
+    VOID,
+    Dataset,
+    DatasetEntry,
+    SplitStatus,
+    dataset_entry,
+    images_owner,
+    open_dataset,
+)
 from deapcache.datasets.boxes import BOXES, COLUMNS, pad_table
 from deapcache.datasets.decoding import COLOUR, decode_image
 from deapcache.datasets.digests import DigestIndex
@@ -17,6 +26,7 @@ __all__ = [
     "DatasetEntry",
     "DigestIndex",
     "SplitStatus",
+    "dataset_entry",
     "decode_image",
     "images_owner",
     "open_dataset",
