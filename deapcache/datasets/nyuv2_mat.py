@@ -43,7 +43,7 @@ class NyuLabelled(Dataset):
 
     name = "nyuv2"
     images_name = "nyuv2"
-    annotations = ("instances", "boxes", "depth")
+    annotations: tuple[str, ...] = ("instances", "boxes", "depth")
     base_size = (216, 288)
     colour = "rgb8 as stored"
     depth_array: ClassVar[str] = "rawDepths"

@@ -31,6 +31,9 @@ class Selection(Dataset):
         self._whole = whole
         self._kept: dict[str, list[int]] = {}
 
+    def tolerant(self) -> Selection:
+        return Selection(self._whole.tolerant(), self.omitted)
+
     def image_ids(self, split: str) -> tuple[str, ...]:
         ids = self._whole.image_ids(split)
         return tuple(ids[row] for row in self._rows(split))
