@@ -21,7 +21,7 @@ from deapcache.datasets.digests import DigestIndex, Progress, digest_files
 from deapcache.datasets.folders import absent, describe, stems
 from deapcache.datasets.masks import decode_segmentation
 from deapcache.datasets.ordering import sample_key
-from deapcache.errors import DataError, MissingDataError
+from deapcache.errors import LEAVE_OUT, DataError, MissingDataError
 
 LAYOUT = """\
 train2017/*.jpg                            118,287 images
@@ -179,7 +179,7 @@ def _require_files(images: tuple[CocoImage, ...], folder: Path) -> None:
     if absent:
         raise MissingDataError(
             f"{folder} lacks {len(absent)} of the {len(images)} listed images, the first is {absent[0]}; "
-            "unpack the image archive again, or leave them out with --on-error skip"
+            f"unpack the image archive again, {LEAVE_OUT}"
         )
 
 

@@ -19,7 +19,7 @@ from deapcache.datasets.decoding import COLOUR_AS_STORED, decode_image, image_si
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
 from deapcache.datasets.labels import read_index_map
 from deapcache.datasets.ordering import sample_key
-from deapcache.errors import DataError
+from deapcache.errors import LEAVE_OUT, DataError
 from deapcache.recipe import digest_of
 
 _LISTING = threading.Lock()  # of the module, so that a dataset can be pickled
@@ -150,7 +150,7 @@ def _refuse_problems(samples: Sequence[Sample]) -> None:
     problems = [sample.problem for sample in samples if sample.problem]
     if problems:
         more = f" (so or otherwise, {len(problems)} of {len(samples)} images cannot be read)" if problems[1:] else ""
-        raise DataError(f"{problems[0]}{more}; or leave out what cannot be read with --on-error skip")
+        raise DataError(f"{problems[0]}{more}; {LEAVE_OUT}")
 
 
 def require_same_size(labels: NDArray[Any], path: Path, image: tuple[int, int], image_path: Path) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 
@@ -21,12 +21,14 @@ from deapcache.cache import (
 )
 from deapcache.datasets import Dataset
 from deapcache.errors import DeapcacheError, UsageError
+from deapcache.extraction.checking import ON_ERROR, without_unreadable
 from deapcache.extraction.circumstances import circumstances, new_writer_name, now
 from deapcache.extraction.pipeline import extract_shards
 from deapcache.extraction.plan import item_bytes, require_space
 from deapcache.extraction.prepare import PreparedSplit, check_splits, limited_rows, prepare_split
 from deapcache.extraction.progress import Progress, silent
-from deapcache.extraction.recipes import BaseSize, feature_recipe
+from deapcache.extraction.recipes import BaseSize, feature_recipe, omitted_from
+from deapcache.extraction.report import ExtractionReport
 from deapcache.extraction.sources import CachedImages, ImageSource, NativeImages
 from deapcache.locations import Location
 
@@ -52,10 +54,14 @@ class ExtractionSettings:
     device: str = "auto"
     limit: int | None = None
     """Only the first so many images of each split, rounded up to whole shards."""
+    on_error: str = "stop"
+    """What becomes of images that cannot be read: ``stop``, or ``skip``, which leaves them out of the image set."""
 
     def __post_init__(self) -> None:
         if self.storage not in STORAGE_FORMATS:
             raise UsageError(f"unknown storage format {self.storage!r}: choose one of {', '.join(STORAGE_FORMATS)}")
+        if self.on_error not in ON_ERROR:
+            raise UsageError(f"unknown on-error {self.on_error!r}: choose {' or '.join(ON_ERROR)}")
         for name, value in (("batch size", self.batch_size), ("limit", self.limit)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, found {value}")
@@ -64,27 +70,9 @@ class ExtractionSettings:
         """The base size asked for, else the dataset's own."""
         return self.base_size or dataset.base_size
 
-
-@dataclass(frozen=True, kw_only=True)
-class ExtractionReport:
-    """What one backbone over one split came to."""
-
-    backbone: str
-    dataset: str
-    split: str
-    path: str
-    digest: str
-    images: int
-    """Images that the cache holds now, of ``total``."""
-    total: int
-    extracted: int
-    """Images that this run forwarded and published; 0 where all were there."""
-    stored_bytes: int
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)
+    def images_of(self, dataset: Dataset, splits: Sequence[str], home: Location, progress: Progress) -> Dataset:
+        """``dataset``, less the images of ``splits`` that cannot be read where these are to be skipped."""
+        return without_unreadable(dataset, splits, home, progress=progress) if self.on_error == "skip" else dataset
 
 
 def choose_device(name: str) -> torch.device:
@@ -133,8 +121,9 @@ def extract(
     @functools.cache  # files are looked at and annotations digested once, whatever the number of backbones
     def prepared(split: str, limit: int | None, annotations: tuple[str, ...]) -> PreparedSplit:
         base_size = settings.base_size_for(dataset)
+        images = settings.images_of(dataset, [split], home, progress)
         return prepare_split(
-            dataset, split, home, base_size=base_size, limit=limit, annotations=annotations, progress=progress
+            images, split, home, base_size=base_size, limit=limit, annotations=annotations, progress=progress
         )
 
     def extracted(name: str) -> Iterator[ExtractionReport]:
@@ -203,6 +192,7 @@ def _extract_split(
         extracted=done,
         stored_bytes=cache.stored_bytes(),
         seconds=time.perf_counter() - start,
+        omitted=dict(prepared.dataset.omitted.get(prepared.split, {})),
     )
 
 
@@ -217,6 +207,7 @@ def _feature_cache(
         precision=settings.precision,
         storage=settings.storage,
         images=prepared.images_digest,
+        omitted=omitted_from(prepared.dataset, prepared.split),
     )
     path = features_path(prepared.dataset.images_name, prepared.split, backbone.name, recipe.digest)
     arrays = feature_arrays(settings.storage, backbone.grid, backbone.dim)

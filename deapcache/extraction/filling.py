@@ -15,6 +15,7 @@ import numpy as np
 
 from deapcache.cache import ArraySpec, Cache
 from deapcache.datasets import BOXES, Dataset, pad_table, resize_image, resize_map
+from deapcache.errors import LEAVE_OUT, DataError, MissingDataError
 from deapcache.extraction.progress import Progress, ProgressEvent
 
 IMAGES = "images"
@@ -60,7 +61,7 @@ def fill(dataset: Dataset, split: str, parts: Sequence[Part], *, progress: Progr
     wanted = {row: [p for p in parts if row in p.rows] for row in sorted(set().union(*(p.rows for p in parts)))}
     jobs = ((row, [(p.name, p.array.item_shape) for p in owners]) for row, owners in wanted.items())
     published = 0
-    with _workers(dataset) as pool, ThreadPoolExecutor(1) as writer:
+    with workers(dataset) as pool, ThreadPoolExecutor(1) as writer:
         pending: deque[Future[int]] = deque()
         for done, (row, values) in enumerate(_in_order(pool, dataset, split, jobs), start=1):
             for part, value in zip(wanted[row], values, strict=True):
@@ -80,7 +81,17 @@ def _publish(cache: Cache, shard: int, values: np.ndarray) -> int:
 
 
 def _read_row(dataset: Dataset, split: str, row: int, parts: Iterable[tuple[str, tuple[int, ...]]]) -> list[np.ndarray]:
-    return [_read(dataset, split, row, name, shape) for name, shape in parts]
+    with offering_to_skip():
+        return [_read(dataset, split, row, name, shape) for name, shape in parts]
+
+
+@contextlib.contextmanager
+def offering_to_skip() -> Iterator[None]:
+    """What is wrong with the files of one image, told with the way to go on without it."""
+    try:
+        yield
+    except (DataError, MissingDataError) as error:
+        raise type(error)(f"{error}; {LEAVE_OUT}") from error
 
 
 def _read(dataset: Dataset, split: str, row: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -93,7 +104,7 @@ def _read(dataset: Dataset, split: str, row: int, name: str, shape: tuple[int, .
 
 
 @contextlib.contextmanager
-def _workers(dataset: Dataset) -> Iterator[Executor]:
+def workers(dataset: Dataset) -> Iterator[Executor]:
     """Threads where decoding releases the interpreter lock, processes where making an image is Python's own work."""
     count = os.cpu_count() or 1
     pool: Executor

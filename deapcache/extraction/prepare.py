@@ -80,7 +80,7 @@ def prepare_split(
 def _image_cache(
     dataset: Dataset, split: str, home: Location, size: tuple[int, int], ids: Sequence[str], named: str
 ) -> Cache:
-    recipe = image_recipe(dataset, size, named)
+    recipe = image_recipe(dataset, split, size, named)
     path = images_path(dataset.images_name, split, recipe.digest)
     return create_cache(home, path, recipe=recipe, arrays=[image_array(size)], image_ids=ids)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from deapcache.backbones import BackboneIdentity
 from deapcache.cache import ArraySpec
@@ -13,6 +14,9 @@ from deapcache.recipe import FeatureRecipe, ImageRecipe, TargetRecipe
 
 FIT = "squash"
 """Both axes are scaled to the base size on their own: the paper's equal treatment of all backbones."""
+
+_NAMED = 100
+"""Images left out that a recipe names; ``--on-error skip`` lists them all."""
 
 BaseSize = tuple[int, int] | Literal["native"]
 
@@ -34,9 +38,22 @@ def parse_base_size(text: str) -> BaseSize:
     raise UsageError(f"base size {text!r}: expected a side (224), HEIGHTxWIDTH (216x288) or native")
 
 
-def image_recipe(dataset: Dataset, size: tuple[int, int], images: str) -> ImageRecipe:
+def image_recipe(dataset: Dataset, split: str, size: tuple[int, int], images: str) -> ImageRecipe:
     """The recipe of base images of ``size`` of the image set with digest ``images``."""
-    return ImageRecipe(size=size, fit=FIT, interpolation=INTERPOLATION, colour=dataset.colour, images=images)
+    return ImageRecipe(
+        size=size,
+        fit=FIT,
+        interpolation=INTERPOLATION,
+        colour=dataset.colour,
+        images=images,
+        omitted=omitted_from(dataset, split),
+    )
+
+
+def omitted_from(dataset: Dataset, split: str) -> dict[str, Any] | None:
+    """What recipes say of the images that were left out of a split; ``None`` where none was."""
+    left_out = dataset.omitted.get(split)
+    return {"images": len(left_out), "ids": list(left_out)[:_NAMED]} if left_out else None
 
 
 def target_recipe(
@@ -60,6 +77,7 @@ def target_recipe(
         classes=dataset.classes if annotation == "classes" else (),
         images=images,
         annotations=dataset.annotation_digest(split, annotation, index=index),
+        omitted=omitted_from(dataset, split),
     )
 
 
@@ -72,6 +90,7 @@ def feature_recipe(
     precision: str,
     storage: str,
     images: str,
+    omitted: Mapping[str, Any] | None = None,
 ) -> FeatureRecipe:
     """The recipe of feature volumes: the backbone's identity and everything around it."""
     return FeatureRecipe(
@@ -85,6 +104,7 @@ def feature_recipe(
         tf32=False,
         storage=storage,
         images=images,
+        omitted=omitted,
     )
 
 

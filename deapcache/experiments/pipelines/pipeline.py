@@ -53,6 +53,8 @@ class Pipeline:
     probes: tuple[ProbeSpec, ...]
     storage: str
     precision: str
+    on_error: str
+    """What becomes of images that cannot be read: ``stop`` or ``skip``."""
     where: Mapping[str, str]
     """Recipe fields that caches must have, where the home holds several of a backbone or an annotation."""
 

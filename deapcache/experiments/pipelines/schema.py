@@ -23,6 +23,7 @@ from deapcache.experiments.pipelines.checks import (
 )
 from deapcache.experiments.pipelines.document import Document, KeyPath, shown, unknown_key
 from deapcache.experiments.pipelines.pipeline import Pipeline, ProbeSpec
+from deapcache.extraction.checking import ON_ERROR
 from deapcache.probing import ProbeOptions
 from deapcache.readouts import canonical_readout
 from deapcache.results import LAYOUTS, PLAIN
@@ -62,6 +63,7 @@ PIPELINE: Mapping[str, Check] = {
     "layout": items(one_of(PLAIN, *LAYOUTS), "[plain, table5]"),
     "storage": one_of(*STORAGE_FORMATS),
     "precision": one_of(*AUTOCAST),
+    "on_error": one_of(*ON_ERROR),
     "where": fields,
     **SHARED,
 }
@@ -88,6 +90,7 @@ def parse_pipeline(document: Document) -> Pipeline:
         probes=tuple(_probe(document, ("probes", place), probe, top) for place, probe in enumerate(probes)),
         storage=top.get("storage", "float16"),
         precision=top.get("precision", "fp32"),
+        on_error=top.get("on_error", "stop"),
         where=top.get("where", {}),
     )
 

@@ -1,0 +1,31 @@
+"""What an extraction came to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionReport:
+    """What one backbone over one split came to."""
+
+    backbone: str
+    dataset: str
+    split: str
+    path: str
+    digest: str
+    images: int
+    """Images that the cache holds now, of ``total``."""
+    total: int
+    extracted: int
+    """Images that this run forwarded and published; 0 where all were there."""
+    stored_bytes: int
+    seconds: float
+    omitted: Mapping[str, str]
+    """Id → reason of the images that were left out of the split since they could not be read."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
