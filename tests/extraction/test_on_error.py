@@ -22,6 +22,7 @@ from deapcache.errors import AmbiguousCacheError, DataError, MissingDataError, U
 from deapcache.experiments import ProbeRequest, probe
 from deapcache.extraction import ExtractionReport, ExtractionSettings, extract, plan_extraction
 from deapcache.extraction.checking import without_unreadable
+from deapcache.extraction.recipes import omitted_from
 from deapcache.locations import LocalLocation
 from deapcache.probing import ProbeOptions
 
@@ -155,6 +156,32 @@ def test_a_fresh_file_is_not_trusted_and_a_broken_memory_not_needed(
     rows.clear()
     assert list(without_unreadable(opened(few), ["train"], home).omitted["train"]) == ["b", "d"]
     assert sorted(rows) == [0, 1, 2, 3, 4]
+
+
+def test_an_interrupted_check_goes_on_where_it_was(few: Path, home: LocalLocation, monkeypatch: Any) -> None:
+    rows = count_reads(monkeypatch)
+    read_map = FolderDataset._read_map
+
+    def interrupted(self: FolderDataset, path: Path, kind: str) -> np.ndarray:
+        if path.stem == "e":
+            raise KeyboardInterrupt
+        return read_map(self, path, kind)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(FolderDataset, "_read_map", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            without_unreadable(opened(few), ["train"], home)
+    rows.clear()
+    without_unreadable(opened(few), ["train"], home)
+    assert sorted(rows) == [1, 3, 4]
+
+
+def test_recipes_name_the_first_hundred_of_very_many() -> None:
+    dataset = Scenes().without({"val": {f"image {k:03d}": "odd" for k in range(150)}})
+    told = omitted_from(dataset, "val")
+    assert told is not None
+    assert (told["images"], len(told["ids"]), told["ids"][-1]) == (150, 100, "image 099")
+    assert omitted_from(dataset, "train") is None
 
 
 def test_a_split_without_a_readable_image_is_an_error(few: Path, home: LocalLocation) -> None:
