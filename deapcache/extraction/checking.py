@@ -43,7 +43,7 @@ def without_unreadable(
 
 
 def _unreadable(dataset: Dataset, split: str, home: Location, progress: Progress) -> dict[str, str]:
-    """Image id → the first reason why it cannot be read, in row order."""
+    """Image id → the first reason why it cannot be read, by id."""
     ids = dataset.image_ids(split)
     memory = _Memory(home, dataset, split)
     examine = functools.partial(_examine, dataset, split)
@@ -60,7 +60,7 @@ def _unreadable(dataset: Dataset, split: str, home: Location, progress: Progress
     if len(memory.left_out) == len(ids):
         first = next(iter(memory.left_out.values()), "there is none")
         raise DataError(f"no image of {dataset.name}/{split} can be read with all its annotations: {first}")
-    return memory.left_out
+    return dict(sorted(memory.left_out.items()))
 
 
 def _examine(dataset: Dataset, split: str, row: int, known: str) -> tuple[str, str]:

@@ -11,7 +11,14 @@ from deapcache.errors import UsageError
 from deapcache.extraction.filling import IMAGES, Part, fill
 from deapcache.extraction.plan import item_bytes, require_space
 from deapcache.extraction.progress import Progress
-from deapcache.extraction.recipes import BaseSize, image_array, image_recipe, target_array, target_recipe
+from deapcache.extraction.recipes import (
+    BaseSize,
+    image_array,
+    image_recipe,
+    omitted_from,
+    target_array,
+    target_recipe,
+)
 from deapcache.locations import Location
 from deapcache.recipe import image_set_digest
 
@@ -80,7 +87,7 @@ def prepare_split(
 def _image_cache(
     dataset: Dataset, split: str, home: Location, size: tuple[int, int], ids: Sequence[str], named: str
 ) -> Cache:
-    recipe = image_recipe(dataset, split, size, named)
+    recipe = image_recipe(dataset, size, named, omitted=omitted_from(dataset, split))
     path = images_path(dataset.images_name, split, recipe.digest)
     return create_cache(home, path, recipe=recipe, arrays=[image_array(size)], image_ids=ids)
 

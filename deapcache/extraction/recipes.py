@@ -38,7 +38,9 @@ def parse_base_size(text: str) -> BaseSize:
     raise UsageError(f"base size {text!r}: expected a side (224), HEIGHTxWIDTH (216x288) or native")
 
 
-def image_recipe(dataset: Dataset, split: str, size: tuple[int, int], images: str) -> ImageRecipe:
+def image_recipe(
+    dataset: Dataset, size: tuple[int, int], images: str, *, omitted: Mapping[str, Any] | None = None
+) -> ImageRecipe:
     """The recipe of base images of ``size`` of the image set with digest ``images``."""
     return ImageRecipe(
         size=size,
@@ -46,7 +48,7 @@ def image_recipe(dataset: Dataset, split: str, size: tuple[int, int], images: st
         interpolation=INTERPOLATION,
         colour=dataset.colour,
         images=images,
-        omitted=omitted_from(dataset, split),
+        omitted=omitted,
     )
 
 

@@ -76,7 +76,7 @@ class FolderDataset(FileDataset):
         self._require_kind(kind)
         options: dict[str, dict[str, Any]] = {
             "classes": {"void": VOID},
-            "instances": {"void": "255, of 16 bits 65535, as -1"},
+            "instances": {"void": "255, of 16 bits 65535: background"},
             "depth": {"depth": "png millimetres, npy metres", "unknown": "0 or nan"},
             BOXES: {"boxes": "tight, of visible pixels", "category": "class, else 0"},
         }
@@ -87,7 +87,7 @@ class FolderDataset(FileDataset):
             return read_depth_npy(path) if path.suffix.lower() == ".npy" else read_depth_png(path, steps_per_metre=1000)
         values = read_index_map(path)
         if kind == "instances":
-            return np.where(values == 2 ** bits_of(path) - 1, np.int32(-1), values)
+            return np.where(values == 2 ** bits_of(path) - 1, np.int32(0), values)
         allowed = np.arange(VOID + 1) < len(self.classes)
         allowed[VOID] = True
         what = f"0 to {len(self.classes) - 1}, the places in {CLASSES_FILE}, or {VOID} for void"

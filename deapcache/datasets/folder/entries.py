@@ -16,7 +16,7 @@ from deapcache.errors import DataError, MissingDataError, UsageError
 LAYOUT = """\
 NAME/train/images/*            any image files, also in sub-folders; NAME/val/ alike; of each image by its name:
 NAME/train/labels/*.png        the class of each pixel, as its place in classes.json; 255 void
-NAME/train/instances/*.png     the object of each pixel, 1 to K; 0 background; 255 (of 16 bits: 65535) void
+NAME/train/instances/*.png     the object of each pixel, 1 to K; 0 background; 255 (of 16 bits: 65535) void, no object
 NAME/train/depth/*.png|*.npy   16-bit millimetres, 0 unknown; or floating-point metres, 0 or NaN unknown
 NAME/classes.json              ["wall", "floor", ...], where there are labels
 labels, instances and depth where you have them. Instead of train/ and val/: NAME/images/, NAME/labels/, ... and
@@ -25,9 +25,11 @@ under the data root, or the data root itself where NAME is its name; write --dat
 
 
 def _has_layout(root: Path) -> bool:
-    return any((root / place / IMAGES).is_dir() for place in FolderDataset.splits) or (
-        (root / IMAGES).is_dir() and (root / SPLIT_FILE).exists()
-    )
+    try:
+        own = any((root / split / IMAGES).is_dir() for split in FolderDataset.splits)
+        return own or ((root / IMAGES).is_dir() and (root / SPLIT_FILE).is_file())
+    except PermissionError:  # someone else's folder
+        return False
 
 
 def _candidates(data_root: Path) -> list[Path]:
