@@ -5,6 +5,9 @@ Each class has one base, :class:`DeapcacheError`, and is also the builtin a call
 the command line prints it as it is, without a traceback.
 """
 
+LEAVE_OUT = "or leave out what cannot be read with --on-error skip"
+"""How errors end that concern the files of one image."""
+
 
 class DeapcacheError(Exception):
     """Base of all errors that deapcache raises on purpose."""

@@ -41,6 +41,13 @@ def added_later(default: Value) -> Value:
     return field(default=default, metadata={"added_later": True})
 
 
+def remark(default: Value) -> Value:
+    """A field that tells how something came about and changes no number: part of the JSON, unless it has this default,
+    and never of the digest.
+    """
+    return field(default=default, metadata={"added_later": True, "remark": True})
+
+
 class Difference(NamedTuple):
     """One field in which two recipes differ; ``None`` where a recipe lacks it."""
 
@@ -76,8 +83,10 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """sha256 of kind and fields, 64 hexadecimal characters."""
-        return digest_of({"kind": self.kind, **self.to_json()})
+        """sha256 of kind and fields, but for remarks; 64 hexadecimal characters."""
+        remarks = {f.name for f in dataclasses.fields(self) if f.metadata.get("remark")}
+        told = {name: value for name, value in self.to_json().items() if name not in remarks}
+        return digest_of({"kind": self.kind, **told})
 
     @classmethod
     def added_fields(cls) -> dict[str, Any]:
@@ -122,6 +131,11 @@ class ImageRecipe(Recipe):
     """How files become RGB: see ``deapcache.datasets.decoding``."""
     images: str
     """Image-set digest."""
+    omitted: Mapping[str, Any] | None = remark(None)
+    """What was left out of the split since it could not be read: ``images``, how many, and ``ids``, the first hundred.
+
+    A remark: ``images`` says which images are in.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +156,8 @@ class TargetRecipe(Recipe):
     """Image-set digest."""
     annotations: str
     """Digest of the annotation content."""
+    omitted: Mapping[str, Any] | None = remark(None)
+    """As of :class:`ImageRecipe`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +199,8 @@ class FeatureRecipe(Recipe):
     """Image-set digest."""
     view: str = added_later("original")
     """``original``, or ``hflip``: base images mirrored left to right before the backbone sees them."""
+    omitted: Mapping[str, Any] | None = remark(None)
+    """As of :class:`ImageRecipe`."""
 
 
 @dataclass(frozen=True, kw_only=True)

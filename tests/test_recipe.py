@@ -89,7 +89,10 @@ def test_golden_digests(kind: str) -> None:
     assert recipe.digest == digest
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(FeatureRecipe)])
+IDENTITY = [f.name for f in dataclasses.fields(FeatureRecipe) if not f.metadata.get("remark")]
+
+
+@pytest.mark.parametrize("field", IDENTITY)
 def test_each_field_of_a_feature_recipe_is_part_of_its_identity(field: str) -> None:
     changed = feature_recipe(**{field: CHANGED[field]})
     assert changed.digest != feature_recipe().digest
@@ -134,6 +137,17 @@ def test_original_images_go_without_saying() -> None:
     assert mirrored.digest != PROTOCOL.digest
     assert Protocol.from_json(mirrored.to_json()) == mirrored
     assert Protocol.added_fields() == {"views": ["original"]}
+
+
+@pytest.mark.parametrize("name", ["features", "images", "targets"])
+def test_what_was_left_out_is_written_down_and_no_part_of_the_identity(name: str) -> None:
+    recipe, digest = GOLDEN[name]
+    omitted = {"images": 2, "ids": ["a", "b"]}
+    told = dataclasses.replace(recipe, omitted=omitted)
+    assert "omitted" not in recipe.to_json()
+    assert told.to_json()["omitted"] == omitted
+    assert told.digest == digest
+    assert type(recipe).from_json(told.to_json()) == told
 
 
 def test_fields_that_are_unknown_or_missing_are_errors() -> None:

@@ -76,8 +76,8 @@ def find_caches(
     """The caches of a kind, data set and split that have this name, where given, and these recipe fields.
 
     A field may be given as text, as ``--where`` does (``image_size=[384,384]``, ``tf32=false``); a digest may be cut
-    short, and the field ``digest`` is that of the cache itself. Features are those of the original images unless
-    ``fields`` names another ``view``.
+    short or be one of several (``images=ONE,OTHER``), and the field ``digest`` is that of the cache itself. Features
+    are those of the original images unless ``fields`` names another ``view``.
     """
     listed, meant = list_caches(home, kind), _meant(kind, fields)
     return [entry for entry in _named(listed, dataset, split, name) if not _unfit(entry, meant)]
@@ -158,11 +158,15 @@ def _fits(found: Any, wanted: Any) -> bool:
     if not isinstance(wanted, str):
         return bool(found == json.loads(json.dumps(wanted)))  # a tuple is a list in JSON
     if isinstance(found, str):
-        return found == wanted or (len(wanted) >= 8 and found.startswith(wanted.rstrip("…")))
+        return found == wanted or any(_begins(found, one) for one in wanted.split(","))
     try:
         return bool(found == json.loads(wanted))
     except ValueError:
         return False
+
+
+def _begins(found: str, wanted: str) -> bool:
+    return found == wanted or (len(wanted) >= 8 and found.startswith(wanted.rstrip("…")))
 
 
 def _require_known_fields(listed: list[CacheEntry], kind: str, fields: Mapping[str, Any]) -> None:

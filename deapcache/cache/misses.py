@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 SHOWN = 6
 """Caches, and groups of them, that a message lists."""
 
+_LONGEST = 200
+"""Characters of a value that is shown, such as a list of what was left out."""
+
 
 def explain_miss(
     home: Location,
@@ -73,7 +76,12 @@ def _what_there_is(listed: Sequence[CacheEntry]) -> list[str]:
 
 
 def _as_found(entry: CacheEntry, fields: Sequence[str]) -> str:
-    return ", ".join(f"{field} is {shown(_found(entry, field))}" for field in fields) or f"digest is {entry.digest}"
+    told = (f"{field} is {_cut(shown(_found(entry, field)))}" for field in fields)
+    return ", ".join(told) or f"digest is {entry.digest}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _found(entry: CacheEntry, field: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,9 @@ import typer
 from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.console import Bars, bars, duration, note, out, print_json, size, table
+
+_LISTED = 100
+"""Images left out that are shown of each split."""
 
 if TYPE_CHECKING:
     from deapcache.extraction import ExtractionPlan, ExtractionReport, Progress
@@ -54,6 +58,13 @@ def extract_command(
     limit: Annotated[
         int | None, typer.Option("--limit", help="Only the first N images of each split, rounded up to whole shards.")
     ] = None,
+    on_error: Annotated[
+        str,
+        typer.Option(
+            "--on-error",
+            help="Images that cannot be read, or an annotation of theirs: stop, or skip (left out, listed, recorded).",
+        ),
+    ] = "stop",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print images, bytes, time estimate and free space; extract nothing.")
     ] = False,
@@ -79,16 +90,21 @@ def extract_command(
         batch_size=batch_size,
         device=device,
         limit=limit,
+        on_error=on_error,
     )
     opened = open_dataset(dataset, locations.data_root(data_root))
     place = locations.home(home)
     splits = options.names(split) or None
-    if dry_run:
-        _show_plan(plan_extraction(names, opened, place, splits=splits, settings=settings), json)
-        return
     with bars() as shown:
-        reports = list(extract(names, opened, place, splits=splits, settings=settings, progress=progress_on(shown)))
-    show_reports(reports, json)
+        progress = progress_on(shown)
+        if dry_run:
+            plan = plan_extraction(names, opened, place, splits=splits, settings=settings, progress=progress)
+        else:
+            reports = list(extract(names, opened, place, splits=splits, settings=settings, progress=progress))
+    if dry_run:
+        _show_plan(plan, json)
+    else:
+        show_reports(reports, json)
 
 
 def progress_on(shown: Bars) -> Progress:
@@ -114,6 +130,7 @@ def _show_plan(plan: ExtractionPlan, json: bool) -> None:
     for cache in plan.caches:
         shown.add_row(cache.what, cache.split, f"{cache.images:,}", f"{cache.to_do:,}", size(cache.bytes))
     out.print(shown)
+    _show_omitted(plan.omitted)
     for name, rate in plan.images_per_second.items():
         out.print(f"{name}: {rate:.1f} images/s measured on {plan.device}")
     free = "unknown" if plan.free_bytes is None else size(plan.free_bytes)
@@ -139,3 +156,17 @@ def show_reports(reports: list[ExtractionReport], json: bool) -> None:
         made = f"{r.extracted:,}"
         shown.add_row(r.backbone, r.dataset, r.split, r.view, images, made, size(r.stored_bytes), rate, r.path)
     out.print(shown)
+    _show_omitted({f"{r.dataset}/{r.split}": r.omitted for r in reports})
+
+
+def _show_omitted(omitted: Mapping[str, Mapping[str, str]]) -> None:
+    """What was left out of each split, and why; the first of very many."""
+    for place, reasons in omitted.items():
+        if reasons:
+            out.print(f"left out of {place}, since they cannot be read: {len(reasons):,} images", markup=False)
+        for name, reason in list(reasons.items())[:_LISTED]:
+            out.print(f"  {name}: {reason}", markup=False)
+        if len(reasons) > _LISTED:
+            out.print(
+                f"  and {len(reasons) - _LISTED:,} more, which --json lists, and checks/ in the home", markup=False
+            )

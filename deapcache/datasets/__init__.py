@@ -1,6 +1,15 @@
 """Files on disk to samples: images, their annotations, and what identifies them."""
 
-from deapcache.datasets.base import DATASETS, VOID, Dataset, DatasetEntry, SplitStatus, images_owner, open_dataset
+from deapcache.datasets.base import (
+    DATASETS,
+    VOID,
+    Dataset,
+    DatasetEntry,
+    SplitStatus,
+    dataset_entry,
+    images_owner,
+    open_dataset,
+)
 from deapcache.datasets.boxes import BOXES, COLUMNS, crop_table, pad_table
 from deapcache.datasets.decoding import COLOUR, decode_image
 from deapcache.datasets.digests import DigestIndex
@@ -23,6 +32,7 @@ __all__ = [
     "Region",
     "SplitStatus",
     "crop_table",
+    "dataset_entry",
     "decode_image",
     "have_one_shape",
     "images_owner",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from deapcache.datasets.boxes import BOXES
 from deapcache.datasets.digests import DigestIndex, Progress
-from deapcache.errors import UsageError
+from deapcache.errors import UnknownNameError, UsageError
 from deapcache.registry import Registry
 
 VOID = 255
@@ -26,20 +27,22 @@ class Dataset(ABC):
     Rows are 0-based positions in :meth:`image_ids`; the order never depends on the file system.
     """
 
-    name: ClassVar[str]
-    images_name: ClassVar[str]
+    name: str
+    images_name: str
     """Owner of the image set: datasets that annotate the same images share their caches under this name."""
     splits: ClassVar[tuple[str, ...]] = ("train", "val")
     base_size: ClassVar[tuple[int, int]] = (224, 224)
     """Default height and width of base images and targets."""
-    annotations: ClassVar[tuple[str, ...]]
+    annotations: tuple[str, ...]
     """Kinds of annotation it has, of ``instances``, ``boxes``, ``classes`` and ``depth``: boxes where instances are."""
-    classes: ClassVar[tuple[str, ...]] = ()
+    classes: tuple[str, ...] = ()
     """Class names by value of the ``classes`` maps; empty without one."""
     colour: ClassVar[str]
     """Recipe field: how its images become RGB, see ``deapcache.datasets.decoding``."""
     computes_images: ClassVar[bool] = False
     """Whether making an image is Python's own work, which runs in processes, not a library's, which runs in threads."""
+    omitted: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    """Split → image id → why it was left out, by :meth:`without`."""
 
     @abstractmethod
     def image_ids(self, split: str) -> tuple[str, ...]:
@@ -92,6 +95,30 @@ class Dataset(ABC):
     def target_options(self, kind: str) -> dict[str, Any]:
         """Choices this reader made for a kind, as JSON; they are recorded in the target recipe."""
 
+    def tolerant(self) -> Dataset:
+        """This dataset with every row listed: what is wrong with one image's files is told when that row is read.
+
+        Listing raises only what concerns a split as a whole, for those who ask of each image whether it can be read.
+        """
+        return self
+
+    def row_files(self, split: str, row: int) -> tuple[Path, ...]:
+        """The files that a row's image and annotations are read from; none where that is not known."""
+        return ()
+
+    def without(self, omitted: Mapping[str, Mapping[str, str]]) -> Dataset:
+        """This dataset less some images: split → image id → the reason, which :attr:`omitted` keeps.
+
+        The other rows move up, and all digests are those of what is left.
+        """
+        from deapcache.datasets.selection import Selection
+
+        return Selection(self, omitted)
+
+    def omitted_and(self, more: Mapping[str, Mapping[str, str]]) -> dict[str, Mapping[str, str]]:
+        """:attr:`omitted` with more left out."""
+        return {**self.omitted, **{split: {**self.omitted.get(split, {}), **ids} for split, ids in more.items()}}
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
@@ -131,9 +158,11 @@ class DatasetEntry:
     open: Callable[[Path], Dataset]
     """From a data root; raises :class:`MissingDataError`."""
     status: Callable[[Path], dict[str, SplitStatus]]
-    """What is there per split under a data root; quick: no file is read."""
+    """What is there per split under a data root; quick: no image is read."""
     images_name: str = ""
     """:attr:`Dataset.images_name`, where that is the name of another dataset."""
+    member: Callable[[str], DatasetEntry] | None = None
+    """The entry of ``NAME:MEMBER`` by its member, for a name that many data sets share; None: it is one data set."""
 
 
 DATASETS: Registry[DatasetEntry] = Registry(
@@ -144,6 +173,7 @@ DATASETS: Registry[DatasetEntry] = Registry(
         "deapcache.datasets.coco",
         "deapcache.datasets.coco_stuff",
         "deapcache.datasets.diode",
+        "deapcache.datasets.folder.entries",
         "deapcache.datasets.kitti",
         "deapcache.datasets.nyuv2",
         "deapcache.datasets.scenes.dataset",
@@ -162,9 +192,20 @@ def images_owner(name: str) -> str:
     return (name in DATASETS and DATASETS.get(name).images_name) or name
 
 
+def dataset_entry(name: str) -> DatasetEntry:
+    """The entry of ``coco``, or of ``folder:NAME``, which is one of many; raises :class:`UnknownNameError`."""
+    family, colon, member = name.partition(":")
+    if not colon or family not in DATASETS:
+        return DATASETS.get(name)
+    entry = DATASETS.get(family)
+    if entry.member is None:
+        raise UnknownNameError(f"unknown dataset {name!r}: {family} is one data set, write {family}")
+    return entry.member(member)
+
+
 def open_dataset(name: str, data_root: Path) -> Dataset:
     """The dataset ``name`` with its files under ``data_root``.
 
     Raises :class:`UnknownNameError`, and :class:`MissingDataError` that says what is expected where and what was found.
     """
-    return DATASETS.get(name).open(Path(data_root))
+    return dataset_entry(name).open(Path(data_root))

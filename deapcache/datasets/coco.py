@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from deapcache.datasets.digests import DigestIndex, Progress, digest_files
 from deapcache.datasets.folders import absent, describe, stems
 from deapcache.datasets.masks import decode_segmentation
 from deapcache.datasets.ordering import sample_key
-from deapcache.errors import DataError, MissingDataError
+from deapcache.errors import LEAVE_OUT, DataError, MissingDataError
 
 LAYOUT = """\
 train2017/*.jpg                            118,287 images
@@ -52,6 +53,26 @@ class CocoInstances(Dataset):
         """``root`` holds ``annotations/`` and at least one of ``train2017/`` and ``val2017/``."""
         self.root = root
         self._listings: dict[str, tuple[CocoImage, ...]] = {}
+        self._parsed: dict[str, tuple[CocoImage, ...]] = {}  # every image; shared with selections
+        self._is_tolerant = False
+
+    def tolerant(self) -> CocoInstances:
+        made = self._again()
+        made._is_tolerant = True
+        return made
+
+    def without(self, omitted: Mapping[str, Mapping[str, str]]) -> CocoInstances:
+        made = self._again()
+        made.omitted = self.omitted_and(omitted)
+        return made
+
+    def _again(self) -> CocoInstances:
+        made = copy.copy(self)
+        made._listings = {}
+        return made
+
+    def row_files(self, split: str, row: int) -> tuple[Path, ...]:
+        return self.image_path(split, row), annotation_file(self.root, split)
 
     def image_ids(self, split: str) -> tuple[str, ...]:
         return tuple(_image_id(image) for image in self._listing(split))
@@ -126,8 +147,14 @@ class CocoInstances(Dataset):
     def _listing(self, split: str) -> tuple[CocoImage, ...]:
         self._require_split(split)
         with _PARSING:
+            if split not in self._parsed:
+                self._parsed[split] = _load(self.root, split)
             if split not in self._listings:
-                self._listings[split] = _load(self.root, split)
+                left_out = self.omitted.get(split, {})
+                kept = tuple(image for image in self._parsed[split] if _image_id(image) not in left_out)
+                if not self._is_tolerant:
+                    _require_files(kept, image_folder(self.root, split))
+                self._listings[split] = kept
             return self._listings[split]
 
 
@@ -138,7 +165,6 @@ def _load(root: Path, split: str) -> tuple[CocoImage, ...]:
             f"{'is' if len(missing) == 1 else 'are'} missing; put it there, or give another --data-root"
         )
     images = read_listing(annotation_file(root, split))
-    _require_files(images, image_folder(root, split))
     return images if split == "val" else tuple(sorted(images, key=lambda image: sample_key(_image_id(image))))
 
 
@@ -153,7 +179,7 @@ def _require_files(images: tuple[CocoImage, ...], folder: Path) -> None:
     if absent:
         raise MissingDataError(
             f"{folder} lacks {len(absent)} of the {len(images)} listed images, the first is {absent[0]}; "
-            "unpack the image archive again"
+            f"unpack the image archive again, {LEAVE_OUT}"
         )
 
 

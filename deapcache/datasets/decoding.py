@@ -19,6 +19,12 @@ COLOUR = "rgb8; alpha over white; grey16/257; cmyk by pillow; icc ignored; exif 
 COLOUR_AS_STORED = COLOUR.replace("exif applied", "exif ignored")
 """Recipe field: the same for ``decode_image(path, apply_exif=False)``."""
 
+_ORIENTATION = 0x0112
+"""The EXIF tag."""
+
+_TURNED = (5, 6, 7, 8)
+"""Its values by which height and width change places."""
+
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error)
 """What Pillow raises on files that are not what they say."""
 
@@ -42,6 +48,14 @@ def image_size(path: Path) -> tuple[int, int]:
     """Height and width of a picture as it is stored, from the file's header; raises as :func:`decode_image`."""
     with explained(path, "image"), Image.open(path) as image:
         return image.height, image.width
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """(height, width) of what ``decode_image(path)`` gives, from the file's header; raises as it does."""
+    with explained(path, "image"), Image.open(path) as image:
+        # Pillow turns a TIFF itself, and its size is that of the turned picture
+        turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 @contextmanager

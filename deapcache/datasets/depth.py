@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deapcache.datasets.decoding import explained
-from deapcache.errors import DataError
+from deapcache.errors import DataError, MissingDataError
 
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
 """Modes that Pillow gives a greyscale PNG of 16 bits; older versions widen it to ``I``."""
+
+_BROKEN = (OSError, ValueError, EOFError, SyntaxError, KeyError, TypeError, OverflowError)
+"""What NumPy raises on files that are not what they say."""
 
 
 def read_depth_png(path: Path, *, steps_per_metre: int) -> NDArray[np.float32]:
@@ -30,6 +33,27 @@ def read_depth_png(path: Path, *, steps_per_metre: int) -> NDArray[np.float32]:
             )
         # Whole numbers up to 65535 are exact in float32, so that the quotient is rounded once.
         return np.array(image).astype(np.float32) / np.float32(steps_per_metre)
+
+
+def read_depth_npy(path: Path) -> NDArray[np.float32]:
+    """(h, w) float32 metres from a NumPy file of that shape and any floating-point type; NaN and 0 become 0, unknown.
+
+    Raises :class:`MissingDataError` where there is no such file and :class:`DataError` where it cannot be read, holds
+    something else, or infinite or negative depth.
+    """
+    try:
+        # mapped, so that a header that promises more than the file holds is an error and not a huge array
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise MissingDataError(f"depth map {path} is missing; put the file back, or take its image away") from None
+    except _BROKEN as error:
+        raise DataError(f"cannot read depth map {path}: {error or 'it ends too early'}; replace the file") from None
+    if not isinstance(stored, np.ndarray) or stored.ndim != 2 or stored.dtype.kind != "f":
+        found = f"{stored.dtype} of shape {stored.shape}" if isinstance(stored, np.ndarray) else "an archive"
+        raise DataError(f"depth map {path} holds {found}; expected floating-point metres of shape (height, width)")
+    with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite, and is refused
+        metres = np.array(stored, np.float32)
+    return require_metres(np.where(np.isnan(metres), np.float32(0), metres), f"depth map {path}")
 
 
 def require_metres(depth: NDArray[Any], where: str) -> NDArray[np.float32]:

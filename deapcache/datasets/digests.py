@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from deapcache.errors import MissingDataError, ReadOnlyError
+from deapcache.errors import LEAVE_OUT, MissingDataError, ReadOnlyError
 from deapcache.locations import Location
 from deapcache.recipe import SHORT, canonical_json, digest_of
 
@@ -34,7 +34,7 @@ def file_digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        raise MissingDataError(f"image {path} is missing; put the file back, or take it out of the listing") from None
+        raise MissingDataError(f"image {path} is missing; put the file back, {LEAVE_OUT}") from None
 
 
 class DigestIndex:
@@ -126,7 +126,7 @@ def _look_up(path: Path, digest_it: Callable[[Path], str], known: _Entry | None)
     try:
         facts = path.stat()
     except FileNotFoundError:
-        raise MissingDataError(f"image {path} is missing; put the file back, or take it out of the listing") from None
+        raise MissingDataError(f"image {path} is missing; put the file back, {LEAVE_OUT}") from None
     if known is not None and known[:2] == [facts.st_size, facts.st_mtime_ns]:
         return str(known[2]), known, False
     digest = digest_it(path)

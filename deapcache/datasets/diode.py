@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class Diode(FileDataset):
 
     name = "diode"
     images_name = "diode"
-    annotations: ClassVar[tuple[str, ...]] = ("depth",)
+    annotations = ("depth",)
     base_size = (216, 288)
 
     def list_samples(self, split: str) -> Sequence[Sample]:

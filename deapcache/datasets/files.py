@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from deapcache.datasets.decoding import COLOUR_AS_STORED, decode_image, image_si
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
 from deapcache.datasets.labels import read_index_map
 from deapcache.datasets.ordering import sample_key
-from deapcache.errors import DataError
+from deapcache.errors import LEAVE_OUT, DataError
 from deapcache.recipe import digest_of
 
 _LISTING = threading.Lock()  # of the module, so that a dataset can be pickled
@@ -32,12 +33,15 @@ class Sample:
     image: str
     labels: Mapping[str, tuple[str, ...]]
     """By kind of annotation; a kind that is read from the files of another (boxes) names them again."""
+    problem: str = ""
+    """Why it cannot be read, where the names of its files say so already; names the file."""
 
 
 class FileDataset(Dataset):
     """A dataset whose images and labels are files under ``root``.
 
-    A subclass lists the samples of a split and reads one annotation; digests and images come from here.
+    A subclass lists the samples of a split and reads one annotation; digests and images come from here, and so
+    does leaving samples out.
     """
 
     colour: ClassVar[str] = COLOUR_AS_STORED
@@ -47,10 +51,14 @@ class FileDataset(Dataset):
     def __init__(self, root: Path) -> None:
         self.root = root
         self._samples: dict[str, tuple[Sample, ...]] = {}
+        self._is_tolerant = False
 
     @abstractmethod
     def list_samples(self, split: str) -> Sequence[Sample]:
-        """All samples of a split, by id; raises as :meth:`Dataset.image_ids` does."""
+        """All samples of a split, by id; raises as :meth:`Dataset.image_ids` does.
+
+        What concerns one image alone is better a sample's ``problem``, which can be left out.
+        """
 
     @abstractmethod
     def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
@@ -61,8 +69,32 @@ class FileDataset(Dataset):
         self._require_split(split)
         with _LISTING:
             if split not in self._samples:
-                self._samples[split] = _ordered(self.list_samples(split), shuffled=split == "train")
+                left_out = self.omitted.get(split, {})
+                kept = tuple(sample for sample in self.list_samples(split) if sample.id not in left_out)
+                if not self._is_tolerant:
+                    _refuse_problems(kept)
+                self._samples[split] = _ordered(kept, shuffled=split == "train")
             return self._samples[split]
+
+    def tolerant(self) -> FileDataset:
+        made = self._again()
+        made._is_tolerant = True
+        return made
+
+    def without(self, omitted: Mapping[str, Mapping[str, str]]) -> FileDataset:
+        made = self._again()
+        made.omitted = self.omitted_and(omitted)
+        return made
+
+    def _again(self) -> FileDataset:
+        made = copy.copy(self)
+        made._samples = {}
+        return made
+
+    def row_files(self, split: str, row: int) -> tuple[Path, ...]:
+        sample = self.samples(split)[row]
+        names = dict.fromkeys([sample.image, *(name for names in sample.labels.values() for name in names)])
+        return tuple(self.root / name for name in names)
 
     def image_ids(self, split: str) -> tuple[str, ...]:
         return tuple(sample.id for sample in self.samples(split))
@@ -77,11 +109,12 @@ class FileDataset(Dataset):
         return self.root / self.samples(split)[row].image
 
     def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
+        self._sound_sample(split, row)
         return decode_image(self.image_path(split, row), apply_exif=self.colour != COLOUR_AS_STORED)
 
     def read_annotation(self, split: str, row: int, kind: str) -> NDArray[Any]:
         self._require_kind(kind)
-        return self.read_labels(self.samples(split)[row], kind)
+        return self.read_labels(self._sound_sample(split, row), kind)
 
     def annotation_digest(
         self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
@@ -98,6 +131,12 @@ class FileDataset(Dataset):
         self._require_split(split)
         return 1 + self.most_objects
 
+    def _sound_sample(self, split: str, row: int) -> Sample:
+        sample = self.samples(split)[row]
+        if sample.problem:
+            raise DataError(sample.problem)
+        return sample
+
     def _digests(self, names: list[str], index: DigestIndex | None, progress: Progress | None) -> tuple[str, ...]:
         digest = index.digests if index else digest_files
         return digest(self.root, names, progress=progress)
@@ -105,6 +144,13 @@ class FileDataset(Dataset):
 
 def _ordered(samples: Sequence[Sample], *, shuffled: bool) -> tuple[Sample, ...]:
     return tuple(sorted(samples, key=lambda sample: sample_key(sample.id)) if shuffled else samples)
+
+
+def _refuse_problems(samples: Sequence[Sample]) -> None:
+    problems = [sample.problem for sample in samples if sample.problem]
+    if problems:
+        more = f" (so or otherwise, {len(problems)} of {len(samples)} images cannot be read)" if problems[1:] else ""
+        raise DataError(f"{problems[0]}{more}; {LEAVE_OUT}")
 
 
 def require_same_size(labels: NDArray[Any], path: Path, image: tuple[int, int], image_path: Path) -> None:

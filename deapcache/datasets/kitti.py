@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class KittiEigen(FileDataset):
 
     name = "kitti"
     images_name = "kitti"
-    annotations: ClassVar[tuple[str, ...]] = ("depth",)
+    annotations = ("depth",)
     # Half of the 352 x 1216 pixels that the field crops the images of about 375 x 1242 to.
     base_size = (176, 608)
 

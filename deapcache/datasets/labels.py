@@ -30,6 +30,12 @@ def read_index_map(path: Path) -> NDArray[np.int32]:
         return np.array(image, dtype=np.int32)
 
 
+def bits_of(path: Path) -> int:
+    """8 or 16: bits of a pixel of a greyscale or palette picture (8 for fewer); raises as :func:`read_index_map`."""
+    with explained(path, "label map"), Image.open(path) as image:
+        return 16 if image.mode.startswith("I") else 8
+
+
 def require_values(labels: NDArray[np.int32], allowed: NDArray[np.bool_], path: Path, what: str) -> None:
     """Raise :class:`DataError` where a map has a value v that is not ``allowed[v]``; ``what`` says what is."""
     present = np.unique(labels)

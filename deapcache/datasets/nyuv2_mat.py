@@ -43,7 +43,7 @@ class NyuLabelled(Dataset):
 
     name = "nyuv2"
     images_name = "nyuv2"
-    annotations: ClassVar[tuple[str, ...]] = ("instances", "boxes", "depth")
+    annotations: tuple[str, ...] = ("instances", "boxes", "depth")
     base_size = (216, 288)
     colour = "rgb8 as stored"
     depth_array: ClassVar[str] = "rawDepths"
@@ -65,6 +65,10 @@ class NyuLabelled(Dataset):
     ) -> tuple[str, ...]:
         """sha256 of each image's values as they are stored, (3, width, height) uint8."""
         return self._digests([f"images/{id_}" for id_ in self.image_ids(split)], index, progress)
+
+    def row_files(self, split: str, row: int) -> tuple[Path, ...]:
+        """The MATLAB files, of which every row is a part."""
+        return self._arrays.path, self.root / SPLITS
 
     def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
         return np.ascontiguousarray(self._item("images", self._numbers(split)[row]).transpose(2, 1, 0))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,7 @@ class NyuPairs(FileDataset):
 
     name = "nyuv2"
     images_name = "nyuv2"
-    annotations: ClassVar[tuple[str, ...]] = ("depth",)
+    annotations = ("depth",)
     base_size = (216, 288)
 
     def list_samples(self, split: str) -> Sequence[Sample]:

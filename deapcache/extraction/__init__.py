@@ -1,7 +1,6 @@
 """Stage 1: images in, committed shards out."""
 
 from deapcache.extraction.extract import (
-    ExtractionReport,
     ExtractionSettings,
     choose_device,
     extract,
@@ -11,6 +10,7 @@ from deapcache.extraction.planning import plan_extraction
 from deapcache.extraction.prepare import PreparedSplit, prepare_split
 from deapcache.extraction.progress import Progress, ProgressEvent
 from deapcache.extraction.recipes import parse_base_size
+from deapcache.extraction.report import ExtractionReport
 
 __all__ = [
     "ExtractionPlan",

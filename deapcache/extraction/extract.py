@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 
@@ -23,13 +23,15 @@ from deapcache.cache import (
 )
 from deapcache.datasets import FITS, SQUASH, Dataset
 from deapcache.errors import DeapcacheError, UsageError
+from deapcache.extraction.checking import ON_ERROR, without_unreadable
 from deapcache.extraction.circumstances import circumstances, new_writer_name, now
-from deapcache.extraction.creating import Listener, NewCache, make_cache
+from deapcache.extraction.creating import Listener, make_cache
 from deapcache.extraction.pipeline import extract_shards
 from deapcache.extraction.plan import item_bytes, require_space
 from deapcache.extraction.prepare import PreparedSplit, limited_rows, prepare_split, require_one_region
 from deapcache.extraction.progress import Progress, silent
-from deapcache.extraction.recipes import BaseSize, feature_recipe
+from deapcache.extraction.recipes import BaseSize, feature_recipe, omitted_from
+from deapcache.extraction.report import ExtractionReport
 from deapcache.extraction.sources import CachedImages, ImageSource, NativeImages
 from deapcache.extraction.views import split_views, viewed
 from deapcache.locations import Location
@@ -60,13 +62,19 @@ class ExtractionSettings:
     device: str = "auto"
     limit: int | None = None
     """Only the first so many images of each split, rounded up to whole shards."""
+    on_error: str = "stop"
+    """What becomes of images that cannot be read: ``stop``, or ``skip``, which leaves them out of the image set."""
 
     def __post_init__(self) -> None:
-        if self.fit not in FITS:
-            raise UsageError(f"unknown fit {self.fit!r}: choose one of {', '.join(FITS)}")
         object.__setattr__(self, "views", check_views(self.views))
-        if self.storage not in STORAGE_FORMATS:
-            raise UsageError(f"unknown storage format {self.storage!r}: choose one of {', '.join(STORAGE_FORMATS)}")
+        chosen = (
+            ("fit", self.fit, FITS),
+            ("storage format", self.storage, STORAGE_FORMATS),
+            ("on-error", self.on_error, ON_ERROR),
+        )
+        for name, choice, allowed in chosen:
+            if choice not in allowed:
+                raise UsageError(f"unknown {name} {choice!r}: choose one of {', '.join(allowed)}")
         for name, value in (("batch size", self.batch_size), ("limit", self.limit)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, found {value}")
@@ -75,30 +83,9 @@ class ExtractionSettings:
         """The base size asked for, else the dataset's own."""
         return self.base_size or dataset.base_size
 
-
-@dataclass(frozen=True, kw_only=True)
-class ExtractionReport:
-    """What one backbone over one split came to."""
-
-    backbone: str
-    dataset: str
-    split: str
-    view: str
-    path: str
-    digest: str
-    images: int
-    """Images that the cache holds now, of ``total``."""
-    total: int
-    extracted: int
-    """Images that this run forwarded and published; 0 where all were there."""
-    stored_bytes: int
-    seconds: float
-    new_caches: tuple[NewCache, ...] = ()
-    """Features, base images and targets that were made on the way where others of the same name were there."""
-
-    def to_json(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return {**asdict(self), "new_caches": [new.to_json() for new in self.new_caches]}
+    def images_of(self, dataset: Dataset, splits: Sequence[str], home: Location, progress: Progress) -> Dataset:
+        """``dataset``, less the images of ``splits`` that cannot be read where these are to be skipped."""
+        return without_unreadable(dataset, splits, home, progress=progress) if self.on_error == "skip" else dataset
 
 
 def choose_device(name: str) -> torch.device:
@@ -148,8 +135,9 @@ def extract(
     @functools.cache  # files are looked at and annotations digested once, whatever the number of backbones
     def prepared(split: str, limit: int | None, annotations: tuple[str, ...]) -> PreparedSplit:
         base_size = settings.base_size_for(dataset)
+        images = settings.images_of(dataset, [split], home, progress)
         return prepare_split(
-            dataset,
+            images,
             split,
             home,
             base_size=base_size,
@@ -229,6 +217,7 @@ def _extract_split(
         extracted=done,
         stored_bytes=cache.stored_bytes(),
         seconds=time.perf_counter() - start,
+        omitted=dict(prepared.dataset.omitted.get(prepared.split, {})),
     )
 
 
@@ -250,6 +239,7 @@ def _feature_cache(
         storage=settings.storage,
         images=prepared.images_digest,
         view=prepared.view,
+        omitted=omitted_from(prepared.dataset, prepared.split),
     )
     path = features_path(prepared.dataset.images_name, prepared.split, backbone.name, recipe.digest)
     arrays = feature_arrays(settings.storage, backbone.grid, backbone.dim)

@@ -15,6 +15,7 @@ import numpy as np
 
 from deapcache.cache import ArraySpec, Cache
 from deapcache.datasets import BOXES, Dataset, crop_table, pad_table, resize_image, resize_map
+from deapcache.errors import LEAVE_OUT, DataError, MissingDataError
 from deapcache.extraction.progress import Progress, ProgressEvent
 
 IMAGES = "images"
@@ -79,7 +80,7 @@ def fill(dataset: Dataset, split: str, parts: Sequence[Part], *, progress: Progr
     wanted = {row: [p for p in parts if row in p.rows] for row in sorted(set().union(*(p.rows for p in parts)))}
     jobs = ((row, [part.form for part in owners]) for row, owners in wanted.items())
     published = 0
-    with _workers(dataset) as pool, ThreadPoolExecutor(1) as writer:
+    with workers(dataset) as pool, ThreadPoolExecutor(1) as writer:
         pending: deque[Future[int]] = deque()
         for done, (row, values) in enumerate(_in_order(pool, dataset, split, jobs), start=1):
             for part, value in zip(wanted[row], values, strict=True):
@@ -99,7 +100,17 @@ def _publish(cache: Cache, shard: int, values: np.ndarray) -> int:
 
 
 def _read_row(dataset: Dataset, split: str, row: int, forms: Iterable[Form]) -> list[np.ndarray]:
-    return [_read(dataset, split, row, form) for form in forms]
+    with offering_to_skip():
+        return [_read(dataset, split, row, form) for form in forms]
+
+
+@contextlib.contextmanager
+def offering_to_skip() -> Iterator[None]:
+    """What is wrong with the files of one image, told with the way to go on without it."""
+    try:
+        yield
+    except (DataError, MissingDataError) as error:
+        raise type(error)(f"{error}; {LEAVE_OUT}") from error
 
 
 def _read(dataset: Dataset, split: str, row: int, form: Form) -> np.ndarray:
@@ -113,7 +124,7 @@ def _read(dataset: Dataset, split: str, row: int, form: Form) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _workers(dataset: Dataset) -> Iterator[Executor]:
+def workers(dataset: Dataset) -> Iterator[Executor]:
     """Threads where decoding releases the interpreter lock, processes where making an image is Python's own work."""
     count = os.cpu_count() or 1
     pool: Executor

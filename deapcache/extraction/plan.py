@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,6 +52,8 @@ class ExtractionPlan:
     device: str
     home: str
     free_bytes: int | None
+    omitted: Mapping[str, Mapping[str, str]]
+    """Split → id → reason of the images that would be left out since they cannot be read."""
 
     @property
     def bytes(self) -> int:

@@ -14,6 +14,7 @@ from deapcache.datasets import Dataset
 from deapcache.extraction.extract import ExtractionSettings, choose_device, default_batch_size
 from deapcache.extraction.plan import ExtractionPlan, PlannedCache, measure_rate
 from deapcache.extraction.prepare import limited_rows, require_one_region, target_size
+from deapcache.extraction.progress import Progress, silent
 from deapcache.extraction.recipes import base_size_name, image_array, target_array
 from deapcache.extraction.views import split_views
 from deapcache.locations import Location
@@ -27,14 +28,16 @@ def plan_extraction(
     splits: Sequence[str] | None = None,
     settings: ExtractionSettings,
     measure: bool = True,
+    progress: Progress = silent,
 ) -> ExtractionPlan:
     """What :func:`deapcache.extraction.extract` would do with the same arguments.
 
     Caches that are there are found by name and options, without reading the dataset's files or any weights; the
     forward rate is measured on the device with an untrained copy of each architecture that would be run, unless
-    ``measure`` is false.
+    ``measure`` is false. Where images that cannot be read are to be skipped, files are read to know them.
     """
     chosen = split_views(dataset, splits, settings.views)
+    dataset = settings.images_of(dataset, list(chosen), home, progress)
     device = choose_device(settings.device)
     caches = [
         _planned(home, dataset, split, settings, kind=kind, name=name, arrays=arrays, fields=fields)
@@ -49,6 +52,7 @@ def plan_extraction(
         device=str(device),
         home=str(home),
         free_bytes=home.free_bytes(),
+        omitted={split: dict(reasons) for split, reasons in dataset.omitted.items()},
     )
 
 

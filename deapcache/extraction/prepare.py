@@ -17,6 +17,7 @@ from deapcache.extraction.recipes import (
     base_size_name,
     image_array,
     image_recipe,
+    omitted_from,
     target_array,
     target_recipe,
 )
@@ -113,7 +114,7 @@ def _image_cache(
     named: str,
     progress: Progress,
 ) -> Cache:
-    recipe = image_recipe(dataset, size, named, fit=fit)
+    recipe = image_recipe(dataset, size, named, fit=fit, omitted=omitted_from(dataset, split))
     path = images_path(dataset.images_name, split, recipe.digest)
     return make_cache(home, path, recipe=recipe, arrays=[image_array(size)], image_ids=ids, progress=progress)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from deapcache.backbones import BackboneIdentity
 from deapcache.cache import ORIGINAL, ArraySpec
@@ -11,6 +12,9 @@ from deapcache.datasets import BOXES, COLUMNS, CROP, INTERPOLATION, Dataset, Dig
 from deapcache.datasets.boxes import OUTSIDE
 from deapcache.errors import UsageError
 from deapcache.recipe import FeatureRecipe, ImageRecipe, TargetRecipe
+
+_NAMED = 100
+"""Images left out that a recipe names; ``--on-error skip`` lists them all."""
 
 BaseSize = tuple[int, int] | Literal["native"]
 
@@ -32,9 +36,24 @@ def parse_base_size(text: str) -> BaseSize:
     raise UsageError(f"base size {text!r}: expected a side (224), HEIGHTxWIDTH (216x288) or native")
 
 
-def image_recipe(dataset: Dataset, size: tuple[int, int], images: str, *, fit: str) -> ImageRecipe:
+def image_recipe(
+    dataset: Dataset, size: tuple[int, int], images: str, *, fit: str, omitted: Mapping[str, Any] | None = None
+) -> ImageRecipe:
     """The recipe of base images of ``size`` of the image set with digest ``images``."""
-    return ImageRecipe(size=size, fit=fit, interpolation=INTERPOLATION, colour=dataset.colour, images=images)
+    return ImageRecipe(
+        size=size,
+        fit=fit,
+        interpolation=INTERPOLATION,
+        colour=dataset.colour,
+        images=images,
+        omitted=omitted,
+    )
+
+
+def omitted_from(dataset: Dataset, split: str) -> dict[str, Any] | None:
+    """What recipes say of the images that were left out of a split; ``None`` where none was."""
+    left_out = dataset.omitted.get(split)
+    return {"images": len(left_out), "ids": list(left_out)[:_NAMED]} if left_out else None
 
 
 def target_recipe(
@@ -63,6 +82,7 @@ def target_recipe(
         classes=dataset.classes if annotation == "classes" else (),
         images=images,
         annotations=dataset.annotation_digest(split, annotation, index=index),
+        omitted=omitted_from(dataset, split),
     )
 
 
@@ -77,6 +97,7 @@ def feature_recipe(
     storage: str,
     images: str,
     view: str = ORIGINAL,
+    omitted: Mapping[str, Any] | None = None,
 ) -> FeatureRecipe:
     """The recipe of feature volumes: the backbone's identity and everything around it."""
     return FeatureRecipe(
@@ -91,6 +112,7 @@ def feature_recipe(
         storage=storage,
         images=images,
         view=view,
+        omitted=omitted,
     )
 
 

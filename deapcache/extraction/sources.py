@@ -11,6 +11,7 @@ import numpy as np
 
 from deapcache.cache import Cache
 from deapcache.datasets import Dataset, resize_image
+from deapcache.extraction.filling import offering_to_skip
 
 
 class Batch(Protocol):
@@ -55,7 +56,8 @@ class NativeImages:
         return _Decoded([self._pool.submit(self._read, row) for row in rows])
 
     def _read(self, row: int) -> np.ndarray:
-        return resize_image(self._dataset.read_image(self._split, row), self._size, self._fit)
+        with offering_to_skip():
+            return resize_image(self._dataset.read_image(self._split, row), self._size, self._fit)
 
 
 class _Decoded:

@@ -18,7 +18,7 @@ from deapcache.probing.options import ProbeOptions
 from deapcache.recipe import Difference, FeatureRecipe, TargetRecipe, differences
 
 _OF_THE_SPLIT = {"images", "annotations", "digest"}
-"""Fields in which the caches of two splits may differ."""
+"""Fields that each split has for itself: ``images=ONE`` chooses a cache of one, ``images=ONE,OTHER`` one of each."""
 
 TARGET_FIELDS = {f.name for f in fields(TargetRecipe)} - {f.name for f in fields(FeatureRecipe)}
 """Fields that only target recipes have: they choose targets, and say nothing about features."""
@@ -146,7 +146,9 @@ def _paired_features(request: Request) -> tuple[CacheEntry, CacheEntry]:
             fields=of_split,
             next_step=f"`{request.extract_command}` makes it",
         )
-        for split, of_split in zip(request.splits, (wanted, _shared(wanted)), strict=True)
+        for split, of_split in zip(
+            request.splits, (wanted, wanted if _is_of_both(wanted) else _shared(wanted)), strict=True
+        )
     )
     _check_pair(train, val, request)
     return train, val
@@ -157,16 +159,22 @@ def _shared(wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fits_either(request: Request, pair: tuple[CacheEntry, CacheEntry]) -> bool:
-    """Whether the fields that only one split's cache can have, such as its digest, are those of one of the two."""
+    """Whether the fields that each split has for itself, such as a digest, are those of one of the two, or of both."""
     wanted = feature_fields(request.fields)
-    return any(
+    fitting = [
         entry in find_caches(request.home, "features", dataset=entry.dataset, split=entry.split, fields=wanted)
         for entry in pair
-    )
+    ]
+    return all(fitting) if _is_of_both(wanted) else any(fitting)
+
+
+def _is_of_both(wanted: Mapping[str, Any]) -> bool:
+    return any("," in str(wanted.get(name, "")) for name in _OF_THE_SPLIT)
 
 
 def _pair_differences(train: CacheEntry, val: CacheEntry) -> list[Difference]:
-    return [found for found in differences(train.recipe, val.recipe) if found.field not in _OF_THE_SPLIT]
+    of_each = {*_OF_THE_SPLIT, "omitted"}
+    return [found for found in differences(train.recipe, val.recipe) if found.field not in of_each]
 
 
 def _check_pair(train: CacheEntry, val: CacheEntry, request: Request) -> None:

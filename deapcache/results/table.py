@@ -9,10 +9,13 @@ from deapcache.recipe import SHORT
 from deapcache.results.aggregate import Summary, mixture
 from deapcache.results.blocks import Block, print_blocks
 from deapcache.results.cells import cost_columns, heading, interval, score
-from deapcache.results.record import plain_json
+from deapcache.results.record import Result, plain_json
 from deapcache.results.uncertainty import Uncertainty, UncertaintyOf
 
 PRIOR_ROW = "image-independent prior"
+
+_NAMED = 10
+"""Images left out that are named beneath a table."""
 
 
 def make_blocks(summaries: Sequence[Summary], *, uncertainty: UncertaintyOf | None = None) -> list[Block]:
@@ -112,9 +115,19 @@ def _run_notes(summaries: Sequence[Summary]) -> Iterator[str]:
     yield f"protocol: {named}"
     yield f"seeds: {seeds}{spread}"
     yield f"images: {first.train_images:,} train, {first.val_images:,} val"
+    yield from dict.fromkeys(note for result in results for note in _left_out(result))
     if any(summary.cost for summary in summaries):
         devices = ", ".join(sorted({result.device for result in results if result.cost}))
         yield f"time and memory of a training step: of the readout alone, measured on {devices}"
     yield f"backbone forwards: {sum(result.backbone_forwards for result in results)}"
     yield "caches:"
     yield from (f"  {path}" for path in caches)
+
+
+def _left_out(result: Result) -> Iterator[str]:
+    """Of each split the images that could not be read when its caches were made."""
+    for name, cache in result.caches.items():
+        if omitted := cache["recipe"].get("omitted"):
+            count, ids = omitted["images"], omitted["ids"][:_NAMED]
+            more = f" and {count - len(ids):,} more" if count > len(ids) else ""
+            yield f"left out of {name.split()[0]}, not readable when extracted: {count:,} ({', '.join(ids)}{more})"

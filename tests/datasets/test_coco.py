@@ -261,3 +261,34 @@ def test_can_be_sent_to_another_process(tiny: Path) -> None:
     dataset = open_dataset("coco", tiny)
     ids = dataset.image_ids("val")
     assert pickle.loads(pickle.dumps(dataset)).image_ids("val") == ids
+
+
+def test_a_file_that_no_listing_names_is_no_image(tiny: Path) -> None:
+    Image.new("RGB", (30, 20)).save(tiny / "val2017" / "000000000009.jpg")
+    assert open_dataset("coco", tiny).image_ids("val") == ("000000000003", "000000000007")
+
+
+def test_an_image_without_annotations_has_a_table_of_itself(tiny: Path) -> None:
+    assert open_dataset("coco", tiny).read_annotation("val", 0, "boxes").tolist() == [[0, 0, 30, 20, 600, 3, 0]]
+
+
+def test_a_missing_image_can_be_left_out(tiny: Path) -> None:
+    whole = open_dataset("coco", tiny)
+    digests, annotations = whole.image_digests("val"), whole.annotation_digest("val", "instances")
+    crowd = whole.read_annotation("val", 1, "instances")
+    gone = tiny / "val2017" / "000000000003.jpg"
+    gone.unlink()
+    tolerant = open_dataset("coco", tiny).tolerant()
+    assert tolerant.image_ids("val") == ("000000000003", "000000000007")
+    assert tolerant.row_files("val", 0) == (gone, _annotation_file(tiny))
+    with pytest.raises(MissingDataError, match=r"000000000003\.jpg is missing"):
+        tolerant.read_image("val", 0)
+    rest = open_dataset("coco", tiny).without({"val": {"000000000003": "gone"}})
+    assert rest.omitted == {"val": {"000000000003": "gone"}}
+    assert (rest.image_ids("val"), rest.image_digests("val")) == (("000000000007",), digests[1:])
+    np.testing.assert_array_equal(rest.read_annotation("val", 0, "instances"), crowd)
+    assert rest.annotation_digest("val", "instances") != annotations
+    _edit(tiny, lambda content: content["images"].pop(1))  # the same as if it had never been listed
+    assert open_dataset("coco", tiny).annotation_digest("val", "instances") == rest.annotation_digest(
+        "val", "instances"
+    )

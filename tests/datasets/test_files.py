@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -123,3 +124,45 @@ def test_a_map_has_the_size_of_its_image_as_stored(tmp_path: Path) -> None:
     (tmp_path / "c.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"c.jpg: none of the known image formats"):
         image_size(tmp_path / "c.jpg")
+
+
+class Untidy(Toy):
+    def list_samples(self, split: str) -> Sequence[Sample]:
+        return [
+            replace(sample, problem="b.jpg is odd") if sample.id == "b" else sample
+            for sample in super().list_samples(split)
+        ]
+
+
+def test_a_sample_with_a_problem_is_told_when_listed_or_when_read(toy: Path) -> None:
+    with pytest.raises(DataError, match=r"^b\.jpg is odd; or leave out what cannot be read with --on-error skip$"):
+        Untidy(toy).image_ids("train")
+    dataset = Untidy(toy).tolerant()
+    rows = {name: row for row, name in enumerate(dataset.image_ids("train"))}
+    assert set(rows) == {"a", "b"}
+    assert dataset.read_image("train", rows["a"]).shape == (4, 6, 3)
+    odd = rows["b"]
+    for read in (lambda: dataset.read_image("train", odd), lambda: dataset.read_annotation("train", odd, "classes")):
+        with pytest.raises(DataError, match=r"^b\.jpg is odd$"):
+            read()
+
+
+def test_what_is_left_out_is_as_if_it_were_not_there(toy: Path) -> None:
+    whole = Toy(toy)
+    assert set(whole.image_ids("train")) == {"a", "b"}
+    (toy / "train" / "c.jpg").touch()  # no image, and without a label
+    rest = Toy(toy).without({"train": {"c": "empty"}})
+    assert rest.image_ids("train") == whole.image_ids("train")
+    assert rest.image_digests("train") == whole.image_digests("train")
+    assert rest.annotation_digest("train", "classes") == whole.annotation_digest("train", "classes")
+    more = rest.without({"train": {"a": "dull"}, "val": {"x": "y"}})
+    assert more.omitted == {"train": {"c": "empty", "a": "dull"}, "val": {"x": "y"}}
+    assert more.image_ids("train") == ("b",)
+    np.testing.assert_array_equal(more.read_annotation("train", 0, "classes"), np.zeros((4, 6)))
+    assert rest.omitted == {"train": {"c": "empty"}}
+    assert Untidy(toy).without({"train": {"b": "odd", "c": "empty"}}).image_ids("train") == ("a",)
+
+
+def test_row_files_are_all_that_a_row_is_read_from(toy: Path) -> None:
+    row = Toy(toy).image_ids("train").index("b")
+    assert Toy(toy).row_files("train", row) == (toy / "train" / "b.jpg", toy / "train" / "b.png")

@@ -58,6 +58,7 @@ def test_training_images_come_in_the_seeded_order(root: Path) -> None:
     assert expected != sorted(expected)
     dataset = NyuLabelled(root)
     assert dataset.image_ids("train") == tuple(f"{number:04d}" for number in expected)
+    assert set(dataset.row_files("train", 0)) == set(root.iterdir())
     assert dataset.image_ids("val") == ("0002", "0006")
 
 

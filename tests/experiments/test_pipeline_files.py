@@ -49,6 +49,7 @@ def test_what_is_not_said_has_the_defaults_of_probe_and_extract(write):
     (probe,) = pipeline.probes
     assert (pipeline.name, pipeline.layouts) == ("small", ("plain",))
     assert (pipeline.fit, pipeline.storage, pipeline.precision, pipeline.where) == ("squash", "float16", "fp32", {})
+    assert pipeline.on_error == "stop"
     assert (probe.readouts, probe.seeds, probe.options) == (("deap",), (0,), ProbeOptions())
 
 
@@ -77,6 +78,7 @@ def test_one_name_for_one_readout(write):
         ("limit: 64", "limit: 6.4", ["line 9: limit", "found 6.4"]),
         ("storage: int8", "storage: int4", ["line 10: storage: expected one of float16", "found 'int4'"]),
         ("storage: int8", "fit: letterbox", ["fit: expected one of squash, crop, found 'letterbox'"]),
+        ("storage: int8", "on_error: ignore", ["on_error: expected one of stop, skip, found 'ignore'"]),
         ("storage: int8", "precision: fp8", ["precision: expected one of fp32, bf16, fp16, found 'fp8'"]),
         ("layout: [plain, table5]", "layout: table6", ["line 3: layout: expected one of plain, table3", "'table6'"]),
         ("[dinov2, mae]", "[dinov, mae]", ["line 4: backbones.0: unknown backbone 'dinov'", "dinov2"]),

@@ -204,3 +204,17 @@ def test_targets_that_a_whole_feature_cache_lacks_are_made_without_the_backbone(
     found = Counted(plan(SMALL))
     assert (found.builds, found.forwards) == (0, 0)
     assert len(found.outcome.results) == 5
+
+
+def test_what_cannot_be_read_is_left_out_when_the_pipeline_says_so(plan, coco):
+    victim = min((coco / "train2017").iterdir())
+    victim.write_bytes(b"")
+    stopped = Counted(plan(SMALL)).outcome
+    assert "--on-error skip" in str(stopped.failures[0])
+    skipped = Counted(plan(SMALL, "on_error=skip"))
+    assert (skipped.outcome.failures, len(skipped.trained)) == ([], 5)
+    for result in skipped.outcome.results:
+        assert result.train_images == 7
+        assert result.caches["train"]["recipe"]["omitted"] == {"images": 1, "ids": [victim.stem]}
+    again = Counted(plan(SMALL, "on_error=skip"))
+    assert (again.steps, again.forwards) == (0, 0)

@@ -71,6 +71,27 @@ def test_a_digest_of_either_split_decides(toys) -> None:
         assert [run.caches[split]["digest"] for split in COUNTS] == [cache.digest for cache in others]
 
 
+def test_one_of_two_sets_of_images_in_each_split_is_chosen_by_both_digests(toys) -> None:
+    for split in COUNTS:
+        add_features(toys, split, images=f"fewer images of {split}")
+        add_targets(toys, split, "instances", images=f"fewer images of {split}")
+    with pytest.raises(AmbiguousCacheError, match="of toy toys train"):
+        probe(toys)
+    with pytest.raises(AmbiguousCacheError, match="of toy toys val"):
+        probe(toys, fields={"images": "fewer images of train"})
+    (run,) = probe(toys, iterations=1, fields={"images": "fewer images of train,fewer images of val"})
+    assert [run.caches[split]["recipe"]["images"] for split in COUNTS] == [f"fewer images of {s}" for s in COUNTS]
+
+
+def test_splits_belong_together_whatever_was_left_out_of_them(home) -> None:
+    for split, omitted in (("train", {"images": 1, "ids": ["odd"]}), ("val", None)):
+        add_features(home, split, omitted=omitted)
+        add_targets(home, split, "instances", omitted=omitted)
+    (run,) = probe(home, iterations=1)
+    assert run.caches["train"]["recipe"]["omitted"] == {"images": 1, "ids": ["odd"]}
+    assert "omitted" not in run.caches["val"]["recipe"]
+
+
 def test_targets_are_those_of_the_base_size_unless_a_size_is_given(toys) -> None:
     for split in COUNTS:
         add_targets(toys, split, "instances", size=(48, 40))

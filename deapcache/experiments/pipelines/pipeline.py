@@ -55,6 +55,8 @@ class Pipeline:
     """How images are brought to the base size."""
     storage: str
     precision: str
+    on_error: str
+    """What becomes of images that cannot be read: ``stop`` or ``skip``."""
     where: Mapping[str, str]
     """Recipe fields that caches must have, where the home holds several of a backbone or an annotation."""
 

@@ -13,6 +13,7 @@ from deapcache.experiments.pipelines.passes import Pass, passes_of
 from deapcache.experiments.pipelines.pipeline import Pipeline
 from deapcache.experiments.pipelines.runs import PassRuns, find_runs
 from deapcache.extraction import ExtractionPlan, ExtractionSettings, PlannedCache, choose_device, plan_extraction
+from deapcache.extraction.checking import without_unreadable
 from deapcache.extraction.recipes import base_size_name
 from deapcache.locations import Location
 from deapcache.tasks import get_task
@@ -200,7 +201,7 @@ def _plan_dataset(
     )
     backbones = pipeline.backbones_of(name)
     try:
-        dataset = open_dataset(name, data_root)
+        dataset = _open(name, data_root, home, pipeline.on_error)
         _check_tasks(pipeline, dataset)
         extraction = plan_extraction(backbones, dataset, home, settings=settings, measure=measure)
     except LocationError:
@@ -210,6 +211,11 @@ def _plan_dataset(
             name=name, settings=settings, dataset=None, extraction=None, problem=f"dataset {name}: {error}"
         )
     return DatasetPlan(name=name, settings=settings, dataset=dataset, extraction=extraction, problem="")
+
+
+def _open(name: str, data_root: Path, home: Location, on_error: str) -> Dataset:
+    dataset = open_dataset(name, data_root)
+    return without_unreadable(dataset, dataset.splits, home) if on_error == "skip" else dataset
 
 
 def look_again(plan: DatasetPlan, pipeline: Pipeline, home: Location) -> DatasetPlan:

@@ -24,6 +24,7 @@ from deapcache.experiments.pipelines.checks import (
 )
 from deapcache.experiments.pipelines.document import Document, KeyPath, shown, unknown_key
 from deapcache.experiments.pipelines.pipeline import Pipeline, ProbeSpec
+from deapcache.extraction.checking import ON_ERROR
 from deapcache.probing import ProbeOptions
 from deapcache.readouts import canonical_readout
 from deapcache.results import LAYOUTS, PLAIN
@@ -73,6 +74,7 @@ PIPELINE: Mapping[str, Check] = {
     "fit": one_of(*FITS),
     "storage": one_of(*STORAGE_FORMATS),
     "precision": one_of(*AUTOCAST),
+    "on_error": one_of(*ON_ERROR),
     "where": fields,
     **SHARED,
 }
@@ -100,6 +102,7 @@ def parse_pipeline(document: Document) -> Pipeline:
         fit=top.get("fit", SQUASH),
         storage=top.get("storage", "float16"),
         precision=top.get("precision", "fp32"),
+        on_error=top.get("on_error", "stop"),
         where=top.get("where", {}),
     )
 

@@ -47,6 +47,7 @@ def _require_same(run: TrainedRun, backbone: Backbone) -> None:
         precision=backbone.precision,
         storage=recipe.storage,
         images=recipe.images,
+        omitted=recipe.omitted,
     )
     volumes = {"grid": list(backbone.grid), "feature width": backbone.dim}
     trained_on = {"grid": list(readout["grid"]), "feature width": readout["feature_dim"]}

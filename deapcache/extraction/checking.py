@@ -1,0 +1,132 @@
+"""Which images can be read, with all their annotations: asked before the caches of the others are made."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from typing import Any
+
+from deapcache.cache.names import safe
+from deapcache.datasets import Dataset
+from deapcache.errors import DataError, LocationError, MissingDataError
+from deapcache.extraction.filling import workers
+from deapcache.extraction.progress import Progress, ProgressEvent, silent
+from deapcache.locations import Location
+from deapcache.recipe import SHORT, canonical_json, digest_of
+
+ON_ERROR = ("stop", "skip")
+"""What becomes of images that cannot be read: an error, or they are left out."""
+
+_BLOCK = 1024
+"""Images that are handed to the workers at once."""
+
+_SETTLED_NS = 2_000_000_000
+"""A file changed within the clock's grain keeps its time; one this old cannot have."""
+
+
+def without_unreadable(
+    dataset: Dataset, splits: Sequence[str], home: Location, *, progress: Progress = silent
+) -> Dataset:
+    """``dataset`` less the images of ``splits`` that cannot be read, or one of whose annotations cannot.
+
+    Every file is read. What ``home`` remembers to have been read is not read again while its size and modification time
+    stay as they were. :attr:`Dataset.omitted` of what is returned says what was left out, and why. Raises
+    :class:`DataError` where no image of a split is left, and what the dataset raises that concerns a whole split.
+    """
+    found = {split: _unreadable(dataset.tolerant(), split, home, progress) for split in splits}
+    omitted = {split: reasons for split, reasons in found.items() if reasons}
+    return dataset.without(omitted) if omitted else dataset
+
+
+def _unreadable(dataset: Dataset, split: str, home: Location, progress: Progress) -> dict[str, str]:
+    """Image id → the first reason why it cannot be read, by id."""
+    ids = dataset.image_ids(split)
+    memory = _Memory(home, dataset, split)
+    examine = functools.partial(_examine, dataset, split)
+    try:
+        with workers(dataset) as pool:
+            for start in range(0, len(ids), _BLOCK):
+                rows = range(start, min(start + _BLOCK, len(ids)))
+                found = pool.map(examine, rows, [memory.sound.get(ids[row], "") for row in rows])
+                for row, (mark, reason) in zip(rows, found, strict=True):
+                    memory.note(ids[row], mark, reason)
+                    progress(ProgressEvent(stage=f"{dataset.name}/{split}: check", done=row + 1, total=len(ids)))
+    finally:
+        memory.save()  # also of an interrupted check
+    if len(memory.left_out) == len(ids):
+        first = next(iter(memory.left_out.values()), "there is none")
+        raise DataError(f"no image of {dataset.name}/{split} can be read with all its annotations: {first}")
+    return dict(sorted(memory.left_out.items()))
+
+
+def _examine(dataset: Dataset, split: str, row: int, known: str) -> tuple[str, str]:
+    """The mark of a row's files, and why they cannot be read; empty where they can."""
+    mark = _mark(dataset, split, row)
+    if mark and mark == known:
+        return mark, ""
+    try:
+        dataset.read_image(split, row)
+        for kind in dataset.annotations:
+            dataset.read_annotation(split, row, kind)
+    except (DataError, MissingDataError) as error:
+        return mark, str(error)
+    return mark, ""
+
+
+def _mark(dataset: Dataset, split: str, row: int) -> str:
+    """What changes whenever a file of a row does; empty where that cannot be told."""
+    try:
+        facts = [(path, path.stat()) for path in dataset.row_files(split, row)]
+    except OSError:
+        return ""
+    settled = time.time_ns() - _SETTLED_NS
+    if not facts or any(found.st_mtime_ns > settled for _, found in facts):
+        return ""
+    return digest_of([[str(path), found.st_size, found.st_mtime_ns] for path, found in facts])[:SHORT]
+
+
+class _Memory:
+    """Which images of a split could be read, by the marks of their files, in ``checks/`` of a home.
+
+    What could not be read is never believed to stay so: it is read again each time. A memory that is lost,
+    unreadable or cannot be written costs time and nothing else.
+    """
+
+    def __init__(self, home: Location, dataset: Dataset, split: str) -> None:
+        self.left_out: dict[str, str] = {}
+        self._home = home
+        self._key = f"checks/{safe(dataset.name)}-{split}.json"
+        self._reader = digest_of(_reader(dataset))
+        self.sound = self._load()
+
+    def note(self, image_id: str, mark: str, reason: str) -> None:
+        """Keep what was found of an image."""
+        if reason:
+            self.left_out[image_id] = reason
+        if reason or not mark:
+            self.sound.pop(image_id, None)
+        else:
+            self.sound[image_id] = mark
+
+    def save(self) -> None:
+        """Publish it; a list of what was left out, with the reasons, for people to look into."""
+        content = {"reader": self._reader, "left_out": self.left_out, "sound": self.sound}
+        with suppress(LocationError):
+            self._home.publish(self._key, canonical_json(content), replace=True)
+
+    def _load(self) -> dict[str, str]:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            content = json.loads(self._home.read(self._key))
+            if content["reader"] == self._reader:
+                return dict(content["sound"])
+        return {}
+
+
+def _reader(dataset: Dataset) -> list[Any]:
+    """Everything but the files that decides whether an image can be read."""
+    options = {kind: dataset.target_options(kind) for kind in dataset.annotations}
+    return [version("deapcache"), version("pillow"), dataset.colour, options, list(dataset.classes)]
