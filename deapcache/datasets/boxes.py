@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.regions import Region, seen_region
 from deapcache.errors import DataError
+from deapcache.regions import Region, seen_region
 
 BOXES = "boxes"
 """The annotation kind that is a table; all others are maps."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deapcache.datasets.regions import SQUASH, seen_region
+from deapcache.regions import SQUASH, seen_region
 
 INTERPOLATION = "pillow-bicubic-antialias"
 """Recipe field: how :func:`resize_image` scales."""

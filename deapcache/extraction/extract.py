@@ -21,7 +21,7 @@ from deapcache.cache import (
     features_path,
     name_view,
 )
-from deapcache.datasets import FITS, SQUASH, Dataset
+from deapcache.datasets import Dataset
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.extraction.checking import ON_ERROR, without_unreadable
 from deapcache.extraction.circumstances import circumstances, new_writer_name, now
@@ -35,6 +35,7 @@ from deapcache.extraction.report import ExtractionReport
 from deapcache.extraction.sources import CachedImages, ImageSource, NativeImages
 from deapcache.extraction.views import split_views, viewed
 from deapcache.locations import Location
+from deapcache.regions import FITS, SQUASH
 
 CALIBRATION_IMAGES = 64
 """Training images on which the batch-norm statistics of an untrained backbone are estimated."""

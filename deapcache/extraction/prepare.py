@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deapcache.cache import ORIGINAL, Cache, images_path, targets_path
-from deapcache.datasets import CROP, SQUASH, Dataset, DigestIndex, have_one_shape
+from deapcache.datasets import Dataset, DigestIndex
 from deapcache.errors import UsageError
 from deapcache.extraction.creating import make_cache
 from deapcache.extraction.filling import IMAGES, Part, fill
@@ -23,6 +23,7 @@ from deapcache.extraction.recipes import (
 )
 from deapcache.locations import Location
 from deapcache.recipe import image_set_digest
+from deapcache.regions import CROP, SQUASH, have_one_shape
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from deapcache.backbones import BackboneIdentity
 from deapcache.cache import ORIGINAL, ArraySpec
-from deapcache.datasets import BOXES, COLUMNS, CROP, INTERPOLATION, Dataset, DigestIndex
+from deapcache.datasets import BOXES, COLUMNS, INTERPOLATION, Dataset, DigestIndex
 from deapcache.datasets.boxes import OUTSIDE
 from deapcache.errors import UsageError
 from deapcache.recipe import FeatureRecipe, ImageRecipe, TargetRecipe
+from deapcache.regions import CROP
 
 _NAMED = 100
 """Images left out that a recipe names; ``--on-error skip`` lists them all."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from deapcache.cache import CacheEntry
-from deapcache.datasets import CROP, SQUASH, have_one_shape
 from deapcache.errors import UsageError
+from deapcache.regions import CROP, SQUASH, have_one_shape
 
 
 def seen_alike(features: CacheEntry) -> dict[str, Any]:

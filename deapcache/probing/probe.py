@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from deapcache.cache import HFLIP, CacheEntry
-from deapcache.datasets import SQUASH
 from deapcache.errors import UsageError
 from deapcache.locations import Location
 from deapcache.probing.batches import BatchStream, choose_residency
@@ -29,6 +28,7 @@ from deapcache.probing.team import Team, form_teams
 from deapcache.probing.train import image_independent_prior, prepare_task, train
 from deapcache.probing.workers import lanes_of
 from deapcache.readouts import canonical_readout, check_readout, needs_guidance, needs_upsampler
+from deapcache.regions import SQUASH
 from deapcache.tasks import Task, get_task
 
 Skip = Callable[[PlannedRun], bool]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deapcache.datasets import SQUASH
+from deapcache.regions import SQUASH
 from deapcache.results.aggregate import Summary
 from deapcache.results.intervals import Interval
 from deapcache.results.paper import BASE, DATA, READOUTS, PaperNumber, paper_ablation, paper_score

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from deapcache.datasets import Region
+from deapcache.regions import Region
 from deapcache.results.page import DPI, GAP, LINE, MARGIN, STRIP, Page, strip_height, wrapped
 from deapcache.results.panels import backdrop
 from deapcache.results.prediction_panels import WHOLE, Extent, mark_region, prediction_panels, show_image

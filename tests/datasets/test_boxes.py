@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from deapcache.datasets import COLUMNS, CROP, SQUASH, Dataset, crop_table, open_dataset, pad_table, seen_region
+from deapcache.datasets import COLUMNS, Dataset, crop_table, open_dataset, pad_table
 from deapcache.datasets.boxes import CROWD, OBJECT, box_table, boxes_of_map
 from deapcache.datasets.scenes import CLASSES, Scenes
 from deapcache.errors import DataError, UsageError
+from deapcache.regions import CROP, SQUASH, seen_region
 
 
 def _reference(coco_mini: Path, split: str) -> COCO:

@@ -18,12 +18,13 @@ from deapcache_predictions import Photographs, Trained, train
 
 from deapcache.backbones import BACKBONES, describe
 from deapcache.cache import list_caches
-from deapcache.datasets import Region, decode_image
+from deapcache.datasets import decode_image
 from deapcache.experiments import PredictRequest, find_run, load_predictor, predict_files
 from deapcache.experiments.prediction.predictor import boxes_in_image
 from deapcache.extraction import ExtractionSettings, extract
 from deapcache.locations import LocalLocation
 from deapcache.probing import ProbeOptions, probe_backbone
+from deapcache.regions import Region
 
 TASKS = ("foreground", "boundaries", "segmentation", "depth", "detection", "discrimination")
 WIDE = "wide-vit"

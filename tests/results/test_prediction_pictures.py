@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.decomposition import PCA
 
-from deapcache.datasets import Region
+from deapcache.regions import Region
 from deapcache.results.palette import DISTINCT, rgb
 from deapcache.results.prediction_panels import principal_colours
 from deapcache.results.prediction_pictures import draw_prediction

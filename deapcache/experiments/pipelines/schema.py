@@ -9,7 +9,6 @@ from typing import Any
 from deapcache.backbones import describe
 from deapcache.backbones.numerics import AUTOCAST
 from deapcache.cache import STORAGE_FORMATS, VIEWS
-from deapcache.datasets import FITS, SQUASH
 from deapcache.errors import UsageError
 from deapcache.experiments.pipelines.checks import (
     Check,
@@ -27,6 +26,7 @@ from deapcache.experiments.pipelines.pipeline import Pipeline, ProbeSpec
 from deapcache.extraction.checking import ON_ERROR
 from deapcache.probing import ProbeOptions
 from deapcache.readouts import canonical_readout
+from deapcache.regions import FITS, SQUASH
 from deapcache.results import LAYOUTS, PLAIN
 from deapcache.tasks import get_task
 

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deapcache.datasets import COLOUR, Region, decode_image
+from deapcache.datasets import COLOUR, decode_image
 from deapcache.errors import DataError, DeapcacheError, FeatureError, MissingDataError, UsageError
 from deapcache.experiments.prediction.predictor import Predictor, Size, load_predictor
 from deapcache.experiments.prediction.runs import TrainedRun
 from deapcache.locations import LocalLocation, Location
+from deapcache.regions import Region
 
 _MEANINGS = {
     "probability": ("probability of the positive class", ""),

@@ -12,12 +12,13 @@ import torch
 
 from deapcache.backbones import Backbone
 from deapcache.cache import decode_features, encode_features
-from deapcache.datasets import Region, resize_image, seen_region
+from deapcache.datasets import resize_image
 from deapcache.errors import ResultsError, UsageError
 from deapcache.experiments.prediction.backbone import rebuild_backbone
 from deapcache.experiments.prediction.runs import TrainedRun
 from deapcache.extraction import choose_device, parse_base_size
 from deapcache.readouts import Readout
+from deapcache.regions import Region, seen_region
 from deapcache.tasks import Task, get_task
 
 Size = tuple[int, int]

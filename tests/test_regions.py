@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deapcache.datasets import CROP, SQUASH, have_one_shape, resize_image, resize_map, seen_region
+from deapcache.datasets import resize_image, resize_map
+from deapcache.regions import CROP, SQUASH, have_one_shape, seen_region
 
 IMAGES = [(480, 640), (640, 480), (427, 640), (101, 99), (7, 300), (300, 7), (1, 1), (1, 9), (33, 34), (54, 72)]
 SIZES = [(224, 224), (216, 288), (100, 130), (130, 100), (1, 64), (9, 5)]
