@@ -129,7 +129,7 @@ def test_a_field_added_later_keeps_old_caches_findable() -> None:
 def test_original_images_go_without_saying() -> None:
     assert "view" not in feature_recipe(view="original").to_json()
     assert feature_recipe(view="original").digest == GOLDEN["features"][1]
-    assert FeatureRecipe.added_fields() == {"view": "original"}
+    assert FeatureRecipe.added_fields() == {"view": "original", "omitted": None}
     with_views = dataclasses.replace(PROTOCOL, views=("original",))
     assert "views" not in with_views.to_json()
     assert with_views.digest == GOLDEN["protocol"][1]

@@ -81,7 +81,7 @@ def test_an_error_says_how_to_go_on_without(few: Path, home: LocalLocation) -> N
     (few / "val" / "images" / "y.png").unlink()
     with pytest.raises(DataError, match=r"has no image y, which .*--on-error skip$"):
         list(extract([BACKBONE], opened(few), home, splits=["val"]))
-    with pytest.raises(UsageError, match="unknown on-error 'ignore': choose stop or skip"):
+    with pytest.raises(UsageError, match="unknown on-error 'ignore': choose one of stop, skip"):
         ExtractionSettings(on_error="ignore")
 
 
