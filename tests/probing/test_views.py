@@ -144,10 +144,12 @@ def test_a_probe_learns_from_both_views_and_says_so(mirrored) -> None:
     assert alone.prior_scores == both.prior_scores
 
 
-def test_both_residencies_give_the_same_run(mirrored) -> None:
+def test_both_residencies_give_the_same_run_and_not_that_of_one_view(mirrored) -> None:
     memory, stream = (probe(mirrored, views=BOTH, residency=name)[0] for name in ("memory", "stream"))
+    (alone,) = probe(mirrored)
     for name, values in memory.weights.items():
         np.testing.assert_array_equal(values, stream.weights[name])
+    assert any((values != alone.weights[name]).any() for name, values in memory.weights.items())
 
 
 def test_mirrored_caches_beside_change_nothing_without_views(toys) -> None:
