@@ -175,8 +175,8 @@ def test_scoring_needs_no_mirrored_images_and_reads_none(mirrored) -> None:
 
 def test_missing_mirrored_features_are_told_with_the_command_that_makes_them(home) -> None:
     for split in COUNTS:
-        add_features(home, split, storage="int8")
-        add_targets(home, split, "instances")
+        add_features(home, split, storage="int8", base_fit="crop", omitted={"images": 1, "ids": ["train-99"]})
+        add_targets(home, split, "instances", fit="crop")
     with pytest.raises(CacheMissError) as told:
         probe(home, views=BOTH)
     message = str(told.value)
@@ -187,6 +187,7 @@ def test_missing_mirrored_features_are_told_with_the_command_that_makes_them(hom
     assert given == {
         "--dataset": "toys", "--backbone": "toy", "--home": str(home), "--split": "train", "--views": "hflip",
         "--base-size": "56x56", "--dtype": "int8", "--precision": "fp32",
+        "--fit": "crop", "--on-error": "skip",
     }  # fmt: skip
     (extract,) = [c.callback for c in app.registered_commands if c.name == "extract"]
     known = {flag for a in extract.__annotations__.values() for flag in str(a).split("'") if flag.startswith("--")}
