@@ -12,7 +12,7 @@ from deapcache.recipe import FeatureRecipe, differences
 if TYPE_CHECKING:
     from deapcache.probing.sources import Request
 
-_OPTIONS = {"base_size": "--base-size", "storage": "--dtype", "precision": "--precision"}
+_OPTIONS = {"base_size": "--base-size", "base_fit": "--fit", "storage": "--dtype", "precision": "--precision"}
 """Recipe field → the option of ``deapcache extract`` that sets it."""
 
 

@@ -184,7 +184,7 @@ def test_missing_mirrored_features_are_told_with_the_command_that_makes_them(hom
     given = dict(zip(command[2::2], command[3::2], strict=True))
     assert given == {
         "--dataset": "toys", "--backbone": "toy", "--home": str(home), "--split": "train", "--views": "hflip",
-        "--base-size": "56x56", "--dtype": "int8", "--precision": "fp32",
+        "--base-size": "56x56", "--fit": "squash", "--dtype": "int8", "--precision": "fp32",
     }  # fmt: skip
     (extract,) = [c.callback for c in app.registered_commands if c.name == "extract"]
     known = {flag for a in extract.__annotations__.values() for flag in str(a).split("'") if flag.startswith("--")}
