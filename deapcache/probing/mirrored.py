@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from deapcache.cache import HFLIP, ORIGINAL, CacheEntry, find_caches
 from deapcache.errors import CacheMissError, UsageError
-from deapcache.probing.alike import fit_option
 from deapcache.recipe import FeatureRecipe, differences
 
 if TYPE_CHECKING:
     from deapcache.probing.sources import Request
 
-_OPTIONS = {"base_size": "--base-size", "storage": "--dtype", "precision": "--precision"}
+_OPTIONS = {"base_size": "--base-size", "base_fit": "--fit", "storage": "--dtype", "precision": "--precision"}
 """Recipe field → the option of ``deapcache extract`` that sets it."""
 
 
@@ -52,8 +51,7 @@ def mirror_command(request: Request, features: CacheEntry) -> str:
     settings = [f"{option} {features.recipe[field]}" for field, option in _OPTIONS.items()]
     if features.recipe.get("omitted"):
         settings.append("--on-error skip")  # else what cannot be read would end it
-    command = " ".join([request.extract_command, f"--split {features.split} --views {HFLIP}", *settings])
-    return command + fit_option(features)
+    return " ".join([request.extract_command, f"--split {features.split} --views {HFLIP}", *settings])
 
 
 def _missing(request: Request, features: CacheEntry, there: list[CacheEntry]) -> CacheMissError:

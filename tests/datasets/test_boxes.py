@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
+from deapcache.cache import mirror
 from deapcache.datasets import COLUMNS, Dataset, crop_table, open_dataset, pad_table
 from deapcache.datasets.boxes import CROWD, OBJECT, box_table, boxes_of_map
 from deapcache.datasets.scenes import CLASSES, Scenes
@@ -186,3 +187,6 @@ class TestCropping:
         expected[:, :2] += seen.left, seen.top
         found = crop_table(boxes_of_map(instances, classes), size, CROP)
         np.testing.assert_allclose(found, expected, rtol=1e-12)
+        flipped = boxes_of_map(seen.cut(instances)[:, ::-1], seen.cut(classes)[:, ::-1])
+        flipped[:, :2] += seen.left, seen.top
+        np.testing.assert_allclose(mirror("boxes", found[None])[0], flipped, rtol=1e-12)

@@ -103,6 +103,19 @@ def test_features_are_of_the_crop(photographs, home, base_size) -> None:
     np.testing.assert_allclose(cache.read_features([2])[0], expected, rtol=2**-10, atol=1e-3)
 
 
+@pytest.mark.parametrize("base_size", [(48, 50), "native"])
+def test_the_mirrored_view_of_a_crop_is_the_mirrored_crop(photographs, home, base_size) -> None:
+    photographs.base_size = (64, 64)
+    cache = run(photographs, home, base_size=base_size, fit="crop", views=("hflip",))
+    backbone = build(BACKBONE)
+    sides = backbone.image_size if base_size == "native" else base_size
+    columns = WINDOW[1] if base_size == "native" else slice(8, 71)  # 62.5 columns are 63, of 17 others 8 go first
+    image = Image.fromarray(np.ascontiguousarray(photographs.read_image("val", 1)[:, columns]))
+    scaled = np.asarray(image.resize(sides[::-1], Image.Resampling.BICUBIC))[:, ::-1].copy()
+    expected = backbone(torch.from_numpy(scaled)[None])[0].numpy()
+    np.testing.assert_allclose(cache.read_features([1])[0], expected, rtol=2**-10, atol=1e-3)
+
+
 def test_native_crops_of_another_shape_than_the_targets_are_refused(photographs, home) -> None:
     settings = ExtractionSettings(base_size="native", fit="crop", device="cpu")
     for refused in (
