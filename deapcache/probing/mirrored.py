@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from deapcache.cache import HFLIP, ORIGINAL, CacheEntry, find_caches
 from deapcache.errors import CacheMissError, UsageError
-from deapcache.probing.alike import fit_option
 from deapcache.recipe import FeatureRecipe, differences
 
 if TYPE_CHECKING:
@@ -50,10 +49,7 @@ def find_mirrored(request: Request, features: CacheEntry) -> CacheEntry:
 def mirror_command(request: Request, features: CacheEntry) -> str:
     """What makes the mirror images' features as ``features`` were made, and goes on where it stopped."""
     settings = [f"{option} {features.recipe[field]}" for field, option in _OPTIONS.items()]
-    if features.recipe.get("omitted"):
-        settings.append("--on-error skip")  # else what cannot be read would end it
-    command = " ".join([request.extract_command, f"--split {features.split} --views {HFLIP}", *settings])
-    return command + fit_option(features)
+    return " ".join([request.extract_command, f"--split {features.split} --views {HFLIP}", *settings])
 
 
 def _missing(request: Request, features: CacheEntry, there: list[CacheEntry]) -> CacheMissError:
