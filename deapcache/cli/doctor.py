@@ -4,26 +4,45 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 import uuid
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.console import out, print_json, size, table
+from deapcache.cli.doctor_dataset import check_dataset
 from deapcache.cli.listing import found
-from deapcache.errors import DeapcacheError
+from deapcache.errors import DeapcacheError, UsageError
 from deapcache.locations import Location
 
 _PACKAGES = ("deapcache", "torch", "timm", "open_clip_torch", "zarr", "tensorstore", "numcodecs", "dask")
 _PROBE_BYTES = 64 * 1024 * 1024
 
 
-def doctor_command(home: options.Home = None, data_root: options.DataRoot = None, json: options.Json = False) -> None:
-    """Check device, versions, cache home (free space, measured bandwidth), datasets and weights."""
-    place = locations.home(home)
+def doctor_command(
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", help="Check the files of this dataset instead; exit code 1 where one is not fine."),
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="With --dataset: open every image and annotation, not 20 images a split.")
+    ] = False,
+    home: options.Home = None,
+    data_root: options.DataRoot = None,
+    json: options.Json = False,
+) -> None:
+    """Check device, versions, cache home (free space, measured bandwidth), datasets and weights, or one dataset."""
     root = locations.data_root(data_root)
+    if dataset is not None:
+        sys.exit(check_dataset(dataset, root, full=full, json=json))
+    if full:
+        raise UsageError("--full opens every file of one dataset: say which with --dataset")
+    place = locations.home(home)
     report = {
         "device": _devices(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},

@@ -13,9 +13,13 @@ from deapcache.cli.console import out, print_json, size, table
 from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
-    from deapcache.datasets import DatasetEntry
+    from deapcache.datasets import DatasetEntry, SplitStatus
     from deapcache.readouts import ReadoutEntry
     from deapcache.tasks import Task
+
+_DEPENDS = "depend on its files"
+
+_NEXT_LINE = "\n            "
 
 app = typer.Typer(help="Show what there is: backbones, datasets, tasks, readouts.", no_args_is_help=True)
 
@@ -72,7 +76,10 @@ def _side(pair: list[int]) -> str:
 
 @app.command("datasets")
 def list_datasets(data_root: options.DataRoot = None, json: options.Json = False) -> None:
-    """Datasets: what is expected where, and what was found."""
+    """Datasets: what is expected where, what was found, which annotations they have and for which tasks.
+
+    `deapcache doctor --dataset NAME` looks closer at one.
+    """
     from deapcache.datasets import DATASETS
 
     root = locations.data_root(data_root)
@@ -80,29 +87,52 @@ def list_datasets(data_root: options.DataRoot = None, json: options.Json = False
         print_json({"data_root": str(root), "datasets": [_dataset_row(entry, root) for _, entry in DATASETS]})
         return
     for name, entry in DATASETS:
+        row = _dataset_row(entry, root)
         out.print(f"[bold]{name}[/bold]  {entry.summary}")
-        splits = "; ".join(f"{split}: {what}" for split, what in found(entry, root).items())
-        out.print(f"  found: {splits}", markup=False)
-        out.print(f"  expected: {entry.layout}", markup=False)
+        out.print(f"  found: {'; '.join(f'{split}: {what}' for split, what in row['found'].items())}", markup=False)
+        out.print(f"  annotations: {_annotations(entry)}", markup=False)
+        out.print(f"  tasks: {', '.join(row['tasks']) or _DEPENDS}", markup=False)
+        layout = entry.layout.replace("\n", _NEXT_LINE)
+        out.print(f"  expected: {layout}", markup=False)
         out.print(f"  licence: {entry.licence}", markup=False)
 
 
 def _dataset_row(entry: DatasetEntry, root: Path) -> dict[str, Any]:
+    from deapcache.experiments.suitability import tasks_of
+
+    status = entry.status(root)
     return {
         "name": entry.name,
         "summary": entry.summary,
         "expected": entry.layout,
         "licence": entry.licence,
-        "found": found(entry, root),
+        "annotations": list(entry.annotations),
+        "classes": len(entry.classes),
+        "tasks": tasks_of(entry),
+        "found": {split: _found(what, entry.official.get(split)) for split, what in status.items()},
+        "images": {split: what.images for split, what in status.items()},
+        "official": dict(entry.official),
     }
 
 
 def found(entry: DatasetEntry, root: Path) -> dict[str, str]:
-    """Per split: how many images are there, or what is missing."""
-    return {
-        split: f"{status.images:,} images" if status.is_usable else f"missing {', '.join(status.missing)}"
-        for split, status in entry.status(root).items()
-    }
+    """Per split: how many images are there beside the official number, or what is missing."""
+    return {split: _found(what, entry.official.get(split)) for split, what in entry.status(root).items()}
+
+
+def _found(status: SplitStatus, official: int | None) -> str:
+    if not status.is_usable:
+        return f"missing {', '.join(status.missing)}" if status.missing else "no image"
+    if official is None:
+        return f"{status.images:,} images"
+    return f"{status.images:,} images (official: {official:,})"
+
+
+def _annotations(entry: DatasetEntry) -> str:
+    if not entry.annotations:
+        return _DEPENDS
+    classes = f" ({len(entry.classes)})" if entry.classes else ""
+    return ", ".join(kind + (classes if kind == "classes" else "") for kind in entry.annotations)
 
 
 @app.command("tasks")

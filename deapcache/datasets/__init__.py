@@ -14,6 +14,7 @@ from deapcache.datasets.boxes import BOXES, COLUMNS, crop_table, pad_table
 from deapcache.datasets.decoding import COLOUR, decode_image
 from deapcache.datasets.digests import DigestIndex
 from deapcache.datasets.resizing import INTERPOLATION, resize_image, resize_map
+from deapcache.datasets.workers import in_order, workers
 
 __all__ = [
     "BOXES",
@@ -30,8 +31,10 @@ __all__ = [
     "dataset_entry",
     "decode_image",
     "images_owner",
+    "in_order",
     "open_dataset",
     "pad_table",
     "resize_image",
     "resize_map",
+    "workers",
 ]

@@ -137,5 +137,8 @@ DATASETS.add(
         licence="photographs for non-commercial research and education; annotations BSD-3-Clause",
         open=open_ade20k,
         status=ade20k_status,
+        official={"train": 20_210, "val": 2_000},
+        annotations=Ade20k.annotations,
+        classes=CLASSES,
     ),
 )

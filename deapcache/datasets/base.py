@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -161,6 +161,12 @@ class DatasetEntry:
     """What is there per split under a data root; quick: no image is read."""
     images_name: str = ""
     """:attr:`Dataset.images_name`, where that is the name of another dataset."""
+    official: Mapping[str, int] = field(default_factory=dict)
+    """Images of each split as it is distributed, of splits whose number is known."""
+    annotations: tuple[str, ...] = ()
+    """:attr:`Dataset.annotations`, all that its files can have; empty where anything is possible."""
+    classes: tuple[str, ...] = ()
+    """:attr:`Dataset.classes`; empty where there are none, or they depend on the files."""
     member: Callable[[str], DatasetEntry] | None = None
     """The entry of ``NAME:MEMBER`` by its member, for a name that many data sets share; None: it is one data set."""
 

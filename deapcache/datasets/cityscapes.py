@@ -230,5 +230,8 @@ DATASETS.add(
         licence="own terms of use, on registration: non-commercial research and teaching",
         open=open_cityscapes,
         status=cityscapes_status,
+        official={"train": 2_975, "val": 500},
+        annotations=Cityscapes.annotations,
+        classes=Cityscapes.classes,
     ),
 )

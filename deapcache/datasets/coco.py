@@ -236,5 +236,7 @@ DATASETS.add(
         licence="annotations CC BY 4.0; each image under its own Flickr licence, named in the annotation file",
         open=open_coco,
         status=coco_status,
+        official={"train": 118_287, "val": 5_000},
+        annotations=CocoInstances.annotations,
     ),
 )

@@ -165,5 +165,8 @@ DATASETS.add(
         open=open_coco_stuff,
         status=coco_stuff_status,
         images_name=CocoStuffMaps.images_name,
+        official={"train": 118_287, "val": 5_000},
+        annotations=CocoStuffMaps.annotations,
+        classes=CLASSES,
     ),
 )

@@ -150,5 +150,7 @@ DATASETS.add(
         licence="MIT",
         open=open_diode,
         status=diode_status,
+        official={"train": 25_458, "val": 771},
+        annotations=Diode.annotations,
     ),
 )

@@ -159,5 +159,7 @@ DATASETS.add(
         licence="CC BY-NC-SA 3.0",
         open=open_kitti,
         status=kitti_status,
+        official={"val": 652},  # of train, lists in use differ
+        annotations=KittiEigen.annotations,
     ),
 )

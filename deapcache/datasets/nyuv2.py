@@ -98,6 +98,8 @@ DATASETS.add(
         licence=_LICENCE,
         open=open_nyuv2,
         status=nyuv2_status,
+        official=_COUNTS,
+        annotations=NyuLabelled.annotations,
     ),
 )
 
@@ -110,6 +112,8 @@ DATASETS.add(
         licence=_LICENCE,
         open=open_inpainted,
         status=inpainted_status,
+        official=_COUNTS,
+        annotations=NyuInpainted.annotations,
         images_name="nyuv2",
     ),
 )

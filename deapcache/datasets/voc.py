@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,11 +185,20 @@ def open_voc(data_root: Path) -> Voc:
 
 
 def voc_status(data_root: Path) -> dict[str, SplitStatus]:
-    """Missing paths per split, and the photographs of all tasks: which of them a split has is in its list."""
+    """Photographs of each split's list, and missing paths; reads the lists, opens no image."""
     root = _find_root(data_root) or data_root / _PLACES[0]
-    images = len(stems(root / IMAGES, ".jpg"))
-    folders = [root / name for name in (IMAGES, CLASS_MAPS, OBJECT_MAPS)]
-    return {s: SplitStatus(images=images, missing=absent([_list_file(root, s), *folders])) for s in Voc.splits}
+    photographs = stems(root / IMAGES, ".jpg")
+    return {split: _split_status(root, split, photographs) for split in Voc.splits}
+
+
+def _split_status(root: Path, split: str, photographs: Collection[str]) -> SplitStatus:
+    listing = _list_file(root, split)
+    missing = absent([listing, *(root / name for name in (IMAGES, CLASS_MAPS, OBJECT_MAPS))])
+    try:
+        ids = read_ids(listing) if listing.is_file() else ()
+    except DataError as error:
+        return SplitStatus(images=0, missing=(*missing, f"a list of the right form: {error}"))
+    return SplitStatus(images=sum(name in photographs for name in ids), missing=missing)
 
 
 DATASETS.add(
@@ -201,5 +210,8 @@ DATASETS.add(
         licence="photographs under Flickr's terms of use; no licence is stated for the annotations",
         open=open_voc,
         status=voc_status,
+        official={"train": 1_464, "val": 1_449},
+        annotations=Voc.annotations,
+        classes=CLASSES,
     ),
 )

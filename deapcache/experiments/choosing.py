@@ -8,6 +8,7 @@ from typing import Any
 from deapcache.cache import CacheEntry, find_caches, list_caches
 from deapcache.datasets import images_owner
 from deapcache.errors import CacheMissError, UsageError
+from deapcache.experiments.suitability import datasets_for, listed, require_suited
 from deapcache.locations import Location
 from deapcache.probing import feature_fields
 from deapcache.tasks import Task, get_task
@@ -23,12 +24,15 @@ def choose_datasets(
 
     Without ``dataset`` a task takes its own default dataset where features of it are cached, else the only cached
     dataset that has its annotation. Raises :class:`CacheMissError` with the extract command to run, or
-    :class:`UsageError` where there are several.
+    :class:`UsageError` where there are several, or where ``dataset`` is known to lack what a task needs.
     """
     entries = list_caches(home)
     chosen: dict[str, list[str]] = {}
     for name in tasks:
         task = get_task(name)
+        if dataset:
+            kinds = {e.name for e in entries if e.kind == "targets" and e.dataset == dataset}
+            require_suited(task, dataset, kinds)
         place = dataset or _dataset_of(home, entries, task, backbones)
         chosen.setdefault(place, []).append(name)
     return chosen
@@ -48,7 +52,9 @@ def _dataset_of(home: Location, entries: Sequence[CacheEntry], task: Task, backb
             f"task {task.name}: its default dataset {task.default_dataset} is not cached in {home}, but "
             f"{' and '.join(found)} are: say which with --dataset"
         )
-    raise _nothing_cached(home, task.default_dataset, backbones)
+    others = [name for name in datasets_for(task) if name != task.default_dataset]
+    more = f"; --dataset {listed(others, 'or')} would suit task {task.name} as well" if others else ""
+    raise _nothing_cached(home, task.default_dataset, backbones, more)
 
 
 def choose_backbones(home: Location, dataset: str, backbones: Sequence[str], fields: Mapping[str, Any]) -> list[str]:
@@ -67,10 +73,10 @@ def choose_backbones(home: Location, dataset: str, backbones: Sequence[str], fie
     return found
 
 
-def _nothing_cached(home: Location, dataset: str, backbones: Sequence[str]) -> CacheMissError:
+def _nothing_cached(home: Location, dataset: str, backbones: Sequence[str], more: str = "") -> CacheMissError:
     names = ",".join(backbones) or _SUGGESTED
     which = f"features of {names}" if backbones else "features"
     return CacheMissError(
         f"no {which} over {dataset} with its targets in {home}: make them with "
-        f"`deapcache extract --backbone {names} --dataset {dataset} --home {home}`"
+        f"`deapcache extract --backbone {names} --dataset {dataset} --home {home}`{more}"
     )

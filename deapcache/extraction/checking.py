@@ -11,9 +11,8 @@ from importlib.metadata import version
 from typing import Any
 
 from deapcache.cache.names import safe
-from deapcache.datasets import Dataset
+from deapcache.datasets import Dataset, workers
 from deapcache.errors import DataError, LocationError, MissingDataError
-from deapcache.extraction.filling import workers
 from deapcache.extraction.progress import Progress, ProgressEvent, silent
 from deapcache.locations import Location
 from deapcache.recipe import SHORT, canonical_json, digest_of

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
+import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from deapcache.cache import ArraySpec, Cache
-from deapcache.datasets import BOXES, Dataset, crop_table, pad_table, resize_image, resize_map
+from deapcache.datasets import BOXES, Dataset, crop_table, in_order, pad_table, resize_image, resize_map, workers
 from deapcache.errors import LEAVE_OUT, DataError, MissingDataError
 from deapcache.extraction.progress import Progress, ProgressEvent
 
@@ -80,9 +79,10 @@ def fill(dataset: Dataset, split: str, parts: Sequence[Part], *, progress: Progr
     wanted = {row: [p for p in parts if row in p.rows] for row in sorted(set().union(*(p.rows for p in parts)))}
     jobs = ((row, [part.form for part in owners]) for row, owners in wanted.items())
     published = 0
+    read = functools.partial(_read_row, dataset, split)
     with workers(dataset) as pool, ThreadPoolExecutor(1) as writer:
         pending: deque[Future[int]] = deque()
-        for done, (row, values) in enumerate(_in_order(pool, dataset, split, jobs), start=1):
+        for done, ((row, _), values) in enumerate(in_order(pool, read, jobs), start=1):
             for part, value in zip(wanted[row], values, strict=True):
                 if whole := part.accept(row, value):
                     pending.append(writer.submit(_publish, part.cache, *whole))
@@ -99,7 +99,8 @@ def _publish(cache: Cache, shard: int, values: np.ndarray) -> int:
     return values.nbytes
 
 
-def _read_row(dataset: Dataset, split: str, row: int, forms: Iterable[Form]) -> list[np.ndarray]:
+def _read_row(dataset: Dataset, split: str, job: tuple[int, Iterable[Form]]) -> list[np.ndarray]:
+    row, forms = job
     with offering_to_skip():
         return [_read(dataset, split, row, form) for form in forms]
 
@@ -121,34 +122,3 @@ def _read(dataset: Dataset, split: str, row: int, form: Form) -> np.ndarray:
     if form.name == BOXES:
         return pad_table(crop_table(values, form.size, form.fit), form.shape[0])
     return resize_map(values, form.size, form.fit)
-
-
-@contextlib.contextmanager
-def workers(dataset: Dataset) -> Iterator[Executor]:
-    """Threads where decoding releases the interpreter lock, processes where making an image is Python's own work."""
-    count = os.cpu_count() or 1
-    pool: Executor
-    if dataset.computes_images:
-        # "spawn": a forked child of a process that runs torch's threads may hang
-        pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
-    else:
-        pool = ThreadPoolExecutor(count)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _in_order(
-    pool: Executor, dataset: Dataset, split: str, jobs: Iterable[tuple[int, Any]]
-) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Results in the order of the jobs, with a bounded number of rows read ahead."""
-    ahead: deque[tuple[int, Future[list[np.ndarray]]]] = deque()
-    submit: Callable[..., Future[list[np.ndarray]]] = pool.submit
-    for row, parts in jobs:
-        ahead.append((row, submit(_read_row, dataset, split, row, parts)))
-        if len(ahead) >= 4 * (os.cpu_count() or 1):
-            first, future = ahead.popleft()
-            yield first, future.result()
-    for row, future in ahead:
-        yield row, future.result()

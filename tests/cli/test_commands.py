@@ -222,6 +222,6 @@ def test_doctor_reports_home_device_data_and_weights(cli, home, make_coco):
     assert "free" in report["home"]
     assert report["home"]["writes"].endswith("/s")
     assert report["device"]["cpu"]
-    assert report["datasets"]["coco"] == "train: 2 images; val: 1 images"
+    assert report["datasets"]["coco"] == "train: 2 images (official: 118,287); val: 1 images (official: 5,000)"
     assert report["weights"][BACKBONE] == "here"
     assert not home.keys(), "the bandwidth probe must leave nothing behind"

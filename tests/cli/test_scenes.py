@@ -15,7 +15,7 @@ def test_export_says_what_it_wrote_and_how_to_read_it(cli, tmp_path):
         f"read them with --dataset coco --data-root {tmp_path / 'a'}",
     ]
     listed = json.loads(cli("list", "datasets", "--data-root", tmp_path / "a", "--json").out)["datasets"]
-    assert next(row for row in listed if row["name"] == "coco")["found"]["val"] == "1 images"
+    assert next(row for row in listed if row["name"] == "coco")["images"]["val"] == 1
 
 
 def test_export_as_json(cli, tmp_path):

@@ -355,4 +355,8 @@ def test_names_options_and_what_else_is_said_of_it(root: Path) -> None:
             ask("depth")
     with pytest.raises(UsageError, match="no split 'test'"):
         dataset.image_ids("test")
-    assert {split: found.images for split, found in DATASETS.get("voc").status(root).items()} == {"train": 6, "val": 6}
+    assert {split: found.images for split, found in DATASETS.get("voc").status(root).items()} == {"train": 3, "val": 2}
+    list_file(root).write_text("2007_000032 1\n")
+    status = DATASETS.get("voc").status(root)["train"]
+    assert not status.is_usable
+    assert "expected one id such as 2007_000032" in status.missing[0]

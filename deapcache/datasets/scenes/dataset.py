@@ -125,5 +125,8 @@ DATASETS.add(
         licence="Apache-2.0, as deapcache itself",
         open=lambda _: Scenes(),
         status=_status,
+        official=COUNTS,
+        annotations=Scenes.annotations,
+        classes=CLASSES,
     ),
 )

@@ -1,0 +1,54 @@
+"""Reading many rows of a dataset at once."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from typing import TypeVar
+
+from deapcache.datasets.base import Dataset
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+@contextlib.contextmanager
+def workers(dataset: Dataset) -> Iterator[Executor]:
+    """Threads where decoding releases the interpreter lock, processes where making an image is Python's own work.
+
+    What has not begun when the block is left is not done.
+    """
+    count = os.cpu_count() or 1
+    pool: Executor
+    if dataset.computes_images:
+        # "spawn": a forked child of a process that runs torch's threads may hang
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(count, mp_context=context, initializer=_leave_interrupts_to_the_parent)
+    else:
+        pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def in_order(pool: Executor, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
+    """Jobs with their results, in the order of the jobs, with a bounded number of them done ahead."""
+    ahead: deque[tuple[Job, Future[Result]]] = deque()
+    for job in jobs:
+        ahead.append((job, pool.submit(function, job)))
+        if len(ahead) >= 4 * (os.cpu_count() or 1):
+            first, future = ahead.popleft()
+            yield first, future.result()
+    for job, future in ahead:
+        yield job, future.result()
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    # Ctrl-C goes to all processes of a terminal: children would each print a traceback
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

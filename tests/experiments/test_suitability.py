@@ -1,0 +1,90 @@
+"""Which dataset serves which task, known without any file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deapcache_toys import COUNTS, add_features, add_targets
+
+from deapcache.datasets import DATASETS
+from deapcache.errors import CacheMissError, UsageError
+from deapcache.experiments.choosing import choose_datasets
+from deapcache.experiments.suitability import datasets_for, require_suited, tasks_of
+from deapcache.tasks import get_task
+
+
+def test_tasks_follow_from_annotations_and_classes() -> None:
+    coco, scenes = DATASETS.get("coco"), DATASETS.get("scenes")
+    assert set(tasks_of(coco)) == {"boundaries", "detection", "discrimination", "foreground"}
+    assert set(tasks_of(scenes)) == {*tasks_of(coco), "depth", "segmentation"}
+    assert "voc" in tasks_of(DATASETS.get("voc"))
+    assert tasks_of(replace(coco, annotations=())) == []
+    assert "coco-stuff" in tasks_of(replace(scenes, classes=tuple(f"class {k}" for k in range(171))))
+
+
+def test_the_default_dataset_comes_first() -> None:
+    assert datasets_for(get_task("foreground"))[0] == "coco"
+    assert datasets_for(get_task("segmentation"))[0] == "scenes"
+    assert datasets_for(get_task("depth"))[0] == "nyuv2"
+    assert datasets_for(get_task("voc")) == ["voc"]
+    assert datasets_for(get_task("coco-stuff")) == ["coco-stuff"]
+
+
+@pytest.mark.parametrize(
+    ("task", "dataset", "message"),
+    [
+        ("segmentation", "coco", r"needs the annotation classes, and dataset coco has instances and boxes: .*scenes"),
+        ("depth", "coco", r"needs the annotation depth, .*: choose --dataset nyuv2, .* or scenes "),
+        ("coco-stuff", "coco", r"needs the annotation classes, .* instances and boxes: choose --dataset coco-stuff "),
+        ("detection", "ade20k", r"needs the annotations boxes and instances, and dataset ade20k has classes: "),
+        ("voc", "scenes", r"task voc has 21 classes, .* has 10"),
+    ],
+)
+def test_what_a_dataset_lacks_is_one_line(home, task: str, dataset: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as raised:
+        choose_datasets(home, [task], dataset, [])
+    assert "\n" not in str(raised.value)
+
+
+def test_a_task_that_no_dataset_serves_is_said() -> None:
+    task = get_task("depth")
+    task.annotations = ("depth", "flow")  # type: ignore[misc]
+    with pytest.raises(UsageError, match=r"needs the annotation flow, .*: no registered dataset suits this task"):
+        require_suited(task, "scenes", ())
+
+
+def test_datasets_whose_annotations_are_not_known_are_left_alone(home, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_suited(get_task("depth"), "a-plugin-of-another-machine", ())
+    entry = replace(DATASETS.get("coco"), annotations=())
+    monkeypatch.setitem(DATASETS._entries, "coco", entry)
+    require_suited(get_task("depth"), "coco", ())
+
+
+def test_targets_that_are_cached_count(home) -> None:
+    require_suited(get_task("depth"), "coco", {"depth"})
+    for split in COUNTS:
+        add_features(home, split)
+        add_targets(home, split, "classes")
+    assert choose_datasets(home, ["segmentation"], "toys", []) == {"toys": ["segmentation"]}
+
+
+def test_the_advice_where_nothing_is_cached(home) -> None:
+    with pytest.raises(CacheMissError) as raised:
+        choose_datasets(home, ["foreground"], None, [])
+    advice = str(raised.value)
+    assert f"`deapcache extract --backbone efficientnet-lite0-s16 --dataset coco --home {home}`" in advice
+    assert advice.endswith("; --dataset cityscapes, nyuv2, scenes or voc would suit task foreground as well")
+    assert "\n" not in advice
+
+
+def test_the_commands_line(home, tmp_path: Path, capsys: Any) -> None:
+    from deapcache.cli import main
+
+    with pytest.raises(SystemExit) as ended:
+        main(["probe", "--task", "coco-stuff", "--dataset", "coco", "--home", str(home)])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "needs the annotation classes, and dataset coco has instances and boxes" in line
