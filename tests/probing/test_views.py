@@ -144,10 +144,12 @@ def test_a_probe_learns_from_both_views_and_says_so(mirrored) -> None:
     assert alone.prior_scores == both.prior_scores
 
 
-def test_both_residencies_give_the_same_run(mirrored) -> None:
+def test_both_residencies_give_the_same_run_and_not_that_of_one_view(mirrored) -> None:
     memory, stream = (probe(mirrored, views=BOTH, residency=name)[0] for name in ("memory", "stream"))
+    (alone,) = probe(mirrored)
     for name, values in memory.weights.items():
         np.testing.assert_array_equal(values, stream.weights[name])
+    assert any((values != alone.weights[name]).any() for name, values in memory.weights.items())
 
 
 def test_mirrored_caches_beside_change_nothing_without_views(toys) -> None:
@@ -173,8 +175,8 @@ def test_scoring_needs_no_mirrored_images_and_reads_none(mirrored) -> None:
 
 def test_missing_mirrored_features_are_told_with_the_command_that_makes_them(home) -> None:
     for split in COUNTS:
-        add_features(home, split, storage="int8")
-        add_targets(home, split, "instances")
+        add_features(home, split, storage="int8", base_fit="crop", omitted={"images": 1, "ids": ["train-99"]})
+        add_targets(home, split, "instances", fit="crop")
     with pytest.raises(CacheMissError) as told:
         probe(home, views=BOTH)
     message = str(told.value)
@@ -185,6 +187,7 @@ def test_missing_mirrored_features_are_told_with_the_command_that_makes_them(hom
     assert given == {
         "--dataset": "toys", "--backbone": "toy", "--home": str(home), "--split": "train", "--views": "hflip",
         "--base-size": "56x56", "--dtype": "int8", "--precision": "fp32",
+        "--fit": "crop", "--on-error": "skip",
     }  # fmt: skip
     (extract,) = [c.callback for c in app.registered_commands if c.name == "extract"]
     known = {flag for a in extract.__annotations__.values() for flag in str(a).split("'") if flag.startswith("--")}
