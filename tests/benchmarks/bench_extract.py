@@ -32,7 +32,7 @@ from deapcache.recipe import ImageRecipe
 from tests.benchmarks.bench_read import random_recipe
 
 SIZE = (224, 224)
-SHARDS = {"efficientnet-lite0@untrained": 32, "vit-b-16@untrained": 8}
+SHARDS = {"efficientnet-lite0@untrained": 32, "imagenet@untrained": 8}
 """Shards of one batch each, on a CPU."""
 
 
