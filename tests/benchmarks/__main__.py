@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.benchmarks import bench_extract, bench_read, bench_stack, bench_targets
+from tests.benchmarks import bench_extract, bench_read, bench_readout, bench_stack, bench_targets
 
 
 def main() -> None:
@@ -10,6 +10,8 @@ def main() -> None:
     bench_read.main()
     print()
     bench_extract.main()
+    print()
+    bench_readout.main()
     print()
     bench_stack.main()
     print()

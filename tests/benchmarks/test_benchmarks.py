@@ -6,11 +6,13 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from deapcache.datasets import open_dataset
 
 READ = Path(__file__).with_name("bench_read.py")
 EXTRACT = Path(__file__).with_name("bench_extract.py")
+READOUT = Path(__file__).with_name("bench_readout.py")
 TARGETS = Path(__file__).with_name("bench_targets.py")
 
 
@@ -49,3 +51,17 @@ def test_extraction_is_timed_against_the_forward_alone() -> None:
     assert speeds.images == 16
     assert len(speeds.forward) == len(speeds.extract) == len(speeds.slow_store) == 1
     assert speeds.ratio(speeds.extract) > 0
+
+
+def test_both_ways_of_a_readout_compute_the_same(monkeypatch) -> None:
+    from deapcache.readouts import deap
+
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, 3, 2), (2, 4, 2), (2, 12, 5), (3, 2, 5, 2), (3, 2, 5, 4))
+    given = [torch.randn(*shape, generator=generator) for shape in shapes]
+    bench = runpy.run_path(str(READOUT))
+    torch.testing.assert_close(bench["plain_attention"](*given), deap.attend_from_grid(*given))
+    monkeypatch.setattr(deap, "attend_from_grid", deap.attend_from_grid)  # put back after the measurement
+    cost = bench["measure"]("plain", 14, 1)
+    assert cost.milliseconds > 0
+    assert cost.megabytes > 0
