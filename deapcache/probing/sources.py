@@ -203,7 +203,7 @@ def _targets(request: Request, split: str, annotation: str, features: CacheEntry
             split=split,
             name=annotation,
             fields=needed,
-            next_step=f"{command} makes the {annotation} targets of these images",
+            next_step=f"{command} makes these targets, if {request.dataset} has the annotation {annotation}",
         )
     require_same_region(features, found)
     return found
