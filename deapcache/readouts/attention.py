@@ -61,14 +61,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q_HQK: Tensor, bias_HQN: Tensor | None, kT_BHKN: Tensor, vT_BHVN: Tensor) -> Tensor:
-        inputs = _Inputs(q_HQK, bias_HQN, kT_BHKN, vT_BHVN)
-        buffer = inputs.new_buffer()
-        B, H, V, _ = vT_BHVN.shape
-        oT_BHVQ = q_HQK.new_empty(B, H, V, q_HQK.shape[1])
-        for block in inputs.blocks():
-            p = inputs.probabilities(block, buffer)
-            oT = torch.bmm(vT_BHVN[block.images].flatten(0, 1), p.transpose(1, 2))
-            oT_BHVQ[block.images, :, :, block.queries] = oT.unflatten(0, block.shape[:2])
+        oT_BHVQ = average(Inputs(q_HQK, bias_HQN, kT_BHKN, vT_BHVN))
         ctx.save_for_backward(q_HQK, bias_HQN, kT_BHKN, vT_BHVN, oT_BHVQ)
         return oT_BHVQ
 
@@ -76,22 +69,7 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gT_BHVQ: Tensor) -> tuple[Tensor | None, ...]:
         *saved, oT_BHVQ = ctx.saved_tensors
-        inputs = _Inputs(*saved)
-        with torch.autocast(gT_BHVQ.device.type, enabled=False):
-            gradients = _Gradients.zeros(inputs, with_bias=ctx.needs_input_grad[1])
-            p_buffer, s_buffer = inputs.new_buffer(), inputs.new_buffer()
-            # The softmax takes from each row of dP its mean under P, which is Σ_v g o: as one more column of g, with a
-            # row of ones under v, it comes with the product that makes dP.
-            means_B1Q = (gT_BHVQ * oT_BHVQ).sum(2, keepdim=True)
-            g1_BHQW = torch.cat([gT_BHVQ, -means_B1Q], 2).transpose(2, 3).contiguous()
-            v1T_BHWN = torch.cat([inputs.values, torch.ones_like(inputs.values[:, :, :1])], 2)
-            for block in inputs.blocks():
-                p = inputs.probabilities(block, p_buffer)
-                gradients.add_values(block, p, gT_BHVQ)
-                ds = block.view(s_buffer)
-                g1, v1T = g1_BHQW[block.images, :, block.queries], v1T_BHWN[block.images]
-                torch.bmm(g1.flatten(0, 1), v1T.flatten(0, 1), out=ds)
-                gradients.add_logits(block, ds.mul_(p), inputs)
+        gradients = gradients_of(Inputs(*saved), oT_BHVQ, gT_BHVQ, with_bias=ctx.needs_input_grad[1])
         return gradients.dq, gradients.dbias, gradients.dkeys, gradients.dvalues
 
 
@@ -111,7 +89,7 @@ class _Block:
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class Inputs:
     """What attention is computed from, and how it is cut into blocks."""
 
     q: Tensor
@@ -156,8 +134,8 @@ class _Inputs:
 
 
 @dataclass(frozen=True)
-class _Gradients:
-    """Sums over the blocks done so far, shaped like :class:`_Inputs`."""
+class Gradients:
+    """Sums over the blocks done so far, shaped like :class:`Inputs`."""
 
     dq: Tensor
     dbias: Tensor | None
@@ -165,7 +143,7 @@ class _Gradients:
     dvalues: Tensor
 
     @classmethod
-    def zeros(cls, inputs: _Inputs, *, with_bias: bool) -> _Gradients:
+    def zeros(cls, inputs: Inputs, *, with_bias: bool) -> Gradients:
         """Nothing yet."""
         dbias = torch.zeros_like(inputs.bias) if with_bias and inputs.bias is not None else None
         return cls(torch.zeros_like(inputs.q), dbias, torch.zeros_like(inputs.keys), torch.zeros_like(inputs.values))
@@ -175,7 +153,7 @@ class _Gradients:
         gT = gT_BHVQ[block.images, :, :, block.queries].flatten(0, 1)
         self.dvalues[block.images] += torch.bmm(gT, p).unflatten(0, block.shape[:2])
 
-    def add_logits(self, block: _Block, ds: Tensor, inputs: _Inputs) -> None:
+    def add_logits(self, block: _Block, ds: Tensor, inputs: Inputs) -> None:
         """What queries, bias and keys get from the gradient ``ds`` of the block's logits."""
         images, leading = block.images, block.shape[:2]
         if self.dbias is not None:
@@ -186,3 +164,35 @@ class _Gradients:
         self.dkeys[images] += torch.bmm(qT, ds).unflatten(0, leading)
         dqT = torch.bmm(inputs.keys[images].flatten(0, 1), ds.transpose(1, 2)).unflatten(0, leading).sum(0)
         self.dq[:, block.queries] += dqT.transpose(1, 2)
+
+
+def average(inputs: Inputs) -> Tensor:
+    """(B, H, V, Q): the values under softmax(q k + bias), block by block."""
+    buffer = inputs.new_buffer()
+    B, H, V, _ = inputs.values.shape
+    oT_BHVQ = inputs.q.new_empty(B, H, V, inputs.q.shape[1])
+    for block in inputs.blocks():
+        p = inputs.probabilities(block, buffer)
+        oT = torch.bmm(inputs.values[block.images].flatten(0, 1), p.transpose(1, 2))
+        oT_BHVQ[block.images, :, :, block.queries] = oT.unflatten(0, block.shape[:2])
+    return oT_BHVQ
+
+
+def gradients_of(inputs: Inputs, oT_BHVQ: Tensor, gT_BHVQ: Tensor, *, with_bias: bool) -> Gradients:
+    """What the inputs of :func:`average` get where its result ``oT_BHVQ`` gets ``gT_BHVQ``."""
+    with torch.autocast(gT_BHVQ.device.type, enabled=False):
+        gradients = Gradients.zeros(inputs, with_bias=with_bias)
+        p_buffer, s_buffer = inputs.new_buffer(), inputs.new_buffer()
+        # The softmax takes from each row of dP its mean under P, which is Σ_v g o: as one more column of g, with a
+        # row of ones under v, it comes with the product that makes dP.
+        means_B1Q = (gT_BHVQ * oT_BHVQ).sum(2, keepdim=True)
+        g1_BHQW = torch.cat([gT_BHVQ, -means_B1Q], 2).transpose(2, 3).contiguous()
+        v1T_BHWN = torch.cat([inputs.values, torch.ones_like(inputs.values[:, :, :1])], 2)
+        for block in inputs.blocks():
+            p = inputs.probabilities(block, p_buffer)
+            gradients.add_values(block, p, gT_BHVQ)
+            ds = block.view(s_buffer)
+            g1, v1T = g1_BHQW[block.images, :, block.queries], v1T_BHWN[block.images]
+            torch.bmm(g1.flatten(0, 1), v1T.flatten(0, 1), out=ds)
+            gradients.add_logits(block, ds.mul_(p), inputs)
+    return gradients

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from deapcache.readouts.attention import largest_block
 from deapcache.readouts.cnn import UpsamplingCNN, run_side_by_side
 from deapcache.readouts.config import READOUTS, Readout, ReadoutConfig, ReadoutEntry
+from deapcache.readouts.masked import attend_masked
 from deapcache.readouts.positions import CODE_WIDTH, REGION, Geometry, locate_regions_and_cells
 from deapcache.readouts.projection import Projection, project_cells
-from deapcache.readouts.separable import attend_from_grid
+from deapcache.readouts.separable import attend_from_grid, suits, sum_queries
 
 SIGMA_FLOOR = 0.01
 """No mask gets narrower, in units of the image's longer side: its peak, 40 logits, already leaves one cell only."""
@@ -140,14 +141,13 @@ def _attend_group(members: Sequence[Deap], tokens_BNMT: Tensor, geometry: Geomet
 
     # Neither queries nor mask depend on the image: once a step, not once an image.
     values_BSNV = heads_of(tokens_BNMT[..., -2 * config.code_dim :])
-    mask_SQN = _masks(members, geometry)
-    queries = _queries(members, geometry)
+    sigma_S, queries = _sigmas(members), _queries(members, geometry)
     if queries is None:
-        assert mask_SQN is not None  # the configuration has one of the two
-        mixed_BSQV = _average(torch.softmax(mask_SQN, -1), values_BSNV)
+        assert sigma_S is not None  # the configuration has one of the two
+        mixed_BSQV = _average(torch.softmax(geometry.gaussian_mask(sigma_S), -1), values_BSNV)
     else:
         keys_BSNK = heads_of(tokens_BNMT[..., : config.code_dim])
-        mixed_BSQV = attend_from_grid(*queries, mask_SQN, keys_BSNK, values_BSNV)
+        mixed_BSQV = _attend_cells(queries, sigma_S, geometry, keys_BSNK, values_BSNV)
     return [mixed.transpose(1, 2).flatten(2) for mixed in mixed_BSQV.chunk(len(members), 1)]
 
 
@@ -158,10 +158,21 @@ def _average(weights_SQN: Tensor, values_BSNV: Tensor) -> Tensor:
     return found_SQT.unflatten(-1, (B, V)).permute(2, 0, 1, 3)
 
 
-def _masks(members: Sequence[Deap], geometry: Geometry) -> Tensor | None:
-    """(M · heads, Q, N) Gaussian masks; ``None`` where the members have none."""
+def _attend_cells(
+    queries: tuple[Tensor, Tensor], sigma_S: Tensor | None, geometry: Geometry, keys_BSNK: Tensor, values_BSNV: Tensor
+) -> Tensor:
+    """(B, S, Q, V): by products where that is faster; else, with masks, without ever holding those of all heads."""
+    if sigma_S is None or suits(*queries, keys_BSNK.shape[2]):
+        mask_SQN = None if sigma_S is None else geometry.gaussian_mask(sigma_S)
+        return attend_from_grid(*queries, mask_SQN, keys_BSNK, values_BSNV)
+    distances = geometry.squared_distances(sigma_S.dtype)
+    return attend_masked(sum_queries(*queries), sigma_S, distances, keys_BSNK, values_BSNV)
+
+
+def _sigmas(members: Sequence[Deap]) -> Tensor | None:
+    """(M · heads,) widths of the members' masks; ``None`` where they have none."""
     sigmas = [sigma for member in members if (sigma := member.sigma()) is not None]
-    return geometry.gaussian_mask(torch.cat(sigmas)) if sigmas else None
+    return torch.cat(sigmas) if sigmas else None
 
 
 def _queries(members: Sequence[Deap], geometry: Geometry) -> tuple[Tensor, Tensor] | None:

@@ -60,47 +60,72 @@ class Geometry:
         """(H·W, 8) code of every feature cell, row by row."""
         return sinusoidal_codes(self.cell_rows, self.cell_columns)
 
+    def squared_distances(self, dtype: torch.dtype) -> SquaredDistances:
+        """Of regions and cells, along each axis."""
+        rows = (self.region_rows[:, None] - self.cell_rows).square()
+        columns = (self.region_columns[:, None] - self.cell_columns).square()
+        return SquaredDistances(rows.to(dtype), columns.to(dtype))
+
     def gaussian_mask(self, sigma_S: Tensor) -> Tensor:
         """(S, R·C, H·W) normal density of the distance of region and cell, one width a head.
 
         exp(−d² / 2σ²) / (σ √(2π)), as section 3 has it: a bump that is added to the logits, not a log-Gaussian.
-        The Gaussian of a distance is the product of those along the axes, so that exponentials are taken of
-        R·H + C·W numbers only. Differentiable once, in the widths.
+        Differentiable once, in the widths.
         """
-        rows = (self.region_rows[:, None] - self.cell_rows).square()
-        columns = (self.region_columns[:, None] - self.cell_columns).square()
-        mask_SQN: Tensor = _GaussianMask.apply(sigma_S, rows.to(sigma_S.dtype), columns.to(sigma_S.dtype))
+        mask_SQN: Tensor = _GaussianMask.apply(sigma_S, self.squared_distances(sigma_S.dtype))
         return mask_SQN
 
 
+@dataclass(frozen=True)
+class SquaredDistances:
+    """Of output regions and feature cells along the axes; those in the plane are their sums."""
+
+    rows: Tensor
+    """(R, H)"""
+    columns: Tensor
+    """(C, W)"""
+
+    def density(self, sigma_S: Tensor) -> Tensor:
+        """(S, R·C, H·W) values of :meth:`Geometry.gaussian_mask`, without history.
+
+        The Gaussian of a distance is the product of those along the axes, so that exponentials are taken of
+        R·H + C·W numbers only.
+        """
+        of_rows, of_columns = self._factors(sigma_S)
+        return (of_rows * of_columns).flatten(3, 4).flatten(1, 2)
+
+    def slope(self, sigma_S: Tensor, g_SQN: Tensor) -> Tensor:
+        """(S,): what the widths get where the densities get ``g_SQN``."""
+        (R, H), (C, W) = self.rows.shape, self.columns.shape
+        of_rows, of_columns = self._factors(sigma_S)
+        # The density changes with σ by its own value times d² / σ³ − 1 / σ, and d² is a sum over the axes.
+        weighted_SRCHW = (g_SQN.view(-1, R, C, H, W) * of_rows).mul_(of_columns)
+        by_row, by_column = weighted_SRCHW.sum(2).sum(3), weighted_SRCHW.sum(1).sum(2)
+        squares = (by_row * self.rows).sum((1, 2)) + (by_column * self.columns).sum((1, 2))
+        return squares / sigma_S**3 - by_row.sum((1, 2)) / sigma_S
+
+    def _factors(self, sigma_S: Tensor) -> tuple[Tensor, Tensor]:
+        """(S, R, 1, H, 1) and (S, 1, C, 1, W)."""
+        width = sigma_S[:, None, None]
+        of_rows = torch.exp(-self.rows / (2 * width.square()))
+        of_columns = torch.exp(-self.columns / (2 * width.square())) / (width * math.sqrt(2 * math.pi))
+        return of_rows[:, :, None, :, None], of_columns[:, None, :, None, :]
+
+
 class _GaussianMask(torch.autograd.Function):
-    """exp(−(rows + columns) / 2σ²) / (σ √(2π)) for squared distances along the axes, (R, H) and (C, W)."""
+    """The density with its slope; keeps nothing of its size."""
 
     @staticmethod
-    def forward(ctx: Any, sigma_S: Tensor, rows_RH: Tensor, columns_CW: Tensor) -> Tensor:
-        ctx.save_for_backward(sigma_S, rows_RH, columns_CW)
-        of_rows, of_columns = _along_axes(sigma_S, rows_RH, columns_CW)
-        return (of_rows * of_columns).flatten(3, 4).flatten(1, 2)
+    def forward(ctx: Any, sigma_S: Tensor, distances: SquaredDistances) -> Tensor:
+        ctx.save_for_backward(sigma_S)
+        ctx.distances = distances
+        return distances.density(sigma_S)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_SQN: Tensor) -> tuple[Tensor | None, ...]:
-        sigma_S, rows_RH, columns_CW = ctx.saved_tensors
-        (R, H), (C, W) = rows_RH.shape, columns_CW.shape
-        of_rows, of_columns = _along_axes(sigma_S, rows_RH, columns_CW)
-        # The mask changes with σ by its own value times d² / σ³ − 1 / σ, and d² is a sum over the axes.
-        weighted_SRCHW = (g_SQN.view(-1, R, C, H, W) * of_rows).mul_(of_columns)
-        by_row, by_column = weighted_SRCHW.sum(2).sum(3), weighted_SRCHW.sum(1).sum(2)
-        squares = (by_row * rows_RH).sum((1, 2)) + (by_column * columns_CW).sum((1, 2))
-        return squares / sigma_S**3 - by_row.sum((1, 2)) / sigma_S, None, None
-
-
-def _along_axes(sigma_S: Tensor, rows_RH: Tensor, columns_CW: Tensor) -> tuple[Tensor, Tensor]:
-    """The factors (S, R, 1, H, 1) and (S, 1, C, 1, W) of the mask."""
-    width = sigma_S[:, None, None]
-    of_rows = torch.exp(-rows_RH / (2 * width.square()))
-    of_columns = torch.exp(-columns_CW / (2 * width.square())) / (width * math.sqrt(2 * math.pi))
-    return of_rows[:, :, None, :, None], of_columns[:, None, :, None, :]
+        (sigma_S,) = ctx.saved_tensors
+        return ctx.distances.slope(sigma_S, g_SQN), None
 
 
 def locate_regions_and_cells(

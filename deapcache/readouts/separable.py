@@ -51,14 +51,23 @@ def attend_from_grid(
     Tensor
         (B, S, Q, V). Differentiable once, in all five arguments.
     """
-    regions = rows_SRK.shape[1] * columns_SCK.shape[1]
-    if rows_SRK.device.type == "cpu" and regions * k_BSNK.shape[2] <= largest_block(rows_SRK.device):
+    if suits(rows_SRK, columns_SCK, k_BSNK.shape[2]):
         mixed_BSQV, smallest = _Separable.apply(rows_SRK, columns_SCK, bias_SQN, k_BSNK, v_BSNV)
         if float(smallest) > _SMALLEST:
             found: Tensor = mixed_BSQV
             return found
-    queries_SQK = (rows_SRK[:, :, None] + columns_SCK[:, None]).flatten(1, 2)
-    return attend(queries_SQK, bias_SQN, k_BSNK, v_BSNV)
+    return attend(sum_queries(rows_SRK, columns_SCK), bias_SQN, k_BSNK, v_BSNV)
+
+
+def suits(rows_SRK: Tensor, columns_SCK: Tensor, cells: int) -> bool:
+    """Whether products are the faster way: on a CPU, where a head fits into a block."""
+    head = rows_SRK.shape[1] * columns_SCK.shape[1] * cells
+    return rows_SRK.device.type == "cpu" and head <= largest_block(rows_SRK.device)
+
+
+def sum_queries(rows_SRK: Tensor, columns_SCK: Tensor) -> Tensor:
+    """(S, R·C, K): the queries, from their parts by row and by column."""
+    return (rows_SRK[:, :, None] + columns_SCK[:, None]).flatten(1, 2)
 
 
 class _Separable(torch.autograd.Function):
