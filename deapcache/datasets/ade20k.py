@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from deapcache.datasets.base import DATASETS, VOID, DatasetEntry, SplitStatus
 from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.folders import absent, describe, stems
+from deapcache.datasets.folders import absent, describe, require_split, stems
 from deapcache.datasets.labels import require_values
 from deapcache.errors import MissingDataError
 
@@ -59,12 +59,8 @@ class Ade20k(FileDataset):
 
     def list_samples(self, split: str) -> Sequence[Sample]:
         images, labels = _folders(self.root, split)
-        if missing := absent((images, labels)):
-            raise MissingDataError(
-                f"ade20k has no {split} split under {self.root}: {' and '.join(missing)} "
-                f"{'is' if len(missing) == 1 else 'are'} missing; put it there, or give another --data-root (the full "
-                "ADE20K release, with *_seg.png, is another one)"
-            )
+        remark = " (the full ADE20K release, with *_seg.png, is another one)"
+        require_split("ade20k", split, self.root, (images, labels), remark)
         return [_sample(name, FOLDERS[split]) for name in paired(images, labels)]
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[np.uint8]:

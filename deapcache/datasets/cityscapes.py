@@ -13,7 +13,7 @@ from scipy import ndimage
 from deapcache.datasets.base import DATASETS, VOID, DatasetEntry, SplitStatus
 from deapcache.datasets.boxes import BOXES, COLUMNS, CROWD, boxes_of_map
 from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.folders import absent, describe, require_all, stems
+from deapcache.datasets.folders import absent, describe, require_all, require_split, stems
 from deapcache.datasets.labels import require_values
 from deapcache.errors import DataError, MissingDataError
 
@@ -79,12 +79,8 @@ class Cityscapes(FileDataset):
     most_objects = 511
 
     def list_samples(self, split: str) -> Sequence[Sample]:
-        if missing := _missing(self.root, split):
-            raise MissingDataError(
-                f"cityscapes has no {split} split under {self.root}: {' and '.join(missing)} "
-                f"{'is' if len(missing) == 1 else 'are'} missing; put it there, or give another --data-root"
-            )
         images, labels = _folders(self.root, split)
+        require_split("cityscapes", split, self.root, (images, labels))
         frames = _frames(images, _IMAGE)
         if not frames:
             raise MissingDataError(

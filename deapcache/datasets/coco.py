@@ -18,7 +18,7 @@ from deapcache.datasets.coco_boxes import read_boxes
 from deapcache.datasets.coco_listing import CocoImage, listing_digest, read_listing
 from deapcache.datasets.decoding import COLOUR_AS_STORED, decode_image
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
-from deapcache.datasets.folders import absent, describe, stems
+from deapcache.datasets.folders import absent, describe, require_split, stems
 from deapcache.datasets.masks import decode_segmentation
 from deapcache.datasets.ordering import sample_key
 from deapcache.errors import LEAVE_OUT, DataError, MissingDataError
@@ -159,11 +159,7 @@ class CocoInstances(Dataset):
 
 
 def _load(root: Path, split: str) -> tuple[CocoImage, ...]:
-    if missing := absent(_needed(root, split)):
-        raise MissingDataError(
-            f"coco has no {split} split under {root}: {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing; put it there, or give another --data-root"
-        )
+    require_split("coco", split, root, _needed(root, split))
     images = read_listing(annotation_file(root, split))
     return images if split == "val" else tuple(sorted(images, key=lambda image: sample_key(_image_id(image))))
 
@@ -175,10 +171,10 @@ def _image_id(image: CocoImage) -> str:
 def _require_files(images: tuple[CocoImage, ...], folder: Path) -> None:
     present = set(os.listdir(folder))  # noqa: PTH208 - one call for 118,287 names
     names = [image.file_name for image in images if image.file_name not in present]
-    absent = [name for name in names if not (folder / name).is_file()]  # a name may hold a sub-folder
-    if absent:
+    lacking = [name for name in names if not (folder / name).is_file()]  # a name may hold a sub-folder
+    if lacking:
         raise MissingDataError(
-            f"{folder} lacks {len(absent)} of the {len(images)} listed images, the first is {absent[0]}; "
+            f"{folder} lacks {len(lacking)} of the {len(images)} listed images, the first is {lacking[0]}; "
             f"unpack the image archive again, {LEAVE_OUT}"
         )
 

@@ -15,7 +15,7 @@ from deapcache.datasets.coco_listing import CocoImage, read_listing
 from deapcache.datasets.coco_stuff_labels import CLASS_OF_VALUE, CLASSES, IS_VALUE
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
 from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.folders import absent, describe, require_all, stems
+from deapcache.datasets.folders import absent, describe, require_all, require_split, stems
 from deapcache.datasets.labels import require_values
 from deapcache.errors import DataError, MissingDataError
 
@@ -47,12 +47,8 @@ class CocoStuffMaps(FileDataset):
     colour = CocoInstances.colour
 
     def list_samples(self, split: str) -> Sequence[Sample]:
-        if missing := _missing(self.root, split):
-            raise MissingDataError(
-                f"coco-stuff has no {split} split under {self.root}: {' and '.join(missing)} "
-                f"{'is' if len(missing) == 1 else 'are'} missing; put it there, or give another --data-root"
-            )
         images, maps = image_folder(self.root, split), _map_folder(self.root, split)
+        require_split("coco-stuff", split, self.root, (images, maps))
         ids = stems(images, ".jpg")
         _require_numbers(ids, images)
         _require_maps(ids, images, maps)

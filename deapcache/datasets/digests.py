@@ -24,7 +24,7 @@ DigestPart = Callable[[str], str]
 _Entry = list[object]
 """What is remembered of a file or part: the file's size in bytes, its modification time in ns, the digest."""
 
-_SETTLED_NS = 2_000_000_000
+SETTLED_NS = 2_000_000_000
 """A file changed within the clock's grain keeps its time; one this old cannot have."""
 
 
@@ -130,7 +130,7 @@ def _look_up(path: Path, digest_it: Callable[[Path], str], known: _Entry | None)
     if known is not None and known[:2] == [facts.st_size, facts.st_mtime_ns]:
         return str(known[2]), known, False
     digest = digest_it(path)
-    settled = time.time_ns() - facts.st_mtime_ns > _SETTLED_NS
+    settled = time.time_ns() - facts.st_mtime_ns > SETTLED_NS
     return digest, [facts.st_size, facts.st_mtime_ns, digest] if settled else None, True
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.datasets.base import DATASETS, DatasetEntry, SplitStatus
-from deapcache.datasets.decoding import explained, image_size
+from deapcache.datasets.decoding import explained
 from deapcache.datasets.depth import require_metres
-from deapcache.datasets.files import FileDataset, Sample, require_same_size
-from deapcache.datasets.folders import describe
+from deapcache.datasets.files import FileDataset, Sample, require_size_of
+from deapcache.datasets.folders import absent_files, describe
 from deapcache.errors import DataError, MissingDataError
 
 LAYOUT = """\
@@ -49,7 +49,7 @@ class Diode(FileDataset):
                 "scene_*/scan_*/*.png; unpack it there, or give another --data-root"
             )
         _refuse_repeats(pictures)
-        if absent := absent_files(pictures):
+        if absent := absent_maps(pictures):
             raise MissingDataError(
                 f"{self.root / split} lacks {len(absent)} depth maps and masks of its {len(pictures)} images, the "
                 f"first is {absent[0]}; unpack the archive again, or remove the images"
@@ -61,7 +61,7 @@ class Diode(FileDataset):
         depth, valid = read_map(depth_path, _DEPTH_TYPES), read_map(mask_path, _MASK_TYPES)
         image = self.root / sample.image
         for values, path in ((depth, depth_path), (valid, mask_path)):
-            require_same_size(values, path, image_size(image), image)
+            require_size_of(image, values, path)
         if not np.isin(valid, (0, 1)).all():
             raise DataError(f"depth mask {mask_path} has values other than 0 and 1; download it again")
         known = np.where(valid == 1, depth, np.float32(0))
@@ -82,11 +82,9 @@ def pictures_in(folder: Path) -> list[Path]:
     return [path for path in found if not path.name.startswith(".")]  # macOS leaves ._NAME.png in archives
 
 
-def absent_files(pictures: Sequence[Path]) -> list[Path]:
-    """Depth maps and masks that pictures lack; each folder is listed once."""
-    present = {folder: {path.name for path in folder.iterdir()} for folder in {path.parent for path in pictures}}
-    needed = (path.with_name(path.stem + end) for path in pictures for end in (_DEPTH, _MASK))
-    return [path for path in needed if path.name not in present[path.parent]]
+def absent_maps(pictures: Sequence[Path]) -> list[Path]:
+    """Depth maps and masks that pictures lack."""
+    return absent_files([path.with_name(path.stem + end) for path in pictures for end in (_DEPTH, _MASK)])
 
 
 def _refuse_repeats(pictures: Sequence[Path]) -> None:
@@ -138,7 +136,7 @@ def _split_status(folder: Path) -> SplitStatus:
     pictures = pictures_in(folder)
     if not pictures:
         return SplitStatus(images=0, missing=tuple(f"{folder / part}" for part in _SURROUNDINGS))
-    return SplitStatus(images=len(pictures), missing=tuple(sorted(map(str, absent_files(pictures)))[:3]))
+    return SplitStatus(images=len(pictures), missing=tuple(sorted(map(str, absent_maps(pictures)))[:3]))
 
 
 DATASETS.add(

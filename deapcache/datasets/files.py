@@ -162,8 +162,13 @@ def require_same_size(labels: NDArray[Any], path: Path, image: tuple[int, int], 
         )
 
 
+def require_size_of(image_path: Path, labels: NDArray[Any], path: Path) -> None:
+    """Raise :class:`DataError` where a label map does not have the size of its image, as that is stored."""
+    require_same_size(labels, path, image_size(image_path), image_path)
+
+
 def read_map_of_image(path: Path, image_path: Path) -> NDArray[np.int32]:
     """(h, w) int32: an index map as ``read_index_map`` gives it, of its image's size; raises as that does."""
     labels = read_index_map(path)
-    require_same_size(labels, path, image_size(image_path), image_path)
+    require_size_of(image_path, labels, path)
     return labels

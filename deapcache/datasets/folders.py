@@ -31,6 +31,22 @@ def absent(paths: Collection[Path]) -> tuple[str, ...]:
     return tuple(str(path) for path in paths if not path.exists())
 
 
+def require_split(dataset: str, split: str, root: Path, parts: Collection[Path], remark: str = "") -> None:
+    """Raise :class:`MissingDataError` where some files or folders that a split consists of are not there."""
+    if missing := absent(parts):
+        raise MissingDataError(
+            f"{dataset} has no {split} split under {root}: {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing; put it there, or give another --data-root{remark}"
+        )
+
+
+def absent_files(paths: Collection[Path]) -> list[Path]:
+    """Those of the files that are not there, in order; each folder is listed once."""
+    folders = {path.parent for path in paths}
+    present = {folder: set(os.listdir(folder)) for folder in folders if folder.is_dir()}  # noqa: PTH208 - as in stems
+    return [path for path in paths if path.name not in present.get(path.parent, ())]
+
+
 def require_all(ids: Collection[str], folder: Path, suffix: str, advice: str) -> None:
     """Raise :class:`MissingDataError` where ``folder`` lacks ``ID + suffix`` for some of the ids: how many, and one."""
     present = stems(folder, suffix)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.datasets.base import DATASETS, DatasetEntry, SplitStatus
-from deapcache.datasets.decoding import image_size
 from deapcache.datasets.depth import read_depth_png
-from deapcache.datasets.files import FileDataset, Sample, require_same_size
-from deapcache.datasets.folders import describe
+from deapcache.datasets.files import FileDataset, Sample, require_size_of
+from deapcache.datasets.folders import absent_files, describe
 from deapcache.datasets.kitti_listing import Listed, read_list
 from deapcache.errors import DataError, MissingDataError
 
@@ -56,7 +55,7 @@ class KittiEigen(FileDataset):
             path = list_file(self.root, split)
             raise DataError(f"{path} lists no image with depth; take the list of BTS or AdaBins")
         samples = samples_of(self.root, listed)
-        if absent := sorted(absent_files(self.root, samples)):
+        if absent := absent_from(self.root, samples):
             raise MissingDataError(
                 f"{self.root} lacks {len(absent)} of the {2 * len(samples)} images and depth maps that "
                 f"{list_file(self.root, split).name} names, the first is {absent[0]}; unpack the archive of its "
@@ -71,7 +70,7 @@ class KittiEigen(FileDataset):
     def read_labels(self, sample: Sample, kind: str) -> NDArray[np.float32]:
         path, image = self.root / sample.labels[kind][0], self.root / sample.image
         depth = read_depth_png(path, steps_per_metre=STEPS_PER_METRE)
-        require_same_size(depth, path, image_size(image), image)
+        require_size_of(image, depth, path)
         return depth
 
     def target_options(self, kind: str) -> dict[str, Any]:
@@ -103,15 +102,10 @@ def _folder_with(root: Path, places: Sequence[str], name: str) -> str:
     return next((place for place in places if (root / place / name).is_dir()), places[0])
 
 
-def absent_files(root: Path, samples: Sequence[Sample]) -> Iterator[str]:
-    """Images and depth maps that are not there; each folder is listed once."""
-    names = [name for sample in samples for name in (sample.image, *sample.labels["depth"])]
-    folders = {name.rpartition("/")[0] for name in names}
-    present = {name: {path.name for path in (root / name).iterdir()} for name in folders if (root / name).is_dir()}
-    for name in names:
-        folder, _, file = name.rpartition("/")
-        if file not in present.get(folder, ()):
-            yield name
+def absent_from(root: Path, samples: Sequence[Sample]) -> list[str]:
+    """Images and depth maps that are not there, relative to ``root``, in order of name."""
+    paths = [root / name for sample in samples for name in (sample.image, *sample.labels["depth"])]
+    return sorted(path.relative_to(root).as_posix() for path in absent_files(paths))
 
 
 def open_kitti(data_root: Path) -> KittiEigen:
@@ -145,9 +139,10 @@ def _split_status(root: Path, split: str) -> SplitStatus:
         return SplitStatus(images=0, missing=(str(path),))
     except DataError as error:
         return SplitStatus(images=0, missing=(f"a list of the right form: {error}",))
-    absent = set(absent_files(root, samples))
-    missing = tuple(str(root / name) for name in sorted(absent)[:3])
-    return SplitStatus(images=sum(sample.image not in absent for sample in samples), missing=missing)
+    absent = absent_from(root, samples)
+    missing = tuple(str(root / name) for name in absent[:3])
+    there = {sample.image for sample in samples}.difference(absent)
+    return SplitStatus(images=len(there), missing=missing)
 
 
 DATASETS.add(

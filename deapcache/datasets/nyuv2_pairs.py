@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.decoding import image_size
 from deapcache.datasets.depth import read_depth_png
-from deapcache.datasets.files import FileDataset, Sample, require_same_size
+from deapcache.datasets.files import FileDataset, Sample, require_size_of
 from deapcache.datasets.nyuv2_mat import FAR_END, without_far_end
 from deapcache.errors import DataError, MissingDataError
 
@@ -57,7 +56,7 @@ class NyuPairs(FileDataset):
     def read_labels(self, sample: Sample, kind: str) -> NDArray[np.float32]:
         path, image = self.root / sample.labels[kind][0], self.root / sample.image
         depth = read_depth_png(path, steps_per_metre=STEPS_PER_METRE)
-        require_same_size(depth, path, image_size(image), image)
+        require_size_of(image, depth, path)
         if depth.max(initial=0) > FAR_END:
             raise DataError(
                 f"depth map {path} goes to {depth.max():g} m; NYUv2 ends at {FAR_END:g} m, so its unit is not the "

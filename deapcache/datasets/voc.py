@@ -19,7 +19,7 @@ from deapcache.datasets.base import DATASETS, VOID, DatasetEntry, SplitStatus
 from deapcache.datasets.boxes import BOXES, boxes_of_map
 from deapcache.datasets.digests import DigestIndex, Progress
 from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.folders import absent, describe, require_all, stems
+from deapcache.datasets.folders import absent, describe, require_all, require_split, stems
 from deapcache.datasets.labels import require_values
 from deapcache.errors import DataError, MissingDataError
 
@@ -63,11 +63,7 @@ class Voc(FileDataset):
 
     def list_samples(self, split: str) -> Sequence[Sample]:
         listing = _list_file(self.root, split)
-        if missing := absent((listing, self.root / IMAGES, self.root / CLASS_MAPS)):
-            raise MissingDataError(
-                f"voc has no {split} split under {self.root}: {' and '.join(missing)} "
-                f"{'is' if len(missing) == 1 else 'are'} missing; put it there, or give another --data-root"
-            )
+        require_split("voc", split, self.root, (listing, self.root / IMAGES, self.root / CLASS_MAPS))
         ids = read_ids(listing)
         require_all(ids, self.root / IMAGES, ".jpg", f"{listing} names them: {_ARCHIVE}")
         require_all(ids, self.root / CLASS_MAPS, ".png", f"{listing} names them: {_ARCHIVE}")

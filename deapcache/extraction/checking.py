@@ -12,6 +12,7 @@ from typing import Any
 
 from deapcache.cache.names import safe
 from deapcache.datasets import Dataset, workers
+from deapcache.datasets.digests import SETTLED_NS
 from deapcache.errors import DataError, LocationError, MissingDataError
 from deapcache.extraction.progress import Progress, ProgressEvent, silent
 from deapcache.locations import Location
@@ -22,9 +23,6 @@ ON_ERROR = ("stop", "skip")
 
 _BLOCK = 1024
 """Images that are handed to the workers at once."""
-
-_SETTLED_NS = 2_000_000_000
-"""A file changed within the clock's grain keeps its time; one this old cannot have."""
 
 
 def without_unreadable(
@@ -82,7 +80,7 @@ def _mark(dataset: Dataset, split: str, row: int) -> str:
         facts = [(path, path.stat()) for path in dataset.row_files(split, row)]
     except OSError:
         return ""
-    settled = time.time_ns() - _SETTLED_NS
+    settled = time.time_ns() - SETTLED_NS
     if not facts or any(found.st_mtime_ns > settled for _, found in facts):
         return ""
     return digest_of([[str(path), found.st_size, found.st_mtime_ns] for path, found in facts])[:SHORT]

@@ -133,12 +133,13 @@ def extract(
     home.require_writable()
     listener = Listener(progress)
 
+    readable = functools.cache(lambda split: settings.images_of(dataset, [split], home, progress))
+
     @functools.cache  # files are looked at and annotations digested once, whatever the number of backbones
     def prepared(split: str, limit: int | None, annotations: tuple[str, ...]) -> PreparedSplit:
         base_size = settings.base_size_for(dataset)
-        images = settings.images_of(dataset, [split], home, progress)
         return prepare_split(
-            images,
+            readable(split),
             split,
             home,
             base_size=base_size,

@@ -90,13 +90,14 @@ def prepare_split(
     the dataset's own with native base images. ``fit`` is one of ``FITS``.
     """
     ids = dataset.image_ids(split)
-    digests = dataset.image_digests(split, index=DigestIndex(home))
+    index = DigestIndex(home)
+    digests = dataset.image_digests(split, index=index)
     named = image_set_digest(zip(ids, digests, strict=True))
     size = target_size(dataset, base_size)
     images = None if base_size == "native" else _image_cache(dataset, split, home, size, fit, ids, named, progress)
     caches = {} if images is None else {IMAGES: images}
     for annotation in annotations:
-        caches[annotation] = _target_cache(dataset, split, home, annotation, size, fit, ids, named, progress)
+        caches[annotation] = _target_cache(dataset, split, home, annotation, size, fit, ids, named, index, progress)
     rows = limited_rows(len(ids), limit)
     parts = [Part(name=n, cache=c, shards=c.missing_shards(rows)) for n, c in caches.items()]
     if any(part.shards for part in parts):
@@ -129,9 +130,10 @@ def _target_cache(
     fit: str,
     ids: Sequence[str],
     named: str,
+    index: DigestIndex,
     progress: Progress,
 ) -> Cache:
-    recipe = target_recipe(dataset, split, annotation, size, named, fit=fit, index=DigestIndex(home))
+    recipe = target_recipe(dataset, split, annotation, size, named, fit=fit, index=index)
     path = targets_path(dataset.name, split, annotation, recipe.digest)
     arrays = [target_array(dataset, split, annotation, size)]
     return make_cache(home, path, recipe=recipe, arrays=arrays, image_ids=ids, progress=progress)

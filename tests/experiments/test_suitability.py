@@ -58,8 +58,9 @@ def test_a_task_that_no_dataset_serves_is_said() -> None:
 
 def test_datasets_whose_annotations_are_not_known_are_left_alone(home, monkeypatch: pytest.MonkeyPatch) -> None:
     require_suited(get_task("depth"), "a-plugin-of-another-machine", ())
-    entry = replace(DATASETS.get("coco"), annotations=())
-    monkeypatch.setitem(DATASETS._entries, "coco", entry)
+    with pytest.raises(UsageError, match="depth"):
+        require_suited(get_task("depth"), "coco", ())
+    monkeypatch.setitem(DATASETS._entries, "coco", replace(DATASETS.get("coco"), annotations=()))
     require_suited(get_task("depth"), "coco", ())
 
 
