@@ -40,6 +40,7 @@ DEFAULT_COMPRESSION = {
     "int32": "zstd+shuffle",
 }
 ROUNDED_COMPRESSION = "lz4+bitshuffle"
+UNCOMPRESSED = "none"
 
 # Photographs gain 2% from zstd's level 5 and are written six times slower; everything else is fast at 5.
 _LEVELS = {"zstd+bitshuffle": 1}
@@ -60,7 +61,7 @@ class ArraySpec:
     dimensions: tuple[str, ...]
     """Names of those axes: (``row``, ``column``, ``channel``); ``image`` is prepended when stored."""
     compression: str = field(default="", compare=False)
-    """Blosc's compressor and shuffle, ``lz4+shuffle``; by default what suits the dtype."""
+    """Blosc's compressor and shuffle, ``lz4+shuffle``, or ``none``; by default what suits the dtype."""
 
     def __post_init__(self) -> None:
         if not self.compression:
@@ -141,9 +142,11 @@ def plain_metadata(
 
 
 def pack_codecs(dtype: str, compression: str) -> list[dict[str, Any]]:
-    """The codecs from numbers to compressed bytes."""
-    compressor, shuffle = compression.split("+")
+    """The codecs from numbers to stored bytes."""
     itemsize = np.dtype(dtype).itemsize
+    if compression == UNCOMPRESSED:
+        return [_bytes_codec(itemsize)]
+    compressor, shuffle = compression.split("+")
     settings = {
         "cname": compressor,
         "clevel": _LEVELS.get(compression, 5),
@@ -194,5 +197,7 @@ def _parse(name: str, metadata: dict[str, Any]) -> StoredArray:
 
 
 def _compression(codecs: list[dict[str, Any]]) -> str:
+    if not any(codec["name"] == "blosc" for codec in codecs):
+        return UNCOMPRESSED
     (blosc,) = (codec["configuration"] for codec in codecs if codec["name"] == "blosc")
     return f"{blosc['cname']}+{blosc['shuffle']}"

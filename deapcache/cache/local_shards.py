@@ -1,8 +1,9 @@
 """Rows of one array straight from the shard files of a file system, several times as fast as through a store.
 
 A shard ends in an index of (offset, length) of each image's chunk and the index's crc32c; a chunk is what Blosc made,
-followed by its crc32c (Zarr v3, sharding and crc32c codecs). So a row is one ``pread`` into a buffer that stays in the
-processor's cache, one checksum over it and one decompression to where the row belongs, and all three leave the
+or the numbers themselves, followed by its crc32c (Zarr v3, sharding and crc32c codecs). Numbers that are stored as they
+are, also by Blosc where they do not shrink, are read to where the row belongs and checked there. Others are read into a
+buffer that stays in the processor's cache, checked, and decompressed to where the row belongs. All of it leaves the
 interpreter lock to other threads.
 """
 
@@ -12,21 +13,26 @@ import functools
 import os
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from crc32c import crc32c
 from numcodecs import blosc
 
-from deapcache.cache.layout import StoredArray
+from deapcache.cache.layout import UNCOMPRESSED, StoredArray
 
 _CHECKSUM_BYTES = 4
-_MOST_BYTES = 2**62
-"""No chunk is as long: an absent one has the length 2^64 - 1."""
+_BLOSC_HEADER_BYTES = 16
+_BLOSC_STORED = 0x2
+"""Flag of Blosc's header: the numbers follow as they are."""
 
-_LEAST_THREADS, _MOST_THREADS = 4, 32
+_MOST_THREADS = 32
+_CODECS = (["bytes", "blosc", "crc32c"], ["bytes", "crc32c"])
+
 
 Stamp = tuple[int, int, int]
 """What changes when a file is replaced: inode, size, modification time."""
@@ -41,16 +47,16 @@ def can_read(stored: StoredArray) -> bool:
     sharding = stored.metadata["codecs"][0]["configuration"]
     names = [codec["name"] for codec in sharding["codecs"]]
     at_end = sharding.get("index_location", "end") == "end"
-    return hasattr(os, "preadv") and sys.byteorder == "little" and at_end and names == ["bytes", "blosc", "crc32c"]
+    return hasattr(os, "preadv") and sys.byteorder == "little" and at_end and names in _CODECS
 
 
 class LocalShards:
     """The shards of one array in ``folder``; safe to share between threads."""
 
     def __init__(self, folder: Path, stored: StoredArray) -> None:
-        self._folder = folder
+        self._folder = str(folder)
         self._stored = stored
-        self._indexes: dict[int, tuple[Stamp, np.ndarray]] = {}
+        self._packed = stored.spec.compression != UNCOMPRESSED
 
     def start(self, rows: np.ndarray) -> Callable[[], np.ndarray]:
         """Begin to read ``rows`` (int64), in that order; what is returned waits for them.
@@ -58,7 +64,7 @@ class LocalShards:
         It raises :class:`NotReadError` where a row is missing or its bytes are not what the checksum says.
         """
         found = np.empty((len(rows), *self._stored.spec.item_shape), self._stored.spec.dtype)
-        places = np.array_split(np.arange(len(rows)), min(len(rows), 2 * _threads()))
+        places = np.array_split(np.arange(len(rows)), min(len(rows), _threads()))
         jobs = [_pool(os.getpid()).submit(self._read, rows[some], found, some) for some in places]
 
         def finish() -> np.ndarray:
@@ -69,30 +75,91 @@ class LocalShards:
         return finish
 
     def _read(self, rows: np.ndarray, found: np.ndarray, places: np.ndarray) -> None:
+        raw = found.reshape(len(found), -1).view(np.uint8)
         for row, place in zip(rows.tolist(), places.tolist(), strict=True):
             shard, number = divmod(row, self._stored.shard_images)
+            path = f"{self._folder}/{self._stored.shard_key(shard).rpartition('/')[2]}"
             try:
-                with (self._folder / self._stored.shard_key(shard).rpartition("/")[2]).open("rb", buffering=0) as file:
-                    offset, length = self._index(shard, file.fileno())[number].tolist()
-                    _unpack(_checked(file.fileno(), offset, length), found[place])
+                file = open_shard(path, self._stored.shard_images)
+                self._read_row(file.descriptor, *file.chunk(number), memoryview(raw[place]))
             except (OSError, ValueError, RuntimeError) as error:
                 raise NotReadError(str(error)) from error
 
-    def _index(self, shard: int, file: int) -> np.ndarray:
-        facts = os.fstat(file)
-        stamp = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
-        known = self._indexes.get(shard)
-        if known is None or known[0] != stamp:
-            length = 16 * self._stored.shard_images + _CHECKSUM_BYTES
-            entries = np.frombuffer(_checked(file, facts.st_size - length, length), "<u8").reshape(-1, 2)
-            known = self._indexes[shard] = stamp, entries.copy()
-        return known[1]
+    def _read_row(self, file: int, offset: int, length: int, row: memoryview) -> None:
+        """One chunk into ``row``, uint8; ``ValueError`` or ``RuntimeError`` where it is not what was written."""
+        header = _BLOSC_HEADER_BYTES if self._packed else 0
+        if length == header + len(row) + _CHECKSUM_BYTES:
+            _read_stored(file, offset, header, row)
+        elif self._packed:
+            _unpack(_checked(file, offset, length), row)
+        else:
+            raise ValueError("the chunk has another size")
+
+
+class _OpenShard:
+    """An open shard file and its index; closed when nobody uses it."""
+
+    def __init__(self, path: str, images: int) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.stamp = _stamp(os.fstat(self.descriptor))
+        length = 16 * images + _CHECKSUM_BYTES
+        self._index = np.frombuffer(_checked(self.descriptor, self.stamp[1] - length, length), "<u8").tolist()
+
+    def chunk(self, number: int) -> tuple[int, int]:
+        """(offset, length) of an image's chunk."""
+        offset, length = self._index[2 * number : 2 * number + 2]
+        if length <= _CHECKSUM_BYTES or offset + length > self.stamp[1]:  # of an absent one, both are 2^64 - 1
+            raise ValueError("absent")
+        return offset, length
+
+    def __del__(self) -> None:
+        with suppress(AttributeError, OSError):
+            os.close(self.descriptor)
+
+
+_MOST_OPEN = 256
+"""Shards kept open: opening one costs a network file system a round trip."""
+
+_OPEN: OrderedDict[str, _OpenShard] = OrderedDict()
+_OPENING = threading.Lock()
+
+
+def open_shard(path: str, images: int) -> _OpenShard:
+    """The shard file at ``path``, kept open while it is not replaced; raises ``OSError`` or ``ValueError``."""
+    stamp = _stamp(os.stat(path))  # noqa: PTH116 - a Path costs as much as the call
+    with _OPENING:
+        known = _OPEN.get(path)
+        if known is not None:
+            _OPEN.move_to_end(path)
+    if known is None or known.stamp != stamp:
+        known = _OpenShard(path, images)
+        with _OPENING:
+            _OPEN[path] = known
+            while len(_OPEN) > _MOST_OPEN:
+                _OPEN.popitem(last=False)
+    return known
+
+
+def _stamp(facts: os.stat_result) -> Stamp:
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _read_stored(file: int, offset: int, header_bytes: int, row: memoryview) -> None:
+    """Numbers that are stored as they are, after a header of Blosc's or none."""
+    header, checksum = bytearray(header_bytes), bytearray(_CHECKSUM_BYTES)
+    length = header_bytes + len(row) + _CHECKSUM_BYTES
+    if os.preadv(file, [header, row, checksum], offset) != length:
+        raise ValueError("the file ends early")
+    if crc32c(row, crc32c(header)) != int.from_bytes(checksum, "little"):
+        raise ValueError("the checksum is another")
+    if header_bytes and not (header[2] & _BLOSC_STORED and _unpacked_bytes(header) == len(row)):
+        raise ValueError("the chunk has another size")
 
 
 def _checked(file: int, offset: int, length: int) -> memoryview:
     """So many bytes of a file less their checksum, in this thread's buffer; ``ValueError`` where it is not theirs."""
-    if not _CHECKSUM_BYTES < length < _MOST_BYTES or offset < 0:
-        raise ValueError("absent")
+    if offset < 0:
+        raise ValueError("the file ends early")
     read = _buffer(length)
     if os.preadv(file, [read], offset) != length:
         raise ValueError("the file ends early")
@@ -102,10 +169,15 @@ def _checked(file: int, offset: int, length: int) -> memoryview:
     return data
 
 
-def _unpack(packed: memoryview, row: np.ndarray) -> None:
-    if int.from_bytes(packed[4:8], "little") != row.nbytes:  # of Blosc's header: bytes when unpacked
+def _unpack(packed: memoryview, row: memoryview) -> None:
+    if _unpacked_bytes(packed) != len(row):
         raise ValueError("the chunk has another size")
-    blosc.decompress(packed, row.reshape(-1).view(np.uint8))
+    blosc.decompress(packed, row)
+
+
+def _unpacked_bytes(packed: memoryview | bytearray) -> int:
+    """What Blosc's header says."""
+    return int.from_bytes(packed[4:8], "little")
 
 
 _OF_THREAD = threading.local()
@@ -120,8 +192,9 @@ def _buffer(length: int) -> memoryview:
 
 
 def _threads() -> int:
-    """Twice the cores: some wait for a disk while others unpack."""
-    return max(_LEAST_THREADS, min(_MOST_THREADS, 2 * (os.cpu_count() or 1)))
+    """A thread a core, and two at least: one waits for a disk while the other checks."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(2, min(_MOST_THREADS, cores))
 
 
 @functools.cache

@@ -1,39 +1,49 @@
-"""Shuffled batches of feature volumes: deapcache against zarr-python, a numpy memmap and one .npy a volume.
+"""Shuffled batches of feature volumes: deapcache against the other ways in which labs keep arrays.
 
-usage: python tests/benchmarks/bench_read.py [--quick]
+usage: python -m tests.benchmarks.bench_read [--quick]
 
-All readers read the same volumes in the same order in the same run, in turn, with a warm page cache. What counts is the
-ratio to a named alternative of that run, not the time.
+All readers read the same volumes in the same run, in turn, once with a warm page cache (several repeats) and once with
+a cold one. What counts is the ratio to a named alternative of that run, not the time. Readers give torch tensors, in
+the order asked for; WebDataset and LitData shuffle by themselves, so their order is their own.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
+import h5py
 import numpy as np
+import torch
 import zarr
 
 from deapcache.cache import FeatureCache, create_cache, encode_features, feature_arrays
 from deapcache.locations import LocalLocation
 from deapcache.recipe import FeatureRecipe
 
-Reader = Callable[[np.ndarray], np.ndarray]
+Epoch = Callable[[np.ndarray], Iterator[torch.Tensor]]
+"""Gives every volume once, in batches, in the order of these rows where the reader can."""
+
 BATCH = 32
+OINDEX, LIST_OF_ROWS = "zarr-python `oindex`", "h5py, a chunk a volume, list of rows"
+SLOW = (OINDEX, LIST_OF_ROWS)
+ALWAYS_MAPPED = "LitData"
+"""Keeps its files mapped, which cannot be made cold then."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One reader: megabytes of features a second over the repeats, and the last batch it read."""
+    """One reader: megabytes of features a second over the repeats, and cold."""
 
     name: str
     speeds: list[float]
-    last_batch: np.ndarray
+    cold: float | None
 
     @property
     def typical(self) -> float:
@@ -42,54 +52,172 @@ class Row:
 
 
 def run(quick: bool = False) -> list[Row]:
-    """Measure every reader: 384 volumes of 24×24×768 float16 five times, or a few tiny ones once."""
-    shape, repeats = ((64, 3, 4, 8), 1) if quick else ((384, 24, 24, 768), 5)
-    rng = np.random.default_rng(0)
-    features = rng.standard_normal(shape, dtype=np.float32).astype(np.float16)
+    """Measure every reader: 384 volumes of 24×24×768 float16 seven times, or a few tiny ones once."""
+    features, repeats = volumes(quick), 1 if quick else 7
     with tempfile.TemporaryDirectory() as folder:
-        readers = _readers(Path(folder), features)
-        orders = [rng.permutation(len(features)) for _ in range(repeats)]
+        readers = make_readers(Path(folder), features)
+        orders = [np.random.default_rng(seed).permutation(len(features)) for seed in range(repeats + 1)]
         speeds: dict[str, list[float]] = {name: [] for name in readers}
-        last: dict[str, np.ndarray] = {}
-        for order in orders:
+        for name, read in readers.items():
+            sum(len(batch) for batch in read(_share(name, orders[0])))
+        for order in orders[1:]:
             # In turn, so that a busy moment of the machine hits all readers alike.
             for name, read in readers.items():
-                speed, last[name] = _measure(read, order, features.nbytes)
-                speeds[name].append(speed)
-    return [Row(name=name, speeds=speeds[name], last_batch=last[name]) for name in readers]
+                speeds[name].append(_speed(read, _share(name, order), features[0].nbytes))
+        cold = {
+            name: _cold_speed(Path(folder), read, _share(name, orders[0]), features[0].nbytes)
+            for name, read in readers.items()
+            if name != ALWAYS_MAPPED
+        }
+    return [Row(name=name, speeds=speeds[name], cold=cold.get(name)) for name in readers]
 
 
-def _measure(read: Reader, order: np.ndarray, total: int) -> tuple[float, np.ndarray]:
+def _share(name: str, order: np.ndarray) -> np.ndarray:
+    """Of the slowest readers a quarter of an epoch is enough."""
+    return order[: len(order) // 4] if name in SLOW else order
+
+
+def volumes(quick: bool) -> np.ndarray:
+    """Normally distributed float16: like the features of most backbones, they do not shrink."""
+    shape = (64, 3, 4, 8) if quick else (384, 24, 24, 768)
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(np.float16)
+
+
+def _speed(read: Epoch, order: np.ndarray, volume_bytes: int) -> float:
     start = time.perf_counter()
-    for first in range(0, len(order), BATCH):
-        batch = read(order[first : first + BATCH])
-    return total / 1e6 / (time.perf_counter() - start), batch
+    seen = sum(len(batch) for batch in read(order))
+    seconds = time.perf_counter() - start
+    assert seen == len(order)
+    return seen * volume_bytes / 1e6 / seconds
 
 
-def _readers(folder: Path, features: np.ndarray) -> dict[str, Reader]:
-    cache = _write_cache(folder, features)
+def _cold_speed(folder: Path, read: Epoch, order: np.ndarray, volume_bytes: int) -> float:
+    if isinstance(read, Memmap):
+        read.close()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return _speed(read, order, volume_bytes)
+
+
+def make_readers(folder: Path, features: np.ndarray) -> dict[str, Epoch]:
+    """Every reader over its own copy of ``features``, deapcache with its defaults first."""
+    cache = write_cache(folder / "default", features)
+    sparse = write_cache(folder / "sparse", np.maximum(features, 0))
     array = zarr.open_group(str(cache.location), mode="r")["features"]
-    np.save(folder / "all.npy", features)
-    memmap = np.load(folder / "all.npy", mmap_mode="r")
-    (folder / "each").mkdir()
-    for row, volume in enumerate(features):
-        np.save(folder / "each" / f"{row}.npy", volume)
+    hdf5 = _hdf5(folder / "plain.h5", features)
+    packed = _hdf5(folder / "lzf.h5", features, compression="lzf", shuffle=True, fletcher32=True)
+    each = _one_file_each(folder / "each", features)
     return {
-        "deapcache": cache.read_features,
-        "zarr-python oindex": lambda rows: np.asarray(array.oindex[rows]),
-        "numpy memmap gather": lambda rows: np.asarray(memmap[rows]),
-        "one .npy a volume": lambda rows: np.stack([np.load(folder / "each" / f"{row}.npy") for row in rows]),
+        "deapcache": _by_batches(cache.read_features),
+        "deapcache, uncompressed": _by_batches(write_cache(folder / "plain", features, "none").read_features),
+        "deapcache, half of the numbers 0": _by_batches(sparse.read_features),
+        "numpy memmap gather": Memmap(folder / "all.npy", features),
+        "one .npy a volume": _by_batches(lambda rows: np.stack([np.load(each[row]) for row in rows])),
+        OINDEX: _by_batches(lambda rows: np.asarray(array.oindex[rows])),
+        "h5py, a chunk a volume, row by row": _by_batches(lambda rows: np.stack([hdf5[row] for row in rows])),
+        LIST_OF_ROWS: _by_batches(lambda rows: _in_order(hdf5, rows)),
+        "h5py, lzf and fletcher32, row by row": _by_batches(lambda rows: np.stack([packed[row] for row in rows])),
+        "WebDataset": _webdataset(folder / "tar", features),
+        ALWAYS_MAPPED: _litdata(folder / "litdata", features),
     }
 
 
-def _write_cache(folder: Path, features: np.ndarray) -> FeatureCache:
+def _by_batches(read: Callable[[np.ndarray], np.ndarray]) -> Epoch:
+    def epoch(order: np.ndarray) -> Iterator[torch.Tensor]:
+        for first in range(0, len(order), BATCH):
+            yield torch.from_numpy(read(order[first : first + BATCH]))
+
+    return epoch
+
+
+class Memmap:
+    """Batches of one .npy file that stays mapped, as a training loop would keep it."""
+
+    def __init__(self, path: Path, features: np.ndarray) -> None:
+        np.save(path, features)
+        self._path = path
+        self._volumes: np.ndarray | None = None
+
+    def close(self) -> None:
+        """Let go of the file: pages that are mapped cannot be made cold."""
+        self._volumes = None
+
+    def __call__(self, order: np.ndarray) -> Iterator[torch.Tensor]:
+        if self._volumes is None:
+            self._volumes = np.load(self._path, mmap_mode="r")
+        return _by_batches(self._volumes.__getitem__)(order)
+
+
+def _one_file_each(folder: Path, features: np.ndarray) -> list[Path]:
+    folder.mkdir()
+    paths = [folder / f"{row}.npy" for row in range(len(features))]
+    for path, volume in zip(paths, features, strict=True):
+        np.save(path, volume)
+    return paths
+
+
+def _hdf5(path: Path, features: np.ndarray, **filters: object) -> h5py.Dataset:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("features", data=features, chunks=(1, *features.shape[1:]), **filters)
+    return h5py.File(path, "r")["features"]
+
+
+def _in_order(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
+    """One selection, which h5py wants sorted."""
+    ranks = np.argsort(np.argsort(rows))
+    return dataset[np.sort(rows)][ranks]
+
+
+def _webdataset(folder: Path, features: np.ndarray) -> Epoch:
+    import webdataset
+
+    folder.mkdir()
+    with webdataset.ShardWriter(f"{folder}/%03d.tar", maxsize=1e8, verbose=0) as sink:
+        for row, volume in enumerate(features):
+            sink.write({"__key__": f"{row:06d}", "npy": volume})
+
+    def epoch(order: np.ndarray) -> Iterator[torch.Tensor]:
+        shards = sorted(map(str, folder.glob("*.tar")))
+        source = webdataset.WebDataset(shards, shardshuffle=len(shards), seed=int(order[0])).shuffle(BATCH)
+        samples = source.decode().to_tuple("npy")
+        for (batch,) in samples.batched(BATCH, collation_fn=lambda some: (np.stack([one for (one,) in some]),)):
+            yield torch.from_numpy(batch)
+
+    return epoch
+
+
+def _litdata(folder: Path, features: np.ndarray) -> Epoch:
+    from litdata import StreamingDataset
+    from litdata.streaming.writer import BinaryWriter
+
+    folder.mkdir()
+    writer = BinaryWriter(str(folder), chunk_bytes=100_000_000)
+    for row, volume in enumerate(features):
+        writer[row] = torch.from_numpy(volume)
+    writer.done()
+    writer.merge()
+
+    def epoch(order: np.ndarray) -> Iterator[torch.Tensor]:
+        source = iter(StreamingDataset(str(folder), shuffle=True, seed=int(order[0])))
+        for first in range(0, len(order), BATCH):
+            yield torch.stack([next(source) for _ in order[first : first + BATCH]])
+
+    return epoch
+
+
+def write_cache(folder: Path, features: np.ndarray, compression: str = "") -> FeatureCache:
+    """A cache of these volumes in ``folder``, compressed as ``ArraySpec`` says; by default as float16 usually is."""
     count, height, width, dim = features.shape
     ids = [str(row) for row in range(count)]
+    (array,) = feature_arrays("float16", (height, width), dim)
     cache = create_cache(
         LocalLocation(folder),
         "features.zarr",
         recipe=random_recipe(),
-        arrays=feature_arrays("float16", (height, width), dim),
+        arrays=[replace(array, compression=compression)],
         image_ids=ids,
     )
     assert isinstance(cache, FeatureCache)
@@ -127,14 +255,17 @@ def random_recipe() -> FeatureRecipe:
 
 def main() -> None:
     """Print speeds and the ratios of deapcache to each other reader, repeat by repeat."""
-    ours, *others = rows = run("--quick" in sys.argv[1:])
+    ours, *others = run("--quick" in sys.argv[1:])
     print(
-        f"{'reader':<22}{'MB/s min':>10}{'median':>10}{'max':>10}   deapcache is so many times as fast (min/median/max)"
+        f"{'reader':<38}{'MB/s min':>10}{'median':>8}{'max':>8}{'cold':>8}   deapcache is so many times as fast; cold"
     )
-    for row in rows:
-        line = f"{row.name:<22}{min(row.speeds):>10.0f}{row.typical:>10.0f}{max(row.speeds):>10.0f}"
+    for row in (ours, *others):
+        cold = f"{row.cold:>8.0f}" if row.cold else f"{'–':>8}"
+        line = f"{row.name:<38}{min(row.speeds):>10.0f}{row.typical:>8.0f}{max(row.speeds):>8.0f}{cold}"
         ratios = [mine / theirs for mine, theirs in zip(ours.speeds, row.speeds, strict=True)]
-        print(line + (f"   {min(ratios):.2f} / {median(ratios):.2f} / {max(ratios):.2f}" if row in others else ""))
+        shown = f"   {min(ratios):.2f} / {median(ratios):.2f} / {max(ratios):.2f}"
+        both = f"; {ours.cold / row.cold:.2f}" if row.cold and ours.cold else ""
+        print(line + (shown + both if row is not ours else ""))
 
 
 if __name__ == "__main__":

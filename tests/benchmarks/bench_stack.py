@@ -1,9 +1,9 @@
-"""Training eight readouts in one pass against eight passes of one: milliseconds a step, the same code for both.
+"""Training several readouts in one pass against as many passes of one: milliseconds a step, the same code for both.
 
 usage: python tests/benchmarks/bench_stack.py [--quick] [--device cuda]
 
 Features as a ViT-B/16 gives them (14×14×768, float16) are streamed from a cache, batches of 8, boundaries at 224×224.
-A figure is the median over spans of ten steps, the first spans left out. Both ways run in turn in one process.
+A figure is the median over spans of ten steps, the first spans left out. All run in turn in one process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from deapcache.recipe import TargetRecipe
 from deapcache.tasks import get_task
 from tests.benchmarks.bench_read import random_recipe
 
-READOUTS = 8
+READOUTS = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +43,13 @@ class Sizes:
     features: tuple[int, int, int] = (14, 14, 768)
     output: tuple[int, int] = (224, 224)
     batch: int = 8
-    steps: int = 200
-    """Of the stacked readouts, and of all eight single ones together; a multiple of 80."""
+    spans: int = 3
+    """Of ten steps each, in every repeat."""
+    repeats: int = 3
     device: str = "cpu"
 
 
-QUICK = Sizes(images=16, features=(3, 3, 8), output=(24, 24), batch=2, steps=80)
+QUICK = Sizes(images=16, features=(3, 3, 8), output=(24, 24), batch=2, spans=2, repeats=1)
 
 
 @dataclass(frozen=True)
@@ -57,41 +58,37 @@ class Times:
 
     reading: float
     """Batches alone, nothing trained."""
-    single: list[float]
-    """Of each of the eight readouts, trained by itself."""
-    stacked: list[float]
-    """Of all eight together, by repeat."""
+    together: dict[int, list[float]]
+    """Number of readouts in one pass → by repeat."""
 
-    @property
-    def ratio(self) -> float:
-        """Eight stacked over eight single ones."""
-        return median(self.stacked) / sum(self.single)
+    def ratio(self, readouts: int) -> list[float]:
+        """So many readouts in one pass over as many passes of one, by repeat."""
+        pairs = zip(self.together[readouts], self.together[1], strict=True)
+        return [together / (readouts * single) for together, single in pairs]
 
 
 def run(sizes: Sizes) -> Times:
-    """Measure reading, the eight single readouts and the eight together."""
+    """Measure reading, and each number of readouts together."""
     with tempfile.TemporaryDirectory() as folder:
         arrays = _make_caches(LocalLocation(Path(folder)), sizes)
         stream = BatchStream(arrays, "stream", torch.device(sizes.device))
         reading = _reading_time(stream, arrays.rows, sizes)
-        single, stacked = [], []
-        for seed in range(READOUTS):
-            single.append(_step_time(stream, arrays.rows, [seed], sizes.steps // READOUTS, sizes))
-            if seed % 2:  # in turn, so that a busy moment of the machine hits both alike
-                seeds = range(READOUTS)
-                stacked.append(_step_time(stream, arrays.rows, seeds, max(20, sizes.steps // 4), sizes))
-    return Times(reading, single, stacked)
+        together: dict[int, list[float]] = {count: [] for count in READOUTS}
+        for _ in range(sizes.repeats):  # in turn, so that a busy moment of the machine hits all alike
+            for count in READOUTS:
+                together[count].append(_step_time(stream, arrays.rows, range(count), sizes))
+    return Times(reading, together)
 
 
 def _reading_time(stream: BatchStream, rows: np.ndarray, sizes: Sizes) -> float:
-    order = image_order(0, rows, iterations=sizes.steps, batch_size=sizes.batch)
+    steps = 10 * sizes.spans
     start = time.perf_counter()
-    for _ in stream.batches(order):
+    for _ in stream.batches(image_order(0, rows, iterations=steps, batch_size=sizes.batch)):
         pass
-    return 1e3 * (time.perf_counter() - start) / sizes.steps
+    return 1e3 * (time.perf_counter() - start) / steps
 
 
-def _step_time(stream: BatchStream, rows: np.ndarray, seeds: Sequence[int], steps: int, sizes: Sizes) -> float:
+def _step_time(stream: BatchStream, rows: np.ndarray, seeds: Sequence[int], sizes: Sizes) -> float:
     posed = PosedTask(
         task=get_task("boundaries"),
         backbone="random",
@@ -99,7 +96,7 @@ def _step_time(stream: BatchStream, rows: np.ndarray, seeds: Sequence[int], step
         output_size=sizes.output,
         grid=sizes.features[:2],
         feature_dim=sizes.features[2],
-        iterations=max(30, steps),
+        iterations=10 * (sizes.spans + 1),
     )
     options = ProbeOptions(batch_size=sizes.batch, device=sizes.device)
     learners = [Learner(posed, "deap", seed=seed, lr=1e-3, device=sizes.device) for seed in seeds]
@@ -145,13 +142,16 @@ def main() -> None:
     device = arguments[arguments.index("--device") + 1] if "--device" in arguments else "cpu"
     sizes = QUICK if "--quick" in arguments else Sizes(device=device)
     times = run(sizes)
-    print(f"eight DeAP readouts, batch {sizes.batch}, features {sizes.features}, output {sizes.output}, {device}")
-    for name, values in (("one readout", times.single), ("eight stacked", times.stacked)):
-        print(f"{name:<16}{min(values):>9.1f} / {median(values):.1f} / {max(values):.1f} ms a step (min/median/max)")
-    print(
-        f"{'eight single':<16}{sum(times.single):>9.1f} ms, {times.reading:.1f} ms of each single step is reading alone"
-    )
-    print(f"stacked takes {times.ratio:.2f} of eight single ones")
+    print(f"DeAP readouts in one pass, batch {sizes.batch}, features {sizes.features}, output {sizes.output}, {device}")
+    print(f"{'readouts':<10}{'ms a step min / median / max':>30}{'a readout':>12}   of as many passes of one")
+    for count, values in times.together.items():
+        shown = f"{min(values):.0f} / {median(values):.0f} / {max(values):.0f}"
+        ratios = times.ratio(count)
+        print(
+            f"{count:<10}{shown:>30}{median(values) / count:>12.1f}   "
+            f"{min(ratios):.2f} / {median(ratios):.2f} / {max(ratios):.2f}"
+        )
+    print(f"reading alone takes {times.reading:.1f} ms a step")
 
 
 if __name__ == "__main__":

@@ -6,14 +6,15 @@ import json
 import multiprocessing
 import os
 import shutil
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from deapcache_caches import IMAGES, feature_cache, fill, shard_file
+from deapcache_caches import IMAGES, feature_cache, feature_recipe, fill, shard_file
 
-from deapcache.cache import STORAGE_FORMATS, FeatureCache
+from deapcache.cache import STORAGE_FORMATS, FeatureCache, create_cache, feature_arrays, local_shards
 from deapcache.cache.layout import StoredArray, stored_array
 from deapcache.cache.local_shards import LocalShards, NotReadError, can_read
 from deapcache.cache.store import open_for_reading
@@ -85,6 +86,70 @@ def test_a_chunk_of_another_size_is_not_read(home: LocalLocation) -> None:
     path = shard_file(cache, 0)
     with pytest.raises(NotReadError, match="another size"):
         LocalShards(path.parent, larger).start(np.array([0]))()
+
+
+def _one_volume(home: LocalLocation, volume: np.ndarray, compression: str) -> FeatureCache:
+    cache = create_cache(
+        home,
+        "one.zarr",
+        recipe=feature_recipe(),
+        arrays=[replace(feature_arrays("float16", volume.shape[:2], volume.shape[2])[0], compression=compression)],
+        image_ids=["only"],
+    )
+    cache.write_shard(0, {"features": volume[None]})
+    assert isinstance(cache, FeatureCache)
+    return cache
+
+
+_NOISE = np.frombuffer(np.random.default_rng(0).bytes(3 * 4 * 8 * 2), np.float16).reshape(3, 4, 8)
+_CHUNKS = {
+    "packed": (np.ones((3, 4, 8), np.float16), "lz4+shuffle"),
+    "stored by blosc": (_NOISE, "lz4+shuffle"),
+    "no compressor": (_NOISE, "none"),
+}
+
+
+@pytest.mark.parametrize("kind", _CHUNKS)
+def test_a_flipped_bit_anywhere_in_a_chunk_is_found(home: LocalLocation, kind: str) -> None:
+    volume, compression = _CHUNKS[kind]
+    cache = _one_volume(home, volume, compression)
+    path = shard_file(cache, 0)
+    data = path.read_bytes()
+    chunk = len(data) - 16 - 4
+    assert {"packed": chunk < 16 + 192, "stored by blosc": chunk == 16 + 192 + 4, "no compressor": chunk == 192 + 4}[
+        kind
+    ]
+    shards = _shards(cache)
+    assert shards.start(np.array([0]))().tobytes() == volume.tobytes()
+    for place in range(len(data)):  # of the index, too
+        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        with pytest.raises(NotReadError):
+            _shards(cache).start(np.array([0]))()
+
+
+def test_zarr_python_reads_what_is_stored_without_a_compressor(home: LocalLocation) -> None:
+    import zarr
+
+    cache = _one_volume(home, _NOISE, "none")
+    array = zarr.open_group(str(cache.location), mode="r")["features"]
+    assert np.asarray(array[0]).tobytes() == _NOISE.tobytes()
+    assert stored_array(cache.location, "features").spec.compression == "none"
+
+
+def _open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_few_shards_are_kept_open(home: LocalLocation, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = feature_cache(home)
+    fill(cache)
+    assert cache.shard_count > 5
+    monkeypatch.setattr(local_shards, "_MOST_OPEN", 2)
+    monkeypatch.setattr(local_shards, "_OPEN", OrderedDict())
+    before = _open_files()
+    expected = _shards(cache).start(np.arange(IMAGES))()
+    assert _open_files() <= before + 2
+    np.testing.assert_array_equal(_shards(cache).start(np.arange(IMAGES))(), expected)
 
 
 def test_other_codecs_are_left_to_the_store(home: LocalLocation) -> None:
