@@ -40,8 +40,9 @@ def decode_image(path: Path, *, apply_exif: bool = True) -> NDArray[np.uint8]:
     with explained(path, "image"), Image.open(path) as image:
         _refuse_huge(image, path)
         image.load()
-        upright = ImageOps.exif_transpose(image) if apply_exif else image
-        return np.array(_to_rgb(upright), dtype=np.uint8)
+        if apply_exif:
+            ImageOps.exif_transpose(image, in_place=True)
+        return np.array(_to_rgb(image), dtype=np.uint8)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -97,7 +98,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _from_grey16(image: Image.Image) -> Image.Image:
