@@ -1,21 +1,26 @@
-"""``python -m tests.benchmarks [--quick]``: all benchmarks, as ratios against named alternatives."""
+"""``python -m tests.benchmarks [--quick]``: all benchmarks, then one table of ratios to named alternatives."""
 
 from __future__ import annotations
 
-from tests.benchmarks import bench_extract, bench_read, bench_readout, bench_stack, bench_targets
+import sys
+
+from tests.benchmarks import bench_decode, bench_extract, bench_read, bench_readout, bench_stack, bench_targets
+from tests.benchmarks.figures import Figure, print_table
+
+BENCHMARKS = (bench_read, bench_decode, bench_extract, bench_readout, bench_stack, bench_targets)
 
 
 def main() -> None:
-    """Run all benchmarks and print their tables."""
-    bench_read.main()
-    print()
-    bench_extract.main()
-    print()
-    bench_readout.main()
-    print()
-    bench_stack.main()
-    print()
-    bench_targets.main()
+    """Run all benchmarks, each printing its own tables, and print the table of all."""
+    figures: list[Figure] = []
+    for benchmark in BENCHMARKS:
+        print(f"== {benchmark.__name__.rpartition('.')[2]}", flush=True)
+        figures += benchmark.main()
+        print(flush=True)
+    quick = "--quick" in sys.argv[1:]
+    if quick:
+        print("The sizes are tiny, to see that everything runs: these ratios say nothing of speed.")
+    print_table(figures, judged=not quick)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from deapcache.datasets import open_dataset
 from deapcache.extraction.plan import measure_rate
 from deapcache.extraction.prepare import prepare_split
 from deapcache.locations import LocalLocation
+from tests.benchmarks.figures import Figure, ratios
 
 SIZE = (224, 224)
 BACKBONES = ("efficientnet-lite0@untrained", "imagenet@untrained")
@@ -41,11 +42,6 @@ class Speeds:
     """In a thread a core."""
     busy: list[float]
     """Cores that deapcache kept at work."""
-
-    @property
-    def ratios(self) -> list[float]:
-        """Of the limit: nothing but decoding and resizing."""
-        return [ours / plain for ours, plain in zip(self.deapcache, self.pillow, strict=True)]
 
 
 def run(images: int, repeats: int) -> Speeds:
@@ -96,21 +92,22 @@ def _prepare_seconds(folder: Path, home: LocalLocation) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
+def main() -> list[Figure]:
     """Print both speeds, the share of the limit, and what limits a first extraction here."""
     quick = "--quick" in sys.argv[1:]
     speeds = run(8, 1) if quick else run(400, 3)
-    ratios = speeds.ratios
+    found = ratios(speeds.deapcache, speeds.pillow)
     print(
         f"decoding: {median(speeds.deapcache):.0f} images/s on {os.cpu_count()} cores, with hashing and publishing, "
         f"{median(speeds.busy):.1f} cores busy"
     )
     print(f"Pillow alone: {median(speeds.pillow):.0f} images/s in a thread a core")
-    print(f"share of that: {min(ratios):.2f} / {median(ratios):.2f} / {max(ratios):.2f} (min/median/max)")
+    print(f"share of that: {min(found):.2f} / {median(found):.2f} / {max(found):.2f} (min/median/max)")
     for name in BACKBONES[: 1 if quick else None]:
         forward = measure_rate(build(name), SIZE, 8)
         limit = "the forward pass" if forward < median(speeds.deapcache) else "decoding"
         print(f"{name}: {forward:.1f} images/s forward on {torch.get_num_threads()} threads: {limit} limits")
+    return [Figure(what="images/s: base images from JPEG / Pillow on all cores", ratios=found)]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -26,11 +26,14 @@ import zarr
 from deapcache.cache import FeatureCache, create_cache, encode_features, feature_arrays
 from deapcache.locations import LocalLocation
 from deapcache.recipe import FeatureRecipe
+from tests.benchmarks.figures import Figure, ratios
 
 Epoch = Callable[[np.ndarray], Iterator[torch.Tensor]]
 """Gives every volume once, in batches, in the order of these rows where the reader can."""
 
 BATCH = 32
+UNCOMPRESSED, MEMMAP, ONE_FILE_EACH = "deapcache, uncompressed", "numpy memmap gather", "one .npy a volume"
+ROW_BY_ROW = "h5py, a chunk a volume, row by row"
 OINDEX, LIST_OF_ROWS = "zarr-python `oindex`", "h5py, a chunk a volume, list of rows"
 SLOW = (OINDEX, LIST_OF_ROWS)
 ALWAYS_MAPPED = "LitData"
@@ -112,12 +115,12 @@ def make_readers(folder: Path, features: np.ndarray) -> dict[str, Epoch]:
     each = _one_file_each(folder / "each", features)
     return {
         "deapcache": _by_batches(cache.read_features),
-        "deapcache, uncompressed": _by_batches(write_cache(folder / "plain", features, "none").read_features),
+        UNCOMPRESSED: _by_batches(write_cache(folder / "plain", features, "none").read_features),
         "deapcache, half of the numbers 0": _by_batches(sparse.read_features),
-        "numpy memmap gather": Memmap(folder / "all.npy", features),
-        "one .npy a volume": _by_batches(lambda rows: np.stack([np.load(each[row]) for row in rows])),
+        MEMMAP: Memmap(folder / "all.npy", features),
+        ONE_FILE_EACH: _by_batches(lambda rows: np.stack([np.load(each[row]) for row in rows])),
         OINDEX: _by_batches(lambda rows: np.asarray(array.oindex[rows])),
-        "h5py, a chunk a volume, row by row": _by_batches(lambda rows: np.stack([hdf5[row] for row in rows])),
+        ROW_BY_ROW: _by_batches(lambda rows: np.stack([hdf5[row] for row in rows])),
         LIST_OF_ROWS: _by_batches(lambda rows: _in_order(hdf5, rows)),
         "h5py, lzf and fletcher32, row by row": _by_batches(lambda rows: np.stack([packed[row] for row in rows])),
         "WebDataset": _webdataset(folder / "tar", features),
@@ -253,7 +256,7 @@ def random_recipe() -> FeatureRecipe:
     )
 
 
-def main() -> None:
+def main() -> list[Figure]:
     """Print speeds and the ratios of deapcache to each other reader, repeat by repeat."""
     ours, *others = run("--quick" in sys.argv[1:])
     print(
@@ -262,10 +265,30 @@ def main() -> None:
     for row in (ours, *others):
         cold = f"{row.cold:>8.0f}" if row.cold else f"{'–':>8}"
         line = f"{row.name:<38}{min(row.speeds):>10.0f}{row.typical:>8.0f}{max(row.speeds):>8.0f}{cold}"
-        ratios = [mine / theirs for mine, theirs in zip(ours.speeds, row.speeds, strict=True)]
-        shown = f"   {min(ratios):.2f} / {median(ratios):.2f} / {max(ratios):.2f}"
+        found = ratios(ours.speeds, row.speeds)
+        shown = f"   {min(found):.2f} / {median(found):.2f} / {max(found):.2f}"
         both = f"; {ours.cold / row.cold:.2f}" if row.cold and ours.cold else ""
         print(line + (shown + both if row is not ours else ""))
+    return figures([ours, *others])
+
+
+def figures(rows: Sequence[Row]) -> list[Figure]:
+    """What the aims are about."""
+    speeds = {row.name: row.speeds for row in rows}
+    pairs = (
+        ("deapcache", MEMMAP, 0.5),
+        (UNCOMPRESSED, MEMMAP, 0.9),
+        ("deapcache", OINDEX, 20),
+        ("deapcache", LIST_OF_ROWS, 20),
+        ("deapcache", ONE_FILE_EACH, 2),
+        ("deapcache", ROW_BY_ROW, None),
+        ("deapcache", "WebDataset", None),
+        ("deapcache", ALWAYS_MAPPED, None),
+    )
+    return [
+        Figure(what=f"read, MB/s: {ours} / {theirs}", ratios=ratios(speeds[ours], speeds[theirs]), aim=aim)
+        for ours, theirs, aim in pairs
+    ]
 
 
 if __name__ == "__main__":

@@ -15,17 +15,22 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from statistics import median
 
 import psutil
 import torch
 from torch import Tensor
 
 from deapcache.readouts import build_readout, deap
+from tests.benchmarks.figures import Figure
 
 DIM = 768
 OUTPUT = (224, 224)
 BATCHES = {14: 8, 24: 8, 37: 4, 64: 2}
 """Images in a step by cells in a row: the plain formula of more does not fit into a small machine."""
+
+AIMS: dict[int, tuple[float | None, float | None]] = {14: (3, None), 64: (None, 0.25)}
+"""Speed at least, memory at most, by cells in a row."""
 
 WAYS = ("plain", "deapcache")
 
@@ -82,34 +87,43 @@ class _Peak:
             self.bytes = max(self.bytes, self._process.memory_info().rss - self._before)
 
 
-def run(cells: int, repeats: int) -> dict[str, Cost]:
-    """Both ways, each in a process of its own."""
-    found = {}
-    for way in WAYS:
+def run(cells: int, runs: int, repeats: int) -> dict[str, list[Cost]]:
+    """Both ways in turn, so many runs of each, each in a process of its own."""
+    found: dict[str, list[Cost]] = {way: [] for way in WAYS}
+    for way in WAYS * runs:
         command = [sys.executable, "-m", "tests.benchmarks.bench_readout", "--one", way, str(cells), str(repeats)]
         answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        found[way] = Cost(*json.loads(answer))
+        found[way].append(Cost(*json.loads(answer)))
     return found
 
 
-def main() -> None:
+def main() -> list[Figure]:
     """Print both ways' costs and their ratios."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["--one"]:
         cost = measure(arguments[1], int(arguments[2]), int(arguments[3]))
         print(json.dumps([cost.milliseconds, cost.megabytes]))
-        return
+        return []
     quick = "--quick" in arguments
     print(
         f"{'':<14}{'ms an image: plain':>20}{'deapcache':>11}{'ratio':>7}{'MB: plain':>12}{'deapcache':>11}{'ratio':>7}"
     )
+    figures: list[Figure] = []
     for cells, batch in list(BATCHES.items())[: 1 if quick else None]:
-        plain, ours = run(cells, 2 if quick else 10).values()
+        plain, ours = run(cells, *((1, 2) if quick else (3, 6))).values()
+        times = [theirs.milliseconds / mine.milliseconds for theirs, mine in zip(plain, ours, strict=True)]
+        peaks = [mine.megabytes / theirs.megabytes for theirs, mine in zip(plain, ours, strict=True)]
+        milliseconds = [median(cost.milliseconds for cost in costs) for costs in (plain, ours)]
+        megabytes = [median(cost.megabytes for cost in costs) for costs in (plain, ours)]
         print(
-            f"{cells}×{cells}, batch {batch:<3}{plain.milliseconds:>17.1f}{ours.milliseconds:>11.1f}"
-            f"{plain.milliseconds / ours.milliseconds:>7.1f}{plain.megabytes:>12.0f}{ours.megabytes:>11.0f}"
-            f"{ours.megabytes / plain.megabytes:>7.2f}"
+            f"{cells}×{cells}, batch {batch:<3}{milliseconds[0]:>17.1f}{milliseconds[1]:>11.1f}{median(times):>7.1f}"
+            f"{megabytes[0]:>12.0f}{megabytes[1]:>11.0f}{median(peaks):>7.2f}"
         )
+        aims = AIMS.get(cells, (None, None))
+        figures.append(Figure(what=f"readout, {cells}×{cells}: speed / plain formula", ratios=times, aim=aims[0]))
+        what = f"readout, {cells}×{cells}: peak memory / plain formula"
+        figures.append(Figure(what=what, ratios=peaks, aim=aims[1], at_most=True))
+    return figures
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from deapcache.probing.workers import lanes_of
 from deapcache.recipe import TargetRecipe
 from deapcache.tasks import get_task
 from tests.benchmarks.bench_read import random_recipe
+from tests.benchmarks.figures import Figure
 
 READOUTS = (1, 2, 4, 8, 16)
 
@@ -136,7 +137,7 @@ def _fill(cache: Cache, arrays: dict[str, np.ndarray]) -> None:
         cache.write_shard(k, {name: values[rows.start : rows.stop] for name, values in arrays.items()})
 
 
-def main() -> None:
+def main() -> list[Figure]:
     """Print the times and their ratio."""
     arguments = sys.argv[1:]
     device = arguments[arguments.index("--device") + 1] if "--device" in arguments else "cpu"
@@ -152,6 +153,12 @@ def main() -> None:
             f"{min(ratios):.2f} / {median(ratios):.2f} / {max(ratios):.2f}"
         )
     print(f"reading alone takes {times.reading:.1f} ms a step")
+    return [
+        Figure(
+            what=f"ms a step: {count} readouts in one pass / {count} passes", ratios=times.ratio(count), at_most=True
+        )
+        for count in READOUTS[1:]
+    ]
 
 
 if __name__ == "__main__":

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from deapcache.datasets import open_dataset
+from tests.benchmarks.figures import Figure
 
 READ = Path(__file__).with_name("bench_read.py")
 EXTRACT = Path(__file__).with_name("bench_extract.py")
@@ -33,13 +37,6 @@ def test_all_readers_give_every_volume(tmp_path: Path) -> None:
             np.testing.assert_array_equal(read, expected[order], err_msg=name)
 
 
-def test_readers_are_timed_warm_and_cold() -> None:
-    rows = runpy.run_path(str(READ))["run"](quick=True)
-    assert rows[0].name == "deapcache"
-    assert all(len(row.speeds) == 1 and row.speeds[0] > 0 for row in rows)
-    assert [row.name for row in rows if not row.cold] == ["LitData"]
-
-
 def test_both_decoders_see_the_same_pixels(tmp_path: Path) -> None:
     bench = runpy.run_path(str(TARGETS))
     root = bench["write_listing"](tmp_path, 12)
@@ -52,19 +49,6 @@ def test_both_decoders_see_the_same_pixels(tmp_path: Path) -> None:
         covered = np.any([*masks, np.zeros((480, 640))], axis=0)
         np.testing.assert_array_equal(dataset.read_annotation("val", row, "instances") != 0, covered)
         assert len(dataset.read_annotation("val", row, "boxes")) == 1 + len(of_image)
-
-
-def test_targets_are_timed_against_decoding() -> None:
-    times = runpy.run_path(str(TARGETS))["run"](4, repeats=2)
-    assert len(times.targets) == len(times.decoding) == 2
-    assert times.ratio > 0
-
-
-def test_extraction_is_timed_against_the_forward_alone() -> None:
-    speeds = runpy.run_path(str(EXTRACT))["run"]("efficientnet-lite0@untrained", shards=2, device="cpu", repeats=1)
-    assert speeds.images == 16
-    assert len(speeds.forward) == len(speeds.extract) == len(speeds.slow_store) == 1
-    assert speeds.ratio(speeds.extract) > 0
 
 
 def test_both_ways_of_a_readout_compute_the_same(monkeypatch) -> None:
@@ -80,3 +64,20 @@ def test_both_ways_of_a_readout_compute_the_same(monkeypatch) -> None:
     cost = bench["measure"]("plain", 14, 1)
     assert cost.milliseconds > 0
     assert cost.megabytes > 0
+
+
+def test_the_quick_run_ends_in_one_table() -> None:
+    found = subprocess.run([sys.executable, "-m", "tests.benchmarks", "--quick"], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    table = found.stdout.rpartition("ratio to the alternative")[2].splitlines()[1:]
+    for what in ("read, MB/s", "base images", "extract", "readout", "in one pass", "COCO targets"):
+        assert any(what in line for line in table), what
+    assert not any("missed" in line for line in table)  # tiny sizes are not judged
+
+
+@pytest.mark.parametrize(("at_most", "expected"), [(False, "missed"), (True, "reached")])
+def test_a_figure_is_judged_by_its_median(at_most: bool, expected: str) -> None:
+    figure = Figure(what="ours / theirs", ratios=[0.5, 3.0, 0.7], aim=1.0, at_most=at_most)
+    assert figure.row(judged=True).split()[-1] == expected
+    assert figure.row(judged=True).split()[3:6] == ["0.50", "0.70", "3.00"]
+    assert expected not in figure.row(judged=False)
