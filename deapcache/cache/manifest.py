@@ -1,8 +1,8 @@
 """``manifest.json`` of a cache: its keys and their sizes, for readers over plain HTTP, which cannot list.
 
 It is derived. The shard keys are the truth wherever they can be listed, and nothing that can list reads it. It may lag
-behind (a writer was killed before it wrote it anew), and then names fewer shards than there are: a reader over HTTP sees
-less. Whoever deletes a key leaves it out first (:func:`withdraw`), so that it never names more.
+behind (a writer was killed before it wrote it anew), and then names fewer shards than there are: a reader over HTTP
+sees less. Whoever deletes a key leaves it out first (:func:`withdraw`), so that it never names more.
 """
 
 from __future__ import annotations
@@ -42,18 +42,10 @@ class Manifest:
         """Whether every image is there."""
         return self.images == self.total
 
-    def to_bytes(self) -> bytes:
-        """The content of ``manifest.json``."""
-        return json.dumps({"format": LISTING_FORMAT, **asdict(self)}, indent=1, sort_keys=True).encode()
 
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Manifest | None:
-        """What :meth:`to_bytes` gave; None for anything else, which is then written anew."""
-        with contextlib.suppress(ValueError, TypeError, AttributeError):
-            found: dict[str, Any] = json.loads(data)
-            if found.pop("format", None) == LISTING_FORMAT:
-                return cls(**found)
-        return None
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The content of ``manifest.json``."""
+    return json.dumps({"format": LISTING_FORMAT, **asdict(manifest)}, indent=1, sort_keys=True).encode()
 
 
 def list_cache(
@@ -66,7 +58,7 @@ def list_cache(
     """
     group = read_group(location)
     arrays = [stored_array(location, name) for name in group.arrays]
-    keys = [key for key in location.keys() if key != MANIFEST and key not in without]
+    keys = [key for key in location.keys("") if key != MANIFEST and key not in without]
     sizes = _sizes(location, keys, arrays, {} if isinstance(location, LocalLocation) else known or {})
     shards = {shard for key in sizes if (shard := arrays[-1].shard_of_key(key)) is not None}
     per_shard = arrays[-1].shard_images
@@ -82,10 +74,12 @@ def list_cache(
 
 def read_manifest(location: Location) -> Manifest | None:
     """The manifest that is kept at ``location``; None where there is none that can be used."""
-    try:
-        return Manifest.from_bytes(location.read(MANIFEST))
-    except FileNotFoundError:
-        return None
+    # Anything but a manifest is written anew by whoever writes next; who only reads does as if there were none.
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError, AttributeError):
+        found: dict[str, Any] = json.loads(location.read(MANIFEST))
+        if found.pop("format", None) == LISTING_FORMAT:
+            return Manifest(**found)
+    return None
 
 
 def write_manifest(location: Location, *, afresh: bool = False) -> Manifest:
@@ -101,7 +95,7 @@ def write_manifest(location: Location, *, afresh: bool = False) -> Manifest:
         listed = list_cache(location, known=known)
         if read_manifest(location) == listed:
             return listed
-        location.publish(MANIFEST, listed.to_bytes(), replace=True)
+        location.publish(MANIFEST, manifest_bytes(listed), replace=True)
         known = listed.keys
 
 
@@ -111,7 +105,7 @@ def withdraw(location: Location, keys: Iterable[str]) -> None:
     found = read_manifest(location)
     if found and leaving & set(found.keys):
         left = list_cache(location, known=found.keys, without=leaving)
-        location.publish(MANIFEST, left.to_bytes(), replace=True)
+        location.publish(MANIFEST, manifest_bytes(left), replace=True)
 
 
 def _sizes(

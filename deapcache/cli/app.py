@@ -17,6 +17,7 @@ from deapcache.cli.predict import predict_command
 from deapcache.cli.probe import probe_command
 from deapcache.cli.results import results_command
 from deapcache.cli.run import run_command
+from deapcache.cli.serve import index_command, serve_command
 from deapcache.errors import DeapcacheError, UsageError
 
 app = typer.Typer(
@@ -35,6 +36,8 @@ app.command("run")(run_command)
 app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 app.add_typer(listing.app, name="list")
+cache.app.command("serve")(serve_command)
+cache.app.command("index")(index_command)
 app.add_typer(cache.app, name="cache")
 app.add_typer(scenes.app, name="scenes")
 

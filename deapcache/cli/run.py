@@ -12,6 +12,7 @@ from deapcache.cli import options
 from deapcache.cli.console import bars, duration, err, note, out, print_json, size, table
 from deapcache.cli.extract import progress_on
 from deapcache.cli.probe import report_on
+from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,6 +45,11 @@ def run_command(
 
     parsed = load_pipeline(pipeline, settings or [])
     place = locations.home(home)
+    if isinstance(place, locations.WebLocation) and not dry_run:
+        raise UsageError(
+            f"{place} is a web server, which is read only, and a pipeline writes caches and results: "
+            "give a home of your own with --home PATH"
+        )
     plan = plan_pipeline(parsed, place, locations.data_root(data_root), device=device, measure=dry_run)
     if dry_run:
         return show_plan(plan, json)

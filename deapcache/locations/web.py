@@ -97,7 +97,7 @@ class WebLocation(RemoteLocation):
 
     def _keys_of_home(self, folder: str) -> list[str]:
         paths = [path for path in self._caches(folder) if _is_below(path, folder) or _is_below(folder, path)]
-        return [f"{path}/{key}" for path in paths for key in (self / path).keys()]
+        return [f"{path}/{key}" for path in paths for key in (self / path).keys("")]
 
     def _caches(self, wanted: str) -> list[str]:
         """Paths of the caches; raises :class:`LocationError` where ``wanted`` is nothing that an index lists."""
