@@ -133,7 +133,9 @@ def test_nothing_is_written_to_a_web_server() -> None:
             attempt()
 
 
-@pytest.mark.parametrize("url", ["https://me:secret@host/home", "https://host/home?token=secret", "http://host/#secret"])
+@pytest.mark.parametrize(
+    "url", ["https://me:secret@host/home", "https://host/home?token=secret", "http://host/#secret"]
+)
 def test_secrets_in_an_address_are_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(UsageError, match="without user, password") as raised:
         locate(url)

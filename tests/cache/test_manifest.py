@@ -182,7 +182,9 @@ def test_lists_of_a_home_are_made_anew_from_its_keys(home: LocalLocation, tmp_pa
     lying = copied.path / second.location.path.relative_to(home.path) / "manifest.json"
     lying.write_text('{"format": 1, "kind": "features", "images": 999}')
     entries = rebuild(copied)
-    assert [(entry.kind, entry.images, entry.total) for entry in entries if entry.kind == "images"] == [("images", 1, 2)]
+    assert [(entry.kind, entry.images, entry.total) for entry in entries if entry.kind == "images"] == [
+        ("images", 1, 2)
+    ]
     assert sorted(entry.images for entry in entries if entry.kind == "features") == [6, IMAGES]
     for entry in entries:
         folder = copied.path / entry.path
@@ -227,9 +229,7 @@ def _child(command: list[str]) -> subprocess.Popen[str]:
     support = Path(__file__).parents[1] / "support"
     environment = dict(os.environ)
     environment["PYTHONPATH"] = f"{support}:{environment.get('PYTHONPATH', '')}"
-    child = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     assert child.stdout.readline() == "ready\n"
     return child
 

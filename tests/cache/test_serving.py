@@ -96,7 +96,9 @@ def test_parts_that_are_not_there(lab: FeatureCache, server: Server) -> None:
         assert (status, headers["Content-Range"]) == (416, f"bytes */{size}")
 
 
-@pytest.mark.parametrize("asked", ["bytes=", "bytes=-", "bytes=5-4", "bytes=0-1,5-6", "lines=1-2", "bytes=a-b", "x" * 99])
+@pytest.mark.parametrize(
+    "asked", ["bytes=", "bytes=-", "bytes=5-4", "bytes=0-1,5-6", "lines=1-2", "bytes=a-b", "x" * 99]
+)
 def test_ranges_that_are_not_understood_give_the_whole_file(lab: FeatureCache, server: Server, asked: str) -> None:
     status, _, body = ask(server, _target(lab, "features/c.3.0.0.0"), Range=asked)
     assert (status, body) == (200, shard_file(lab, 3).read_bytes())
@@ -245,7 +247,7 @@ def test_a_home_without_lists_is_listed_by_the_server_which_writes_nothing(home:
 
 @pytest.mark.parametrize("serve", [cache_serve, static_server])
 def test_a_cache_is_read_by_byte_ranges(lab: FeatureCache, tmp_path: Path, serve) -> None:
-    rows = [639, 0, 5, 318, 5]
+    rows = [639, 0, 318, 639]  # of three shards: neighbours would be fetched in one request
     with serve(_home(lab), tmp_path / "log") as server:
         (entry,) = [each for each in list_caches(locate(server.url)) if each.digest == lab.digest]
         found = entry.open()

@@ -87,7 +87,16 @@ def python_server(folder: Path, log: Path) -> Iterator[Server]:
 @contextlib.contextmanager
 def cache_serve(home: Path, log: Path) -> Iterator[Server]:
     """``deapcache cache serve``."""
-    verb = [sys.executable, "-c", "from deapcache.cli import main; main()", "cache", "serve", "--home", str(home), "--port"]
+    verb = [
+        sys.executable,
+        "-c",
+        "from deapcache.cli import main; main()",
+        "cache",
+        "serve",
+        "--home",
+        str(home),
+        "--port",
+    ]
     with _running(lambda port: [*verb, str(port)], log) as server:
         yield server
 

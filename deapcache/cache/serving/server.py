@@ -43,13 +43,15 @@ class HomeServer(http.server.ThreadingHTTPServer):
     def __init__(self, home: Location, host: str, port: int) -> None:
         if not isinstance(home, LocalLocation) or not home.path.is_dir():
             raise UsageError(f"{home} is no folder of this machine: serve a home that is a path (--home)")
+        if not 0 <= port < 65_536:  # the resolver would take it modulo 65,536
+            raise UsageError(f"there is no port {port}: give one from 0 to 65535")
         self.home = home
         self.derived = Derived(home)
         try:
             family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
             self.address_family = family
             super().__init__(address[:2], _Handler)  # type: ignore[arg-type]
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise LocationError(
                 f"cannot listen on {host}, port {port}: {error}; give another --host or --port"
             ) from error
