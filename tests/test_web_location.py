@@ -29,7 +29,7 @@ def test_a_cache_is_listed_by_its_manifest(home: LocalLocation, cache) -> None:
     with served(home.path) as (url, requests):
         place = locate(url) / path
         assert isinstance(place, WebLocation)
-        expected = [key for key in cache.location.keys() if key != "manifest.json"]
+        expected = [key for key in cache.location.keys("") if key != "manifest.json"]
         assert place.keys() == expected
         assert place.keys("features") == [key for key in expected if key.startswith("features/")]
         assert place.keys("feat") == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections.abc import Collection
@@ -10,7 +11,7 @@ from dataclasses import asdict, dataclass
 from deapcache.cache.listing import CacheEntry, list_caches
 from deapcache.cache.manifest import list_cache, read_manifest, write_manifest
 from deapcache.cache.names import DEPTH, KINDS, SUFFIX
-from deapcache.errors import CorruptCacheError
+from deapcache.errors import CacheMissError, CorruptCacheError
 from deapcache.locations import INDEX, LISTING_FORMAT, Location, locate
 
 
@@ -62,10 +63,9 @@ def rebuild(home: Location) -> list[IndexEntry]:
     """Write the manifests of all caches of ``home`` and its index anew, from the keys that are there."""
     home.require_writable()
     for entry in list_caches(home):
-        try:
+        # what cannot be used, or was deleted since it was listed, is warned of where the index is made
+        with contextlib.suppress(CorruptCacheError, CacheMissError):
             write_manifest(entry.location, afresh=True)
-        except CorruptCacheError as error:
-            warnings.warn(f"left out: {error}", stacklevel=2)
     return write_index(home)
 
 
@@ -79,6 +79,8 @@ def home_of(cache: Location) -> Location | None:
 def _entry(entry: CacheEntry) -> IndexEntry | None:
     try:
         manifest = read_manifest(entry.location) or list_cache(entry.location)
+    except CacheMissError:  # deleted since it was listed
+        return None
     except CorruptCacheError as error:
         warnings.warn(f"left out: {error}", stacklevel=3)
         return None

@@ -77,9 +77,15 @@ def read_manifest(location: Location) -> Manifest | None:
     # Anything but a manifest is written anew by whoever writes next; who only reads does as if there were none.
     with contextlib.suppress(FileNotFoundError, ValueError, TypeError, AttributeError):
         found: dict[str, Any] = json.loads(location.read(MANIFEST))
-        if found.pop("format", None) == LISTING_FORMAT:
+        if found.pop("format", None) == LISTING_FORMAT and _counts(found) and _counts(found["keys"], every=True):
             return Manifest(**found)
     return None
+
+
+def _counts(found: Mapping[str, Any], *, every: bool = False) -> bool:
+    """Whether what should be whole numbers is."""
+    names = found if every else ("images", "total", "bytes")
+    return all(isinstance(found.get(name), int) for name in names)
 
 
 def write_manifest(location: Location, *, afresh: bool = False) -> Manifest:

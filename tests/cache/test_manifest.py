@@ -78,7 +78,8 @@ def test_lists_are_renewed_at_a_bounded_rate_and_when_a_writer_settles(
     cache.settle()
     assert told(cache)["keys"] == truth(cache)
     assert (told(cache)["images"], indexed(home)[0]["images"]) == (27, 27)
-    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic() + keeping.MANIFEST_SECONDS + 1: now)
+    later = time.monotonic() + keeping.MANIFEST_SECONDS + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     fill(cache, [42, 43])  # the edge shard holds one image
     assert told(cache)["images"] == 30
     assert indexed(home)[0]["images"] == 27  # the index is renewed less often
@@ -194,6 +195,19 @@ def test_lists_of_a_home_are_made_anew_from_its_keys(home: LocalLocation, tmp_pa
     before = (copied.path / "index.json").stat().st_mtime_ns
     rebuild(copied)
     assert (copied.path / "index.json").stat().st_mtime_ns == before  # what is true is not written again
+
+
+@pytest.mark.parametrize(
+    "change", [{"images": "<b>"}, {"keys": [1]}, {"keys": {"a": "b"}}, {"format": 2}, {"bytes": None}, {"more": 1}]
+)
+def test_a_foreign_manifest_is_no_manifest(home: LocalLocation, change: dict[str, object]) -> None:
+    cache = feature_cache(home)
+    fill(cache, [0])
+    assert read_manifest(cache.location) == list_cache(cache.location)
+    (cache.location.path / "manifest.json").write_text(json.dumps({**told(cache), **change}))
+    assert read_manifest(cache.location) is None
+    cache.settle()
+    assert told(cache)["keys"] == truth(cache)
 
 
 def test_a_damaged_cache_is_left_out_with_a_warning(home: LocalLocation) -> None:

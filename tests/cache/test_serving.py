@@ -266,7 +266,9 @@ def test_a_cache_is_read_by_byte_ranges(lab: FeatureCache, tmp_path: Path, serve
 def test_a_server_without_byte_ranges_is_told_apart(lab: FeatureCache, tmp_path: Path) -> None:
     with python_server(_home(lab), tmp_path / "log") as server:
         entry = list_caches(locate(server.url))[0]
-        with pytest.raises(LocationError, match="ignores byte ranges .* serve the folder with `deapcache cache serve`"):
+        with pytest.raises(
+            LocationError, match=r"ignores byte ranges .* serve the folder with `deapcache cache serve`"
+        ):
             entry.open().read([0])
         with pytest.raises(LocationError, match="ignores byte ranges"):
             entry.location.exists("features/c.0.0.0.0")
