@@ -96,7 +96,8 @@ class ExtractionPlan:
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
         caches = [{**asdict(cache), "bytes": cache.bytes} for cache in self.caches]
-        return {**asdict(self), "caches": caches, "bytes": self.bytes, "forwards": self.forwards, "seconds": self.seconds()}
+        totals = {"bytes": self.bytes, "forwards": self.forwards, "seconds": self.seconds()}
+        return {**asdict(self), "caches": caches, **totals}
 
 
 def measure_rate(backbone: Backbone, base_size: tuple[int, int], batch_size: int) -> float:

@@ -135,9 +135,7 @@ def _images_in(shards: Iterable[int], length: int, images: int) -> int:
     return sum(min(length, images - shard * length) for shard in shards)
 
 
-def untrained_rate(
-    name: str, base_size: BaseSize, precision: str, batch_size: int, device: torch.device
-) -> float:
+def untrained_rate(name: str, base_size: BaseSize, precision: str, batch_size: int, device: torch.device) -> float:
     """Forward rate of an untrained copy of a backbone's architecture, images/s: see :func:`measure_rate`."""
     untrained = name if name.endswith("@untrained") else f"{name}@untrained"
     backbone = build(untrained, precision=precision).to(device)

@@ -1,0 +1,160 @@
+"""Measuring what a plan counts on: forward passes of untrained backbones, training steps on made-up data."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from deapcache.backbones.flops import alike
+from deapcache.experiments.planning.rates import ForwardRate, Rates, StepRate
+from deapcache.experiments.planning.work import StepGroup
+from deapcache.extraction import choose_device, untrained_rate
+from deapcache.extraction.circumstances import circumstances, now
+from deapcache.extraction.extract import default_batch_size
+from deapcache.probing import ProbeOptions
+from deapcache.probing.learner import Learner
+from deapcache.probing.posed import PosedTask
+from deapcache.probing.team import Team
+
+Told = Callable[[str, int, int], None]
+"""Called with what is being measured, how many things are done and how many there are."""
+
+_OBJECTS = 7
+"""Objects of a made-up image: COCO's training images have 7.3."""
+
+_BASE_SIZE = (224, 224)
+"""Of the images that are forwarded; bringing them to the backbone's size is part of the pass."""
+
+_STEPS, _SECONDS = 10, 1.0
+"""Steps that are timed; none is begun after so long."""
+
+
+def measure_rates(
+    forwards: Iterable[tuple[str, str]], groups: Iterable[StepGroup], device: str, told: Told = lambda *_: None
+) -> Rates:
+    """The rates of these (backbone, precision) and of the steps of these groups on ``device``.
+
+    Backbones that differ in their weights alone are measured once, and so are groups whose steps are the same. Needs
+    no weights, no dataset and no cache. Raises what building a readout or a backbone raises.
+    """
+    chosen = choose_device(device)
+    models = {(alike(name), precision): name for name, precision in forwards}
+    steps = {group.key: group for group in groups}
+    total = len(models) + len(steps)
+    batch_size, rates, timed = default_batch_size(chosen), {}, []
+    for done, ((model, precision), name) in enumerate(models.items()):
+        told(f"forward {name}", done, total)
+        rates[model, precision] = untrained_rate(name, _BASE_SIZE, precision, batch_size, chosen)
+    for done, (key, group) in enumerate(steps.items(), start=len(models)):
+        told(f"step {key.task} {key.readout}", done, total)
+        timed.append(StepRate(key=key, seconds=measure_step(group, chosen)))
+    told("measured", total, total)
+    facts = circumstances(chosen, batch_size, ())
+    return Rates(
+        device=device_name(device),
+        measured=now(),
+        circumstances={name: facts[name] for name in ("host", "python", "versions")} | {"threads": _threads()},
+        forwards=tuple(
+            ForwardRate(
+                backbone=name,
+                precision=precision,
+                batch_size=batch_size,
+                images_per_second=rates[alike(name), precision],
+            )
+            for name, precision in forwards
+        ),
+        steps=tuple(timed),
+    )
+
+
+def device_name(device: str) -> str:
+    """Of the GPU, or of the processor with its number of cores."""
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
+        return torch.cuda.get_device_name(chosen)
+    return f"{platform.processor() or platform.machine()} {os.cpu_count()} cores"
+
+
+def measure_step(group: StepGroup, device: torch.device) -> float:
+    """Seconds of one training step of all members: the median of up to ten, after one that is not timed.
+
+    Features are noise and targets made up, with seven objects an image; reading from a cache is not in it.
+    """
+    key, posed = group.key, group.posed
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(key.batch_size, *key.grid, key.dim, generator=generator).to(device)
+    guidance = torch.randint(0, 256, (key.batch_size, *key.output_size, 3), dtype=torch.uint8, generator=generator)
+    maps = {name: made_up(name, posed, key.batch_size).to(device) for name in posed.task.annotations}
+    posed.task.survey(_surveyed(maps, key.surveyed, key.batch_size))
+    bias = posed.task.output_bias(posed.task.target(maps))
+    learners = [
+        Learner(posed, key.readout, seed=seed, lr=1e-3, device=device, output_bias=bias) for seed in range(key.members)
+    ]
+    team, rows = Team(learners, ProbeOptions().weight_decay), np.arange(key.batch_size)
+    target = {key.task: posed.task.training_target(maps, rows, generator)}
+    return _median(lambda: team.step(features, guidance.to(device), target), device)
+
+
+def made_up(annotation: str, posed: PosedTask, images: int) -> torch.Tensor:
+    """Targets of an annotation, (images, …) as target caches hold them: upright stripes, each an object."""
+    height, width = posed.output_size
+    stripes = torch.arange(width) * (_OBJECTS + 1) // width
+    stripes = stripes.expand(images, height, width)
+    if annotation == "instances":
+        return stripes.to(torch.int32)
+    if annotation == "depth":
+        return 1 + stripes.to(torch.float32)
+    if annotation == "classes":
+        return (stripes % max(1, len(posed.classes))).to(torch.int16)
+    side = width // (_OBJECTS + 1)
+    image = [[0, 0, width, height, width * height, 3, 0]]
+    objects = [[place * side, 0, side, height, side * height, 1, 1] for place in range(1, _OBJECTS + 1)]
+    return torch.tensor(image + objects, dtype=torch.float64).expand(images, -1, -1).contiguous()
+
+
+def _surveyed(
+    maps: dict[str, torch.Tensor], images: int, batch: int
+) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:
+    """The made-up targets as if they were of so many images, at least of one batch."""
+    for start in range(0, max(images, batch), batch):
+        yield np.arange(start, start + batch), maps
+
+
+def _median(step: Callable[[], None], device: torch.device) -> float:
+    step()
+    _wait_for(device)
+    seconds: list[float] = []
+    begun = time.perf_counter()
+    while len(seconds) < _STEPS and (not seconds or time.perf_counter() - begun < _SECONDS):
+        start = time.perf_counter()
+        step()
+        _wait_for(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _threads() -> int:
+    return torch.get_num_threads()
+
+
+def lacking(
+    rates: Rates | None, forwards: Sequence[tuple[str, str]], groups: Sequence[StepGroup]
+) -> tuple[list[tuple[str, str]], list[StepGroup]]:
+    """Those that ``rates`` does not have."""
+    if rates is None:
+        return list(forwards), list(groups)
+    return (
+        [(name, precision) for name, precision in forwards if rates.forward(name, precision) is None],
+        [group for group in groups if rates.step(group.key) is None],
+    )
