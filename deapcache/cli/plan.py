@@ -123,6 +123,8 @@ class RateSource:
             raise MissingDataError(f"--rates {self._given}: no such file; --measure makes it")
         if self._measure:
             rates = self._measured(rates, forwards, groups)
+        if self._throughput:
+            note("counting the operations of what was not measured; that can take a minute or two")
         return Speeds(rates=rates, throughput=self._throughput)
 
     def _measured(

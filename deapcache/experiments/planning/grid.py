@@ -35,8 +35,11 @@ class GridPlan:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What must be put right before the pipelines can run; one line each."""
-        return tuple(dict.fromkeys(problem for plan in self.plans for problem in plan.problems))
+        """What must be put right before the pipelines can run; one line each, told once where several have it."""
+        found: dict[str, str] = {}
+        for problem in (problem for plan in self.plans for problem in plan.problems):
+            found.setdefault(problem.partition(" (needed for ")[0], problem)
+        return tuple(found.values())
 
     @property
     def left_out(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -86,7 +87,7 @@ def measure_step(group: StepGroup, device: torch.device) -> float:
 
     Features are noise and targets made up, with seven objects an image; reading from a cache is not in it.
     """
-    key, posed = group.key, group.posed
+    key, posed = group.key, replace(group.posed, iterations=1 + _STEPS)
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(key.batch_size, *key.grid, key.dim, generator=generator).to(device)
     guidance = torch.randint(0, 256, (key.batch_size, *key.output_size, 3), dtype=torch.uint8, generator=generator)

@@ -55,7 +55,9 @@ class Speed:
         """For people."""
         if self.known != ESTIMATED:
             return self.known
-        return f"estimated from {self.gflops:,.1f} GFLOP an image at {self.teraflops:.3g} TFLOP/s"
+        count = 0.0 if self.gflops is None else self.gflops
+        shown = f"{count:,.1f}" if count >= 10 else f"{count:.3g}"
+        return f"estimated from {shown} GFLOP an image at {self.teraflops:.3g} TFLOP/s"
 
 
 @dataclass(frozen=True, kw_only=True)
