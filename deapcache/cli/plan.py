@@ -142,14 +142,19 @@ class RateSource:
         if not any(missing):
             return rates
         with bars() as shown:
-            found = measure_rates(
-                *missing, self._device, lambda what, done, total: shown.show("measure", done, total, "rates", what)
+            pieces = measure_rates(
+                *missing,
+                self._device,
+                told=lambda what, done, total: shown.show("measure", done, total, "rates", what),
+                failed=lambda what, error: note(f"not measured: {what}: {str(error).splitlines()[0]}"),
             )
-        merged = found if rates is None else rates.merged(found)
-        if self._keep:
-            write_rates(self._place, self._key, merged)
+            for found in pieces:
+                rates = found if rates is None else rates.merged(found)
+                if self._keep:  # each at once, so that an interruption costs one
+                    write_rates(self._place, self._key, rates)
+        if self._keep and rates is not None:
             note(f"rates of {name} are kept in {self._place}/{self._key}")
-        return merged
+        return rates
 
 
 def _giga(value: float | None) -> float | None:

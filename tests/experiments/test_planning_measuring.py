@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from deapcache_pipelines import ONE
@@ -67,7 +69,10 @@ def test_backbones_that_differ_in_weights_alone_are_measured_once():
     before = forward_count()
     names = [(ONE, "fp32"), (f"{ONE}@untrained", "fp32")]
     group = group_of("foreground", members=2)
-    found = measure_rates(names, [group, group], "cpu")
+    told: list[tuple[str, int, int]] = []
+    pieces = list(measure_rates(names, [group, group], "cpu", told=lambda *what: told.append(what)))
+    assert told == [(f"forward {ONE}", 0, 2), ("step foreground deap", 1, 2), ("", 2, 2)]
+    found = pieces[0].merged(pieces[1])
     assert forward_count() - before == 1 + 2 * 8
     assert found.forward(ONE, "fp32") == found.forward(f"{ONE}@untrained", "fp32") > 0
     assert len(found.steps) == 1
@@ -75,3 +80,13 @@ def test_backbones_that_differ_in_weights_alone_are_measured_once():
     assert torch.__version__.startswith(found.circumstances["versions"]["torch"])
     assert lacking(found, [*names, (ONE, "bf16")], [group]) == ([(ONE, "bf16")], [])
     assert lacking(None, names, [group]) == (names, [group])
+
+
+def test_what_cannot_be_built_is_told_and_the_others_measured():
+    group, told = group_of("foreground"), []
+    featup = replace(group, key=replace(group.key, readout="featup"))
+    pieces = list(measure_rates([], [featup, group], "cpu", failed=lambda *what: told.append(what)))
+    assert [rate.key for piece in pieces for rate in piece.steps] == [group.key]
+    ((what, error),) = told
+    assert what == "step foreground featup"
+    assert "needs its upsampler" in str(error)

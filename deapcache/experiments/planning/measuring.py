@@ -6,13 +6,16 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from deapcache.backbones.flops import alike
+from deapcache.errors import DeapcacheError
 from deapcache.experiments.planning.rates import ForwardRate, Rates, StepRate
 from deapcache.experiments.planning.work import StepGroup
 from deapcache.extraction import choose_device, untrained_rate
@@ -26,6 +29,12 @@ from deapcache.probing.team import Team
 Told = Callable[[str, int, int], None]
 """Called with what is being measured, how many things are done and how many there are."""
 
+Failed = Callable[[str, Exception], None]
+"""Called with what could not be measured and why."""
+
+Job = tuple[str, Callable[[], dict[str, Any]]]
+"""What is measured, and the function that does it and gives fields of :class:`Rates`."""
+
 _OBJECTS = 7
 """Objects of a made-up image: COCO's training images have 7.3."""
 
@@ -37,41 +46,60 @@ _STEPS, _SECONDS = 10, 1.0
 
 
 def measure_rates(
-    forwards: Iterable[tuple[str, str]], groups: Iterable[StepGroup], device: str, told: Told = lambda *_: None
-) -> Rates:
-    """The rates of these (backbone, precision) and of the steps of these groups on ``device``.
+    forwards: Sequence[tuple[str, str]],
+    groups: Sequence[StepGroup],
+    device: str,
+    *,
+    told: Told = lambda *_: None,
+    failed: Failed = lambda *_: None,
+) -> Iterator[Rates]:
+    """The rates of these (backbone, precision) and of the steps of these groups on ``device``, as each is measured.
 
     Backbones that differ in their weights alone are measured once, and so are groups whose steps are the same. Needs
-    no weights, no dataset and no cache. Raises what building a readout or a backbone raises.
+    no weights, no dataset and no cache. What cannot be built here, or does not fit on the device, is handed to
+    ``failed``, and the others follow.
     """
     chosen = choose_device(device)
-    models = {(alike(name), precision): name for name, precision in forwards}
-    steps = {group.key: group for group in groups}
-    total = len(models) + len(steps)
-    batch_size, rates, timed = default_batch_size(chosen), {}, []
-    for done, ((model, precision), name) in enumerate(models.items()):
-        told(f"forward {name}", done, total)
-        rates[model, precision] = untrained_rate(name, _BASE_SIZE, precision, batch_size, chosen)
-    for done, (key, group) in enumerate(steps.items(), start=len(models)):
-        told(f"step {key.task} {key.readout}", done, total)
-        timed.append(StepRate(key=key, seconds=measure_step(group, chosen)))
-    told("measured", total, total)
-    facts = circumstances(chosen, batch_size, ())
-    return Rates(
-        device=device_name(device),
-        measured=now(),
-        circumstances={name: facts[name] for name in ("host", "python", "versions")} | {"threads": _threads()},
-        forwards=tuple(
-            ForwardRate(
-                backbone=name,
-                precision=precision,
-                batch_size=batch_size,
-                images_per_second=rates[alike(name), precision],
-            )
-            for name, precision in forwards
-        ),
-        steps=tuple(timed),
-    )
+    jobs = [*_forward_jobs(forwards, chosen), *_step_jobs(groups, chosen)]
+    empty = Rates(device=device_name(device), measured=now(), circumstances=_circumstances(chosen))
+    for done, (what, measure) in enumerate(jobs):
+        told(what, done, len(jobs))
+        try:
+            yield replace(empty, measured=now(), **measure())
+        except (DeapcacheError, torch.OutOfMemoryError) as error:
+            failed(what, error)
+    told("", len(jobs), len(jobs))
+
+
+def _forward_jobs(forwards: Sequence[tuple[str, str]], device: torch.device) -> Iterator[Job]:
+    batch_size = default_batch_size(device)
+    models: dict[tuple[str, str], list[str]] = {}
+    for name, precision in forwards:
+        models.setdefault((alike(name), precision), []).append(name)
+    for (_, precision), names in models.items():
+        yield f"forward {names[0]}", partial(_forwards, names, precision, batch_size, device)
+
+
+def _forwards(names: Sequence[str], precision: str, batch_size: int, device: torch.device) -> dict[str, Any]:
+    rate = untrained_rate(names[0], _BASE_SIZE, precision, batch_size, device)
+    found = [
+        ForwardRate(backbone=name, precision=precision, batch_size=batch_size, images_per_second=rate) for name in names
+    ]
+    return {"forwards": tuple(found)}
+
+
+def _step_jobs(groups: Sequence[StepGroup], device: torch.device) -> Iterator[Job]:
+    for key, group in {group.key: group for group in groups}.items():
+        yield f"step {key.task} {key.readout}", partial(_steps, group, device)
+
+
+def _steps(group: StepGroup, device: torch.device) -> dict[str, Any]:
+    return {"steps": (StepRate(key=group.key, seconds=measure_step(group, device)),)}
+
+
+def _circumstances(device: torch.device) -> dict[str, Any]:
+    facts = circumstances(device, default_batch_size(device), ())
+    return {name: facts[name] for name in ("host", "python", "versions")} | {"threads": torch.get_num_threads()}
 
 
 def device_name(device: str) -> str:
@@ -143,10 +171,6 @@ def _median(step: Callable[[], None], device: torch.device) -> float:
 def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _threads() -> int:
-    return torch.get_num_threads()
 
 
 def lacking(
