@@ -165,7 +165,10 @@ def _totals(plan: GridPlan) -> str:
     missing = runs - sum(work.there for work in plan.passes)
     steps = sum(work.readout_steps for work in plan.passes)
     free = plan.plans[0].free_bytes
+    hours = {stage.name: _hours(stage.gpu_seconds) for stage in plan.stages}
     return (
+        f"GPU hours: {_hours(plan.gpu_seconds)}, of which {hours['features']} of extraction and {hours['probing']} of "
+        f"probing; wall time {_time(plan.wall_seconds)}\n"
         f"to do: {forwards:,} forwards; {size(sum(cache.bytes for cache in plan.caches))} at most; "
         f"{missing:,} of {runs:,} runs, {steps:,} training steps\n"
         f"home {plan.home}: {'unknown' if free is None else size(free)} free"
@@ -186,6 +189,10 @@ def _notes(plan: GridPlan) -> list[str]:
 
 def _time(seconds: float | None) -> str:
     return _NONE if seconds is None else duration(seconds)
+
+
+def _hours(seconds: float | None) -> str:
+    return _NONE if seconds is None else f"{seconds / 3600:,.2f}"
 
 
 def _sum(values: list[float | None]) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -71,6 +72,8 @@ def test_estimates_are_never_called_measured(plan):
     assert "measured rates" not in done.out
     assert "estimated, not measured: 4 of 4 rates" in done.out
     assert "store: read 2.0 GB/s, write 1.0 GB/s" in done.out
+    # two backbones: 123,287 images each of 0.486537856 GFLOP at 0.5 TFLOP/s are 240 s
+    assert re.search(r"GPU hours: [\d.]+, of which 0.07 of extraction and [\d.]+ of probing; wall time \d", done.out)
     (total,) = rows(done.out, "total")
     assert "–" not in total
 

@@ -9,7 +9,7 @@ from deapcache_pipelines import ONE
 
 from deapcache.datasets import open_dataset
 from deapcache.errors import ResultsError, UsageError
-from deapcache.experiments import load_pipeline, plan_pipeline
+from deapcache.experiments import load_pipeline, plan_pipeline, run_pipeline
 from deapcache.experiments.planning import (
     GridPlan,
     Hardware,
@@ -188,7 +188,7 @@ def test_seeds_step_together_at_their_own_rate_or_that_of_one(grid):
     assert one.gpu_seconds == pytest.approx(0.02 * (100 + 182))
 
 
-def test_what_the_home_has_is_subtracted_also_without_the_files(grid, make_coco, home, tmp_path):
+def test_what_the_home_has_is_subtracted_also_without_the_files(grid, make_coco, home):
     text = f"backbones: [{ONE}]\niterations: 2\nprobes:\n  - {{tasks: [foreground], dataset: coco}}\n"
     empty = stage(grid(text), "features")
     assert (empty.wanted, empty.to_do) == (123_287, 123_287)
@@ -203,6 +203,19 @@ def test_what_the_home_has_is_subtracted_also_without_the_files(grid, make_coco,
     files = grid(text, root=root)
     assert (stage(files, "features").wanted, stage(files, "features").to_do) == (12, 4)
     json.dumps(grid_json(files))
+
+
+def test_what_is_trained_already_is_subtracted(grid, make_coco, home):
+    text = f"backbones: [{ONE}]\niterations: 2\nbatch_size: 2\nprobes:\n  - {{tasks: [foreground], dataset: coco}}\n"
+    root = make_coco(train=8, val=4)
+    run_pipeline(grid(text, root=root).plans[0])
+    done = grid(text, root=root)
+    probing = stage(done, "probing")
+    assert (probing.wanted, probing.to_do, probing.read, probing.gpu_seconds) == (1, 0, 0, 0.0)
+    assert (done.gpu_seconds, done.wall_seconds) == (0.0, 0.0)
+    more = grid(text.replace("iterations", "seeds: [0, 1]\niterations"), root=root)
+    (work,) = more.passes
+    assert (work.runs, work.there, work.steps, work.readout_steps) == (2, 1, 2, 2)
 
 
 def test_a_dataset_of_which_nothing_is_known_is_named(grid):
