@@ -13,6 +13,7 @@ from deapcache.cli.console import err, note
 from deapcache.cli.demo import demo_command
 from deapcache.cli.doctor import doctor_command
 from deapcache.cli.extract import extract_command
+from deapcache.cli.plan import plan_command
 from deapcache.cli.predict import predict_command
 from deapcache.cli.probe import probe_command
 from deapcache.cli.results import results_command
@@ -33,6 +34,7 @@ app.command("probe")(probe_command)
 app.command("predict")(predict_command)
 app.command("results")(results_command)
 app.command("run")(run_command)
+app.command("plan")(plan_command)
 app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 app.add_typer(listing.app, name="list")
