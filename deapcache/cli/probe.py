@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -15,6 +15,7 @@ from deapcache.cli.console import Bars, bars, out, print_json
 if TYPE_CHECKING:
     from deapcache.experiments import Probed, Report
     from deapcache.locations import Location
+    from deapcache.probing.options import Residency
 
 
 def probe_command(
@@ -50,6 +51,14 @@ def probe_command(
     upsampler: Annotated[
         Path | None, typer.Option("--upsampler", help="FeatUp checkpoint that the readout featup is built around.")
     ] = None,
+    residency: Annotated[
+        str | None,
+        typer.Option(
+            "--residency",
+            help="Where training arrays live: gpu, pinned (host memory that a GPU reads), memory, stream (read from "
+            "the cache as training goes). Default: the first of these that fits.",
+        ),
+    ] = None,
     device: options.Device = "auto",
     home: options.Home = None,
     results_home: options.ResultsHome = None,
@@ -78,6 +87,7 @@ def probe_command(
             train_limit=limit,
             val_limit=limit,
             views=tuple(options.names(views)),
+            residency=cast("Residency | None", residency),  # checked there
             device=str(choose_device(device)),
         ),
     )

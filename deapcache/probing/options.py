@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from deapcache.cache import ORIGINAL, VIEWS, check_views
 from deapcache.errors import UsageError
@@ -19,7 +19,13 @@ GRADIENT_CLIP = 1.0
 _ITERATIONS = dict.fromkeys(("boundaries", "foreground", "detection", "discrimination", "coco-stuff"), 30_000)
 _OTHER_ITERATIONS = 10_000
 
-Residency = Literal["memory", "stream"]
+Residency = Literal["gpu", "pinned", "memory", "stream"]
+"""Where training arrays live: in the memory of the GPU, in pinned memory of its host, in the host's memory, or in the
+cache, from which batches are read ahead."""
+
+RESIDENCIES: tuple[str, ...] = get_args(Residency)
+
+_WITH_A_GPU = ("gpu", "pinned")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +54,8 @@ class ProbeOptions:
     upsampler: Path | None = None
     """Checkpoint of the published upsampler that ``featup`` is built around."""
     residency: Residency | None = None
-    """Training arrays held in memory, or streamed from the cache; ``None``: memory if they fit in a quarter of it."""
+    """Where training arrays live; ``None``: chosen by what fits
+    (:func:`deapcache.probing.residency.choose_residency`)."""
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -67,6 +74,16 @@ class ProbeOptions:
                 raise UsageError(f"{name} is {value}: expected more than 0")
         if self.weight_decay < 0:
             raise UsageError(f"weight_decay is {self.weight_decay}: expected 0 or more")
+        self._check_residency()
+
+    def _check_residency(self) -> None:
+        if self.residency is not None and self.residency not in RESIDENCIES:
+            raise UsageError(f"unknown residency {self.residency!r}: choose one of {', '.join(RESIDENCIES)}")
+        if self.residency in _WITH_A_GPU and self.device.partition(":")[0] != "cuda":
+            raise UsageError(
+                f"residency {self.residency} needs a GPU, and training runs on {self.device}: choose memory or stream, "
+                "or --device cuda"
+            )
 
     def optimiser(self, lr: float) -> dict[str, Any]:
         """Optimiser and schedule at one of the learning rates, as the protocol records them."""

@@ -13,15 +13,18 @@ import torch
 from deapcache.cache import HFLIP, CacheEntry
 from deapcache.errors import UsageError
 from deapcache.locations import Location
-from deapcache.probing.batches import BatchStream, choose_residency
+from deapcache.probing.arrays import SplitArrays
+from deapcache.probing.batches import BatchStream
 from deapcache.probing.cost import measure_cost
 from deapcache.probing.evaluate import Scored, score_teams
+from deapcache.probing.free_memory import free_memory
 from deapcache.probing.learner import Learner
 from deapcache.probing.options import ProbeOptions, Residency, default_iterations
 from deapcache.probing.planned import PlannedRun
 from deapcache.probing.posed import PosedTask
 from deapcache.probing.progress import Progress, silent
 from deapcache.probing.protocols import protocol_of
+from deapcache.probing.residency import choose_residency, require_room
 from deapcache.probing.run import ProbeRun
 from deapcache.probing.sources import Request, Sources, resolve_sources
 from deapcache.probing.team import Team, form_teams
@@ -188,7 +191,7 @@ class _Probe:
         before = _backbone_counts()
         options, device = self._options, torch.device(self._options.device)
         arrays = self._sources.train.arrays
-        residency: Residency = options.residency or choose_residency(arrays.decoded_bytes())
+        residency = _residency(options.residency, arrays, device)
         stream = BatchStream(arrays, residency, device)
         posed = {run.task: self._posed[run.task] for run in planned}
         biases = {name: prepare_task(one, stream, arrays.rows, options.batch_size) for name, one in posed.items()}
@@ -255,6 +258,14 @@ class _Probe:
         for annotation, (name, split) in product(annotations, splits.items()):
             entries[f"{name} {annotation} targets"] = split.targets[annotation]
         return {name: _cache_facts(entry) for name, entry in entries.items()}
+
+
+def _residency(asked: Residency | None, arrays: SplitArrays, device: torch.device) -> Residency:
+    needed, free = arrays.decoded_bytes(), free_memory(device)
+    if asked is None:
+        return choose_residency(needed, free)
+    require_room(asked, needed, free)
+    return asked
 
 
 def _costs(teams: Sequence[Team], stream: BatchStream, rows: Any) -> dict[int, Mapping[str, float | None]]:

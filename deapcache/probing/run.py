@@ -53,7 +53,7 @@ class ProbeRun:
     """Training images per second of that pass."""
     device: str
     residency: str
-    """``memory`` or ``stream``: where training batches came from."""
+    """``gpu``, ``pinned``, ``memory`` or ``stream``: where the training arrays lived."""
     backbone_forwards: int
     """Images that a backbone was run on in this process while probing."""
     backbone_builds: int

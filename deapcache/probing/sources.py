@@ -12,7 +12,7 @@ from deapcache.cache import HFLIP, Cache, CacheEntry, FeatureCache, find_caches,
 from deapcache.errors import CacheMissError, CorruptCacheError, IncompleteCacheError, UsageError
 from deapcache.locations import Location
 from deapcache.probing.alike import fit_option, require_same_region, seen_alike
-from deapcache.probing.batches import SplitArrays
+from deapcache.probing.arrays import SplitArrays
 from deapcache.probing.mirrored import find_mirrored, mirror_command, require_original
 from deapcache.probing.options import ProbeOptions
 from deapcache.recipe import Difference, FeatureRecipe, TargetRecipe, differences

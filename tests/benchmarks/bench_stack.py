@@ -21,7 +21,8 @@ import torch
 
 from deapcache.cache import ArraySpec, Cache, create_cache, encode_features, feature_arrays
 from deapcache.locations import LocalLocation
-from deapcache.probing.batches import BatchStream, SplitArrays, image_order
+from deapcache.probing.arrays import SplitArrays
+from deapcache.probing.batches import BatchStream, image_order
 from deapcache.probing.learner import Learner
 from deapcache.probing.options import ProbeOptions
 from deapcache.probing.posed import PosedTask

@@ -9,8 +9,9 @@ import pytest
 import torch
 from deapcache_toys import COUNTS, target_maps, volumes
 
-from deapcache.probing import batches
-from deapcache.probing.batches import BatchStream, choose_residency, image_order, sequential
+from deapcache.probing.arrays import SplitArrays
+from deapcache.probing.batches import BatchStream, image_order, sequential
+from deapcache.probing.feeding import READ_AHEAD
 from deapcache.probing.options import ProbeOptions
 from deapcache.probing.sources import Request, resolve_sources
 
@@ -100,15 +101,11 @@ class _Counting:
         self.rows.extend(rows.tolist())
         return self._cache.read_features_async(rows)
 
-    def read_features(self, rows):
-        self.rows.extend(rows.tolist())
-        return self._cache.read_features(rows)
-
 
 @pytest.mark.parametrize(("residency", "reads"), [("stream", 3), ("memory", 1)])
 def test_each_volume_is_read_once_an_epoch_or_once_at_all(arrays, residency, reads) -> None:
     counting = _Counting(arrays.features)
-    stream = BatchStream(batches.SplitArrays(counting, arrays.targets, arrays.rows), residency, torch.device("cpu"))
+    stream = BatchStream(SplitArrays(counting, arrays.targets, arrays.rows), residency, torch.device("cpu"))
     for _ in stream.batches(image_order(0, arrays.rows, iterations=12, batch_size=5)):
         pass
     assert sorted(counting.rows) == sorted(list(range(20)) * reads)
@@ -116,18 +113,11 @@ def test_each_volume_is_read_once_an_epoch_or_once_at_all(arrays, residency, rea
 
 def test_reading_ahead_is_bounded(arrays) -> None:
     counting = _Counting(arrays.features)
-    stream = BatchStream(batches.SplitArrays(counting, arrays.targets, arrays.rows), "stream", torch.device("cpu"))
+    stream = BatchStream(SplitArrays(counting, arrays.targets, arrays.rows), "stream", torch.device("cpu"))
     next(iter(stream.batches(image_order(0, arrays.rows, iterations=1000, batch_size=2))))
-    assert len(counting.rows) == 2 * (batches.READ_AHEAD + 1)
+    assert len(counting.rows) == 2 * (READ_AHEAD + 1)
 
 
 def test_bytes_that_memory_would_hold(arrays) -> None:
     assert arrays.decoded_bytes() == 20 * (7 * 7 * 16 * 2 + 2 * 56 * 56 * 4)
     assert COUNTS["train"] > 20
-
-
-def test_residency_follows_available_memory(monkeypatch) -> None:
-    pages = {"SC_AVPHYS_PAGES": 100, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(batches.os, "sysconf", pages.__getitem__)
-    assert choose_residency(100 * 4096 // 4) == "memory"
-    assert choose_residency(100 * 4096 // 4 + 1) == "stream"

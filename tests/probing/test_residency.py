@@ -1,0 +1,138 @@
+"""Where training arrays live: what is chosen for given free memory, what is refused, and that scores don't depend on it.
+
+What a GPU would do is looked at as far as a machine without one goes: the choice, and that every way gathers the same
+bytes. The ways of a GPU's own memory are run on the CPU's, which is a device to torch like any other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from deapcache_toys import probe, target_maps, volumes
+from typer.testing import CliRunner
+
+from deapcache.cache import mirror
+from deapcache.cli.app import app
+from deapcache.errors import UsageError
+from deapcache.probing.batches import BatchStream, image_order
+from deapcache.probing.drawn import mirror_tensor
+from deapcache.probing.free_memory import FreeMemory, free_memory
+from deapcache.probing.options import RESIDENCIES, ProbeOptions
+from deapcache.probing.residency import choose_residency, require_room
+from deapcache.probing.sources import Request, resolve_sources
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("needed", "host", "device", "expected"),
+    [
+        (25, 100, None, "memory"),
+        (26, 100, None, "stream"),
+        (40, 100, 80, "gpu"),
+        (41, 1000, 80, "pinned"),
+        (41, 164, 80, "pinned"),
+        (41, 163, 80, "stream"),
+        (0, 0, None, "memory"),
+        (1, 0, 0, "stream"),
+    ],
+)
+def test_choice_by_what_fits(needed, host, device, expected) -> None:
+    assert choose_residency(needed, FreeMemory(host=host, device=device)) == expected
+
+
+@pytest.mark.parametrize(
+    ("residency", "where"),
+    [("gpu", "80 bytes of GPU"), ("pinned", "1,000 bytes of host"), ("memory", "1,000 bytes of")],
+)
+def test_what_does_not_fit_is_refused_with_needed_and_free_bytes(residency, where) -> None:
+    free = FreeMemory(host=1000, device=80)
+    room = 80 if residency == "gpu" else 1000
+    require_room(residency, room, free)
+    with pytest.raises(
+        UsageError, match=rf"residency {residency}: the training arrays take {room + 1:,} bytes.*{where}"
+    ):
+        require_room(residency, room + 1, free)
+    require_room("stream", 10**18, free)
+
+
+@pytest.mark.parametrize("residency", ["gpu", "pinned"])
+def test_a_residency_that_needs_a_gpu_is_refused_without(residency) -> None:
+    with pytest.raises(
+        UsageError, match=rf"residency {residency} needs a GPU, and training runs on cpu: choose memory"
+    ):
+        ProbeOptions(residency=residency)
+    assert ProbeOptions(residency=residency, device="cuda:1").residency == residency
+
+
+def test_the_command_line_tells_it_in_one_line(toys) -> None:
+    base = ["probe", "--task", "foreground", "--dataset", "toys", "--home", str(toys), "--device", "cpu"]
+    told = CliRunner().invoke(app, [*base, "--residency", "gpu"])
+    assert isinstance(told.exception, UsageError)
+    assert "\n" not in str(told.exception)
+    told = CliRunner().invoke(app, [*base, "--residency", "disk"])
+    assert str(told.exception) == f"unknown residency 'disk': choose one of {', '.join(RESIDENCIES)}"
+    done = CliRunner().invoke(app, [*base, "--residency", "stream", "--iterations", "2", "--json"])
+    assert '"residency": "stream"' in done.stdout
+
+
+def test_free_memory_of_a_device_that_has_none_of_its_own() -> None:
+    free = free_memory(CPU)
+    assert free.device is None
+    assert free.host > 0
+
+
+@pytest.fixture
+def arrays(toys):
+    request = Request(
+        home=toys,
+        dataset="toys",
+        backbone="toy",
+        annotations=("instances", "depth"),
+        fields={},
+        images_name="toys",
+        splits=("train", "val"),
+    )
+    return resolve_sources(request, ProbeOptions(train_limit=20)).train.arrays
+
+
+@pytest.mark.parametrize("residency", ["gpu", "memory", "stream"])
+def test_every_way_gives_the_cached_bytes(arrays, residency) -> None:
+    stream = BatchStream(arrays, residency, CPU)
+    order = list(image_order(0, arrays.rows, iterations=9, batch_size=7))
+    for rows, batch in zip(order, stream.batches(order), strict=True):
+        np.testing.assert_array_equal(batch.features.numpy(), volumes("train")[rows].astype(np.float16))
+        np.testing.assert_array_equal(batch.maps["depth"].numpy(), target_maps("train", "depth")[rows])
+
+
+def test_a_batch_can_be_changed_without_changing_what_is_held(arrays) -> None:
+    for residency in ("gpu", "memory"):
+        stream = BatchStream(arrays, residency, CPU)
+        first, again = (next(stream.batches([np.array([3, 5])])) for _ in range(2))
+        first.features.zero_()
+        np.testing.assert_array_equal(again.features.numpy(), volumes("train")[[3, 5]].astype(np.float16))
+        (later,) = stream.batches([np.array([3, 5])])
+        np.testing.assert_array_equal(later.features.numpy(), volumes("train")[[3, 5]].astype(np.float16))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "float32"])
+def test_maps_and_images_are_mirrored_as_the_cache_does(dtype) -> None:
+    for shape in ((2, 3, 5), (2, 3, 5, 3)):
+        values = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+        np.testing.assert_array_equal(mirror_tensor("instances", torch.from_numpy(values)), mirror("instances", values))
+
+
+def test_boxes_are_mirrored_as_the_cache_does() -> None:
+    tables = np.random.default_rng(0).uniform(0, 300, (4, 6, 7))
+    tables[..., 5] = np.random.default_rng(1).integers(0, 3, (4, 6))
+    np.testing.assert_array_equal(mirror_tensor("boxes", torch.from_numpy(tables)), mirror("boxes", tables))
+
+
+def test_scores_and_weights_are_the_same_whatever_was_chosen(toys) -> None:
+    (chosen,), (memory,), (stream,) = (probe(toys, residency=name) for name in (None, "memory", "stream"))
+    assert chosen.residency == "memory"
+    assert chosen.scores == memory.scores == stream.scores
+    for name, values in memory.weights.items():
+        np.testing.assert_array_equal(values, stream.weights[name])
+        np.testing.assert_array_equal(values, chosen.weights[name])
