@@ -72,7 +72,7 @@ class Times:
 def run(sizes: Sizes) -> Times:
     """Measure reading, and each number of readouts together."""
     with tempfile.TemporaryDirectory() as folder:
-        arrays = _make_caches(LocalLocation(Path(folder)), sizes)
+        arrays = make_caches(LocalLocation(Path(folder)), sizes)
         stream = BatchStream(arrays, "stream", torch.device(sizes.device))
         reading = _reading_time(stream, arrays.rows, sizes)
         together: dict[int, list[float]] = {count: [] for count in READOUTS}
@@ -109,7 +109,8 @@ def _step_time(stream: BatchStream, rows: np.ndarray, seeds: Sequence[int], size
     return 1e3 * float(np.median(spans)) / 10
 
 
-def _make_caches(home: LocalLocation, sizes: Sizes) -> SplitArrays:
+def make_caches(home: LocalLocation, sizes: Sizes) -> SplitArrays:
+    """Caches of random features, and of instance maps of blobs of 8 × 8 pixels."""
     rng = np.random.default_rng(0)
     ids = [str(row) for row in range(sizes.images)]
     height, width, dim = sizes.features

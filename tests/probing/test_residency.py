@@ -1,4 +1,4 @@
-"""Where training arrays live: what is chosen for given free memory, what is refused, and that scores don't depend on it.
+"""Where training arrays live: what is chosen, what is refused, and that scores do not depend on it.
 
 What a GPU would do is looked at as far as a machine without one goes: the choice, and that every way gathers the same
 bytes. The ways of a GPU's own memory are run on the CPU's, which is a device to torch like any other.

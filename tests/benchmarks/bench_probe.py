@@ -1,0 +1,158 @@
+"""Training from the cache against the same training on arrays in memory: images a second, and their ratio.
+
+usage: python -m tests.benchmarks.bench_probe [--quick] [--device cuda]
+
+One DeAP readout learns boundaries at 224×224 from float16 features that are streamed from the cache (page cache warm),
+and from NumPy arrays that hold the same features and targets: the loop is the same, and the second way has nothing to
+read. Both ways take turns. The first steps are left out, and so are the last ones, for which nothing is read any more.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from deapcache.locations import LocalLocation
+from deapcache.probing.arrays import SplitArrays
+from deapcache.probing.batches import Batch, BatchStream
+from deapcache.probing.feeding import READ_AHEAD
+from deapcache.probing.learner import Learner
+from deapcache.probing.options import ProbeOptions
+from deapcache.probing.posed import PosedTask
+from deapcache.probing.team import form_teams
+from deapcache.probing.train import train
+from deapcache.tasks import get_task
+from tests.benchmarks.bench_stack import Sizes, make_caches
+
+WARM_UP, TAIL = 3, READ_AHEAD + 1
+"""Steps before and after those that are timed."""
+
+CONFIGURATIONS = [
+    Sizes(features=(cells, cells, 768), batch=batch, steps=steps)
+    for cells in (14, 24)
+    for batch, steps in ((8, 24), (32, 8))
+]
+"""``steps`` is the number of timed ones."""
+
+QUICK = [Sizes(images=16, features=(3, 3, 8), output=(24, 24), batch=4, steps=3)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Training images a second of one configuration, by repeat, and how training ended."""
+
+    sizes: Sizes
+    cache: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    """Of the last step, of either way in turn: they are all equal."""
+
+    @property
+    def ratios(self) -> list[float]:
+        """Cache over memory, repeat by repeat."""
+        return [ours / theirs for ours, theirs in zip(self.cache, self.memory, strict=True)]
+
+
+class InMemory:
+    """Batches gathered from arrays in memory, which NumPy does faster than torch."""
+
+    def __init__(self, arrays: SplitArrays, device: torch.device) -> None:
+        self._features = arrays.features.read_features(arrays.rows)
+        self._maps = {name: cache.read(arrays.rows) for name, cache in arrays.targets.items()}
+        self._device = device
+
+    def batches(self, order: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """One batch for each array of rows."""
+        for rows in order:
+            maps = {name: self._gather(values, rows) for name, values in self._maps.items()}
+            yield Batch(rows, self._gather(self._features, rows), maps, None)
+
+    def _gather(self, values: np.ndarray, rows: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values[rows]).to(self._device)
+
+
+class Marked:
+    """Notes when each batch is handed out: the one before it is done with then."""
+
+    def __init__(self, stream: BatchStream | InMemory) -> None:
+        self._stream = stream
+        self.marks: list[float] = []
+
+    def batches(self, order: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """The batches of the stream."""
+        for batch in self._stream.batches(order):
+            if batch.features.is_cuda:
+                torch.cuda.synchronize()
+            self.marks.append(time.perf_counter())
+            yield batch
+
+
+def run(quick: bool = False, device: str = "cpu") -> list[Row]:
+    """Measure every configuration: 14×14 and 24×24 cells, batches of 8 and 32, five repeats; or a tiny one once."""
+    rows = [Row(sizes=sizes) for sizes in (QUICK if quick else CONFIGURATIONS)]
+    for row in rows:
+        with tempfile.TemporaryDirectory() as folder:
+            arrays = make_caches(LocalLocation(Path(folder)), row.sizes)
+            ways = (
+                (row.cache, BatchStream(arrays, "stream", torch.device(device))),
+                (
+                    row.memory,
+                    InMemory(arrays, torch.device(device)),
+                ),
+            )
+            for _ in range(1 if quick else 5):
+                for speeds, stream in ways:  # in turn, so that a busy moment of the machine hits both alike
+                    speed, loss = _train(stream, arrays.rows, row.sizes, device)
+                    speeds.append(speed)
+                    row.losses.append(loss)
+    return rows
+
+
+def _train(stream: BatchStream | InMemory, rows: np.ndarray, sizes: Sizes, device: str) -> tuple[float, float]:
+    """Images a second, and the loss of the last step."""
+    learner = new_learner(sizes, WARM_UP + sizes.steps + TAIL, device)
+    options, marked = ProbeOptions(batch_size=sizes.batch, device=device), Marked(stream)
+    train(form_teams([learner], options.weight_decay), marked, rows, options, lambda _: None)  # type: ignore[arg-type]
+    seconds = marked.marks[WARM_UP + sizes.steps] - marked.marks[WARM_UP]
+    return sizes.steps * sizes.batch / seconds, learner.loss_curve()[-1][1]
+
+
+def new_learner(sizes: Sizes, iterations: int, device: str = "cpu") -> Learner:
+    """A DeAP readout for boundaries."""
+    posed = PosedTask(
+        task=get_task("boundaries"),
+        backbone="random",
+        classes=(),
+        output_size=sizes.output,
+        grid=sizes.features[:2],
+        feature_dim=sizes.features[2],
+        iterations=iterations,
+    )
+    return Learner(posed, "deap", seed=0, lr=1e-3, device=device)
+
+
+def main() -> None:
+    """Print images a second, and the ratios."""
+    arguments = sys.argv[1:]
+    device = arguments[arguments.index("--device") + 1] if "--device" in arguments else "cpu"
+    print(f"{'training images/s on ' + device:<26}{'in memory':>11}{'cache':>9}   cache / memory (min/median/max)")
+    for row in run("--quick" in arguments, device):
+        height, width, dim = row.sizes.features
+        name = f"{height}×{width}×{dim}, batch {row.sizes.batch}"
+        ratios = row.ratios
+        print(
+            f"{name:<26}{median(row.memory):>11.1f}{median(row.cache):>9.1f}"
+            f"   {min(ratios):.2f} / {median(ratios):.2f} / {max(ratios):.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
