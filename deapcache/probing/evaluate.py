@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -58,8 +57,8 @@ def score_teams(
     """
     for team in teams:
         team.eval()
-    gathered = [[_Gathered(learner.posed.task) for learner in team.learners] for team in teams]
-    by_task = {one.task.name: _Gathered(one.task) for one in posed}
+    gathered = [[_Gathered(learner.posed.task, len(rows)) for learner in team.learners] for team in teams]
+    by_task = {one.task.name: _Gathered(one.task, len(rows)) for one in posed}
     clock = Clock("score", len(rows), progress)
     done = 0
     for batch in stream.batches(sequential(rows, batch_size)):
@@ -96,28 +95,36 @@ def _constant(output: torch.Tensor, size: tuple[int, int], features: torch.Tenso
 
 
 class _Gathered:
-    """The pieces of one predictor's outcome, batch by batch."""
+    """One predictor's outcome, filled batch by batch: of each image its statistics are kept, and nothing else."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, images: int) -> None:
         self.task = task
-        self._pieces: dict[str, list[np.ndarray]] = defaultdict(list)
+        self._images = images
+        self._done = 0
+        self._statistics: dict[str, np.ndarray] = {}
         self._examples: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._kept = 0
 
     def add(self, output: torch.Tensor, target: Target, rows: np.ndarray) -> None:
         for name, values in self.task.statistics(output, target).items():
-            self._pieces[name].append(values.cpu().numpy())
+            self._keep(name, values.cpu().numpy())
+        self._done += len(rows)
         wanted = min(EXAMPLES - self._kept, len(rows))
         if wanted > 0:
             shown, prediction = self.task.shown(output[:wanted], _first(target, wanted))
             self._examples.append((rows[:wanted], shown.cpu().numpy(), prediction.cpu().numpy()))
             self._kept += wanted
 
+    def _keep(self, name: str, values: np.ndarray) -> None:
+        # where they belong at once: pieces that are put together at the end are there twice then
+        if name not in self._statistics:
+            self._statistics[name] = np.empty((self._images, *values.shape[1:]), values.dtype)
+        self._statistics[name][self._done : self._done + len(values)] = values
+
     def outcome(self) -> Scored:
-        statistics = {name: np.concatenate(pieces) for name, pieces in self._pieces.items()}
-        scores = {name: float(value) for name, value in self.task.scores(statistics).items()}
+        scores = {name: float(value) for name, value in self.task.scores(self._statistics).items()}
         rows, targets, predictions = (np.concatenate(parts) for parts in zip(*self._examples, strict=True))
-        return Scored(self.task, statistics, scores, Examples(rows, targets, predictions))
+        return Scored(self.task, self._statistics, scores, Examples(rows, targets, predictions))
 
 
 def _first(target: Target, count: int) -> Target:

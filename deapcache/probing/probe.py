@@ -261,6 +261,8 @@ class _Probe:
 
 
 def _residency(asked: Residency | None, arrays: SplitArrays, device: torch.device) -> Residency:
+    if asked == "stream":
+        return asked
     needed, free = arrays.decoded_bytes(), free_memory(device)
     if asked is None:
         return choose_residency(needed, free)

@@ -28,9 +28,9 @@ def choose_residency(needed: int, free: FreeMemory) -> Residency:
 
 
 def require_room(residency: Residency, needed: int, free: FreeMemory) -> None:
-    """Raise :class:`UsageError` where training arrays of ``needed`` bytes cannot live where it was asked for."""
+    """Raise :class:`UsageError` where training arrays of ``needed`` bytes cannot live in the memory asked for."""
     room = free.device if residency == "gpu" else free.host
-    if residency != "stream" and room is not None and needed > room:
+    if room is not None and needed > room:
         where = "GPU memory" if residency == "gpu" else "host memory"
         raise UsageError(
             f"residency {residency}: the training arrays take {needed:,} bytes, and {room:,} bytes of {where} are "

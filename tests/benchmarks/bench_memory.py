@@ -1,0 +1,194 @@
+"""Peak memory of extraction and of a streamed probe over 1×, 4× and 16× images: it must not grow with their number.
+
+usage: python -m tests.benchmarks.bench_memory [--quick]
+
+Each verb runs in a process of its own on a dataset of its own, and says by how many bytes its peak resident memory
+(VmHWM, as Linux counts it) is beyond what it had when all was imported. Growth is told of the whole peak.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+BACKBONE = "timm:test_vit@untrained"
+"""timm's smallest transformer: it needs no calibration, and its forward pass would hide nothing that is kept."""
+
+TIMES = (1, 4, 16)
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What is extracted and probed."""
+
+    train: int = 256
+    """Images at 1×."""
+    val: int = 64
+    base: int = 224
+    """Height and width of the base images and targets."""
+    iterations: int = 40
+    times: tuple[int, ...] = TIMES
+
+
+QUICK = Sizes(train=8, val=4, base=32, iterations=2, times=(1, 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One verb over so many times the images; mebibytes."""
+
+    verb: str
+    times: int
+    images: int
+    before: float
+    """Resident memory when all was imported and nothing opened."""
+    peak: float
+    data: float
+    """All that the verb wrote or read, uncompressed: what a peak would grow by if it were kept."""
+
+
+def run(quick: bool = False) -> list[Row]:
+    """Measure both verbs at each number of images."""
+    return measure(QUICK if quick else Sizes())
+
+
+def measure(sizes: Sizes) -> list[Row]:
+    """Measure both verbs at each number of images, in one process that forks another for each."""
+    with tempfile.TemporaryDirectory() as folder:
+        for times in sizes.times:
+            write_coco(Path(folder) / str(times) / "coco", sizes.train * times, sizes.val * times)
+        command = [sys.executable, __file__, "--measure", folder, json.dumps(vars(sizes))]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(each for each in sys.path if each)}
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return [Row(**row) for row in json.loads(done.stdout)]
+
+
+def growth(rows: list[Row], verb: str) -> float:
+    """The highest peak over the one of the fewest images, less 1."""
+    peaks = [row.peak for row in rows if row.verb == verb]
+    return max(peaks) / peaks[0] - 1
+
+
+def write_coco(root: Path, train: int, val: int) -> None:
+    """COCO's layout: smooth random photographs of 96×128 pixels, one square each."""
+    for split, count, first in (("train", train, 0), ("val", val, 1_000_000)):
+        folder = root / f"{split}2017"
+        folder.mkdir(parents=True)
+        rng = np.random.default_rng(first)
+        images, annotations = [], []
+        for number in range(first, first + count):
+            name, (x, y) = f"{number:012d}.jpg", rng.integers(0, 50, 2).tolist()
+            (folder / name).write_bytes(_photograph(rng))
+            images.append({"id": number, "file_name": name, "height": 96, "width": 128, "license": 7})
+            corners = [x, y, x + 40, y, x + 40, y + 40, x, y + 40]
+            found = {"id": number + 1, "image_id": number, "category_id": 1, "iscrowd": 0, "area": 1600}
+            annotations.append({**found, "bbox": [x, y, 40, 40], "segmentation": [corners]})
+        (root / "annotations").mkdir(exist_ok=True)
+        document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "square"}]}
+        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(document))
+
+
+def _photograph(rng: np.random.Generator) -> bytes:
+    file = io.BytesIO()
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    coarse.resize((128, 96), Image.Resampling.BILINEAR).save(file, "JPEG", quality=92)
+    return file.getvalue()
+
+
+def _measure(folder: Path, sizes: Sizes) -> Iterator[dict[str, object]]:
+    """What the process does that forks: it has imported everything, and started no thread."""
+    from deapcache.backbones import build  # noqa: F401 - imported before anything is measured
+    from deapcache.extraction import extract  # noqa: F401
+    from deapcache.probing import probe_backbone  # noqa: F401
+
+    for times in sizes.times:
+        for verb in (_extract, _probe):
+            images = times * (sizes.train + sizes.val)
+            before, peak, data = _in_a_fork(verb, folder / str(times), sizes)
+            yield vars(Row(verb=verb.__name__[1:], times=times, images=images, before=before, peak=peak, data=data))
+
+
+def _in_a_fork(verb: object, folder: Path, sizes: Sizes) -> tuple[float, float, float]:
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        status = 1
+        try:
+            before = _status("VmRSS")
+            data = verb(folder, sizes)  # type: ignore[operator]
+            os.write(writing, json.dumps([before, _status("VmHWM"), data]).encode())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        text = answer.read()
+    os.wait()
+    return tuple(json.loads(text))
+
+
+def _extract(folder: Path, sizes: Sizes) -> float:
+    """Extract both splits; returns the mebibytes of all that is stored."""
+    from deapcache.datasets import open_dataset
+    from deapcache.extraction import ExtractionSettings, extract
+    from deapcache.locations import LocalLocation
+
+    home = LocalLocation(folder / "home")
+    settings = ExtractionSettings(device="cpu", base_size=(sizes.base, sizes.base))
+    list(extract([BACKBONE], open_dataset("coco", folder / "coco"), home, settings=settings))
+    return _decoded(home)
+
+
+def _probe(folder: Path, sizes: Sizes) -> float:
+    """Train and score one readout; returns the mebibytes of all that could be read."""
+    from deapcache.locations import LocalLocation
+    from deapcache.probing import ProbeOptions, probe_backbone
+
+    home = LocalLocation(folder / "home")
+    options = ProbeOptions(iterations=sizes.iterations, batch_size=8, residency="stream")
+    probe_backbone(home, dataset="coco", backbone=BACKBONE, tasks=["boundaries"], readouts=["deap"], options=options)
+    return _decoded(home)
+
+
+def _decoded(home: object) -> float:
+    from deapcache.cache import list_caches
+
+    caches = [entry.open() for entry in list_caches(home)]  # type: ignore[arg-type]
+    return sum(len(cache) * spec.item_bytes for cache in caches for spec in cache.arrays.values()) / MEBIBYTE
+
+
+def _status(name: str) -> float:
+    """Mebibytes of this process, as the kernel counts them."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
+
+
+def main() -> None:
+    """Print peaks and their growth."""
+    if sys.argv[1:2] == ["--measure"]:
+        given = json.loads(sys.argv[3])
+        print(json.dumps(list(_measure(Path(sys.argv[2]), Sizes(**given)))))
+        return
+    rows = run("--quick" in sys.argv[1:])
+    print(f"{'peak resident memory, MiB':<28}{'images':>8}{'data':>8}{'imported':>10}{'peak':>7}{'growth':>9}")
+    for verb in ("extract", "probe"):
+        of_verb = [row for row in rows if row.verb == verb]
+        for row in of_verb:
+            print(
+                f"{f'{verb} {row.times}×':<28}{row.images:>8}{row.data:>8.0f}{row.before:>10.0f}{row.peak:>7.0f}"
+                f"{row.peak / of_verb[0].peak - 1:>9.1%}"
+            )
+
+
+if __name__ == "__main__":
+    main()
