@@ -42,7 +42,10 @@ class Part:
     """``images``, or an annotation kind."""
     cache: Cache
     shards: list[int]
-    waiting: dict[int, dict[int, np.ndarray]] = field(default_factory=dict)
+    waiting: dict[int, np.ndarray] = field(default_factory=dict)
+    """Shard → its content, filled as far as its rows have come."""
+    lacking: dict[int, int] = field(default_factory=dict)
+    """Shard → how many of its rows have not."""
     rows: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,12 +65,17 @@ class Part:
     def accept(self, row: int, value: np.ndarray) -> tuple[int, np.ndarray] | None:
         """Keep one row; the shard and its whole content once its last row has come."""
         shard = self.cache.shard_of(row)
-        rows = self.waiting.setdefault(shard, {})
-        rows[row] = value
-        if len(rows) < len(self.cache.shard_rows(shard)):
+        rows = self.cache.shard_rows(shard)
+        if shard not in self.waiting:
+            # rows that are put together at the end are there twice then
+            self.waiting[shard] = np.empty((len(rows), *self.array.item_shape), self.array.dtype)
+            self.lacking[shard] = len(rows)
+        self.waiting[shard][row - rows.start] = value
+        self.lacking[shard] -= 1
+        if self.lacking[shard]:
             return None
-        whole = self.waiting.pop(shard)
-        return shard, np.stack([whole[r] for r in sorted(whole)]).astype(self.array.dtype, copy=False)
+        del self.lacking[shard]
+        return shard, self.waiting.pop(shard)
 
 
 def fill(dataset: Dataset, split: str, parts: Sequence[Part], *, progress: Progress, stage: str) -> int:

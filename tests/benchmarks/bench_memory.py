@@ -2,8 +2,12 @@
 
 usage: python -m tests.benchmarks.bench_memory [--quick]
 
-Each verb runs in a process of its own on a dataset of its own, and says by how many bytes its peak resident memory
-(VmHWM, as Linux counts it) is beyond what it had when all was imported. Growth is told of the whole peak.
+Each verb runs in a process of its own on a dataset of its own, and tells its peak resident memory (VmHWM, as Linux
+counts it). Growth is that of the whole peak over the one of 1×.
+
+A shard holds a 64th of the images until it has 100 MB, and is encoded in memory: up to there memory grows with it, and
+no further. So that each number of images has shards of one size, they are held at a size that 1× reaches too; the last
+line is of 16× with shards as they are.
 """
 
 from __future__ import annotations
@@ -14,12 +18,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from tests.benchmarks.figures import Figure
 
 BACKBONE = "timm:test_vit@untrained"
 """timm's smallest transformer: it needs no calibration, and its forward pass would hide nothing that is kept."""
@@ -38,10 +44,12 @@ class Sizes:
     base: int = 224
     """Height and width of the base images and targets."""
     iterations: int = 40
+    shard_bytes: int = 600_000
+    """As large as 4 base images: 256 images have no larger shards."""
     times: tuple[int, ...] = TIMES
 
 
-QUICK = Sizes(train=8, val=4, base=32, iterations=2, times=(1, 2))
+QUICK = Sizes(train=8, val=4, base=32, iterations=2, shard_bytes=1, times=(1, 2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +57,7 @@ class Row:
     """One verb over so many times the images; mebibytes."""
 
     verb: str
+    """``extract``, ``probe``, or ``usual shards``: extraction with shards as they are."""
     times: int
     images: int
     before: float
@@ -63,12 +72,12 @@ def run(quick: bool = False) -> list[Row]:
     return measure(QUICK if quick else Sizes())
 
 
-def measure(sizes: Sizes) -> list[Row]:
-    """Measure both verbs at each number of images, in one process that forks another for each."""
+def measure(sizes: Sizes, *verbs: str) -> list[Row]:
+    """Measure all verbs, or those named, at each number of images, in one process that forks another for each."""
     with tempfile.TemporaryDirectory() as folder:
         for times in sizes.times:
             write_coco(Path(folder) / str(times) / "coco", sizes.train * times, sizes.val * times)
-        command = [sys.executable, __file__, "--measure", folder, json.dumps(vars(sizes))]
+        command = [sys.executable, __file__, "--measure", folder, json.dumps(vars(sizes)), *verbs]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(each for each in sys.path if each)}
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return [Row(**row) for row in json.loads(done.stdout)]
@@ -106,26 +115,27 @@ def _photograph(rng: np.random.Generator) -> bytes:
     return file.getvalue()
 
 
-def _measure(folder: Path, sizes: Sizes) -> Iterator[dict[str, object]]:
+def _measure(folder: Path, sizes: Sizes, verbs: list[str]) -> Iterator[dict[str, object]]:
     """What the process does that forks: it has imported everything, and started no thread."""
     from deapcache.backbones import build  # noqa: F401 - imported before anything is measured
     from deapcache.extraction import extract  # noqa: F401
     from deapcache.probing import probe_backbone  # noqa: F401
 
-    for times in sizes.times:
-        for verb in (_extract, _probe):
+    work = [(verb, times) for times in sizes.times for verb in ("extract", "probe")]
+    for verb, times in (*work, ("usual shards", sizes.times[-1])):
+        if verb in verbs:
+            before, peak, data = _in_a_fork(VERBS[verb], folder / str(times), sizes)
             images = times * (sizes.train + sizes.val)
-            before, peak, data = _in_a_fork(verb, folder / str(times), sizes)
-            yield vars(Row(verb=verb.__name__[1:], times=times, images=images, before=before, peak=peak, data=data))
+            yield vars(Row(verb=verb, times=times, images=images, before=before, peak=peak, data=data))
 
 
-def _in_a_fork(verb: object, folder: Path, sizes: Sizes) -> tuple[float, float, float]:
+def _in_a_fork(verb: Callable[[Path, Sizes], float], folder: Path, sizes: Sizes) -> tuple[float, float, float]:
     reading, writing = os.pipe()
     if os.fork() == 0:
         status = 1
         try:
             before = _status("VmRSS")
-            data = verb(folder, sizes)  # type: ignore[operator]
+            data = verb(folder, sizes)
             os.write(writing, json.dumps([before, _status("VmHWM"), data]).encode())
             status = 0
         finally:
@@ -138,15 +148,26 @@ def _in_a_fork(verb: object, folder: Path, sizes: Sizes) -> tuple[float, float, 
 
 
 def _extract(folder: Path, sizes: Sizes) -> float:
-    """Extract both splits; returns the mebibytes of all that is stored."""
+    """Extract both splits with shards of one size; returns the mebibytes of all that is stored."""
+    from deapcache.cache import layout
+
+    layout.SHARD_BYTES = sizes.shard_bytes
+    return _extracted(folder, folder / "home", sizes)
+
+
+def _usual_shards(folder: Path, sizes: Sizes) -> float:
+    return _extracted(folder, folder / "another home", sizes)
+
+
+def _extracted(folder: Path, home: Path, sizes: Sizes) -> float:
     from deapcache.datasets import open_dataset
     from deapcache.extraction import ExtractionSettings, extract
     from deapcache.locations import LocalLocation
 
-    home = LocalLocation(folder / "home")
     settings = ExtractionSettings(device="cpu", base_size=(sizes.base, sizes.base))
-    list(extract([BACKBONE], open_dataset("coco", folder / "coco"), home, settings=settings))
-    return _decoded(home)
+    home.mkdir()
+    list(extract([BACKBONE], open_dataset("coco", folder / "coco"), LocalLocation(home), settings=settings))
+    return _decoded(LocalLocation(home))
 
 
 def _probe(folder: Path, sizes: Sizes) -> float:
@@ -158,6 +179,9 @@ def _probe(folder: Path, sizes: Sizes) -> float:
     options = ProbeOptions(iterations=sizes.iterations, batch_size=8, residency="stream")
     probe_backbone(home, dataset="coco", backbone=BACKBONE, tasks=["boundaries"], readouts=["deap"], options=options)
     return _decoded(home)
+
+
+VERBS = {"extract": _extract, "probe": _probe, "usual shards": _usual_shards}
 
 
 def _decoded(home: object) -> float:
@@ -173,22 +197,31 @@ def _status(name: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
-def main() -> None:
+def main() -> list[Figure]:
     """Print peaks and their growth."""
-    if sys.argv[1:2] == ["--measure"]:
-        given = json.loads(sys.argv[3])
-        print(json.dumps(list(_measure(Path(sys.argv[2]), Sizes(**given)))))
-        return
     rows = run("--quick" in sys.argv[1:])
     print(f"{'peak resident memory, MiB':<28}{'images':>8}{'data':>8}{'imported':>10}{'peak':>7}{'growth':>9}")
-    for verb in ("extract", "probe"):
-        of_verb = [row for row in rows if row.verb == verb]
-        for row in of_verb:
-            print(
-                f"{f'{verb} {row.times}×':<28}{row.images:>8}{row.data:>8.0f}{row.before:>10.0f}{row.peak:>7.0f}"
-                f"{row.peak / of_verb[0].peak - 1:>9.1%}"
-            )
+    for row in rows:
+        first = next(one for one in rows if one.verb == row.verb.replace("usual shards", "extract"))
+        print(
+            f"{f'{row.verb} {row.times}×':<28}{row.images:>8}{row.data:>8.0f}{row.before:>10.0f}{row.peak:>7.0f}"
+            f"{row.peak / first.peak - 1:>9.1%}"
+        )
+    most = max(row.times for row in rows)
+    return [
+        Figure(
+            what=f"peak memory: {verb}, {most}× / 1× the images",
+            ratios=[1 + growth(rows, verb)],
+            aim=1.05,
+            at_most=True,
+        )
+        for verb in ("extract", "probe")
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--measure"]:
+        folder, sizes, *verbs = sys.argv[2:]
+        print(json.dumps(list(_measure(Path(folder), Sizes(**json.loads(sizes)), verbs or list(VERBS)))))
+    else:
+        main()

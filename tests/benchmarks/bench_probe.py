@@ -31,18 +31,16 @@ from deapcache.probing.team import form_teams
 from deapcache.probing.train import train
 from deapcache.tasks import get_task
 from tests.benchmarks.bench_stack import Sizes, make_caches
+from tests.benchmarks.figures import Figure, ratios
 
 WARM_UP, TAIL = 3, READ_AHEAD + 1
 """Steps before and after those that are timed."""
 
-CONFIGURATIONS = [
-    Sizes(features=(cells, cells, 768), batch=batch, steps=steps)
-    for cells in (14, 24)
-    for batch, steps in ((8, 24), (32, 8))
-]
-"""``steps`` is the number of timed ones."""
+STEPS = {8: 24, 32: 8}
+"""Timed ones, by batch size."""
 
-QUICK = [Sizes(images=16, features=(3, 3, 8), output=(24, 24), batch=4, steps=3)]
+CONFIGURATIONS = [Sizes(features=(cells, cells, 768), batch=batch) for cells in (14, 24) for batch in STEPS]
+QUICK = [Sizes(images=16, features=(3, 3, 8), output=(24, 24), batch=8)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +56,13 @@ class Row:
     @property
     def ratios(self) -> list[float]:
         """Cache over memory, repeat by repeat."""
-        return [ours / theirs for ours, theirs in zip(self.cache, self.memory, strict=True)]
+        return ratios(self.cache, self.memory)
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        height, width, dim = self.sizes.features
+        return f"{height}×{width}×{dim}, batch {self.sizes.batch}"
 
 
 class InMemory:
@@ -118,11 +122,12 @@ def run(quick: bool = False, device: str = "cpu") -> list[Row]:
 
 def _train(stream: BatchStream | InMemory, rows: np.ndarray, sizes: Sizes, device: str) -> tuple[float, float]:
     """Images a second, and the loss of the last step."""
-    learner = new_learner(sizes, WARM_UP + sizes.steps + TAIL, device)
+    steps = STEPS[sizes.batch]
+    learner = new_learner(sizes, WARM_UP + steps + TAIL, device)
     options, marked = ProbeOptions(batch_size=sizes.batch, device=device), Marked(stream)
     train(form_teams([learner], options.weight_decay), marked, rows, options, lambda _: None)  # type: ignore[arg-type]
-    seconds = marked.marks[WARM_UP + sizes.steps] - marked.marks[WARM_UP]
-    return sizes.steps * sizes.batch / seconds, learner.loss_curve()[-1][1]
+    seconds = marked.marks[WARM_UP + steps] - marked.marks[WARM_UP]
+    return steps * sizes.batch / seconds, learner.loss_curve()[-1][1]
 
 
 def new_learner(sizes: Sizes, iterations: int, device: str = "cpu") -> Learner:
@@ -139,19 +144,18 @@ def new_learner(sizes: Sizes, iterations: int, device: str = "cpu") -> Learner:
     return Learner(posed, "deap", seed=0, lr=1e-3, device=device)
 
 
-def main() -> None:
+def main() -> list[Figure]:
     """Print images a second, and the ratios."""
     arguments = sys.argv[1:]
     device = arguments[arguments.index("--device") + 1] if "--device" in arguments else "cpu"
     print(f"{'training images/s on ' + device:<26}{'in memory':>11}{'cache':>9}   cache / memory (min/median/max)")
+    figures = []
     for row in run("--quick" in arguments, device):
-        height, width, dim = row.sizes.features
-        name = f"{height}×{width}×{dim}, batch {row.sizes.batch}"
-        ratios = row.ratios
-        print(
-            f"{name:<26}{median(row.memory):>11.1f}{median(row.cache):>9.1f}"
-            f"   {min(ratios):.2f} / {median(ratios):.2f} / {max(ratios):.2f}"
-        )
+        shown = f"{min(row.ratios):.2f} / {median(row.ratios):.2f} / {max(row.ratios):.2f}"
+        print(f"{row.name:<26}{median(row.memory):>11.1f}{median(row.cache):>9.1f}   {shown}")
+        what = f"images/s: probe from the cache, {row.name} / arrays in memory"
+        figures.append(Figure(what=what, ratios=row.ratios, aim=0.95))
+    return figures
 
 
 if __name__ == "__main__":

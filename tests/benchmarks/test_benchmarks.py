@@ -17,6 +17,8 @@ from tests.benchmarks.figures import Figure
 READ = Path(__file__).with_name("bench_read.py")
 EXTRACT = Path(__file__).with_name("bench_extract.py")
 READOUT = Path(__file__).with_name("bench_readout.py")
+PROBE = Path(__file__).with_name("bench_probe.py")
+ONTHEFLY = Path(__file__).with_name("bench_onthefly.py")
 TARGETS = Path(__file__).with_name("bench_targets.py")
 
 
@@ -70,7 +72,17 @@ def test_the_quick_run_ends_in_one_table() -> None:
     found = subprocess.run([sys.executable, "-m", "tests.benchmarks", "--quick"], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     table = found.stdout.rpartition("ratio to the alternative")[2].splitlines()[1:]
-    for what in ("read, MB/s", "base images", "extract", "readout", "in one pass", "COCO targets"):
+    for what in (
+        "read, MB/s",
+        "base images",
+        "extract",
+        "readout",
+        "in one pass",
+        "COCO targets",
+        "probe",
+        "epochs",
+        "peak",
+    ):
         assert any(what in line for line in table), what
     assert not any("missed" in line for line in table)  # tiny sizes are not judged
 
@@ -81,3 +93,20 @@ def test_a_figure_is_judged_by_its_median(at_most: bool, expected: str) -> None:
     assert figure.row(judged=True).split()[-1] == expected
     assert figure.row(judged=True).split()[3:6] == ["0.50", "0.70", "3.00"]
     assert expected not in figure.row(judged=False)
+
+
+def test_probing_is_timed_against_the_same_training_in_memory() -> None:
+    (row,) = runpy.run_path(str(PROBE))["run"](quick=True)
+    assert len(row.cache) == len(row.memory) == len(row.ratios) == 1
+    assert row.losses[0] == row.losses[1]
+
+
+def test_both_ways_to_train_learn_the_same() -> None:
+    """With the backbone in every step, or on features that were extracted once: float16 is the only difference."""
+    (row,) = runpy.run_path(str(ONTHEFLY))["run"](quick=True)
+    assert row.losses["fly"] == pytest.approx(row.losses["cache"], rel=1e-3)
+    assert len(row.fly) == len(row.extract) == 2
+    fly, cache = row.seconds(100, 10)
+    np.testing.assert_allclose(fly, 1000 * np.median(row.fly))
+    np.testing.assert_allclose(cache, 100 * np.median(row.extract) + 1000 * np.median(row.probe))
+    assert set(row.end_to_end) == {"fly", "cache"}
