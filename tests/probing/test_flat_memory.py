@@ -9,8 +9,8 @@ from deapcache_testing import require
 
 from tests.benchmarks.bench_memory import Sizes, growth, measure
 
-SIZES = Sizes(train=64, val=16, base=96, iterations=8, shard_bytes=40_000, times=(1, 16))
-"""At 16 times: 1,280 images, 80 MiB of base images and targets."""
+SIZES = Sizes(train=48, val=12, base=96, iterations=8, shard_bytes=40_000, times=(1, 16))
+"""At 16 times: 960 images, 70 MiB of base images and targets."""
 
 
 @pytest.fixture(scope="module")
