@@ -38,14 +38,14 @@ MEBIBYTE = 2**20
 class Sizes:
     """What is extracted and probed."""
 
-    train: int = 256
+    train: int = 128
     """Images at 1×."""
-    val: int = 64
+    val: int = 32
     base: int = 224
     """Height and width of the base images and targets."""
     iterations: int = 40
-    shard_bytes: int = 600_000
-    """As large as 4 base images: 256 images have no larger shards."""
+    shard_bytes: int = 310_000
+    """As large as 2 base images: 128 images have no larger shards."""
     times: tuple[int, ...] = TIMES
 
 
@@ -208,15 +208,8 @@ def main() -> list[Figure]:
             f"{row.peak / first.peak - 1:>9.1%}"
         )
     most = max(row.times for row in rows)
-    return [
-        Figure(
-            what=f"peak memory: {verb}, {most}× / 1× the images",
-            ratios=[1 + growth(rows, verb)],
-            aim=1.05,
-            at_most=True,
-        )
-        for verb in ("extract", "probe")
-    ]
+    named = {verb: f"peak memory: {verb}, {most}× / 1× the images" for verb in ("extract", "probe")}
+    return [Figure(what=what, ratios=[1 + growth(rows, verb)], aim=1.05, at_most=True) for verb, what in named.items()]
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def test_the_quick_run_ends_in_one_table() -> None:
     found = subprocess.run([sys.executable, "-m", "tests.benchmarks", "--quick"], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     table = found.stdout.rpartition("ratio to the alternative")[2].splitlines()[1:]
-    for what in (
+    named = (
         "read, MB/s",
         "base images",
         "extract",
@@ -82,7 +82,8 @@ def test_the_quick_run_ends_in_one_table() -> None:
         "probe",
         "epochs",
         "peak",
-    ):
+    )
+    for what in named:
         assert any(what in line for line in table), what
     assert not any("missed" in line for line in table)  # tiny sizes are not judged
 
