@@ -26,6 +26,9 @@ READ_AHEAD = 4
 _CHUNK = 128
 """Rows read at a time when a whole split is read."""
 
+_PORTABLE = 1
+"""``cudaHostRegisterPortable``: pinned for every GPU."""
+
 Rows = Mapping[str, np.ndarray]
 """Name of an array → the rows wanted of it, (n,)."""
 
@@ -111,7 +114,7 @@ class _Pinned(_Held):
     def __init__(self, held: Tensors, rows: np.ndarray, device: torch.device) -> None:
         super().__init__(held, rows, device)
         for tensor in held.values():
-            _pin(tensor)
+            _pin(tensor, device)
             weakref.finalize(self, torch.cuda.cudart().cudaHostUnregister, tensor.data_ptr())
 
     def tensors(self, wanted: Iterable[Rows]) -> Iterator[Tensors]:
@@ -196,12 +199,13 @@ def _load(read: Read, rows: np.ndarray, device: torch.device) -> torch.Tensor:
     return whole
 
 
-def _pin(tensor: torch.Tensor) -> None:
+def _pin(tensor: torch.Tensor, device: torch.device) -> None:
     """Fix the tensor's pages, so that a GPU can fetch from them.
 
     ``torch.empty(pin_memory=True)`` would take the next power of two of bytes, almost twice as many at worst.
     """
-    status = int(torch.cuda.cudart().cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0))
+    with torch.cuda.device(device):  # else the first GPU would be made ready, too
+        status = int(torch.cuda.cudart().cudaHostRegister(tensor.data_ptr(), tensor.nbytes, _PORTABLE))
     if status:
         raise UsageError(
             f"residency pinned: CUDA cannot pin {tensor.nbytes:,} bytes of host memory (cudaHostRegister says "

@@ -17,6 +17,7 @@ from deapcache.cli.app import app
 from deapcache.errors import UsageError
 from deapcache.probing.batches import BatchStream, image_order
 from deapcache.probing.drawn import mirror_tensor
+from deapcache.probing.feeding import _one_ahead
 from deapcache.probing.free_memory import FreeMemory, free_memory
 from deapcache.probing.options import RESIDENCIES, ProbeOptions
 from deapcache.probing.residency import choose_residency, require_room
@@ -103,6 +104,23 @@ def test_every_way_gives_the_cached_bytes(arrays, residency) -> None:
     for rows, batch in zip(order, stream.batches(order), strict=True):
         np.testing.assert_array_equal(batch.features.numpy(), volumes("train")[rows].astype(np.float16))
         np.testing.assert_array_equal(batch.maps["depth"].numpy(), target_maps("train", "depth")[rows])
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_one_copy_is_under_way_while_the_one_before_is_used(count) -> None:
+    told: list[str] = []
+
+    def start(number):
+        told.append(f"start {number}")
+        return lambda: told.append(f"wait for {number}") or {"rows": torch.tensor([number])}
+
+    found = []
+    for tensors in _one_ahead(start(number) for number in range(count)):
+        found += tensors["rows"].tolist()
+        told.append(f"use {found[-1]}")
+    assert found == list(range(count))
+    if count == 5:
+        assert told[:7] == ["start 0", "start 1", "wait for 0", "use 0", "start 2", "wait for 1", "use 1"]
 
 
 def test_a_batch_can_be_changed_without_changing_what_is_held(arrays) -> None:
