@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from tests.benchmarks import bench_decode, bench_extract, bench_read, bench_readout, bench_stack, bench_targets
+from tests.benchmarks import (
+    bench_decode,
+    bench_extract,
+    bench_read,
+    bench_readout,
+    bench_stack,
+    bench_targets,
+    bench_verify,
+)
 from tests.benchmarks.figures import Figure, print_table
 
-BENCHMARKS = (bench_read, bench_decode, bench_extract, bench_readout, bench_stack, bench_targets)
+BENCHMARKS = (bench_read, bench_decode, bench_extract, bench_readout, bench_stack, bench_targets, bench_verify)
 
 
 def main() -> None:
