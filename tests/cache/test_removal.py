@@ -30,7 +30,7 @@ from deapcache.locations import MANIFEST, LocalLocation
 
 
 def content(cache: FeatureCache) -> dict[str, bytes]:
-    keys = [key for key in cache.location.keys() if key != MANIFEST]
+    keys = set(cache.location.keys()) - {MANIFEST}
     return {key: cache.location.read(key) for key in keys}
 
 

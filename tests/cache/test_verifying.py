@@ -228,6 +228,7 @@ def test_provenance_that_is_no_json_is_named(cache: FeatureCache) -> None:
 
 def test_a_web_server_is_verified_like_a_disk(home: LocalLocation, cache: FeatureCache) -> None:
     path = str(cache.location.path.relative_to(home.path))
+    cache.settle()
     flip(shard_file(cache, 4), 3, 3)
     with served(home.path) as (address, _):
         report: VerifyReport = verify_cache(locate(address) / path, shards=range(6))
