@@ -18,7 +18,7 @@ from deapcache.cache.opening import open_cache
 from deapcache.cache.shard_checking import Scratch, WholeShard, can_check, shard_faults
 from deapcache.cache.store import shard_size
 from deapcache.cache.work import ShardListener, ShardProgress, each, unheard
-from deapcache.errors import CacheMissError, CorruptCacheError, StorageFullError, UsageError
+from deapcache.errors import CacheMissError, StorageFullError, UsageError
 from deapcache.locations import Location
 from deapcache.recipe import differences
 
@@ -130,8 +130,7 @@ def _cut(cache: Cache) -> list[dict[str, Any]]:
 
 
 def _copy_metadata(source: Cache, destination: Location) -> None:
-    if not source.image_ids:
-        raise CorruptCacheError(f"{source.location} names no images: nothing was copied")
+    _ = source.image_ids  # damaged ones are an error before anything is published
     arrays = [f"{stored.spec.name}/{METADATA_KEY}" for stored in source.stored_arrays]
     for key in (*arrays, *IDENTIFIER_KEYS, METADATA_KEY):
         destination.publish(key, source.location.read(key))
