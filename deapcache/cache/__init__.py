@@ -6,6 +6,7 @@
 """
 
 from deapcache.cache.cache import Cache
+from deapcache.cache.companions import companions
 from deapcache.cache.feature_cache import FeatureCache
 from deapcache.cache.index import IndexEntry, list_home, rebuild, write_index
 from deapcache.cache.keeping import kept_true
@@ -15,8 +16,21 @@ from deapcache.cache.manifest import Manifest, list_cache, read_manifest, withdr
 from deapcache.cache.names import features_path, images_path, targets_path
 from deapcache.cache.opening import create_cache, open_cache
 from deapcache.cache.reader import Reading
+from deapcache.cache.removal import Removal, last_written, remove_bad_shards, remove_cache, set_aside
+from deapcache.cache.selecting import (
+    CacheFolder,
+    are_wanted,
+    list_folders,
+    select_cache,
+    select_caches,
+    select_folder,
+    select_folders,
+)
 from deapcache.cache.storage import STORAGE_FORMATS, decode_features, encode_features, feature_arrays
+from deapcache.cache.transfer import Refused, TransferReport, transfer_cache
+from deapcache.cache.verifying import BadShard, VerifyReport, verify_cache
 from deapcache.cache.views import HFLIP, ORIGINAL, VIEWS, check_views, mirror, name_view
+from deapcache.cache.work import ShardListener, ShardProgress
 
 __all__ = [
     "HFLIP",
@@ -24,13 +38,23 @@ __all__ = [
     "STORAGE_FORMATS",
     "VIEWS",
     "ArraySpec",
+    "BadShard",
     "Cache",
     "CacheEntry",
+    "CacheFolder",
     "FeatureCache",
     "IndexEntry",
     "Manifest",
     "Reading",
+    "Refused",
+    "Removal",
+    "ShardListener",
+    "ShardProgress",
+    "TransferReport",
+    "VerifyReport",
+    "are_wanted",
     "check_views",
+    "companions",
     "create_cache",
     "decode_features",
     "encode_features",
@@ -40,16 +64,27 @@ __all__ = [
     "find_one",
     "images_path",
     "kept_true",
+    "last_written",
     "list_cache",
     "list_caches",
+    "list_folders",
     "list_home",
     "mirror",
     "name_view",
     "open_cache",
     "read_manifest",
     "rebuild",
+    "remove_bad_shards",
+    "remove_cache",
+    "select_cache",
+    "select_caches",
+    "select_folder",
+    "select_folders",
+    "set_aside",
     "shard_images_for",
     "targets_path",
+    "transfer_cache",
+    "verify_cache",
     "withdraw",
     "write_index",
     "write_manifest",

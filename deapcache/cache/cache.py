@@ -19,7 +19,7 @@ from deapcache.cache.layout import ArraySpec, StoredArray
 from deapcache.cache.names import safe
 from deapcache.cache.reader import ArrayReader, Reading, checked_rows
 from deapcache.cache.shards import check_shard, publish_shard, shards_present, stored_size
-from deapcache.errors import UsageError
+from deapcache.errors import CorruptCacheError, UsageError
 from deapcache.locations import Location
 
 PROVENANCE = "provenance"
@@ -70,6 +70,11 @@ class Cache:
         return {name: stored.spec for name, stored in self._stored.items()}
 
     @property
+    def stored_arrays(self) -> tuple[StoredArray, ...]:
+        """The arrays as their ``zarr.json`` describe them, in that order."""
+        return tuple(self._stored.values())
+
+    @property
     def image_ids(self) -> tuple[str, ...]:
         """Ids of all images, in row order; raises :class:`CorruptCacheError` where they cannot be read."""
         with self._lock:
@@ -95,6 +100,10 @@ class Cache:
     def present_shards(self) -> set[int]:
         """The shards that are there now, whole."""
         return shards_present(self.location, self._commit, range(self.shard_count))
+
+    def is_present(self, k: int) -> bool:
+        """Whether shard ``k`` is there now, whole."""
+        return self.location.exists(self._commit.shard_key(k))
 
     def missing_shards(self, rows: Sequence[int] | np.ndarray | None = None) -> list[int]:
         """The shards still to be written, in order; only those that ``rows`` need, where given."""
@@ -175,9 +184,17 @@ class Cache:
         self._manifest.settle(index=False)
 
     def provenance(self) -> list[dict[str, Any]]:
-        """What each writer recorded, sorted by writer."""
+        """What each writer recorded, sorted by writer; raises :class:`CorruptCacheError` that names a damaged file."""
         keys = [key for key in self.location.keys(PROVENANCE) if key.endswith(".json")]
-        return [json.loads(self.location.read(key)) for key in keys]
+        return [self._facts(key) for key in keys]
+
+    def _facts(self, key: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.location.read(key)))
+        except (ValueError, TypeError) as error:
+            raise CorruptCacheError(
+                f"{self.location}/{key} is no JSON object ({error}): delete it, no number depends on it"
+            ) from None
 
     def _shard_keys(self, shard: int) -> list[str]:
         return [stored.shard_key(shard) for stored in self._stored.values()]

@@ -16,6 +16,8 @@ from deapcache.locations import Location
 
 BYTES = "image_id"
 OFFSETS = "image_id_offsets"
+IDENTIFIER_KEYS = (f"{BYTES}/{METADATA_KEY}", f"{BYTES}/c.0", f"{OFFSETS}/{METADATA_KEY}", f"{OFFSETS}/c.0")
+"""Every key that keeps the ids."""
 
 
 def identifier_keys(image_ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
@@ -23,7 +25,7 @@ def identifier_keys(image_ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     encoded = [image_id.encode() for image_id in image_ids]
     offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
     for name, values in ((BYTES, np.frombuffer(b"".join(encoded), np.uint8)), (OFFSETS, offsets)):
-        metadata = _metadata(values)
+        metadata = identifier_metadata(name, len(values))
         yield f"{name}/{METADATA_KEY}", json.dumps(metadata, indent=2).encode()
         for key, data in encode_chunks(metadata, range(len(values)), values).items():
             yield f"{name}/{key}", data
@@ -41,12 +43,13 @@ def read_identifiers(location: Location, images: int) -> tuple[str, ...]:
     return tuple(joined[start:stop].decode() for start, stop in itertools.pairwise(offsets))
 
 
-def _metadata(values: np.ndarray) -> dict[str, Any]:
-    length = max(1, len(values))
+def identifier_metadata(name: str, length: int) -> dict[str, Any]:
+    """The content of ``zarr.json`` of ``image_id`` or ``image_id_offsets`` with so many entries."""
+    dtype, dimension = ("uint8", "byte") if name == BYTES else ("int64", "offset")
     return plain_metadata(
-        shape=(len(values),),
-        chunk_shape=(length,),
-        dtype=values.dtype.name,
-        dimensions=("byte",) if values.dtype == np.uint8 else ("offset",),
-        codecs=[*pack_codecs(values.dtype.name, "zstd+shuffle"), {"name": "crc32c"}],
+        shape=(length,),
+        chunk_shape=(max(1, length),),
+        dtype=dtype,
+        dimensions=(dimension,),
+        codecs=[*pack_codecs(dtype, "zstd+shuffle"), {"name": "crc32c"}],
     )

@@ -112,6 +112,14 @@ def find_one(
     raise CacheMissError(explain_miss(home, wanted, fields, near, listed, next_step))
 
 
+def entry_at(home: Location, path: str) -> CacheEntry | None:
+    """The cache at ``path`` below ``home``; None, with a warning, where its metadata cannot be used.
+
+    Raises :class:`CacheMissError` where there is none.
+    """
+    return _entry(home, path)
+
+
 def _entry(home: Location, path: str) -> CacheEntry | None:
     try:
         group = read_group(home / path)

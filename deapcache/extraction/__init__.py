@@ -5,29 +5,39 @@ from deapcache.extraction.extract import (
     choose_device,
     extract,
 )
+from deapcache.extraction.live import LiveImage, LiveReport, verify_live
+from deapcache.extraction.makers import RepairSettings
 from deapcache.extraction.outline import Outline, outline_of, outline_without_files
 from deapcache.extraction.plan import ExtractionPlan, PlannedCache
 from deapcache.extraction.planning import plan_extraction, untrained_rate
 from deapcache.extraction.prepare import PreparedSplit, prepare_split
 from deapcache.extraction.progress import Progress, ProgressEvent
 from deapcache.extraction.recipes import parse_base_size
+from deapcache.extraction.repairing import RepairReport, extract_command, repair_cache
 from deapcache.extraction.report import ExtractionReport
 
 __all__ = [
     "ExtractionPlan",
     "ExtractionReport",
     "ExtractionSettings",
+    "LiveImage",
+    "LiveReport",
     "Outline",
     "PlannedCache",
     "PreparedSplit",
     "Progress",
     "ProgressEvent",
+    "RepairReport",
+    "RepairSettings",
     "choose_device",
     "extract",
+    "extract_command",
     "outline_of",
     "outline_without_files",
     "parse_base_size",
     "plan_extraction",
     "prepare_split",
+    "repair_cache",
     "untrained_rate",
+    "verify_live",
 ]

@@ -14,11 +14,13 @@ from tests.benchmarks import (
     bench_readout,
     bench_stack,
     bench_targets,
+    bench_verify,
 )
 from tests.benchmarks.figures import Figure, print_table
 
 BENCHMARKS = (
     bench_read,
+    bench_verify,
     bench_decode,
     bench_extract,
     bench_probe,

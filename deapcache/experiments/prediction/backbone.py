@@ -7,12 +7,11 @@ from pathlib import Path
 import torch
 
 from deapcache.backbones import Backbone, build
-from deapcache.cache import Cache, list_caches
+from deapcache.cache import Cache
 from deapcache.errors import CacheMissError, ResultsError
 from deapcache.experiments.prediction.runs import TrainedRun
-from deapcache.extraction import parse_base_size
 from deapcache.extraction.extract import calibrate
-from deapcache.extraction.recipes import feature_recipe
+from deapcache.extraction.rebuilding import calibration_images, unlike
 from deapcache.extraction.sources import CachedImages
 from deapcache.recipe import differences
 
@@ -38,20 +37,9 @@ def rebuild_backbone(run: TrainedRun, *, weights: Path | None, device: torch.dev
 
 def _require_same(run: TrainedRun, backbone: Backbone) -> None:
     recipe, readout = run.recipe, run.readouts.readout
-    here = feature_recipe(
-        backbone.identity,
-        calibration=recipe.calibration,
-        base_size=parse_base_size(recipe.base_size),
-        base_fit=recipe.base_fit,
-        colour=recipe.colour,
-        precision=backbone.precision,
-        storage=recipe.storage,
-        images=recipe.images,
-        omitted=recipe.omitted,
-    )
     volumes = {"grid": list(backbone.grid), "feature width": backbone.dim}
     trained_on = {"grid": list(readout["grid"]), "feature width": readout["feature_dim"]}
-    found = differences(recipe.to_json() | trained_on, here.to_json() | volumes)
+    found = [*unlike(backbone, recipe), *differences(trained_on, volumes)]
     if not found:
         return
     listed = "; ".join(f"{one.field}: {one.left!r} there, {one.right!r} here" for one in found)
@@ -77,18 +65,15 @@ def _calibrate(run: TrainedRun, backbone: Backbone) -> None:
 def _calibration_images(run: TrainedRun) -> Cache:
     """The base images that the recipe's batch-norm statistics are from."""
     recipe = run.recipe
-    size = parse_base_size(recipe.base_size)
-    for entry in list_caches(run.home, "images"):
-        found = tuple(entry.recipe["size"]), entry.recipe["fit"]
-        if entry.recipe["images"] in recipe.calibration and found == (size, recipe.base_fit):
-            return entry.open()
+    if found := calibration_images(recipe, run.home):
+        return found
     dataset = run.result.dataset
     raise CacheMissError(
         f"{run.result.run}: the features of {recipe.backbone} need {recipe.calibration}, and {run.home} does not hold "
         f"these as base images of {recipe.base_size}: "
         + (
             "features of native images cannot be made again without their dataset"
-            if size == "native"
+            if recipe.base_size == "native"
             else f"`deapcache extract --dataset {dataset} --backbone {recipe.backbone} --fit {recipe.base_fit} "
             f"--home {run.home}` makes them"
         )

@@ -1,0 +1,224 @@
+"""Whether the bytes of one shard are what was written: its index, each image's chunk, and the numbers in it.
+
+A shard ends in an index of (offset, length) of each image's chunk and the index's crc32c; a chunk is what Blosc made,
+or the numbers themselves, followed by its crc32c. Chunks are read in the order in which they lie in the file, about a
+megabyte at a time, into buffers that a thread uses again and again: a disk sees one long read, and memory stays flat.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from crc32c import crc32c
+from numcodecs import blosc
+
+from deapcache.cache.layout import UNCOMPRESSED, StoredArray
+
+_CHECKSUM_BYTES = 4
+_ABSENT = 2**64 - 1
+_SEGMENT_BYTES = 1 << 20
+"""Small chunks are read together, up to so many bytes: they stay in the processor's cache while they are checked."""
+
+_CODECS = (["bytes", "blosc", "crc32c"], ["bytes", "crc32c"])
+
+_EXPONENTS = {2: 0x7C00, 4: 0x7F800000, 8: 0x7FF0000000000000}
+"""Bytes of a float → its exponent's bits; all set in infinities and NaN, and only there."""
+
+
+class ShardBytes(Protocol):
+    """A shard's bytes, wherever they are."""
+
+    size: int
+
+    def read(self, offset: int, length: int) -> memoryview:
+        """So many bytes, valid until the next call; ``ValueError`` or ``OSError`` where they cannot be read."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What is wrong with a shard."""
+
+    numbers: tuple[int, ...]
+    """The images concerned, counted from the shard's first."""
+    reason: str
+
+
+class WholeShard:
+    """A shard that is in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self.size = len(data)
+        self._data = memoryview(data)
+
+    def read(self, offset: int, length: int) -> memoryview:
+        """A part of it, without a copy."""
+        return self._data[offset : offset + length]
+
+
+class ShardFile:
+    """A shard that is a file; closed at the end of the block."""
+
+    def __init__(self, path: Path, scratch: Scratch) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._scratch = scratch
+        self.size = os.fstat(self._file.fileno()).st_size
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+    def __enter__(self) -> ShardFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, offset: int, length: int) -> memoryview:
+        """A part of it, in the thread's buffer."""
+        buffer = self._scratch.packed(length)
+        if os.preadv(self._file.fileno(), [buffer], offset) != length:
+            raise ValueError("the file ends early")
+        return buffer
+
+
+class Scratch:
+    """Two buffers of one thread: packed bytes, and unpacked ones."""
+
+    def __init__(self) -> None:
+        self._packed = np.empty(0, np.uint8)
+        self._unpacked = np.empty(0, np.uint8)
+
+    def packed(self, length: int) -> memoryview:
+        """The first bytes of the buffer for what is read."""
+        if len(self._packed) < length:
+            self._packed = np.empty(length + length // 8, np.uint8)
+        return memoryview(self._packed)[:length]  # type: ignore[arg-type]
+
+    def unpacked(self, length: int) -> np.ndarray:
+        """The first bytes of the buffer for what is unpacked: (length,) uint8."""
+        if len(self._unpacked) < length:
+            self._unpacked = np.empty(length, np.uint8)
+        return self._unpacked[:length]
+
+
+def can_check(stored: StoredArray) -> bool:
+    """Whether an array's shards are laid out as this file knows them: all that deapcache writes are."""
+    sharding = stored.metadata["codecs"][0]["configuration"]
+    names = [codec["name"] for codec in sharding["codecs"]]
+    index = [codec["name"] for codec in sharding["index_codecs"]]
+    at_end = sharding.get("index_location", "end") == "end"
+    return at_end and names in _CODECS and index == ["bytes", "crc32c"]
+
+
+def shard_faults(
+    data: ShardBytes, stored: StoredArray, images: int, scratch: Scratch, *, unpack: bool = True
+) -> list[Fault]:
+    """What is wrong with a shard of ``images`` images; [] where every byte is as it was written.
+
+    Every checksum is compared. With ``unpack``, each chunk is also decompressed, and its numbers must be finite.
+    """
+    everything = tuple(range(images))
+    try:
+        entries = _index(data, stored.shard_images)
+    except (ValueError, OSError) as error:
+        return [Fault(numbers=everything, reason=str(error))]
+    faults = []
+    if absent := tuple(number for number in everything if int(entries[number, 0]) == _ABSENT):
+        faults.append(Fault(numbers=absent, reason="the shard is there but lacks the image"))
+    for segment in _segments(entries):
+        faults += _segment_faults(data, segment, stored, scratch, unpack)
+    return faults
+
+
+def _index(data: ShardBytes, shard_images: int) -> np.ndarray:
+    """(shard_images, 2) uint64: offset and length of each chunk, all within the shard; raises ``ValueError``."""
+    length = 16 * shard_images + _CHECKSUM_BYTES
+    if data.size < length:
+        raise ValueError(f"it has {data.size} bytes, its index alone takes {length}: it was cut short")
+    tail = data.read(data.size - length, length)
+    if not _is_whole(tail):
+        raise ValueError("the checksum of its index is another: the index was changed, or the file was cut short")
+    entries = np.frombuffer(tail[:-_CHECKSUM_BYTES], "<u8").reshape(-1, 2).copy()
+    room = data.size - length
+    there = entries[entries[:, 0] != _ABSENT]
+    if (there > room).any() or (there.sum(axis=1) > room).any() or (there[:, 1] <= _CHECKSUM_BYTES).any():
+        raise ValueError("its index points outside of it")
+    return entries
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    number: int
+    offset: int
+    length: int
+
+
+def _segments(entries: np.ndarray) -> Iterator[list[_Chunk]]:
+    """The chunks in file order, neighbours together up to some megabytes."""
+    there = np.flatnonzero(entries[:, 0] != _ABSENT)
+    ordered = there[np.argsort(entries[there, 0], kind="stable")]
+    segment: list[_Chunk] = []
+    for number in ordered.tolist():
+        offset, length = entries[number].tolist()
+        if segment and offset + length - segment[0].offset > _SEGMENT_BYTES:
+            yield segment
+            segment = []
+        segment.append(_Chunk(number, offset, length))
+    if segment:
+        yield segment
+
+
+def _segment_faults(
+    data: ShardBytes, segment: list[_Chunk], stored: StoredArray, scratch: Scratch, unpack: bool
+) -> list[Fault]:
+    start = segment[0].offset
+    try:
+        read = data.read(start, max(chunk.offset + chunk.length for chunk in segment) - start)
+    except (ValueError, OSError) as error:
+        return [Fault(numbers=tuple(chunk.number for chunk in segment), reason=str(error))]
+    found = ((c, _chunk_problem(read[c.offset - start :][: c.length], stored, scratch, unpack)) for c in segment)
+    return [Fault(numbers=(chunk.number,), reason=problem) for chunk, problem in found if problem]
+
+
+def _chunk_problem(chunk: memoryview, stored: StoredArray, scratch: Scratch, unpack: bool) -> str:
+    """What is wrong with one image's chunk; empty where nothing is."""
+    if not _is_whole(chunk):
+        return "the checksum is another"
+    if not unpack:
+        return ""
+    unpacked = scratch.unpacked(stored.spec.item_bytes)
+    try:
+        _unpack(chunk[:-_CHECKSUM_BYTES], unpacked, packed=stored.spec.compression != UNCOMPRESSED)
+    except (ValueError, RuntimeError) as error:
+        return str(error)
+    return "" if _are_finite(unpacked, np.dtype(stored.spec.dtype)) else "a number in it is not finite"
+
+
+def _unpack(chunk: memoryview, row: np.ndarray, *, packed: bool) -> None:
+    """One image's numbers, as bytes, into ``row``; raises ``ValueError`` or ``RuntimeError``."""
+    length = int.from_bytes(chunk[4:8], "little") if packed else len(chunk)  # as Blosc's header says
+    if length != len(row):
+        raise ValueError(f"the chunk does not unpack to {len(row)} bytes")
+    if packed:
+        blosc.decompress(chunk, row)
+    else:
+        row[:] = np.frombuffer(chunk, np.uint8)
+
+
+def _are_finite(data: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether no number is an infinity or NaN, by the bits of little-endian floats, which are lost: faster by far."""
+    if dtype.kind != "f" or not len(data):
+        return True
+    exponent = _EXPONENTS[dtype.itemsize]
+    bits = data.view(f"<u{dtype.itemsize}")
+    bits &= bits.dtype.type(exponent)
+    return int(bits.max()) != exponent
+
+
+def _is_whole(data: memoryview) -> bool:
+    """Whether bytes end in the checksum of those before it."""
+    return crc32c(data[:-_CHECKSUM_BYTES]) == int.from_bytes(data[-_CHECKSUM_BYTES:], "little")

@@ -1,0 +1,224 @@
+"""Reading a cache whole, to know that every byte of it is as it was written."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from deapcache.cache.cache import Cache
+from deapcache.cache.layout import StoredArray
+from deapcache.cache.metadata_checking import metadata_problems
+from deapcache.cache.opening import open_cache
+from deapcache.cache.shard_checking import Fault, Scratch, ShardFile, WholeShard, can_check, shard_faults
+from deapcache.cache.work import ShardListener, ShardProgress, each, unheard
+from deapcache.errors import CorruptCacheError, LocationError
+from deapcache.locations import LocalLocation, Location
+
+_REMOTE_THREADS = 4
+"""Each holds a whole shard in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadShard:
+    """A shard file with a fault."""
+
+    shard: int
+    key: str
+    """The damaged file, relative to the cache."""
+    keys: tuple[str, ...]
+    """All files of the shard, the one that commits it first: they go together."""
+    rows: tuple[int, ...]
+    """The images that are lost, by row."""
+    image_ids: tuple[str, ...]
+    """Their ids; empty where the ids themselves cannot be read."""
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyReport:
+    """What a cache looks like when all of it is read."""
+
+    location: str
+    digest: str
+    """Empty where the root cannot be read."""
+    images: int
+    shards: int
+    """Shards that a complete cache has."""
+    missing: tuple[int, ...]
+    """Shards that were not there: not damage, but not yet extracted, or lost."""
+    files: int
+    """Shard files that were read."""
+    bytes: int
+    """Bytes that were read."""
+    seconds: float
+    bad: tuple[BadShard, ...]
+    problems: dict[str, str]
+    """Small files (``zarr.json``, image ids, provenance) → what is wrong with them."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing that is there is damaged."""
+        return not self.bad and not self.problems
+
+    @property
+    def bad_shards(self) -> tuple[int, ...]:
+        """The numbers of the damaged shards, each once."""
+        return tuple(sorted({one.shard for one in self.bad}))
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {**asdict(self), "sound": self.is_sound}
+
+
+def verify_cache(
+    location: Location,
+    *,
+    shards: Collection[int] | None = None,
+    threads: int | None = None,
+    progress: ShardListener = unheard,
+) -> VerifyReport:
+    """Read every byte of the cache at ``location``, or of some of its shards, and report all damage.
+
+    Of each shard that is there: the size, the index's checksum, each chunk's checksum, that each image's chunk is
+    there, unpacks to the right size and holds finite numbers. Of the small files: that they say what deapcache writes.
+    Each file is read once, by several threads, in flat memory: on a file system a few megabytes a thread, elsewhere one
+    shard a thread.
+
+    Raises :class:`CacheMissError` where there is no cache, and :class:`LocationError` where bytes cannot be reached:
+    what could not be looked at is not called damaged.
+    """
+    start = time.perf_counter()
+    problems = metadata_problems(location)
+    try:
+        cache = open_cache(location)
+    except CorruptCacheError as error:
+        return _unopened(location, problems or {"zarr.json": str(error)}, time.perf_counter() - start)
+    scan = _Scan(cache, shards, threads, progress)
+    bad = tuple(sorted(scan.run(), key=lambda one: (one.shard, one.key)))
+    return VerifyReport(
+        location=str(location),
+        digest=cache.digest,
+        images=len(cache),
+        shards=cache.shard_count,
+        missing=tuple(sorted(scan.missing)),
+        files=scan.files,
+        bytes=scan.bytes,
+        seconds=time.perf_counter() - start,
+        bad=bad,
+        problems=problems,
+    )
+
+
+def _unopened(location: Location, problems: dict[str, str], seconds: float) -> VerifyReport:
+    return VerifyReport(
+        location=str(location),
+        digest="",
+        images=0,
+        shards=0,
+        missing=(),
+        files=0,
+        bytes=0,
+        seconds=seconds,
+        bad=(),
+        problems=problems,
+    )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What came of one shard file."""
+
+    shard: int
+    stored: StoredArray
+    size: int
+    faults: list[Fault]
+
+
+class _Scan:
+    """One pass over the shard files of a cache."""
+
+    def __init__(
+        self, cache: Cache, shards: Collection[int] | None, threads: int | None, progress: ShardListener
+    ) -> None:
+        self.files = 0
+        self.bytes = 0
+        self._cache = cache
+        self._threads = threads or (None if isinstance(cache.location, LocalLocation) else _REMOTE_THREADS)
+        self._progress = progress
+        self._of_thread = threading.local()
+        wanted = range(cache.shard_count) if shards is None else shards
+        present = cache.present_shards()
+        self.missing = set(wanted) - present
+        self._tasks = [(shard, stored) for shard in sorted(present & set(wanted)) for stored in cache.stored_arrays]
+
+    def run(self) -> Iterator[BadShard]:
+        """Read all; yields each damaged file."""
+        for done, seen in enumerate(each(self._look, self._tasks, self._threads), start=1):
+            self.files += 1
+            self.bytes += seen.size
+            self._progress(ShardProgress(done=done, total=len(self._tasks), bytes=self.bytes))
+            if seen.faults:
+                yield self._bad(seen)
+
+    def _look(self, task: tuple[int, StoredArray]) -> _Seen:
+        shard, stored = task
+        images = len(self._cache.shard_rows(shard))
+        try:
+            size, faults = self._read(stored.shard_key(shard), stored, shard, images)
+        except FileNotFoundError:
+            faults = [Fault(numbers=tuple(range(images)), reason="it is missing while the rest of the shard is there")]
+            return _Seen(shard, stored, 0, faults if self._cache.is_present(shard) else [])
+        except PermissionError as error:
+            raise LocationError(f"cannot read {error.filename}: {error.strerror}; nothing was changed") from error
+        return _Seen(shard, stored, size, faults)
+
+    def _read(self, key: str, stored: StoredArray, shard: int, images: int) -> tuple[int, list[Fault]]:
+        location = self._cache.location
+        if not can_check(stored):
+            return location.size(key) or 0, self._faults_by_row(stored, shard)
+        if isinstance(location, LocalLocation):
+            with ShardFile(location.path / key, self._scratch()) as file:
+                return file.size, shard_faults(file, stored, images, self._scratch())
+        data = location.read(key)
+        return len(data), shard_faults(WholeShard(data), stored, images, self._scratch())
+
+    def _faults_by_row(self, stored: StoredArray, shard: int) -> list[Fault]:
+        """For codecs that another version wrote: each image through the store."""
+        found = ((n, self._row_problem(stored, row)) for n, row in enumerate(self._cache.shard_rows(shard)))
+        return [Fault(numbers=(number,), reason=problem) for number, problem in found if problem]
+
+    def _row_problem(self, stored: StoredArray, row: int) -> str:
+        try:
+            values = self._cache.read([row], stored.spec.name)
+        except CorruptCacheError as error:
+            return str(error)
+        return "" if values.dtype.kind != "f" or np.isfinite(values).all() else "a number in it is not finite"
+
+    def _scratch(self) -> Scratch:
+        if not hasattr(self._of_thread, "scratch"):
+            self._of_thread.scratch = Scratch()
+        scratch: Scratch = self._of_thread.scratch
+        return scratch
+
+    def _bad(self, seen: _Seen) -> BadShard:
+        first = self._cache.shard_rows(seen.shard).start
+        rows = tuple(sorted({first + number for fault in seen.faults for number in fault.numbers}))
+        return BadShard(
+            shard=seen.shard,
+            key=seen.stored.shard_key(seen.shard),
+            keys=tuple(stored.shard_key(seen.shard) for stored in reversed(self._cache.stored_arrays)),
+            rows=rows,
+            image_ids=self._names(rows),
+            reason="; ".join(dict.fromkeys(fault.reason for fault in seen.faults)),
+        )
+
+    def _names(self, rows: tuple[int, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(self._cache.image_ids[row] for row in rows)
+        except (CorruptCacheError, ValueError, IndexError):
+            return ()  # the report has the image ids among its problems

@@ -1,0 +1,58 @@
+"""Work on many shards: several at once, with word of how far it has come."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+Task = TypeVar("Task")
+Outcome = TypeVar("Outcome")
+
+_MOST_THREADS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardProgress:
+    """How far work on the shards of a cache has come."""
+
+    done: int
+    """Shard files worked on so far, of ``total``."""
+    total: int
+    bytes: int
+    """Bytes of them."""
+
+
+ShardListener = Callable[[ShardProgress], None]
+
+
+def unheard(_: ShardProgress) -> None:
+    """Progress that nobody looks at."""
+
+
+def default_threads() -> int:
+    """Twice the cores: some wait for a disk or a network while others compute."""
+    return min(_MOST_THREADS, 2 * (os.cpu_count() or 1))
+
+
+def each(work: Callable[[Task], Outcome], tasks: Collection[Task], threads: int | None) -> Iterator[Outcome]:
+    """The outcome of each task as it ends, in any order; the first error ends it, and begins nothing more.
+
+    Few tasks wait in line at any time, so that the memory of what they hold does not grow with their number.
+    """
+    with ThreadPoolExecutor(threads or default_threads()) as pool:
+        left = iter(tasks)
+        ahead = 2 * (threads or default_threads())
+        running: set[Future[Outcome]] = {pool.submit(work, task) for task in islice(left, ahead)}
+        try:
+            while running:
+                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                running |= {pool.submit(work, task) for task in islice(left, len(ended))}
+                for future in ended:
+                    yield future.result()
+        finally:
+            for future in running:
+                future.cancel()

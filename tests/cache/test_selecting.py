@@ -1,0 +1,119 @@
+"""Which caches a text means, and which belong together."""
+
+from __future__ import annotations
+
+import pytest
+from deapcache_caches import feature_cache, feature_recipe, image_ids, served
+
+from deapcache.cache import (
+    ArraySpec,
+    CacheEntry,
+    are_wanted,
+    companions,
+    create_cache,
+    images_path,
+    list_caches,
+    select_cache,
+    select_caches,
+    select_folder,
+    targets_path,
+)
+from deapcache.errors import AmbiguousCacheError, CacheMissError, UsageError
+from deapcache.locations import LocalLocation, locate
+from deapcache.recipe import ImageRecipe, TargetRecipe
+
+
+@pytest.fixture
+def two(home: LocalLocation) -> list[CacheEntry]:
+    """Two caches of one backbone."""
+    for storage in ("float16", "int8"):
+        feature_cache(home, storage)
+    return list_caches(home)
+
+
+def test_a_path_a_part_of_it_and_a_digest_mean_the_cache(home: LocalLocation, two: list[CacheEntry]) -> None:
+    for entry in two:
+        for text in (entry.path, f"{home}/{entry.path}", f"{entry.path}/", entry.digest, entry.digest[:9]):
+            assert select_cache(home, text) == entry
+            assert select_folder(home, text).entry == entry
+    assert select_caches(home, ["vit-b"]) == two
+    assert select_caches(home, []) == two
+    assert select_caches(home, [two[1].digest, two[0].path]) == two
+
+
+@pytest.mark.parametrize("select", [select_cache, select_folder])
+def test_several_or_none_are_one_clear_error(home: LocalLocation, two: list[CacheEntry], select: object) -> None:
+    assert callable(select)
+    with pytest.raises(AmbiguousCacheError) as several:
+        select(home, "coco")
+    assert all(entry.path in str(several.value) for entry in two)
+    for text in ("nonsense", "", f"{home}/"):
+        with pytest.raises(CacheMissError, match=f"fits '{text}'"):
+            select(home, text)
+
+
+def test_a_cache_on_a_web_server_is_meant_by_its_path(home: LocalLocation, two: list[CacheEntry]) -> None:
+    home.delete("index.json")
+    with served(home.path) as (address, _):
+        place = locate(address)
+        assert not place.can_list
+        assert select_cache(place, two[0].path).digest == two[0].digest
+        assert select_cache(place, f"{address}/{two[0].path}").digest == two[0].digest
+        with pytest.raises(CacheMissError, match="give the path of one cache"):
+            select_cache(place, two[0].digest)
+        with pytest.raises(CacheMissError):
+            select_cache(place, two[0].path.replace("vit", "vat"))
+
+
+FACTS = {"path": "features/coco/train/vit-0123.zarr", "digest": "0123456789abcdef", "complete": False,
+         "storage": "int8", "image_size": [224, 224], "images": 130}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("filters", "wanted"),
+    [
+        ([], True),
+        (["VIT"], True),
+        (["0123"], True),
+        (["siglip"], False),
+        (["storage=int8", "vit"], True),
+        (["storage=int8", "siglip"], False),
+        (["storage=int"], False),
+        (["complete=false"], True),
+        (["complete=true"], False),
+        (["image_size=[224,224]"], True),
+        (["images=130"], True),
+        (["digest=01234567"], True),
+        (["digest=0123"], False),
+    ],
+)
+def test_filters(filters: list[str], wanted: bool) -> None:
+    assert are_wanted([FACTS], filters) == [wanted]
+    assert are_wanted([{"path": "x", "digest": "y"}, FACTS], filters)[1] is wanted
+
+
+def test_a_filter_of_an_unknown_field_says_what_there_is() -> None:
+    with pytest.raises(UsageError, match=r"no 'weather'; give one of complete, digest, image_size"):
+        are_wanted([FACTS], ["weather=fine"])
+
+
+def test_features_have_the_base_images_and_targets_of_the_same_images(home: LocalLocation) -> None:
+    feature_cache(home)
+    same, size = feature_recipe().images, (224, 224)
+    for images, side in ((same, size), ("other", size), (same, (56, 56))):
+        made = ImageRecipe(size=side, fit="squash", interpolation="pillow bicubic", colour="rgb", images=images)
+        spec = ArraySpec(name="images", dtype="uint8", item_shape=(*side, 3), dimensions=("row", "column", "channel"))
+        path = images_path("coco", "train", made.digest)
+        create_cache(home, path, recipe=made, arrays=[spec], image_ids=image_ids())
+        target = TargetRecipe(
+            annotation="depth", size=side, fit="squash", options={}, classes=(), images=images, annotations="x"
+        )
+        spec = ArraySpec(name="targets", dtype="float32", item_shape=side, dimensions=("row", "column"))
+        path = targets_path("coco", "train", "depth", target.digest)
+        create_cache(home, path, recipe=target, arrays=[spec], image_ids=image_ids())
+    (features,) = list_caches(home, "features")
+    found = companions(features)
+    assert [entry.kind for entry in found] == ["images", "targets"]
+    assert {entry.recipe["images"] for entry in found} == {same}
+    assert {tuple(entry.recipe["size"]) for entry in found} == {size}
+    assert companions(found[0]) == []
