@@ -9,10 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from deapcache.cache.layout import StoredArray
+from deapcache.cache.layout import METADATA_KEY, StoredArray
 from deapcache.cache.local_shards import LocalShards, NotReadError, can_read
 from deapcache.cache.store import STORE_ERRORS, Failure, failure_of, open_for_reading, reason_of
-from deapcache.errors import CorruptCacheError, DeapcacheError, IncompleteCacheError, LocationError, UsageError
+from deapcache.errors import (
+    CacheMissError,
+    CorruptCacheError,
+    DeapcacheError,
+    IncompleteCacheError,
+    LocationError,
+    UsageError,
+)
 from deapcache.locations import LocalLocation, Location
 
 SHOWN = 5
@@ -81,7 +88,10 @@ class ArrayReader:
         def finish() -> np.ndarray:
             try:
                 return wait()
-            except (NotReadError, *STORE_ERRORS):
+            except NotReadError:
+                return self._retry(rows)
+            except STORE_ERRORS as error:
+                self._require_reached(error)
                 return self._retry(rows)
 
         return Reading(finish)
@@ -112,15 +122,32 @@ class ArrayReader:
         try:
             return np.asarray(array[rows].read().result())
         except STORE_ERRORS as error:
-            failed = [found for row in np.unique(rows).tolist() if (found := _try_row(array, row))]
+            self._require_reached(error)
+            failed = [found for row in np.unique(rows).tolist() if (found := self._try_row(array, row))]
             raise self._explain(failed, len(np.unique(rows)), error) from error
 
+    def _require_reached(self, error: Exception) -> None:
+        # At once: a server that is gone would be waited for again with every further row.
+        if failure_of(error) is Failure.UNREACHABLE:
+            raise LocationError(f"cannot read {self.location}: {reason_of(error)}") from error
+
+    def _try_row(self, array: Any, row: int) -> FailedRow | None:
+        try:
+            array[row].read().result()
+        except STORE_ERRORS as error:
+            self._require_reached(error)
+            return FailedRow(row, failure_of(error), reason_of(error))
+        return None
+
     def _explain(self, failed: list[FailedRow], asked: int, error: Exception) -> DeapcacheError:
+        if not failed:
+            return LocationError(f"cannot read {self.location}: {reason_of(error)}")
+        if not self.location.exists(METADATA_KEY):
+            return CacheMissError(
+                f"there is no cache at {self.location} any more: it was deleted or moved while it was read. "
+                "Extract again, or open it where it is now"
+            )
         failed = [self._judged(found) for found in failed]
-        unreachable = [found.reason for found in failed if found.failure is Failure.UNREACHABLE]
-        if unreachable or not failed:
-            reason = unreachable[0] if unreachable else reason_of(error)
-            return LocationError(f"cannot read {self.location}: {reason}")
         damaged = [found for found in failed if found.failure is Failure.DAMAGED]
         return self._damaged(damaged) if damaged else self._missing(failed, asked)
 
@@ -172,11 +199,3 @@ def checked_rows(rows: Any, images: int) -> np.ndarray:
     if outside.size:
         raise UsageError(f"row {outside[0]} is outside the cache: it has the rows 0 to {images - 1}")
     return given.astype(np.int64)
-
-
-def _try_row(array: Any, row: int) -> FailedRow | None:
-    try:
-        array[row].read().result()
-    except STORE_ERRORS as error:
-        return FailedRow(row, failure_of(error), reason_of(error))
-    return None
