@@ -19,7 +19,7 @@ from deapcache.cache.layout import ArraySpec, StoredArray
 from deapcache.cache.names import safe
 from deapcache.cache.reader import ArrayReader, Reading, checked_rows
 from deapcache.cache.shards import check_shard, publish_shard, shards_present, stored_size
-from deapcache.errors import UsageError
+from deapcache.errors import CorruptCacheError, UsageError
 from deapcache.locations import Location
 
 PROVENANCE = "provenance"
@@ -175,9 +175,17 @@ class Cache:
         self._manifest.settle(index=False)
 
     def provenance(self) -> list[dict[str, Any]]:
-        """What each writer recorded, sorted by writer."""
+        """What each writer recorded, sorted by writer; raises :class:`CorruptCacheError` naming a damaged file."""
         keys = [key for key in self.location.keys(PROVENANCE) if key.endswith(".json")]
-        return [json.loads(self.location.read(key)) for key in keys]
+        return [self._recorded(key) for key in keys]
+
+    def _recorded(self, key: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.location.read(key)))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise CorruptCacheError(
+                f"{self.location}/{key} is no JSON object ({error}): nothing depends on it, delete it"
+            ) from None
 
     def _shard_keys(self, shard: int) -> list[str]:
         return [stored.shard_key(shard) for stored in self._stored.values()]

@@ -26,6 +26,9 @@ SHOWN = 5
 """Image ids that a message spells out."""
 
 
+_LARGE = 1 << 30
+
+
 class Reading:
     """Numbers on their way: :meth:`result` waits for them."""
 
@@ -83,6 +86,7 @@ class ArrayReader:
         if not len(rows):
             empty = np.empty((0, *self.stored.spec.item_shape), self.stored.spec.dtype)
             return Reading(lambda: empty)
+        self._require_room(len(rows) * self.stored.spec.item_bytes)
         wait = self._local.start(rows) if self._local else self._start_store(rows)
 
         def finish() -> np.ndarray:
@@ -95,6 +99,18 @@ class ArrayReader:
                 return self._retry(rows)
 
         return Reading(finish)
+
+    def _require_room(self, size: int) -> None:
+        # Asked for here, since a library that is refused memory ends the process; small requests are not worth asking.
+        if size < _LARGE:
+            return
+        try:
+            np.empty(size, np.uint8)
+        except MemoryError:
+            raise UsageError(
+                f"{self.location}: so many images at once take {size / 1e9:.0f} GB of memory, at "
+                f"{self.stored.spec.item_bytes / 1e6:.0f} MB each, which there are not: read fewer at once"
+            ) from None
 
     def _start_store(self, rows: np.ndarray) -> Callable[[], np.ndarray]:
         future = self._opened()[rows].read()

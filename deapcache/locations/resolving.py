@@ -43,7 +43,8 @@ def locate(place: str | os.PathLike[str]) -> Location:
     if parts.scheme in SCHEMES:
         return WebLocation(text) if parts.scheme in ("http", "https") else _store(text)
     known = ", ".join(f"{scheme}://" for scheme in ("file", *SCHEMES))
-    raise UsageError(f"location {redacted(text)!r} has the unknown scheme {parts.scheme!r}: give a path, or one of {known}")
+    shown = redacted(text)
+    raise UsageError(f"location {shown!r} has the unknown scheme {parts.scheme!r}: give a path, or one of {known}")
 
 
 def _store(text: str) -> RemoteLocation:
