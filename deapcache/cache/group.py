@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deapcache.cache.bounds import require_names, whole_numbers
+from deapcache.cache.bounds import require_names, require_printable, whole_numbers
 from deapcache.cache.layout import METADATA_KEY
 from deapcache.errors import CacheMissError, CorruptCacheError, FormatVersionError
 from deapcache.locations import Location
@@ -78,6 +78,7 @@ def read_group(location: Location) -> Group:
         ) from None
     try:
         found = json.loads(raw)["attributes"]["deapcache"]
+        require_printable(found)
         version = found["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _foreign(location, f"{type(error).__name__}: {error}") from None

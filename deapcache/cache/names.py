@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 from deapcache.errors import UsageError
 from deapcache.recipe import SHORT
@@ -13,7 +14,7 @@ DEPTH = 4
 """Parts of a cache's path: kind, dataset, split, name."""
 
 _ODD = re.compile(r"[^A-Za-z0-9_.@+=-]|^\.")
-_ESCAPED = re.compile(r"~([0-9a-f]+)\.")
+_ESCAPED = re.compile(r"~([0-9a-f]{1,6})\.")
 
 
 def features_path(dataset: str, split: str, backbone: str, digest: str) -> str:
@@ -42,8 +43,13 @@ def safe(name: str) -> str:
 
 
 def original(part: str) -> str:
-    """The name that :func:`safe` was given."""
-    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), part)
+    """The name that :func:`safe` was given; codes of what cannot be printed stay as they are."""
+    return _ESCAPED.sub(lambda found: _printable(int(found[1], 16)) or found[0], part)
+
+
+def _printable(code: int) -> str:
+    character = chr(code) if code <= sys.maxunicode else ""
+    return character if character.isprintable() else ""
 
 
 def _path(kind: str, dataset: str, split: str, name: str) -> str:

@@ -107,7 +107,7 @@ def _statistics(cache: Cache) -> dict[str, Any]:
 
 
 def _show(row: dict[str, Any]) -> None:
-    out.print(f"[bold]{row['path']}[/bold]")
+    out.print(row["path"], style="bold")
     shown = table("", "")
     shown.show_header = False
     shown.add_row(

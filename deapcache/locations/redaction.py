@@ -15,6 +15,8 @@ _SIGNED = re.compile(
 )
 """What a store repeats to explain that it did not accept a signature."""
 _VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_SHORTEST = 16
+"""Characters of a key; a shorter value is a stand-in, such as the word test."""
 
 
 def redacted(text: str) -> str:
@@ -31,6 +33,6 @@ def redacted(text: str) -> str:
     text = _QUERY.sub(lambda found: found[1] + _VALUE.sub(HIDDEN, found[2]), text)
     text = _SIGNED.sub(rf"<\1>{HIDDEN}\2", text)
     for variable in _VARIABLES:
-        if secret := os.environ.get(variable):
+        if len(secret := os.environ.get(variable, "")) >= _SHORTEST:
             text = text.replace(secret, HIDDEN)
     return text

@@ -17,7 +17,7 @@ from typing import Any
 ERRORS = ("500", "503")
 FAULTS = (*ERRORS, "reset", "truncate", "lost", "stall")
 """``reset``: the connection is cut before the request goes on; ``truncate``: half of the answer; ``lost``: the request
-is carried out, its answer is not delivered; ``stall``: silence from the middle of the answer on."""
+is carried out, its answer is not delivered; ``stall``: silence from the middle of the answer on. Any other number is answered as a status, too."""
 
 
 class FaultyProxy(http.server.ThreadingHTTPServer):
@@ -86,7 +86,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.server.injected[fault] += 1
         if fault == "reset":
             self._reset()
-        elif fault in ERRORS:
+        elif fault.isdigit():
             self._answer(int(fault), [], b"<Error>sorry</Error>")
         else:
             self._deliver(fault, *self._ask(body))
