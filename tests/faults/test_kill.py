@@ -67,7 +67,8 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(undisturbed, tmp_path):
     command = [
         sys.executable, "-c", "from deapcache.cli import main; main()",
         "extract", "--backbone", "efficientnet-lite0-s16",
-        "--dataset", "coco", "--split", "train", "--data-root", str(undisturbed.root), "--home", str(home), "--batch-size", "2",
+        "--dataset", "coco", "--split", "train", "--data-root", str(undisturbed.root),
+        "--home", str(home), "--batch-size", "2",
     ]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
         deadline = time.monotonic() + 120

@@ -199,7 +199,11 @@ def test_an_extraction_to_a_store_that_fails_now_and_then(
     keys = {**KEYS, "AWS_ENDPOINT_URL": proxy.url, "AWS_REGION": "us-east-1"}
     extractors.run(undisturbed.root, home, tmp_path / "log", **keys)
     proxy.plan = always("")
-    found = {key: home.read(key) for key in home.keys("features") if "/provenance/" not in key}
+    written = {key: home.read(key) for key in home.keys("")}
+    said = b"".join(written.values()) + (tmp_path / "log").read_bytes()
+    assert not any(secret.encode() in said for secret in KEYS.values()), "a key of the store was written down"
+    assert any("/provenance/" in key for key in written)
+    found = {key: data for key, data in written.items() if key.startswith("features/") and "/provenance/" not in key}
     assert found == {key: data for key, data in undisturbed.kept.items() if key.startswith("features/")}
     assert len(shard_keys(found)) == len(shard_keys(cache_bytes(undisturbed.home)))
     _count(tally, proxy, "S3, an extraction", RIGHT)

@@ -37,7 +37,7 @@ def test_extractors_at_once_make_the_bytes_of_one(
     with tally.fault(f"{count} extractors of one cache at once", "the bytes of one extractor"):
         started = [extractors.start(undisturbed.root, home, tmp_path / f"log{i}") for i in range(count)]
         read = 0
-        while any([extractors.running(process) for process in started]):
+        while any(extractors.running(process) for process in started):
             cache = _features(home)
             read += _read_whole_shards(cache, expected, rng) if cache else 0
         assert [extractors.wait(process) for process in started] == [0] * count

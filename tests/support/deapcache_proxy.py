@@ -17,7 +17,8 @@ from typing import Any
 ERRORS = ("500", "503")
 FAULTS = (*ERRORS, "reset", "truncate", "lost", "stall")
 """``reset``: the connection is cut before the request goes on; ``truncate``: half of the answer; ``lost``: the request
-is carried out, its answer is not delivered; ``stall``: silence from the middle of the answer on. Any other number is answered as a status, too."""
+is carried out, its answer is not delivered; ``stall``: silence from the middle of the answer on. Any other number is
+answered as a status, too."""
 
 
 class FaultyProxy(http.server.ThreadingHTTPServer):
@@ -87,7 +88,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault == "reset":
             self._reset()
         elif fault.isdigit():
-            self._answer(int(fault), [], b"<Error>sorry</Error>")
+            self._answer(int(fault), [], self._refusal())
         else:
             self._deliver(fault, *self._ask(body))
 
@@ -105,6 +106,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         data = answer.read()
         connection.close()
         return answer.status, answer.getheaders(), data
+
+    def _refusal(self) -> bytes:
+        """As stores explain themselves: with what the request said of its keys."""
+        key = self.headers.get("Authorization", "").partition("Credential=")[2].partition("/")[0]
+        return f"<Error><Code>Sorry</Code><AWSAccessKeyId>{key}</AWSAccessKeyId></Error>".encode()
 
     def _deliver(self, fault: str, status: int, headers: list[tuple[str, str]], data: bytes) -> None:
         if fault == "lost":
