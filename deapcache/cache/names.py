@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import unicodedata
 
 from deapcache.errors import UsageError
 from deapcache.recipe import SHORT
@@ -13,6 +14,7 @@ SUFFIX = ".zarr"
 DEPTH = 4
 """Parts of a cache's path: kind, dataset, split, name."""
 
+_CONTROL = ("Cc", "Cs")
 _ODD = re.compile(r"[^A-Za-z0-9_.@+=-]|^\.")
 _ESCAPED = re.compile(r"~([0-9a-f]{1,6})\.")
 
@@ -43,13 +45,13 @@ def safe(name: str) -> str:
 
 
 def original(part: str) -> str:
-    """The name that :func:`safe` was given; codes of what cannot be printed stay as they are."""
-    return _ESCAPED.sub(lambda found: _printable(int(found[1], 16)) or found[0], part)
+    """The name that :func:`safe` was given; codes of control characters stay as they are, no terminal obeys them."""
+    return _ESCAPED.sub(lambda found: _character(int(found[1], 16)) or found[0], part)
 
 
-def _printable(code: int) -> str:
+def _character(code: int) -> str:
     character = chr(code) if code <= sys.maxunicode else ""
-    return character if character.isprintable() else ""
+    return "" if not character or unicodedata.category(character) in _CONTROL else character
 
 
 def _path(kind: str, dataset: str, split: str, name: str) -> str:

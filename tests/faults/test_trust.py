@@ -25,6 +25,7 @@ from deapcache.cache.identifiers import identifier_keys
 from deapcache.cache.names import original, safe
 from deapcache.errors import CorruptCacheError, DeapcacheError
 from deapcache.locations import LocalLocation, locate
+from deapcache.recipe import digest_of
 
 SEEN = "CorruptCacheError: which file, what it claims, what is possible"
 Change = Callable[[dict[str, Any]], object]
@@ -98,6 +99,30 @@ def test_a_recipe_that_lies_about_its_digest(cache: FeatureCache, tmp_path: Path
         _edit(cache, "zarr.json", _attributes(recipe={**cache.recipe, **lie}))
         with tally.fault("a recipe that lies about its digest", "CorruptCacheError: both digests"):
             _refused(cache, tmp_path, f"the recipe has the digest .*, but {cache.digest} is written beside it")
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"image_size": [224]},
+        {"image_size": "224x224"},
+        {"image_size": [224, 2.5]},
+        {"mean": [0.5, "0.5", 0.5]},
+        {"tf32": 1},
+        {"storage": ["float16"]},
+        {"backbone": None},
+        {"arguments": [1]},
+        {"omitted": "all"},
+        {"view": 3},
+    ],
+    ids=repr,
+)
+def test_a_recipe_of_other_types(cache: FeatureCache, tmp_path: Path, tally: Tally, lie: dict[str, Any]) -> None:
+    recipe = {**cache.recipe, **lie}
+    digest = digest_of({"kind": "features", **{name: value for name, value in recipe.items() if name != "omitted"}})
+    _edit(cache, "zarr.json", _attributes(recipe=recipe, digest=digest))
+    with tally.fault("a recipe of other types", SEEN):
+        _refused(cache, tmp_path, rf"zarr\.json: features recipe has a {next(iter(lie))} of another type")
 
 
 def _shape(number: object, axis: int) -> Change:
