@@ -17,8 +17,9 @@ MOST_BYTES = 2**31 - 1 - 32
 MOST_IMAGES = MOST_BYTES // 8 - 1
 """Their offsets among the image ids are packed at once."""
 
-CODECS = ("bytes", "blosc", "crc32c")
+CODECS = (["bytes", "blosc", "crc32c"], ["bytes", "crc32c"])
 """From numbers to checked bytes: another codec could unpack to any size, or leave bytes unchecked."""
+INDEX_CODECS = (["bytes", "crc32c"],)
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
@@ -38,11 +39,12 @@ def require_size(shape: Sequence[int], itemsize: int, what: str) -> None:
         raise ValueError(f"{what} would be {claimed} bytes, at most {MOST_BYTES} are possible")
 
 
-def require_codecs(codecs: Any, expected: Sequence[str] = CODECS) -> None:
-    """Raise ``ValueError`` unless ``codecs`` are the expected ones, by name."""
+def require_codecs(codecs: Any, expected: Sequence[list[str]] = CODECS) -> None:
+    """Raise ``ValueError`` unless ``codecs`` are one of the expected rows of names."""
     names = [codec["name"] for codec in codecs]
-    if names != list(expected):
-        raise ValueError(f"the codecs are {shorten(names)}, expected {', '.join(expected)}")
+    if names not in expected:
+        rows = " or ".join(", ".join(row) for row in expected)
+        raise ValueError(f"the codecs are {shorten(names)}, expected {rows}")
 
 
 def require_names(names: Any) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from deapcache.cache.bounds import MOST_IMAGES, require_codecs, require_size, shorten, whole_numbers
+from deapcache.cache.bounds import INDEX_CODECS, MOST_IMAGES, require_codecs, require_size, shorten, whole_numbers
 from deapcache.errors import CorruptCacheError
 from deapcache.locations import Location
 
@@ -186,7 +186,7 @@ def _parse(name: str, metadata: dict[str, Any]) -> StoredArray:
         raise ValueError("one image is not one chunk")
     _require_possible(images, shard_images, item, metadata["data_type"])
     require_codecs(inner["codecs"])
-    require_codecs(inner["index_codecs"], ("bytes", "crc32c"))
+    require_codecs(inner["index_codecs"], INDEX_CODECS)
     separator = metadata["chunk_key_encoding"]["configuration"]["separator"]
     if separator != "." or sharding["name"] != "sharding_indexed":
         raise ValueError("it is not sharded as expected")
