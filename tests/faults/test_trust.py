@@ -24,7 +24,7 @@ from deapcache.cache import FeatureCache, create_cache, feature_arrays, open_cac
 from deapcache.cache.identifiers import identifier_keys
 from deapcache.cache.names import original, safe
 from deapcache.errors import CorruptCacheError, DeapcacheError
-from deapcache.locations import LocalLocation, locate
+from deapcache.locations import LocalLocation, Location, locate
 from deapcache.recipe import digest_of
 
 SEEN = "CorruptCacheError: which file, what it claims, what is possible"
@@ -51,12 +51,13 @@ def _refused(cache: FeatureCache, tmp_path: Path, match: str) -> None:
     with served(home) as (url, _):
         for place in (cache.location, locate(f"{url}/{cache.location.path.relative_to(home)}")):
             with pytest.raises(CorruptCacheError, match=match):
-                _use(open_cache(place))
+                _use(place)
 
 
-def _use(cache: Any) -> None:
+def _use(place: Location) -> None:
+    cache = open_cache(place)
     cache.read([0, 4])
-    _ = cache.image_ids
+    pytest.fail(f"{place} gives {len(cache.image_ids)} ids and volumes")
 
 
 def _attributes(**changes: object) -> Change:
