@@ -14,8 +14,8 @@ from PIL import Image
 
 from deapcache.locations import LocalLocation
 
-IMAGES = 130 if LONG else 70
-"""Three or two images a shard, 44 or 35 shards."""
+IMAGES = 130 if LONG else 40
+"""44 shards of three images, or 40 shards of one."""
 
 
 @dataclass(frozen=True)

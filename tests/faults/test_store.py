@@ -196,7 +196,7 @@ def test_an_extraction_to_a_store_that_fails_now_and_then(
     undisturbed, extractors: Extractors, bucket: tuple[Location, FaultyProxy], tally: Tally, tmp_path: Path
 ):
     home, proxy = bucket
-    proxy.plan = some(QUICK, share=0.05 if LONG else 0.02, seed=1)
+    proxy.plan = some(QUICK, share=0.05 if LONG else 0.01, seed=1)
     keys = {**KEYS, "AWS_ENDPOINT_URL": proxy.url, "AWS_REGION": "us-east-1"}
     extractors.run(undisturbed.root, home, tmp_path / "log", **keys)
     proxy.plan = always("")
