@@ -23,7 +23,7 @@ from deapcache_faults import ROOT, Tally, environment
 from deapcache.cache import FeatureCache, create_cache, feature_arrays, open_cache
 from deapcache.cache.identifiers import identifier_keys
 from deapcache.cache.names import original, safe
-from deapcache.errors import CorruptCacheError, DeapcacheError
+from deapcache.errors import CorruptCacheError, DeapcacheError, LocationError
 from deapcache.locations import LocalLocation, Location, locate
 from deapcache.recipe import digest_of
 
@@ -366,3 +366,14 @@ def test_no_line_of_the_package_executes_what_it_reads() -> None:
         if re.search(pattern, file.read_text())
     ]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b'{"format": 1, "keys": {"../../x": 1}}', b'{"format": 1, "keys": 3}']
+)
+def test_a_hostile_manifest_is_refused(cache: FeatureCache, tmp_path: Path, tally: Tally, content: bytes) -> None:
+    (cache.location.path / "manifest.json").write_bytes(content)
+    with served(tmp_path / "home") as (url, _), tally.fault("a hostile manifest", "LocationError that names it"):
+        place = locate(f"{url}/{cache.location.path.relative_to(tmp_path / 'home')}")
+        with pytest.raises(LocationError, match=r"manifest\.json is not what deapcache writes"):
+            place.keys()
