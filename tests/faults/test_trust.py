@@ -10,6 +10,8 @@ import re
 import struct
 import subprocess
 import sys
+import threading
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,10 @@ from crc32c import crc32c
 from deapcache_caches import feature_cache, feature_recipe, fill, image_ids, served, shard_file
 from deapcache_faults import ROOT, Tally, environment
 
-from deapcache.cache import FeatureCache, create_cache, feature_arrays, open_cache
+from deapcache.cache import FeatureCache, create_cache, feature_arrays, features_path, open_cache
 from deapcache.cache.identifiers import identifier_keys
 from deapcache.cache.names import original, safe
+from deapcache.cache.serving import HomeServer
 from deapcache.errors import CorruptCacheError, DeapcacheError, LocationError
 from deapcache.locations import LocalLocation, Location, locate
 from deapcache.recipe import digest_of
@@ -306,6 +309,25 @@ def test_names_with_markup_and_control_characters_are_shown_as_text(tmp_path: Pa
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
         assert name in done.stdout
         assert "\x1b" not in done.stdout
+
+
+def test_names_with_html_are_text_on_the_page_of_a_served_home(tmp_path: Path) -> None:
+    home = LocalLocation(tmp_path / "home")
+    name = "<script>alert(1)</script>"
+    recipe = feature_recipe(backbone=name, view="<img src=x onerror=alert(2)>")
+    path = features_path('"><b>', "<i>", name, recipe.digest)
+    create_cache(home, path, recipe=recipe, arrays=feature_arrays("float16", (3, 4), 8), image_ids=["<u>"])
+    server = HomeServer(home, "127.0.0.1", 0)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        with urllib.request.urlopen(server.url, timeout=60) as answer:
+            page = answer.read().decode()
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "onerror=alert(2)&gt;" in page
+    assert not re.search(r"<(script|img|b|i|u)\b", page)
 
 
 class Malice:
