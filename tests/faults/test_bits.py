@@ -87,17 +87,16 @@ def test_a_flipped_bit_behind_a_web_server_is_told(
 ) -> None:
     path = cache.location.path / WHERE[what]
     whole, rng = path.read_bytes(), np.random.default_rng(1)
-    for number in range(FLIPS // 10):
-        # A folder of its own each time: what a pool remembers of an address is not read again.
-        copy = tmp_path / f"copy{number}"
-        shutil.copytree(cache.location.path, copy)
-        (copy / WHERE[what]).write_bytes(_flipped(whole, what, rng))
-        with (
-            served(tmp_path) as (url, _),
-            tally.fault(f"a flipped bit over HTTP: {what}", "CorruptCacheError: which file and images"),
-        ):
-            said = _read_all(locate(f"{url}/copy{number}"), provenance=False)
-            assert said.startswith(f"CorruptCacheError: {url}/copy{number}/{WHERE[what].rpartition('/')[0]}")
+    with served(tmp_path.parent) as (url, _):
+        for number in range(FLIPS // 10):
+            # A folder of its own each time: what a pool remembers of an address is not read again.
+            copy = tmp_path / f"copy{number}"
+            shutil.copytree(cache.location.path, copy)
+            (copy / WHERE[what]).write_bytes(_flipped(whole, what, rng))
+            with tally.fault(f"a flipped bit over HTTP: {what}", "CorruptCacheError: which file and images"):
+                address = f"{url}/{tmp_path.name}/copy{number}"
+                said = _read_all(locate(address), provenance=False)
+                assert said.startswith(f"CorruptCacheError: {address}/{WHERE[what].rpartition('/')[0]}")
 
 
 def test_provenance_that_is_no_object_names_its_file(cache: FeatureCache) -> None:

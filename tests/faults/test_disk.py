@@ -163,9 +163,9 @@ def _read_until_gone(cache: FeatureCache, gone: threading.Event) -> list[Deapcac
 def test_a_home_deleted_while_it_is_read_is_told(tmp_path: Path, tally: Tally, way: str) -> None:
     made = feature_cache(LocalLocation(tmp_path))
     fill(made)
-    path = str(made.location.path.relative_to(tmp_path))
+    path = str(made.location.path.relative_to(tmp_path.parent))
     with (
-        served(tmp_path) as (url, _),
+        served(tmp_path.parent) as (url, _),
         tally.fault("a home deleted while it is read", "CacheMissError: deleted or moved"),
     ):
         cache, gone = open_cache(made.location if way == "file" else locate(f"{url}/{path}")), threading.Event()

@@ -50,9 +50,10 @@ def _edit(cache: FeatureCache, name: str, change: Change) -> None:
 
 def _refused(cache: FeatureCache, tmp_path: Path, match: str) -> None:
     """On disk and over HTTP alike: opening, reading or asking for ids is one error."""
-    home = tmp_path / "home"
-    with served(home) as (url, _):
-        for place in (cache.location, locate(f"{url}/{cache.location.path.relative_to(home)}")):
+    # The folder above makes the address one of its own: another test's server may have had the same port, and what a
+    # pool remembers of an address is looked at again only as far as servers say when a file was changed.
+    with served(tmp_path.parent) as (url, _):
+        for place in (cache.location, locate(f"{url}/{cache.location.path.relative_to(tmp_path.parent)}")):
             with pytest.raises(CorruptCacheError, match=match):
                 _use(place)
 
@@ -395,7 +396,7 @@ def test_no_line_of_the_package_executes_what_it_reads() -> None:
 )
 def test_a_hostile_manifest_is_refused(cache: FeatureCache, tmp_path: Path, tally: Tally, content: bytes) -> None:
     (cache.location.path / "manifest.json").write_bytes(content)
-    with served(tmp_path / "home") as (url, _), tally.fault("a hostile manifest", "LocationError that names it"):
-        place = locate(f"{url}/{cache.location.path.relative_to(tmp_path / 'home')}")
+    with served(tmp_path.parent) as (url, _), tally.fault("a hostile manifest", "LocationError that names it"):
+        place = locate(f"{url}/{cache.location.path.relative_to(tmp_path.parent)}")
         with pytest.raises(LocationError, match=r"manifest\.json is not what deapcache writes"):
             place.keys()

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deapcache.locations import LocalLocation
+from deapcache.locations import MANIFEST, LocalLocation
 
 LONG = os.environ.get("DEAPCACHE_FAULTS") == "long"
 """Whether many moments are tried (``make test-faults``), or a few (``make test``)."""
@@ -86,10 +86,15 @@ class Extractors:
 
 
 def cache_bytes(home: LocalLocation) -> dict[str, bytes]:
-    """Everything in the caches of a home but provenance: what two extractions must have alike."""
+    """Everything in the caches of a home but provenance and manifests: what two extractions must have alike.
+
+    Manifests are derived and renewed while a cache grows; each must be whole all the same.
+    """
     kept = {}
     for kind in ("features", "images", "targets"):
         kept |= {key: home.read(key) for key in home.keys(kind) if "/provenance/" not in key}
+    manifests = [key for key in kept if key.endswith(f"/{MANIFEST}")]
+    assert all("keys" in json.loads(kept.pop(key)) for key in manifests)
     return kept
 
 
