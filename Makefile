@@ -16,8 +16,9 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
 
+# The long form: every kind of fault many times, and a table of how many were survived. make test runs a short form.
 test-faults: $(VENV)/installed
-	$(BIN)/python -m pytest tests/faults
+	DEAPCACHE_FAULTS=long $(BIN)/python -m pytest tests/faults
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -11,7 +11,8 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from types import UnionType
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from deapcache.errors import CorruptCacheError
 
@@ -96,7 +97,10 @@ class Recipe:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """The recipe that :meth:`to_json` gave; raises :class:`CorruptCacheError` on unknown or missing fields."""
+        """The recipe that :meth:`to_json` gave.
+
+        Raises :class:`CorruptCacheError` on fields that are unknown, missing or of another type.
+        """
         known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(fields) - known)
         if unknown:
@@ -105,10 +109,26 @@ class Recipe:
                 "it was written by a newer deapcache; upgrade to read it"
             )
         values = {name: _as_tuple(value) for name, value in fields.items()}
+        hints = get_type_hints(cls)
+        if wrong := [name for name, value in values.items() if not _is(value, hints[name])]:
+            raise CorruptCacheError(f"{cls.kind} recipe has a {wrong[0]} of another type than {hints[wrong[0]]}")
         try:
             return cls(**values)
         except TypeError as error:
             raise CorruptCacheError(f"{cls.kind} recipe is not whole: {error}") from None
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON, lists being tuples, is of a field's type."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is UnionType:
+        return any(_is(value, each) for each in inner)
+    if kind is tuple and isinstance(value, tuple):
+        expected = inner[:1] * len(value) if Ellipsis in inner else inner
+        return len(value) == len(expected) and all(map(_is, value, expected))
+    if isinstance(value, bool) or hint is bool:
+        return hint is bool and isinstance(value, bool)
+    return isinstance(value, (int, float) if hint is float else kind or hint)
 
 
 def _as_tuple(value: Any) -> Any:

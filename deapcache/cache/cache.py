@@ -184,16 +184,16 @@ class Cache:
         self._manifest.settle(index=False)
 
     def provenance(self) -> list[dict[str, Any]]:
-        """What each writer recorded, sorted by writer; raises :class:`CorruptCacheError` that names a damaged file."""
+        """What each writer recorded, sorted by writer; raises :class:`CorruptCacheError` naming a damaged file."""
         keys = [key for key in self.location.keys(PROVENANCE) if key.endswith(".json")]
-        return [self._facts(key) for key in keys]
+        return [self._recorded(key) for key in keys]
 
-    def _facts(self, key: str) -> dict[str, Any]:
+    def _recorded(self, key: str) -> dict[str, Any]:
         try:
             return dict(json.loads(self.location.read(key)))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise CorruptCacheError(
-                f"{self.location}/{key} is no JSON object ({error}): delete it, no number depends on it"
+                f"{self.location}/{key} is no JSON object ({error}): nothing depends on it, delete it"
             ) from None
 
     def _shard_keys(self, shard: int) -> list[str]:

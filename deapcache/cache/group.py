@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deapcache.cache.bounds import require_names, require_printable, whole_numbers
 from deapcache.cache.layout import METADATA_KEY
 from deapcache.errors import CacheMissError, CorruptCacheError, FormatVersionError
 from deapcache.locations import Location
@@ -77,10 +78,11 @@ def read_group(location: Location) -> Group:
         ) from None
     try:
         found = json.loads(raw)["attributes"]["deapcache"]
+        require_printable(found)
         version = found["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _foreign(location, f"{type(error).__name__}: {error}") from None
-    if version != FORMAT:
+    if type(version) is not int or version != FORMAT:  # True and 1.0 are no versions
         raise FormatVersionError(
             f"{location} has format version {version!r}, this deapcache reads version {FORMAT}: "
             "upgrade deapcache, or extract again into another home"
@@ -94,8 +96,8 @@ def _checked(location: Location, found: dict[str, Any]) -> Group:
             kind=found["kind"],
             recipe=dict(found["recipe"]),
             digest=found["digest"],
-            arrays=tuple(found["arrays"]),
-            images=int(found["images"]),
+            arrays=require_names(found["arrays"]),
+            images=whole_numbers([found["images"]], "the number of images")[0],
             attributes={name: value for name, value in found.items() if name not in _RESERVED},
         )
         recipe = _RECIPES[group.kind]
@@ -105,6 +107,8 @@ def _checked(location: Location, found: dict[str, Any]) -> Group:
         digest = recipe.from_json(group.recipe).digest
     except CorruptCacheError as error:
         raise CorruptCacheError(f"{location}/{METADATA_KEY}: {error}") from None
+    except (ValueError, TypeError, RecursionError) as error:  # NaN, or text that is no Unicode
+        raise _foreign(location, f"{type(error).__name__}: {error}") from None
     if digest != group.digest:
         raise CorruptCacheError(
             f"{location}/{METADATA_KEY}: the recipe has the digest {digest}, but {group.digest} is written beside it: "

@@ -33,14 +33,20 @@ def identifier_keys(image_ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
 
 def read_identifiers(location: Location, images: int) -> tuple[str, ...]:
     """The ids of all ``images`` images, in order; raises :class:`CorruptCacheError`."""
-    joined = read_whole(location / BYTES).tobytes()
-    offsets = read_whole(location / OFFSETS).tolist()
-    if len(offsets) != images + 1:
-        raise CorruptCacheError(
-            f"{location}/{OFFSETS} names {len(offsets) - 1} images, the arrays hold {images}. "
-            "Restore its files from a copy, or move the cache's folder away and extract again"
-        )
-    return tuple(joined[start:stop].decode() for start, stop in itertools.pairwise(offsets))
+    offsets = read_whole(location / OFFSETS, "int64", length=images + 1)
+    if offsets[0] != 0 or (np.diff(offsets) < 0).any():
+        raise _damaged(f"{location}/{OFFSETS} does not rise from 0")
+    joined = read_whole(location / BYTES, "uint8", length=int(offsets[-1])).tobytes()
+    try:
+        return tuple(joined[start:stop].decode() for start, stop in itertools.pairwise(offsets.tolist()))
+    except UnicodeDecodeError as error:
+        raise _damaged(f"{location}/{BYTES} is no UTF-8 ({error.reason})") from None
+
+
+def _damaged(problem: str) -> CorruptCacheError:
+    return CorruptCacheError(
+        f"{problem}. Restore its files from a copy, or move the cache's folder away and extract again"
+    )
 
 
 def identifier_metadata(name: str, length: int) -> dict[str, Any]:

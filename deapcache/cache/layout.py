@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from deapcache.cache.bounds import INDEX_CODECS, MOST_IMAGES, require_codecs, require_size, shorten, whole_numbers
 from deapcache.errors import CorruptCacheError
 from deapcache.locations import Location
 
@@ -169,7 +170,7 @@ def stored_array(location: Location, name: str) -> StoredArray:
         return _parse(name, metadata)
     except FileNotFoundError:
         problem = "it is missing"
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         problem = f"it does not describe an array of deapcache ({type(error).__name__}: {error})"
     raise CorruptCacheError(
         f"{location}/{key}: {problem}. Restore that file from a copy, or move the folder away and extract again"
@@ -177,12 +178,15 @@ def stored_array(location: Location, name: str) -> StoredArray:
 
 
 def _parse(name: str, metadata: dict[str, Any]) -> StoredArray:
-    images, *item = metadata["shape"]
-    shard_images, *shard_item = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    images, *item = whole_numbers(metadata["shape"], "the shape")
+    shard_images, *shard_item = whole_numbers(metadata["chunk_grid"]["configuration"]["chunk_shape"], "a shard's shape")
     (sharding,) = metadata["codecs"]
     inner = sharding["configuration"]
-    if not shard_item == item or inner["chunk_shape"] != [1, *item] or min(images, shard_images) < 1:
+    if shard_item != item or whole_numbers(inner["chunk_shape"], "a chunk's shape") != [1, *item]:
         raise ValueError("one image is not one chunk")
+    _require_possible(images, shard_images, item, metadata["data_type"])
+    require_codecs(inner["codecs"])
+    require_codecs(inner["index_codecs"], INDEX_CODECS)
     separator = metadata["chunk_key_encoding"]["configuration"]["separator"]
     if separator != "." or sharding["name"] != "sharding_indexed":
         raise ValueError("it is not sharded as expected")
@@ -194,6 +198,14 @@ def _parse(name: str, metadata: dict[str, Any]) -> StoredArray:
         compression=_compression(inner["codecs"]),
     )
     return StoredArray(spec=spec, images=images, shard_images=shard_images, metadata=metadata)
+
+
+def _require_possible(images: int, shard_images: int, item: list[int], dtype: Any) -> None:
+    if dtype not in DEFAULT_COMPRESSION:
+        raise ValueError(f"the data type is {shorten(dtype)}, expected one of {', '.join(DEFAULT_COMPRESSION)}")
+    if not shard_images <= images <= MOST_IMAGES:
+        raise ValueError(f"{images} images in shards of {shard_images}, at most {MOST_IMAGES} images are possible")
+    require_size(item, np.dtype(dtype).itemsize, "an image's entry")
 
 
 def _compression(codecs: list[dict[str, Any]]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import unicodedata
 
 from deapcache.errors import UsageError
 from deapcache.recipe import SHORT
@@ -12,8 +14,9 @@ SUFFIX = ".zarr"
 DEPTH = 4
 """Parts of a cache's path: kind, dataset, split, name."""
 
+_CONTROL = ("Cc", "Cs")
 _ODD = re.compile(r"[^A-Za-z0-9_.@+=-]|^\.")
-_ESCAPED = re.compile(r"~([0-9a-f]+)\.")
+_ESCAPED = re.compile(r"~([0-9a-f]{1,6})\.")
 
 
 def features_path(dataset: str, split: str, backbone: str, digest: str) -> str:
@@ -42,8 +45,13 @@ def safe(name: str) -> str:
 
 
 def original(part: str) -> str:
-    """The name that :func:`safe` was given."""
-    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), part)
+    """The name that :func:`safe` was given; codes of control characters stay as they are, no terminal obeys them."""
+    return _ESCAPED.sub(lambda found: _character(int(found[1], 16)) or found[0], part)
+
+
+def _character(code: int) -> str:
+    character = chr(code) if code <= sys.maxunicode else ""
+    return "" if not character or unicodedata.category(character) in _CONTROL else character
 
 
 def _path(kind: str, dataset: str, split: str, name: str) -> str:

@@ -9,14 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from deapcache.cache.layout import StoredArray
+from deapcache.cache.layout import METADATA_KEY, StoredArray
 from deapcache.cache.local_shards import LocalShards, NotReadError, can_read
 from deapcache.cache.store import STORE_ERRORS, Failure, failure_of, open_for_reading, reason_of
-from deapcache.errors import CorruptCacheError, DeapcacheError, IncompleteCacheError, LocationError, UsageError
+from deapcache.errors import (
+    CacheMissError,
+    CorruptCacheError,
+    DeapcacheError,
+    IncompleteCacheError,
+    LocationError,
+    UsageError,
+)
 from deapcache.locations import LocalLocation, Location
 
 SHOWN = 5
 """Image ids that a message spells out."""
+
+
+_LARGE = 1 << 30
 
 
 class Reading:
@@ -76,15 +86,31 @@ class ArrayReader:
         if not len(rows):
             empty = np.empty((0, *self.stored.spec.item_shape), self.stored.spec.dtype)
             return Reading(lambda: empty)
+        self._require_room(len(rows) * self.stored.spec.item_bytes)
         wait = self._local.start(rows) if self._local else self._start_store(rows)
 
         def finish() -> np.ndarray:
             try:
                 return wait()
-            except (NotReadError, *STORE_ERRORS):
+            except NotReadError:
+                return self._retry(rows)
+            except STORE_ERRORS as error:
+                self._require_reached(error)
                 return self._retry(rows)
 
         return Reading(finish)
+
+    def _require_room(self, size: int) -> None:
+        # Asked for here, since a library that is refused memory ends the process; small requests are not worth asking.
+        if size < _LARGE:
+            return
+        try:
+            np.empty(size, np.uint8)
+        except MemoryError:
+            raise UsageError(
+                f"{self.location}: so many images at once take {size / 1e9:.0f} GB of memory, at "
+                f"{self.stored.spec.item_bytes / 1e6:.0f} MB each, which there are not: read fewer at once"
+            ) from None
 
     def _start_store(self, rows: np.ndarray) -> Callable[[], np.ndarray]:
         future = self._opened()[rows].read()
@@ -112,15 +138,32 @@ class ArrayReader:
         try:
             return np.asarray(array[rows].read().result())
         except STORE_ERRORS as error:
-            failed = [found for row in np.unique(rows).tolist() if (found := _try_row(array, row))]
+            self._require_reached(error)
+            failed = [found for row in np.unique(rows).tolist() if (found := self._try_row(array, row))]
             raise self._explain(failed, len(np.unique(rows)), error) from error
 
+    def _require_reached(self, error: Exception) -> None:
+        # At once: a server that is gone would be waited for again with every further row.
+        if failure_of(error) is Failure.UNREACHABLE:
+            raise LocationError(f"cannot read {self.location}: {reason_of(error)}") from error
+
+    def _try_row(self, array: Any, row: int) -> FailedRow | None:
+        try:
+            array[row].read().result()
+        except STORE_ERRORS as error:
+            self._require_reached(error)
+            return FailedRow(row, failure_of(error), reason_of(error))
+        return None
+
     def _explain(self, failed: list[FailedRow], asked: int, error: Exception) -> DeapcacheError:
+        if not failed:
+            return LocationError(f"cannot read {self.location}: {reason_of(error)}")
+        if not self.location.exists(METADATA_KEY):
+            return CacheMissError(
+                f"there is no cache at {self.location} any more: it was deleted or moved while it was read. "
+                "Extract again, or open it where it is now"
+            )
         failed = [self._judged(found) for found in failed]
-        unreachable = [found.reason for found in failed if found.failure is Failure.UNREACHABLE]
-        if unreachable or not failed:
-            reason = unreachable[0] if unreachable else reason_of(error)
-            return LocationError(f"cannot read {self.location}: {reason}")
         damaged = [found for found in failed if found.failure is Failure.DAMAGED]
         return self._damaged(damaged) if damaged else self._missing(failed, asked)
 
@@ -172,11 +215,3 @@ def checked_rows(rows: Any, images: int) -> np.ndarray:
     if outside.size:
         raise UsageError(f"row {outside[0]} is outside the cache: it has the rows 0 to {images - 1}")
     return given.astype(np.int64)
-
-
-def _try_row(array: Any, row: int) -> FailedRow | None:
-    try:
-        array[row].read().result()
-    except STORE_ERRORS as error:
-        return FailedRow(row, failure_of(error), reason_of(error))
-    return None

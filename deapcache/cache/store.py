@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorstore
 
+from deapcache.cache.bounds import require_codecs, require_size, whole_numbers
 from deapcache.cache.layout import METADATA_KEY
 from deapcache.errors import CorruptCacheError, LocationError
 from deapcache.locations import LocalLocation, Location
@@ -103,20 +104,45 @@ def shard_size(location: Location, key: str, shard_images: int) -> int:
     return int(entries[entries[:, 0] != _ABSENT, 1].sum()) + index_bytes
 
 
-def read_whole(folder: Location) -> np.ndarray:
-    """All of a small unsharded array; raises :class:`CorruptCacheError` naming its folder."""
+def read_whole(folder: Location, dtype: str, *, length: int) -> np.ndarray:
+    """All of a small unsharded array of that many numbers.
+
+    Raises :class:`CorruptCacheError` naming its folder, :class:`LocationError` where it cannot be reached.
+    """
     try:
         metadata = json.loads(folder.read(METADATA_KEY))
-        if metadata["shape"] == [0]:
-            return np.empty(0, np.dtype(metadata["data_type"]))
+        _require_whole(metadata, dtype, length)
+    except FileNotFoundError:
+        raise _unreadable(folder, f"{METADATA_KEY} is missing") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _unreadable(folder, f"{METADATA_KEY}: {error}") from None
+    if length == 0:
+        return np.empty(0, dtype)
+    try:
         return np.asarray(open_for_reading(folder, metadata).read().result())
-    except LocationError:
-        raise
     except STORE_ERRORS as error:
-        raise CorruptCacheError(
-            f"{folder} cannot be read: {reason_of(error)}. "
-            "Restore its files from a copy, or move the cache's folder away and extract again"
-        ) from error
+        if failure_of(error) is Failure.UNREACHABLE:
+            raise LocationError(f"cannot read {folder}: {reason_of(error)}") from error
+        raise _unreadable(folder, reason_of(error)) from error
+
+
+def _unreadable(folder: Location, reason: str) -> CorruptCacheError:
+    return CorruptCacheError(
+        f"{folder} cannot be read: {reason}. "
+        "Restore its files from a copy, or move the cache's folder away and extract again"
+    )
+
+
+def _require_whole(metadata: dict[str, Any], dtype: str, length: int) -> None:
+    """Raise ``ValueError`` unless it is one chunk of just that many numbers."""
+    shape = whole_numbers(metadata["shape"], "the shape", least=0)
+    chunk = whole_numbers(metadata["chunk_grid"]["configuration"]["chunk_shape"], "a chunk's shape")
+    if (shape, chunk, metadata["data_type"]) != ([length], [max(1, length)], dtype):
+        raise ValueError(
+            f"it is {shape} {metadata['data_type']} in chunks of {chunk}, expected {length} {dtype} in one"
+        )
+    require_size(shape, np.dtype(dtype).itemsize, "it")
+    require_codecs(metadata["codecs"])
 
 
 def _driver_metadata(metadata: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import typer
@@ -20,6 +21,7 @@ from deapcache.cli.results import results_command
 from deapcache.cli.run import run_command
 from deapcache.cli.serve import index_command, serve_command
 from deapcache.errors import DeapcacheError, UsageError
+from deapcache.locations import redacted
 
 app = typer.Typer(
     name="deapcache",
@@ -73,7 +75,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _failed(error: DeapcacheError) -> int:
     if os.environ.get("DEAPCACHE_TRACEBACK") == "1":
-        err.print_exception()
+        err.print(redacted(traceback.format_exc()), markup=False, highlight=False)
     err.print(f"error: {error}", markup=False, style="red")
     return USAGE if isinstance(error, UsageError) else FAILURE
 

@@ -20,7 +20,9 @@ _PIPE_WIDTH = 240
 
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=None if stream.isatty() else _PIPE_WIDTH)
+    width = None if stream.isatty() else _PIPE_WIDTH
+    # Names come from caches, which come from anyone: they are text, never markup.
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
 
 
 out = _console(stderr=False)
@@ -34,7 +36,7 @@ def print_json(value: Any) -> None:
 
 def note(text: str) -> None:
     """A sentence for people, on stderr."""
-    err.print(escape(text))
+    err.print(text)
 
 
 def table(*columns: str, title: str = "", right: tuple[str, ...] = ()) -> Table:

@@ -84,7 +84,8 @@ def _progress(shown: Bars, place: str) -> CheckProgress:
 
 
 def _show(report: _Report) -> None:
-    out.print(f"[bold]{report.entry.name}[/bold]  {report.entry.summary}")
+    out.print(report.entry.name, style="bold", end="  ")
+    out.print(report.entry.summary)
     out.print(f"expected under {report.root}:", markup=False)
     for line in report.entry.layout.splitlines():
         out.print(f"  {line}", markup=False)

@@ -88,7 +88,8 @@ def list_datasets(data_root: options.DataRoot = None, json: options.Json = False
         return
     for name, entry in DATASETS:
         row = _dataset_row(entry, root)
-        out.print(f"[bold]{name}[/bold]  {entry.summary}")
+        out.print(name, style="bold", end="  ")
+        out.print(entry.summary)
         out.print(f"  found: {'; '.join(f'{split}: {what}' for split, what in row['found'].items())}", markup=False)
         out.print(f"  annotations: {_annotations(entry)}", markup=False)
         out.print(f"  tasks: {', '.join(row['tasks']) or _DEPENDS}", markup=False)

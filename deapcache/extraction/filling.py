@@ -86,6 +86,8 @@ def fill(dataset: Dataset, split: str, parts: Sequence[Part], *, progress: Progr
     """
     wanted = {row: [p for p in parts if row in p.rows] for row in sorted(set().union(*(p.rows for p in parts)))}
     jobs = ((row, [part.form for part in owners]) for row, owners in wanted.items())
+    for part in parts:
+        part.cache.location.sweep()
     published = 0
     read = functools.partial(_read_row, dataset, split)
     with kept_true(*(p.cache for p in parts)), workers(dataset) as pool, ThreadPoolExecutor(1) as writer:

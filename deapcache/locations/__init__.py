@@ -6,6 +6,7 @@ home is written through :meth:`Location.publish`, in one atomic step, so that a 
 
 from deapcache.locations.base import Location
 from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation
+from deapcache.locations.redaction import redacted
 from deapcache.locations.remote import RemoteLocation
 from deapcache.locations.resolving import data_root, home, locate
 from deapcache.locations.web import INDEX, LISTING_FORMAT, MANIFEST, WebLocation
@@ -22,4 +23,5 @@ __all__ = [
     "data_root",
     "home",
     "locate",
+    "redacted",
 ]

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from deapcache.errors import UsageError
+from deapcache.locations.redaction import redacted
 
 
 class Location(ABC):
@@ -16,10 +17,10 @@ class Location(ABC):
         self.url = url.rstrip("/")
 
     def __str__(self) -> str:
-        return self.url
+        return redacted(self.url)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r})"
+        return f"{type(self).__name__}({str(self)!r})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Location) and self.url == other.url

@@ -197,6 +197,11 @@ def _explain_os_error(error: OSError, path: Path) -> OSError:
             f"cannot write {path}: {error.strerror}; what was published before is whole and stays. "
             "Free some space, then run the same command again: it goes on where it stopped"
         )
+    if error.errno == errno.EFBIG:
+        return StorageFullError(
+            f"cannot write {path}: {error.strerror}; the file system, or the limit that `ulimit -f` shows, allows no "
+            "files of this size. What was published before is whole and stays: raise the limit, or choose another home"
+        )
     if error.errno in (errno.ENOTDIR, errno.EISDIR):
         return LocationError(
             f"cannot write {path}: {error.strerror}; a file stands where a folder should be, or the reverse"

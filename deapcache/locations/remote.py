@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from deapcache.errors import LocationError
+from deapcache.errors import DeapcacheError, LocationError
 from deapcache.locations.base import Location, inside
+from deapcache.locations.redaction import redacted
+from deapcache.locations.waiting import limit_silence
 
 
 class RemoteLocation(Location):
@@ -20,6 +22,7 @@ class RemoteLocation(Location):
         return type(self)(f"{self.url}/{inside(part)}")
 
     def kvstore(self) -> dict[str, Any]:
+        limit_silence()
         return SCHEMES[urlsplit(self.url).scheme](self.url + "/")
 
     def _store(self) -> Any:
@@ -32,7 +35,7 @@ class RemoteLocation(Location):
         with _explained_remote(f"{self.url}/{key}"):
             found = self._store().read(inside(key)).result()
         if found.state != "value":
-            raise FileNotFoundError(errno.ENOENT, "no such key", f"{self.url}/{key}")
+            raise FileNotFoundError(errno.ENOENT, "no such key", f"{self}/{key}")
         return bytes(found.value)
 
     def exists(self, key: str) -> bool:
@@ -109,11 +112,11 @@ SCHEMES = {"s3": _s3_spec, "gs": _gcs_spec, "http": _http_spec, "https": _http_s
 def _explained_remote(url: str) -> Iterator[None]:
     try:
         yield
-    except (ValueError, OSError) as error:
-        if isinstance(error, (LocationError, FileNotFoundError)):
+    except (ValueError, OSError, RuntimeError, LookupError) as error:  # tensorstore has no class of its own
+        if isinstance(error, (DeapcacheError, FileNotFoundError)):
             raise
         reason = remote_reason(error)
-        raise LocationError(f"cannot reach {url}: {reason}") from error
+        raise LocationError(redacted(f"cannot reach {url}: {reason}")) from error
 
 
 _NO_RANGES = "was ignored by server"
@@ -131,4 +134,4 @@ def remote_reason(error: Exception) -> str:
             "the web server ignores byte ranges (Range was ignored by server) and would send whole files for every "
             "image: serve the folder with `deapcache cache serve`, nginx or any server that answers 206"
         )
-    return str(error).split(" [source locations=")[0].split(" [tensorstore_spec=")[0]
+    return redacted(str(error).split(" [source locations=")[0].split(" [tensorstore_spec=")[0])

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from deapcache.errors import UsageError
 from deapcache.locations.base import Location
 from deapcache.locations.local import LocalLocation
+from deapcache.locations.redaction import redacted
 from deapcache.locations.remote import SCHEMES, RemoteLocation
 from deapcache.locations.web import WebLocation
 
@@ -40,6 +41,17 @@ def locate(place: str | os.PathLike[str]) -> Location:
     if parts.scheme == "file":
         return LocalLocation(Path(parts.path))
     if parts.scheme in SCHEMES:
-        return WebLocation(text) if parts.scheme in ("http", "https") else RemoteLocation(text)
+        return WebLocation(text) if parts.scheme in ("http", "https") else _store(text)
     known = ", ".join(f"{scheme}://" for scheme in ("file", *SCHEMES))
-    raise UsageError(f"location {text!r} has the unknown scheme {parts.scheme!r}: give a path, or one of {known}")
+    shown = redacted(text)
+    raise UsageError(f"location {shown!r} has the unknown scheme {parts.scheme!r}: give a path, or one of {known}")
+
+
+def _store(text: str) -> RemoteLocation:
+    parts = urlsplit(text)
+    if parts.username or parts.query or parts.fragment:
+        raise UsageError(
+            f"{redacted(text)}: give s3://BUCKET/PREFIX or gs://BUCKET/PREFIX without user, ? and #; credentials come "
+            "from the environment or a profile, since those of an address would end in logs and results"
+        )
+    return RemoteLocation(text)

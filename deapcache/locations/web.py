@@ -138,7 +138,7 @@ def _parsed(place: str, data: bytes, parse: Callable[[dict[str, Any]], Any]) -> 
         document = json.loads(data)
         version = document["format"]
         found = parse(document) if version == LISTING_FORMAT else None
-    except (ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
         raise LocationError(
             f"{place} is not what deapcache writes ({type(error).__name__}: {error}): check the address, or run "
             "`deapcache cache index --home …` over the folder that is served"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from deapcache.errors import ResultsError
-from deapcache.locations import Location
+from deapcache.locations import Location, redacted
 from deapcache.recipe import SHORT, digest_of
 from deapcache.results.arrays import pack_arrays, unpack_arrays
 
@@ -140,7 +140,7 @@ def make_result(facts: Mapping[str, Any], *, command: Sequence[str] = ()) -> Res
         "build": facts["readout"],
         "versions": _versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": list(command),
+        "command": [redacted(word) for word in command],
     }
     return Result.from_json(named)
 
@@ -178,7 +178,7 @@ def save_run(
     weights
         The readout's state.
     command
-        The command line, ``sys.argv``.
+        The command line, ``sys.argv``; passwords in addresses are hidden.
     """
     result = make_result(facts, command=command)
     arrays = {f"run/{name}": values for name, values in statistics.items()}

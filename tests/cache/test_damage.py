@@ -172,7 +172,7 @@ def test_foreign_attributes_are_refused(cache: FeatureCache, change: dict[str, o
 
 def test_names_in_attributes_do_not_leave_the_cache(cache: FeatureCache) -> None:
     _attributes(cache, arrays=["../../../../secret"])
-    with pytest.raises(DeapcacheError, match="inside a location"):
+    with pytest.raises(CorruptCacheError, match="expected plain words"):
         open_cache(cache.location)
 
 

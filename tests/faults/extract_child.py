@@ -1,24 +1,69 @@
-"""A real extraction in a process of its own, to be killed: says READY when the first batch has been forwarded."""
+"""Real extractions in processes of their own, to be killed: imports once, then forks one for each line it reads.
 
+A line is JSON: ``{"root", "home", "log"}``, and environment variables, starts an extraction and answers its process id;
+``{"wait": id}`` answers its exit code once it has ended, ``{"poll": id}`` answers ``running`` or ``ended``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
 import sys
 from pathlib import Path
 
+import timm  # noqa: F401 - imported once here, not in every child
+
+from deapcache.cache import store  # noqa: F401
 from deapcache.datasets import open_dataset
-from deapcache.extraction import ExtractionSettings, ProgressEvent, extract
-from deapcache.locations import LocalLocation
+from deapcache.extraction import ExtractionSettings, extract
+from deapcache.locations import locate
+
+ENDED: dict[int, int] = {}
 
 
-def show(event: ProgressEvent) -> None:
-    if "decode" not in event.stage:
-        print("READY" if event.done < event.total else "LAST", flush=True)
+def run(root: str, home: str, log: str, **variables: str) -> None:
+    os.environ.update(variables)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    dataset = open_dataset("coco", Path(root))
+    settings = ExtractionSettings(batch_size=4)
+    reports = extract(["efficientnet-lite0-s16"], dataset, locate(home), splits=["train"], settings=settings)
+    print("DONE", sum(report.extracted for report in reports), flush=True)
+
+
+def start(request: dict[str, str]) -> int:
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        run(**request)
+        code = 0
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+    finally:
+        os._exit(code)
+
+
+def end_of(process: int, flags: int = 0) -> bool:
+    """Whether it has ended; its exit code is then in ``ENDED``."""
+    if process not in ENDED:
+        found, status = os.waitpid(process, flags)
+        if found:
+            ENDED[process] = os.waitstatus_to_exitcode(status)
+    return process in ENDED
+
+
+def answer(request: dict[str, object]) -> object:
+    if "wait" in request:
+        end_of(int(str(request["wait"])))
+        return ENDED[int(str(request["wait"]))]
+    if "poll" in request:
+        return "ended" if end_of(int(str(request["poll"])), os.WNOHANG) else "running"
+    return start({name: str(value) for name, value in request.items()})
 
 
 if __name__ == "__main__":
-    root, home = sys.argv[1:3]
-    settings = ExtractionSettings(batch_size=4)
-    reports = extract(
-        ["efficientnet-lite0-s16"], open_dataset("coco", Path(root)), LocalLocation(Path(home)),
-        splits=["train"], settings=settings, progress=show,
-    )  # fmt: skip
-    for report in reports:
-        print("DONE", report.extracted, flush=True)
+    for line in sys.stdin:
+        print(answer(json.loads(line)), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -10,61 +11,68 @@ import time
 from pathlib import Path
 
 import pytest
+from deapcache_faults import LONG, Extractors, Tally, cache_bytes, leftovers, shard_keys
 
 from deapcache.locations import LocalLocation
 
-CHILD = Path(__file__).with_name("extract_child.py")
-IMAGES = 190  # three images a shard, 64 shards
-KILLS = 10
+MOMENTS = 50 if LONG else 5
 
 
-def start(root: Path, home: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, str(CHILD), str(root), str(home)], stdout=subprocess.PIPE, text=True)
-
-
-def shards(home: Path) -> dict[str, bytes]:
-    found = LocalLocation(home)
-    return {key: found.read(key) for key in found.keys("features") if "/features/c." in key}
+def _killed(extractors: Extractors, root: Path, home: Path, delay: float) -> bool:
+    """Whether an extraction was killed after ``delay`` seconds, and had not ended before."""
+    process = extractors.start(root, home, home.with_suffix(".log"))
+    time.sleep(delay)
+    os.kill(process, signal.SIGKILL)  # of a process that has ended but was not waited for, nothing is killed
+    code = extractors.wait(process)
+    assert code in (0, -signal.SIGKILL), home.with_suffix(".log").read_text()
+    return code != 0
 
 
 @pytest.mark.slow
-def test_ten_kills_and_a_resumed_run_give_the_bytes_of_an_undisturbed_one(make_coco, tmp_path):
-    root = make_coco(train=IMAGES, val=1)
-    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    with start(root, undisturbed) as child:
-        assert child.stdout is not None
-        assert child.stdout.read().splitlines()[-1] == f"DONE {IMAGES}"
-    moments = random.Random(7)
-    counts = []
-    for _ in range(KILLS):
-        with start(root, disturbed) as child:
-            assert child.stdout is not None
-            assert child.stdout.readline().strip() == "READY"
-            time.sleep(moments.uniform(0.0, 0.15))
-            child.kill()
-        assert child.returncode == -signal.SIGKILL
-        counts.append(len(shards(disturbed)))
-        assert shards(disturbed).items() <= shards(undisturbed).items()
-    assert counts == sorted(counts)
-    assert len(set(counts)) > 2, "the kills did not fall between shards"
-    assert counts[-1] < len(shards(undisturbed)), "the extraction ended before the last kill"
-    with start(root, disturbed) as child:
-        assert child.stdout is not None
-        child.stdout.read()
-    assert child.returncode == 0
-    assert shards(disturbed) == shards(undisturbed)
+def test_kills_at_any_moment_lose_and_change_nothing(undisturbed, extractors: Extractors, tally: Tally, tmp_path):
+    moments, homes = random.Random(7), [tmp_path / "home0"]
+    shards_seen, kills = set(), 0
+    while kills < MOMENTS:
+        home = LocalLocation(homes[-1])
+        if not _killed(extractors, undisturbed.root, home.path, moments.uniform(0, 0.9 * undisturbed.seconds)):
+            assert cache_bytes(home) == undisturbed.kept
+            homes.append(tmp_path / f"home{len(homes)}")
+            continue
+        kills += 1
+        with tally.fault("SIGKILL of an extractor", "nothing is lost; the same command goes on"):
+            found = cache_bytes(home)
+            assert found.items() <= undisturbed.kept.items(), "a key is half written"
+            shards_seen.add(len(shard_keys(found)))
+    assert len(shards_seen) > (8 if LONG else 1), "the kills all came at the same moment: this test shows nothing"
+    extractors.run(undisturbed.root, homes[-1], tmp_path / "log")
+    assert cache_bytes(LocalLocation(homes[-1])) == undisturbed.kept
 
 
-def test_ctrl_c_ends_with_130_and_says_how_to_go_on(make_coco, tmp_path):
-    root = make_coco(train=IMAGES, val=1)
+def test_what_killed_extractors_left_is_swept_by_the_next(undisturbed, extractors: Extractors, tmp_path):
+    extractors.run(undisturbed.root, tmp_path / "home", tmp_path / "log")
+    yesterday = time.time() - 2 * 86_400
+    for folder in [path.parent for path in (tmp_path / "home").rglob("c.3.0*")]:
+        next(folder.glob("c.3.0*")).unlink()
+        (folder / ".c.3.old.partial").write_bytes(b"half")
+        (folder / ".c.3.new.partial").write_bytes(b"half")  # it may be a living writer's
+        os.utime(folder / ".c.3.old.partial", (yesterday, yesterday))
+    assert len(leftovers(tmp_path / "home")) >= 6
+    extractors.run(undisturbed.root, tmp_path / "home", tmp_path / "log")
+    assert {path.name for path in leftovers(tmp_path / "home")} == {".c.3.new.partial"}
+    assert cache_bytes(LocalLocation(tmp_path / "home")) == undisturbed.kept
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(undisturbed, tmp_path):
+    home = LocalLocation(tmp_path / "home")
     command = [
         sys.executable, "-c", "from deapcache.cli import main; main()",
-        "extract", "--backbone", "timm:resnet18@untrained",
-        "--dataset", "coco", "--data-root", str(root), "--home", str(tmp_path / "home"), "--batch-size", "4",
+        "extract", "--backbone", "efficientnet-lite0-s16",
+        "--dataset", "coco", "--split", "train", "--data-root", str(undisturbed.root),
+        "--home", str(home), "--batch-size", "2",
     ]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
         deadline = time.monotonic() + 120
-        while not shards(tmp_path / "home") and time.monotonic() < deadline:
+        while not shard_keys(cache_bytes(home)) and time.monotonic() < deadline:
             time.sleep(0.02)
         child.send_signal(signal.SIGINT)
         assert child.stderr is not None
@@ -72,4 +80,4 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(make_coco, tmp_path):
     assert child.returncode == 130, said
     assert "run the same command again" in said
     assert "Traceback" not in said
-    assert 0 < len(shards(tmp_path / "home")) < 64
+    assert 0 < len(shard_keys(cache_bytes(home))) < len(shard_keys(undisturbed.kept))

@@ -129,7 +129,7 @@ def served(folder: Path, *, ranges: bool = True) -> Iterator[tuple[str, list[tup
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(folder)))
     server.requests = []  # type: ignore[attr-defined]
     server.ranges = ranges  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=partial(server.serve_forever, 0.02), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", server.requests  # type: ignore[attr-defined]
     finally:

@@ -94,7 +94,7 @@ def _draw(fitting: list[CacheEntry], picture: Path) -> None:
 
 
 def _show(row: dict[str, Any]) -> None:
-    out.print(f"[bold]{row['path']}[/bold]")
+    out.print(row["path"], style="bold")
     shown = table("", "")
     shown.show_header = False
     shown.add_row(

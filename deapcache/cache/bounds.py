@@ -1,0 +1,72 @@
+"""What the metadata of a cache may claim, looked at before any memory is reserved for it.
+
+A cache may come from anyone. Its numbers decide how much memory a read asks for, and a library that is refused memory
+ends the whole process: so claims that nothing deapcache writes could meet are refused while they are still text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+MOST_BYTES = 2**31 - 1 - 32
+"""Of one image's entry, and of all image ids: Blosc packs no more at once."""
+
+MOST_IMAGES = MOST_BYTES // 8 - 1
+"""Their offsets among the image ids are packed at once."""
+
+CODECS = (["bytes", "blosc", "crc32c"], ["bytes", "crc32c"])
+"""From numbers to checked bytes: another codec could unpack to any size, or leave bytes unchecked."""
+INDEX_CODECS = (["bytes", "crc32c"],)
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
+
+
+def whole_numbers(claimed: Any, what: str, *, least: int = 1) -> list[int]:
+    """``claimed`` as a list of whole numbers; raises ``ValueError`` for anything else, or less than ``least``."""
+    if not isinstance(claimed, list) or not all(type(each) is int and each >= least for each in claimed):
+        raise ValueError(f"{what} is {shorten(claimed)}, expected whole numbers from {least}")
+    return claimed
+
+
+def require_size(shape: Sequence[int], itemsize: int, what: str) -> None:
+    """Raise ``ValueError`` where an array of ``shape`` would be larger than anything that is packed at once."""
+    claimed = math.prod(shape) * itemsize
+    if claimed > MOST_BYTES:
+        raise ValueError(f"{what} would be {claimed} bytes, at most {MOST_BYTES} are possible")
+
+
+def require_codecs(codecs: Any, expected: Sequence[list[str]] = CODECS) -> None:
+    """Raise ``ValueError`` unless ``codecs`` are one of the expected rows of names."""
+    names = [codec["name"] for codec in codecs]
+    if names not in expected:
+        rows = " or ".join(", ".join(row) for row in expected)
+        raise ValueError(f"the codecs are {shorten(names)}, expected {rows}")
+
+
+def require_names(names: Any) -> tuple[str, ...]:
+    """``names`` of arrays, as they are; raises ``ValueError`` where one could be a path, or there is none."""
+    good = isinstance(names, list) and names and all(isinstance(each, str) and _NAME.fullmatch(each) for each in names)
+    if not good or len(set(names)) != len(names):
+        raise ValueError(f"the names of its arrays are {shorten(names)}, expected plain words")
+    return tuple(names)
+
+
+def require_printable(claimed: Any) -> None:
+    """Raise ``ValueError`` for text anywhere in JSON that would move a terminal's cursor, or is no Unicode."""
+    if isinstance(claimed, dict):
+        require_printable([*claimed, *claimed.values()])
+    elif isinstance(claimed, list):
+        for each in claimed:
+            require_printable(each)
+    elif isinstance(claimed, str) and _UNPRINTABLE.search(claimed):
+        raise ValueError(f"it has control characters in {shorten(claimed)}")
+
+
+def shorten(claimed: Any) -> str:
+    """For a message: what was claimed, cut where it is long."""
+    text = repr(claimed)
+    return text if len(text) <= 80 else f"{text[:80]}…"
