@@ -1,10 +1,11 @@
-"""Bytes of every storage format under every codec, and what reading each costs up to torch tensors.
+"""Bytes and rounding errors of every storage format, and what reading each costs up to torch tensors.
 
 usage: python -m tests.benchmarks.bench_formats [--home HOME] [--quick]
 
-Sizes are of real features where HOME holds them (``compare_formats`` fills it: float32 features of the scenes), else of
-random numbers, which no codec shrinks much. Reading is timed on 256 volumes of 24×24×768 random numbers, in shuffled
-batches of 32, page cache warm, all formats in turn; what counts is the ratio to float16 of the same repeat.
+Sizes, under every codec, and errors are of real features where HOME holds them (``compare_formats`` leaves float32
+features of the scenes there), else of random numbers, which no codec shrinks much. Reading is timed on 256 volumes of
+24×24×768 random numbers, in shuffled batches of 32, page cache warm, all formats in turn; what counts is the ratio to
+float16 of the same repeat.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ from statistics import median
 import numpy as np
 import torch
 
-from deapcache.cache import STORAGE_FORMATS, FeatureCache, create_cache, encode_features, feature_arrays, find_caches
+from deapcache.cache import (
+    STORAGE_FORMATS,
+    FeatureCache,
+    create_cache,
+    decode_features,
+    encode_features,
+    feature_arrays,
+    find_caches,
+)
 from deapcache.locations import LocalLocation, Location, locate
 from tests.benchmarks.bench_read import random_recipe
 from tests.benchmarks.format_tables import markdown
@@ -51,6 +60,18 @@ def measure_sizes(features: np.ndarray, folder: Path) -> dict[str, dict[str, flo
         }
         for storage in STORAGE_FORMATS
     }
+
+
+def measure_errors(features: np.ndarray) -> dict[str, tuple[float, float]]:
+    """Format → (root mean square, largest) error of ``features`` (n, H, W, D) float32, by their root mean square."""
+    ids = [str(row) for row in range(len(features))]
+    scale = np.sqrt(np.square(features, dtype=np.float64).mean())
+    errors = {}
+    for storage in STORAGE_FORMATS:
+        decoded = decode_features(encode_features(features, storage, ids), storage)
+        error = np.abs(decoded.astype(np.float64) - features)
+        errors[storage] = (float(np.sqrt(np.square(error).mean()) / scale), float(error.max() / scale))
+    return errors
 
 
 def measure_reading(*, quick: bool = False) -> list[Reading]:
@@ -87,7 +108,7 @@ def _write(folder: Path, features: np.ndarray, storage: str, compression: str = 
     count, height, width, dim = features.shape
     specs = feature_arrays(storage, (height, width), dim)
     if compression:
-        specs = tuple(replace(spec, compression=compression) for spec in specs)
+        specs = tuple(replace(spec, compression=compression) if spec.name == "features" else spec for spec in specs)
     ids = [str(row) for row in range(count)]
     cache = create_cache(
         LocalLocation(folder),
@@ -119,6 +140,12 @@ def sizes_table(sizes: Mapping[str, Mapping[str, float]]) -> str:
     return markdown(["format", "its default", *CODECS], lines)
 
 
+def errors_table(errors: Mapping[str, tuple[float, float]]) -> str:
+    """Markdown: how far what is read is from what was computed."""
+    lines = [[name, f"{typical:.1e}", f"{largest:.1e}"] for name, (typical, largest) in errors.items()]
+    return markdown(["format", "error, root mean square", "error, largest"], lines)
+
+
 def reading_table(found: Sequence[Reading]) -> str:
     """Markdown: volumes a second, and the ratio to float16 repeat by repeat, min / median / max."""
     (reference,) = (each for each in found if each.storage == REFERENCE)
@@ -147,7 +174,7 @@ def main() -> None:
     features = real_features(locate(given.home)) if given.home else random
     with tempfile.TemporaryDirectory() as folder:
         print(sizes_table(measure_sizes(features, Path(folder))))
-    print()
+    print(f"\n{errors_table(measure_errors(features))}\n")
     print(reading_table(measure_reading(quick=given.quick)))
 
 

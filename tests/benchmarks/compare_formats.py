@@ -165,28 +165,8 @@ def _probe(home: Location, column: str, sizes: Sizes) -> dict[tuple[str, int], R
 
 
 def _tell(column: str, event: ProbeProgress) -> None:
-    if event.done % 25 == 0:
+    if event.done % 20 == 0:
         print(f"{column}: {event.stage} {event.done} of {event.total}, {time.process_time():.0f} s of work", flush=True)
-
-
-def _compare(
-    task: str, results: Mapping[str, Mapping[tuple[str, int], Result]], seeds: Sequence[int]
-) -> list[Compared]:
-    first = results[REFERENCE][task, seeds[0]]
-    return [
-        Compared(
-            task=task,
-            metric=metric,
-            heading=f"{about['label']}{' [' + about['unit'] + ']' if about['unit'] else ''} "
-            f"{'↑' if about['higher_is_better'] else '↓'}",
-            is_main=metric == first.main_metric,
-            scores={
-                column: np.array([found[task, seed].scores[metric] for seed in seeds])
-                for column, found in results.items()
-            },
-        )
-        for metric, about in first.metrics.items()
-    ]
 
 
 def _compare(

@@ -92,3 +92,12 @@ def test_all_formats_read_the_same_volumes() -> None:
     largest = batches["float32"].abs().amax(-1, keepdim=True)
     assert ((batches["int8"] - batches["float32"]).abs() <= largest / 253).all()
     assert "| float16 |" in bench_formats.reading_table(found)
+
+
+def test_errors_are_relative_to_the_features() -> None:
+    features = np.full((1, 2, 2, 4), 3.0, np.float32)
+    features[..., 0] = 3.0 + 2.0**-9  # a float16 between 2 and 4 is a multiple of 2^-9, one of 7 bits of 2^-6
+    errors = bench_formats.measure_errors(features)
+    assert errors["float32"] == errors["float16"] == (0.0, 0.0)
+    assert errors["bfloat16"] == pytest.approx((2.0**-10 / 3, 2.0**-9 / 3), rel=1e-3)
+    assert errors["int8"][1] <= 1 / 250
