@@ -71,7 +71,7 @@ def tables(found: Comparison) -> str:
         for row in found.rows
     ]
     differences = [
-        [f"{of.mean():+.4f} ± {spread(of):.4f}" for of in (row.differences(column) for column in COLUMNS[1:])]
+        [f"{of.mean():+.5f} ± {spread(of):.5f}" for of in (row.differences(column) for column in COLUMNS[1:])]
         for row in found.rows
     ]
     return "\n\n".join(

@@ -68,7 +68,7 @@ def test_the_tables_show_pairwise_differences() -> None:
     text = tables(found)
     assert "| bfloat16 | 150 | 0.38 | 0.75 | 0.00 |" in text
     # the mean stays, no seed but the second does
-    assert "| depth | **RMSE [m] ↓** | +0.0000 ± 0.5000 | +0.0000 ± 0.0000 |" in text
+    assert "| depth | **RMSE [m] ↓** | +0.00000 ± 0.50000 | +0.00000 ± 0.00000 |" in text
 
 
 def test_every_format_and_codec_is_measured_on_the_same_numbers(tmp_path) -> None:
