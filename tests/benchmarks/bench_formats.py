@@ -34,7 +34,7 @@ from deapcache.locations import LocalLocation, Location, locate
 from tests.benchmarks.bench_read import random_recipe
 from tests.benchmarks.format_tables import markdown
 
-CODECS = ("lz4+noshuffle", "lz4+shuffle", "lz4+bitshuffle", "zstd+noshuffle", "zstd+shuffle", "zstd+bitshuffle")
+CODECS = ("none", "lz4+noshuffle", "lz4+shuffle", "lz4+bitshuffle", "zstd+noshuffle", "zstd+shuffle", "zstd+bitshuffle")
 REFERENCE = "float16"
 BATCH = 32
 
