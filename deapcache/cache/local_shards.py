@@ -50,6 +50,17 @@ def can_read(stored: StoredArray) -> bool:
     return hasattr(os, "preadv") and sys.byteorder == "little" and at_end and names in _CODECS
 
 
+def is_whole(shard: bytes, stored: StoredArray) -> bool:
+    """Whether a shard ends in an index that has its checksum and whose chunks lie within the shard."""
+    length = 16 * stored.shard_images + _CHECKSUM_BYTES
+    index = shard[-length:]
+    if len(index) < length or crc32c(index[:-_CHECKSUM_BYTES]) != int.from_bytes(index[-_CHECKSUM_BYTES:], "little"):
+        return False
+    entries = np.frombuffer(index[:-_CHECKSUM_BYTES], "<u8").reshape(-1, 2)
+    present = entries[entries[:, 1] < _MOST_BYTES]
+    return bool((present[:, 0] <= len(shard)).all() and (present.sum(axis=1) <= len(shard) - length).all())
+
+
 class LocalShards:
     """The shards of one array in ``folder``; safe to share between threads."""
 

@@ -12,6 +12,7 @@ import numpy as np
 from deapcache.cache.layout import StoredArray
 from deapcache.cache.local_shards import LocalShards, NotReadError, can_read
 from deapcache.cache.store import STORE_ERRORS, Failure, failure_of, open_for_reading, reason_of
+from deapcache.cache.tiered_shards import TieredShards
 from deapcache.errors import CorruptCacheError, DeapcacheError, IncompleteCacheError, LocationError, UsageError
 from deapcache.locations import LocalLocation, Location
 
@@ -67,16 +68,14 @@ class ArrayReader:
         self._image_ids = image_ids
         self._lock = threading.Lock()
         self._array: Any = None
-        self._local: LocalShards | None = None
-        if isinstance(location, LocalLocation) and can_read(stored):
-            self._local = LocalShards(location.path / stored.spec.name, stored)
+        self._begin = self._fastest()
 
     def start(self, rows: np.ndarray) -> Reading:
         """Begin to read ``rows`` (int64), in that order."""
         if not len(rows):
             empty = np.empty((0, *self.stored.spec.item_shape), self.stored.spec.dtype)
             return Reading(lambda: empty)
-        wait = self._local.start(rows) if self._local else self._start_store(rows)
+        wait = self._begin(rows)
 
         def finish() -> np.ndarray:
             try:
@@ -85,6 +84,15 @@ class ArrayReader:
                 return self._retry(rows)
 
         return Reading(finish)
+
+    def _fastest(self) -> Callable[[np.ndarray], Callable[[], np.ndarray]]:
+        """The fastest way to begin reading rows here, through the location's tier where it has one."""
+        if not can_read(self.stored):
+            return self._start_store
+        where, tier = self._start_store, self.location.use.tier
+        if isinstance(self.location, LocalLocation):
+            where = LocalShards(self.location.path / self.stored.spec.name, self.stored).start
+        return where if tier is None else TieredShards(self.location, self.stored, tier, where).start
 
     def _start_store(self, rows: np.ndarray) -> Callable[[], np.ndarray]:
         future = self._opened()[rows].read()

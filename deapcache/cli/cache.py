@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.console import out, print_json, size, table
 from deapcache.errors import CacheMissError, DeapcacheError
@@ -18,11 +17,11 @@ app = typer.Typer(help="Look at the caches of a home.", no_args_is_help=True)
 
 
 @app.command("ls")
-def list_command(home: options.Home = None, json: options.Json = False) -> None:
+def list_command(home: options.Home = None, read_home: options.ReadHomes = None, json: options.Json = False) -> None:
     """Caches of a home: what, images, bytes, whether complete."""
     from deapcache.cache import list_caches
 
-    place = locations.home(home)
+    place = options.place(home, read_home)
     rows = [_summary(entry) for entry in list_caches(place)]
     if json:
         print_json(rows)
@@ -30,9 +29,10 @@ def list_command(home: options.Home = None, json: options.Json = False) -> None:
     if not rows:
         out.print(f"no caches in {place}: make one with deapcache extract --backbone NAME --dataset NAME", markup=False)
         return
-    shown = table("kind", "dataset", "split", "name", "view", "images", "size", "digest", right=("images", "size"))
+    named = ["kind", "dataset", "split", "name", "view", *(["home"] if len(place.layers) > 1 else [])]
+    shown = table(*named, "images", "size", "digest", right=("images", "size"))
     for row in rows:
-        which = [row[name] for name in ("kind", "dataset", "split", "name", "view")]
+        which = [row[name] for name in named]
         if "error" in row:
             shown.add_row(*which, "unreadable", "–", row["error"])
             continue
@@ -42,7 +42,14 @@ def list_command(home: options.Home = None, json: options.Json = False) -> None:
 
 
 def _summary(entry: CacheEntry) -> dict[str, Any]:
-    known = {"path": entry.path, "kind": entry.kind, "dataset": entry.dataset, "split": entry.split, "name": entry.name}
+    known = {
+        "home": str(entry.home),
+        "path": entry.path,
+        "kind": entry.kind,
+        "dataset": entry.dataset,
+        "split": entry.split,
+        "name": entry.name,
+    }
     known["view"] = entry.fields.get("view", "")
     try:
         cache = entry.open()
@@ -63,6 +70,7 @@ def _summary(entry: CacheEntry) -> dict[str, Any]:
 def info_command(
     cache: Annotated[str, typer.Argument(help="First characters of a digest, or part of the path.")],
     home: options.Home = None,
+    read_home: options.ReadHomes = None,
     statistics: Annotated[
         bool, typer.Option("--statistics", help="Read all features: mean, deviation, range, constant channels.")
     ] = False,
@@ -71,7 +79,7 @@ def info_command(
     """Everything about the caches that fit: recipe, shapes, who made them and how."""
     from deapcache.cache import list_caches
 
-    place = locations.home(home)
+    place = options.place(home, read_home)
     fitting = [e for e in list_caches(place) if e.digest.startswith(cache) or cache in e.path]
     if not fitting:
         raise CacheMissError(f"no cache in {place} fits {cache!r}: deapcache cache ls lists them")
@@ -107,7 +115,7 @@ def _statistics(cache: Cache) -> dict[str, Any]:
 
 
 def _show(row: dict[str, Any]) -> None:
-    out.print(f"[bold]{row['path']}[/bold]")
+    out.print(f"[bold]{row['path']}[/bold]  in {row['home']}")
     shown = table("", "")
     shown.show_header = False
     shown.add_row(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from deapcache import locations
 from deapcache.errors import UsageError
 
 Home = Annotated[
@@ -16,12 +17,40 @@ Home = Annotated[
         help="Cache home: a path or URL. Default: $DEAPCACHE_HOME, then $XDG_CACHE_HOME/deapcache, ~/.cache/deapcache.",
     ),
 ]
+ReadHomes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--read-home",
+        help="Another home whose caches are read, never written: a path or URL. Repeatable, searched in this order "
+        "after --home. Default: $DEAPCACHE_READ_HOMES, with commas between them.",
+    ),
+]
+TierFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--local-tier",
+        help="Folder on a fast local disk that keeps shards read from elsewhere. Default: $DEAPCACHE_LOCAL_TIER.",
+    ),
+]
+TierSize = Annotated[
+    str | None,
+    typer.Option(
+        "--local-tier-size", help="Most that the local tier may hold: 200GB. Default: $DEAPCACHE_LOCAL_TIER_SIZE."
+    ),
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", help="Where datasets lie as downloaded. Default: $DEAPCACHE_DATA, then ./data."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 Device = Annotated[str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda, cuda:1, …")]
+
+
+def place(
+    home: str | None, read_homes: list[str] | None = None, tier: Path | None = None, tier_size: str | None = None
+) -> locations.Location:
+    """The home and those that are read beside it, through the local tier; by default what the environment says."""
+    return locations.home(home, read_homes=read_homes, tier=locations.local_tier(tier, tier_size))
 
 
 def names(text: str | None) -> list[str]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.console import Bars, bars, out, print_json
 
@@ -52,6 +51,9 @@ def probe_command(
     ] = None,
     device: options.Device = "auto",
     home: options.Home = None,
+    read_home: options.ReadHomes = None,
+    local_tier: options.TierFolder = None,
+    local_tier_size: options.TierSize = None,
     json: options.Json = False,
 ) -> None:
     """Train dense readouts from cached features, score them, and save results, readouts and pictures.
@@ -80,7 +82,7 @@ def probe_command(
             device=str(choose_device(device)),
         ),
     )
-    place = locations.home(home)
+    place = options.place(home, read_home, local_tier, local_tier_size)
     with bars() as shown:
         done = list(probe(place, request, report=report_on(shown), command=sys.argv))
     show_results(done, place, json)

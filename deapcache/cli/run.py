@@ -31,6 +31,9 @@ def run_command(
         typer.Option("--set", help="Replace a value: seeds=0,1 or probes.0.limit=64. Repeatable."),
     ] = None,
     home: options.Home = None,
+    read_home: options.ReadHomes = None,
+    local_tier: options.TierFolder = None,
+    local_tier_size: options.TierSize = None,
     data_root: options.DataRoot = None,
     device: options.Device = "auto",
     json: options.Json = False,
@@ -43,7 +46,7 @@ def run_command(
     from deapcache.experiments import load_pipeline, plan_pipeline
 
     parsed = load_pipeline(pipeline, settings or [])
-    place = locations.home(home)
+    place = options.place(home, read_home, local_tier, local_tier_size)
     plan = plan_pipeline(parsed, place, locations.data_root(data_root), device=device, measure=dry_run)
     if dry_run:
         return show_plan(plan, json)
