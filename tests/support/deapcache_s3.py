@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import socket
@@ -22,6 +23,14 @@ _REQUEST = re.compile(r'"([A-Z]+) (\S+) HTTP/1\.1" (\d+)')
 _KEY, _SECRET = "a-key-for-tests", "a-secret-for-tests"
 
 
+@functools.cache
+def _client(url: str) -> Any:
+    import boto3
+
+    keys = {"aws_access_key_id": _KEY, "aws_secret_access_key": _SECRET}
+    return boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys)
+
+
 @dataclass(frozen=True)
 class S3Server:
     """A running server: its address and what it was asked."""
@@ -31,15 +40,7 @@ class S3Server:
 
     def client(self) -> Any:
         """boto3's client of this server."""
-        import boto3
-
-        return boto3.client(
-            "s3",
-            endpoint_url=self.url,
-            region_name="us-east-1",
-            aws_access_key_id=_KEY,
-            aws_secret_access_key=_SECRET,
-        )
+        return _client(self.url)
 
     def requests(self) -> list[tuple[str, str, int]]:
         """(method, path with query, status) of every request so far."""
@@ -89,8 +90,9 @@ class S3Bucket:
             self.write(f"home/{path.relative_to(folder).as_posix()}", path.read_bytes())
 
     def requests(self, part: str = "") -> list[tuple[str, str, int]]:
-        """What was asked of this bucket so far, of paths that contain ``part``."""
-        return [found for found in self.server.requests() if found[1].startswith(f"/{self.name}") and part in found[1]]
+        """What was read of this bucket so far, of paths that contain ``part``."""
+        mine = [found for found in self.server.requests() if found[1].startswith(f"/{self.name}")]
+        return [found for found in mine if part in found[1] and found[0] in ("GET", "HEAD")]
 
 
 @pytest.fixture(scope="session")
