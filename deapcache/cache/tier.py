@@ -94,9 +94,11 @@ class TierFolder:
 
     def discard(self, path: Path) -> None:
         """Throw a shard away, with its note."""
-        for each in (_note_path(path), path):
-            with contextlib.suppress(OSError):
-                each.unlink()
+        with contextlib.suppress(OSError):
+            _note_path(path).unlink()
+        with contextlib.suppress(OSError):
+            os.truncate(path, 0)  # readers, of other processes too, keep it open: its room is wanted now
+            path.unlink()
 
     def keep(self, path: Path, data: bytes, stamp: str | None) -> bool:
         """Put a shard in place, giving up others where there is no room; False where it is not kept."""

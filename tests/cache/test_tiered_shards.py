@@ -165,6 +165,15 @@ def test_its_size_holds_and_what_was_long_unused_goes_first(made: FeatureCache, 
     _equal(cache, [3])
 
 
+def test_the_room_of_what_goes_is_free_at_once_though_it_is_held_open(made: FeatureCache, kept: LocalTier) -> None:
+    cache = _through(made, kept)
+    _equal(cache, [0, 3])
+    with _shard(kept, 0).open("rb") as held:  # as a reader in another process does
+        tier.tier_folder(kept).discard(_shard(kept, 0))
+        assert os.fstat(held.fileno()).st_size == 0
+    _equal(cache, [0, 3])
+
+
 def test_shards_in_use_are_not_given_up_and_others_are_read_where_they_are(made: FeatureCache, tmp_path: Path) -> None:
     small = LocalTier(folder=tmp_path / "small", bytes=_three_shards(made))
     with served(_folder(made)) as (url, requests):
