@@ -38,6 +38,14 @@ TierSize = Annotated[
         "--local-tier-size", help="Most that the local tier may hold: 200GB. Default: $DEAPCACHE_LOCAL_TIER_SIZE."
     ),
 ]
+ResultsHome = Annotated[
+    str | None,
+    typer.Option(
+        "--results-home",
+        help="Where results, readouts and pictures go: a path, s3:// or gs://. Default: --home, "
+        "and where that is a web server, the home that is meant without --home.",
+    ),
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", help="Where datasets lie as downloaded. Default: $DEAPCACHE_DATA, then ./data."),
@@ -51,6 +59,18 @@ def place(
 ) -> locations.Location:
     """The home and those that are read beside it, through the local tier; by default what the environment says."""
     return locations.home(home, read_homes=read_homes, tier=locations.local_tier(tier, tier_size))
+
+
+def results_home(given: str | None, home: locations.Location) -> locations.Location:
+    """Where results of caches in ``home`` go; raises :class:`UsageError` where they would go to a web server."""
+    place = locations.locate(given) if given else home
+    if not given and isinstance(home.layers[0], locations.WebLocation):
+        place = locations.home()
+    if isinstance(place.layers[0], locations.WebLocation):
+        raise UsageError(
+            f"{place} is a web server, which is read only: say where results and readouts go with --results-home PATH"
+        )
+    return place
 
 
 def names(text: str | None) -> list[str]:

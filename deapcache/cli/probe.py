@@ -54,6 +54,7 @@ def probe_command(
     read_home: options.ReadHomes = None,
     local_tier: options.TierFolder = None,
     local_tier_size: options.TierSize = None,
+    results_home: options.ResultsHome = None,
     json: options.Json = False,
 ) -> None:
     """Train dense readouts from cached features, score them, and save results, readouts and pictures.
@@ -83,9 +84,10 @@ def probe_command(
         ),
     )
     place = options.place(home, read_home, local_tier, local_tier_size)
+    own = options.results_home(results_home, place)
     with bars() as shown:
-        done = list(probe(place, request, report=report_on(shown), command=sys.argv))
-    show_results(done, place, json)
+        done = list(probe(place, request, results_home=own, report=report_on(shown), command=sys.argv))
+    show_results(done, own, json)
 
 
 def report_on(shown: Bars) -> Report:

@@ -26,6 +26,7 @@ from deapcache.errors import DeapcacheError, UsageError
 from deapcache.extraction.checking import ON_ERROR, without_unreadable
 from deapcache.extraction.circumstances import circumstances, new_writer_name, now
 from deapcache.extraction.creating import Listener, make_cache
+from deapcache.extraction.outline import Outline
 from deapcache.extraction.pipeline import extract_shards
 from deapcache.extraction.plan import item_bytes, require_space
 from deapcache.extraction.prepare import PreparedSplit, limited_rows, prepare_split, require_one_region
@@ -80,7 +81,7 @@ class ExtractionSettings:
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, found {value}")
 
-    def base_size_for(self, dataset: Dataset) -> BaseSize:
+    def base_size_for(self, dataset: Dataset | Outline) -> BaseSize:
         """The base size asked for, else the dataset's own."""
         return self.base_size or dataset.base_size
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deapcache.cache import ArraySpec, Cache
+from deapcache.cache import ArraySpec, Cache, kept_true
 from deapcache.datasets import BOXES, Dataset, crop_table, in_order, pad_table, resize_image, resize_map, workers
 from deapcache.errors import LEAVE_OUT, DataError, MissingDataError
 from deapcache.extraction.progress import Progress, ProgressEvent
@@ -80,7 +80,7 @@ def fill(dataset: Dataset, split: str, parts: Sequence[Part], *, progress: Progr
     jobs = ((row, [part.form for part in owners]) for row, owners in wanted.items())
     published = 0
     read = functools.partial(_read_row, dataset, split)
-    with workers(dataset) as pool, ThreadPoolExecutor(1) as writer:
+    with kept_true(*(p.cache for p in parts)), workers(dataset) as pool, ThreadPoolExecutor(1) as writer:
         pending: deque[Future[int]] = deque()
         for done, ((row, _), values) in enumerate(in_order(pool, read, jobs), start=1):
             for part, value in zip(wanted[row], values, strict=True):

@@ -56,6 +56,7 @@ def extract_shards(
         return _Loop(cache, backbone, writer, progress, stage, total).run(_read_ahead(source, work))
     finally:
         writer.shutdown(wait=True, cancel_futures=True)
+        cache.settle()
 
 
 def _work(cache: FeatureCache, shards: Sequence[int], batch_size: int) -> Iterator[_Work]:

@@ -10,8 +10,12 @@ from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation
 from deapcache.locations.remote import RemoteLocation
 from deapcache.locations.resolving import data_root, home, locate
 from deapcache.locations.tier import LocalTier, local_tier, parse_bytes
+from deapcache.locations.web import INDEX, LISTING_FORMAT, MANIFEST, WebLocation
 
 __all__ = [
+    "INDEX",
+    "LISTING_FORMAT",
+    "MANIFEST",
     "TEMPORARY_SUFFIX",
     "LayeredHome",
     "LocalLocation",
@@ -19,6 +23,7 @@ __all__ = [
     "Location",
     "RemoteLocation",
     "Use",
+    "WebLocation",
     "data_root",
     "home",
     "local_tier",

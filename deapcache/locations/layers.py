@@ -51,6 +51,9 @@ class LayeredHome(Location):
     def find(self, pattern: str) -> list[str]:
         return self.own.find(pattern)
 
+    def look_again(self) -> bool:
+        return bool(sum([place.look_again() for place in self.layers]))  # each of them looks
+
     def size(self, key: str) -> int | None:
         return self.own.size(key)
 

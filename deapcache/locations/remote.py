@@ -1,4 +1,4 @@
-"""Object stores and web servers, through tensorstore's key-value stores."""
+"""Object stores, and what they share with web servers: reading through tensorstore's key-value stores."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from deapcache.locations.stores import gcs_spec, s3_spec
 
 
 class RemoteLocation(Location):
-    """A prefix in an object store, or on a web server (read only), through tensorstore's key-value stores."""
+    """A prefix in an object store, through tensorstore's key-value stores."""
 
     def __init__(self, url: str, *, use: Use = PLAIN) -> None:
         super().__init__(url, use=use)
         self.kvstore()  # an address that cannot be used is refused here, not at the first read
 
     def __truediv__(self, part: str) -> RemoteLocation:
-        return RemoteLocation(f"{self.url}/{inside(part)}", use=self.use)
+        return type(self)(f"{self.url}/{inside(part)}", use=self.use)
 
     def kvstore(self) -> dict[str, Any]:
         return SCHEMES[urlsplit(self.url).scheme](self.url + "/")
@@ -75,10 +75,6 @@ class RemoteLocation(Location):
     def _scheme(self) -> str:
         return urlsplit(self.url).scheme
 
-    @property
-    def can_list(self) -> bool:
-        return not self._scheme.startswith("http")
-
     def find(self, pattern: str) -> list[str]:
         # An object store lists all keys below a prefix, shards too: the answer is kept for the moments in which a
         # probe asks again and again.
@@ -94,8 +90,6 @@ class RemoteLocation(Location):
 
     def publish(self, key: str, data: bytes, *, replace: bool = False) -> bool:
         self._require_own()
-        if not self.can_list:
-            raise ReadOnlyError(f"{self.url} is a web server, which is read only: write to a path, s3:// or gs://")
         store = self._store()
         forget_listings()
         with _explained_remote(f"{self.url}/{key}", writing=True):
@@ -111,8 +105,6 @@ class RemoteLocation(Location):
     def keys(self, prefix: str = "") -> list[str]:
         import tensorstore
 
-        if not self.can_list:
-            raise LocationError(f"{self.url} is a web server, which lists no folders: give the address of one cache")
         folder = f"{inside(prefix)}/" if prefix else ""
         # "0" follows "/" in ASCII: the range holds exactly the keys that begin with the folder's name
         keys = tensorstore.KvStore.KeyRange(folder, folder[:-1] + "0" if folder else "")
@@ -179,8 +171,7 @@ def _explained_remote(url: str, *, writing: bool = False) -> Iterator[None]:
     except (ValueError, OSError) as error:
         if isinstance(error, (DeapcacheError, FileNotFoundError)):
             raise
-        # What follows in brackets are the server's words, which can name keys and accounts.
-        reason = str(error).split(" [")[0].removesuffix(": Unknown")
+        reason = remote_reason(error)
         if not reason.startswith(_REFUSED):
             raise LocationError(f"cannot reach {url}: {reason}") from error
         if writing:
@@ -193,3 +184,22 @@ _WHO = (
     "check whose credentials are used (AWS_PROFILE, s3://PROFILE@bucket/prefix, s3://anonymous@bucket/prefix for what "
     "is public, GOOGLE_APPLICATION_CREDENTIALS) and what they may do"
 )
+
+
+_NO_RANGES = "was ignored by server"
+
+
+def ignores_ranges(error: Exception) -> bool:
+    """Whether a tensorstore error says that a web server sent a whole file where a part was asked for."""
+    return _NO_RANGES in str(error)
+
+
+def remote_reason(error: Exception) -> str:
+    """The part of a tensorstore error that is meant for people."""
+    if ignores_ranges(error):
+        return (
+            "the web server ignores byte ranges (Range was ignored by server) and would send whole files for every "
+            "image: serve the folder with `deapcache cache serve`, nginx or any server that answers 206"
+        )
+    # What follows in brackets are the server's words, which can name keys and accounts.
+    return str(error).split(" [")[0].removesuffix(": Unknown")

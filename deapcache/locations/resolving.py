@@ -13,6 +13,7 @@ from deapcache.locations.layers import LayeredHome
 from deapcache.locations.local import LocalLocation
 from deapcache.locations.remote import SCHEMES, RemoteLocation
 from deapcache.locations.tier import LocalTier, local_tier
+from deapcache.locations.web import WebLocation
 
 Place = str | os.PathLike[str]
 
@@ -64,7 +65,7 @@ def locate(place: Place) -> Location:
     if parts.scheme == "file":
         return LocalLocation(Path(parts.path))
     if parts.scheme in SCHEMES:
-        return RemoteLocation(text)
+        return WebLocation(text) if parts.scheme in ("http", "https") else RemoteLocation(text)
     known = ", ".join(f"{scheme}://" for scheme in ("file", *SCHEMES))
     raise UsageError(f"location {text!r} has the unknown scheme {parts.scheme!r}: give a path, or one of {known}")
 
