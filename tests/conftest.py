@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from deapcache_bucket import s3, s3_server
 from deapcache_testing import require
 from PIL import Image
 
 from deapcache.datasets.scenes.export import export_scenes
 from deapcache.locations import LocalLocation
+
+__all__ = ["s3", "s3_server"]  # fixtures of their own module
 
 COCO_MINI = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco-mini"
 

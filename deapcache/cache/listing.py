@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -16,8 +17,11 @@ from deapcache.cache.misses import explain_ambiguity, explain_miss
 from deapcache.cache.names import DEPTH, KINDS, SUFFIX, original
 from deapcache.cache.opening import open_cache
 from deapcache.cache.views import ORIGINAL
-from deapcache.errors import AmbiguousCacheError, CacheMissError, CorruptCacheError, UsageError
+from deapcache.errors import AmbiguousCacheError, CacheMissError, CorruptCacheError, DeapcacheError, UsageError
 from deapcache.locations import Location
+
+_REQUESTS = 16
+"""Caches whose metadata is read at once: a store takes its time for each."""
 
 _NAME_FIELDS = {"features": "backbone", "targets": "annotation"}
 
@@ -27,6 +31,7 @@ class CacheEntry:
     """A cache that a home holds."""
 
     home: Location
+    """The home that holds it: the one asked, or one of those that are read beside it."""
     path: str
     """Relative to the home."""
     kind: str
@@ -55,13 +60,45 @@ class CacheEntry:
 def list_caches(home: Location, kind: str | None = None) -> list[CacheEntry]:
     """The caches of a home, all or of one kind, sorted by path; none where the home does not exist.
 
+    Where homes are read beside it (``home.layers``), their caches follow. Of a cache that several have, the one of the
+    first home that has all of it is listed; where none has, the one with the most shards.
     A folder whose metadata cannot be used is left out with a warning. Raises :class:`LocationError` for a web server,
     which cannot be listed: open its caches by their address.
     """
+    found: dict[str, list[CacheEntry]] = {}
+    for layer in home.layers:
+        for entry in _of_layer(layer, kind):
+            found.setdefault(entry.path, []).append(entry)
+    return [_fullest(copies) for copies in found.values()]
+
+
+def _of_layer(home: Location, kind: str | None) -> list[CacheEntry]:
     kinds = KINDS if kind is None else (kind,)
     patterns = [f"{each}/*/*/*{SUFFIX}/{METADATA_KEY}" for each in kinds]
-    keys = [key for pattern in patterns for key in home.find(pattern)]
-    return [entry for key in keys if (entry := _entry(home, str(PurePosixPath(key).parent)))]
+    paths = [str(PurePosixPath(key).parent) for pattern in patterns for key in home.find(pattern)]
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        entries = list(pool.map(lambda path: _entry(home, path), paths))
+    for problem in (each for each in entries if isinstance(each, str)):
+        warnings.warn(f"left out: {problem}", stacklevel=4)
+    return [entry for entry in entries if isinstance(entry, CacheEntry)]
+
+
+def _fullest(copies: Sequence[CacheEntry]) -> CacheEntry:
+    """The first of the same cache in several homes that is complete, else the one with the most shards."""
+    if len(copies) == 1:
+        return copies[0]
+    best, most = copies[0], -1
+    for entry in copies:
+        try:
+            cache = entry.open()
+            present = len(cache.present_shards())
+        except DeapcacheError:
+            continue  # opening it says what is wrong, where no other copy can be used
+        if present == cache.shard_count:
+            return entry
+        if present > most:
+            best, most = entry, present
+    return best
 
 
 def find_caches(
@@ -117,19 +154,22 @@ def entry_at(home: Location, path: str) -> CacheEntry | None:
 
     Raises :class:`CacheMissError` where there is none.
     """
-    return _entry(home, path)
+    found = _entry(home, path)
+    if isinstance(found, str):
+        warnings.warn(found, stacklevel=2)
+        return None
+    return found
 
 
-def _entry(home: Location, path: str) -> CacheEntry | None:
+def _entry(home: Location, path: str) -> CacheEntry | str:
+    """The cache at ``path``, or why it cannot be listed."""
     try:
         group = read_group(home / path)
     except CorruptCacheError as error:
-        warnings.warn(f"left out: {error}", stacklevel=3)
-        return None
+        return str(error)
     parts = PurePosixPath(path).parts
     if len(parts) != DEPTH or parts[0] != group.kind:
-        warnings.warn(f"left out: {home / path} holds {group.kind}, which belong elsewhere", stacklevel=3)
-        return None
+        return f"{home / path} holds {group.kind}, which belong elsewhere"
     return CacheEntry(
         home=home,
         path=path,

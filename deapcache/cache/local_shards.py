@@ -30,6 +30,9 @@ _BLOSC_HEADER_BYTES = 16
 _BLOSC_STORED = 0x2
 """Flag of Blosc's header: the numbers follow as they are."""
 
+_ABSENT = np.uint64(2**64 - 1)
+"""Offset and length of an image that a shard lacks."""
+
 _MOST_THREADS = 32
 _CODECS = (["bytes", "blosc", "crc32c"], ["bytes", "crc32c"])
 
@@ -48,6 +51,17 @@ def can_read(stored: StoredArray) -> bool:
     names = [codec["name"] for codec in sharding["codecs"]]
     at_end = sharding.get("index_location", "end") == "end"
     return hasattr(os, "preadv") and sys.byteorder == "little" and at_end and names in _CODECS
+
+
+def is_whole(shard: bytes, stored: StoredArray) -> bool:
+    """Whether a shard ends in an index that has its checksum and whose chunks lie within the shard."""
+    length = 16 * stored.shard_images + _CHECKSUM_BYTES
+    index = shard[-length:]
+    if len(index) < length or crc32c(index[:-_CHECKSUM_BYTES]) != int.from_bytes(index[-_CHECKSUM_BYTES:], "little"):
+        return False
+    entries = np.frombuffer(index[:-_CHECKSUM_BYTES], "<u8").reshape(-1, 2)
+    present = entries[(entries != _ABSENT).any(axis=1)]
+    return bool((present <= len(shard)).all() and (present.sum(axis=1) <= len(shard) - length).all())
 
 
 class LocalShards:

@@ -32,8 +32,8 @@ def explain_miss(
     ``near`` holds the caches of the wanted name, each with the fields that do not fit, nearest first.
     """
     asked = f" with {', '.join(f'{name}={shown(value)}' for name, value in fields.items())}" if fields else ""
-    lines = [f"{home} has no {wanted}{asked}."]
-    lines += [f"  near: {entry.path}, where {_as_found(entry, unfit)}" for unfit, entry in near[:SHOWN]]
+    lines = [f"{_nowhere(home)} {wanted}{asked}."]
+    lines += [f"  near: {_named(home, entry)}, where {_as_found(entry, unfit)}" for unfit, entry in near[:SHOWN]]
     if not near:
         lines += _what_there_is(listed)
     if next_step:
@@ -44,8 +44,8 @@ def explain_miss(
 def explain_ambiguity(home: Location, wanted: str, fitting: Sequence[CacheEntry]) -> str:
     """All caches that fit, the fields in which they differ, and how to choose."""
     differing = differing_fields([entry.fields for entry in fitting])
-    lines = [f"{home} has {len(fitting)} caches that fit {wanted}:"]
-    lines += [f"  {entry.path}, where {_as_found(entry, differing)}" for entry in fitting]
+    lines = [f"{_listed(home)} {len(fitting)} caches that fit {wanted}:"]
+    lines += [f"  {_named(home, entry)}, where {_as_found(entry, differing)}" for entry in fitting]
     example = differing[0] if differing else "digest"
     lines.append(f"Choose with --where FIELD=VALUE, for example --where {example}={shown(_found(fitting[0], example))}")
     return "\n".join(lines)
@@ -63,6 +63,21 @@ def shown(value: Any) -> str:
         return json.dumps(value, separators=(",", ":"))
     head, colon, tail = value.rpartition(":")
     return f"{head}{colon}{tail[:SHORT]}" if len(tail) == 64 else value
+
+
+def _nowhere(home: Location) -> str:
+    own, *others = map(str, home.layers)
+    return f"{own} has no" if not others else f"None of the homes {', '.join((own, *others))} has"
+
+
+def _listed(home: Location) -> str:
+    own, *others = map(str, home.layers)
+    return f"{own} has" if not others else f"The homes {', '.join((own, *others))} have"
+
+
+def _named(home: Location, entry: CacheEntry) -> str:
+    """A cache as a message names it: with its home, where that is another than the one asked."""
+    return entry.path if entry.home == home else str(entry.location)
 
 
 def _what_there_is(listed: Sequence[CacheEntry]) -> list[str]:

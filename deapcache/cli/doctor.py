@@ -81,6 +81,8 @@ def _version(package: str) -> str:
 
 def _home(place: Location) -> dict[str, str]:
     facts = {"": str(place)}
+    if others := place.layers[1:]:
+        facts["read too"] = ", ".join(map(str, others))
     free = place.free_bytes()
     if free is not None:
         facts["free"] = size(free)

@@ -25,6 +25,9 @@ def extract_command(
     split: Annotated[str | None, typer.Option("--split", help="Splits: train,val. Default: all it has.")] = None,
     data_root: options.DataRoot = None,
     home: options.Home = None,
+    read_home: options.ReadHomes = None,
+    local_tier: options.TierFolder = None,
+    local_tier_size: options.TierSize = None,
     weights: Annotated[
         Path | None, typer.Option("--weights", help="Checkpoint file (safetensors or torch) instead of a download.")
     ] = None,
@@ -93,7 +96,7 @@ def extract_command(
         on_error=on_error,
     )
     opened = open_dataset(dataset, locations.data_root(data_root))
-    place = locations.home(home)
+    place = options.place(home, read_home, local_tier, local_tier_size)
     splits = options.names(split) or None
     with bars() as shown:
         progress = progress_on(shown)

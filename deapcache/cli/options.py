@@ -17,6 +17,27 @@ Home = Annotated[
         help="Cache home: a path or URL. Default: $DEAPCACHE_HOME, then $XDG_CACHE_HOME/deapcache, ~/.cache/deapcache.",
     ),
 ]
+ReadHomes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--read-home",
+        help="Another home whose caches are read, never written: a path or URL. Repeatable, searched in this order "
+        "after --home. Default: $DEAPCACHE_READ_HOMES, with commas between them.",
+    ),
+]
+TierFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--local-tier",
+        help="Folder on a fast local disk that keeps shards read from elsewhere. Default: $DEAPCACHE_LOCAL_TIER.",
+    ),
+]
+TierSize = Annotated[
+    str | None,
+    typer.Option(
+        "--local-tier-size", help="Most that the local tier may hold: 200GB. Default: $DEAPCACHE_LOCAL_TIER_SIZE."
+    ),
+]
 ResultsHome = Annotated[
     str | None,
     typer.Option(
@@ -33,12 +54,24 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 Device = Annotated[str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda, cuda:1, …")]
 
 
+def place(
+    home: str | None, read_homes: list[str] | None = None, tier: Path | None = None, tier_size: str | None = None
+) -> locations.Location:
+    """The home and those that are read beside it, through the local tier; by default what the environment says."""
+    return locations.home(home, read_homes=read_homes, tier=locations.local_tier(tier, tier_size))
+
+
+def own_home(home: str | None) -> locations.Location:
+    """The home alone, without those that are read beside it and without a tier: what is looked after."""
+    return locations.home(home).layers[0].used(tier=None)
+
+
 def results_home(given: str | None, home: locations.Location) -> locations.Location:
     """Where results of caches in ``home`` go; raises :class:`UsageError` where they would go to a web server."""
     place = locations.locate(given) if given else home
-    if not given and isinstance(home, locations.WebLocation):
+    if not given and isinstance(home.layers[0], locations.WebLocation):
         place = locations.home()
-    if isinstance(place, locations.WebLocation):
+    if isinstance(place.layers[0], locations.WebLocation):
         raise UsageError(
             f"{place} is a web server, which is read only: say where results and readouts go with --results-home PATH"
         )

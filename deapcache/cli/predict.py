@@ -39,6 +39,9 @@ def predict_command(
     ] = None,
     device: options.Device = "auto",
     home: options.Home = None,
+    read_home: options.ReadHomes = None,
+    local_tier: options.TierFolder = None,
+    local_tier_size: options.TierSize = None,
     json: options.Json = False,
 ) -> int:
     """Ask a trained readout about images of your own, at any output size.
@@ -50,7 +53,7 @@ def predict_command(
 
     images = list(dict.fromkeys([*image, *(more or [])]))
     sizes = parse_sizes(size) if size else []
-    run = find_run(locations.home(home), readout)
+    run = find_run(options.place(home, read_home, local_tier, local_tier_size), readout)
     request = PredictRequest(
         images=images,
         out=locations.locate(folder),

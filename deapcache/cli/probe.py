@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.console import Bars, bars, out, print_json
 
@@ -61,6 +60,9 @@ def probe_command(
     ] = None,
     device: options.Device = "auto",
     home: options.Home = None,
+    read_home: options.ReadHomes = None,
+    local_tier: options.TierFolder = None,
+    local_tier_size: options.TierSize = None,
     results_home: options.ResultsHome = None,
     json: options.Json = False,
 ) -> None:
@@ -91,7 +93,7 @@ def probe_command(
             device=str(choose_device(device)),
         ),
     )
-    place = locations.home(home)
+    place = options.place(home, read_home, local_tier, local_tier_size)
     own = options.results_home(results_home, place)
     with bars() as shown:
         done = list(probe(place, request, results_home=own, report=report_on(shown), command=sys.argv))

@@ -31,6 +31,9 @@ def run_command(
         typer.Option("--set", help="Replace a value: seeds=0,1 or probes.0.limit=64. Repeatable."),
     ] = None,
     home: options.Home = None,
+    read_home: options.ReadHomes = None,
+    local_tier: options.TierFolder = None,
+    local_tier_size: options.TierSize = None,
     data_root: options.DataRoot = None,
     device: options.Device = "auto",
     json: options.Json = False,
@@ -43,8 +46,8 @@ def run_command(
     from deapcache.experiments import load_pipeline, plan_pipeline
 
     parsed = load_pipeline(pipeline, settings or [])
-    place = locations.home(home)
-    if isinstance(place, locations.WebLocation) and not dry_run:
+    place = options.place(home, read_home, local_tier, local_tier_size)
+    if isinstance(place.layers[0], locations.WebLocation) and not dry_run:
         raise UsageError(
             f"{place} is a web server, which is read only, and a pipeline writes caches and results: "
             "give a home of your own with --home PATH"

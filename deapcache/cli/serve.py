@@ -24,7 +24,7 @@ def serve_command(
     """
     from deapcache.cache.serving import HomeServer
 
-    with HomeServer(locations.home(home), host, port) as server:
+    with HomeServer(options.own_home(home), host, port) as server:
         out.print(f"serving {server.home} at {server.url}/ (Ctrl-C ends it)", markup=False)
         out.file.flush()
         try:
@@ -40,7 +40,7 @@ def index_command(home: options.Home = None) -> None:
     """
     from deapcache.cache import rebuild
 
-    place = locations.home(home)
+    place = options.own_home(home)
     entries = rebuild(place)
     images = sum(entry.images for entry in entries)
     out.print(f"{place}/{locations.INDEX}: {len(entries)} caches, {images:,} images", markup=False)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from deapcache.cache import ORIGINAL, ArraySpec, Cache, CacheEntry, create_cache, list_caches, name_view
+from deapcache.cache import ORIGINAL, ArraySpec, Cache, CacheEntry, create_cache, list_caches, name_view, open_cache
 from deapcache.cache.layout import METADATA_KEY
+from deapcache.errors import CorruptCacheError
 from deapcache.extraction.progress import Progress, ProgressEvent
 from deapcache.locations import Location
 from deapcache.recipe import SHORT, Difference, Recipe, differences
@@ -73,15 +75,46 @@ def make_cache(
     recipe: Recipe,
     arrays: Sequence[ArraySpec],
     image_ids: Sequence[str],
+    rows: range,
     progress: Progress,
 ) -> Cache:
-    """What :func:`deapcache.cache.create_cache` gives; ``progress`` is told of a new one beside others."""
+    """What :func:`deapcache.cache.create_cache` gives; ``progress`` is told of a new one beside others.
+
+    Where the own home lacks some of ``rows`` and another home that is read has them all, it is the cache there, in
+    which nothing is missing.
+    """
+    if there := _elsewhere(home, path, recipe, arrays, image_ids, rows):
+        return there
     others = _others(home, path, recipe)
     cache = create_cache(home, path, recipe=recipe, arrays=arrays, image_ids=image_ids)
     if others:
         new = _compared(path, recipe, others)
         progress(ProgressEvent(stage=new.what, done=0, total=len(image_ids), new_cache=new))
     return cache
+
+
+def _elsewhere(
+    home: Location, path: str, recipe: Recipe, arrays: Sequence[ArraySpec], image_ids: Sequence[str], rows: range
+) -> Cache | None:
+    """The cache at ``path`` of the first further home that has all of ``rows``, if the own one has not."""
+
+    def complete(place: Location) -> Cache | None:
+        if not place.exists(f"{path}/{METADATA_KEY}"):
+            return None
+        cache = open_cache(place / path)
+        same = cache.digest == recipe.digest and cache.image_ids == tuple(image_ids)
+        return cache if same and list(cache.arrays.values()) == list(arrays) and cache.is_complete(rows) else None
+
+    own, *others = home.layers
+    if not others or complete(own):
+        return None
+    for place in others:
+        try:
+            if found := complete(place):
+                return found
+        except CorruptCacheError as error:  # the own home gets a whole one
+            warnings.warn(f"not used: {error}", stacklevel=3)
+    return None
 
 
 def _others(home: Location, path: str, recipe: Recipe) -> list[CacheEntry]:
@@ -93,6 +126,7 @@ def _others(home: Location, path: str, recipe: Recipe) -> list[CacheEntry]:
         entry
         for entry in list_caches(home, recipe.kind)
         if PurePosixPath(entry.path).parent == folder
+        and entry.digest != recipe.digest
         and all(entry.fields[field] == getattr(recipe, field) for field in named)
     ]
 

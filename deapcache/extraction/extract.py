@@ -247,7 +247,9 @@ def _feature_cache(
     path = features_path(prepared.dataset.images_name, prepared.split, backbone.name, recipe.digest)
     arrays = feature_arrays(settings.storage, backbone.grid, backbone.dim)
     ids = prepared.image_ids
-    return cast(FeatureCache, make_cache(home, path, recipe=recipe, arrays=arrays, image_ids=ids, progress=progress))
+    rows = limited_rows(len(ids), settings.limit)
+    made = make_cache(home, path, recipe=recipe, arrays=arrays, image_ids=ids, rows=rows, progress=progress)
+    return cast(FeatureCache, made)
 
 
 def _extract_missing(

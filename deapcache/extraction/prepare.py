@@ -96,12 +96,15 @@ def prepare_split(
     index = DigestIndex(home)
     digests = dataset.image_digests(split, index=index)
     named = image_set_digest(zip(ids, digests, strict=True))
-    size = target_size(dataset, base_size)
-    images = None if base_size == "native" else _image_cache(dataset, split, home, size, fit, ids, named, progress)
+    size, rows = target_size(dataset, base_size), limited_rows(len(ids), limit)
+    images = None
+    if base_size != "native":
+        images = _image_cache(dataset, split, home, size, fit, ids, named, rows, progress)
     caches = {} if images is None else {IMAGES: images}
     for annotation in annotations:
-        caches[annotation] = _target_cache(dataset, split, home, annotation, size, fit, ids, named, index, progress)
-    rows = limited_rows(len(ids), limit)
+        caches[annotation] = _target_cache(
+            dataset, split, home, annotation, size, fit, ids, named, rows, index, progress
+        )
     parts = [Part(name=n, cache=c, shards=c.missing_shards(rows)) for n, c in caches.items()]
     if any(part.shards for part in parts):
         require_space(home, sum(len(part.rows) * item_bytes(part.cache) for part in parts))
@@ -117,11 +120,13 @@ def _image_cache(
     fit: str,
     ids: Sequence[str],
     named: str,
+    rows: range,
     progress: Progress,
 ) -> Cache:
     recipe = image_recipe(dataset, size, named, fit=fit, omitted=omitted_from(dataset, split))
     path = images_path(dataset.images_name, split, recipe.digest)
-    return make_cache(home, path, recipe=recipe, arrays=[image_array(size)], image_ids=ids, progress=progress)
+    arrays = [image_array(size)]
+    return make_cache(home, path, recipe=recipe, arrays=arrays, image_ids=ids, rows=rows, progress=progress)
 
 
 def _target_cache(
@@ -133,10 +138,11 @@ def _target_cache(
     fit: str,
     ids: Sequence[str],
     named: str,
+    rows: range,
     index: DigestIndex,
     progress: Progress,
 ) -> Cache:
     recipe = target_recipe(dataset, split, annotation, size, named, fit=fit, index=index)
     path = targets_path(dataset.name, split, annotation, recipe.digest)
     arrays = [target_array(dataset, split, annotation, size)]
-    return make_cache(home, path, recipe=recipe, arrays=arrays, image_ids=ids, progress=progress)
+    return make_cache(home, path, recipe=recipe, arrays=arrays, image_ids=ids, rows=rows, progress=progress)

@@ -4,11 +4,13 @@ A :class:`Location` is a folder: a local path, or a prefix in an object store or
 home is written through :meth:`Location.publish`, in one atomic step, so that a key exists if and only if it is whole.
 """
 
-from deapcache.locations.base import Location
+from deapcache.locations.base import Location, Use
+from deapcache.locations.layers import LayeredHome
 from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation
 from deapcache.locations.redaction import redacted
 from deapcache.locations.remote import RemoteLocation
 from deapcache.locations.resolving import data_root, home, locate
+from deapcache.locations.tier import LocalTier, local_tier, parse_bytes
 from deapcache.locations.web import INDEX, LISTING_FORMAT, MANIFEST, WebLocation
 
 __all__ = [
@@ -16,12 +18,17 @@ __all__ = [
     "LISTING_FORMAT",
     "MANIFEST",
     "TEMPORARY_SUFFIX",
+    "LayeredHome",
     "LocalLocation",
+    "LocalTier",
     "Location",
     "RemoteLocation",
+    "Use",
     "WebLocation",
     "data_root",
     "home",
+    "local_tier",
     "locate",
+    "parse_bytes",
     "redacted",
 ]

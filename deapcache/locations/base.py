@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Self
 
-from deapcache.errors import UsageError
+from deapcache.errors import ReadOnlyError, UsageError
 from deapcache.locations.redaction import redacted
+from deapcache.locations.tier import LocalTier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """What a location is used for; its sub-folders are used alike."""
+
+    read_only: bool = False
+    """Whether it is another's home: nothing is ever written there, whatever the permissions."""
+    tier: LocalTier | None = None
+    """Where shards that are read from here are kept as well."""
+
+
+PLAIN = Use()
+"""A location that is read and written, and nothing kept beside it."""
 
 
 class Location(ABC):
     """A folder of keys (relative POSIX paths) with atomic, whole writes."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, use: Use = PLAIN) -> None:
         self.url = url.rstrip("/")
+        self.use = use
+
+    @property
+    def layers(self) -> tuple[Location, ...]:
+        """The homes whose caches are found here, in the order in which they are searched; the first one is written."""
+        return (self,)
+
+    def used(self, **changes: Any) -> Self:
+        """The same location with another :class:`Use`."""
+        made = copy.copy(self)
+        made.use = replace(self.use, **changes)
+        return made
 
     def __str__(self) -> str:
         return redacted(self.url)
@@ -35,6 +64,18 @@ class Location(ABC):
     @abstractmethod
     def read(self, key: str) -> bytes:
         """The bytes of ``key``; raises ``FileNotFoundError``."""
+
+    def read_stamped(self, key: str) -> tuple[bytes, str | None]:
+        """The bytes of ``key`` and their :meth:`stamp`; raises ``FileNotFoundError``."""
+        stamp = self.stamp(key)
+        return self.read(key), stamp
+
+    def stamp(self, key: str) -> str | None:
+        """What changes when ``key`` is replaced, without reading it; None where the store does not say.
+
+        Raises ``FileNotFoundError``.
+        """
+        return None
 
     @abstractmethod
     def publish(self, key: str, data: bytes, *, replace: bool = False) -> bool:
@@ -83,8 +124,13 @@ class Location(ABC):
         """Bytes that can still be written here; None where that is not known."""
         return None
 
-    def require_writable(self) -> None:  # noqa: B027 - a remote store says so at the first put
+    @abstractmethod
+    def require_writable(self) -> None:
         """Raise :class:`ReadOnlyError` where nothing can be written here."""
+
+    def _require_own(self) -> None:
+        if self.use.read_only:
+            raise ReadOnlyError(f"{self.url} is a read-home, which is never written to: only --home is")
 
     def sweep(self, *, older_than_seconds: float = 86_400.0) -> int:
         """Remove temporaries that killed writers left, by age; returns how many."""

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from deapcache.errors import LocationError, ReadOnlyError, StorageFullError
-from deapcache.locations.base import Location, inside
+from deapcache.locations.base import PLAIN, Location, Use, inside
 
 TEMPORARY_SUFFIX = ".partial"
 """Ending of files that are being written; a kill can leave them behind, :meth:`LocalLocation.sweep` removes them."""
@@ -26,12 +26,12 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 class LocalLocation(Location):
     """A folder of a file system, local or network."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, use: Use = PLAIN) -> None:
         self.path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a lab's symbolic links
-        super().__init__(str(self.path))
+        super().__init__(str(self.path), use=use)
 
     def __truediv__(self, part: str) -> LocalLocation:
-        return LocalLocation(self.path / inside(part))
+        return LocalLocation(self.path / inside(part), use=self.use)
 
     def read(self, key: str) -> bytes:
         try:
@@ -40,6 +40,10 @@ class LocalLocation(Location):
             raise LocationError(
                 f"cannot read {error.filename}: {error.strerror}; ask its owner to let your group read it"
             ) from error
+
+    def stamp(self, key: str) -> str:
+        facts = (self.path / inside(key)).stat()
+        return f"{facts.st_ino}-{facts.st_size}-{facts.st_mtime_ns}"
 
     def exists(self, key: str) -> bool:
         return (self.path / inside(key)).is_file()
@@ -62,6 +66,7 @@ class LocalLocation(Location):
         return (self.path / inside(key)).stat().st_size
 
     def delete(self, key: str) -> None:
+        self._require_own()
         (self.path / inside(key)).unlink(missing_ok=True)
 
     def kvstore(self) -> dict[str, Any]:
@@ -72,6 +77,7 @@ class LocalLocation(Location):
         return shutil.disk_usage(_nearest_existing(self.path)).free
 
     def require_writable(self) -> None:
+        self._require_own()
         folder = _nearest_existing(self.path)
         with _explained(folder):
             probe = folder / f".{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
@@ -79,6 +85,7 @@ class LocalLocation(Location):
             probe.unlink()
 
     def publish(self, key: str, data: bytes, *, replace: bool = False) -> bool:
+        self._require_own()
         target = self.path / inside(key)
         with _explained(target):
             modes = _Modes.like(_nearest_existing(self.path))
@@ -95,6 +102,7 @@ class LocalLocation(Location):
         return published
 
     def sweep(self, *, older_than_seconds: float = 86_400.0) -> int:
+        self._require_own()
         limit = time.time() - older_than_seconds
         swept = 0
         for path in self.path.rglob(f".*{TEMPORARY_SUFFIX}"):

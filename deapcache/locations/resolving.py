@@ -3,36 +3,61 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from deapcache.errors import UsageError
+from deapcache.errors import LocationError, UsageError
 from deapcache.locations.base import Location
+from deapcache.locations.layers import LayeredHome
 from deapcache.locations.local import LocalLocation
 from deapcache.locations.redaction import redacted
 from deapcache.locations.remote import SCHEMES, RemoteLocation
+from deapcache.locations.tier import LocalTier, local_tier
 from deapcache.locations.web import WebLocation
 
-
-def home(given: str | os.PathLike[str] | None = None) -> Location:
-    """The cache home: ``given``, else ``$DEAPCACHE_HOME``, ``$XDG_CACHE_HOME/deapcache``, ``~/.cache/deapcache``."""
-    if given:
-        return locate(given)
-    if configured := os.environ.get("DEAPCACHE_HOME"):
-        return locate(configured)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return LocalLocation(Path(base) / "deapcache")
+Place = str | os.PathLike[str]
 
 
-def data_root(given: str | os.PathLike[str] | None = None) -> Path:
+def home(
+    given: Place | None = None, *, read_homes: Sequence[Place] | None = None, tier: LocalTier | None = None
+) -> Location:
+    """The cache home, and those that are read beside it.
+
+    Parameters
+    ----------
+    given
+        Path or URL of the home; by default ``$DEAPCACHE_HOME``, ``$XDG_CACHE_HOME/deapcache``, ``~/.cache/deapcache``.
+    read_homes
+        Homes whose caches are found after those of the first, in this order, and that are never written to; by default
+        those that ``$DEAPCACHE_READ_HOMES`` names, with commas between them.
+    tier
+        Where shards from other machines are kept beside the GPU; by default what ``$DEAPCACHE_LOCAL_TIER`` and
+        ``$DEAPCACHE_LOCAL_TIER_SIZE`` say. A path on the tier's own file system is read where it is.
+
+    Raises
+    ------
+    UsageError
+        Where an address or a size cannot be used.
+    LocationError
+        Where a read-home's folder is not there, or the tier's cannot be written.
+    """
+    tier = tier or local_tier()
+    own = _tiered(_own(given), tier)
+    others = [_tiered(_required(locate(place)), tier) for place in _read_homes(read_homes)]
+    further = [place for place in dict.fromkeys(others) if place != own]
+    return LayeredHome(own, further) if further else own
+
+
+def data_root(given: Place | None = None) -> Path:
     """Where datasets lie: ``given``, else ``$DEAPCACHE_DATA``, else ``./data``. It need not exist."""
     return Path(given or os.environ.get("DEAPCACHE_DATA") or "data").expanduser()
 
 
-def locate(place: str | os.PathLike[str]) -> Location:
+def locate(place: Place) -> Location:
     """A location from a path or URL (``file://``, ``s3://``, ``gs://``, ``http(s)://``).
 
-    Raises :class:`UsageError` for any other scheme.
+    Raises :class:`UsageError` for any other scheme, and for an address that cannot be used.
     """
     text = os.fspath(place)
     parts = urlsplit(text)
@@ -41,17 +66,43 @@ def locate(place: str | os.PathLike[str]) -> Location:
     if parts.scheme == "file":
         return LocalLocation(Path(parts.path))
     if parts.scheme in SCHEMES:
-        return WebLocation(text) if parts.scheme in ("http", "https") else _store(text)
+        return WebLocation(text) if parts.scheme in ("http", "https") else RemoteLocation(text)
     known = ", ".join(f"{scheme}://" for scheme in ("file", *SCHEMES))
     shown = redacted(text)
     raise UsageError(f"location {shown!r} has the unknown scheme {parts.scheme!r}: give a path, or one of {known}")
 
 
-def _store(text: str) -> RemoteLocation:
-    parts = urlsplit(text)
-    if parts.username or parts.query or parts.fragment:
-        raise UsageError(
-            f"{redacted(text)}: give s3://BUCKET/PREFIX or gs://BUCKET/PREFIX without user, ? and #; credentials come "
-            "from the environment or a profile, since those of an address would end in logs and results"
+def _own(given: Place | None) -> Location:
+    if given:
+        return locate(given)
+    if configured := os.environ.get("DEAPCACHE_HOME"):
+        return locate(configured)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return LocalLocation(Path(base) / "deapcache")
+
+
+def _read_homes(given: Sequence[Place] | None) -> list[Place]:
+    if given:
+        return list(given)
+    # Not os.pathsep: URLs have colons. Not a space: folders have them.
+    configured = os.environ.get("DEAPCACHE_READ_HOMES", "").split(",")
+    return [place.strip() for place in configured if place.strip()]
+
+
+def _required(place: Location) -> Location:
+    if isinstance(place, LocalLocation) and not place.path.is_dir():
+        raise LocationError(
+            f"there is no read-home {place}: is it mounted? --read-home (or DEAPCACHE_READ_HOMES) names homes that "
+            "others have made"
         )
-    return RemoteLocation(text)
+    return place
+
+
+def _tiered(place: Location, tier: LocalTier | None) -> Location:
+    if tier is None or (isinstance(place, LocalLocation) and _device(place.path) == _device(tier.folder)):
+        return place
+    return place.used(tier=tier)
+
+
+def _device(path: Path) -> int:
+    return next(folder for folder in (path, *path.parents) if folder.is_dir()).stat().st_dev

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from deapcache.errors import LocationError, ReadOnlyError, UsageError
-from deapcache.locations.base import inside
+from deapcache.locations.base import PLAIN, Use, inside
 from deapcache.locations.remote import RemoteLocation
 
 INDEX = "index.json"
@@ -39,19 +39,19 @@ class WebLocation(RemoteLocation):
     less then, never more.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, use: Use = PLAIN) -> None:
         parts = urlsplit(url)
         if parts.username or parts.password or parts.query or parts.fragment:
             place = f"{parts.scheme}://{parts.hostname}{parts.path}"
             raise UsageError(
                 f"{place}: give the address without user, password, ? and #; they would end in logs and results"
             )
-        super().__init__(url)
+        super().__init__(url, use=use)
         self._remembered: dict[str, tuple[float, Any]] = {}
 
-    def __reduce__(self) -> tuple[type[WebLocation], tuple[str]]:
+    def __reduce__(self) -> tuple[Callable[..., WebLocation], tuple[str, Use]]:
         """Another process looks for itself."""
-        return WebLocation, (self.url,)
+        return _web_location, (self.url, self.use)
 
     @property
     def can_list(self) -> bool:
@@ -131,6 +131,10 @@ class WebLocation(RemoteLocation):
             found = None
         self._remembered[name] = time.monotonic(), found
         return found
+
+
+def _web_location(url: str, use: Use) -> WebLocation:
+    return WebLocation(url, use=use)
 
 
 def _parsed(place: str, data: bytes, parse: Callable[[dict[str, Any]], Any]) -> Any:

@@ -43,8 +43,10 @@ def test_caches_on_a_web_server_score_the_same_to_the_bit(cli, lab, tmp_path) ->
     for serve in (cache_serve, static_server):
         mine = tmp_path / serve.__name__
         with serve(lab.path, tmp_path / "log") as server:
-            assert cli("cache", "ls", "--home", server.url, "--json").out == listed
-            assert cli("cache", "info", BACKBONE, "--home", server.url, "--json").out == info
+            assert cli("cache", "ls", "--home", server.url, "--json").out.replace(server.url, str(lab)) == listed
+            assert (
+                cli("cache", "info", BACKBONE, "--home", server.url, "--json").out.replace(server.url, str(lab)) == info
+            )
             done = cli(*PROBE, "--home", server.url, "--results-home", mine)
         assert done.code == 0, done.err
         assert scored(done.out) == scored(expected.out)
@@ -109,4 +111,5 @@ def test_index_makes_a_copied_home_fit_for_any_server(cli, lab, tmp_path) -> Non
         done = cli("cache", "index", "--home", lab)
         assert done.out == f"{lab}/index.json: 8 caches, 64 images\n"
         assert ask(server, "/index.json")[0] == 200
-        assert cli("cache", "ls", "--home", server.url, "--json").out == cli("cache", "ls", "--home", lab, "--json").out
+        there, here = (cli("cache", "ls", "--home", place, "--json").out for place in (server.url, lab))
+        assert there.replace(server.url, str(lab)) == here

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from deapcache_pipelines import ONE, OTHER, SMALL, TWO, Counted, contents
 
+from deapcache import locations
 from deapcache.backbones import build
 from deapcache.datasets import DATASETS
 from deapcache.datasets.coco import CocoInstances
 from deapcache.errors import MissingWeightsError, StorageFullError
-from deapcache.experiments import ProbeRequest, probe
+from deapcache.experiments import ProbeRequest, load_pipeline, plan_pipeline, probe
 from deapcache.locations import LocalLocation
 from deapcache.probing import ProbeOptions
 
@@ -37,6 +38,20 @@ def test_a_second_run_does_nothing_and_gives_the_same(plan, home):
     assert second.trained == set()
     assert second.outcome.results == first.outcome.results
     assert {result.run for result in second.outcome.results} == first.trained
+    assert contents(home) == before
+
+
+def test_what_a_read_home_holds_is_planned_and_run_without_a_forward(plan, home, write, coco, tmp_path):
+    results = Counted(plan(SMALL)).outcome.results
+    before = contents(home)
+    own = LocalLocation(tmp_path / "own")
+    layered = locations.home(own.path, read_homes=[home.path])
+    ours = plan_pipeline(load_pipeline(write(SMALL)), layered, coco, device="cpu", measure=False)
+    assert (ours.forwards, ours.missing) == (0, 5)
+    found = Counted(ours)
+    assert (found.forwards, found.builds) == (0, 0)
+    assert [r.metrics for r in found.outcome.results] == [r.metrics for r in results]
+    assert {key.partition("/")[0] for key in own.keys()} == {"results", "readouts"}  # noqa: SIM118 - no dictionary
     assert contents(home) == before
 
 

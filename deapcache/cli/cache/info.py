@@ -23,6 +23,7 @@ _PICTURED = 8
 def info_command(
     cache: One,
     home: options.Home = None,
+    read_home: options.ReadHomes = None,
     statistics: Annotated[
         bool, typer.Option("--statistics", help="Read all features: mean, deviation, range, constant channels.")
     ] = False,
@@ -41,7 +42,7 @@ def info_command(
     """Everything about the caches that fit: recipe, shapes, who made them and how; a picture of features."""
     from deapcache.cache import select_caches
 
-    place = locations.home(home)
+    place = options.place(home, read_home)
     fitting = select_caches(place, [cache])
     used = uses(place, used_by).last
     rows = [{**summary(entry, used.get(entry.digest)), **_details(entry, statistics)} for entry in fitting]

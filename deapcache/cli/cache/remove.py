@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.cache.rows import Filter, UsedBy, shown_moment, summary, uses
 from deapcache.cli.console import err, note, out, print_json, size, table
@@ -44,7 +43,7 @@ def rm_command(
     """
     from deapcache.cache import select_folder, select_folders
 
-    place = locations.home(home)
+    place = options.own_home(home)
     if all_that_fit:
         folders = select_folders(place, caches)
     else:
@@ -75,7 +74,7 @@ def prune_command(
     """Remove caches that nobody has used for long."""
     if older_than is None and not unused:
         raise UsageError("prune needs --older-than AGE (90d), --unused, or both: it says which caches may go")
-    place = locations.home(home)
+    place = options.own_home(home)
     limit = datetime.now(UTC) - parse_age(older_than) if older_than else None
     rows = list(_candidates(place, _kinds(kinds), filters or [], used_by))
     doomed = [row for row in rows if _is_doomed(row, limit, unused)]

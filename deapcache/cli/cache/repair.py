@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.cache.rows import One, follow
 from deapcache.cli.console import bars, out, print_json
@@ -48,7 +47,7 @@ def repair_command(
     from deapcache.cache import select_folder, select_folders
     from deapcache.extraction import RepairSettings, repair_cache
 
-    place = locations.home(home)
+    place = options.own_home(home)
     place.require_writable()
     folders = select_folders(place, [cache]) if all_that_fit else [select_folder(place, cache)]
     settings = RepairSettings(

@@ -36,7 +36,7 @@ Filter = Annotated[
 def summary(entry: CacheEntry, last_use: datetime | None) -> dict[str, Any]:
     """One cache in JSON: what, how much of it, who made it and when, and when it was last used."""
     known = {"path": entry.path, "kind": entry.kind, "dataset": entry.dataset, "split": entry.split, "name": entry.name}
-    known |= {"view": entry.fields.get("view", ""), "digest": entry.digest}
+    known |= {"home": str(entry.home), "view": entry.fields.get("view", ""), "digest": entry.digest}
     try:
         cache = entry.open()
         present = cache.present_shards()
@@ -61,7 +61,7 @@ def uses(home: Location, others: Sequence[str] | None) -> Uses:
     """When caches were last used, by the results in ``home`` and in ``others``; says what could not be read."""
     from deapcache.results.uses import last_uses
 
-    places = (home, *map(locations.locate, others or ()))
+    places = (*home.layers, *map(locations.locate, others or ()))
     homes = [place for place in places if not isinstance(place, locations.WebLocation)]  # which lists no results
     found = last_uses(homes)
     for file in found.unreadable:

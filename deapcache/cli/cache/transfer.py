@@ -44,7 +44,7 @@ def push_command(
 
     After an interruption the same command does the rest. Exit code 1 where a shard could not be copied.
     """
-    source, destination = locations.home(home), locations.locate(to)
+    source, destination = options.own_home(home), locations.locate(to)
     wish = _Wish(text=cache, shards=shards, images=images, with_targets=with_targets, all_that_fit=all_that_fit)
     return _transfer(source, destination, wish, threads, json)
 
@@ -64,7 +64,7 @@ def pull_command(
 
     After an interruption the same command does the rest. Exit code 1 where a shard could not be copied.
     """
-    source, destination = locations.locate(origin), locations.home(home)
+    source, destination = locations.locate(origin), options.own_home(home)
     wish = _Wish(text=cache, shards=shards, images=images, with_targets=with_targets, all_that_fit=all_that_fit)
     return _transfer(source, destination, wish, threads, json)
 

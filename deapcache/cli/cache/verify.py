@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.cache.rows import follow
 from deapcache.cli.console import Bars, bars, duration, out, print_json, size
@@ -52,7 +51,7 @@ def verify_command(
 
     if (live is not None and live < 1) or (threads is not None and threads < 1):
         raise UsageError("--live and --threads take a number of at least 1")
-    found = select_folders(locations.home(home), caches or [])
+    found = select_folders(options.own_home(home), caches or [])
     documents, bad = [], 0
     with bars() as shown:
         for folder in found:
