@@ -95,7 +95,7 @@ def _draw(fitting: list[CacheEntry], picture: Path) -> None:
 
 
 def _show(row: dict[str, Any]) -> None:
-    out.print(row["path"], style="bold")
+    out.print(f"{row['home']}/{row['path']}", style="bold", soft_wrap=True)
     shown = table("", "")
     shown.show_header = False
     shown.add_row(
