@@ -23,9 +23,10 @@ import torch
 from deapcache.backbones import Backbone, build
 from deapcache.cache import Cache, FeatureCache, create_cache, feature_arrays
 from deapcache.cache.layout import MIN_SHARDS
-from deapcache.extraction.extract import calibrate, default_batch_size
+from deapcache.extraction.calibrating import calibrate
 from deapcache.extraction.pipeline import extract_shards
 from deapcache.extraction.recipes import image_array
+from deapcache.extraction.settings import default_batch_size
 from deapcache.extraction.sources import CachedImages
 from deapcache.locations import LocalLocation
 from deapcache.recipe import ImageRecipe

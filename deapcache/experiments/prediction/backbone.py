@@ -11,7 +11,7 @@ from deapcache.cache import Cache, list_caches
 from deapcache.errors import CacheMissError, ResultsError
 from deapcache.experiments.prediction.runs import TrainedRun
 from deapcache.extraction import parse_base_size
-from deapcache.extraction.extract import calibrate
+from deapcache.extraction.calibrating import calibrate
 from deapcache.extraction.recipes import feature_recipe
 from deapcache.extraction.sources import CachedImages
 from deapcache.recipe import differences
