@@ -9,13 +9,14 @@ from deapcache.cache.cache import Cache
 from deapcache.cache.feature_cache import FeatureCache
 from deapcache.cache.layout import ArraySpec, shard_images_for
 from deapcache.cache.listing import CacheEntry, find_caches, find_one, list_caches
-from deapcache.cache.names import features_path, images_path, targets_path
+from deapcache.cache.names import CLAIMS, features_path, images_path, targets_path
 from deapcache.cache.opening import create_cache, open_cache
 from deapcache.cache.reader import Reading
 from deapcache.cache.storage import STORAGE_FORMATS, decode_features, encode_features, feature_arrays
 from deapcache.cache.views import HFLIP, ORIGINAL, VIEWS, check_views, mirror, name_view
 
 __all__ = [
+    "CLAIMS",
     "HFLIP",
     "ORIGINAL",
     "STORAGE_FORMATS",

@@ -1,5 +1,6 @@
 """Stage 1: images in, committed shards out."""
 
+from deapcache.extraction.cluster import Cluster, default_workers, open_cluster
 from deapcache.extraction.extract import extract
 from deapcache.extraction.plan import ExtractionPlan, PlannedCache
 from deapcache.extraction.planning import plan_extraction
@@ -8,18 +9,25 @@ from deapcache.extraction.progress import Progress, ProgressEvent
 from deapcache.extraction.recipes import parse_base_size
 from deapcache.extraction.report import ExtractionReport
 from deapcache.extraction.settings import ExtractionSettings, choose_device
+from deapcache.extraction.sharing import Portion, Sharing, parse_portion
 
 __all__ = [
+    "Cluster",
     "ExtractionPlan",
     "ExtractionReport",
     "ExtractionSettings",
     "PlannedCache",
+    "Portion",
     "PreparedSplit",
     "Progress",
     "ProgressEvent",
+    "Sharing",
     "choose_device",
+    "default_workers",
     "extract",
+    "open_cluster",
     "parse_base_size",
+    "parse_portion",
     "plan_extraction",
     "prepare_split",
 ]

@@ -8,25 +8,16 @@ from typing import cast
 
 from deapcache.backbones import Backbone
 from deapcache.cache import FeatureCache, feature_arrays, features_path, name_view
-from deapcache.extraction.circumstances import circumstances, new_writer_name, now
 from deapcache.extraction.creating import make_cache
-from deapcache.extraction.pipeline import extract_shards
+from deapcache.extraction.hands import Hands
 from deapcache.extraction.plan import item_bytes, require_space
-from deapcache.extraction.prepare import PreparedSplit, limited_rows
-from deapcache.extraction.progress import Progress
+from deapcache.extraction.prepare import PreparedSplit, complete_images, limited_rows
+from deapcache.extraction.progress import Progress, ProgressEvent, Watch, said
 from deapcache.extraction.recipes import feature_recipe, omitted_from
 from deapcache.extraction.report import ExtractionReport
-from deapcache.extraction.settings import ExtractionSettings, default_batch_size
-from deapcache.extraction.sources import CachedImages, ImageSource, NativeImages
-from deapcache.extraction.views import viewed
+from deapcache.extraction.settings import ExtractionSettings
+from deapcache.extraction.sharing import Share, Work, share
 from deapcache.locations import Location
-
-
-def image_source(prepared: PreparedSplit, backbone: Backbone) -> ImageSource:
-    """The images that ``backbone`` sees of a split, in its view."""
-    if prepared.images is None:
-        return viewed(NativeImages(prepared.dataset, prepared.split, backbone.image_size, prepared.fit), prepared.view)
-    return viewed(CachedImages(prepared.images), prepared.view)
 
 
 def extract_split(
@@ -36,15 +27,16 @@ def extract_split(
     home: Location,
     settings: ExtractionSettings,
     progress: Progress,
+    hands: Hands,
 ) -> ExtractionReport:
     """Make the features of a split that are missing; ``calibration`` is what the recipe says of batch norm."""
     start = time.perf_counter()
     cache = _feature_cache(backbone, calibration, prepared, home, settings, progress)
     total = len(prepared.image_ids)
-    shards = cache.missing_shards(limited_rows(total, settings.limit))
-    done = 0
-    if shards:
-        done = _extract_missing(cache, shards, backbone, prepared, settings, progress)
+    wanted = {row // cache.shard_images for row in limited_rows(total, settings.limit)[:: cache.shard_images]}
+    missing = settings.sharing.portion.of(wanted - cache.present_shards())
+    done = _extract_missing(cache, missing, backbone, prepared, settings, progress, hands) if missing else 0
+    present = cache.present_shards()
     return ExtractionReport(
         backbone=backbone.name,
         dataset=prepared.dataset.images_name,
@@ -52,8 +44,9 @@ def extract_split(
         view=prepared.view,
         path=str(cache.location),
         digest=cache.digest,
-        images=sum(len(cache.shard_rows(k)) for k in cache.present_shards()),
+        images=sum(len(cache.shard_rows(k)) for k in present),
         total=total,
+        left=sum(len(cache.shard_rows(k)) for k in wanted - present),
         extracted=done,
         stored_bytes=cache.stored_bytes(),
         seconds=time.perf_counter() - start,
@@ -94,23 +87,42 @@ def _extract_missing(
     prepared: PreparedSplit,
     settings: ExtractionSettings,
     progress: Progress,
+    hands: Hands,
 ) -> int:
     images = sum(len(cache.shard_rows(k)) for k in shards)
     require_space(cache.location, images * item_bytes(cache))
     cache.location.sweep()
-    batch_size = settings.batch_size or default_batch_size(backbone.device)
-    facts = circumstances(backbone.device, batch_size, shards)
-    writer = new_writer_name()
-    cache.record_provenance(facts, writer=writer)
+    complete_images(prepared, [row for k in shards for row in cache.shard_rows(k)], settings.sharing, progress)
     stage = name_view(f"{backbone.name} · {prepared.dataset.images_name}/{prepared.split}", prepared.view)
-    done = extract_shards(
-        cache,
-        shards,
-        backbone,
-        image_source(prepared, backbone),
-        batch_size=batch_size,
-        progress=progress,
-        stage=stage,
+    work = Work(
+        location=cache.location, units=shards, present=cache.present_shards, images=lambda k: len(cache.shard_rows(k))
     )
-    cache.record_provenance({**facts, "finished": now()}, writer=writer)
-    return done
+    with share(work, settings.sharing, lambda text: progress(said(stage, text))) as mine:
+        tally = _Tally(mine, progress, stage)
+        hands.compute(cache, mine.rounds(), backbone, prepared, settings=settings, watch=tally.watch)
+        tally.show()
+        return tally.done
+
+
+class _Tally:
+    """How far the shards of one cache have come."""
+
+    def __init__(self, mine: Share, progress: Progress, stage: str) -> None:
+        self.done = 0
+        self.watch = Watch(forwarded=self._forwarded, published=self._published)
+        self._mine = mine
+        self._progress = progress
+        self._stage = stage
+        self._bytes = 0
+
+    def show(self) -> None:
+        """Report it."""
+        self._progress(ProgressEvent(stage=self._stage, done=self.done, total=self._mine.total, bytes=self._bytes))
+
+    def _forwarded(self, images: int) -> None:
+        self.done += images
+        self.show()
+
+    def _published(self, shard: int, size: int) -> None:
+        self._bytes += size
+        self._mine.finish(shard)

@@ -14,6 +14,7 @@ from deapcache.errors import UsageError
 from deapcache.extraction.checking import ON_ERROR, without_unreadable
 from deapcache.extraction.progress import Progress
 from deapcache.extraction.recipes import BaseSize
+from deapcache.extraction.sharing import Sharing
 from deapcache.locations import Location
 from deapcache.regions import FITS, SQUASH
 
@@ -39,6 +40,8 @@ class ExtractionSettings:
     """Only the first so many images of each split, rounded up to whole shards."""
     on_error: str = "stop"
     """What becomes of images that cannot be read: ``stop``, or ``skip``, which leaves them out of the image set."""
+    sharing: Sharing = Sharing()  # noqa: RUF009 - it has no state
+    """How the work is shared with other runs."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "views", check_views(self.views))

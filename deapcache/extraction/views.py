@@ -9,8 +9,8 @@ import numpy as np
 from deapcache.cache import HFLIP, ORIGINAL, mirror
 from deapcache.datasets import Dataset
 from deapcache.extraction.filling import IMAGES
-from deapcache.extraction.prepare import check_splits
-from deapcache.extraction.sources import Batch, ImageSource
+from deapcache.extraction.prepare import PreparedSplit, check_splits
+from deapcache.extraction.sources import Batch, CachedImages, ImageSource, NativeImages
 
 
 def split_views(dataset: Dataset, splits: Sequence[str] | None, views: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -25,9 +25,14 @@ def split_views(dataset: Dataset, splits: Sequence[str] | None, views: Sequence[
     return {split: of_split for split, of_split in wanted.items() if of_split}
 
 
-def viewed(source: ImageSource, view: str) -> ImageSource:
-    """The images of ``source`` as ``view`` shows them."""
-    return MirroredImages(source) if view == HFLIP else source
+def image_source(prepared: PreparedSplit, image_size: tuple[int, int]) -> ImageSource:
+    """The images that a backbone of that image size sees of a split, in its view."""
+    source: ImageSource
+    if prepared.images is None:
+        source = NativeImages(prepared.dataset, prepared.split, image_size, prepared.fit)
+    else:
+        source = CachedImages(prepared.images)
+    return MirroredImages(source) if prepared.view == HFLIP else source
 
 
 class MirroredImages:
