@@ -102,7 +102,6 @@ class Share:
         self._look()
         while self._open:
             self._queue = deque(sorted(self._open))
-            self._turn()
             first = self._next()
             if first is None:
                 self._wait()
@@ -153,7 +152,7 @@ class Share:
         self.total = sum(map(self._work.images, self._given | self._open))
 
     def _turn(self) -> None:
-        """Begin elsewhere: runs that follow each other would get in each other's way again and again."""
+        """Go on elsewhere: runs that follow each other would get in each other's way again and again."""
         if self._queue:
             self._queue.rotate(self._random.randrange(len(self._queue)))
 
