@@ -183,13 +183,13 @@ def _local_cluster(workers: int, device: str) -> Any:
         raise UsageError(f"workers must be at least 1, found {workers}")
     shared = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard": False}
     # no memory limit: a nanny would kill a worker whose model is larger than its share, again and again
-    options = {**shared, "nthreads": 1, "memory_limit": None, "silence_logs": logging.ERROR}
+    options = {**shared, "nthreads": 1, "memory_limit": None, "silence_logs": logging.CRITICAL}
     specification = {
         number: {"cls": Nanny, "options": {**options, "env": worker_environment(number, workers, device)}}
         for number in range(workers)
     }
-    scheduler = {"cls": Scheduler, "options": {**shared, "port": 0}}
-    return SpecCluster(workers=specification, scheduler=scheduler, name="deapcache", silence_logs=logging.ERROR)
+    scheduler = {"cls": Scheduler, "options": {**shared, "port": 0, "dashboard_address": "127.0.0.1:0"}}
+    return SpecCluster(workers=specification, scheduler=scheduler, name="deapcache", silence_logs=logging.CRITICAL)
 
 
 def worker_environment(number: int, workers: int, device: str) -> dict[str, str]:

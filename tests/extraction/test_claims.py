@@ -59,9 +59,13 @@ def test_one_of_two_gets_a_unit_and_the_other_when_it_is_given_back(claims, home
 
 
 def test_an_error_gives_back_what_is_held(claims, home):
-    with pytest.raises(KeyboardInterrupt), claims("a") as a:
-        assert a.take(0)
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with claims("a") as a:
+            assert a.take(0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert home.keys("claims") == []
 
 

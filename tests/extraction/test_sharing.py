@@ -101,7 +101,7 @@ def test_what_others_publish_meanwhile_is_not_done_again(store):
 
 def test_portions_are_all_of_it_once():
     parts = [Portion(number=number, count=5).of(range(UNITS)) for number in range(1, 6)]
-    assert sorted(sum(parts, [])) == list(range(UNITS))
+    assert sorted(unit for part in parts for unit in part) == list(range(UNITS))
     assert parts[1][:3] == [1, 6, 11]
     assert parse_portion("2/5") == Portion(number=2, count=5)
 
