@@ -128,6 +128,18 @@ def keep(job: Job) -> Job:
     return job
 
 
+def forget_models() -> None:
+    """Free what this process keeps from task to task."""
+    with _MODEL:
+        _forget()
+
+
+def _forget() -> None:
+    _READY.clear()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def _let_the_next_begin(model: ExitStack) -> None:
     from distributed import secede
 
@@ -137,9 +149,7 @@ def _let_the_next_begin(model: ExitStack) -> None:
 
 def _ready(job: Job) -> _Ready:
     if job.name not in _READY:
-        _READY.clear()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _forget()
         _READY[job.name] = _Ready(job)
     return _READY[job.name]
 
