@@ -128,7 +128,7 @@ def build(
     checkpoint = _read_weights(entry, weights)
     size = None if image_size is None or tuple(image_size) == entry.image_size else _checked_size(image_size)
     with initialisation(seed, wanted=checkpoint is None), _naming(weights):
-        loaded = _load(entry, checkpoint, size)
+        loaded = load_model(entry, checkpoint, size)
     loaded.module.eval().requires_grad_(False)
     if size:
         entry = _resized(entry, loaded, size)
@@ -164,7 +164,8 @@ def _checked_size(size: Size) -> Size:
     return int(height), int(width)
 
 
-def _load(entry: BackboneEntry, checkpoint: State | None, size: Size | None) -> Loaded:
+def load_model(entry: BackboneEntry, checkpoint: State | None, size: Size | None) -> Loaded:
+    """The model of an entry as its loader builds it, with random weights where there is no checkpoint."""
     module, _, function = entry.loader.partition(":")
     loader = cast(Loader, getattr(importlib.import_module(module), function))
     if size is None:

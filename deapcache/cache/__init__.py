@@ -7,8 +7,11 @@
 
 from deapcache.cache.cache import Cache
 from deapcache.cache.feature_cache import FeatureCache
+from deapcache.cache.index import IndexEntry, list_home, rebuild, write_index
+from deapcache.cache.keeping import kept_true
 from deapcache.cache.layout import ArraySpec, shard_images_for
 from deapcache.cache.listing import CacheEntry, find_caches, find_one, list_caches
+from deapcache.cache.manifest import Manifest, list_cache, read_manifest, withdraw, write_manifest
 from deapcache.cache.names import CLAIMS, features_path, images_path, targets_path
 from deapcache.cache.opening import create_cache, open_cache
 from deapcache.cache.reader import Reading
@@ -25,6 +28,8 @@ __all__ = [
     "Cache",
     "CacheEntry",
     "FeatureCache",
+    "IndexEntry",
+    "Manifest",
     "Reading",
     "check_views",
     "create_cache",
@@ -35,10 +40,18 @@ __all__ = [
     "find_caches",
     "find_one",
     "images_path",
+    "kept_true",
+    "list_cache",
     "list_caches",
+    "list_home",
     "mirror",
     "name_view",
     "open_cache",
+    "read_manifest",
+    "rebuild",
     "shard_images_for",
     "targets_path",
+    "withdraw",
+    "write_index",
+    "write_manifest",
 ]

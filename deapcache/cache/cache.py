@@ -14,6 +14,7 @@ import numpy as np
 
 from deapcache.cache.group import Group
 from deapcache.cache.identifiers import read_identifiers
+from deapcache.cache.keeping import ManifestKeeper
 from deapcache.cache.layout import ArraySpec, StoredArray
 from deapcache.cache.names import safe
 from deapcache.cache.reader import ArrayReader, Reading, checked_rows
@@ -47,6 +48,7 @@ class Cache:
             stored.spec.name: ArrayReader(location, stored, self._shard_keys, lambda: self.image_ids)
             for stored in arrays
         }
+        self._manifest = ManifestKeeper(location)
         self._writer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
     def __repr__(self) -> str:
@@ -133,7 +135,18 @@ class Cache:
         """
         rows = self.shard_rows(k)
         check_shard(self.arrays, rows, k, arrays)
-        return publish_shard(self.location, list(self._stored.values()), k, rows, arrays)
+        written = publish_shard(self.location, list(self._stored.values()), k, rows, arrays)
+        if written:
+            self._manifest.published(len(rows))
+        return written
+
+    def settle(self) -> None:
+        """Bring ``manifest.json`` and the home's ``index.json`` up to date now; a failure to is a warning.
+
+        :meth:`write_shard` does so at a bounded rate and when it completes the cache: call this after the last shard
+        of a part.
+        """
+        self._manifest.settle()
 
     def read(self, rows: Sequence[int] | np.ndarray, array: str | None = None) -> np.ndarray:
         """Entries of ``rows``, in that order, repeats included: (len(rows), ``*item_shape``) in the stored dtype.
@@ -159,6 +172,7 @@ class Cache:
         """
         data = json.dumps(dict(facts), indent=2, sort_keys=True).encode()
         self.location.publish(f"{PROVENANCE}/{safe(writer or self._writer)}.json", data, replace=True)
+        self._manifest.settle(index=False)
 
     def provenance(self) -> list[dict[str, Any]]:
         """What each writer recorded, sorted by writer."""

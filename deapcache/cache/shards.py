@@ -19,11 +19,18 @@ _REQUESTS = 16
 def shards_present(location: Location, stored: StoredArray, wanted: Collection[int]) -> set[int]:
     """Those of the ``wanted`` shards whose key exists, which is to say that they are whole."""
     if location.can_list:
-        found = {stored.shard_of_key(key) for key in location.keys(stored.spec.name)}
-        return {shard for shard in wanted if shard in found}
+        found = _listed(location, stored, wanted)
+        if len(found) < len(wanted) and location.look_again():
+            found = _listed(location, stored, wanted)
+        return found
     with ThreadPoolExecutor(_REQUESTS) as pool:
         exists = pool.map(lambda shard: location.exists(stored.shard_key(shard)), wanted)
         return {shard for shard, there in zip(wanted, exists, strict=True) if there}
+
+
+def _listed(location: Location, stored: StoredArray, wanted: Collection[int]) -> set[int]:
+    found = {stored.shard_of_key(key) for key in location.keys(stored.spec.name)}
+    return {shard for shard in wanted if shard in found}
 
 
 def stored_size(location: Location, stored: StoredArray) -> int:

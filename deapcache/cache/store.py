@@ -13,6 +13,7 @@ import tensorstore
 from deapcache.cache.layout import METADATA_KEY
 from deapcache.errors import CorruptCacheError, LocationError
 from deapcache.locations import LocalLocation, Location
+from deapcache.locations.remote import ignores_ranges, remote_reason
 
 STORE_ERRORS = (ValueError, OSError, RuntimeError, KeyError, IndexError)
 """What tensorstore raises: it has no class of its own, the message begins with a status name."""
@@ -39,7 +40,7 @@ _DAMAGED = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "OUT_OF_RANG
 def failure_of(error: Exception) -> Failure:
     """What a tensorstore error says."""
     message = str(error)
-    if "was ignored by server" in message:  # a web server without byte ranges: the bytes may be fine
+    if ignores_ranges(error):  # the bytes may be fine
         return Failure.UNREACHABLE
     if message.startswith("NOT_FOUND"):
         return Failure.MISSING
@@ -48,7 +49,7 @@ def failure_of(error: Exception) -> Failure:
 
 def reason_of(error: Exception) -> str:
     """The part of a tensorstore error that is meant for people."""
-    return str(error).split(" [source locations=")[0].split(" [tensorstore_spec=")[0]
+    return remote_reason(error)
 
 
 @functools.cache

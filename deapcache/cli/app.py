@@ -13,10 +13,12 @@ from deapcache.cli.console import err, note
 from deapcache.cli.demo import demo_command
 from deapcache.cli.doctor import doctor_command
 from deapcache.cli.extract import extract_command
+from deapcache.cli.plan import plan_command
 from deapcache.cli.predict import predict_command
 from deapcache.cli.probe import probe_command
 from deapcache.cli.results import results_command
 from deapcache.cli.run import run_command
+from deapcache.cli.serve import index_command, serve_command
 from deapcache.errors import DeapcacheError, UsageError
 
 app = typer.Typer(
@@ -32,9 +34,12 @@ app.command("probe")(probe_command)
 app.command("predict")(predict_command)
 app.command("results")(results_command)
 app.command("run")(run_command)
+app.command("plan")(plan_command)
 app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 app.add_typer(listing.app, name="list")
+cache.app.command("serve")(serve_command)
+cache.app.command("index")(index_command)
 app.add_typer(cache.app, name="cache")
 app.add_typer(scenes.app, name="scenes")
 

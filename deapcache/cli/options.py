@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from deapcache import locations
 from deapcache.errors import UsageError
 
 Home = Annotated[
@@ -16,12 +17,32 @@ Home = Annotated[
         help="Cache home: a path or URL. Default: $DEAPCACHE_HOME, then $XDG_CACHE_HOME/deapcache, ~/.cache/deapcache.",
     ),
 ]
+ResultsHome = Annotated[
+    str | None,
+    typer.Option(
+        "--results-home",
+        help="Where results, readouts and pictures go: a path, s3:// or gs://. Default: --home, "
+        "and where that is a web server, the home that is meant without --home.",
+    ),
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", help="Where datasets lie as downloaded. Default: $DEAPCACHE_DATA, then ./data."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 Device = Annotated[str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda, cuda:1, …")]
+
+
+def results_home(given: str | None, home: locations.Location) -> locations.Location:
+    """Where results of caches in ``home`` go; raises :class:`UsageError` where they would go to a web server."""
+    place = locations.locate(given) if given else home
+    if not given and isinstance(home, locations.WebLocation):
+        place = locations.home()
+    if isinstance(place, locations.WebLocation):
+        raise UsageError(
+            f"{place} is a web server, which is read only: say where results and readouts go with --results-home PATH"
+        )
+    return place
 
 
 def names(text: str | None) -> list[str]:

@@ -52,6 +52,7 @@ def probe_command(
     ] = None,
     device: options.Device = "auto",
     home: options.Home = None,
+    results_home: options.ResultsHome = None,
     json: options.Json = False,
 ) -> None:
     """Train dense readouts from cached features, score them, and save results, readouts and pictures.
@@ -81,9 +82,10 @@ def probe_command(
         ),
     )
     place = locations.home(home)
+    own = options.results_home(results_home, place)
     with bars() as shown:
-        done = list(probe(place, request, report=report_on(shown), command=sys.argv))
-    show_results(done, place, json)
+        done = list(probe(place, request, results_home=own, report=report_on(shown), command=sys.argv))
+    show_results(done, own, json)
 
 
 def report_on(shown: Bars) -> Report:

@@ -9,14 +9,14 @@ import typer
 
 from deapcache import locations
 from deapcache.cli import options
-from deapcache.cli.console import bars, duration, err, note, out, print_json, size, table
+from deapcache.cli.console import bars, duration, err, note, out, print_json, size
 from deapcache.cli.extract import progress_on
+from deapcache.cli.plan import RateSource, show
 from deapcache.cli.probe import report_on
 from deapcache.cli.workers import Scheduler, Workers, cluster_for
+from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from deapcache.experiments import Outcome, PipelinePlan
     from deapcache.extraction import Cluster
 
@@ -48,7 +48,12 @@ def run_command(
 
     parsed = load_pipeline(pipeline, settings or [])
     place = locations.home(home)
-    plan = plan_pipeline(parsed, place, locations.data_root(data_root), device=device, measure=dry_run)
+    if isinstance(place, locations.WebLocation) and not dry_run:
+        raise UsageError(
+            f"{place} is a web server, which is read only, and a pipeline writes caches and results: "
+            "give a home of your own with --home PATH"
+        )
+    plan = plan_pipeline(parsed, place, locations.data_root(data_root), device=device)
     if dry_run:
         return show_plan(plan, json)
     with cluster_for(scheduler, workers, device) as cluster:
@@ -56,49 +61,15 @@ def run_command(
 
 
 def show_plan(plan: PipelinePlan, json: bool) -> int:
-    """Print what a run would do; the exit code, 1 where it could not."""
-    if json:
-        print_json(plan.to_json())
-        return FAILED if plan.problems else 0
-    out.print(f"{plan.pipeline.name}: {plan.pipeline.description}".rstrip(": "), markup=False)
-    out.print(_caches(plan))
-    out.print()
-    out.print(_passes(plan))
-    for dataset in plan.datasets.values():
-        for name, rate in (dataset.extraction.images_per_second if dataset.extraction else {}).items():
-            out.print(f"{name}: {rate:.1f} images/s measured on {plan.device}")
-    out.print(_cost(plan))
-    for problem in (*plan.problems, *plan.left_out):
-        out.print(f"missing: {problem}", markup=False, style="red")
+    """Print what a run would do, as ``deapcache plan`` does; the exit code, 1 where it could not.
+
+    Rates are measured where the run could start, and not kept: a dry run writes nothing.
+    """
+    from deapcache.experiments.planning import plan_grid
+
+    source = RateSource(plan.home, None, plan.device, not plan.problems, keep=False)
+    show(plan_grid([plan], speeds=source.speeds), json)
     return FAILED if plan.problems else 0
-
-
-def _caches(plan: PipelinePlan) -> Table:
-    right = ("images", "to do", "at most")
-    shown = table("cache", "dataset", "split", "images", "to do", "at most", right=right)
-    for name, dataset in plan.datasets.items():
-        for cache in dataset.extraction.caches if dataset.extraction else ():
-            to_do = f"{cache.to_do:,}" if cache.to_do else "there"
-            shown.add_row(cache.what, name, cache.split, f"{cache.images:,}", to_do, size(cache.bytes))
-    return shown
-
-
-def _passes(plan: PipelinePlan) -> Table:
-    right = ("readouts", "seeds", "runs", "there", "steps to do")
-    shown = table("backbone", "dataset", "tasks", *right, right=right)
-    for runs in plan.passes:
-        unit = runs.unit
-        counts = (len(unit.readouts), len(unit.seeds), unit.count, len(runs.there))
-        shown.add_row(unit.backbone, unit.dataset, ", ".join(unit.tasks), *map(str, counts), f"{runs.steps:,}")
-    return shown
-
-
-def _cost(plan: PipelinePlan) -> str:
-    free = "unknown" if plan.free_bytes is None else size(plan.free_bytes)
-    return (
-        f"to do: {plan.forwards:,} forwards, about {duration(plan.seconds())}; {size(plan.bytes)} at most; "
-        f"{plan.missing} of {plan.runs} runs, {plan.steps:,} training steps\nhome {plan.home}: {free} free"
-    )
 
 
 def execute(plan: PipelinePlan, json: bool, cluster: Cluster | None = None) -> int:

@@ -163,6 +163,8 @@ class DatasetEntry:
     """:attr:`Dataset.images_name`, where that is the name of another dataset."""
     official: Mapping[str, int] = field(default_factory=dict)
     """Images of each split as it is distributed, of splits whose number is known."""
+    base_size: tuple[int, int] = Dataset.base_size
+    """:attr:`Dataset.base_size`."""
     annotations: tuple[str, ...] = ()
     """:attr:`Dataset.annotations`, all that its files can have; empty where anything is possible."""
     classes: tuple[str, ...] = ()

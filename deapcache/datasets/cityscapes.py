@@ -227,6 +227,7 @@ DATASETS.add(
         open=open_cityscapes,
         status=cityscapes_status,
         official={"train": 2_975, "val": 500},
+        base_size=Cityscapes.base_size,
         annotations=Cityscapes.annotations,
         classes=Cityscapes.classes,
     ),

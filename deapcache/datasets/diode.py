@@ -149,6 +149,7 @@ DATASETS.add(
         open=open_diode,
         status=diode_status,
         official={"train": 25_458, "val": 771},
+        base_size=Diode.base_size,
         annotations=Diode.annotations,
     ),
 )

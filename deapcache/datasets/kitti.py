@@ -155,6 +155,7 @@ DATASETS.add(
         open=open_kitti,
         status=kitti_status,
         official={"val": 652},  # of train, lists in use differ
+        base_size=KittiEigen.base_size,
         annotations=KittiEigen.annotations,
     ),
 )

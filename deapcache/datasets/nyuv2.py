@@ -99,6 +99,7 @@ DATASETS.add(
         open=open_nyuv2,
         status=nyuv2_status,
         official=_COUNTS,
+        base_size=NyuLabelled.base_size,
         annotations=NyuLabelled.annotations,
     ),
 )
@@ -113,6 +114,7 @@ DATASETS.add(
         open=open_inpainted,
         status=inpainted_status,
         official=_COUNTS,
+        base_size=NyuInpainted.base_size,
         annotations=NyuInpainted.annotations,
         images_name="nyuv2",
     ),

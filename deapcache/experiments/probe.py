@@ -52,12 +52,14 @@ def probe(
     home: Location,
     request: ProbeRequest,
     *,
+    results_home: Location | None = None,
     report: Report = lambda *_: None,
     command: Sequence[str] = (),
     skip: Callable[[PlannedRun], bool] = lambda _: False,
 ) -> Iterator[Probed]:
     """Probe everything that is asked for, and yield each run once its files are written.
 
+    Caches are read from ``home``; results, readouts and pictures go to ``results_home``, by default ``home`` as well.
     All tasks, readouts, seeds and learning rates of one backbone and dataset share one pass over its features; runs for
     which ``skip`` is true are left out. Raises what
     :func:`deapcache.probing.probe_backbone` raises, and ``CacheMissError`` with the command to run where nothing is
@@ -71,6 +73,8 @@ def probe(
         for dataset, tasks in choose_datasets(home, request.tasks, request.dataset, request.backbones).items()
         for backbone in choose_backbones(home, dataset, request.backbones, request.where)
     ]
+    results_home = results_home or home
+    results_home.require_writable()  # told before hours of training, not after
     for dataset, backbone, tasks in plan:
         name = f"{backbone} · {dataset}"
         runs = probe_backbone(
@@ -87,10 +91,10 @@ def probe(
             progress=functools.partial(report, name),
         )
         for run in runs:
-            yield _save(home, run, first=run.seed == request.seeds[0], command=command)
+            yield _save(results_home, run, home, first=run.seed == request.seeds[0], command=command)
 
 
-def _save(home: Location, run: ProbeRun, *, first: bool, command: Sequence[str]) -> Probed:
+def _save(home: Location, run: ProbeRun, caches: Location, *, first: bool, command: Sequence[str]) -> Probed:
     result = save_run(
         home,
         run.facts(),
@@ -106,7 +110,7 @@ def _save(home: Location, run: ProbeRun, *, first: bool, command: Sequence[str])
     picture = save_picture(
         home,
         result,
-        images=_base_images(home, run),
+        images=_base_images(caches, run),
         targets=shown.targets,
         predictions=shown.predictions,
         image_ids=run.image_ids[: len(shown.rows)],

@@ -2,8 +2,9 @@
 
 from deapcache.extraction.cluster import Cluster, default_workers, open_cluster
 from deapcache.extraction.extract import extract
+from deapcache.extraction.outline import Outline, outline_of, outline_without_files
 from deapcache.extraction.plan import ExtractionPlan, PlannedCache
-from deapcache.extraction.planning import plan_extraction
+from deapcache.extraction.planning import plan_extraction, untrained_rate
 from deapcache.extraction.prepare import PreparedSplit, prepare_split
 from deapcache.extraction.progress import Progress, ProgressEvent
 from deapcache.extraction.recipes import parse_base_size
@@ -16,6 +17,7 @@ __all__ = [
     "ExtractionPlan",
     "ExtractionReport",
     "ExtractionSettings",
+    "Outline",
     "PlannedCache",
     "Portion",
     "PreparedSplit",
@@ -26,8 +28,11 @@ __all__ = [
     "default_workers",
     "extract",
     "open_cluster",
+    "outline_of",
+    "outline_without_files",
     "parse_base_size",
     "parse_portion",
     "plan_extraction",
     "prepare_split",
+    "untrained_rate",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from deapcache.backbones import Backbone
-from deapcache.cache import FeatureCache, feature_arrays, features_path, name_view
+from deapcache.cache import FeatureCache, feature_arrays, features_path, kept_true, name_view
 from deapcache.extraction.creating import make_cache
 from deapcache.extraction.hands import Hands
 from deapcache.extraction.plan import item_bytes, require_space
@@ -97,7 +97,7 @@ def _extract_missing(
     work = Work(
         location=cache.location, units=shards, present=cache.present_shards, images=lambda k: len(cache.shard_rows(k))
     )
-    with share(work, settings.sharing, lambda text: progress(said(stage, text))) as mine:
+    with kept_true(cache), share(work, settings.sharing, lambda text: progress(said(stage, text))) as mine:
         tally = _Tally(mine, progress, stage)
         hands.compute(cache, mine.rounds(), backbone, prepared, settings=settings, watch=tally.watch)
         tally.show()

@@ -10,7 +10,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import numpy as np
 
-from deapcache.cache import Cache
+from deapcache.cache import Cache, kept_true
 from deapcache.datasets import BOXES, Dataset, crop_table, in_order, pad_table, resize_image, resize_map, workers
 from deapcache.errors import LEAVE_OUT, DataError, MissingDataError
 from deapcache.extraction.progress import Progress, ProgressEvent
@@ -32,7 +32,8 @@ def fill(dataset: Dataset, split: str, windows: Windows, mine: Share, *, progres
     """
     read = functools.partial(_read_row, dataset, split)
     done = published = 0
-    with workers(dataset) as pool, ThreadPoolExecutor(1) as writer:
+    filled = [part.cache for part in windows.parts]
+    with kept_true(*filled), workers(dataset) as pool, ThreadPoolExecutor(1) as writer:
         for units in mine.rounds():
             desk = _Desk(windows, mine, writer)
             for (window, row, _), values in in_order(pool, read, desk.jobs(units)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -24,17 +25,39 @@ class PlannedCache:
 
     kind: str
     """``images``, ``targets`` or ``features``."""
+    owner: str
+    """Dataset under whose name it is cached."""
     split: str
     name: str
     """The backbone of features, the annotation of targets, empty for base images."""
     images: int
     """Images of the whole cache."""
+    counted: str
+    """How their number is known: ``listed``, ``in the home`` or ``official``."""
+    wanted: int
+    """Images that this run needs: whole shards."""
     to_do: int
-    """Images that this run would make: whole shards."""
-    bytes: int
-    """Uncompressed bytes that this run would write at most."""
+    """Those that it would make, the others being there."""
+    files: int
+    """Shards that it would write."""
+    files_wanted: int
+    """Shards that it needs."""
+    item_bytes: int | None
+    """Uncompressed bytes of one image's entry; None: a table of boxes, whose length only the dataset's files tell."""
+    fields: Mapping[str, Any]
+    """Recipe fields that its cache must have."""
     view: str = ORIGINAL
     """Of the images that features are from."""
+
+    @property
+    def bytes(self) -> int:
+        """Uncompressed bytes that this run would write at most, without tables whose length is not known."""
+        return self.to_do * (self.item_bytes or 0)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What two plans must share to mean the same cache."""
+        return self.owner, self.kind, self.split, self.name, json.dumps(self.fields, sort_keys=True)
 
     @property
     def what(self) -> str:
@@ -72,7 +95,9 @@ class ExtractionPlan:
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
-        return {**asdict(self), "bytes": self.bytes, "forwards": self.forwards, "seconds": self.seconds()}
+        caches = [{**asdict(cache), "bytes": cache.bytes} for cache in self.caches]
+        totals = {"bytes": self.bytes, "forwards": self.forwards, "seconds": self.seconds()}
+        return {**asdict(self), "caches": caches, **totals}
 
 
 def measure_rate(backbone: Backbone, base_size: tuple[int, int], batch_size: int) -> float:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from deapcache.backbones import build, describe
 from deapcache.cache import ORIGINAL, ArraySpec, feature_arrays, find_caches, shard_images_for
-from deapcache.datasets import Dataset
+from deapcache.datasets import BOXES, Dataset
+from deapcache.extraction.outline import Outline, outline_of
 from deapcache.extraction.plan import ExtractionPlan, PlannedCache, measure_rate
 from deapcache.extraction.prepare import limited_rows, require_one_region, target_size
 from deapcache.extraction.progress import Progress, silent
-from deapcache.extraction.recipes import base_size_name, image_array, target_array
+from deapcache.extraction.recipes import BaseSize, base_size_name, image_array, target_array
 from deapcache.extraction.settings import ExtractionSettings, choose_device, default_batch_size
 from deapcache.extraction.views import split_views
 from deapcache.locations import Location
@@ -22,7 +23,7 @@ from deapcache.locations import Location
 
 def plan_extraction(
     backbones: Sequence[str],
-    dataset: Dataset,
+    dataset: Dataset | Outline,
     home: Location,
     *,
     splits: Sequence[str] | None = None,
@@ -34,10 +35,14 @@ def plan_extraction(
 
     Caches that are there are found by name and options, without reading the dataset's files or any weights; the
     forward rate is measured on the device with an untrained copy of each architecture that would be run, unless
-    ``measure`` is false. Where images that cannot be read are to be skipped, files are read to know them.
+    ``measure`` is false. Where images that cannot be read are to be skipped, files are read to know them. Of a dataset
+    whose files are not there an outline is enough.
     """
     chosen = split_views(dataset, splits, settings.views)
-    dataset = settings.images_of(dataset, list(chosen), home, progress)
+    omitted: Mapping[str, Mapping[str, str]] = {}
+    if isinstance(dataset, Dataset):
+        readable = settings.images_of(dataset, list(chosen), home, progress)
+        dataset, omitted = outline_of(readable, list(chosen)), readable.omitted
     device = choose_device(settings.device)
     caches = [
         _planned(home, dataset, split, settings, kind=kind, name=name, arrays=arrays, fields=fields)
@@ -46,13 +51,16 @@ def plan_extraction(
     ]
     to_run = {cache.name for cache in caches if cache.kind == "features" and cache.to_do}
     measured = [name for name in backbones if measure and name in to_run]
+    batch_size, base_size = settings.batch_size or default_batch_size(device), settings.base_size_for(dataset)
     return ExtractionPlan(
         caches=tuple(caches),
-        images_per_second={name: _rate(name, dataset, settings, device) for name in measured},
+        images_per_second={
+            name: untrained_rate(name, base_size, settings.precision, batch_size, device) for name in measured
+        },
         device=str(device),
         home=str(home),
         free_bytes=home.free_bytes(),
-        omitted={split: dict(reasons) for split, reasons in dataset.omitted.items()},
+        omitted={split: dict(reasons) for split, reasons in omitted.items()},
     )
 
 
@@ -60,7 +68,7 @@ Wanted = tuple[str, str, tuple[ArraySpec, ...], Mapping[str, Any]]
 
 
 def _wanted(
-    backbones: Sequence[str], dataset: Dataset, split: str, views: Sequence[str], settings: ExtractionSettings
+    backbones: Sequence[str], dataset: Outline, split: str, views: Sequence[str], settings: ExtractionSettings
 ) -> list[Wanted]:
     base_size = settings.base_size_for(dataset)
     size = target_size(dataset, base_size)
@@ -86,7 +94,7 @@ def _wanted(
 
 def _planned(
     home: Location,
-    dataset: Dataset,
+    dataset: Outline,
     split: str,
     settings: ExtractionSettings,
     *,
@@ -96,33 +104,43 @@ def _planned(
     fields: Mapping[str, Any],
 ) -> PlannedCache:
     owner = dataset.name if kind == "targets" else dataset.images_name
-    ids = dataset.image_ids(split)
-    rows = limited_rows(len(ids), settings.limit)
-    length = shard_images_for(arrays, len(ids))
-    shards = {row // length for row in rows}
+    found = dataset.of[split]
+    rows = limited_rows(found.images, settings.limit)
+    length = shard_images_for(arrays, found.images)
+    wanted = {row // length for row in rows}
+    missing = set(wanted)
     for entry in find_caches(home, kind, dataset=owner, split=split, name=name or None, fields=fields):
         cache = entry.open()
-        if cache.image_ids == ids:
-            shards &= set(cache.missing_shards(rows))
-    to_do = sum(min(length, len(ids) - shard * length) for shard in shards)
-    item_bytes = sum(spec.item_bytes for spec in arrays)
+        if cache.image_ids == found.ids:
+            missing &= set(cache.missing_shards(rows))
+    is_sized = name != BOXES or found.box_rows is not None
     return PlannedCache(
         kind=kind,
+        owner=owner,
         split=split,
         name=name,
-        images=len(ids),
-        to_do=to_do,
-        bytes=to_do * item_bytes,
+        images=found.images,
+        counted=found.counted,
+        wanted=_images_in(wanted, length, found.images),
+        to_do=_images_in(missing, length, found.images),
+        files=len(missing) * len(arrays),
+        files_wanted=len(wanted) * len(arrays),
+        item_bytes=sum(spec.item_bytes for spec in arrays) if is_sized else None,
+        fields=fields,
         view=fields.get("view", ORIGINAL),
     )
 
 
-def _rate(name: str, dataset: Dataset, settings: ExtractionSettings, device: torch.device) -> float:
+def _images_in(shards: Iterable[int], length: int, images: int) -> int:
+    return sum(min(length, images - shard * length) for shard in shards)
+
+
+def untrained_rate(name: str, base_size: BaseSize, precision: str, batch_size: int, device: torch.device) -> float:
+    """Forward rate of an untrained copy of a backbone's architecture, images/s: see :func:`measure_rate`."""
     untrained = name if name.endswith("@untrained") else f"{name}@untrained"
-    backbone = build(untrained, precision=settings.precision).to(device)
-    base_size = settings.base_size_for(dataset)
+    backbone = build(untrained, precision=precision).to(device)
     size = backbone.image_size if base_size == "native" else base_size
-    rate = measure_rate(backbone, size, settings.batch_size or default_batch_size(device))
+    rate = measure_rate(backbone, size, batch_size)
     del backbone
     gc.collect()
     return rate

@@ -10,6 +10,7 @@ from deapcache.datasets import Dataset, DigestIndex
 from deapcache.errors import UsageError
 from deapcache.extraction.creating import make_cache
 from deapcache.extraction.filling import IMAGES, fill
+from deapcache.extraction.outline import Outline
 from deapcache.extraction.plan import require_space
 from deapcache.extraction.progress import Progress, said
 from deapcache.extraction.recipes import (
@@ -43,7 +44,7 @@ class PreparedSplit:
     view: str = ORIGINAL
 
 
-def check_splits(dataset: Dataset, splits: Sequence[str] | None) -> tuple[str, ...]:
+def check_splits(dataset: Dataset | Outline, splits: Sequence[str] | None) -> tuple[str, ...]:
     """The splits to work on, all by default; raises :class:`UsageError` for one the dataset lacks."""
     for split in splits or ():
         if split not in dataset.splits:
@@ -56,12 +57,14 @@ def limited_rows(images: int, limit: int | None) -> range:
     return range(images if limit is None else min(limit, images))
 
 
-def target_size(dataset: Dataset, base_size: BaseSize) -> tuple[int, int]:
+def target_size(dataset: Dataset | Outline, base_size: BaseSize) -> tuple[int, int]:
     """Height and width of targets: the base size, or the dataset's own with native base images."""
     return dataset.base_size if base_size == "native" else base_size
 
 
-def require_one_region(dataset: Dataset, base_size: BaseSize, fit: str, backbone: str, seen: tuple[int, int]) -> None:
+def require_one_region(
+    dataset: Dataset | Outline, base_size: BaseSize, fit: str, backbone: str, seen: tuple[int, int]
+) -> None:
     """Raise :class:`UsageError` where features would be of another region of the image than targets.
 
     Only native images, cropped to the shape ``seen`` (height, width) of the backbone's own images, can be.

@@ -11,6 +11,7 @@ from deapcache.cache import ORIGINAL, ArraySpec
 from deapcache.datasets import BOXES, COLUMNS, INTERPOLATION, Dataset, DigestIndex
 from deapcache.datasets.boxes import OUTSIDE
 from deapcache.errors import UsageError
+from deapcache.extraction.outline import Outline
 from deapcache.recipe import FeatureRecipe, ImageRecipe, TargetRecipe
 from deapcache.regions import CROP
 
@@ -122,7 +123,7 @@ def image_array(size: tuple[int, int]) -> ArraySpec:
     return ArraySpec(name="images", dtype="uint8", item_shape=(*size, 3), dimensions=("row", "column", "channel"))
 
 
-def target_array(dataset: Dataset, split: str, annotation: str, size: tuple[int, int]) -> ArraySpec:
+def target_array(dataset: Dataset | Outline, split: str, annotation: str, size: tuple[int, int]) -> ArraySpec:
     """Targets: (h, w) each; instances int32, classes int16 (255 void), depth float32 metres (0 unknown).
 
     Boxes: (rows, 7) float64, with zeros after an image's last box.

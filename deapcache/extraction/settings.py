@@ -12,6 +12,7 @@ from deapcache.cache import ORIGINAL, STORAGE_FORMATS, check_views
 from deapcache.datasets import Dataset
 from deapcache.errors import UsageError
 from deapcache.extraction.checking import ON_ERROR, without_unreadable
+from deapcache.extraction.outline import Outline
 from deapcache.extraction.progress import Progress
 from deapcache.extraction.recipes import BaseSize
 from deapcache.extraction.sharing import Sharing
@@ -57,7 +58,7 @@ class ExtractionSettings:
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, found {value}")
 
-    def base_size_for(self, dataset: Dataset) -> BaseSize:
+    def base_size_for(self, dataset: Dataset | Outline) -> BaseSize:
         """The base size asked for, else the dataset's own."""
         return self.base_size or dataset.base_size
 

@@ -9,11 +9,14 @@ import numpy as np
 from deapcache.cache import HFLIP, ORIGINAL, mirror
 from deapcache.datasets import Dataset
 from deapcache.extraction.filling import IMAGES
+from deapcache.extraction.outline import Outline
 from deapcache.extraction.prepare import PreparedSplit, check_splits
 from deapcache.extraction.sources import Batch, CachedImages, ImageSource, NativeImages
 
 
-def split_views(dataset: Dataset, splits: Sequence[str] | None, views: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def split_views(
+    dataset: Dataset | Outline, splits: Sequence[str] | None, views: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
     """The splits to work on, all by default, with the views to be made of each.
 
     Only training draws from mirrored images: unless ``splits`` names others, they are made of the training split alone.

@@ -8,5 +8,18 @@ from deapcache.locations.base import Location
 from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation
 from deapcache.locations.remote import RemoteLocation
 from deapcache.locations.resolving import data_root, home, locate
+from deapcache.locations.web import INDEX, LISTING_FORMAT, MANIFEST, WebLocation
 
-__all__ = ["TEMPORARY_SUFFIX", "LocalLocation", "Location", "RemoteLocation", "data_root", "home", "locate"]
+__all__ = [
+    "INDEX",
+    "LISTING_FORMAT",
+    "MANIFEST",
+    "TEMPORARY_SUFFIX",
+    "LocalLocation",
+    "Location",
+    "RemoteLocation",
+    "WebLocation",
+    "data_root",
+    "home",
+    "locate",
+]

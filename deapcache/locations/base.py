@@ -56,6 +56,10 @@ class Location(ABC):
         """Whether :meth:`keys` works here; a web server does not list its folders."""
         return True
 
+    def look_again(self) -> bool:
+        """Forget what :meth:`keys` and :meth:`find` remember; whether anything was remembered."""
+        return False
+
     def find(self, pattern: str) -> list[str]:
         """The keys that fit a pattern such as ``features/*/*/*.zarr/zarr.json``, sorted; ``*`` stays within a part."""
         parts = len(PurePosixPath(pattern).parts)

@@ -1,4 +1,4 @@
-"""Object stores and web servers, through tensorstore's key-value stores."""
+"""Object stores, and what they share with web servers: reading through tensorstore's key-value stores."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from deapcache.errors import LocationError, ReadOnlyError
+from deapcache.errors import LocationError
 from deapcache.locations.base import Location, inside
 
 
 class RemoteLocation(Location):
-    """A prefix in an object store, or on a web server (read only), through tensorstore's key-value stores."""
+    """A prefix in an object store, through tensorstore's key-value stores."""
 
     def __truediv__(self, part: str) -> RemoteLocation:
-        return RemoteLocation(f"{self.url}/{inside(part)}")
+        return type(self)(f"{self.url}/{inside(part)}")
 
     def kvstore(self) -> dict[str, Any]:
         return SCHEMES[urlsplit(self.url).scheme](self.url + "/")
@@ -39,13 +39,7 @@ class RemoteLocation(Location):
         with _explained_remote(f"{self.url}/{key}"):
             return bool(_read_first_byte(self._store(), inside(key)).state == "value")
 
-    @property
-    def can_list(self) -> bool:
-        return not urlsplit(self.url).scheme.startswith("http")
-
     def publish(self, key: str, data: bytes, *, replace: bool = False) -> bool:
-        if not self.can_list:
-            raise ReadOnlyError(f"{self.url} is a web server, which is read only: write to a path, s3:// or gs://")
         store = self._store()
         with _explained_remote(f"{self.url}/{key}"):
             if replace:
@@ -60,8 +54,6 @@ class RemoteLocation(Location):
     def keys(self, prefix: str = "") -> list[str]:
         import tensorstore
 
-        if not self.can_list:
-            raise LocationError(f"{self.url} is a web server, which lists no folders: give the address of one cache")
         folder = f"{inside(prefix)}/" if prefix else ""
         # "0" follows "/" in ASCII: the range holds exactly the keys that begin with the folder's name
         keys = tensorstore.KvStore.KeyRange(folder, folder[:-1] + "0" if folder else "")
@@ -120,5 +112,23 @@ def _explained_remote(url: str) -> Iterator[None]:
     except (ValueError, OSError) as error:
         if isinstance(error, (LocationError, FileNotFoundError)):
             raise
-        reason = str(error).split(" [source locations=")[0]
+        reason = remote_reason(error)
         raise LocationError(f"cannot reach {url}: {reason}") from error
+
+
+_NO_RANGES = "was ignored by server"
+
+
+def ignores_ranges(error: Exception) -> bool:
+    """Whether a tensorstore error says that a web server sent a whole file where a part was asked for."""
+    return _NO_RANGES in str(error)
+
+
+def remote_reason(error: Exception) -> str:
+    """The part of a tensorstore error that is meant for people."""
+    if ignores_ranges(error):
+        return (
+            "the web server ignores byte ranges (Range was ignored by server) and would send whole files for every "
+            "image: serve the folder with `deapcache cache serve`, nginx or any server that answers 206"
+        )
+    return str(error).split(" [source locations=")[0].split(" [tensorstore_spec=")[0]

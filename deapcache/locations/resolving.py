@@ -10,6 +10,7 @@ from deapcache.errors import UsageError
 from deapcache.locations.base import Location
 from deapcache.locations.local import LocalLocation
 from deapcache.locations.remote import SCHEMES, RemoteLocation
+from deapcache.locations.web import WebLocation
 
 
 def home(given: str | os.PathLike[str] | None = None) -> Location:
@@ -39,6 +40,6 @@ def locate(place: str | os.PathLike[str]) -> Location:
     if parts.scheme == "file":
         return LocalLocation(Path(parts.path))
     if parts.scheme in SCHEMES:
-        return RemoteLocation(text)
+        return WebLocation(text) if parts.scheme in ("http", "https") else RemoteLocation(text)
     known = ", ".join(f"{scheme}://" for scheme in ("file", *SCHEMES))
     raise UsageError(f"location {text!r} has the unknown scheme {parts.scheme!r}: give a path, or one of {known}")

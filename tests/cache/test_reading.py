@@ -221,6 +221,7 @@ def test_an_image_costs_one_request_over_http_once_its_shard_is_known(home: Loca
 def test_http_tells_missing_shards_and_sizes_without_listing(home: LocalLocation) -> None:
     cache = feature_cache(home, "int8")
     fill(cache, [0, 3, 43])
+    (cache.location.path / "manifest.json").unlink()
     with served(home.path) as (url, requests):
         reader = open_cache(locate(url) / str(cache.location.path.relative_to(home.path)))
         assert reader.present_shards() == {0, 3, 43}

@@ -21,7 +21,11 @@ probes: [{{tasks: [foreground], dataset: coco}}]
 
 
 def kept(home: LocalLocation, folder: str) -> dict[str, bytes]:
-    return {key: home.read(key) for key in home.keys(folder) if "/provenance/" not in key}
+    return {
+        key: home.read(key)
+        for key in home.keys(folder)
+        if not key.endswith("manifest.json") and "/provenance/" not in key
+    }
 
 
 def scores(outcome: Outcome) -> dict[str, object]:

@@ -62,7 +62,12 @@ def alone(root: Path, tmp_path: Path) -> dict[str, bytes]:
 def volumes(home: LocalLocation) -> dict[str, bytes]:
     """All keys of a home's caches but who made them."""
     kinds = ("features", "images", "targets")
-    return {key: home.read(key) for kind in kinds for key in home.keys(kind) if "/provenance/" not in key}
+    return {
+        key: home.read(key)
+        for kind in kinds
+        for key in home.keys(kind)
+        if not key.endswith("manifest.json") and "/provenance/" not in key
+    }
 
 
 def shards_by_writer(home: LocalLocation) -> list[list[int]]:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from deapcache.errors import FeatureError, LocationError, WeightsError
-from deapcache.experiments.pipelines.plan import DatasetPlan, PipelinePlan, find_pass_runs, look_again
+from deapcache.experiments.pipelines.datasets import DatasetPlan, look_again
+from deapcache.experiments.pipelines.plan import PipelinePlan, find_pass_runs
 from deapcache.experiments.pipelines.runs import PassRuns
 from deapcache.experiments.pipelines.training import COLLECTED, Trained, line, train_pass, train_passes
 from deapcache.experiments.probe import Probed, Report

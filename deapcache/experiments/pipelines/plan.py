@@ -3,57 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deapcache.datasets import Dataset, images_owner, open_dataset
-from deapcache.errors import DeapcacheError, LocationError, PipelineError
+from deapcache.errors import PipelineError
+from deapcache.experiments.pipelines.datasets import DatasetPlan, plan_dataset
 from deapcache.experiments.pipelines.passes import Pass, passes_of
 from deapcache.experiments.pipelines.pipeline import Pipeline
 from deapcache.experiments.pipelines.runs import PassRuns, find_runs
-from deapcache.extraction import ExtractionPlan, ExtractionSettings, PlannedCache, choose_device, plan_extraction
-from deapcache.extraction.checking import without_unreadable
-from deapcache.extraction.recipes import base_size_name
+from deapcache.extraction import PlannedCache, choose_device
 from deapcache.locations import Location
-from deapcache.tasks import get_task
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetPlan:
-    """What one dataset of the pipeline needs."""
-
-    name: str
-    settings: ExtractionSettings
-    dataset: Dataset | None
-    """None: it cannot be extracted from here."""
-    extraction: ExtractionPlan | None
-    problem: str
-    """Why it cannot be extracted; empty where it can."""
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """Recipe fields of its features, as far as the pipeline decides them."""
-        settings = self.settings
-        fields = {"base_fit": settings.fit, "storage": settings.storage, "precision": settings.precision}
-        if self.dataset is None:
-            return fields
-        return fields | {"base_size": base_size_name(self.settings.base_size_for(self.dataset))}
-
-    @property
-    def images_name(self) -> str:
-        """Dataset under whose name the features are cached."""
-        return images_owner(self.name) if self.dataset is None else self.dataset.images_name
-
-    def to_extract(self) -> tuple[str, ...]:
-        """Backbones that have features to be made."""
-        caches = self.extraction.caches if self.extraction else ()
-        return tuple(dict.fromkeys(cache.name for cache in caches if cache.kind == "features" and cache.to_do))
-
-    def to_prepare(self) -> tuple[str, ...]:
-        """Splits that have base images or targets to be made."""
-        caches = self.extraction.caches if self.extraction else ()
-        return tuple(dict.fromkeys(cache.split for cache in caches if cache.kind != "features" and cache.to_do))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +51,8 @@ class PipelinePlan:
         for plan in self.datasets.values():
             rates = plan.extraction.images_per_second if plan.extraction else {}
             for cache in plan.extraction.caches if plan.extraction else ():
-                owner = plan.name if cache.kind == "targets" else plan.images_name
-                key = (owner, cache.kind, cache.split, cache.name, cache.view)
-                if key not in caches or caches[key][1].to_do < cache.to_do:
-                    caches[key] = (rates, cache)
+                if cache.key not in caches or caches[cache.key][1].to_do < cache.to_do:
+                    caches[cache.key] = (rates, cache)
         return caches.values()
 
     @property
@@ -176,7 +134,7 @@ def plan_pipeline(
     the plan, not an error, and none where ``home`` holds all that its probes read.
     """
     chosen = str(choose_device(device))
-    datasets = {name: _plan_dataset(pipeline, name, home, data_root, chosen, measure) for name in pipeline.datasets}
+    datasets = {name: plan_dataset(pipeline, name, home, data_root, chosen, measure) for name in pipeline.datasets}
     passes = tuple(find_pass_runs(unit, pipeline, datasets[unit.dataset], home) for unit in passes_of(pipeline, chosen))
     return PipelinePlan(
         pipeline=pipeline, home=home, device=chosen, free_bytes=home.free_bytes(), datasets=datasets, passes=passes
@@ -186,56 +144,3 @@ def plan_pipeline(
 def find_pass_runs(unit: Pass, pipeline: Pipeline, plan: DatasetPlan, home: Location) -> PassRuns:
     """Which runs of a pass are there, by the caches that ``home`` holds now."""
     return find_runs(unit, home, fields={**plan.fields, **pipeline.where}, images_name=plan.images_name)
-
-
-def _plan_dataset(
-    pipeline: Pipeline, name: str, home: Location, data_root: Path, device: str, measure: bool
-) -> DatasetPlan:
-    settings = ExtractionSettings(
-        fit=pipeline.fit,
-        storage=pipeline.storage,
-        precision=pipeline.precision,
-        views=pipeline.views_of(name),
-        device=device,
-        limit=pipeline.limit_of(name),
-    )
-    backbones = pipeline.backbones_of(name)
-    try:
-        dataset = _open(name, data_root, home, pipeline.on_error)
-        _check_tasks(pipeline, dataset)
-        extraction = plan_extraction(backbones, dataset, home, settings=settings, measure=measure)
-    except LocationError:
-        raise
-    except DeapcacheError as error:
-        return DatasetPlan(
-            name=name, settings=settings, dataset=None, extraction=None, problem=f"dataset {name}: {error}"
-        )
-    return DatasetPlan(name=name, settings=settings, dataset=dataset, extraction=extraction, problem="")
-
-
-def _open(name: str, data_root: Path, home: Location, on_error: str) -> Dataset:
-    dataset = open_dataset(name, data_root)
-    return without_unreadable(dataset, dataset.splits, home) if on_error == "skip" else dataset
-
-
-def look_again(plan: DatasetPlan, pipeline: Pipeline, home: Location) -> DatasetPlan:
-    """The plan of a dataset after another that may share its images has been extracted."""
-    if plan.dataset is None:
-        return plan
-    backbones = pipeline.backbones_of(plan.name)
-    extraction = plan_extraction(backbones, plan.dataset, home, settings=plan.settings, measure=False)
-    return replace(plan, extraction=extraction)
-
-
-def _check_tasks(pipeline: Pipeline, dataset: Dataset) -> None:
-    for place, probe in enumerate(pipeline.probes):
-        if probe.dataset != dataset.name:
-            continue
-        for task in probe.tasks:
-            posed = get_task(task, probe.options.task_options.get(task))
-            if lacking := [kind for kind in posed.annotations if kind not in dataset.annotations]:
-                raise PipelineError(
-                    f"task {task} of probes.{place} needs {' and '.join(lacking)}, which it does not have: it has "
-                    f"{', '.join(dataset.annotations)}"
-                )
-            posed.heads(dataset.classes)  # raises where the classes do not suit the task

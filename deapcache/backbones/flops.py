@@ -1,0 +1,44 @@
+"""Counting a backbone's arithmetic from its modules, without its weights and without computing anything."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from deapcache.backbones.building import load_model
+from deapcache.backbones.entries import BackboneEntry
+from deapcache.backbones.initialisation import initialisation
+from deapcache.backbones.names import describe
+
+_COUNTED: dict[str, int] = {}
+"""By :func:`alike`: building a large model takes seconds."""
+
+
+def alike(name: str) -> str:
+    """What backbones share whose forward passes are the same arithmetic, whatever their weights."""
+    entry = describe(name)
+    facts = (entry.architecture, dict(entry.arguments), entry.image_size, entry.layer, entry.loader)
+    return json.dumps(facts, sort_keys=True, default=str)
+
+
+def count_flops(name: str) -> int:
+    """Floating-point operations of a forward pass on one image of its own size, a multiplication and an addition two.
+
+    Products and convolutions are counted, as they are called on PyTorch's meta device, which computes nothing; norms,
+    activations and softmax are not. Raises what :func:`describe` raises.
+    """
+    key = alike(name)
+    if key not in _COUNTED:
+        _COUNTED[key] = _count(describe(name).as_untrained())
+    return _COUNTED[key]
+
+
+def _count(entry: BackboneEntry) -> int:
+    with initialisation(0, wanted=False):  # its weights are never read
+        loaded = load_model(entry, None, None)
+    loaded.module.eval().requires_grad_(False).to("meta")
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        loaded.feature_map(torch.zeros(1, 3, *entry.image_size, device="meta"))
+    return int(counter.get_total_flops())

@@ -1,0 +1,160 @@
+"""Web servers: read only, and listed by the documents that writers keep there, since plain HTTP cannot list."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from deapcache.errors import LocationError, ReadOnlyError, UsageError
+from deapcache.locations.base import inside
+from deapcache.locations.remote import RemoteLocation
+
+INDEX = "index.json"
+"""In a home: its caches."""
+MANIFEST = "manifest.json"
+"""In a cache: its keys and their sizes."""
+LISTING_FORMAT = 1
+"""Version of both documents."""
+
+_LISTED = ("features", "images", "targets")
+_ROOT_KEY = "zarr.json"
+_LIFE = 10.0
+"""Seconds for which a document is believed; writers renew theirs about as often."""
+_BURST = 1.0
+"""Seconds within which a document is not fetched again even where something seems to be missing."""
+
+Listed = dict[str, int]
+"""Key → bytes."""
+
+
+class WebLocation(RemoteLocation):
+    """A folder on a web server.
+
+    ``exists`` and ``read`` ask the server for the key itself. ``keys``, ``find`` and ``size`` are answered from
+    ``manifest.json`` (the folder is a cache) or ``index.json`` (it is a home), which may lag behind a writer: they list
+    less then, never more.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.username or parts.password or parts.query or parts.fragment:
+            place = f"{parts.scheme}://{parts.hostname}{parts.path}"
+            raise UsageError(
+                f"{place}: give the address without user, password, ? and #; they would end in logs and results"
+            )
+        super().__init__(url)
+        self._remembered: dict[str, tuple[float, Any]] = {}
+
+    def __reduce__(self) -> tuple[type[WebLocation], tuple[str]]:
+        """Another process looks for itself."""
+        return WebLocation, (self.url,)
+
+    @property
+    def can_list(self) -> bool:
+        return self._manifest() is not None or self._index() is not None
+
+    def keys(self, prefix: str = "") -> list[str]:
+        folder = inside(prefix) if prefix else ""
+        manifest = self._manifest()
+        found = self._keys_of_home(folder) if manifest is None else list(manifest)
+        return sorted(key for key in found if _is_below(key, folder))
+
+    def find(self, pattern: str) -> list[str]:
+        if not pattern.endswith(f"/{_ROOT_KEY}"):
+            return super().find(pattern)
+        keys = [f"{path}/{_ROOT_KEY}" for path in self._caches(inside(pattern))]
+        parts = len(PurePosixPath(pattern).parts)
+        return sorted(k for k in keys if len(PurePosixPath(k).parts) == parts and PurePosixPath(k).match(pattern))
+
+    def size(self, key: str) -> int | None:
+        listed = (self._manifest() or {}).get(inside(key))
+        if listed is None and not self.exists(key):
+            raise FileNotFoundError(f"no such key: {self.url}/{key}")
+        return listed
+
+    def look_again(self) -> bool:
+        times = [then for then, _ in self._remembered.values()]
+        if not times or time.monotonic() - min(times) < _BURST:
+            return False
+        self._remembered.clear()
+        return True
+
+    def publish(self, key: str, data: bytes, *, replace: bool = False) -> bool:
+        raise self._read_only()
+
+    def delete(self, key: str) -> None:
+        raise self._read_only()
+
+    def require_writable(self) -> None:
+        raise self._read_only()
+
+    def _read_only(self) -> ReadOnlyError:
+        return ReadOnlyError(f"{self.url} is a web server, which is read only: write to a path, s3:// or gs://")
+
+    def _keys_of_home(self, folder: str) -> list[str]:
+        paths = [path for path in self._caches(folder) if _is_below(path, folder) or _is_below(folder, path)]
+        return [f"{path}/{key}" for path in paths for key in (self / path).keys("")]
+
+    def _caches(self, wanted: str) -> list[str]:
+        """Paths of the caches; raises :class:`LocationError` where ``wanted`` is nothing that an index lists."""
+        index = self._index()
+        if index is None:
+            raise LocationError(
+                f"{self.url} has no {INDEX}, and a web server lists no folders: run `deapcache cache index --home …` "
+                "over the folder that it serves, or give the address of one cache"
+            )
+        if wanted and wanted.partition("/")[0] not in _LISTED:
+            raise LocationError(
+                f"{self.url} is a web server, whose {INDEX} lists caches and nothing else: what {wanted} is there "
+                "cannot be told. Give a home that can be listed (a path, s3:// or gs://)"
+            )
+        return index
+
+    def _manifest(self) -> Listed | None:
+        return self._document(MANIFEST, _keys_and_sizes)
+
+    def _index(self) -> list[str] | None:
+        return self._document(INDEX, _paths)
+
+    def _document(self, name: str, parse: Callable[[dict[str, Any]], Any]) -> Any:
+        """What the document says, None where there is none."""
+        then, found = self._remembered.get(name, (0.0, None))
+        if then and time.monotonic() - then < _LIFE:
+            return found
+        try:
+            found = _parsed(f"{self.url}/{name}", self.read(name), parse)
+        except FileNotFoundError:
+            found = None
+        self._remembered[name] = time.monotonic(), found
+        return found
+
+
+def _parsed(place: str, data: bytes, parse: Callable[[dict[str, Any]], Any]) -> Any:
+    try:
+        document = json.loads(data)
+        version = document["format"]
+        found = parse(document) if version == LISTING_FORMAT else None
+    except (ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
+        raise LocationError(
+            f"{place} is not what deapcache writes ({type(error).__name__}: {error}): check the address, or run "
+            "`deapcache cache index --home …` over the folder that is served"
+        ) from None
+    if found is None:
+        raise LocationError(f"{place} has format {version!r}, this deapcache reads {LISTING_FORMAT}: upgrade deapcache")
+    return found
+
+
+def _keys_and_sizes(document: dict[str, Any]) -> Listed:
+    return {inside(key): int(size) for key, size in document["keys"].items()}
+
+
+def _paths(document: dict[str, Any]) -> list[str]:
+    return [inside(entry["path"]) for entry in document["caches"]]
+
+
+def _is_below(key: str, folder: str) -> bool:
+    return not folder or key.startswith(f"{folder}/") or key == folder
