@@ -98,7 +98,7 @@ def _steps(group: StepGroup, device: torch.device) -> dict[str, Any]:
 
 
 def _circumstances(device: torch.device) -> dict[str, Any]:
-    facts = circumstances(device, default_batch_size(device), ())
+    facts = circumstances(device, default_batch_size(device))
     return {name: facts[name] for name in ("host", "python", "versions")} | {"threads": torch.get_num_threads()}
 
 
