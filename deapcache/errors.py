@@ -41,6 +41,10 @@ class StorageFullError(LocationError):
     """A location has too little free space, or ran out of it."""
 
 
+class ClusterError(DeapcacheError, RuntimeError):
+    """A Dask cluster cannot be reached, or its workers cannot do what was asked."""
+
+
 class CacheMissError(DeapcacheError, FileNotFoundError):
     """No cache fits the request; the message says which recipe fields of the nearest ones differ."""
 

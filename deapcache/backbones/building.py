@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from deapcache.backbones import weights as weight_files
-from deapcache.backbones.calibration import batch_norms, recalibrate
+from deapcache.backbones.calibration import Statistics, adopt, batch_norms, recalibrate, statistics_of
 from deapcache.backbones.checkpoints import State, read_checkpoint, state_digest
 from deapcache.backbones.counting import count_build, count_forward
 from deapcache.backbones.entries import BackboneEntry, BackboneIdentity, Size
@@ -87,6 +87,15 @@ class Backbone:
         Raises :class:`UsageError` where there is no batch.
         """
         recalibrate(self.module, self._forward, (batch.to(self.device) for batch in batches))
+        self.needs_calibration = False
+
+    def statistics(self) -> Statistics:
+        """The BatchNorm statistics, for another copy of this backbone to adopt."""
+        return statistics_of(self.module)
+
+    def adopt(self, statistics: Statistics) -> None:
+        """Take the statistics over from a copy that was calibrated."""
+        adopt(self.module, statistics)
         self.needs_calibration = False
 
     def _forward(self, images: Tensor) -> Tensor:

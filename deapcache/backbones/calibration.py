@@ -20,6 +20,23 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
     return [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
 
 
+Statistics = list[tuple[Tensor, Tensor]]
+"""Running mean and variance of each BatchNorm layer, (channels,) float32 each."""
+
+
+def statistics_of(module: nn.Module) -> Statistics:
+    """The BatchNorm statistics of ``module``, in the order of its layers, on the CPU."""
+    layers = batch_norms(module)
+    return [(_buffer(layer.running_mean).cpu().clone(), _buffer(layer.running_var).cpu().clone()) for layer in layers]
+
+
+def adopt(module: nn.Module, statistics: Statistics) -> None:
+    """Give ``module`` the statistics that :func:`statistics_of` took of another copy of it."""
+    for layer, (mean, variance) in zip(batch_norms(module), statistics, strict=True):
+        _buffer(layer.running_mean).copy_(mean)
+        _buffer(layer.running_var).copy_(variance)
+
+
 def recalibrate(module: nn.Module, forward: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> None:
     """Set each BatchNorm's statistics to the mean, over ``batches``, of the batch's mean and unbiased variance.
 
@@ -44,3 +61,8 @@ def recalibrate(module: nn.Module, forward: Callable[[Tensor], Tensor], batches:
             layer.eval()
     if not seen:
         raise UsageError("BatchNorm statistics cannot be estimated from no images: give at least one batch")
+
+
+def _buffer(found: Tensor | None) -> Tensor:
+    assert found is not None  # of a layer that tracks running statistics
+    return found

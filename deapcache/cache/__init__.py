@@ -13,7 +13,7 @@ from deapcache.cache.keeping import kept_true
 from deapcache.cache.layout import ArraySpec, shard_images_for
 from deapcache.cache.listing import CacheEntry, find_caches, find_one, list_caches
 from deapcache.cache.manifest import Manifest, list_cache, read_manifest, withdraw, write_manifest
-from deapcache.cache.names import features_path, images_path, targets_path
+from deapcache.cache.names import CLAIMS, features_path, images_path, targets_path
 from deapcache.cache.opening import create_cache, open_cache
 from deapcache.cache.reader import Reading
 from deapcache.cache.removal import Removal, last_written, remove_bad_shards, remove_cache, set_aside
@@ -33,6 +33,7 @@ from deapcache.cache.views import HFLIP, ORIGINAL, VIEWS, check_views, mirror, n
 from deapcache.cache.work import ShardListener, ShardProgress
 
 __all__ = [
+    "CLAIMS",
     "HFLIP",
     "ORIGINAL",
     "STORAGE_FORMATS",

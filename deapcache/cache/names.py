@@ -11,6 +11,8 @@ from deapcache.recipe import SHORT
 
 KINDS = ("features", "images", "targets")
 SUFFIX = ".zarr"
+CLAIMS = "claims"
+"""Folder inside a cache that says what extractors are at work on; it is no part of what the cache is."""
 DEPTH = 4
 """Parts of a cache's path: kind, dataset, split, name."""
 

@@ -11,6 +11,7 @@ import typer
 from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.console import Bars, bars, duration, note, out, print_json, size, table
+from deapcache.cli.workers import Scheduler, Workers, cluster_for
 
 _LISTED = 100
 """Images left out that are shown of each split."""
@@ -68,6 +69,12 @@ def extract_command(
             help="Images that cannot be read, or an annotation of theirs: stop, or skip (left out, listed, recorded).",
         ),
     ] = "stop",
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", help="Only this part of the shards, 1/8 to 8/8: for the tasks of a Slurm array."),
+    ] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print images, bytes, time estimate and free space; extract nothing.")
     ] = False,
@@ -75,10 +82,18 @@ def extract_command(
 ) -> None:
     """Run frozen backbones once over a dataset and keep their feature volumes.
 
-    What is there already is not made again: after an interruption the same command does the rest.
+    What is there already is not made again: after an interruption the same command does the rest. Started on several
+    hosts at once, the same command shares the work.
     """
     from deapcache.datasets import open_dataset
-    from deapcache.extraction import ExtractionSettings, extract, parse_base_size, plan_extraction
+    from deapcache.extraction import (
+        ExtractionSettings,
+        Sharing,
+        extract,
+        parse_base_size,
+        parse_portion,
+        plan_extraction,
+    )
 
     names = options.names(backbone)
     if weights is not None and len(names) > 1:
@@ -94,20 +109,22 @@ def extract_command(
         device=device,
         limit=limit,
         on_error=on_error,
+        sharing=Sharing(portion=parse_portion(shard)) if shard else Sharing(),
     )
     opened = open_dataset(dataset, locations.data_root(data_root))
     place = options.place(home, read_home, local_tier, local_tier_size)
     splits = options.names(split) or None
-    with bars() as shown:
-        progress = progress_on(shown)
-        if dry_run:
-            plan = plan_extraction(names, opened, place, splits=splits, settings=settings, progress=progress)
-        else:
-            reports = list(extract(names, opened, place, splits=splits, settings=settings, progress=progress))
     if dry_run:
+        with bars() as shown:
+            plan = plan_extraction(names, opened, place, splits=splits, settings=settings, progress=progress_on(shown))
         _show_plan(plan, json)
-    else:
-        show_reports(reports, json)
+        return
+    with cluster_for(scheduler, workers, device) as hands, bars() as shown:
+        progress = progress_on(shown)
+        reports = list(extract(names, opened, place, splits=splits, settings=settings, progress=progress, hands=hands))
+    show_reports(reports, json)
+    if shard:
+        _note_left(reports, shard)
 
 
 def progress_on(shown: Bars) -> Progress:
@@ -115,8 +132,8 @@ def progress_on(shown: Bars) -> Progress:
     from deapcache.extraction import ProgressEvent
 
     def show(event: ProgressEvent) -> None:
-        if event.new_cache:
-            note(str(event.new_cache))
+        if event.new_cache or event.message:
+            note(str(event.new_cache) if event.new_cache else f"{event.stage}: {event.message}")
             return
         seconds = shown.seconds(event.stage)
         rate = f"{event.bytes / seconds / 1e6:.0f} MB/s" if seconds > 0 else ""
@@ -160,6 +177,12 @@ def show_reports(reports: list[ExtractionReport], json: bool) -> None:
         shown.add_row(r.backbone, r.dataset, r.split, r.view, images, made, size(r.stored_bytes), rate, r.path)
     out.print(shown)
     _show_omitted({f"{r.dataset}/{r.split}": r.omitted for r in reports})
+
+
+def _note_left(reports: list[ExtractionReport], shard: str) -> None:
+    """What the other parts of the work still have to do."""
+    left = [f"{r.backbone} {r.dataset}/{r.split} {r.left:,} images" for r in reports if r.left]
+    note(f"part {shard} is done; left for the others: {', '.join(left) or 'nothing, all is there'}")
 
 
 def _show_omitted(omitted: Mapping[str, Mapping[str, str]]) -> None:

@@ -13,10 +13,12 @@ from deapcache.cli.console import bars, duration, err, note, out, print_json, si
 from deapcache.cli.extract import progress_on
 from deapcache.cli.plan import RateSource, show
 from deapcache.cli.probe import report_on
+from deapcache.cli.workers import Scheduler, Workers, cluster_for
 from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
     from deapcache.experiments import Outcome, PipelinePlan
+    from deapcache.extraction import Cluster
 
 FAILED = 1
 
@@ -36,6 +38,8 @@ def run_command(
     local_tier_size: options.TierSize = None,
     data_root: options.DataRoot = None,
     device: options.Device = "auto",
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     json: options.Json = False,
 ) -> int:
     """Extract and probe what a pipeline asks for and is not there yet, and print its tables.
@@ -55,7 +59,8 @@ def run_command(
     plan = plan_pipeline(parsed, place, locations.data_root(data_root), device=device)
     if dry_run:
         return show_plan(plan, json)
-    return execute(plan, json)
+    with cluster_for(scheduler, workers, device) as cluster:
+        return execute(plan, json, cluster)
 
 
 def show_plan(plan: PipelinePlan, json: bool) -> int:
@@ -70,7 +75,7 @@ def show_plan(plan: PipelinePlan, json: bool) -> int:
     return FAILED if plan.problems else 0
 
 
-def execute(plan: PipelinePlan, json: bool) -> int:
+def execute(plan: PipelinePlan, json: bool, cluster: Cluster | None = None) -> int:
     """Run a plan with progress bars, and show what came of it; the exit code."""
     from deapcache.cache import name_view
     from deapcache.experiments import run_pipeline
@@ -78,7 +83,9 @@ def execute(plan: PipelinePlan, json: bool) -> int:
     plan.require_runnable()
     note(f"{plan.pipeline.name}: {plan.forwards:,} forwards and {plan.missing} of {plan.runs} runs to do")
     with bars() as shown:
-        outcome = run_pipeline(plan, progress=progress_on(shown), report=report_on(shown), command=sys.argv)
+        outcome = run_pipeline(
+            plan, progress=progress_on(shown), report=report_on(shown), command=sys.argv, cluster=cluster
+        )
     for report in outcome.extracted:
         done = f"{report.extracted:,} images in {duration(report.seconds)}, {size(report.stored_bytes)}"
         note(f"extracted {name_view(f'{report.backbone} over {report.dataset}/{report.split}', report.view)}: {done}")

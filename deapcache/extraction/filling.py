@@ -6,111 +6,93 @@ import contextlib
 import functools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import numpy as np
 
-from deapcache.cache import ArraySpec, Cache, kept_true
+from deapcache.cache import Cache, kept_true
 from deapcache.datasets import BOXES, Dataset, crop_table, in_order, pad_table, resize_image, resize_map, workers
 from deapcache.errors import LEAVE_OUT, DataError, MissingDataError
 from deapcache.extraction.progress import Progress, ProgressEvent
+from deapcache.extraction.sharing import Share
+from deapcache.extraction.windows import Form, Part, Windows
 
 IMAGES = "images"
 """The part that is a base image; every other part is an annotation kind."""
 
-
-class Form(NamedTuple):
-    """What one entry of a cache is to be."""
-
-    name: str
-    """``images``, or an annotation kind."""
-    shape: tuple[int, ...]
-    """Of the entry, as it is stored."""
-    size: tuple[int, int]
-    """Height and width that the image is brought to."""
-    fit: str
-    """How it is brought there."""
+Job = tuple[int, int, Sequence[Form]]
+"""A window, one of its rows, and what is to be made of it."""
 
 
-@dataclass(kw_only=True)
-class Part:
-    """One cache to fill, and the rows of its shards that are still under way."""
-
-    name: str
-    """``images``, or an annotation kind."""
-    cache: Cache
-    shards: list[int]
-    waiting: dict[int, np.ndarray] = field(default_factory=dict)
-    """Shard → its content, filled as far as its rows have come."""
-    lacking: dict[int, int] = field(default_factory=dict)
-    """Shard → how many of its rows have not."""
-    rows: frozenset[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.rows = frozenset(row for k in self.shards for row in self.cache.shard_rows(k))
-
-    @property
-    def array(self) -> ArraySpec:
-        """The cache's one array."""
-        return next(iter(self.cache.arrays.values()))
-
-    @property
-    def form(self) -> Form:
-        """What its entries are to be."""
-        height, width = self.cache.recipe["size"]
-        return Form(self.name, self.array.item_shape, (height, width), self.cache.recipe["fit"])
-
-    def accept(self, row: int, value: np.ndarray) -> tuple[int, np.ndarray] | None:
-        """Keep one row; the shard and its whole content once its last row has come."""
-        shard = self.cache.shard_of(row)
-        rows = self.cache.shard_rows(shard)
-        if shard not in self.waiting:
-            # rows that are put together at the end are there twice then
-            self.waiting[shard] = np.empty((len(rows), *self.array.item_shape), self.array.dtype)
-            self.lacking[shard] = len(rows)
-        self.waiting[shard][row - rows.start] = value
-        self.lacking[shard] -= 1
-        if self.lacking[shard]:
-            return None
-        del self.lacking[shard]
-        return shard, self.waiting.pop(shard)
-
-
-def fill(dataset: Dataset, split: str, parts: Sequence[Part], *, progress: Progress, stage: str) -> int:
-    """Read every row that a missing shard of any part needs, once, and publish each shard when it is whole.
+def fill(dataset: Dataset, split: str, windows: Windows, mine: Share, *, progress: Progress, stage: str) -> int:
+    """Read every row that a missing shard of ``mine``'s windows needs, once a window, and publish each whole shard.
 
     Returns the number of rows read. Raises the dataset's own errors (they name the file); shards published until then
     stay.
     """
-    wanted = {row: [p for p in parts if row in p.rows] for row in sorted(set().union(*(p.rows for p in parts)))}
-    jobs = ((row, [part.form for part in owners]) for row, owners in wanted.items())
-    for part in parts:
-        part.cache.location.sweep()
-    published = 0
+    for cache in windows.written:
+        cache.location.sweep()
     read = functools.partial(_read_row, dataset, split)
-    with kept_true(*(p.cache for p in parts)), workers(dataset) as pool, ThreadPoolExecutor(1) as writer:
-        pending: deque[Future[int]] = deque()
-        for done, ((row, _), values) in enumerate(in_order(pool, read, jobs), start=1):
-            for part, value in zip(wanted[row], values, strict=True):
-                if whole := part.accept(row, value):
-                    pending.append(writer.submit(_publish, part.cache, *whole))
-            while len(pending) > len(parts) or (pending and pending[0].done()):
-                published += pending.popleft().result()
-            progress(ProgressEvent(stage=stage, done=done, total=len(wanted), bytes=published))
-        for last in pending:
-            published += last.result()
-    return len(wanted)
+    done = published = 0
+    with kept_true(*windows.written), workers(dataset) as pool, ThreadPoolExecutor(1) as writer:
+        for units in mine.rounds():
+            desk = _Desk(windows, mine, writer)
+            for (window, row, _), values in in_order(pool, read, desk.jobs(units)):
+                done += 1
+                published += desk.accept(window, row, values)
+                progress(ProgressEvent(stage=stage, done=done, total=max(done, mine.total), bytes=published))
+            published += desk.finish()
+    return done
 
 
-def _publish(cache: Cache, shard: int, values: np.ndarray) -> int:
-    cache.write_shard(shard, {next(iter(cache.arrays)): values})
-    return values.nbytes
+class _Desk:
+    """Rows on their way from the files to the shards of one round."""
+
+    def __init__(self, windows: Windows, mine: Share, writer: Executor) -> None:
+        self._windows = windows
+        self._mine = mine
+        self._writer = writer
+        self._owners: dict[int, dict[int, list[Part]]] = {}
+        self._shards_left: dict[int, int] = {}
+        self._pending: deque[Future[int]] = deque()
+
+    def jobs(self, units: Iterable[int]) -> Iterator[Job]:
+        """What is to be read, window by window."""
+        for window in units:
+            missing = self._windows.lacking(window)
+            owners: dict[int, list[Part]] = {}
+            for part, shards in missing:
+                for row in (row for shard in shards for row in part.cache.shard_rows(shard)):
+                    owners.setdefault(row, []).append(part)
+            self._owners[window] = owners
+            self._shards_left[window] = sum(len(shards) for _, shards in missing)
+            for row in sorted(owners):
+                yield window, row, [part.form for part in owners[row]]
+
+    def accept(self, window: int, row: int, values: Sequence[np.ndarray]) -> int:
+        """Keep what was read of a row, publish what is whole now; the bytes that have been published meanwhile."""
+        for part, value in zip(self._owners[window].pop(row), values, strict=True):
+            if whole := part.accept(row, value):
+                self._pending.append(self._writer.submit(self._publish, window, part.cache, *whole))
+        published = 0
+        while len(self._pending) > len(self._windows.parts) or (self._pending and self._pending[0].done()):
+            published += self._pending.popleft().result()
+        return published
+
+    def finish(self) -> int:
+        """Wait until all is published; the bytes of it."""
+        return sum(future.result() for future in self._pending)
+
+    def _publish(self, window: int, cache: Cache, shard: int, values: np.ndarray) -> int:
+        cache.write_shard(shard, {next(iter(cache.arrays)): values})
+        self._shards_left[window] -= 1  # there is one thread that publishes
+        if not self._shards_left[window]:
+            self._mine.finish(window)
+        return values.nbytes
 
 
-def _read_row(dataset: Dataset, split: str, job: tuple[int, Iterable[Form]]) -> list[np.ndarray]:
-    row, forms = job
+def _read_row(dataset: Dataset, split: str, job: Job) -> list[np.ndarray]:
+    _, row, forms = job
     with offering_to_skip():
         return [_read(dataset, split, row, form) for form in forms]
 

@@ -13,9 +13,9 @@ import torch
 from deapcache.backbones import Backbone
 from deapcache.cache import Cache, FeatureCache
 from deapcache.errors import CacheMissError
-from deapcache.extraction.extract import choose_device, default_batch_size
 from deapcache.extraction.progress import Progress, ProgressEvent, silent
 from deapcache.extraction.rebuilding import base_images, rebuild_backbone
+from deapcache.extraction.settings import choose_device, default_batch_size
 from deapcache.extraction.sources import CachedImages, ImageSource
 from deapcache.extraction.views import viewed
 from deapcache.locations import Location

@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from deapcache.cache import Cache, CacheEntry, CacheFolder, FeatureCache, create_cache, feature_arrays
+from deapcache.cache import Cache, CacheEntry, CacheFolder, FeatureCache, create_cache, feature_arrays, kept_true
 from deapcache.datasets import Dataset, DigestIndex, open_dataset
 from deapcache.errors import MissingDataError, UsageError
 from deapcache.extraction.checking import without_unreadable
-from deapcache.extraction.circumstances import circumstances, new_writer_name, now
-from deapcache.extraction.extract import choose_device, default_batch_size
-from deapcache.extraction.filling import IMAGES, Part, fill
+from deapcache.extraction.circumstances import Record, circumstances, new_writer_name
+from deapcache.extraction.filling import IMAGES, fill
 from deapcache.extraction.pipeline import extract_shards
-from deapcache.extraction.progress import Progress
+from deapcache.extraction.progress import Progress, ProgressEvent, Watch, said
 from deapcache.extraction.rebuilding import base_images, rebuild_backbone
 from deapcache.extraction.recipes import image_array, image_recipe, omitted_from, target_array, target_recipe
+from deapcache.extraction.settings import choose_device, default_batch_size
+from deapcache.extraction.sharing import Sharing, Work, share
 from deapcache.extraction.sources import CachedImages
 from deapcache.extraction.views import viewed
+from deapcache.extraction.windows import Part, Windows
 from deapcache.recipe import FeatureRecipe, ImageRecipe, TargetRecipe, differences, image_set_digest
 
 
@@ -84,19 +86,20 @@ class _FeatureMaker(Maker):
 
     def make(self, cache: Cache, shards: Sequence[int], progress: Progress) -> None:
         batch_size = self._settings.batch_size or default_batch_size(self._backbone.device)
-        facts = {**circumstances(self._backbone.device, batch_size, shards), "repair": True}
-        writer = new_writer_name()
-        cache.record_provenance(facts, writer=writer)
-        extract_shards(
-            cast(FeatureCache, cache),
-            shards,
-            self._backbone,
-            viewed(CachedImages(self._images), self._recipe.view),
-            batch_size=batch_size,
-            progress=progress,
-            stage=f"repair {self._entry.path}",
-        )
-        cache.record_provenance({**facts, "finished": now()}, writer=writer)
+        facts = {**circumstances(self._backbone.device, batch_size), "repair": True}
+        source = viewed(CachedImages(self._images), self._recipe.view)
+        total = sum(len(cache.shard_rows(k)) for k in shards)
+        done = 0
+
+        def forwarded(images: int) -> None:
+            nonlocal done
+            done += images
+            progress(ProgressEvent(stage=f"repair {self._entry.path}", done=done, total=total))
+
+        with kept_true(cache), Record(cache, new_writer_name(), facts) as record:
+            watch = Watch(forwarded=forwarded, published=lambda shard, _: record.add(shard))
+            features = cast(FeatureCache, cache)
+            extract_shards(features, shards, self._backbone, source, batch_size=batch_size, watch=watch)
 
 
 class _FileMaker(Maker):
@@ -145,8 +148,16 @@ class _FileMaker(Maker):
         )
 
     def make(self, cache: Cache, shards: Sequence[int], progress: Progress) -> None:
-        part = Part(name=self._part(), cache=cache, shards=list(shards))
-        fill(self._dataset, self._entry.split, [part], progress=progress, stage=f"repair {self._entry.path}")
+        windows = Windows([Part(name=self._part(), cache=cache)])  # of one part, a window is a shard
+        stage, split = f"repair {self._entry.path}", self._entry.split
+        work = Work(
+            location=cache.location,
+            units=shards,
+            present=cache.present_shards,
+            images=lambda shard: len(cache.shard_rows(shard)),
+        )
+        with share(work, Sharing(), lambda text: progress(said(stage, text))) as mine:
+            fill(self._dataset, split, windows, mine, progress=progress, stage=stage)
 
 
 class _ImageMaker(_FileMaker):

@@ -8,7 +8,7 @@ shard do not depend on where an interrupted run stopped.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ import torch
 
 from deapcache.backbones import Backbone
 from deapcache.cache import FeatureCache, encode_features
-from deapcache.extraction.progress import Progress, ProgressEvent
+from deapcache.extraction.progress import Watch
 from deapcache.extraction.sources import Batch, ImageSource
 
 READ_AHEAD = 3
@@ -36,30 +36,30 @@ class _Work:
 
 def extract_shards(
     cache: FeatureCache,
-    shards: Sequence[int],
+    shards: Iterable[int],
     backbone: Backbone,
     source: ImageSource,
     *,
     batch_size: int,
-    progress: Progress,
-    stage: str,
+    watch: Watch = Watch(),  # noqa: B008 - it has no state
+    computed: Callable[[], None] = lambda: None,
 ) -> int:
-    """Compute and publish ``shards`` of ``cache``; returns the number of images written.
+    """Compute and publish ``shards`` of ``cache``, which are asked for one by one; returns the images written.
+
+    ``computed`` is called when all is forwarded and the last of it is still being published.
 
     Raises :class:`deapcache.errors.FeatureError` for features that must not be stored, and whatever reading or
     publishing raises. On any error or on Ctrl-C, shards published until then stay, and nothing else is left.
     """
-    work = list(_work(cache, shards, batch_size))
-    total = sum(len(cache.shard_rows(k)) for k in shards)
     writer = ThreadPoolExecutor(SHARDS_IN_FLIGHT)
     try:
-        return _Loop(cache, backbone, writer, progress, stage, total).run(_read_ahead(source, work))
+        work = _work(cache, shards, batch_size)
+        return _Loop(cache, backbone, writer, watch).run(_read_ahead(source, work), computed)
     finally:
         writer.shutdown(wait=True, cancel_futures=True)
-        cache.settle()
 
 
-def _work(cache: FeatureCache, shards: Sequence[int], batch_size: int) -> Iterator[_Work]:
+def _work(cache: FeatureCache, shards: Iterable[int], batch_size: int) -> Iterator[_Work]:
     for shard in shards:
         rows = cache.shard_rows(shard)
         for start in range(rows.start, rows.stop, batch_size):
@@ -67,7 +67,7 @@ def _work(cache: FeatureCache, shards: Sequence[int], batch_size: int) -> Iterat
             yield _Work(shard, range(start, stop), stop == rows.stop)
 
 
-def _read_ahead(source: ImageSource, work: Sequence[_Work]) -> Iterator[tuple[_Work, Batch]]:
+def _read_ahead(source: ImageSource, work: Iterable[_Work]) -> Iterator[tuple[_Work, Batch]]:
     ahead: deque[tuple[_Work, Batch]] = deque()
     for item in work:
         ahead.append((item, source.request(item.rows)))
@@ -79,42 +79,31 @@ def _read_ahead(source: ImageSource, work: Sequence[_Work]) -> Iterator[tuple[_W
 class _Loop:
     """The state of one run of the loop."""
 
-    def __init__(
-        self,
-        cache: FeatureCache,
-        backbone: Backbone,
-        writer: ThreadPoolExecutor,
-        progress: Progress,
-        stage: str,
-        total: int,
-    ) -> None:
+    def __init__(self, cache: FeatureCache, backbone: Backbone, writer: ThreadPoolExecutor, watch: Watch) -> None:
         self._cache = cache
         self._backbone = backbone
         self._writer = writer
-        self._progress = progress
-        self._stage = stage
-        self._total = total
+        self._watch = watch
         self._device = backbone.device
         self._dtype = torch.float16 if cache.storage == "float16" else torch.float32
-        self._free = [self._new_buffer() for _ in range(SHARDS_IN_FLIGHT + 1)]
-        self._publishing: deque[tuple[torch.Tensor, Future[int]]] = deque()
-        self._bytes = 0
+        self._free: list[torch.Tensor] = []
+        self._publishing: deque[tuple[torch.Tensor, Future[None]]] = deque()
 
-    def run(self, batches: Iterator[tuple[_Work, Batch]]) -> int:
+    def run(self, batches: Iterator[tuple[_Work, Batch]], computed: Callable[[], None]) -> int:
         done = 0
         for work, batch in batches:
             rows = self._cache.shard_rows(work.shard)
-            buffer = self._free[-1]
+            buffer = self._buffer()
             start = work.rows.start - rows.start
             # float16 storage: a value beyond its range turns infinite here and is refused when the shard is encoded
             buffer[start : start + len(work.rows)].copy_(self._forward(batch.result()), non_blocking=True)
             done += len(work.rows)
             if work.last:
                 self._hand_over(work.shard, self._free.pop(), len(rows))
-            self._progress(ProgressEvent(stage=self._stage, done=done, total=self._total, bytes=self._bytes))
+            self._watch.forwarded(len(work.rows))
+        computed()
         while self._publishing:
             self._reclaim()
-        self._progress(ProgressEvent(stage=self._stage, done=done, total=self._total, bytes=self._bytes))
         return done
 
     def _forward(self, images: np.ndarray) -> torch.Tensor:
@@ -128,22 +117,25 @@ class _Loop:
         if copied is not None:
             copied.record()
         self._publishing.append((buffer, self._writer.submit(self._publish, shard, buffer[:images], copied)))
-        while not self._free:
+        while len(self._publishing) > SHARDS_IN_FLIGHT or (self._publishing and self._publishing[0][1].done()):
             self._reclaim()
 
-    def _publish(self, shard: int, volumes: torch.Tensor, copied: torch.cuda.Event | None) -> int:
+    def _publish(self, shard: int, volumes: torch.Tensor, copied: torch.cuda.Event | None) -> None:
         if copied is not None:
             copied.synchronize()
         ids = [self._cache.image_ids[row] for row in self._cache.shard_rows(shard)]
         arrays = encode_features(volumes.numpy(), self._cache.storage, ids)
         self._cache.write_shard(shard, arrays)
-        return sum(array.nbytes for array in arrays.values())
+        self._watch.published(shard, sum(array.nbytes for array in arrays.values()))
 
     def _reclaim(self) -> None:
         buffer, published = self._publishing.popleft()
-        self._bytes += published.result()
+        published.result()
         self._free.append(buffer)
 
-    def _new_buffer(self) -> torch.Tensor:
-        shape = (self._cache.shard_images, *self._cache.grid, self._cache.dim)
-        return torch.empty(shape, dtype=self._dtype, pin_memory=self._device.type == "cuda")
+    def _buffer(self) -> torch.Tensor:
+        """Where the shard that is being forwarded is gathered; as many are made as are in use at once."""
+        if not self._free:
+            shape = (self._cache.shard_images, *self._cache.grid, self._cache.dim)
+            self._free.append(torch.empty(shape, dtype=self._dtype, pin_memory=self._device.type == "cuda"))
+        return self._free[-1]

@@ -11,12 +11,12 @@ import torch
 from deapcache.backbones import build, describe
 from deapcache.cache import ORIGINAL, ArraySpec, feature_arrays, find_caches, shard_images_for
 from deapcache.datasets import BOXES, Dataset
-from deapcache.extraction.extract import ExtractionSettings, choose_device, default_batch_size
 from deapcache.extraction.outline import Outline, outline_of
 from deapcache.extraction.plan import ExtractionPlan, PlannedCache, measure_rate
 from deapcache.extraction.prepare import limited_rows, require_one_region, target_size
 from deapcache.extraction.progress import Progress, silent
 from deapcache.extraction.recipes import BaseSize, base_size_name, image_array, target_array
+from deapcache.extraction.settings import ExtractionSettings, choose_device, default_batch_size
 from deapcache.extraction.views import split_views
 from deapcache.locations import Location
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from deapcache.cache import ORIGINAL, Cache, images_path, targets_path
 from deapcache.datasets import Dataset, DigestIndex
 from deapcache.errors import UsageError
 from deapcache.extraction.creating import make_cache
-from deapcache.extraction.filling import IMAGES, Part, fill
+from deapcache.extraction.filling import IMAGES, fill
 from deapcache.extraction.outline import Outline
-from deapcache.extraction.plan import item_bytes, require_space
-from deapcache.extraction.progress import Progress
+from deapcache.extraction.plan import require_space
+from deapcache.extraction.progress import Progress, said
 from deapcache.extraction.recipes import (
     BaseSize,
     base_size_name,
@@ -22,6 +22,8 @@ from deapcache.extraction.recipes import (
     target_array,
     target_recipe,
 )
+from deapcache.extraction.sharing import Portion, Sharing, Work, share
+from deapcache.extraction.windows import Part, Windows
 from deapcache.locations import Location
 from deapcache.recipe import image_set_digest
 from deapcache.regions import CROP, SQUASH, have_one_shape
@@ -86,11 +88,13 @@ def prepare_split(
     annotations: Sequence[str],
     progress: Progress,
     fit: str = SQUASH,
+    sharing: Sharing = Sharing(),  # noqa: B008 - it has no state
 ) -> PreparedSplit:
     """Make the base images and the targets of the first ``limit`` images (all: None) where they are missing.
 
     Whole shards are made, so a few images more than ``limit`` may be there afterwards. Targets have the base size, or
-    the dataset's own with native base images. ``fit`` is one of ``FITS``.
+    the dataset's own with native base images. ``fit`` is one of ``FITS``. Several processes share what is missing; of a
+    portion, only that is made.
     """
     ids = dataset.image_ids(split)
     index = DigestIndex(home)
@@ -105,11 +109,36 @@ def prepare_split(
         caches[annotation] = _target_cache(
             dataset, split, home, annotation, size, fit, ids, named, rows, index, progress
         )
-    parts = [Part(name=n, cache=c, shards=c.missing_shards(rows)) for n, c in caches.items()]
-    if any(part.shards for part in parts):
-        require_space(home, sum(len(part.rows) * item_bytes(part.cache) for part in parts))
-        fill(dataset, split, parts, progress=progress, stage=f"{dataset.name}/{split}: decode")
+    if caches:
+        _fill(dataset, split, caches, rows, sharing, progress)
     return PreparedSplit(dataset=dataset, split=split, image_ids=ids, images_digest=named, images=images, fit=fit)
+
+
+def complete_images(prepared: PreparedSplit, rows: Sequence[int], sharing: Sharing, progress: Progress) -> None:
+    """Make the base images of ``rows`` that are still missing, whoever's portion they are."""
+    if prepared.images is not None:
+        everything = replace(sharing, portion=Portion())
+        _fill(prepared.dataset, prepared.split, {IMAGES: prepared.images}, rows, everything, progress)
+
+
+def _fill(
+    dataset: Dataset, split: str, caches: Mapping[str, Cache], rows: Sequence[int], sharing: Sharing, progress: Progress
+) -> None:
+    stage = f"{dataset.name}/{split}: decode"
+    windows = Windows([Part(name=name, cache=cache) for name, cache in caches.items()])
+    missing = sharing.portion.of(windows.missing(windows.of_rows(rows)))
+    if not missing:
+        return
+    to_do = windows.to_do(missing)
+    require_space(windows.location, sum(each.bytes for each in to_do.values()))
+    work = Work(
+        location=windows.location,
+        units=missing,
+        present=lambda: set(missing) - windows.missing(missing),
+        images=lambda window: to_do[window].rows,
+    )
+    with share(work, sharing, lambda text: progress(said(stage, text))) as mine:
+        fill(dataset, split, windows, mine, progress=progress, stage=stage)
 
 
 def _image_cache(

@@ -24,6 +24,18 @@ class ProgressEvent:
     """Bytes published in this run."""
     new_cache: NewCache | None = None
     """A cache that was made beside others that could be taken for it."""
+    message: str = ""
+    """A sentence for people, in place of how far the stage has come."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """Called as units of work come along, from whichever thread does them."""
+
+    forwarded: Callable[[int], None] = lambda _: None
+    """So many images more have been forwarded."""
+    published: Callable[[int, int], None] = lambda *_: None
+    """A shard, and the bytes of it."""
 
 
 Progress = Callable[[ProgressEvent], None]
@@ -31,3 +43,8 @@ Progress = Callable[[ProgressEvent], None]
 
 def silent(_: ProgressEvent) -> None:
     """Progress that nobody looks at."""
+
+
+def said(stage: str, message: str) -> ProgressEvent:
+    """An event that tells people something in words."""
+    return ProgressEvent(stage=stage, done=0, total=0, message=message)

@@ -9,7 +9,7 @@ import torch
 from deapcache.backbones import Backbone, build
 from deapcache.cache import Cache, list_caches
 from deapcache.errors import CacheMissError, WeightsError
-from deapcache.extraction.extract import calibrate
+from deapcache.extraction.calibrating import calibrate
 from deapcache.extraction.recipes import feature_recipe, parse_base_size
 from deapcache.extraction.sources import CachedImages
 from deapcache.locations import Location

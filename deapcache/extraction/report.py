@@ -22,6 +22,8 @@ class ExtractionReport:
     images: int
     """Images that the cache holds now, of ``total``."""
     total: int
+    left: int
+    """Images within the limit that are not there: those of other runs, where this one had a portion of the shards."""
     extracted: int
     """Images that this run forwarded and published; 0 where all were there."""
     stored_bytes: int

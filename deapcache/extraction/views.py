@@ -10,8 +10,8 @@ from deapcache.cache import HFLIP, ORIGINAL, mirror
 from deapcache.datasets import Dataset
 from deapcache.extraction.filling import IMAGES
 from deapcache.extraction.outline import Outline
-from deapcache.extraction.prepare import check_splits
-from deapcache.extraction.sources import Batch, ImageSource
+from deapcache.extraction.prepare import PreparedSplit, check_splits
+from deapcache.extraction.sources import Batch, CachedImages, ImageSource, NativeImages
 
 
 def split_views(
@@ -28,8 +28,15 @@ def split_views(
     return {split: of_split for split, of_split in wanted.items() if of_split}
 
 
+def image_source(prepared: PreparedSplit, image_size: tuple[int, int]) -> ImageSource:
+    """The images that a backbone of that image size sees of a split, in its view."""
+    if prepared.images is None:
+        return viewed(NativeImages(prepared.dataset, prepared.split, image_size, prepared.fit), prepared.view)
+    return viewed(CachedImages(prepared.images), prepared.view)
+
+
 def viewed(source: ImageSource, view: str) -> ImageSource:
-    """The images of ``source`` as ``view`` shows them."""
+    """The images of ``source`` in a view."""
     return MirroredImages(source) if view == HFLIP else source
 
 

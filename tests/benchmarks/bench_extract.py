@@ -23,9 +23,10 @@ import torch
 from deapcache.backbones import Backbone, build
 from deapcache.cache import Cache, FeatureCache, create_cache, feature_arrays
 from deapcache.cache.layout import MIN_SHARDS
-from deapcache.extraction.extract import calibrate, default_batch_size
+from deapcache.extraction.calibrating import calibrate
 from deapcache.extraction.pipeline import extract_shards
 from deapcache.extraction.recipes import image_array
+from deapcache.extraction.settings import default_batch_size
 from deapcache.extraction.sources import CachedImages
 from deapcache.locations import LocalLocation
 from deapcache.recipe import ImageRecipe
@@ -106,7 +107,7 @@ def _extract_seconds(backbone: Backbone, base: Cache, home: SlowLocation, shards
     assert made.shard_images == batch
     start = time.perf_counter()
     source = CachedImages(base)
-    extract_shards(made, range(shards), backbone, source, batch_size=batch, progress=lambda _: None, stage="")
+    extract_shards(made, range(shards), backbone, source, batch_size=batch)
     return time.perf_counter() - start
 
 

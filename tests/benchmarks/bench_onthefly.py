@@ -27,7 +27,7 @@ import torch
 
 from deapcache.backbones import Backbone, build
 from deapcache.cache import ArraySpec, Cache, FeatureCache, create_cache, feature_arrays
-from deapcache.extraction.extract import calibrate
+from deapcache.extraction.calibrating import calibrate
 from deapcache.extraction.pipeline import extract_shards
 from deapcache.extraction.recipes import image_array
 from deapcache.extraction.sources import CachedImages
@@ -173,7 +173,7 @@ def _extracted(home: LocalLocation, backbone: Backbone, images: Cache, targets: 
     assert isinstance(cache, FeatureCache)
     source = CachedImages(images)
     every = range(cache.shard_count)
-    extract_shards(cache, every, backbone, source, batch_size=BATCH, progress=lambda _: None, stage="")
+    extract_shards(cache, every, backbone, source, batch_size=BATCH)
     return SplitArrays(cache, {"instances": targets}, np.arange(len(images)))
 
 

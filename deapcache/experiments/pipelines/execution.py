@@ -8,19 +8,18 @@ from typing import Any
 
 import torch
 
-from deapcache.errors import DeapcacheError, FeatureError, LocationError, WeightsError
+from deapcache.errors import FeatureError, LocationError, WeightsError
 from deapcache.experiments.pipelines.datasets import DatasetPlan, look_again
 from deapcache.experiments.pipelines.plan import PipelinePlan, find_pass_runs
 from deapcache.experiments.pipelines.runs import PassRuns
-from deapcache.experiments.probe import Probed, ProbeRequest, Report, probe
-from deapcache.extraction import ExtractionReport, Progress, extract, prepare_split
+from deapcache.experiments.pipelines.training import COLLECTED, Trained, line, train_pass, train_passes
+from deapcache.experiments.probe import Probed, Report
+from deapcache.extraction import Cluster, ExtractionReport, Progress, extract, prepare_split
 from deapcache.extraction.progress import silent
 from deapcache.results import Result, load_results
 
 _OF_ONE_BACKBONE = (WeightsError, FeatureError, torch.OutOfMemoryError)
 """Errors of extraction that say nothing about the next backbone."""
-
-_COLLECTED = (DeapcacheError, torch.OutOfMemoryError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +60,12 @@ class Outcome:
 
 
 def run_pipeline(
-    plan: PipelinePlan, *, progress: Progress = silent, report: Report = lambda *_: None, command: Sequence[str] = ()
+    plan: PipelinePlan,
+    *,
+    progress: Progress = silent,
+    report: Report = lambda *_: None,
+    command: Sequence[str] = (),
+    cluster: Cluster | None = None,
 ) -> Outcome:
     """Do what ``plan`` says is missing.
 
@@ -69,14 +73,17 @@ def run_pipeline(
     go on: what a long run could make is there in the morning, and the same command tries the rest again. What would
     fail for all of them as well is raised: a home that is full or cannot be written.
 
+    The workers of ``cluster``, where one is given, extract shard by shard and then train the passes side by side, one a
+    worker; what comes of it is the same.
+
     Raises :class:`PipelineError` where the plan has problems, before anything is made, and :class:`LocationError`.
     """
     plan.require_runnable()
-    running = _Running(plan, progress, report, command)
+    running = _Running(plan, progress, report, command, cluster)
     running.outcome.failures += [Failure(what=plan.pipeline.name, error=what) for what in plan.left_out]
     for name in plan.datasets:
         running.extract(name)
-    names = [name for runs in plan.passes for name in running.probe(runs)]
+    names = running.probe_all() if cluster is None else running.probe_side_by_side(cluster)
     running.outcome.results = load_results(plan.home, names)
     running.outcome.missing = plan.runs - len(names)
     return running.outcome
@@ -85,12 +92,15 @@ def run_pipeline(
 class _Running:
     """One run of a pipeline, stage by stage."""
 
-    def __init__(self, plan: PipelinePlan, progress: Progress, report: Report, command: Sequence[str]) -> None:
+    def __init__(
+        self, plan: PipelinePlan, progress: Progress, report: Report, command: Sequence[str], cluster: Cluster | None
+    ) -> None:
         self.outcome = Outcome()
         self._plan = plan
         self._progress = progress
         self._report = report
         self._command = command
+        self._cluster = cluster
         self._without_caches: set[tuple[str, str]] = set()
 
     def extract(self, name: str) -> None:
@@ -108,46 +118,49 @@ class _Running:
                     home,
                     settings=plan.settings,
                     progress=self._progress,
+                    hands=self._cluster,
                     on_failure=lambda backbone, error: self._note_backbone(plan, backbone, error),
                 )
                 self.outcome.extracted.extend(reports)
         except LocationError:
             raise
-        except _COLLECTED as error:
+        except COLLECTED as error:
             self._note(f"dataset {plan.name}", error, plan, self._plan.pipeline.backbones_of(plan.name))
 
-    def probe(self, before: PassRuns) -> list[str]:
-        """Train the missing runs of a pass; the names of all its runs that have a result now."""
+    def probe_all(self) -> list[str]:
+        """Train the missing runs, pass by pass; the names of all runs that have a result now."""
+        names = []
+        for before in self._plan.passes:
+            runs = self._look_at(before)
+            made: list[str] = []
+            if runs.is_known and runs.missing:
+                made = self._note_trained(
+                    runs, train_pass(runs, self._plan.home, report=self._report, command=self._command)
+                )
+            names += [name for name in runs.runs if name in runs.there or name in made]
+        return names
+
+    def probe_side_by_side(self, cluster: Cluster) -> list[str]:
+        """As :meth:`probe_all`, by the workers of ``cluster``, a pass each."""
+        passes = [self._look_at(before) for before in self._plan.passes]
+        wanted = [runs for runs in passes if runs.is_known and runs.missing]
+        ended = dict(train_passes(wanted, self._plan.home, cluster, report=self._report, command=self._command))
+        made = {name for place, runs in enumerate(wanted) for name in self._note_trained(runs, ended[place])}
+        return [name for runs in passes for name in runs.runs if name in runs.there or name in made]
+
+    def _look_at(self, before: PassRuns) -> PassRuns:
+        """Which runs of a pass are there, now that all is extracted."""
         unit = before.unit
         runs = find_pass_runs(unit, self._plan.pipeline, self._plan.datasets[unit.dataset], self._plan.home)
         if not runs.is_known and (unit.dataset, unit.backbone) not in self._without_caches:
             self._fail(f"probes of {unit.name}", runs.lacking or runs.problem)
-        made = self._train(runs) if runs.is_known and runs.missing else []
-        return [name for name in runs.runs if name in runs.there or name in made]
+        return runs
 
-    def _train(self, runs: PassRuns) -> list[str]:
-        unit = runs.unit
-        request = ProbeRequest(
-            tasks=unit.tasks,
-            dataset=unit.dataset,
-            backbones=(unit.backbone,),
-            readouts=unit.readouts,
-            seeds=unit.seeds,
-            options=unit.options,
-            where=runs.fields,
-            images_name=runs.images_name,
-        )
-        home, report, command = self._plan.home, self._report, self._command
-        done: list[Probed] = []
-        try:
-            for one in probe(home, request, report=report, command=command, skip=runs.is_settled):
-                done.append(one)  # one by one, so that an error leaves those before it
-        except LocationError:
-            raise
-        except _COLLECTED as error:
-            self._fail(f"probes of {unit.name}", _line(error))
-        self.outcome.probed += done
-        return [one.result.run for one in done]
+    def _note_trained(self, runs: PassRuns, trained: Trained) -> list[str]:
+        if trained.error:
+            self._fail(f"probes of {runs.unit.name}", trained.error)
+        self.outcome.probed += trained.probed
+        return [one.result.run for one in trained.probed]
 
     def _prepare(self, plan: DatasetPlan) -> None:
         """Base images and targets, which also a home with all features may lack."""
@@ -171,11 +184,7 @@ class _Running:
 
     def _note(self, what: str, error: Exception, plan: DatasetPlan, backbones: Sequence[str]) -> None:
         self._without_caches |= {(plan.name, backbone) for backbone in backbones}
-        self._fail(what, _line(error))
+        self._fail(what, line(error))
 
     def _fail(self, what: str, error: str) -> None:
         self.outcome.failures.append(Failure(what=what, error=error))
-
-
-def _line(error: Exception) -> str:
-    return str(error) if isinstance(error, DeapcacheError) else str(error).splitlines()[0]

@@ -20,7 +20,7 @@ from deapcache.experiments.planning.rates import ForwardRate, Rates, StepRate
 from deapcache.experiments.planning.work import StepGroup
 from deapcache.extraction import choose_device, untrained_rate
 from deapcache.extraction.circumstances import circumstances, now
-from deapcache.extraction.extract import default_batch_size
+from deapcache.extraction.settings import default_batch_size
 from deapcache.probing import ProbeOptions
 from deapcache.probing.learner import Learner
 from deapcache.probing.posed import PosedTask
@@ -98,7 +98,7 @@ def _steps(group: StepGroup, device: torch.device) -> dict[str, Any]:
 
 
 def _circumstances(device: torch.device) -> dict[str, Any]:
-    facts = circumstances(device, default_batch_size(device), ())
+    facts = circumstances(device, default_batch_size(device))
     return {name: facts[name] for name in ("host", "python", "versions")} | {"threads": torch.get_num_threads()}
 
 

@@ -10,7 +10,7 @@ from deapcache.backbones import Backbone, build
 from deapcache.cache import Cache
 from deapcache.errors import CacheMissError, ResultsError
 from deapcache.experiments.prediction.runs import TrainedRun
-from deapcache.extraction.extract import calibrate
+from deapcache.extraction.calibrating import calibrate
 from deapcache.extraction.rebuilding import calibration_images, unlike
 from deapcache.extraction.sources import CachedImages
 from deapcache.recipe import differences

@@ -1,0 +1,130 @@
+"""The features of one backbone over one split: which cache they are, and filling it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import cast
+
+from deapcache.backbones import Backbone
+from deapcache.cache import FeatureCache, feature_arrays, features_path, kept_true, name_view
+from deapcache.extraction.creating import make_cache
+from deapcache.extraction.hands import Hands
+from deapcache.extraction.plan import item_bytes, require_space
+from deapcache.extraction.prepare import PreparedSplit, complete_images, limited_rows
+from deapcache.extraction.progress import Progress, ProgressEvent, Watch, said
+from deapcache.extraction.recipes import feature_recipe, omitted_from
+from deapcache.extraction.report import ExtractionReport
+from deapcache.extraction.settings import ExtractionSettings
+from deapcache.extraction.sharing import Share, Work, share
+from deapcache.locations import Location
+
+
+def extract_split(
+    backbone: Backbone,
+    calibration: str,
+    prepared: PreparedSplit,
+    home: Location,
+    settings: ExtractionSettings,
+    progress: Progress,
+    hands: Hands,
+) -> ExtractionReport:
+    """Make the features of a split that are missing; ``calibration`` is what the recipe says of batch norm."""
+    start = time.perf_counter()
+    cache = _feature_cache(backbone, calibration, prepared, home, settings, progress)
+    total = len(prepared.image_ids)
+    wanted = {row // cache.shard_images for row in limited_rows(total, settings.limit)[:: cache.shard_images]}
+    missing = settings.sharing.portion.of(wanted - cache.present_shards())
+    done = _extract_missing(cache, missing, backbone, prepared, settings, progress, hands) if missing else 0
+    present = cache.present_shards()
+    return ExtractionReport(
+        backbone=backbone.name,
+        dataset=prepared.dataset.images_name,
+        split=prepared.split,
+        view=prepared.view,
+        path=str(cache.location),
+        digest=cache.digest,
+        images=sum(len(cache.shard_rows(k)) for k in present),
+        total=total,
+        left=sum(len(cache.shard_rows(k)) for k in wanted - present),
+        extracted=done,
+        stored_bytes=cache.stored_bytes(),
+        seconds=time.perf_counter() - start,
+        omitted=dict(prepared.dataset.omitted.get(prepared.split, {})),
+    )
+
+
+def _feature_cache(
+    backbone: Backbone,
+    calibration: str,
+    prepared: PreparedSplit,
+    home: Location,
+    settings: ExtractionSettings,
+    progress: Progress,
+) -> FeatureCache:
+    recipe = feature_recipe(
+        backbone.identity,
+        calibration=calibration,
+        base_size=settings.base_size_for(prepared.dataset),
+        base_fit=prepared.fit,
+        colour=prepared.dataset.colour,
+        precision=settings.precision,
+        storage=settings.storage,
+        images=prepared.images_digest,
+        view=prepared.view,
+        omitted=omitted_from(prepared.dataset, prepared.split),
+    )
+    path = features_path(prepared.dataset.images_name, prepared.split, backbone.name, recipe.digest)
+    arrays = feature_arrays(settings.storage, backbone.grid, backbone.dim)
+    ids = prepared.image_ids
+    rows = limited_rows(len(ids), settings.limit)
+    made = make_cache(home, path, recipe=recipe, arrays=arrays, image_ids=ids, rows=rows, progress=progress)
+    return cast(FeatureCache, made)
+
+
+def _extract_missing(
+    cache: FeatureCache,
+    shards: Sequence[int],
+    backbone: Backbone,
+    prepared: PreparedSplit,
+    settings: ExtractionSettings,
+    progress: Progress,
+    hands: Hands,
+) -> int:
+    images = sum(len(cache.shard_rows(k)) for k in shards)
+    require_space(cache.location, images * item_bytes(cache))
+    cache.location.sweep()
+    complete_images(prepared, [row for k in shards for row in cache.shard_rows(k)], settings.sharing, progress)
+    stage = name_view(f"{backbone.name} · {prepared.dataset.images_name}/{prepared.split}", prepared.view)
+    work = Work(
+        location=cache.location, units=shards, present=cache.present_shards, images=lambda k: len(cache.shard_rows(k))
+    )
+    with kept_true(cache), share(work, settings.sharing, lambda text: progress(said(stage, text))) as mine:
+        tally = _Tally(mine, progress, stage)
+        hands.compute(cache, mine.rounds(), backbone, prepared, settings=settings, watch=tally.watch)
+        tally.show()
+        return tally.done
+
+
+class _Tally:
+    """How far the shards of one cache have come."""
+
+    def __init__(self, mine: Share, progress: Progress, stage: str) -> None:
+        self.done = 0
+        self.watch = Watch(forwarded=self._forwarded, published=self._published)
+        self._mine = mine
+        self._progress = progress
+        self._stage = stage
+        self._bytes = 0
+
+    def show(self) -> None:
+        """Report it."""
+        self._progress(ProgressEvent(stage=self._stage, done=self.done, total=self._mine.total, bytes=self._bytes))
+
+    def _forwarded(self, images: int) -> None:
+        self.done += images
+        self.show()
+
+    def _published(self, shard: int, size: int) -> None:
+        self._bytes += size
+        self._mine.finish(shard)
