@@ -16,6 +16,7 @@ from typing import Any
 
 from deapcache.cache.group import read_group
 from deapcache.cache.layout import StoredArray, stored_array
+from deapcache.cache.names import CLAIMS
 from deapcache.cache.store import shard_size
 from deapcache.locations import LISTING_FORMAT, MANIFEST, LocalLocation, Location
 
@@ -58,7 +59,8 @@ def list_cache(
     """
     group = read_group(location)
     arrays = [stored_array(location, name) for name in group.arrays]
-    keys = [key for key in location.keys("") if key != MANIFEST and key not in without]
+    passing = (MANIFEST, f"{CLAIMS}/")
+    keys = [key for key in location.keys("") if not key.startswith(passing) and key not in without]
     sizes = _sizes(location, keys, arrays, {} if isinstance(location, LocalLocation) else known or {})
     shards = {shard for key in sizes if (shard := arrays[-1].shard_of_key(key)) is not None}
     per_shard = arrays[-1].shard_images
