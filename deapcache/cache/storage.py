@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numcodecs import BitRound
 
-from deapcache.cache.layout import ROUNDED_COMPRESSION, ArraySpec
+from deapcache.cache.layout import DEFAULT_COMPRESSION, ROUNDED_COMPRESSION, UNCOMPRESSED, ArraySpec
 from deapcache.errors import FeatureError, UsageError
 
 STORAGE_FORMATS = ("float16", "bfloat16", "float32", "int8")
@@ -30,20 +30,27 @@ _INT8_MAX = 127.0
 _ROUND = BitRound(keepbits=7)
 
 
-def feature_arrays(storage: str, grid: tuple[int, int], dim: int) -> tuple[ArraySpec, ...]:
+def feature_arrays(storage: str, grid: tuple[int, int], dim: int, *, compress: bool = True) -> tuple[ArraySpec, ...]:
     """The arrays that keep (H, W, D) feature volumes in a storage format, the committing one last.
 
-    Raises :class:`UsageError` for an unknown format.
+    Compressed or not, they hold the same numbers, and stand for the same recipe. Raises :class:`UsageError` for an
+    unknown format.
     """
     _require_known(storage)
     height, width = grid
     shape, dimensions = (height, width, dim), ("row", "column", "channel")
+    dtype = {"float32": "float32", "int8": "int8"}.get(storage, "float16")
+    compression = ROUNDED_COMPRESSION if storage == "bfloat16" else DEFAULT_COMPRESSION[dtype]
+    features = ArraySpec(
+        name="features",
+        dtype=dtype,
+        item_shape=shape,
+        dimensions=dimensions,
+        compression=compression if compress else UNCOMPRESSED,
+    )
     if storage == "int8":
-        scales = ArraySpec(name="scales", dtype="float32", item_shape=grid, dimensions=("row", "column"))
-        return scales, ArraySpec(name="features", dtype="int8", item_shape=shape, dimensions=dimensions)
-    dtype = "float32" if storage == "float32" else "float16"
-    compression = ROUNDED_COMPRESSION if storage == "bfloat16" else ""
-    return (ArraySpec(name="features", dtype=dtype, item_shape=shape, dimensions=dimensions, compression=compression),)
+        return ArraySpec(name="scales", dtype="float32", item_shape=grid, dimensions=("row", "column")), features
+    return (features,)
 
 
 def encode_features(features: np.ndarray, storage: str, image_ids: Sequence[str]) -> dict[str, np.ndarray]:

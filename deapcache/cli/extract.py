@@ -47,6 +47,14 @@ def extract_command(
     dtype: Annotated[
         str, typer.Option("--dtype", help="Storage: float16, bfloat16 (rounded, smaller), float32, int8.")
     ] = "float16",
+    compress: Annotated[
+        bool,
+        typer.Option(
+            "--compress/--no-compress",
+            help="Whether new caches of features are compressed. Without, reads from memory are fastest, and file "
+            "systems that compress by themselves do it once.",
+        ),
+    ] = True,
     precision: Annotated[str, typer.Option("--precision", help="Compute: fp32, bf16 or fp16 autocast.")] = "fp32",
     views: Annotated[
         str,
@@ -102,6 +110,7 @@ def extract_command(
         base_size=parse_base_size(base_size) if base_size else None,
         fit=fit,
         storage=dtype,
+        compress=compress,
         precision=precision,
         weights=weights,
         views=tuple(options.names(views)),

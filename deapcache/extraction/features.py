@@ -75,7 +75,7 @@ def _feature_cache(
         omitted=omitted_from(prepared.dataset, prepared.split),
     )
     path = features_path(prepared.dataset.images_name, prepared.split, backbone.name, recipe.digest)
-    arrays = feature_arrays(settings.storage, backbone.grid, backbone.dim)
+    arrays = feature_arrays(settings.storage, backbone.grid, backbone.dim, compress=settings.compress)
     ids = prepared.image_ids
     rows = limited_rows(len(ids), settings.limit)
     made = make_cache(home, path, recipe=recipe, arrays=arrays, image_ids=ids, rows=rows, progress=progress)

@@ -34,6 +34,8 @@ class ExtractionSettings:
     views: tuple[str, ...] = (ORIGINAL,)
     """Each is a cache of its own; where no splits are named, mirrored images are those of the training split alone."""
 
+    compress: bool = True
+    """Whether features of a new cache are compressed; one that is there stays as it was begun."""
     batch_size: int | None = None
     """None: 32 on a GPU, 8 on a CPU."""
     device: str = "auto"

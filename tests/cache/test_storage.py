@@ -118,6 +118,8 @@ def test_the_largest_numbers_of_each_format_are_kept() -> None:
 
 
 def test_the_arrays_of_each_format() -> None:
+    plain = [a for s in STORAGE_FORMATS for a in feature_arrays(s, (3, 4), 8, compress=False) if a.name == "features"]
+    assert {a.compression for a in plain} == {"none"}
     named = {s: [(a.name, a.dtype, a.item_shape) for a in feature_arrays(s, (3, 4), 8)] for s in STORAGE_FORMATS}
     whole = (3, 4, 8)
     assert named == {

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from deapcache.cache import list_caches
+from deapcache.cache import find_one, list_caches
 from deapcache.locations import LocalLocation
 
 BACKBONE = "efficientnet-lite0-s16"
@@ -38,6 +39,20 @@ def test_extract_as_json(cli, make_coco, home):
     train, val = json.loads(cli(*command).out)
     assert (train["extracted"], val["extracted"], train["split"], val["split"]) == (2, 1, "train", "val")
     assert json.loads(cli(*command).out)[0]["extracted"] == 0
+
+
+def test_uncompressed_features_are_the_same_cache(cli, make_coco, home):
+    command = ("extract", "--backbone", BACKBONE, "--dataset", "coco", "--data-root", make_coco(2, 1), "--split", "val")
+    assert cli(*command, "--no-compress", "--home", home).code == 0
+    assert cli(*command, "--home", home / "other").code == 0
+    plain, packed = (
+        find_one(place, "features", dataset="coco", split="val").open() for place in (home, home / "other")
+    )
+    assert plain.digest == packed.digest
+    assert plain.arrays["features"].compression == "none"
+    np.testing.assert_array_equal(plain.read(range(len(plain))), packed.read(range(len(packed))))
+    (report,) = json.loads(cli(*command, "--home", home, "--json").out)
+    assert report["extracted"] == 0
 
 
 def test_dry_run_prints_images_bytes_time_and_free_space(cli, make_coco, home):
