@@ -106,6 +106,25 @@ def paper_backbones() -> list[str]:
     return list(_document()["backbones"])
 
 
+class PaperFeatures(NamedTuple):
+    """A backbone in the paper's Tables 2 to 4."""
+
+    parameters: float
+    side: int
+    """Cells of the feature volume along each side."""
+
+
+def paper_features(backbone: str) -> PaperFeatures:
+    """Size of one of :func:`paper_backbones`, as the paper prints it."""
+    row = _document()["backbones"][backbone]
+    return PaperFeatures(round(row["params_M"] * 1e6), row["feature_side"])
+
+
+def paper_metrics(task: str) -> list[str]:
+    """The metrics that Tables 3 and 4 print for one of the tasks of :data:`DATA`."""
+    return [metric for name, metric in _SCORES if name == task]
+
+
 def paper_score(backbone: str, task: str, metric: str) -> PaperNumber | None:
     """The score that Table 3 or 4 prints; ``None`` where they print none."""
     printed = _SCORES.get((task, metric))

@@ -49,11 +49,13 @@ class HomeIntervals:
 
     They are ``intervals/<digest>.json``, named by what they are of; where the home cannot be written they are computed
     each time. A row whose statistics are absent, damaged or of another score, or whose task is not installed, has a
-    ``problem`` instead of intervals: its table is shown all the same.
+    ``problem`` instead of intervals: its table is shown all the same. ``home_of`` says where the statistics of a run
+    lie, where that is not this home for all of them.
     """
 
-    def __init__(self, home: Location) -> None:
+    def __init__(self, home: Location, *, home_of: Callable[[str], Location] | None = None) -> None:
         self._home = home
+        self._home_of = home_of or (lambda _: home)
         self._known: dict[str, Uncertainty] = {}
 
     def __call__(self, summary: Summary) -> Uncertainty:
@@ -72,7 +74,7 @@ class HomeIntervals:
     def _computed(self, summary: Summary, key: str) -> Uncertainty:
         try:
             task = _task(summary)
-            loaded = _statistics(self._home, summary, task)
+            loaded = _statistics(self._home_of, summary, task)
             _require_same_images(loaded)
             runs, sums = [one.run for one in loaded], task.scores_from_sums
             found = bootstrap_interval(runs, task.scores, resamples=_resamples(task, loaded[0]), sums_suffice=sums)
@@ -100,7 +102,7 @@ def paired_difference(home: Location, left: Summary, right: Summary) -> dict[str
     statistics are absent, damaged or of another score.
     """
     task = _task(left)
-    ours, theirs = (_statistics(home, row, task) for row in (left, right))
+    ours, theirs = (_statistics(lambda _: home, row, task) for row in (left, right))
     _require_same_images([*ours, *theirs])
     return bootstrap_difference(
         [one.run for one in ours], [one.run for one in theirs], task.scores,
@@ -117,9 +119,9 @@ def _task(summary: Summary) -> Task:
     return get_task(summary.task, {name: options[name] for name in choices if name in options})
 
 
-def _statistics(home: Location, summary: Summary, task: Task) -> list[Statistics]:
+def _statistics(home_of: Callable[[str], Location], summary: Summary, task: Task) -> list[Statistics]:
     """Statistics of each seed, which give the score that is kept beside them."""
-    loaded = [load_statistics(home, result.run) for result in summary.results]
+    loaded = [load_statistics(home_of(result.run), result.run) for result in summary.results]
     for result, statistics in zip(summary.results, loaded, strict=True):
         try:
             scores = task.scores(dict(statistics.run))

@@ -1,0 +1,64 @@
+"""``deapcache leaderboard``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from deapcache import locations
+from deapcache.cli import options
+from deapcache.cli.console import out
+from deapcache.errors import ReadOnlyError, UsageError
+
+if TYPE_CHECKING:
+    from deapcache.results.leaderboard import Format, Leaderboard
+
+
+def leaderboard_command(
+    format: Annotated[str, typer.Option("--format", help="table, markdown, csv or html (one page).")] = "table",
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write leaderboard.{txt,md,csv,html} to. Default: stdout.")
+    ] = None,
+    results: Annotated[
+        list[str] | None,
+        typer.Option("--results", help="Home whose results are shown: a path or URL. Repeatable. Default: --home."),
+    ] = None,
+    paper: Annotated[bool, typer.Option("--paper/--no-paper", help="The paper's rows, marked as such.")] = True,
+    intervals: Annotated[
+        bool, typer.Option("--intervals/--no-intervals", help="95% intervals over images, by bootstrap.")
+    ] = True,
+    home: options.Home = None,
+) -> None:
+    """Backbones × tasks from the results of several homes, beside the paper's: a table, Markdown, CSV or a web page.
+
+    Only what was measured the same way stands in one column; a run that several homes hold is counted once.
+    """
+    from deapcache.results.leaderboard import collect, file_name, leaderboard
+
+    name = file_name(format)
+    if format == "html" and folder is None and sys.stdout.isatty():
+        raise UsageError("a web page is not for a terminal: say where it goes with --out DIR")
+    collected = collect([locations.locate(place) for place in results] if results else [locations.home(home)])
+    _write(leaderboard(collected, intervals=intervals, paper=paper), cast("Format", format), folder, name)
+
+
+def _write(board: Leaderboard, format: Format, folder: Path | None, name: str) -> None:
+    from deapcache.results import print_blocks
+    from deapcache.results.leaderboard import rendered
+    from deapcache.results.leaderboard.text import blocks
+
+    if folder is None and format == "table":
+        print_blocks(blocks(board))
+    elif folder is None:
+        sys.stdout.write(rendered(board, format))
+    else:
+        text = rendered(board, format, beside=folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ReadOnlyError(f"{folder / name} cannot be written: {error.strerror}; choose another --out") from None
+        out.print(f"written: {folder / name}", markup=False)

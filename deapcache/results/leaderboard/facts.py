@@ -1,0 +1,72 @@
+"""What a leaderboard says of a backbone: category, size, the volume it gives."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from deapcache.backbones import BackboneEntry, describe
+from deapcache.errors import DeapcacheError
+from deapcache.results.paper import paper_features
+from deapcache.results.record import Result
+
+CATEGORIES = ("supervised", "self-supervised", "vision-language", "untrained", "other")
+"""The paper's three (Table 2), the control, and what is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneFacts:
+    """Facts about a backbone as far as they are known here."""
+
+    name: str
+    category: str
+    """One of :data:`CATEGORIES`."""
+    parameters: float | None
+    """Without the classifier."""
+    features: tuple[int, ...]
+    """(H, W, D) of the feature volume, (H, W) where the paper says no more; empty where it is not known."""
+    training_data: str = ""
+
+    @property
+    def size(self) -> str:
+        """``14×14×768``."""
+        return "×".join(map(str, self.features))
+
+
+def measured_backbone(result: Result) -> BackboneFacts:
+    """Of a result: the volume is what was probed; the rest is in the registry, where the backbone has a name in it."""
+    known = _entry(result.backbone)
+    return BackboneFacts(
+        name=result.backbone,
+        category=_category(known),
+        parameters=known.parameters if known else None,
+        features=(*result.build["grid"], result.build["feature_dim"]),
+        training_data=known.training_data if known else "",
+    )
+
+
+def paper_backbone(name: str) -> BackboneFacts:
+    """Of a row of the paper: as it prints them."""
+    known, printed = _entry(name), paper_features(name)
+    return BackboneFacts(
+        name=name,
+        category=_category(known),
+        parameters=printed.parameters,
+        features=(printed.side, printed.side, *([known.dim] if known else [])),
+        training_data=known.training_data if known else "",
+    )
+
+
+def _category(entry: BackboneEntry | None) -> str:
+    if entry is None:
+        return "other"
+    return "untrained" if entry.untrained else entry.category or "other"
+
+
+@functools.cache
+def _entry(name: str) -> BackboneEntry | None:
+    """``None`` for a backbone that is not known on this machine: a plug-in's, or of another version."""
+    try:
+        return describe(name)
+    except DeapcacheError:
+        return None

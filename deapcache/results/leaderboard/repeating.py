@@ -1,0 +1,87 @@
+"""The commands that make a run again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from deapcache.recipe import Protocol
+from deapcache.results.record import Result
+
+_FIXED = {"weight_decay": 1e-4, "order_seed": 0}
+"""What no option of ``deapcache probe`` changes; a pipeline or the library may."""
+
+_EXTRACTED = {"--base-size": "base_size", "--fit": "base_fit", "--dtype": "storage", "--precision": "precision"}
+"""Options of ``deapcache extract`` → fields of a feature recipe."""
+
+_CHOOSING = {"base_fit": "squash", "storage": "float16", "precision": "fp32"}
+"""Fields that choose between several caches of a backbone → what needs no choice."""
+
+
+def repeat_commands(result: Result) -> list[str]:
+    """``deapcache extract …`` and ``deapcache probe …`` that give this very run; [] where no command line can say it.
+
+    That is so for a run of the library or of a pipeline with settings that have no option, and for an upsampler's file,
+    which a result does not hold. Every value is quoted for a shell.
+    """
+    protocol = {**Protocol.added_fields(), **result.protocol}
+    fixed = {"weight_decay": protocol["optimiser"].get("weight_decay"), "order_seed": protocol["order_seed"]}
+    limit = _limit(result, protocol)
+    if fixed != _FIXED or limit is None or result.readout.partition(":")[0] == "featup":
+        return []
+    recipe = result.caches["train"]["recipe"]
+    return [
+        _line("extract", _extract(result, recipe, protocol)),
+        _line("probe", _probe(result, recipe, protocol, limit)),
+    ]
+
+
+def recorded_command(result: Result) -> str:
+    """The command line that was typed, which may have made other runs as well; empty for a run of the library."""
+    return shlex.join(map(str, result.command))
+
+
+def _line(verb: str, options: Iterator[tuple[str, Any]]) -> str:
+    return shlex.join(["deapcache", verb, *(str(part) for option in options for part in option)])
+
+
+def _extract(result: Result, recipe: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    yield "--backbone", result.backbone
+    yield "--dataset", result.dataset
+    for option, field in _EXTRACTED.items():
+        if field in recipe and recipe[field] != _CHOOSING.get(field):
+            yield option, recipe[field]
+    if list(protocol["views"]) != ["original"]:
+        yield "--views", ",".join(protocol["views"])
+
+
+def _probe(
+    result: Result, recipe: Mapping[str, Any], protocol: Mapping[str, Any], limit: int
+) -> Iterator[tuple[str, Any]]:
+    yield from (("--task", result.task), ("--dataset", result.dataset), ("--backbone", result.backbone))
+    yield from (("--readout", result.readout), ("--seed", result.seed))
+    yield from (("--iterations", protocol["iterations"]), ("--batch-size", protocol["batch_size"]))
+    yield "--lr", protocol["optimiser"]["lr"]
+    if limit:
+        yield "--limit", limit
+    if list(protocol["views"]) != ["original"]:
+        yield "--views", ",".join(protocol["views"])
+    for field, usual in _CHOOSING.items():
+        if recipe.get(field, usual) != usual:
+            yield "--where", f"{field}={recipe[field]}"
+    for choice, value in result.build.get("task_options", {}).items():
+        yield "--task-option", f"{result.task}.{choice}={value}"
+
+
+def _limit(result: Result, protocol: Mapping[str, Any]) -> int | None:
+    """Of ``--limit``, which is one for both splits: 0 for none, ``None`` where two numbers are needed."""
+    train, val = protocol["train_limit"], protocol["val_limit"]
+    if train is None and val is None:
+        return 0
+    wanted = train or val
+    # a limit that leaves nothing out is recorded as none
+    fits = all(own == wanted or (own is None and images <= wanted) for own, images in (
+        (train, result.train_images), (val, result.val_images)
+    ))  # fmt: skip
+    return int(wanted) if fits else None

@@ -1,0 +1,34 @@
+"""One leaderboard in each of its formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from deapcache.errors import UsageError
+from deapcache.results.blocks import plain_text
+from deapcache.results.leaderboard.entries import Leaderboard
+from deapcache.results.leaderboard.flat import csv_text
+from deapcache.results.leaderboard.page import html_page
+from deapcache.results.leaderboard.text import blocks, markdown_page
+
+Format = Literal["table", "markdown", "csv", "html"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+_ENDING = {"table": "txt", "markdown": "md", "csv": "csv", "html": "html"}
+
+
+def file_name(format: str) -> str:
+    """``leaderboard.html``; raises :class:`UsageError` for a format that there is not."""
+    if format not in _ENDING:
+        raise UsageError(f"--format {format}: expected one of {', '.join(FORMATS)}")
+    return f"leaderboard.{_ENDING[format]}"
+
+
+def rendered(board: Leaderboard, format: Format, *, beside: Path | None = None) -> str:
+    """The leaderboard as text of that format; addresses of local results are relative to the folder ``beside``."""
+    if format == "table":
+        return "\n".join(plain_text(block) for block in blocks(board))
+    if format == "markdown":
+        return markdown_page(board, beside)
+    return csv_text(board, beside) if format == "csv" else html_page(board)
