@@ -116,37 +116,40 @@ function scoreTable(entry) {
   return make("div", { class: "scroll plain", role: "region", tabindex: "0", "aria-label": "All scores" }, table);
 }
 
-function sigmaPlot(sigma) {
-  const step = 84, across = Math.min(sigma.length, 8), rows = Math.ceil(sigma.length / across);
+// Each head's mask as the circle of radius σ around an image's centre; the image's longer side is 1.
+function sigmaPlot(sigma, aspect) {
+  const step = 84, across = Math.min(sigma.length, 4), rows = Math.ceil(sigma.length / across);
+  const [wide, high] = aspect > 1 ? [70 / aspect, 70] : [70, 70 * aspect];
   const label = `Learned reach σ of ${sigma.length} heads, as a share of the image's longer side: `
     + sigma.map((value) => value.toFixed(3)).join(", ");
-  const plot = draw("svg", { class: "plot", role: "img", viewBox: `0 0 ${across * step} ${rows * 94}`, "aria-label": label });
+  const size = `0 0 ${across * step} ${rows * (high + 26)}`;
+  const plot = draw("svg", { class: "plot heads", role: "img", viewBox: size, "aria-label": label });
   sigma.forEach((value, head) => {
-    const left = (head % across) * step, top = Math.floor(head / across) * 94;
-    const window = draw("svg", { x: left + 2, y: top + 2, width: 70, height: 70, viewBox: "0 0 70 70" });
-    window.append(draw("rect", { class: "head", x: .5, y: .5, width: 69, height: 69 }),
-      draw("circle", { class: "reach", cx: 35, cy: 35, r: Math.max(0, Math.min(value, 2)) * 70 }));
-    plot.append(window, draw("text", { x: left + 37, y: top + 88, "text-anchor": "middle" }, value.toFixed(3)));
+    const left = (head % across) * step + (74 - wide) / 2, top = Math.floor(head / across) * (high + 26) + 2;
+    const frame = draw("svg", { x: left, y: top, width: wide, height: high, viewBox: `0 0 ${wide} ${high}` });
+    const radius = Math.max(0, Math.min(value, 2)) * 70;
+    frame.append(draw("rect", { class: "head", x: .5, y: .5, width: wide - 1, height: high - 1 }),
+      draw("circle", { class: "reach", cx: wide / 2, cy: high / 2, r: radius }));
+    plot.append(frame, draw("text", { x: left + wide / 2, y: top + high + 15, "text-anchor": "middle" }, value.toFixed(3)));
   });
   return plot;
 }
 
 function curvePlot(loss) {
-  const [width, height, left, low] = [620, 220, 64, 180];
+  const [width, height, left, low, high] = [420, 236, 52, 192, 30];
   const losses = loss.map((point) => point[1]), steps = loss.map((point) => point[0]);
   const [least, most] = [Math.min(...losses), Math.max(...losses)], last = steps[steps.length - 1];
-  const x = (step) => left + (step / (last || 1)) * (width - left - 30);
-  const y = (value) => low - ((value - least) / (most - least || 1)) * (low - 16);
+  const x = (step) => left + (step / (last || 1)) * (width - left - 28);
+  const y = (value) => low - ((value - least) / (most - least || 1)) * (low - high);
   const label = `Training loss over ${last} iterations: from ${losses[0].toFixed(4)} to ${losses[losses.length - 1].toFixed(4)}`;
   const plot = draw("svg", { class: "plot", role: "img", viewBox: `0 0 ${width} ${height}`, "aria-label": label });
   const path = loss.map(([step, value], at) => `${at ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`).join("");
-  plot.append(draw("path", { class: "axis", d: `M${left} 10V${low + 6}H${width - 24}` }), draw("path", { class: "curve", d: path }),
-    draw("text", { x: left - 8, y: y(most) + 4, "text-anchor": "end" }, most.toPrecision(3)),
-    draw("text", { x: left - 8, y: y(least) + 4, "text-anchor": "end" }, least.toPrecision(3)),
-    draw("text", { x: left, y: low + 24, "text-anchor": "middle" }, "0"),
-    draw("text", { x: x(last), y: low + 24, "text-anchor": "middle" }, String(last)),
-    draw("text", { x: (left + width) / 2, y: low + 36, "text-anchor": "middle" }, "iterations"),
-    draw("text", { x: left + 8, y: 20 }, "loss"));
+  const text = (at, height, side, words) => draw("text", { x: at, y: height, "text-anchor": side }, words);
+  plot.append(draw("path", { class: "axis", d: `M${left} ${high - 8}V${low + 6}H${width - 20}` }),
+    draw("path", { class: "curve", d: path }), text(left, 14, "middle", "loss"),
+    text(left - 6, y(most) + 4, "end", most.toPrecision(3)), text(left - 6, y(least) + 4, "end", least.toPrecision(3)),
+    text(left, low + 22, "middle", "0"), text(x(last), low + 22, "middle", String(last)),
+    text((left + width) / 2, low + 38, "middle", "iterations"));
   return plot;
 }
 
@@ -175,7 +178,7 @@ function runPart(run, only) {
   } else if (run.no_picture) {
     part.append(make("p", { class: "sub" }, run.no_picture));
   }
-  if (run.sigma.length) part.append(make("h4", {}, "Learned reach σ of each attention head"), sigmaPlot(run.sigma));
+  if (run.sigma.length) part.append(make("h4", {}, "Learned reach σ of each attention head"), sigmaPlot(run.sigma, run.aspect));
   if (run.loss.length > 1) part.append(make("h4", {}, "Training curve"), curvePlot(run.loss));
   part.append(make("h4", {}, "Repeat it"));
   if (run.repeat.length) part.append(...commandBlock(run.repeat.join("\n")));

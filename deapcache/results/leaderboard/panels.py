@@ -25,6 +25,8 @@ class Run(TypedDict):
     seed: int
     score: str
     facts: list[tuple[str, str]]
+    aspect: float
+    """Height to width of the output."""
     sigma: list[float]
     loss: list[tuple[float, float]]
     repeat: list[str]
@@ -101,6 +103,7 @@ def _runs(entry: Entry, comparison: Comparison, pictures: Pictures) -> Iterator[
                 ("time", f"{result.seconds.get('train', 0):.0f} s, shared by {result.readouts_sharing} readouts"),
                 ("result file", f"{home}/{result_key(result.run)}"),
             ],
+            aspect=result.protocol["output_size"][0] / result.protocol["output_size"][1],
             sigma=[float(value) for value in result.sigma or ()],
             loss=_curve(result),
             repeat=repeat_commands(result),

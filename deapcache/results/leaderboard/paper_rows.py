@@ -40,7 +40,7 @@ def paper_entries(task: str) -> list[Entry]:
     ]
 
 
-def paper_comparison(task: str) -> Comparison:
+def paper_comparison(task: str, *, told_apart: str) -> Comparison:
     """The paper's rows of a task of which there are no results that they may stand beside."""
     from deapcache.tasks import get_task
 
@@ -54,7 +54,7 @@ def paper_comparison(task: str) -> Comparison:
         task=task,
         dataset=data.dataset,
         conditions=PAPER,
-        told_apart="",
+        told_apart=told_apart,
         metrics=metrics,
         main=next(metric for metric in metrics if metric.name == ours.main_metric),
         prior={},

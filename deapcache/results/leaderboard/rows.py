@@ -36,10 +36,19 @@ def leaderboard(collected: Collected, *, intervals: bool = True, paper: bool = T
     make = _EntryMaker(collected, uncertainty, _variants(summaries))
     comparisons = [_comparison(group, summaries, make, paper) for group in _by(summaries, _conditions).values()]
     if paper:
-        there = {comparison.task for comparison in comparisons if comparison.has_paper}
-        comparisons += [paper_comparison(task) for task in DATA if task not in there]
+        comparisons += _papers_alone(comparisons)
     boards = [_board(title, group) for title, group in _by(map(_ordered, comparisons), _board_of).items()]
     return Leaderboard(boards=tuple(sorted(boards, key=_has_no_measured)), notes=collected.notes)
+
+
+def _papers_alone(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    there = {comparison.task for comparison in comparisons if comparison.has_paper}
+    names = {(comparison.task, comparison.dataset) for comparison in comparisons}
+    return [
+        paper_comparison(task, told_apart="the paper's" if (task, data.dataset) in names else "")
+        for task, data in DATA.items()
+        if task not in there
+    ]
 
 
 def _by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:

@@ -1,0 +1,128 @@
+"""What stands beside what, and what is counted once."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from deapcache_results import make_facts, save_depth
+
+from deapcache.errors import ResultsError
+from deapcache.locations import LocalLocation
+from deapcache.results import HomeIntervals, load_results, save_run, summarise
+from deapcache.results.leaderboard import collect, leaderboard
+from deapcache.results.paper import paper_backbones, paper_score
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another lab's home."""
+    (tmp_path / "other").mkdir()
+    return LocalLocation(tmp_path / "other")
+
+
+@pytest.fixture
+def save(home, arrays):
+    """A function that saves a run made by hand."""
+    return lambda **changes: save_run(home, make_facts(**changes), **arrays)
+
+
+def comparisons(*homes, **choices):
+    return leaderboard(collect(homes), **{"intervals": False, "paper": False, **choices}).comparisons
+
+
+def test_a_run_of_two_homes_is_counted_once_and_seeds_of_both_are_one_row(home, other):
+    for seed in (0, 1):
+        save_depth(home, seed)
+    for key in home.keys():
+        if "seed1" in key:
+            (other.path / key).parent.mkdir(exist_ok=True)
+            shutil.move(home.path / key, other.path / key)
+    shutil.copytree(home.path, other.path, dirs_exist_ok=True)
+    (comparison,) = comparisons(home, other, home)
+    (entry,) = comparison.entries
+    assert entry.seeds == (0, 1)
+    assert [str(place) for place in entry.homes] == [home.url, other.url]
+    assert collect([home, other]).notes == ()
+
+
+def test_seeds_of_two_homes_have_the_interval_that_they_have_in_one(tmp_path, home, other):
+    save_depth(home, 0)
+    save_depth(other, 1)
+    both = LocalLocation(tmp_path / "both")
+    for seed in (0, 1):
+        save_depth(both, seed)
+    (comparison,) = comparisons(home, other, intervals=True)
+    (summary,) = summarise(load_results(both))
+    assert comparison.entries[0].scores["rmse"].interval == HomeIntervals(both)(summary).intervals["rmse"]
+
+
+def test_the_same_run_with_another_score_is_told(home, other):
+    save_depth(home)
+    kept = save_depth(other, further=0.5)
+    (note,) = collect([home, other]).notes
+    assert kept.run in note
+    assert f"{kept.scores['rmse']:.6f}" in note
+    assert str(other) in note
+
+
+def test_what_was_measured_differently_has_a_column_of_its_own(home, save):
+    for changes in ({"backbone": "one"}, {"backbone": "two", "iou": 0.6}, {"backbone": "one", "iterations": 7}):
+        save(**changes)
+    found = comparisons(home)
+    assert sorted(c.told_apart for c in found) == ["iterations 100", "iterations 7"]
+    (two,) = [c for c in found if c.told_apart == "iterations 100"]
+    assert [entry.backbone.name for entry in two.entries] == ["two", "one"]
+
+
+def test_rows_are_told_apart_by_what_differs(home, save):
+    for changes in ({"lr": 1e-3}, {"lr": 5e-4}, {"storage": "int8"}):
+        save(**changes)
+    save(readout="linear")
+    (comparison,) = comparisons(home)
+    names = {entry.name for entry in comparison.entries}
+    assert names == {"deap (lr 0.001, storage float16)", "deap (lr 0.0005, storage float16)",
+                     "deap (lr 0.001, storage int8)", "linear"}  # fmt: skip
+
+
+def test_the_papers_rows_stand_beside_its_data_only(home, save):
+    save_depth(home)
+    save(task="depth", dataset="scenes")
+    board = leaderboard(collect([home]), intervals=False)
+    by_title = {c.title: c for c in board.comparisons}
+    beside = by_title["depth · nyuv2"].entries
+    assert {entry.source for entry in beside} == {"measured", "paper"}
+    assert [e.source for e in by_title["depth · scenes"].entries] == ["measured"]
+    printed = {e.backbone.name: e.scores["rmse"].mean for e in beside if e.printed == "Table 4"}
+    assert printed == {name: paper_score(name, "depth", "rmse").value for name in paper_backbones()}
+    assert {e.source for e in by_title["voc · voc"].entries} == {"paper"}
+    assert [one.title for one in board.boards] == ["the paper's data", "scenes"]
+    for key in home.keys("results"):
+        if "nyuv2" in key:
+            home.delete(key)
+    boards = leaderboard(collect([home]), intervals=False).boards
+    assert [one.title for one in boards] == ["scenes", "the paper's data"]  # what was measured comes first
+
+
+def test_entries_are_sorted_best_first_and_nan_last(home, save):
+    for backbone, iou in (("low", 0.1), ("none", float("nan")), ("high", 0.9)):
+        save(backbone=backbone, iou=iou)
+    (comparison,) = comparisons(home)
+    assert [entry.backbone.name for entry in comparison.entries] == ["high", "low", "none"]
+
+
+def test_a_home_without_results_is_told(home, other):
+    save_depth(home)
+    with pytest.raises(ResultsError, match=str(other)):
+        collect([home, other])
+
+
+def test_facts_of_backbones(home, save):
+    save(backbone="mae")
+    save(backbone="mae@untrained")
+    save(backbone="nobody-knows")
+    (comparison,) = comparisons(home)
+    facts = {entry.backbone.name: entry.backbone for entry in comparison.entries}
+    assert (facts["mae"].category, facts["mae"].parameters, facts["mae"].size) == ("self-supervised", 85_798_656, "3×3×6")
+    assert facts["mae@untrained"].category == "untrained"
+    assert (facts["nobody-knows"].category, facts["nobody-knows"].parameters) == ("other", None)
