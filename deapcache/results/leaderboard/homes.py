@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from deapcache.errors import ResultsError
 from deapcache.locations import Location
 from deapcache.results.aggregate import Summary
-from deapcache.results.record import Result, load_results
+from deapcache.results.record import Result, load_results, result_key
 from deapcache.results.uncertainty import HomeIntervals, Uncertainty
 
 
@@ -41,11 +41,32 @@ def collect(homes: Iterable[Location]) -> Collected:
         if not results:
             raise ResultsError(f"no results in {home}: make one with deapcache probe --task NAME")
         for result in results:
+            _require_whole(result, home)
             first = found.setdefault(result.run, result)
             place = places.setdefault(result.run, home)
             if first is not result and (note := _disagreement(first, result, place, home)):
                 notes.append(note)
     return Collected(results=tuple(found[run] for run in sorted(found)), homes=places, notes=tuple(notes))
+
+
+def _require_whole(result: Result, home: Location) -> None:
+    """Raise :class:`ResultsError` where a result lacks what tables are made from: it may be a stranger's."""
+    try:
+        for about in result.metrics.values():
+            _ = about["label"], about["unit"], about["higher_is_better"]
+        numbers = [table[name] for table in (result.scores, result.prior) for name in result.metrics]
+        numbers += [result.scores[result.main_metric], result.protocol["optimiser"]["lr"], result.parameters]
+        numbers += [*result.protocol["output_size"], *result.build["grid"], result.build["feature_dim"]]
+        _ = result.caches["train"], result.metrics[result.main_metric]
+        for cache in result.caches.values():
+            _ = cache["digest"], cache["recipe"].items()
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise TypeError("a score or a size is no number")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ResultsError(
+            f"{home}/{result_key(result.run)} is not a whole result: {type(error).__name__}: {error}; "
+            "delete it, or run its probe again"
+        ) from None
 
 
 def _disagreement(kept: Result, other: Result, here: Location, there: Location) -> str:

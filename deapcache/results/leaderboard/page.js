@@ -234,7 +234,7 @@ document.addEventListener("click", (event) => {
   if (event.target === panel || event.target.closest(".close")) panel.close();
 });
 panel.addEventListener("close", () => history.replaceState(null, "", location.pathname + location.search));
-form.addEventListener("input", applyFilters);
+for (const event of ["input", "change"]) form.addEventListener(event, applyFilters);
 form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("reset", () => setTimeout(applyFilters));
 addEventListener("hashchange", follow);

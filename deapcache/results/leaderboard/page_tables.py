@@ -79,8 +79,8 @@ def _head(
     css = " ".join(name for name, on in (("n", number), ("extra", extra)) if on)
     state = f' aria-sort="{sorted_as}"' if sorted_as else ""
     column = f' data-comparison="{key}"' if key else ""
-    shown = f'<span class="unit">{escape(unit)}</span>' if unit else ""
-    return f'<th scope="col" class="{css}"{state}{column}><button type="button">{escape(label)} {shown}</button></th>'
+    shown = f' <span class="unit">{escape(unit)}</span>' if unit else ""
+    return f'<th scope="col" class="{css}"{state}{column}><button type="button">{escape(label)}{shown}</button></th>'
 
 
 def _task_head(comparison: Comparison) -> str:

@@ -126,7 +126,12 @@ def _comparison(
     group: Sequence[Summary], summaries: Sequence[Summary], make: Callable[[Summary], Entry], paper: bool
 ) -> Comparison:
     first = group[0].first
-    metrics = {name: Metric(name=name, **about) for name, about in first.metrics.items()}
+    metrics = {
+        name: Metric(
+            name=name, label=about["label"], unit=about["unit"], higher_is_better=bool(about["higher_is_better"])
+        )
+        for name, about in first.metrics.items()
+    }
     others = {s.conditions: s for s in summaries if (s.task, s.dataset) == (first.task, first.dataset)}
     identities = [block_identity(summary.first) for summary in others.values()]
     named = dict(zip(others, told_apart(identities, differing([identities])), strict=True))

@@ -71,7 +71,9 @@ def column(table, label):
     """(button of the column, its texts from top to bottom)."""
     heads = table.find_elements("css selector", "thead th")
     place = next(at for at, head in enumerate(heads) if head.text.startswith(label))
-    script = "return [...arguments[0].tBodies[0].rows].filter(r => !r.hidden).map(r => r.children[arguments[1]].dataset.v)"
+    script = (
+        "return [...arguments[0].tBodies[0].rows].filter(r => !r.hidden).map(r => r.children[arguments[1]].dataset.v)"
+    )
     return heads[place].find_element("css selector", "button"), table.parent.execute_script(script, table, place)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -123,6 +124,23 @@ def test_facts_of_backbones(home, save):
     save(backbone="nobody-knows")
     (comparison,) = comparisons(home)
     facts = {entry.backbone.name: entry.backbone for entry in comparison.entries}
-    assert (facts["mae"].category, facts["mae"].parameters, facts["mae"].size) == ("self-supervised", 85_798_656, "3×3×6")
+    assert (facts["mae"].category, facts["mae"].parameters, facts["mae"].size) == (
+        "self-supervised",
+        85_798_656,
+        "3×3×6",
+    )
     assert facts["mae@untrained"].category == "untrained"
     assert (facts["nobody-knows"].category, facts["nobody-knows"].parameters) == ("other", None)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("metrics", {"iou": {"label": "IoU"}}), ("main_metric", "none"), ("build", {"name": "deap"}), ("caches", {}),
+     ("parameters", "many"), ("protocol", {"output_size": None})],
+)  # fmt: skip
+def test_a_result_that_lacks_something_is_named(home, save, part, value):
+    key = f"results/{save().run}.json"
+    document = json.loads(home.read(key)) | {part: value}
+    home.publish(key, json.dumps(document).encode(), replace=True)
+    with pytest.raises(ResultsError, match=key):
+        collect([home])

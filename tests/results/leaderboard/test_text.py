@@ -28,7 +28,14 @@ def test_the_table_has_matrix_seeds_interval_protocol_date_and_versions(board):
     (entry,) = [e for c in board.comparisons for e in c.entries if e.seeds == (0, 1)]
     low, high = entry.scores["rmse"].interval
     (line,) = [line for line in text.splitlines() if entry.protocol[:12] in line and line.startswith("mae")]
-    for words in ("results", f"{entry.scores['rmse'].mean:.4f} ± ", f"{low:.4f}–{high:.4f}", "0, 1", entry.date, "numpy "):
+    for words in (
+        "results",
+        f"{entry.scores['rmse'].mean:.4f} ± ",
+        f"{low:.4f}–{high:.4f}",
+        "0, 1",
+        entry.date,
+        "numpy ",
+    ):
         assert words in line
     assert "backbones × tasks: the paper's data" in text
     (paper,) = [line for line in text.splitlines() if line.startswith("mae ") and "paper, Tables 3, 4" in line]
@@ -53,5 +60,7 @@ def test_csv_has_one_line_for_each_entry_and_metric_and_no_formula(board):
     assert float(depth["mean"]) == entry.scores["rmse"].mean
     assert (float(depth["low"]), float(depth["high"])) == entry.scores["rmse"].interval
     assert (depth["seeds"], depth["protocol"]) == ("0 1", entry.protocol)
-    assert {row["backbone"] for row in rows if row["task"] == "boundaries" and row["source"] == "measured"} == {f"'{ODD}"}
+    assert {row["backbone"] for row in rows if row["task"] == "boundaries" and row["source"] == "measured"} == {
+        f"'{ODD}"
+    }
     assert {row["details"] for row in rows if row["source"] == "paper"} == {"Table 3", "Table 4", "Table 5"}
