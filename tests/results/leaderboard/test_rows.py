@@ -35,7 +35,7 @@ def comparisons(*homes, **choices):
 def test_a_run_of_two_homes_is_counted_once_and_seeds_of_both_are_one_row(home, other):
     for seed in (0, 1):
         save_depth(home, seed)
-    for key in home.keys():
+    for key in home.keys(""):
         if "seed1" in key:
             (other.path / key).parent.mkdir(exist_ok=True)
             shutil.move(home.path / key, other.path / key)
