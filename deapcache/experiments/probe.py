@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from deapcache.backbones import describe
 from deapcache.cache import list_caches
 from deapcache.datasets import images_owner
+from deapcache.errors import UnknownNameError
 from deapcache.experiments.choosing import choose_backbones, choose_datasets
 from deapcache.locations import Location
 from deapcache.probing import PlannedRun, ProbeOptions, ProbeProgress, ProbeRun, probe_backbone, require_original
@@ -97,7 +99,7 @@ def probe(
 def _save(home: Location, run: ProbeRun, caches: Location, *, first: bool, command: Sequence[str]) -> Probed:
     result = save_run(
         home,
-        run.facts(),
+        {**run.facts(), "about": _about(run.backbone)},
         statistics=run.statistics,
         prior_statistics=run.prior_statistics,
         image_ids=run.image_ids,
@@ -116,6 +118,17 @@ def _save(home: Location, run: ProbeRun, caches: Location, *, first: bool, comma
         image_ids=run.image_ids[: len(shown.rows)],
     )
     return Probed(result=result, picture=f"{home}/{picture}")
+
+
+@functools.cache
+def _about(backbone: str) -> dict[str, Any]:
+    """What the registry says of a backbone, in a result's words; {} for one that has caches here, but no entry."""
+    try:
+        entry = describe(backbone)
+    except UnknownNameError:
+        return {}
+    category = "untrained" if entry.untrained else entry.category
+    return {"category": category, "parameters": entry.parameters, "training_data": entry.training_data}
 
 
 def _base_images(home: Location, run: ProbeRun) -> np.ndarray | None:

@@ -65,6 +65,9 @@ class Result:
     cost: Mapping[str, float | None] = field(default_factory=dict)
     """What the readout alone takes: ``train_ms_per_image``, ``predict_ms_per_image``, ``backward_bytes_per_image`` and
     what else was measured; ``None`` where it could not be, empty in results from before it was."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What was known of the backbone when it was probed, for readers who do not have it: ``category``, ``parameters``,
+    ``training_data``; empty where it was not known, and in results from before it was kept."""
     readouts_sharing: int
     """Readouts that shared the pass that ``seconds`` and ``images_per_second`` are of."""
     images_per_second: float

@@ -34,14 +34,17 @@ class BackboneFacts:
 
 
 def measured_backbone(result: Result) -> BackboneFacts:
-    """Of a result: the volume is what was probed; the rest is in the registry, where the backbone has a name in it."""
+    """Of a result: the volume is what was probed; the rest is from the registry, else what the result says."""
     known = _entry(result.backbone)
+    told = result.about
+    parameters = known.parameters if known else told.get("parameters")
+    category = _category(known) if known else told.get("category")
     return BackboneFacts(
         name=result.backbone,
-        category=_category(known),
-        parameters=known.parameters if known else None,
+        category=category if category in CATEGORIES else "other",
+        parameters=parameters if isinstance(parameters, int | float) else None,
         features=(*result.build["grid"], result.build["feature_dim"]),
-        training_data=known.training_data if known else "",
+        training_data=known.training_data if known else str(told.get("training_data", "")),
     )
 
 

@@ -122,6 +122,10 @@ def test_facts_of_backbones(home, save):
     save(backbone="mae")
     save(backbone="mae@untrained")
     save(backbone="nobody-knows")
+    known = {"category": "supervised", "parameters": 7}
+    for name, about in (("plug-in", known), ("odd", {"category": "<b>", "parameters": "x"})):
+        key = f"results/{save(backbone=name).run}.json"
+        home.publish(key, json.dumps(json.loads(home.read(key)) | {"about": about}).encode(), replace=True)
     (comparison,) = comparisons(home)
     facts = {entry.backbone.name: entry.backbone for entry in comparison.entries}
     assert (facts["mae"].category, facts["mae"].parameters, facts["mae"].size) == (
@@ -130,7 +134,15 @@ def test_facts_of_backbones(home, save):
         "3×3×6",
     )
     assert facts["mae@untrained"].category == "untrained"
-    assert (facts["nobody-knows"].category, facts["nobody-knows"].parameters) == ("other", None)
+    for name, told in {"nobody-knows": ("other", None), "plug-in": ("supervised", 7), "odd": ("other", None)}.items():
+        assert (facts[name].category, facts[name].parameters) == told
+
+
+def test_a_run_keeps_what_was_known_of_its_backbone(real_home):
+    told = {result.backbone: result.about for result in load_results(real_home)}
+    trained = {"category": "supervised", "parameters": 700_768, "training_data": "ImageNet"}
+    assert told["efficientnet-lite0-s16"] == trained
+    assert told["efficientnet-lite0-s16@untrained"]["category"] == "untrained"
 
 
 @pytest.mark.parametrize(
