@@ -15,6 +15,7 @@ from deapcache.cli.demo import demo_command
 from deapcache.cli.doctor import doctor_command
 from deapcache.cli.extract import extract_command
 from deapcache.cli.leaderboard import leaderboard_command
+from deapcache.cli.figures import figures_command
 from deapcache.cli.plan import plan_command
 from deapcache.cli.predict import predict_command
 from deapcache.cli.probe import probe_command
@@ -37,6 +38,7 @@ app.command("probe")(probe_command)
 app.command("predict")(predict_command)
 app.command("results")(results_command)
 app.command("leaderboard")(leaderboard_command)
+app.command("figures")(figures_command)
 app.command("run")(run_command)
 app.command("plan")(plan_command)
 app.command("demo")(demo_command)

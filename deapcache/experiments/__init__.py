@@ -1,5 +1,6 @@
 """What combines the two stages."""
 
+from deapcache.experiments.figures import FigureRequest, make_figure
 from deapcache.experiments.pipelines import (
     Outcome,
     Pipeline,
@@ -23,6 +24,7 @@ from deapcache.experiments.probe import Probed, ProbeRequest, Report, probe
 from deapcache.extraction import choose_device
 
 __all__ = [
+    "FigureRequest",
     "Outcome",
     "Pipeline",
     "PipelinePlan",
@@ -37,6 +39,7 @@ __all__ = [
     "find_run",
     "load_pipeline",
     "load_predictor",
+    "make_figure",
     "parse_sizes",
     "plan_pipeline",
     "predict_files",

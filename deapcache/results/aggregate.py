@@ -148,7 +148,7 @@ def _refuse_mixture(results: Sequence[Result], *, name: Callable[[Result], _Name
             raise ResultsError(
                 f"results of {' · '.join(name(result))} were not measured the same way and are not put together: "
                 f"{other.run} and {result.run} differ in {_listed(found)}. "
-                f"{_keep_one(alike, other, result, identity)}, or show them apart with --allow-mixed"
+                f"{_keep_one(alike, other, result, identity)}, or show them apart with deapcache results --allow-mixed"
             )
 
 

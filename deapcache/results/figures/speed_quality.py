@@ -1,0 +1,120 @@
+"""The paper's Figure 7: score over speed of the backbones, with the Pareto front."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from deapcache.errors import ResultsError
+from deapcache.results.figures.canvas import GREY, Canvas, name_axes
+from deapcache.results.figures.labels import Label
+from deapcache.results.figures.marks import CATEGORIES, category_of, legend_of, mark_style
+from deapcache.results.figures.pareto import pareto_front
+from deapcache.results.figures.speeds import Speed
+from deapcache.results.figures.subjects import Subject, error_bar, spread_note
+from deapcache.results.paper import paper_backbones, paper_score
+
+_COLUMNS = 3
+_PAPER = (
+    ("discrimination", "ari", "discrimination, COCO", "ARI ↑", True),
+    ("voc", "mean_iou", "Pascal VOC", "mIoU ↑", True),
+    ("depth", "rmse", "depth, NYUv2", "RMSE [m] ↓", False),
+)
+"""One task of each of the paper's three categories."""
+
+
+@dataclass(frozen=True)
+class _Panel:
+    title: str
+    axis: str
+    higher_is_better: bool
+    points: tuple[tuple[str, str, float, float], ...]
+    """Backbone, name, score and its spread."""
+    hollow: bool = False
+
+
+def draw_speed_quality(found: Sequence[Subject], speeds: Sequence[Speed], *, paper: bool) -> Canvas:
+    """A panel for each task and dataset, of the backbones that have both a score and a speed.
+
+    With ``paper`` also the scores that it prints, over the speeds measured here: its own speeds it only draws. Raises
+    :class:`ResultsError` where no backbone has both.
+    """
+    known = {one.backbone: one for one in speeds}
+    panels = [panel for one in found if (panel := _ours(one, known)).points]
+    panels += [panel for row in _PAPER if (panel := _papers(*row, known)).points] if paper else []
+    if not panels:
+        scored = ", ".join(dict.fromkeys(s.backbone for one in found for s in one.summaries)) or "none"
+        raise ResultsError(
+            f"figure speed-quality needs a speed and a score of the same backbone: speeds are of {', '.join(known)}, "
+            f"scores of {scored}. Run deapcache speed --backbone NAME, or deapcache probe --backbone NAME"
+        )
+    across, speed_of = _scale(speeds)
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    canvas = Canvas(0.9 + rows * (2.7 if columns > 1 else 3.8))
+    axes = [axis for line in canvas.panels(rows, columns) for axis in line]
+    for axis, panel in zip(axes, panels, strict=False):
+        _draw(canvas, axis, panel, speed_of, across)
+    for axis in axes[len(panels) :]:
+        axis.remove()
+    shown = [category_of(point[0]) for panel in panels for point in panel.points]
+    canvas.legend([*legend_of(shown, paper=any(panel.hollow for panel in panels)), _front_handle()])
+    canvas.note(f"speed of the backbone in inference, measured on {speeds[0].device}")
+    canvas.note("hollow: the paper's score over the speed measured here; the paper draws its speeds without printing "
+                "them" if any(panel.hollow for panel in panels) else "")  # fmt: skip
+    canvas.note(spread_note(s for one in found for s in one.summaries), *(note for one in found for note in one.notes))
+    return canvas
+
+
+def _scale(speeds: Sequence[Speed]) -> tuple[str, Mapping[str, float]]:
+    """What the axis says and each backbone's place on it: relative where all are known so, else images a second."""
+    if all(math.isfinite(one.relative) for one in speeds):
+        return "speed [ViT-B/16 at 224 = 1]", {one.backbone: one.relative for one in speeds}
+    return "speed [images/s]", {one.backbone: one.images_per_second for one in speeds}
+
+
+def _ours(subject: Subject, known: Mapping[str, Speed]) -> _Panel:
+    several = len({summary.readout for summary in subject.summaries}) > 1
+    points = tuple(
+        (
+            s.backbone,
+            f"{s.backbone} · {s.readout}" if several else s.backbone,
+            s.mean[subject.metric],
+            error_bar(s, subject.metric),
+        )
+        for s in subject.summaries
+        if s.backbone in known and not math.isnan(s.mean[subject.metric])
+    )
+    return _Panel(f"{subject.task}, {subject.dataset}", subject.axis, subject.higher_is_better, points)
+
+
+def _papers(task: str, metric: str, title: str, axis: str, higher: bool, known: Mapping[str, Speed]) -> _Panel:
+    printed = {name: paper_score(name, task, metric) for name in paper_backbones() if name in known}
+    points = tuple((name, name, number.value, 0.0) for name, number in printed.items() if number is not None)
+    source = next((number.source for number in printed.values() if number is not None), "")
+    return _Panel(f"{title}\nthe paper's {source}", axis, higher, points, hollow=True)
+
+
+def _draw(canvas: Canvas, axis: Axes, panel: _Panel, speed_of: Mapping[str, float], across: str) -> None:
+    places = [(speed_of[backbone], score) for backbone, _, score, _ in panel.points]
+    front = [places[place] for place in pareto_front(places, higher_is_better=panel.higher_is_better)]
+    axis.plot(*zip(*front, strict=True), color=GREY, linewidth=1.0, linestyle="--", zorder=1)
+    for (x, y), (backbone, _, _, bar) in zip(places, panel.points, strict=True):
+        style = mark_style(CATEGORIES[category_of(backbone)], hollow=panel.hollow)
+        axis.errorbar(x, y, yerr=bar or None, elinewidth=0.9, **style)
+    axis.set_xscale("log")
+    axis.margins(0.2)
+    axis.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    name_axes(axis, title=panel.title, x=across, y=panel.axis)
+    canvas.label(axis, [Label(x, y, name) for (x, y), (_, name, _, _) in zip(places, panel.points, strict=True)])
+
+
+def _front_handle() -> Line2D:
+    return Line2D([], [], color=GREY, linewidth=1.0, linestyle="--", label="Pareto front: nothing is faster and better")

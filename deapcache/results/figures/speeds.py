@@ -1,0 +1,75 @@
+"""Speeds of backbones from a home's ``speed/*.json``, as ``deapcache speed`` leaves them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deapcache.errors import ResultsError
+from deapcache.locations import Location
+
+FOLDER = "speed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How fast one backbone is on one device."""
+
+    backbone: str
+    images_per_second: float
+    relative: float
+    """To ViT-B/16 at 224 on the same device; NaN where that was not measured."""
+    device: str
+
+
+def load_speeds(home: Location, device: str | None = None) -> list[Speed]:
+    """The speeds of one device, by backbone: ``device``, or the one with the most backbones.
+
+    Files of other things, such as readouts, are passed over; of several measurements of a backbone the last by file
+    name counts. Raises :class:`ResultsError` for a file that cannot be read, and where nothing is left, with the
+    command to run.
+    """
+    found: dict[str, dict[str, Speed]] = defaultdict(dict)
+    for key in home.keys(FOLDER):
+        if key.endswith(".json"):
+            for one in _speeds(f"{home}/{key}", home.read(key)):
+                found[one.device][one.backbone] = one
+    if not found:
+        raise ResultsError(f"{home} has no speeds of backbones: measure them with deapcache speed --backbone NAME")
+    if device is not None and device not in found:
+        raise ResultsError(f"{home} has no speeds on {device!r}: there are {', '.join(sorted(found))}")
+    chosen = device or max(sorted(found), key=lambda name: len(found[name]))
+    return sorted(found[chosen].values(), key=lambda one: one.backbone)
+
+
+def _speeds(file: str, data: bytes) -> list[Speed]:
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise ResultsError(f"{file} is no JSON ({error}): delete it, or run its deapcache speed again") from None
+    entries: Sequence[Any] = document if isinstance(document, list) else [document]
+    return [_speed(file, entry) for entry in entries if isinstance(entry, Mapping) and entry.get("backbone")]
+
+
+def _speed(file: str, entry: Mapping[str, Any]) -> Speed:
+    try:
+        rate = float(entry["images_per_second"])
+        relative = entry.get("relative")
+        found = Speed(
+            backbone=str(entry["backbone"]),
+            images_per_second=rate,
+            relative=math.nan if relative is None else float(relative),
+            device=str(entry["device"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ResultsError(
+            f"{file} is not a speed of deapcache ({type(error).__name__}: {error}): it must say backbone, "
+            "images_per_second, relative and device; delete it, or run its deapcache speed again"
+        ) from None
+    if not (math.isfinite(rate) and rate > 0):
+        raise ResultsError(f"{file} says {rate} images per second: delete it, or run its deapcache speed again")
+    return found
