@@ -6,6 +6,7 @@ Figures are made directly, never through pyplot: nothing global is touched, and 
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -13,23 +14,33 @@ from typing import Any, Literal
 import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from deapcache.results.figures.labels import Label, place_labels
+from deapcache.results.figures.labels import NAME, Label, place_labels
 
 WIDTH = 7.0
 """Inches: the text width of a page, so that the sizes of type below are those in print."""
 
-SMALL, NORMAL, LARGE = 6.5, 7.5, 8.5
+SMALL, NORMAL, LARGE = 6.5, 7.5, 8
 """Points: names of single points and notes; ticks, axes and legends; panel titles."""
 
 GREY = "#555555"
 _GRID = "#E4E4E4"
 _DPI = 220
 _CHARACTERS_PER_INCH = 20
+_MOST_COLUMNS = 6
+"""Of a legend."""
+_NARROWEST = 8
+"""Characters of a line that is not broken further."""
+
+_WIDE, _TALL = "_wide", "_tall"
+"""Labels of texts that must fit the width or the height of their panel."""
+
 _SAVED: Any = {"pdf.fonttype": 42, "svg.hashsalt": "deapcache"}
 """TrueType in PDF, which journals ask for; the same SVG from the same numbers."""
 
@@ -65,13 +76,16 @@ class Canvas:
             _style(axis)
         return [list(line) for line in grid]
 
-    def legend(self, handles: Sequence[Artist], *, columns: int = 4) -> None:
-        """What marks mean, above all panels; nothing for no handles."""
-        if handles:
-            self.figure.legend(
+    def legend(self, handles: Sequence[Artist]) -> None:
+        """What marks mean, above all panels, in as many columns as there is room for; nothing for no handles."""
+        for columns in range(min(len(handles), _MOST_COLUMNS), 0, -1):
+            made = self.figure.legend(
                 handles=list(handles), loc="outside upper left", ncols=columns, fontsize=NORMAL, frameon=False,
                 handletextpad=0.4, columnspacing=1.4, borderpad=0.1,
             )  # fmt: skip
+            if made.get_window_extent(self.agg.get_renderer()).width <= self.figure.bbox.width:
+                return
+            made.remove()
 
     def note(self, *lines: str) -> None:
         """Sentences beneath all panels, once each; empty ones are left out."""
@@ -88,7 +102,7 @@ class Canvas:
         self._finished = True
         left_out = self._lay_out()
         if left_out:  # the notes grow, so that all is placed anew
-            self.note(f"points without a name, for want of room: {', '.join(left_out)}")
+            self.note(f"points without a name, for want of room: {', '.join(dict.fromkeys(left_out))}")
             self._lay_out()
 
     def save(self, form: str) -> bytes:
@@ -103,14 +117,19 @@ class Canvas:
     def _lay_out(self) -> list[str]:
         """Place panels, notes and names; the names that found no room."""
         for axis in self._labels:
-            for old in [text for text in axis.texts if text.get_gid() == "name"]:
+            for old in [text for text in axis.texts if text.get_label() == NAME]:
                 old.remove()
         self._write_notes()
+        self._solve()
+        renderer = self.agg.get_renderer()
+        if sum(fit_texts(axis, renderer) for axis in self.figure.axes):
+            self._solve()
+        return [name for axis, labels in self._labels.items() for name in place_labels(axis, labels, renderer, SMALL)]
+
+    def _solve(self) -> None:
         self.figure.set_layout_engine(self._engine)
         self.figure.draw_without_rendering()
         self.figure.set_layout_engine("none")
-        renderer = self.agg.get_renderer()
-        return [name for axis, labels in self._labels.items() for name in place_labels(axis, labels, renderer, SMALL)]
 
     def _write_notes(self) -> None:
         if not self._notes:
@@ -129,11 +148,48 @@ def _style(axis: Axes) -> None:
     axis.set_axisbelow(True)
 
 
+def log_ticks(axis: Axes, *, most: int = 7) -> None:
+    """A logarithmic x axis whose ticks are few and plain numbers; its limits must be final."""
+    low, high = axis.get_xlim()
+    axis.set_xscale("log")
+    axis.set_xlim(low, high)
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    for parts in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
+        ticks = [part * 10.0**decade for decade in decades for part in parts if low <= part * 10.0**decade <= high]
+        if len(ticks) <= most:
+            break
+    axis.xaxis.set_major_locator(FixedLocator(ticks))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_locator(NullLocator())
+
+
 def name_axes(axis: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
     """Write what a panel shows and what its axes are, with units."""
     if title:
-        axis.set_title(title, fontsize=LARGE, loc="left", pad=5)
+        axis.set_title(title, fontsize=LARGE, loc="left", pad=5).set_label(_WIDE)
     if x:
-        axis.set_xlabel(x, fontsize=NORMAL, labelpad=3)
+        axis.set_xlabel(x, fontsize=NORMAL, labelpad=3).set_label(_WIDE)
     if y:
-        axis.set_ylabel(y, fontsize=NORMAL, labelpad=3)
+        axis.set_ylabel(y, fontsize=NORMAL, labelpad=3).set_label(_TALL)
+
+
+def fit_texts(axis: Axes, renderer: RendererBase) -> bool:
+    """Break titles and axis labels that are longer than their side of ``axis``; whether there were any."""
+    frame, broken = axis.get_window_extent(renderer), False
+    for text in axis.findobj(Text):
+        if isinstance(text, Text) and text.get_label() in (_WIDE, _TALL) and text.get_text():
+            extent, wide = text.get_window_extent(renderer), text.get_label() == _WIDE
+            share = frame.width / extent.width if wide else frame.height / extent.height
+            if share < 1:
+                broken |= _break(text, share)
+    return broken
+
+
+def _break(text: Text, share: float) -> bool:
+    lines = text.get_text().splitlines()
+    room = max(int(share * max(map(len, lines))), _NARROWEST)
+    shorter = "\n".join(part for line in lines for part in textwrap.wrap(line, room))
+    if shorter == text.get_text():
+        return False
+    text.set_text(shorter)
+    return True

@@ -18,7 +18,7 @@ from deapcache.results.figures.references import Reference
 from deapcache.results.figures.subjects import Subject, error_bar, spread_note
 from deapcache.results.paper import DATA, PaperNumber, paper_backbones, paper_score
 
-_COLUMNS = 3
+_COLUMNS = 2
 _PAPER_METRICS = {
     "discrimination": ("ari", "ARI ↑"),
     "boundaries": ("iou", "IoU ↑"),
@@ -54,7 +54,7 @@ def draw_correlations(found: Sequence[Subject], references: Sequence[Reference],
         raise _too_few(panels, references)
     columns = min(_COLUMNS, len(enough))
     rows = -(-len(enough) // columns)
-    canvas = Canvas(1.0 + rows * (2.7 if columns > 1 else 3.8))
+    canvas = Canvas(1.2 + rows * 3.1)
     axes = [axis for line in canvas.panels(rows, columns) for axis in line]
     for axis, panel in zip(axes, enough, strict=False):
         _draw(canvas, axis, panel)
@@ -63,7 +63,7 @@ def draw_correlations(found: Sequence[Subject], references: Sequence[Reference],
     named = [category_of(name) for panel in enough for name, _, _ in panel.points]
     canvas.legend(legend_of(named, paper=any(panel.hollow for panel in enough)))
     canvas.note("r: Pearson's, ρ: Spearman's", HOW, spread_note(s for one in found for s in one.summaries))
-    canvas.note(*(f"{one.name}: {one.source}" for one in dict.fromkeys(panel.reference for panel in enough)))
+    canvas.note(*(f"{one.name}: {one.source}" for one in references if any(one is p.reference for p in enough)))
     canvas.note(*(note for one in found for note in one.notes))
     return canvas
 

@@ -17,9 +17,9 @@ from deapcache.results.figures.subjects import Subject, error_bar, spread_note
 from deapcache.results.paper import paper_backbones, paper_score
 
 TASKS: Mapping[str, tuple[str, str, str]] = {
-    "discrimination": ("ari", "instance discrimination", "ARI ↑"),
+    "discrimination": ("ari", "discrimination", "ARI ↑"),
     "boundaries": ("iou", "boundaries", "IoU ↑"),
-    "detection": ("ap_large", "detection", "AP, large objects ↑"),
+    "detection": ("ap_large", "detection", "AP large ↑"),
 }
 """Task → its metric in the paper, and how a panel names both; all are higher for the better."""
 
@@ -32,6 +32,7 @@ class _Source:
     """One row of panels: scores that may stand beside each other."""
 
     title: str
+    """The data, or the paper's table."""
     scores: Mapping[str, Mapping[str, float]]
     """Task → backbone → score."""
     spreads: Mapping[str, Mapping[str, float]]
@@ -53,12 +54,14 @@ def draw_instance_awareness(found: Sequence[Subject], *, paper: bool) -> Canvas:
         )
     lines = [_ordered(source) for source in sources]
     canvas = Canvas(0.5 + sum(_HEAD + _ROW * len(one) for one in lines))
-    grid = canvas.panels(len(sources), len(TASKS), sharey="row", sharex=True, heights=[len(one) + 2 for one in lines])
+    grid = canvas.panels(len(sources), len(TASKS), sharey="row", heights=[len(one) + 2 for one in lines])
     for axes, source, names in zip(grid, sources, lines, strict=True):
         _draw_source(axes, source, names)
+    canvas.figure.align_ylabels([axes[0] for axes in grid])
     shown = [name for names in lines for name in names]
-    canvas.legend([*legend_of(map(category_of, shown), paper=paper), _mean_handle()], columns=3)
+    canvas.legend([*legend_of(map(category_of, shown), paper=paper), _mean_handle()])
     canvas.note("each panel: the worst score shown is 0, the best is 1, linear in between; the range is in its title")
+    canvas.note("the paper's scores: its Table 3, on COCO" if paper else "")
     canvas.note(spread_note(s for one in found for s in one.summaries), *(note for one in found for note in one.notes))
     return canvas
 
@@ -76,7 +79,7 @@ def _ours(found: Sequence[Subject]) -> list[_Source]:
             spreads[one.task] = {name: error_bar(s, metric) for name, s in named.items()}
         scores = {task: values for task, values in scores.items() if len(values) > 1}
         if scores:
-            sources.append(_Source(f"{dataset}, measured here", scores, spreads, hollow=False))
+            sources.append(_Source(dataset, scores, spreads, hollow=False))
     return sources
 
 
@@ -90,7 +93,7 @@ def _paper() -> _Source:
     for task, (metric, _, _) in TASKS.items():
         printed = {name: paper_score(name, task, metric) for name in paper_backbones()}
         scores[task] = {name: number.value for name, number in printed.items() if number is not None}
-    return _Source("COCO, the paper's Table 3", scores, {}, hollow=True)
+    return _Source("the paper", scores, {}, hollow=True)
 
 
 def _ordered(source: _Source) -> list[str]:
@@ -117,19 +120,18 @@ def _relative(values: Mapping[str, float]) -> dict[str, float]:
 def _draw_source(axes: Sequence[Axes], source: _Source, names: Sequence[str]) -> None:
     for axis, (task, (_, title, score)) in zip(axes, TASKS.items(), strict=True):
         values = source.scores.get(task)
+        axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         if values is None:
             axis.text(0.5, 0.5, "no scores of\ntwo backbones", transform=axis.transAxes, ha="center", va="center",
                       fontsize=LARGE, color=GREY)  # fmt: skip
-            name_axes(axis, title=title)
+            name_axes(axis, title=f"{title}\n{source.title}", x="relative score [0 to 1]")
             continue
         low, high = min(values.values()), max(values.values())
-        name_axes(axis, title=f"{title}\n{score}, {low:.3f} to {high:.3f}", x="relative score [0 to 1]")
+        name_axes(axis, title=f"{title}, {source.title}\n{score} {low:.3f} to {high:.3f}", x="relative score [0 to 1]")
         _draw_points(axis, source, task, names)
-        axis.tick_params(labelbottom=True)
-        axis.set_xlim(-0.06, 1.06)
     axes[0].set_yticks(range(len(names)), names)
     axes[0].set_ylim(-0.7, len(names) - 0.3)
-    name_axes(axes[0], y=f"backbone ({source.title})")
+    name_axes(axes[0], y="backbone")
 
 
 def _draw_points(axis: Axes, source: _Source, task: str, names: Sequence[str]) -> None:

@@ -1,21 +1,28 @@
-"""Puts the names of points where they cover neither each other nor a mark."""
+"""Puts the names of points where they cover neither each other, nor a mark, nor a line that leads to another name."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
+from matplotlib.path import Path
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
-_FIRST, _STEP, _LAST = 4.5, 4.5, 63.0
+NAME = "_name"
+"""Label of the artists that are such names."""
+LINE = "_line"
+"""Label of lines that names avoid where they can."""
+
+_FIRST, _STEP, _LAST = 4.5, 4.5, 140.0
 """Distances from the point that are tried, points."""
-_AROUND = 16
+_TURNS = sorted(range(32), key=lambda turn: (turn % 16 != 0, turn % 8 != 0, turn % 4 != 0, turn % 2 != 0, turn))
+"""Directions in parts of a turn: right, left, above and below come before what is between them."""
 _MARK = 3.2
 """Half the side of a mark, points."""
 _AIR = 1.2
@@ -24,12 +31,45 @@ _AIR = 1.2
 
 @dataclass(frozen=True)
 class Label:
-    """A name for the point at (x, y), in data coordinates; an empty one keeps others off the point."""
+    """A name for the point at (x, y), in data coordinates."""
 
     x: float
     y: float
-    text: str = ""
-    colour: str = "#222222"
+    text: str
+
+
+@dataclass
+class _Room:
+    """What is taken inside of one panel, in pixels."""
+
+    frame: Bbox
+    marks: Sequence[Bbox]
+    lines: Sequence[Path]
+    """That names avoid where they can."""
+    names: list[Bbox] = field(default_factory=list)
+    leaders: list[Path] = field(default_factory=list)
+
+    def is_free(self, box: Bbox, leader: Path | None, own: Bbox, *, strictly: bool) -> bool:
+        """Whether a name may take ``box``, with ``leader`` to its mark; ``strictly`` also off other lines and marks."""
+        frame = self.frame
+        inside = frame.x0 <= box.x0 and frame.y0 <= box.y0 and box.x1 <= frame.x1 and box.y1 <= frame.y1
+        if not inside or any(box.overlaps(other) for other in (*self.names, *self.marks)):
+            return False
+        if any(_crosses(line, box) for line in self.leaders):
+            return False
+        if leader is not None and any(_crosses(leader, other) for other in self.names):
+            return False
+        return not strictly or not self._touches_lines(box, leader, own)
+
+    def _touches_lines(self, box: Bbox, leader: Path | None, own: Bbox) -> bool:
+        if any(_crosses(line, box) for line in self.lines):
+            return True
+        if leader is None:
+            return False
+        others = (mark for mark in self.marks if not mark.overlaps(own))
+        return any(_crosses(leader, mark) for mark in others) or any(
+            leader.intersects_path(line) for line in self.leaders
+        )
 
 
 def place_labels(axis: Axes, labels: Sequence[Label], renderer: RendererBase, size: float) -> list[str]:
@@ -38,50 +78,60 @@ def place_labels(axis: Axes, labels: Sequence[Label], renderer: RendererBase, si
     Axes must have their final place and limits. A name stands inside of the axes; a line leads to it where it is not
     beside its point.
     """
-    pixels = _pixels_per_point(renderer)
-    points = axis.transData.transform([(one.x, one.y) for one in labels]) if labels else np.zeros((0, 2))
-    taken = [Bbox([place - _MARK * pixels, place + _MARK * pixels]) for place in points]
-    taken += [text.get_window_extent(renderer) for text in axis.texts]
-    frame, left_out = axis.get_window_extent(renderer), []
-    for label, point in sorted(zip(labels, points, strict=True), key=lambda pair: (-pair[1][1], pair[1][0])):
-        if label.text:
-            made = _write(axis, label, size)
-            box = _free(made, point / pixels, taken, frame, renderer)
-            if box is None:
-                made.remove()
-                left_out.append(label.text)
-            else:
-                taken.append(box)
+    scale = _pixels_per_point(renderer)
+    places = axis.transData.transform([(one.x, one.y) for one in labels]) if labels else np.zeros((0, 2))
+    marks = [Bbox([place - _MARK * scale, place + _MARK * scale]) for place in places]
+    lines = [line.get_path().transformed(axis.transData) for line in axis.lines if line.get_label() == LINE]
+    room = _Room(axis.get_window_extent(renderer), marks, lines)
+    room.names += [text.get_window_extent(renderer) for text in axis.texts]
+    # where it is crowded first: elsewhere there is a choice
+    crowd = [sum(np.hypot(*(place - other)) < 30 * scale for other in places) for place in places]
+    left_out = []
+    for which in sorted(range(len(labels)), key=lambda which: (-crowd[which], -places[which][1])):
+        text = _write(axis, labels[which], size)
+        if not _put(text, places[which], marks[which], room, renderer):
+            text.remove()
+            left_out.append(labels[which].text)
     return left_out
 
 
 def _write(axis: Axes, label: Label, size: float) -> Annotation:
     return axis.annotate(
-        label.text, (label.x, label.y), (0, 0), textcoords="offset points", fontsize=size, color=label.colour,
-        gid="name", annotation_clip=False, ha="left", va="bottom", zorder=5,
+        label.text, (label.x, label.y), (0, 0), textcoords="offset points", fontsize=size, color="#222222",
+        label=NAME, annotation_clip=False, ha="left", va="bottom", zorder=5,
         arrowprops={"arrowstyle": "-", "color": "#8A8A8A", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2.5},
     )  # fmt: skip
 
 
-def _free(
-    text: Annotation, point: np.ndarray, taken: Sequence[Bbox], frame: Bbox, renderer: RendererBase
-) -> Bbox | None:
-    """Move ``text`` to the nearest free place, and say which pixels it takes; ``None`` where there is none."""
-    pixels = _pixels_per_point(renderer)
-    air = _AIR * pixels
+def _put(text: Annotation, point: np.ndarray, own: Bbox, room: _Room, renderer: RendererBase) -> bool:
+    """Move ``text`` to the nearest free place; whether there is one."""
+    scale = _pixels_per_point(renderer)
     # the text alone: an annotation's own extent includes its leader
     extent = Text.get_window_extent(text, renderer)
-    width, height = extent.width, extent.height
-    for distance, (left, bottom) in _places(width / pixels, height / pixels):
-        x, y = (float(point[0]) + left) * pixels, (float(point[1]) + bottom) * pixels
-        box = Bbox.from_extents(x - air, y - air, x + width + air, y + height + air)
-        inside = frame.x0 <= box.x0 and frame.y0 <= box.y0 and box.x1 <= frame.x1 and box.y1 <= frame.y1
-        if inside and not any(box.overlaps(other) for other in taken):
-            text.set_position((left, bottom))
-            if distance <= _FIRST and text.arrow_patch is not None:
-                text.arrow_patch.set_visible(False)
-            return box
-    return None
+    width, height, air = extent.width, extent.height, _AIR * scale
+    x, y = float(point[0]), float(point[1])
+    for strictly in (True, False):
+        for distance, left, bottom in _places(width / scale, height / scale):
+            at, up = x + left * scale, y + bottom * scale
+            box = Bbox.from_extents(at - air, up - air, at + width + air, up + height + air)
+            leader = None if distance <= _FIRST else Path([(at + width / 2, up + height / 2), (x, y)])
+            if room.is_free(box, leader, own, strictly=strictly):
+                _settle(text, room, box, leader, (left, bottom))
+                return True
+    return False
+
+
+def _settle(text: Annotation, room: _Room, box: Bbox, leader: Path | None, offset: tuple[float, float]) -> None:
+    text.set_position(offset)
+    room.names.append(box)
+    if leader is not None:
+        room.leaders.append(leader)
+    elif text.arrow_patch is not None:
+        text.arrow_patch.set_visible(False)
+
+
+def _crosses(line: Path, box: Bbox) -> bool:
+    return bool(line.intersects_bbox(box, filled=False))
 
 
 def _pixels_per_point(renderer: RendererBase) -> float:
@@ -89,13 +139,11 @@ def _pixels_per_point(renderer: RendererBase) -> float:
     return float(per_point)
 
 
-def _places(width: float, height: float) -> Iterator[tuple[float, tuple[float, float]]]:
-    """Distances and offsets of the text's lower left corner from the point, in points, the nearest first."""
+def _places(width: float, height: float) -> Iterator[tuple[float, float, float]]:
+    """Distance, and the offset of the text's lower left corner from the point, in points, the nearest first."""
     for distance in np.arange(_FIRST, _LAST, _STEP):
-        for place in range(_AROUND):
-            # right, left, above and below come before what is between them
-            turn = [0, 8, 4, 12, 2, 14, 6, 10, 1, 15, 7, 9, 3, 13, 5, 11][place] * 2 * math.pi / _AROUND
-            across, up = math.cos(turn), math.sin(turn)
-            left = distance * across - width * (1 - across) / 2
-            bottom = distance * up - height * (1 - up) / 2
-            yield float(distance), (left, bottom)
+        for turn in _TURNS:
+            across, up = math.cos(turn * math.pi / 16), math.sin(turn * math.pi / 16)
+            left = float(distance) * across - width * (1 - across) / 2
+            bottom = float(distance) * up - height * (1 - up) / 2
+            yield float(distance), left, bottom

@@ -56,7 +56,7 @@ def draw_mosaic(
         bar.set_label(label, fontsize=NORMAL)
         bar.ax.tick_params(labelsize=NORMAL)
     patches = [Patch(facecolor=colour, edgecolor=GREY, linewidth=0.5, label=name) for name, colour in legend.items()]
-    canvas.legend(patches, columns=5)
+    canvas.legend(patches)
     return canvas
 
 

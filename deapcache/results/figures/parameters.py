@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from deapcache.errors import ResultsError
 from deapcache.results.aggregate import Summary
-from deapcache.results.figures.canvas import Canvas, name_axes
+from deapcache.results.figures.canvas import Canvas, log_ticks, name_axes
 from deapcache.results.figures.labels import Label
 from deapcache.results.figures.marks import SHAPES, Mark, mark_style, paper_handle
 from deapcache.results.figures.subjects import Subject, error_bar, spread_note
 from deapcache.results.palette import DISTINCT
 from deapcache.results.paper import paper_ablation, paper_parameters, paper_score
 
-_COLUMNS = 3
+_COLUMNS = 2
+_AROUND = 1.35
+"""Room left and right of the points, as a factor of their parameters."""
 _COLOURS = [colour for colour in DISTINCT if colour != "#F0E442"]
 """Without yellow, which is faint as a mark on white."""
 
@@ -37,7 +37,7 @@ def draw_parameters(found: Sequence[Subject], *, paper: bool) -> Canvas:
         )
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    canvas = Canvas(0.9 + rows * (2.6 if columns > 1 else 3.6))
+    canvas = Canvas(0.7 + rows * 2.7)
     axes = [axis for line in canvas.panels(rows, columns) for axis in line]
     families = list(dict.fromkeys(s.readout.partition(":")[0] for _, group in panels for s in group))
     with_paper = False
@@ -47,8 +47,9 @@ def draw_parameters(found: Sequence[Subject], *, paper: bool) -> Canvas:
             with_paper |= _add_paper(canvas, axis, subject, group)
     for axis in axes[len(panels) :]:
         axis.remove()
-    canvas.legend([*(_handle(families, name) for name in families), *([paper_handle()] if with_paper else [])])
-    canvas.note(spread_note(s for _, group in panels for s in group), *(note for one in found for note in one.notes))
+    canvas.legend([paper_handle()] if with_paper else [])
+    canvas.note(spread_note(s for _, group in panels for s in group))
+    canvas.note(*(note for subject, _ in panels for note in subject.notes))
     return canvas
 
 
@@ -61,10 +62,6 @@ def _panels(subject: Subject) -> list[tuple[Subject, list[Summary]]]:
 def _mark(families: Sequence[str], family: str) -> Mark:
     place = families.index(family)
     return Mark(_COLOURS[place % len(_COLOURS)], SHAPES[place % len(SHAPES)])
-
-
-def _handle(families: Sequence[str], family: str) -> Line2D:
-    return Line2D([], [], label=family, **mark_style(_mark(families, family)))
 
 
 def _draw(canvas: Canvas, axis: Axes, subject: Subject, group: Sequence[Summary], families: Sequence[str]) -> None:
@@ -80,21 +77,14 @@ def _draw(canvas: Canvas, axis: Axes, subject: Subject, group: Sequence[Summary]
             yerr=bars if any(bars) else None, elinewidth=0.9, capsize=2, **style,
         )  # fmt: skip
     canvas.label(axis, [Label(s.first.parameters / 1000, s.mean[metric], s.readout) for s in group])
-    _scale(axis)
+    sizes = [s.first.parameters / 1000 for s in group]
+    axis.set_xlim(min(sizes) / _AROUND, max(sizes) * _AROUND)
+    axis.margins(y=0.18)
+    log_ticks(axis)
     name_axes(
         axis, title=f"{subject.task}, {subject.dataset}\n{group[0].backbone}", y=subject.axis,
         x="learnable parameters [thousands]",
     )  # fmt: skip
-
-
-def _scale(axis: Axes) -> None:
-    """A logarithmic axis whose few ticks are plain numbers."""
-    axis.set_xscale("log")
-    axis.margins(x=0.18, y=0.18)
-    axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.xaxis.set_minor_locator(MaxNLocator(1))
 
 
 def _add_paper(canvas: Canvas, axis: Axes, subject: Subject, group: Sequence[Summary]) -> bool:
@@ -107,6 +97,9 @@ def _add_paper(canvas: Canvas, axis: Axes, subject: Subject, group: Sequence[Sum
     if subject.paper_reason:
         canvas.note(f"{task}, {backbone}: not beside the paper's number, {subject.paper_reason}")
         return False
+    low, high = axis.get_xlim()
+    axis.set_xlim(min(low, size.value * 1000 / _AROUND), max(high, size.value * 1000 * _AROUND))
+    log_ticks(axis)
     axis.plot(size.value * 1000, score.value, **mark_style(Mark("#444444", "o"), hollow=True, size=6.5))
     canvas.label(axis, [Label(size.value * 1000, score.value, f"deap, {score.source}")])
     if paper_ablation("8-dim", backbone, task, metric) is not None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from deapcache.errors import ResultsError
 from deapcache.results.aggregate import Summary
-from deapcache.results.figures.canvas import Canvas, name_axes
+from deapcache.results.figures.canvas import Canvas, log_ticks, name_axes
 from deapcache.results.figures.marks import CATEGORIES, category_of, legend_of, mark_style
 from deapcache.results.figures.subjects import Subject
 
-_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _ROW, _AROUND = 0.24, 0.75
 _SPREAD = 0.5
 """Of a line's height, over which its seeds are spread."""
@@ -36,6 +34,10 @@ def draw_sigma(found: Sequence[Subject]) -> Canvas:
     axes = [axis for (axis,) in canvas.panels(len(panels), 1, sharex=True, heights=heights)]
     for axis, (subject, group) in zip(axes, panels, strict=True):
         _draw(axis, subject, group)
+    heads = [sigma for _, group in panels for s in group for result in s.results for sigma in result.sigma or ()]
+    axes[-1].set_xlim(min(heads) / 1.25, max(heads) * 1.25)  # of all panels, which share it
+    log_ticks(axes[-1], most=9)
+    canvas.figure.align_ylabels(axes)
     name_axes(axes[-1], x="learned σ of each attention head [share of the image's longer side]")
     canvas.legend(legend_of([category_of(s.backbone) for _, group in panels for s in group], paper=False))
     seeds = any(len(s.seeds) > 1 for _, group in panels for s in group)
@@ -55,11 +57,7 @@ def _draw(axis: Axes, subject: Subject, group: Sequence[Summary]) -> None:
             axis.plot(heads, [up] * len(heads), alpha=0.8, **style)
     axis.set_yticks(range(len(lines)), [f"{s.backbone} · {s.readout}" if several else s.backbone for s in lines])
     axis.set_ylim(-0.6, len(lines) - 0.4)
-    axis.set_xscale("log")
-    axis.xaxis.set_major_locator(FixedLocator(_TICKS))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    name_axes(axis, title=f"{subject.task}, {subject.dataset}", y="backbone")
+    name_axes(axis, title=f"{subject.task}, {subject.dataset}", y="backbone\nand readout" if several else "backbone")
 
 
 def _order(summary: Summary) -> tuple[int, str, str]:

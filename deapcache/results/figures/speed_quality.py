@@ -8,18 +8,17 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from deapcache.errors import ResultsError
-from deapcache.results.figures.canvas import GREY, Canvas, name_axes
-from deapcache.results.figures.labels import Label
+from deapcache.results.figures.canvas import GREY, Canvas, log_ticks, name_axes
+from deapcache.results.figures.labels import LINE, Label
 from deapcache.results.figures.marks import CATEGORIES, category_of, legend_of, mark_style
 from deapcache.results.figures.pareto import pareto_front
 from deapcache.results.figures.speeds import Speed
 from deapcache.results.figures.subjects import Subject, error_bar, spread_note
 from deapcache.results.paper import paper_backbones, paper_score
 
-_COLUMNS = 3
+_COLUMNS = 2
 _PAPER = (
     ("discrimination", "ari", "discrimination, COCO", "ARI ↑", True),
     ("voc", "mean_iou", "Pascal VOC", "mIoU ↑", True),
@@ -56,7 +55,7 @@ def draw_speed_quality(found: Sequence[Subject], speeds: Sequence[Speed], *, pap
     across, speed_of = _scale(speeds)
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    canvas = Canvas(0.9 + rows * (2.7 if columns > 1 else 3.8))
+    canvas = Canvas(1.0 + rows * 3.0)
     axes = [axis for line in canvas.panels(rows, columns) for axis in line]
     for axis, panel in zip(axes, panels, strict=False):
         _draw(canvas, axis, panel, speed_of, across)
@@ -64,6 +63,7 @@ def draw_speed_quality(found: Sequence[Subject], speeds: Sequence[Speed], *, pap
         axis.remove()
     shown = [category_of(point[0]) for panel in panels for point in panel.points]
     canvas.legend([*legend_of(shown, paper=any(panel.hollow for panel in panels)), _front_handle()])
+    canvas.note("Pareto front: nothing is both faster and better")
     canvas.note(f"speed of the backbone in inference, measured on {speeds[0].device}")
     canvas.note("hollow: the paper's score over the speed measured here; the paper draws its speeds without printing "
                 "them" if any(panel.hollow for panel in panels) else "")  # fmt: skip
@@ -103,18 +103,18 @@ def _papers(task: str, metric: str, title: str, axis: str, higher: bool, known: 
 def _draw(canvas: Canvas, axis: Axes, panel: _Panel, speed_of: Mapping[str, float], across: str) -> None:
     places = [(speed_of[backbone], score) for backbone, _, score, _ in panel.points]
     front = [places[place] for place in pareto_front(places, higher_is_better=panel.higher_is_better)]
-    axis.plot(*zip(*front, strict=True), color=GREY, linewidth=1.0, linestyle="--", zorder=1)
+    axis.plot(*zip(*front, strict=True), color=GREY, linewidth=1.0, linestyle="--", zorder=1, label=LINE)
     for (x, y), (backbone, _, _, bar) in zip(places, panel.points, strict=True):
         style = mark_style(CATEGORIES[category_of(backbone)], hollow=panel.hollow)
         axis.errorbar(x, y, yerr=bar or None, elinewidth=0.9, **style)
-    axis.set_xscale("log")
-    axis.margins(0.2)
-    axis.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    slowest, fastest = min(places)[0], max(places)[0]
+    around = max((fastest / slowest) ** 0.15, 1.3)
+    axis.set_xlim(slowest / around, fastest * around)
+    axis.margins(y=0.2)
+    log_ticks(axis)
     name_axes(axis, title=panel.title, x=across, y=panel.axis)
     canvas.label(axis, [Label(x, y, name) for (x, y), (_, name, _, _) in zip(places, panel.points, strict=True)])
 
 
 def _front_handle() -> Line2D:
-    return Line2D([], [], color=GREY, linewidth=1.0, linestyle="--", label="Pareto front: nothing is faster and better")
+    return Line2D([], [], color=GREY, linewidth=1.0, linestyle="--", label="Pareto front")
