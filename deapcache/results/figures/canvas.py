@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -35,10 +36,12 @@ _DPI = 220
 _CHARACTERS_PER_INCH = 20
 _MOST_COLUMNS = 6
 """Of a legend."""
+_TRIES = 4
+"""At breaking what is too long: panels may get narrower by it."""
 _NARROWEST = 8
 """Characters of a line that is not broken further."""
 
-_WIDE, _TALL = "_wide", "_tall"
+WIDE, TALL = "_wide", "_tall"
 """Labels of texts that must fit the width or the height of their panel."""
 
 _SAVED: Any = {"pdf.fonttype": 42, "svg.hashsalt": "deapcache"}
@@ -122,7 +125,9 @@ class Canvas:
         self._write_notes()
         self._solve()
         renderer = self.agg.get_renderer()
-        if sum(fit_texts(axis, renderer) for axis in self.figure.axes):
+        for _ in range(_TRIES):
+            if not sum(fit_texts(axis, renderer) for axis in self.figure.axes):
+                break
             self._solve()
         return [name for axis, labels in self._labels.items() for name in place_labels(axis, labels, renderer, SMALL)]
 
@@ -166,19 +171,19 @@ def log_ticks(axis: Axes, *, most: int = 7) -> None:
 def name_axes(axis: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
     """Write what a panel shows and what its axes are, with units."""
     if title:
-        axis.set_title(title, fontsize=LARGE, loc="left", pad=5).set_label(_WIDE)
+        axis.set_title(title, fontsize=LARGE, loc="left", pad=5).set_label(WIDE)
     if x:
-        axis.set_xlabel(x, fontsize=NORMAL, labelpad=3).set_label(_WIDE)
+        axis.set_xlabel(x, fontsize=NORMAL, labelpad=3).set_label(WIDE)
     if y:
-        axis.set_ylabel(y, fontsize=NORMAL, labelpad=3).set_label(_TALL)
+        axis.set_ylabel(y, fontsize=NORMAL, labelpad=3).set_label(TALL)
 
 
 def fit_texts(axis: Axes, renderer: RendererBase) -> bool:
     """Break titles and axis labels that are longer than their side of ``axis``; whether there were any."""
     frame, broken = axis.get_window_extent(renderer), False
     for text in axis.findobj(Text):
-        if isinstance(text, Text) and text.get_label() in (_WIDE, _TALL) and text.get_text():
-            extent, wide = text.get_window_extent(renderer), text.get_label() == _WIDE
+        if isinstance(text, Text) and text.get_label() in (WIDE, TALL) and text.get_text():
+            extent, wide = text.get_window_extent(renderer), text.get_label() == WIDE
             share = frame.width / extent.width if wide else frame.height / extent.height
             if share < 1:
                 broken |= _break(text, share)
@@ -188,8 +193,20 @@ def fit_texts(axis: Axes, renderer: RendererBase) -> bool:
 def _break(text: Text, share: float) -> bool:
     lines = text.get_text().splitlines()
     room = max(int(share * max(map(len, lines))), _NARROWEST)
-    shorter = "\n".join(part for line in lines for part in textwrap.wrap(line, room))
+    shorter = "\n".join(part for line in lines for part in broken_lines(line, room))
     if shorter == text.get_text():
         return False
     text.set_text(shorter)
     return True
+
+
+def broken_lines(text: str, room: int) -> list[str]:
+    """``text`` in lines of up to ``room`` characters, broken at spaces and at what joins the parts of names."""
+    parts = [piece for part in re.split(r"(?<=[ :_/-])|(?=@)", text) for piece in textwrap.wrap(
+        part, room, drop_whitespace=False)]  # fmt: skip
+    lines = [""]
+    for part in parts:
+        if len((lines[-1] + part).rstrip()) > room and lines[-1]:
+            lines.append("")
+        lines[-1] += part
+    return [line.strip() for line in lines]

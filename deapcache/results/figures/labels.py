@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.path import Path
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
@@ -23,6 +24,8 @@ _FIRST, _STEP, _LAST = 4.5, 4.5, 140.0
 """Distances from the point that are tried, points."""
 _TURNS = sorted(range(32), key=lambda turn: (turn % 16 != 0, turn % 8 != 0, turn % 4 != 0, turn % 2 != 0, turn))
 """Directions in parts of a turn: right, left, above and below come before what is between them."""
+_ROUNDS = 4
+"""At most, in which what found no room is tried first."""
 _MARK = 3.2
 """Half the side of a mark, points."""
 _AIR = 1.2
@@ -38,95 +41,129 @@ class Label:
     text: str
 
 
-@dataclass
 class _Room:
     """What is taken inside of one panel, in pixels."""
 
-    frame: Bbox
-    marks: Sequence[Bbox]
-    lines: Sequence[Path]
-    """That names avoid where they can."""
-    names: list[Bbox] = field(default_factory=list)
-    leaders: list[Path] = field(default_factory=list)
+    def __init__(self, frame: Bbox, marks: Sequence[Bbox], lines: Sequence[Path], texts: Sequence[Bbox]) -> None:
+        self._frame = frame
+        self._marks = marks
+        self._lines = lines
+        self._names = list(texts)
+        self._leaders: list[Path] = []
 
-    def is_free(self, box: Bbox, leader: Path | None, own: Bbox, *, strictly: bool) -> bool:
-        """Whether a name may take ``box``, with ``leader`` to its mark; ``strictly`` also off other lines and marks."""
-        frame = self.frame
-        inside = frame.x0 <= box.x0 and frame.y0 <= box.y0 and box.x1 <= frame.x1 and box.y1 <= frame.y1
-        if not inside or any(box.overlaps(other) for other in (*self.names, *self.marks)):
+    def take(self, box: Bbox, leader: Path | None) -> None:
+        """Keep others off a name and the line to it."""
+        self._names.append(box)
+        self._leaders += [] if leader is None else [leader]
+
+    def unoccupied(self, boxes: np.ndarray) -> np.ndarray:
+        """Places of the (n, 4) boxes (left, bottom, right, top) in the frame that meet neither name nor mark."""
+        left, bottom, right, top = boxes.T
+        frame = self._frame
+        free = (left >= frame.x0) & (bottom >= frame.y0) & (right <= frame.x1) & (top <= frame.y1)
+        for other in (*self._names, *self._marks):
+            free &= (left >= other.x1) | (right <= other.x0) | (bottom >= other.y1) | (top <= other.y0)
+        return np.flatnonzero(free)
+
+    def is_clear(self, box: Bbox, leader: Path | None, own: Bbox, strictness: int) -> bool:
+        """Whether (1) no line would run through a name, (2) nor through other marks and lines; (0) whatever lines do."""
+        if strictness >= 1 and any(_crosses(line, box) for line in self._leaders):
             return False
-        if any(_crosses(line, box) for line in self.leaders):
+        if strictness >= 1 and leader is not None and any(_crosses(leader, other) for other in self._names):
             return False
-        if leader is not None and any(_crosses(leader, other) for other in self.names):
-            return False
-        return not strictly or not self._touches_lines(box, leader, own)
+        return strictness < 2 or not self._touches_lines(box, leader, own)
 
     def _touches_lines(self, box: Bbox, leader: Path | None, own: Bbox) -> bool:
-        if any(_crosses(line, box) for line in self.lines):
+        if any(_crosses(line, box) for line in self._lines):
             return True
         if leader is None:
             return False
-        others = (mark for mark in self.marks if not mark.overlaps(own))
+        others = (mark for mark in self._marks if not mark.overlaps(own))
         return any(_crosses(leader, mark) for mark in others) or any(
-            leader.intersects_path(line) for line in self.leaders
+            leader.intersects_path(line) for line in self._leaders
         )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a name goes."""
+
+    box: Bbox
+    """With the air around it, pixels."""
+    offset: tuple[float, float]
+    """Of the text's lower left corner from its point, points."""
+    leader: Path | None
 
 
 def place_labels(axis: Axes, labels: Sequence[Label], renderer: RendererBase, size: float) -> list[str]:
     """Write the names of ``size`` points, nearest to their points first; returns those that found no room.
 
     Axes must have their final place and limits. A name stands inside of the axes; a line leads to it where it is not
-    beside its point.
+    beside its point. What finds no room is tried first in another round, and the round that names most is kept.
     """
+    if not labels:
+        return []
     scale = _pixels_per_point(renderer)
-    places = axis.transData.transform([(one.x, one.y) for one in labels]) if labels else np.zeros((0, 2))
-    marks = [Bbox([place - _MARK * scale, place + _MARK * scale]) for place in places]
+    others = [text.get_window_extent(renderer) for text in axis.texts]
+    texts = [_write(axis, label, size) for label in labels]
+    # the text alone: an annotation's own extent includes its leader
+    extents = [Text.get_window_extent(text, renderer) for text in texts]
+    points = axis.transData.transform([(one.x, one.y) for one in labels])
+    marks = [Bbox([point - _MARK * scale, point + _MARK * scale]) for point in points]
     lines = [line.get_path().transformed(axis.transData) for line in axis.lines if line.get_label() == LINE]
-    room = _Room(axis.get_window_extent(renderer), marks, lines)
-    room.names += [text.get_window_extent(renderer) for text in axis.texts]
-    # where it is crowded first: elsewhere there is a choice
-    crowd = [sum(np.hypot(*(place - other)) < 30 * scale for other in places) for place in places]
-    left_out = []
-    for which in sorted(range(len(labels)), key=lambda which: (-crowd[which], -places[which][1])):
-        text = _write(axis, labels[which], size)
-        if not _put(text, places[which], marks[which], room, renderer):
-            text.remove()
-            left_out.append(labels[which].text)
-    return left_out
+    order = _crowded_first(points, 30 * scale)
+    best: dict[int, _Place] = {}
+    for _ in range(_ROUNDS):
+        room = _Room(axis.get_window_extent(renderer), marks, lines, others)
+        found = {i: place for i in order if (place := _find(points[i], extents[i], marks[i], room, scale))}
+        best = max(best, found, key=len)
+        if len(found) == len(labels):
+            break
+        order = [i for i in order if i not in found] + [i for i in order if i in found]
+    for i, text in enumerate(texts):
+        _settle(text, best.get(i))
+    return [label.text for i, label in enumerate(labels) if i not in best]
+
+
+def _crowded_first(points: np.ndarray, near: float) -> list[int]:
+    """Where it is not crowded there is a choice, so that those points can wait."""
+    crowd = [sum(np.hypot(*(point - other)) < near for other in points) for point in points]
+    return sorted(range(len(points)), key=lambda i: (-crowd[i], -points[i][1]))
 
 
 def _write(axis: Axes, label: Label, size: float) -> Annotation:
     return axis.annotate(
         label.text, (label.x, label.y), (0, 0), textcoords="offset points", fontsize=size, color="#222222",
         label=NAME, annotation_clip=False, ha="left", va="bottom", zorder=5,
+        path_effects=[withStroke(linewidth=1.6, foreground="white")],
         arrowprops={"arrowstyle": "-", "color": "#8A8A8A", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2.5},
     )  # fmt: skip
 
 
-def _put(text: Annotation, point: np.ndarray, own: Bbox, room: _Room, renderer: RendererBase) -> bool:
-    """Move ``text`` to the nearest free place; whether there is one."""
-    scale = _pixels_per_point(renderer)
-    # the text alone: an annotation's own extent includes its leader
-    extent = Text.get_window_extent(text, renderer)
-    width, height, air = extent.width, extent.height, _AIR * scale
-    x, y = float(point[0]), float(point[1])
-    for strictly in (True, False):
-        for distance, left, bottom in _places(width / scale, height / scale):
-            at, up = x + left * scale, y + bottom * scale
-            box = Bbox.from_extents(at - air, up - air, at + width + air, up + height + air)
-            leader = None if distance <= _FIRST else Path([(at + width / 2, up + height / 2), (x, y)])
-            if room.is_free(box, leader, own, strictly=strictly):
-                _settle(text, room, box, leader, (left, bottom))
-                return True
-    return False
+def _find(point: np.ndarray, extent: Bbox, own: Bbox, room: _Room, scale: float) -> _Place | None:
+    """Take the nearest free place for a name; ``None`` where there is none."""
+    air, (distances, offsets) = _AIR * scale, _offsets(extent.width / scale, extent.height / scale)
+    corners = point + offsets * scale
+    upper = corners + np.array([extent.width, extent.height])
+    boxes = np.hstack([corners - air, upper + air])
+    free = room.unoccupied(boxes)
+    for strictness in (2, 1, 0):
+        for i in free:
+            box = Bbox.from_extents(*boxes[i])
+            middle = ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
+            leader = None if distances[i] <= _FIRST else Path([middle, tuple(point)])
+            if room.is_clear(box, leader, own, strictness):
+                room.take(box, leader)
+                return _Place(box, (float(offsets[i][0]), float(offsets[i][1])), leader)
+    return None
 
 
-def _settle(text: Annotation, room: _Room, box: Bbox, leader: Path | None, offset: tuple[float, float]) -> None:
-    text.set_position(offset)
-    room.names.append(box)
-    if leader is not None:
-        room.leaders.append(leader)
-    elif text.arrow_patch is not None:
+def _settle(text: Annotation, place: _Place | None) -> None:
+    if place is None:
+        text.remove()
+        return
+    text.set_position(place.offset)
+    if place.leader is None and text.arrow_patch is not None:
         text.arrow_patch.set_visible(False)
 
 
@@ -139,11 +176,11 @@ def _pixels_per_point(renderer: RendererBase) -> float:
     return float(per_point)
 
 
-def _places(width: float, height: float) -> Iterator[tuple[float, float, float]]:
-    """Distance, and the offset of the text's lower left corner from the point, in points, the nearest first."""
-    for distance in np.arange(_FIRST, _LAST, _STEP):
-        for turn in _TURNS:
-            across, up = math.cos(turn * math.pi / 16), math.sin(turn * math.pi / 16)
-            left = float(distance) * across - width * (1 - across) / 2
-            bottom = float(distance) * up - height * (1 - up) / 2
-            yield float(distance), left, bottom
+def _offsets(width: float, height: float) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) distances and (n, 2) offsets of a text's lower left corner from its point, in points, the nearest first."""
+    distances = np.repeat(np.arange(_FIRST, _LAST, _STEP), len(_TURNS))
+    angles = np.tile(np.array(_TURNS) * math.pi / 16, len(distances) // len(_TURNS))
+    across, up = np.cos(angles), np.sin(angles)
+    left = distances * across - width * (1 - across) / 2
+    bottom = distances * up - height * (1 - up) / 2
+    return distances, np.column_stack([left, bottom])

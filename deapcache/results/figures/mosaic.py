@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from deapcache.results.figures.canvas import GREY, NORMAL, SMALL, WIDTH, Canvas
+from deapcache.results.figures.canvas import GREY, NORMAL, SMALL, WIDE, WIDTH, Canvas
 from deapcache.results.page import Bars
 from deapcache.results.prediction_panels import show_image
 
@@ -49,7 +49,7 @@ def draw_mosaic(
         room = int(tile * aspect * _CHARACTERS_PER_INCH)
         axes[0].set_ylabel(textwrap.shorten(side, max(room, 8), placeholder="…"), fontsize=SMALL)
     for axis, head in zip(grid[0], heads, strict=True):
-        axis.set_title(head, fontsize=NORMAL, pad=4)
+        axis.set_title(head, fontsize=NORMAL, pad=4).set_label(WIDE)
     for scale, label in bars:
         every = [axis for axes in grid for axis in axes]
         bar = canvas.figure.colorbar(scale, ax=every, shrink=0.8, aspect=30, pad=0.015)

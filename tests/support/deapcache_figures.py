@@ -1,0 +1,121 @@
+"""A small home with several backbones, tasks, readouts and seeds, and what a drawn figure looks like to a ruler."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from deapcache_predictions import BACKBONE, Photographs, save
+from matplotlib.axes import Axes
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from deapcache.extraction import ExtractionSettings, extract
+from deapcache.locations import LocalLocation
+from deapcache.probing import ProbeOptions, probe_backbone
+from deapcache.results.figures.canvas import Canvas
+
+BACKBONES = (
+    BACKBONE, "timm:test_vit@untrained", "timm:test_resnet@untrained", "timm:test_convnext@untrained",
+)  # fmt: skip
+TASKS = ("discrimination", "boundaries", "detection", "segmentation")
+READOUTS = ("deap", "deap:8", "bicubic")
+SEEDS = (0, 1)
+
+
+@dataclass(frozen=True)
+class Drawable:
+    """A home that every figure can be made from."""
+
+    home: LocalLocation
+    dataset: Photographs
+    reference: Path
+    """A CSV with a score of each backbone."""
+
+
+def build_home(folder: Path) -> Drawable:
+    """Extract, and train each readout for a few steps: real runs, if short ones. Speeds are of a made-up device."""
+    home, dataset = LocalLocation(folder / "home"), Photographs(folder / "photographs")
+    (folder / "home").mkdir()
+    for _ in extract(list(BACKBONES), dataset, home, settings=ExtractionSettings(device="cpu")):
+        pass
+    for backbone in BACKBONES:
+        _probe(home, backbone, ("discrimination", "segmentation"), ("deap", "bicubic"))
+    _probe(home, BACKBONES[0], ("segmentation",), ("deap:8",))
+    for backbone in BACKBONES[:2]:
+        _probe(home, backbone, ("boundaries", "detection"), ("deap",))
+    for place, backbone in enumerate(BACKBONES):
+        add_speed(home, f"{place}.json", backbone, 10.0 * 3**place, 3.0**place)
+    reference = folder / "published.csv"
+    scores = "".join(f"{backbone},{40 + 3 * place}\n" for place, backbone in enumerate(BACKBONES))
+    reference.write_text(f"backbone,accuracy elsewhere [%] ↑\n{scores}")
+    return Drawable(home, dataset, reference)
+
+
+def _probe(home: LocalLocation, backbone: str, tasks: Sequence[str], readouts: Sequence[str]) -> None:
+    options = ProbeOptions(iterations=4, batch_size=3, lrs=(0.01,))
+    found = probe_backbone(
+        home, dataset="photographs", backbone=backbone, tasks=tasks, readouts=readouts, seeds=SEEDS, options=options
+    )
+    for run in found:
+        save(home, run)
+
+
+def add_speed(home: LocalLocation, file: str, backbone: str, rate: float, relative: float | None) -> None:
+    """Write a speed as ``deapcache speed`` does."""
+    facts = {"backbone": backbone, "images_per_second": rate, "relative": relative, "device": "cpu, 2 cores"}
+    home.publish(f"speed/{file}", json.dumps(facts).encode(), replace=True)
+
+
+def texts_of(canvas: Canvas) -> list[tuple[str, Bbox]]:
+    """What is written on a finished figure, and where, in pixels."""
+    canvas.finish()
+    canvas.figure.draw_without_rendering()  # an annotation knows its place only then
+    renderer, unseen = canvas.agg.get_renderer(), _unseen_ticks(canvas)
+    found = {id(text): text for text in canvas.figure.findobj(Text) if text.get_visible() and text.get_text().strip()}
+    # the text alone, as an annotation's own extent includes its leader
+    shown = [text for key, text in found.items() if key not in unseen]
+    return [(text.get_text(), Text.get_window_extent(text, renderer)) for text in shown]
+
+
+def _unseen_ticks(canvas: Canvas) -> set[int]:
+    """Texts of ticks that are not drawn: beyond the limits, or on the side without labels."""
+    unseen = set()
+    for axis in canvas.figure.axes:
+        for side in (axis.xaxis, axis.yaxis):
+            low, high = sorted(side.get_view_interval())
+            drawn = [tick for tick in side.get_major_ticks() if low <= tick.get_loc() <= high]
+            labels = {id(tick.label1) for tick in drawn if tick.label1.get_visible()}
+            every = [text for tick in (*side.majorTicks, *side.minorTicks) for text in (tick.label1, tick.label2)]
+            unseen |= {id(text) for text in every} - labels
+    return unseen
+
+
+def collisions(canvas: Canvas) -> list[str]:
+    """Texts that meet another text, or leave the sheet."""
+    texts, sheet = texts_of(canvas), canvas.figure.bbox
+    found = [
+        f"{one!r} meets {other!r}"
+        for (one, box), (other, place) in itertools.combinations(texts, 2)
+        if _meet(box, place)
+    ]
+    for name, box in texts:
+        if box.x0 < sheet.x0 - 1 or box.y0 < sheet.y0 - 1 or box.x1 > sheet.x1 + 1 or box.y1 > sheet.y1 + 1:
+            found.append(f"{name!r} leaves the sheet")
+    return found
+
+
+def _meet(one: Bbox, other: Bbox) -> bool:
+    common = Bbox.intersection(one, other)
+    return common is not None and common.width > 1 and common.height > 1
+
+
+def marks_of(axis: Axes) -> np.ndarray:
+    """(n, 2): the points that a panel shows, sorted."""
+    lines = [line for line in axis.lines if line.get_marker() not in ("None", "_", "|")]
+    points = np.concatenate([np.column_stack(line.get_data()).astype(float) for line in lines])
+    return points[np.lexsort(points.T[::-1])]
