@@ -31,6 +31,7 @@ def scattered(points: np.ndarray, names: list[str], height: float = 3.0) -> Canv
     ((axis,),) = canvas.panels(1, 1)
     axis.plot(*points.T, "o", markersize=5)
     axis.margins(0.2)
+    axis.set_yticks([0])
     canvas.label(axis, [Label(x, y, name) for (x, y), name in zip(points.tolist(), names, strict=True)])
     return canvas
 

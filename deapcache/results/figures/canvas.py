@@ -60,6 +60,7 @@ class Canvas:
         self.figure = Figure(figsize=(WIDTH, height), dpi=_DPI, layout=self._engine)
         self.agg = FigureCanvasAgg(self.figure)
         self._labels: dict[Axes, list[Label]] = {}
+        self._unnamed: list[str] = []
         self._notes: list[str] = []
         self._note: Text | None = None
         self._finished = False
@@ -103,10 +104,11 @@ class Canvas:
         if self._finished:
             return
         self._finished = True
-        left_out = self._lay_out()
-        if left_out:  # the notes grow, so that all is placed anew
-            self.note(f"points without a name, for want of room: {', '.join(dict.fromkeys(left_out))}")
-            self._lay_out()
+        while left_out := self._lay_out():  # the notes grow, so that all is placed anew
+            self._unnamed += [label.text for label in left_out]
+            self._labels = {
+                axis: [one for one in labels if one not in left_out] for axis, labels in self._labels.items()
+            }
 
     def save(self, form: str) -> bytes:
         """The figure as ``png``, ``svg`` or ``pdf``; the same bytes for the same numbers."""
@@ -117,7 +119,7 @@ class Canvas:
             self.figure.savefig(data, format=form, metadata=undated[form])
         return data.getvalue()
 
-    def _lay_out(self) -> list[str]:
+    def _lay_out(self) -> list[Label]:
         """Place panels, notes and names; the names that found no room."""
         for axis in self._labels:
             for old in [text for text in axis.texts if text.get_label() == NAME]:
@@ -129,7 +131,7 @@ class Canvas:
             if not sum(fit_texts(axis, renderer) for axis in self.figure.axes):
                 break
             self._solve()
-        return [name for axis, labels in self._labels.items() for name in place_labels(axis, labels, renderer, SMALL)]
+        return [one for axis, labels in self._labels.items() for one in place_labels(axis, labels, renderer, SMALL)]
 
     def _solve(self) -> None:
         self.figure.set_layout_engine(self._engine)
@@ -137,9 +139,12 @@ class Canvas:
         self.figure.set_layout_engine("none")
 
     def _write_notes(self) -> None:
-        if not self._notes:
+        notes = list(self._notes)
+        if self._unnamed:
+            notes.append(f"points without a name, for want of room: {', '.join(dict.fromkeys(self._unnamed))}")
+        if not notes:
             return
-        lines = [line for note in self._notes for line in textwrap.wrap(note, int(WIDTH * _CHARACTERS_PER_INCH))]
+        lines = [line for note in notes for line in textwrap.wrap(note, int(WIDTH * _CHARACTERS_PER_INCH))]
         self._note = self.figure.supxlabel(
             "\n".join(lines), x=0.01, ha="left", fontsize=SMALL, color=GREY, linespacing=1.3
         )

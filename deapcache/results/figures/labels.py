@@ -66,7 +66,7 @@ class _Room:
         return np.flatnonzero(free)
 
     def is_clear(self, box: Bbox, leader: Path | None, own: Bbox, strictness: int) -> bool:
-        """Whether (1) no line would run through a name, (2) nor through other marks and lines; (0) whatever lines do."""
+        """Whether (1) no line would run through a name, (2) nor through other marks and lines; (0) anyway."""
         if strictness >= 1 and any(_crosses(line, box) for line in self._leaders):
             return False
         if strictness >= 1 and leader is not None and any(_crosses(leader, other) for other in self._names):
@@ -95,7 +95,7 @@ class _Place:
     leader: Path | None
 
 
-def place_labels(axis: Axes, labels: Sequence[Label], renderer: RendererBase, size: float) -> list[str]:
+def place_labels(axis: Axes, labels: Sequence[Label], renderer: RendererBase, size: float) -> list[Label]:
     """Write the names of ``size`` points, nearest to their points first; returns those that found no room.
 
     Axes must have their final place and limits. A name stands inside of the axes; a line leads to it where it is not
@@ -122,7 +122,7 @@ def place_labels(axis: Axes, labels: Sequence[Label], renderer: RendererBase, si
         order = [i for i in order if i not in found] + [i for i in order if i in found]
     for i, text in enumerate(texts):
         _settle(text, best.get(i))
-    return [label.text for i, label in enumerate(labels) if i not in best]
+    return [label for i, label in enumerate(labels) if i not in best]
 
 
 def _crowded_first(points: np.ndarray, near: float) -> list[int]:
