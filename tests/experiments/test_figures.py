@@ -112,7 +112,7 @@ def test_pdf_carries_truetype_fonts(make: Make) -> None:
     ("name", "units"),
     [
         ("instance-awareness", ["relative score [0 to 1]", "backbone"]),
-        ("parameters", ["learnable parameters [thousands]", "mIoU ↑", "ARI ↑"]),
+        ("parameters", ["learnable parameters [thousands]", "mIoU ↑", "over seeds"]),
         ("correlations", ["accuracy elsewhere [%] ↑", "our mIoU ↑"]),
         ("speed-quality", ["speed [ViT-B/16 at 224 = 1]", "mIoU ↑", "measured on cpu, 2 cores"]),
         ("sigma", ["learned σ of each attention head [share of the image's longer side]"]),

@@ -36,6 +36,8 @@ _DPI = 220
 _CHARACTERS_PER_INCH = 20
 _MOST_COLUMNS = 6
 """Of a legend."""
+_LINE = 0.125
+"""Height of a line of a note, inches."""
 _TRIES = 4
 """At breaking what is too long: panels may get narrower by it."""
 _NARROWEST = 8
@@ -49,7 +51,7 @@ _SAVED: Any = {"pdf.fonttype": 42, "svg.hashsalt": "deapcache"}
 
 
 class Canvas:
-    """A figure of ``WIDTH`` × ``height`` inches whose parts find their own room.
+    """A figure of ``WIDTH`` × ``height`` inches, without its notes, whose parts find their own room.
 
     ``panels`` first, then what belongs on them; ``save`` last.
     """
@@ -62,7 +64,7 @@ class Canvas:
         self._labels: dict[Axes, list[Label]] = {}
         self._unnamed: list[str] = []
         self._notes: list[str] = []
-        self._note: Text | None = None
+        self._height = height
         self._finished = False
 
     def panels(
@@ -145,9 +147,8 @@ class Canvas:
         if not notes:
             return
         lines = [line for note in notes for line in textwrap.wrap(note, int(WIDTH * _CHARACTERS_PER_INCH))]
-        self._note = self.figure.supxlabel(
-            "\n".join(lines), x=0.01, ha="left", fontsize=SMALL, color=GREY, linespacing=1.3
-        )
+        self.figure.set_size_inches(WIDTH, self._height + _LINE * len(lines))
+        self.figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=SMALL, color=GREY, linespacing=1.3)
 
 
 def _style(axis: Axes) -> None:
