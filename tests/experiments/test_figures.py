@@ -22,6 +22,8 @@ from deapcache_figures import (
     marks_of,
     texts_of,
 )
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from PIL import Image
 from scipy.stats import pearsonr, spearmanr
 
@@ -34,6 +36,7 @@ from deapcache.locations import LocalLocation
 from deapcache.results import Selection, load_results, summarise
 from deapcache.results.figures import FIGURES
 from deapcache.results.figures.canvas import Canvas
+from deapcache.results.figures.resolutions import Queried, draw_resolutions
 from deapcache.results.prediction_panels import principal_colours
 
 NAMES = [entry.name for entry in FIGURES]
@@ -209,6 +212,16 @@ def test_cached_images_are_asked_as_photographs_are(drawable: Drawable) -> None:
     assert shown.name == "val-0"
     for found, wanted in zip(shown.predictions, expected, strict=True):
         assert (found == wanted).mean() > 0.99  # a batch of two and one of one may round differently
+
+
+def test_boxes_of_all_images_have_the_colours_of_one_scale(drawable: Drawable) -> None:
+    result = load_results(drawable.home, [run_of(drawable, "detection")])[0]
+    boxes = [np.array([[0.2, 0.2, 0.5, 0.5, score]]) for score in (0.1, 0.8)]
+    image = np.zeros((56, 64, 3), np.uint8)
+    canvas = draw_resolutions(result, "boxes", [(56, 64)], [Queried(str(one), image, [one]) for one in boxes])
+    edges = [axis.patches[0].get_edgecolor() for axis in canvas.figure.axes if axis.patches]
+    scale = ScalarMappable(Normalize(0, 0.8), "plasma")
+    np.testing.assert_allclose(edges, [scale.to_rgba(0.1), scale.to_rgba(0.8)], atol=0.01)
 
 
 def test_photographs_are_shown_by_their_names(make: Make, drawable: Drawable) -> None:

@@ -28,14 +28,13 @@ class Queried:
 def draw_resolutions(result: Result, kind: str, sizes: Sequence[tuple[int, int]], shown: Sequence[Queried]) -> Canvas:
     """A row for each image: itself, and the prediction at each of ``sizes`` (height, width), in the same colours.
 
-    ``kind`` is ``Task.picture`` of the run's task. Boxes are coloured by their score in each image.
+    ``kind`` is ``Task.picture`` of the run's task.
     """
     panels = [*_panels(result, kind, shown)]
     places = range(len(sizes))
     rows: list[list[Painter]] = []
     for row, one in enumerate(shown):
-        offset = 0 if kind == "boxes" else row * len(sizes)
-        maps = [partial(panels[row].draw, place=offset + place, size=TILE, extent=WHOLE) for place in places]
+        maps = [partial(panels[row].draw, place=row * len(sizes) + place, size=TILE, extent=WHOLE) for place in places]
         rows.append([show_pixels(one.image), *maps])
     trained = tuple(result.protocol["output_size"])
     canvas = draw_mosaic(
@@ -52,8 +51,8 @@ def draw_resolutions(result: Result, kind: str, sizes: Sequence[tuple[int, int]]
 
 
 def _panels(result: Result, kind: str, shown: Sequence[Queried]) -> list[PredictionPanels]:
-    """For each image what draws it; all share one scale of colours, but for boxes, whose backdrop is the image."""
-    if kind == "boxes":
-        return [prediction_panels(kind, result.classes, one.image, one.predictions) for one in shown]
+    """For each image what draws it, all in one scale of colours; boxes have the image behind them."""
     every = [prediction for one in shown for prediction in one.predictions]
+    if kind == "boxes":
+        return [prediction_panels(kind, result.classes, one.image, every) for one in shown]
     return [prediction_panels(kind, result.classes, shown[0].image, every)] * len(shown)
