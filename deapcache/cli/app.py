@@ -14,8 +14,8 @@ from deapcache.cli.console import err, note
 from deapcache.cli.demo import demo_command
 from deapcache.cli.doctor import doctor_command
 from deapcache.cli.extract import extract_command
-from deapcache.cli.leaderboard import leaderboard_command
 from deapcache.cli.figures import figures_command
+from deapcache.cli.leaderboard import leaderboard_command
 from deapcache.cli.plan import plan_command
 from deapcache.cli.predict import predict_command
 from deapcache.cli.probe import probe_command
