@@ -13,8 +13,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: $(VENV)/installed
 	DEAPCACHE_HOME=$${DEAPCACHE_HOME:-cache} $(BIN)/deapcache demo
 
+# A process a core, each with one thread: most tests wait for files, processes and servers.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # The long form: every kind of fault many times, and a table of how many were survived. make test runs a short form.
 test-faults: $(VENV)/installed

@@ -29,9 +29,9 @@ def scored(out: str) -> list[dict[str, object]]:
 
 
 def _told(cli, home: object, *command: str) -> list[dict[str, object]]:
-    """What is told of the caches of a home, but for where it is and what its results tell of their use."""
+    """What is told of the caches of a home, but for where it is, times of files, and what its results tell of use."""
     rows = json.loads(cli("cache", *command, "--home", home, "--json").out)
-    return [{**row, "home": None, "last_use": None} for row in rows]
+    return [{**row, "home": None, "when": None, "last_use": None} for row in rows]
 
 
 def test_caches_on_a_web_server_score_the_same_to_the_bit(cli, lab, tmp_path) -> None:
