@@ -25,6 +25,14 @@ class UnknownNameError(UsageError, LookupError):
     """A backbone, dataset, task or readout of that name is not registered."""
 
 
+class PluginError(DeapcacheError, ImportError):
+    """A plugin cannot be run, or what it registered does not work; names its file and line."""
+
+
+class BundleError(DeapcacheError, ValueError):
+    """A bundle of results is refused, or cannot be made."""
+
+
 class PipelineError(UsageError):
     """A pipeline file does not say what it should."""
 

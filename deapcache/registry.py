@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
+from deapcache import plugins
 from deapcache.errors import UnknownNameError, UsageError
 
 Entry = TypeVar("Entry")
@@ -24,6 +25,8 @@ class Registry(Generic[Entry]):
         Modules that call :meth:`add` when imported; they are imported on first use only.
     entry_point_group
         Installed packages may name further such modules in this entry-point group.
+
+    Plugins (:mod:`deapcache.plugins`) are run on first use as well, and may add to any registry.
     """
 
     def __init__(self, kind: str, *, modules: Sequence[str] = (), entry_point_group: str = "") -> None:
@@ -31,13 +34,18 @@ class Registry(Generic[Entry]):
         self._modules = tuple(modules)
         self._entry_point_group = entry_point_group
         self._entries: dict[str, Entry] = {}
+        self._sources: dict[str, str] = {}
         self._filled = False
 
     def add(self, name: str, entry: Entry) -> Entry:
         """Register ``entry`` as ``name``; raises :class:`UsageError` where the name is taken."""
+        if plugins.running():
+            self._fill_own()  # its own names come first: where a plugin takes one, the plugin is at fault
         if name in self._entries:
             raise UsageError(f"{self.kind} {name!r} is registered twice; choose another name")
         self._entries[name] = entry
+        if plugins.running():
+            self._sources[name] = plugins.source_of_caller().digest
         return entry
 
     def get(self, name: str) -> Entry:
@@ -53,6 +61,11 @@ class Registry(Generic[Entry]):
         self._fill()
         return list(self._entries)
 
+    def source(self, name: str) -> str:
+        """``sha256:…`` of the plugin's file that registered ``name``; empty for one of deapcache's own."""
+        self._fill()
+        return self._sources.get(name, "")
+
     def __iter__(self) -> Iterator[tuple[str, Entry]]:
         self._fill()
         return iter(list(self._entries.items()))
@@ -62,6 +75,10 @@ class Registry(Generic[Entry]):
         return name in self._entries
 
     def _fill(self) -> None:
+        self._fill_own()
+        plugins.load()
+
+    def _fill_own(self) -> None:
         if self._filled:
             return
         self._filled = True

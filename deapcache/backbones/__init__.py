@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from deapcache.backbones.counting import build_count, forward_count
 from deapcache.backbones.entries import BACKBONES, BackboneEntry, BackboneIdentity, WeightsSource
 from deapcache.backbones.names import describe
+from deapcache.backbones.registering import register_backbone
 from deapcache.backbones.weights import weights_status
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "build_count",
     "describe",
     "forward_count",
+    "register_backbone",
     "weights_status",
 ]
 

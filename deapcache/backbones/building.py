@@ -127,7 +127,8 @@ def build(
     entry = describe(name)
     checkpoint = _read_weights(entry, weights)
     size = None if image_size is None or tuple(image_size) == entry.image_size else _checked_size(image_size)
-    with initialisation(seed, wanted=checkpoint is None), _naming(weights):
+    drawn = checkpoint is None or entry.is_plugged  # a plugin may draw what is no part of the checkpoint
+    with initialisation(seed, wanted=drawn), _naming(weights):
         loaded = load_model(entry, checkpoint, size)
     loaded.module.eval().requires_grad_(False)
     if size:
@@ -140,7 +141,7 @@ def build(
 def _read_weights(entry: BackboneEntry, given: Path | None) -> State | None:
     if entry.untrained and given is not None:
         raise UsageError(f"backbone {entry.name!r} is untrained and takes no weights: leave out --weights {given}")
-    if entry.untrained:
+    if entry.untrained or (entry.own_weights and given is None):
         return None
     path = weight_files.require_file(Path(given), entry) if given is not None else weight_files.fetch(entry)
     return read_checkpoint(path)

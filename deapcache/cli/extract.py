@@ -29,6 +29,7 @@ def extract_command(
     read_home: options.ReadHomes = None,
     local_tier: options.TierFolder = None,
     local_tier_size: options.TierSize = None,
+    plugin: options.Plugin = None,
     weights: Annotated[
         Path | None, typer.Option("--weights", help="Checkpoint file (safetensors or torch) instead of a download.")
     ] = None,

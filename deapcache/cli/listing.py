@@ -25,7 +25,7 @@ app = typer.Typer(help="Show what there is: backbones, datasets, tasks, readouts
 
 
 @app.command("backbones")
-def list_backbones(json: options.Json = False) -> None:
+def list_backbones(plugin: options.Plugin = None, json: options.Json = False) -> None:
     """Backbones by our names; timm:NAME[.TAG], open_clip:MODEL/TAG and NAME@untrained work too.
 
     I: image side, F: feature side, D': feature width.
@@ -44,7 +44,7 @@ def list_backbones(json: options.Json = False) -> None:
             _side(row["image_size"]),
             _side(row["grid"]),
             str(row["dim"]),
-            f"{row['parameters'] / 1e6:.1f} M",
+            f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else "–",
             size(row["bytes_per_image"]),
             row["category"],
             row["licence"],
@@ -75,7 +75,9 @@ def _side(pair: list[int]) -> str:
 
 
 @app.command("datasets")
-def list_datasets(data_root: options.DataRoot = None, json: options.Json = False) -> None:
+def list_datasets(
+    data_root: options.DataRoot = None, plugin: options.Plugin = None, json: options.Json = False
+) -> None:
     """Datasets: what is expected where, what was found, which annotations they have and for which tasks.
 
     `deapcache doctor --dataset NAME` looks closer at one.
@@ -137,7 +139,7 @@ def _annotations(entry: DatasetEntry) -> str:
 
 
 @app.command("tasks")
-def list_tasks(json: options.Json = False) -> None:
+def list_tasks(plugin: options.Plugin = None, json: options.Json = False) -> None:
     """Tasks: the annotation they need, their metrics and default dataset."""
     from deapcache.tasks import TASKS, get_task
 
@@ -176,6 +178,7 @@ def list_readouts(
     readout: Annotated[
         str | None, typer.Option("--readout", help="With --params: which readout, NAME or NAME:D. Default: deap.")
     ] = None,
+    plugin: options.Plugin = None,
     json: options.Json = False,
 ) -> None:
     """Readouts: what each one is, in which sizes it comes, and how many parameters it has.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deapcache import locations
+from deapcache import locations, plugins
 from deapcache.errors import UsageError
 
 Home = Annotated[
@@ -64,6 +64,23 @@ def place(
 def own_home(home: str | None) -> locations.Location:
     """The home alone, without those that are read beside it and without a tier: what is looked after."""
     return locations.home(home).layers[0].used(tier=None)
+
+
+def _use_plugins(files: list[str] | None) -> list[str] | None:
+    if files:
+        plugins.use(files)
+    return files
+
+
+Plugin = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        callback=_use_plugins,
+        help="Python file that adds backbones, datasets, tasks or readouts. It is run. Repeatable. Default: those of "
+        "$DEAPCACHE_PLUGINS.",
+    ),
+]
 
 
 def results_home(given: str | None, home: locations.Location) -> locations.Location:

@@ -58,6 +58,7 @@ def plan_command(
         typer.Option("--probe-utilisation", help="The share that training readouts sustains: many short operations."),
     ] = None,
     home: options.Home = None,
+    plugin: options.Plugin = None,
     data_root: options.DataRoot = None,
     device: options.Device = "auto",
     json: options.Json = False,

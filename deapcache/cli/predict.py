@@ -42,6 +42,7 @@ def predict_command(
     read_home: options.ReadHomes = None,
     local_tier: options.TierFolder = None,
     local_tier_size: options.TierSize = None,
+    plugin: options.Plugin = None,
     json: options.Json = False,
 ) -> int:
     """Ask a trained readout about images of your own, at any output size.

@@ -63,6 +63,7 @@ def probe_command(
     read_home: options.ReadHomes = None,
     local_tier: options.TierFolder = None,
     local_tier_size: options.TierSize = None,
+    plugin: options.Plugin = None,
     results_home: options.ResultsHome = None,
     json: options.Json = False,
 ) -> None:

@@ -36,6 +36,7 @@ def results_command(
     ] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
     home: options.Home = None,
+    plugin: options.Plugin = None,
     json: options.Json = False,
 ) -> None:
     """Tables of the home's results: seeds averaged, only what was measured the same way beside each other."""

@@ -36,6 +36,7 @@ def run_command(
     read_home: options.ReadHomes = None,
     local_tier: options.TierFolder = None,
     local_tier_size: options.TierSize = None,
+    plugin: options.Plugin = None,
     data_root: options.DataRoot = None,
     device: options.Device = "auto",
     workers: Workers = None,

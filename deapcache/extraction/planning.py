@@ -136,9 +136,13 @@ def _images_in(shards: Iterable[int], length: int, images: int) -> int:
 
 
 def untrained_rate(name: str, base_size: BaseSize, precision: str, batch_size: int, device: torch.device) -> float:
-    """Forward rate of an untrained copy of a backbone's architecture, images/s: see :func:`measure_rate`."""
-    untrained = name if name.endswith("@untrained") else f"{name}@untrained"
-    backbone = build(untrained, precision=precision).to(device)
+    """Forward rate of an untrained copy of a backbone's architecture, images/s: see :func:`measure_rate`.
+
+    Of the trained one where its loader brings the weights.
+    """
+    entry = describe(name)
+    copied = entry.untrained or entry.own_weights
+    backbone = build(name if copied else entry.as_untrained().name, precision=precision).to(device)
     size = backbone.image_size if base_size == "native" else base_size
     rate = measure_rate(backbone, size, batch_size)
     del backbone

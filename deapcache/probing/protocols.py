@@ -8,7 +8,10 @@ from typing import Any
 from deapcache.probing.options import ProbeOptions
 from deapcache.probing.posed import PosedTask
 from deapcache.probing.sources import Sources, SplitSource
+from deapcache.readouts import READOUTS
 from deapcache.recipe import Protocol
+from deapcache.registry import Registry
+from deapcache.tasks import TASKS
 
 _HOW_TARGETS_ARE_MADE = ("fit", "options")
 
@@ -23,15 +26,19 @@ def protocol_of(
     sources: Sources,
     options: ProbeOptions,
 ) -> Protocol:
-    """The protocol of one readout of a task; the same for all its seeds and for all backbones."""
+    """The protocol of one readout of a task; the same for all its seeds and for all backbones.
+
+    Where a plugin registered the task or the readout, its source is part of the options: it may be changed.
+    """
     task = posed.task
+    targets = {name: _target_options(sources, name) for name in task.annotations}
     return Protocol(
         task=task.name,
-        task_options={**task.options, "targets": {name: _target_options(sources, name) for name in task.annotations}},
+        task_options={**task.options, "targets": targets, **_plugin(TASKS, task.name)},
         dataset=dataset,
         output_size=posed.output_size,
         readout=readout,
-        readout_options=dict(readout_options),
+        readout_options={**readout_options, **_plugin(READOUTS, readout.partition(":")[0])},
         optimiser=options.optimiser(lr),
         iterations=posed.iterations,
         batch_size=options.batch_size,
@@ -40,6 +47,11 @@ def protocol_of(
         val_limit=_limit(options.val_limit, sources.val),
         views=options.views,
     )
+
+
+def _plugin(registry: Registry[Any], name: str) -> dict[str, str]:
+    source = registry.source(name)
+    return {"plugin": source} if source else {}
 
 
 def _target_options(sources: Sources, annotation: str) -> Mapping[str, Any]:

@@ -1,0 +1,220 @@
+"""Plugins: Python outside the package that registers backbones, datasets, tasks and readouts.
+
+A plugin is a file, named by the environment variable ``DEAPCACHE_PLUGINS`` (several: separated as in ``PATH``) or with
+``--plugin``, which adds to that variable, so that processes started from here load the same files; or a module that an
+installed package names in the entry-point group ``deapcache.plugins``. Plugins run when a registry is first asked for
+anything. Running one is running its code; nothing else in deapcache runs code that came with data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+
+from deapcache.errors import DeapcacheError, PluginError, UsageError
+
+VARIABLE = "DEAPCACHE_PLUGINS"
+ENTRY_POINT_GROUP = "deapcache.plugins"
+
+_PREFIX = "deapcache_plugin_"
+_SOURCE = "__deapcache_source__"
+"""Attribute of a plugin's module: sha256 of the bytes that were run."""
+
+_lock = threading.RLock()
+_running: list[str] = []
+"""The plugins being run, the innermost last."""
+
+
+class _State:
+    """What this process has run."""
+
+    def __init__(self) -> None:
+        self.variable: str | None = None
+        """The variable whose plugins were all run; ``None`` before the first time."""
+        self.done: set[str] = set()
+        self.failed: dict[str, PluginError] = {}
+        """Kept: a second run of a plugin that registered half of its names would fail for another reason."""
+
+
+_state = _State()
+
+
+def use(files: Sequence[str | Path]) -> None:
+    """Run these plugin files, and hand them on to processes started from here.
+
+    Raises :class:`UsageError` for a file that is not there and :class:`PluginError` for one that fails.
+    """
+    before, known = os.environ.get(VARIABLE), plugin_files()
+    wanted = dict.fromkeys(_checked(Path(file)) for file in files)
+    if added := [file for file in wanted if file not in known]:
+        os.environ[VARIABLE] = os.pathsep.join(map(str, (*known, *added)))
+    try:
+        load()
+    except DeapcacheError:
+        os.environ.pop(VARIABLE, None)
+        if before is not None:
+            os.environ[VARIABLE] = before
+        raise
+
+
+def plugin_files() -> list[Path]:
+    """The plugin files of this process, absolute, in the order in which they are run."""
+    named = [part for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+    return list(dict.fromkeys(_absolute(Path(part)) for part in named))
+
+
+def load() -> None:
+    """Run the plugins that were not run yet; raises what :func:`use` raises, again at each call for one that failed."""
+    with _lock:
+        variable = os.environ.get(VARIABLE, "")
+        if _running or _state.variable == variable:  # running: a plugin that looks something up
+            return
+        for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+            _run_once(f"entry point {entry_point.value}", partial(_load_entry_point, entry_point))
+        for file in plugin_files():
+            _run_once(_module_name(file), partial(_load_file, file))
+        _state.variable = variable
+
+
+def running() -> str:
+    """The plugin that is being run, empty outside of one."""
+    return _running[-1] if _running else ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file of a piece of code, and what it was when it was run."""
+
+    file: Path
+    digest: str
+    """``sha256:…`` of its bytes."""
+
+
+def source_of_caller(*, above: int = 1) -> Source:
+    """The source file of whoever called the caller of this function; ``above``: so many callers further up.
+
+    Raises :class:`UsageError` where it is no file, as in an interactive session.
+    """
+    module = sys._getframe(above + 1).f_globals
+    file = module.get("__file__")
+    if not file:
+        raise UsageError("this can be called from a file alone, not from a notebook or prompt: its source is recorded")
+    digest = module.get(_SOURCE) or hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return Source(Path(file), f"sha256:{digest}")
+
+
+def explain(error: BaseException, file: str = "") -> str:
+    """``my_backbone.py, line 12: NameError: name 'x' is not defined``: where in ``file`` an error came about.
+
+    Without ``file``: in whichever file it was raised.
+    """
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        frames.append((error.filename or "", error.lineno))
+    inside = [(name, line) for name, line in frames if not file or name == file]
+    name, line = inside[-1] if inside else (file, None)
+    text = (error.msg if isinstance(error, SyntaxError) else str(error)).strip().replace("\n", " ")
+    what = text if isinstance(error, DeapcacheError) else f"{type(error).__name__}: {text}"
+    return f"{name}{'' if line is None else f', line {line}'}: {what}"
+
+
+def _run_once(name: str, run: Callable[[], None]) -> None:
+    if name in _state.failed:
+        raise _state.failed[name]
+    if name in _state.done:
+        return
+    try:
+        run()
+    except PluginError as error:
+        _state.failed[name] = error
+        raise
+    _state.done.add(name)
+
+
+def _load_file(file: Path) -> None:
+    importlib.import_module(_module_name(_checked(file)))
+
+
+def _load_entry_point(entry_point: EntryPoint) -> None:
+    with _as_running(f"entry point {entry_point.name}"):
+        try:
+            entry_point.load()
+        except Exception as error:
+            raise PluginError(f"plugin {entry_point.name} ({entry_point.value}): {explain(error)}") from error
+
+
+def _checked(file: Path) -> Path:
+    path = _absolute(file)
+    if not path.is_file() or path.suffix != ".py":
+        raise UsageError(f"plugin {file}: {'not a .py file' if path.is_file() else 'no such file'}; give a Python file")
+    return path
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - resolve() would follow links
+
+
+def _module_name(file: Path) -> str:
+    """A module name that belongs to this file alone, the same in all processes."""
+    stem = re.sub(r"\W", "_", file.stem)
+    return f"{_PREFIX}{stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+
+
+@contextmanager
+def _as_running(plugin: str) -> Iterator[None]:
+    _running.append(plugin)
+    try:
+        yield
+    finally:
+        _running.pop()
+
+
+class _Loader(importlib.abc.Loader):
+    """Runs a plugin file: its bytes are read once, so that the digest is of what was run."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = str(file)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        with _as_running(self._file):
+            try:
+                source = Path(self._file).read_bytes()
+                setattr(module, _SOURCE, hashlib.sha256(source).hexdigest())
+                exec(compile(source, self._file, "exec"), module.__dict__)
+            except Exception as error:
+                raise PluginError(f"plugin {explain(error, self._file)}") from error
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds plugin files by their module names: what was pickled with a plugin's class finds it in another process."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if not fullname.startswith(_PREFIX):
+            return None
+        for file in plugin_files():
+            if _module_name(file) == fullname:
+                return importlib.util.spec_from_file_location(fullname, file, loader=_Loader(file))
+        return None
+
+
+sys.meta_path.append(_Finder())
