@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
-from deapcache import plugins
 from deapcache.errors import UnknownNameError, UsageError
+from deapcache.plugins import load as load_plugins
+from deapcache.plugins import running, source_of_caller
 
 Entry = TypeVar("Entry")
 
@@ -39,13 +40,13 @@ class Registry(Generic[Entry]):
 
     def add(self, name: str, entry: Entry) -> Entry:
         """Register ``entry`` as ``name``; raises :class:`UsageError` where the name is taken."""
-        if plugins.running():
+        if running():
             self._fill_own()  # its own names come first: where a plugin takes one, the plugin is at fault
         if name in self._entries:
             raise UsageError(f"{self.kind} {name!r} is registered twice; choose another name")
         self._entries[name] = entry
-        if plugins.running():
-            self._sources[name] = plugins.source_of_caller().digest
+        if running():
+            self._sources[name] = source_of_caller().digest
         return entry
 
     def get(self, name: str) -> Entry:
@@ -76,7 +77,7 @@ class Registry(Generic[Entry]):
 
     def _fill(self) -> None:
         self._fill_own()
-        plugins.load()
+        load_plugins()
 
     def _fill_own(self) -> None:
         if self._filled:

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from deapcache import plugins
 from deapcache.backbones.checkpoints import State, load_strictly
 from deapcache.backbones.entries import BackboneEntry, Size
 from deapcache.backbones.loaded import Loaded
 from deapcache.backbones.registering import FUNCTIONS, Build
 from deapcache.errors import DeapcacheError, PluginError, UsageError
+from deapcache.plugins import explain
 
 
 def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> Loaded:
@@ -99,5 +99,5 @@ def _naming(entry: BackboneEntry, what: str) -> Iterator[None]:
     except (DeapcacheError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        place = plugins.explain(error, str(_file(entry)))
+        place = explain(error, str(_file(entry)))
         raise PluginError(f"backbone {entry.name!r}: {what}: {place}") from error

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deapcache import plugins
 from deapcache.backbones.entries import (
     BACKBONES,
     IMAGENET_MEAN,
@@ -21,6 +20,7 @@ from deapcache.backbones.entries import (
     WeightsSource,
 )
 from deapcache.errors import UsageError
+from deapcache.plugins import source_of_caller
 
 if TYPE_CHECKING:
     from torch import nn
@@ -102,7 +102,7 @@ def register_backbone(
 
     Raises :class:`UsageError` for a name that is taken and for facts that cannot be.
     """
-    source = plugins.source_of_caller()
+    source = source_of_caller()
     entry = BackboneEntry(
         name=_checked_name(name),
         architecture=f"{PLUGIN}:{name}",
