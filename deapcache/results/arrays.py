@@ -25,12 +25,16 @@ def pack_arrays(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any] | Non
 def unpack_arrays(home: Location, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """What :func:`pack_arrays` put into ``key``; raises :class:`ResultsError` where it is absent or damaged."""
     try:
-        data = home.read(key)
-        arrays = load(data)
+        return parse_arrays(home.read(key))
     except FileNotFoundError:
         raise ResultsError(f"{home} has no {key}: run the probe that makes it again") from None
     except SafetensorError as error:
         raise ResultsError(f"{home}/{key} is damaged: {error}; run the probe that made it again") from None
+
+
+def parse_arrays(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What :func:`pack_arrays` made; raises ``SafetensorError``, or ``ValueError`` and the like for odd facts."""
+    arrays = load(data)
     return arrays, json.loads(_header(data).get("__metadata__", {}).get(_METADATA, "{}"))
 
 

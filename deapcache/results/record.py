@@ -241,7 +241,12 @@ def _load(home: Location, key: str) -> Result:
 
 def load_statistics(home: Location, run: str) -> Statistics:
     """The per-image statistics of a run; raises :class:`ResultsError` where the file is absent or damaged."""
-    arrays, _ = unpack_arrays(home, statistics_key(run))
+    return parse_statistics(unpack_arrays(home, statistics_key(run))[0])
+
+
+def parse_statistics(stored: Mapping[str, np.ndarray]) -> Statistics:
+    """The statistics from the arrays of their file; raises ``KeyError`` or ``ValueError`` for others."""
+    arrays = dict(stored)
     ids = json.loads(arrays.pop("image_ids").tobytes())
 
     def part(prefix: str) -> dict[str, np.ndarray]:

@@ -73,7 +73,7 @@ class HomeIntervals:
 
     def _computed(self, summary: Summary, key: str) -> Uncertainty:
         try:
-            task = _task(summary)
+            task = task_of(summary.first)
             loaded = _statistics(self._home_of, summary, task)
             _require_same_images(loaded)
             runs, sums = [one.run for one in loaded], task.scores_from_sums
@@ -101,7 +101,7 @@ def paired_difference(home: Location, left: Summary, right: Summary) -> dict[str
     intervals of both rows do. Raises :class:`ResultsError` where they were not scored on the same images, or where
     statistics are absent, damaged or of another score.
     """
-    task = _task(left)
+    task = task_of(left.first)
     ours, theirs = (_statistics(lambda _: home, row, task) for row in (left, right))
     _require_same_images([*ours, *theirs])
     return bootstrap_difference(
@@ -110,13 +110,13 @@ def paired_difference(home: Location, left: Summary, right: Summary) -> dict[str
     )  # fmt: skip
 
 
-def _task(summary: Summary) -> Task:
-    """The row's task, with the choices of its protocol."""
+def task_of(result: Result) -> Task:
+    """The task of a result, with the choices of its protocol; raises :class:`UnknownNameError` where it is not here."""
     from deapcache.tasks import get_task
 
-    options = summary.first.protocol["task_options"]
-    choices = get_task(summary.task).choices
-    return get_task(summary.task, {name: options[name] for name in choices if name in options})
+    options = result.protocol["task_options"]
+    choices = get_task(result.task).choices
+    return get_task(result.task, {name: options[name] for name in choices if name in options})
 
 
 def _statistics(home_of: Callable[[str], Location], summary: Summary, task: Task) -> list[Statistics]:
@@ -142,11 +142,16 @@ def _numbers(low: float | None, high: float | None) -> Interval:
     return (math.nan if low is None else low), (math.nan if high is None else high)
 
 
+def same_score(kept: float, recomputed: float) -> bool:
+    """Whether a score is the one that its statistics give, up to rounding; both may be NaN."""
+    if math.isnan(kept) and math.isnan(recomputed):
+        return True
+    return math.isclose(kept, recomputed, rel_tol=_SAME_SCORE, abs_tol=1e-9)
+
+
 def _require_same_score(result: Result, recomputed: Mapping[str, float]) -> None:
     kept, found = result.scores[result.main_metric], recomputed[result.main_metric]
-    if math.isnan(kept) and math.isnan(found):
-        return
-    if not math.isclose(kept, found, rel_tol=_SAME_SCORE, abs_tol=1e-9):
+    if not same_score(kept, found):
         raise ResultsError(
             f"{result.run} keeps {result.main_metric} {kept:.6f}, its statistics give {found:.6f}: "
             "they belong to another version of the run or of deapcache; run the probe again"

@@ -1,0 +1,124 @@
+"""What is in a bundle: a manifest, and the files of each run under the names that they have in a home."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deapcache.errors import BundleError
+from deapcache.results.pictures import picture_key
+from deapcache.results.record import readout_key, result_key, statistics_key
+
+SCHEMA = 1
+KIND = "deapcache results"
+MANIFEST = "manifest.json"
+
+MOST_RUNS = 1000
+MOST_BYTES = 2_000_000_000
+"""Of all files of a bundle together, unpacked."""
+
+RESULT, STATISTICS, READOUT, PICTURE = "result", "statistics", "readout", "picture"
+REQUIRED = (RESULT, STATISTICS, READOUT)
+
+LIMITS: Mapping[str, int] = {
+    RESULT: 4_000_000,
+    STATISTICS: 256_000_000,
+    READOUT: 64_000_000,
+    PICTURE: 4_000_000,
+}
+"""Bytes that a file may have, by what it is. Statistics of boundaries on COCO's 5,000 validation images take 42 MB."""
+
+MANIFEST_LIMIT = 4_000_000
+
+_RUN = re.compile(r"[A-Za-z0-9_@-][A-Za-z0-9._@-]{0,249}")
+
+
+def keys_of(run: str) -> dict[str, str]:
+    """What a file of a run is → its key in a home, and its name in a bundle."""
+    return {
+        RESULT: result_key(run),
+        STATISTICS: statistics_key(run),
+        READOUT: readout_key(run),
+        PICTURE: picture_key(run),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFacts:
+    """What the manifest says of a file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a bundle says that it holds."""
+
+    made: str
+    """UTC, ISO 8601."""
+    deapcache: str
+    """Version that packed it."""
+    runs: tuple[str, ...]
+    backbones: Mapping[str, Mapping[str, Any]]
+    """Facts about the backbones of the runs, as the sender's deapcache knows them; plugins' are known nowhere else."""
+    files: Mapping[str, FileFacts]
+
+    def to_json(self) -> dict[str, Any]:
+        """As the bundle holds it."""
+        files = {name: {"bytes": one.bytes, "sha256": one.sha256} for name, one in self.files.items()}
+        return {
+            "kind": KIND,
+            "schema": SCHEMA,
+            "made": self.made,
+            "deapcache": self.deapcache,
+            "runs": list(self.runs),
+            "backbones": {name: dict(facts) for name, facts in self.backbones.items()},
+            "files": files,
+        }
+
+    @classmethod
+    def from_json(cls, document: Any) -> Manifest:
+        """The manifest that :meth:`to_json` gave; raises :class:`BundleError`, and ``KeyError`` and the like."""
+        if document["kind"] != KIND or document["schema"] != SCHEMA:
+            raise BundleError(
+                f"{MANIFEST} says {document['kind']!r} of schema {document['schema']!r}, this deapcache reads "
+                f"{KIND!r} of schema {SCHEMA}"
+            )
+        files = {
+            str(name): FileFacts(bytes=int(facts["bytes"]), sha256=str(facts["sha256"]))
+            for name, facts in document["files"].items()
+        }
+        manifest = cls(
+            made=str(document["made"]),
+            deapcache=str(document["deapcache"]),
+            runs=tuple(map(str, document["runs"])),
+            backbones={str(name): dict(facts) for name, facts in document["backbones"].items()},
+            files=files,
+        )
+        manifest._require_whole()
+        return manifest
+
+    def _require_whole(self) -> None:
+        """The files are those of the runs: all that a run must have, and nothing beside."""
+        if not 0 < len(self.runs) <= MOST_RUNS or len(set(self.runs)) != len(self.runs):
+            raise BundleError(f"{MANIFEST} names {len(self.runs)} runs: expected 1 to {MOST_RUNS}, each once")
+        if odd := [run for run in self.runs if not _RUN.fullmatch(run)]:
+            raise BundleError(f"{odd[0]!r} is no name of a run")
+        allowed = {key: limit for run in self.runs for key, limit in _bounded(run)}
+        required = {keys_of(run)[what] for run in self.runs for what in REQUIRED}
+        if strange := sorted(set(self.files) - set(allowed)):
+            raise BundleError(f"{MANIFEST} lists {strange[0]!r}, which is no file of its runs")
+        if missing := sorted(required - set(self.files)):
+            raise BundleError(f"{MANIFEST} does not list {missing[0]}")
+        for name, facts in self.files.items():
+            if not 0 < facts.bytes <= allowed[name]:
+                raise BundleError(f"{name} has {facts.bytes:,} bytes, at most {allowed[name]:,} are taken")
+        if (total := sum(facts.bytes for facts in self.files.values())) > MOST_BYTES:
+            raise BundleError(f"its files have {total:,} bytes together, at most {MOST_BYTES:,} are taken")
+
+
+def _bounded(run: str) -> list[tuple[str, int]]:
+    return [(key, LIMITS[what]) for what, key in keys_of(run).items()]
