@@ -104,7 +104,11 @@ WRONG = {
     "no module": ('"one-convolution", Net,', '"one-convolution", dict,', "gave dict, expected a torch.nn.Module"),
     "no parameters": ("nn.Conv2d(3, 8, 16, stride=16)", "nn.Identity()", "has no parameters"),
     "their number": ("dim=8", "dim=8, parameters=5", "has 6152 parameters, it was registered with 5"),
-    "in forward": ("return self.layer", "return self.layr", r"failed on images \(1, 3, 64, 64\): .*plugin\.py, line 11: "),
+    "in forward": (
+        "return self.layer",
+        "return self.layr",
+        r"on images \(1, 3, 64, 64\): .*plugin\.py, line 11: ",
+    ),
     "in building": ("nn.Conv2d(3,", "nn.Conv(3,", r"building it failed: .*plugin\.py, line 8: AttributeError"),
 }
 

@@ -1,0 +1,346 @@
+"""Bundles of results: what is merged, and what is refused and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import deapcache_toys as toys
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load, save
+
+from deapcache.errors import BundleError, UnknownNameError
+from deapcache.locations import LocalLocation
+from deapcache.results import Result, load_results, load_statistics, save_run
+from deapcache.results.bundle import add_bundle, contents, find_runs, pack_bundle
+
+Files = dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def sender(tmp_path_factory: pytest.TempPathFactory) -> LocalLocation:
+    """A home with two seeds of a readout, probed and saved."""
+    torch.set_num_threads(1)
+    home = LocalLocation(tmp_path_factory.mktemp("sender"))
+    for split in toys.COUNTS:
+        toys.add_features(home, split)
+        toys.add_targets(home, split, "instances")
+    for one in toys.probe(home, seeds=(0, 1), iterations=2):
+        save_run(
+            home, one.facts(), statistics=one.statistics, prior_statistics=one.prior_statistics,
+            image_ids=one.image_ids, weights=one.weights,
+        )  # fmt: skip
+    return home
+
+
+@pytest.fixture
+def run(sender: LocalLocation) -> str:
+    return find_runs(sender, ["foreground"])[0]
+
+
+@pytest.fixture
+def packed(sender: LocalLocation, run: str, tmp_path: Path) -> Files:
+    """The files of a bundle of one run."""
+    file = tmp_path / "packed.zip"
+    file.write_bytes(pack_bundle(sender, [run]).data)
+    with zipfile.ZipFile(file) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture
+def refused(home: LocalLocation, tmp_path: Path) -> Callable[[Files], str]:
+    """A function that says why a bundle of these files is refused, and sees that nothing of it was merged."""
+
+    def why(files: Files, *, sign: bool = True) -> str:
+        return refusal(home, zipped(tmp_path, signed(files) if sign else files))
+
+    return why
+
+
+def signed(files: Files) -> Files:
+    """The files with a manifest that has their true lengths and digests."""
+    manifest = json.loads(files["manifest.json"])
+    others = {name: data for name, data in files.items() if name != "manifest.json"}
+    manifest["files"] = {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in others.items()
+    }
+    return {"manifest.json": json.dumps(manifest).encode(), **others}
+
+
+def zipped(folder: Path, files: Files, method: int = zipfile.ZIP_DEFLATED) -> Path:
+    path = folder / "bundle.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def refusal(home: LocalLocation, path: Path) -> str:
+    with pytest.raises(BundleError) as raised:
+        add_bundle(path, home)
+    assert home.keys() == []
+    assert str(raised.value).startswith(f"bundle {path} is refused: ")
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def edited(files: Files, run: str, change: Callable[[dict[str, Any]], object]) -> Files:
+    """The files with another result of the run."""
+    key = f"results/{run}.json"
+    document = json.loads(files[key])
+    change(document)
+    return {**files, key: json.dumps(document).encode()}
+
+
+def test_what_is_packed_is_merged_byte_for_byte_and_once(sender, home, tmp_path: Path) -> None:
+    runs = find_runs(sender, ["foreground"])
+    path = tmp_path / "bundle.zip"
+    path.write_bytes(pack_bundle(sender, runs).data)
+    report = add_bundle(path, home)
+    assert (report.added, report.there) == (tuple(runs), ())
+    assert report.bundle == hashlib.sha256(path.read_bytes()).hexdigest()
+    for key in home.keys("results") + home.keys("readouts"):
+        assert home.read(key) == sender.read(key)
+    assert load_results(home) == load_results(sender)
+    assert load_statistics(home, runs[0]).image_ids == load_statistics(sender, runs[0]).image_ids
+    assert home.keys("features") == home.keys("targets") == []
+    again = add_bundle(path, home)
+    assert (again.added, again.there) == ((), tuple(runs))
+
+
+def test_another_result_of_the_same_run_stays(sender, run, packed, home, tmp_path: Path) -> None:
+    mine = json.dumps({**json.loads(sender.read(f"results/{run}.json")), "date": "2020-01-01T00:00:00+00:00"})
+    home.publish(f"results/{run}.json", mine.encode())
+    with pytest.raises(BundleError, match=f"run {run}: .* has another result of that name"):
+        add_bundle(zipped(tmp_path, packed), home)
+    assert home.keys() == [f"results/{run}.json"]
+
+
+def test_runs_are_found_by_name_and_beginning(sender, run) -> None:
+    assert find_runs(sender, [run, "foreground"]) == find_runs(sender, ["foreground"])
+    with pytest.raises(UnknownNameError, match=r"no result in .* begins with 'depth'"):
+        find_runs(sender, ["depth"])
+
+
+def test_a_large_picture_is_left_out(sender, run, tmp_path: Path) -> None:
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.png")
+    sender.publish(f"results/{run}.png", (tmp_path / "large.png").read_bytes())
+    try:
+        done = pack_bundle(sender, [run])
+    finally:
+        sender.delete(f"results/{run}.png")
+    assert done.without_picture == (run,)
+    assert len(done.data) < 1_000_000
+
+
+def test_a_run_that_lacks_a_file_is_not_packed(sender, run, home) -> None:
+    home.publish(f"results/{run}.json", sender.read(f"results/{run}.json"))
+    with pytest.raises(BundleError, match=r"has no results/.*stats\.safetensors; run its probe again"):
+        pack_bundle(home, [run])
+
+
+def test_an_untouched_bundle_that_is_signed_again_is_merged(packed, home, tmp_path: Path) -> None:
+    assert add_bundle(zipped(tmp_path, signed(packed)), home).added
+
+
+# What a result may claim
+
+
+CLAIMS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "score": (lambda d: d["scores"].update({d["main_metric"]: 0.99}), "is 0.990000, its statistics give 0."),
+    "prior": (lambda d: d["prior"].update({d["main_metric"]: 0.9}), "is 0.900000, its statistics give 0."),
+    "NaN": (lambda d: d["scores"].update({d["main_metric"]: None}), "is no number"),
+    "another main metric": (lambda d: d.update(main_metric="average_precision"), "whose main metric is"),
+    "invented metric": (lambda d: d["scores"].update(mine=1.0), "give other scores than it has"),
+    "protocol": (lambda d: d["protocol"].update(iterations=9), "its protocol does not have the digest that it says"),
+    "protocol's fields": (lambda d: d["protocol"].update(more=1), "unknown field(s) more"),
+    "digest": (lambda d: d.update(protocol_digest="0" * 64), "its protocol does not have the digest that it says"),
+    "recipe": (lambda d: d["caches"]["val"]["recipe"].update(storage="int8"), "the recipe of its val does not have"),
+    "backbone": (lambda d: d.update(backbone="dinov2"), "its train features are of another backbone"),
+    "seed": (lambda d: d.update(seed=5), "its name is not the one that its contents have"),
+    "task": (lambda d: d.update(task="depth"), "its protocol is of another task or readout"),
+    "images": (lambda d: d.update(val_images=500), "its statistics are not of the 500 images"),
+    "schema": (lambda d: d.update(schema=2), "its schema is 2, this deapcache reads 1"),
+    "a field more": (lambda d: d.update(html="<script>"), "has fields that this deapcache does not know"),
+    "a field less": (lambda d: d.pop("protocol"), "KeyError: 'protocol'"),
+    "text for a number": (lambda d: d["scores"].update({d["main_metric"]: "0.5"}), "values of another type"),
+    "number for text": (lambda d: d.update(device=4), "device is no text"),
+    "no table": (lambda d: d.update(protocol=[1]), "its files are not deapcache's"),
+    "no recipe": (lambda d: d["caches"]["train"].update(recipe=None), "its files are not deapcache's"),
+    "date": (lambda d: d.update(date="yesterday"), "its files are not deapcache's: ValueError"),
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_result_that_does_not_follow_from_its_contents_is_refused(refused, packed, run, claim: str) -> None:
+    change, expected = CLAIMS[claim]
+    why = refused(edited(packed, run, change))
+    assert expected in why
+    assert f"run {run}: " in why
+
+
+def test_a_task_that_is_not_known_here_is_refused(sender, home, tmp_path: Path) -> None:
+    from deapcache.recipe import Protocol
+    from deapcache.results.record import run_id
+
+    old = find_runs(sender, ["foreground"])[0]
+    document = json.loads(sender.read(f"results/{old}.json"))
+    document["protocol"]["task"] = document["task"] = "unheard-of"
+    document["protocol_digest"] = Protocol.from_json(document["protocol"]).digest
+    document["run"] = new = run_id(document)
+    files = {
+        "manifest.json": json.dumps(
+            {"kind": contents.KIND, "schema": 1, "made": "", "deapcache": "", "runs": [new], "backbones": {}}
+        ).encode(),
+        f"results/{new}.json": json.dumps(document).encode(),
+        f"results/{new}.stats.safetensors": sender.read(f"results/{old}.stats.safetensors"),
+        f"readouts/{new}.safetensors": sender.read(f"readouts/{old}.safetensors"),
+    }
+    assert "unknown task 'unheard-of'" in refusal(home, zipped(tmp_path, signed(files)))
+
+
+def test_other_arrays_are_refused(refused, packed, run) -> None:
+    statistics, readout = f"results/{run}.stats.safetensors", f"readouts/{run}.safetensors"
+    arrays = load(packed[statistics])
+    name = next(name for name in arrays if name.startswith("run/"))
+    assert "cannot be read: Safetensor" in refused({**packed, statistics: b"no arrays at all"})
+    assert "are not of the 12 images" in refused({**packed, statistics: save({**arrays, name: arrays[name][:3]})})
+    assert "its statistics give" in refused({**packed, statistics: save({**arrays, name: arrays[name] + 1})})
+    assert "cannot be read" in refused({**packed, statistics: save({n: a for n, a in arrays.items() if "/" in n})})
+    weights = load(packed[readout])
+    assert "its readout is of another run" in refused({**packed, readout: save(weights)})
+    facts = {"deapcache": json.dumps({"run": run})}
+    broken = {key: np.full_like(value, np.nan) for key, value in weights.items()}
+    assert "weights that are no numbers" in refused({**packed, readout: save(broken, facts)})
+
+
+def test_a_picture_that_is_none_is_refused(refused, packed, run) -> None:
+    assert "its picture cannot be read" in refused({**packed, f"results/{run}.png": b"<svg onload=alert(1)>"})
+
+
+# What a zip file may hold
+
+
+def test_a_flipped_bit_is_refused(refused, packed, run) -> None:
+    key = f"readouts/{run}.safetensors"
+    data = bytearray(packed[key])
+    data[-1] ^= 1
+    assert f"{key} is not what manifest.json says" in refused({**packed, key: bytes(data)}, sign=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../evil.json", "/etc/passwd", "results/../../x.json", "features/x", "C:\\x", "a/"]
+)
+def test_a_name_beside_those_of_its_runs_is_refused(refused, packed, name: str) -> None:
+    assert "which its manifest does not list" in refused({**packed, name: b"1"}, sign=False)
+    assert "which is no file of its runs" in refused({**packed, name: b"1"})
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "", ".hidden", "a\\b", "x" * 300, "ä", "a\n"])
+def test_a_run_with_another_kind_of_name_is_refused(refused, packed, name: str) -> None:
+    manifest = {**json.loads(packed["manifest.json"]), "runs": [name]}
+    assert "is no name of a run" in refused({"manifest.json": json.dumps(manifest).encode()})
+
+
+def test_a_missing_file_is_refused(refused, packed, run) -> None:
+    files = {name: data for name, data in packed.items() if not name.startswith("readouts")}
+    assert f"does not list readouts/{run}.safetensors" in refused(files)
+    assert f"it lacks readouts/{run}.safetensors" in refused(files, sign=False)
+    assert "it lacks manifest.json" in refused({"a": b"1"}, sign=False)
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(packed, run, home, tmp_path: Path, monkeypatch) -> None:
+    key = f"results/{run}.stats.safetensors"
+    bomb = signed({**packed, key: bytes(300_000_000)})
+    path = zipped(tmp_path, bomb)
+    assert path.stat().st_size < 1_000_000
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", _at_most(1_000_000))
+    assert f"{key} has 300,000,000 bytes, at most 256,000,000 are taken" in refusal(home, path)
+    listed = {**bomb, "manifest.json": packed["manifest.json"]}
+    assert f"{key} unpacks to 300,000,000 bytes" in refusal(home, zipped(tmp_path, listed))
+
+
+def _at_most(limit: int) -> Callable[..., bytes]:
+    original = zipfile.ZipExtFile.read
+
+    def read(self: zipfile.ZipExtFile, n: int = -1) -> bytes:
+        data = original(self, n)
+        assert len(data) <= limit
+        return data
+
+    return read
+
+
+def test_a_length_that_lies_is_refused(packed, run, home, tmp_path: Path) -> None:
+    """The zip's own table says 10 bytes, and the packed data are a million."""
+    key = f"results/{run}.json"
+    path = zipped(tmp_path, {**packed, key: bytes(1_000_000)})
+    data = path.read_bytes()
+    true, lie = (1_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little")
+    assert data.count(true) == 2
+    path.write_bytes(data.replace(true, lie))
+    assert f"{key} " in refusal(home, path)
+
+
+def test_another_packing_is_refused(packed, home, tmp_path: Path) -> None:
+    assert "packed otherwise" in refusal(home, zipped(tmp_path, packed, zipfile.ZIP_LZMA))
+
+
+def test_a_name_that_comes_twice_is_refused(packed, home, tmp_path: Path) -> None:
+    path = zipped(tmp_path, packed)
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("manifest.json", packed["manifest.json"])
+    assert "it holds 'manifest.json' twice" in refusal(home, path)
+
+
+def test_very_many_names_are_refused_before_they_are_listed(home, tmp_path: Path) -> None:
+    path = zipped(tmp_path, {f"{number}": b"" for number in range(5_000)}, zipfile.ZIP_STORED)
+    assert "it lists 5,000 files, at most 4,001 are taken" in refusal(home, path)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"PK\x05\x06", b"no zip at all, but long enough to be one", b"PK\x05\x06" + b"\1" * 18]
+)
+def test_what_is_no_zip_is_refused(home, tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "bundle.zip"
+    path.write_bytes(data)
+    assert "no plain zip file" in refusal(home, path)
+
+
+MANIFESTS = {
+    "no JSON": b"{",
+    "NaN": b'{"kind": NaN}',
+    "a list": b"[]",
+    "deep": b"[" * 100_000,
+    "another kind": b'{"kind": "x", "schema": 1}',
+    "newer": json.dumps({"kind": contents.KIND, "schema": 2}).encode(),
+    "infinite": json.dumps({"kind": contents.KIND, "schema": 1, "files": {"a": {"bytes": 0, "sha256": ""}}})
+    .replace("0,", "1e999,")
+    .encode(),
+    "no text": b"\xff\xfe\x00",
+}
+
+
+@pytest.mark.parametrize("case", MANIFESTS)
+def test_a_manifest_that_is_none_is_refused(refused, case: str) -> None:
+    assert "manifest.json" in refused({"manifest.json": MANIFESTS[case]}, sign=False)
+
+
+def test_a_bundle_that_is_not_there_is_told(home, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"no such file; `deapcache submit RUN --out FILE.zip` makes one"):
+        add_bundle(tmp_path / "none.zip", home)
+
+
+def test_results_of_before_costs_were_measured_are_taken(refused, packed, run, home, tmp_path: Path) -> None:
+    old = signed(edited(packed, run, lambda document: document.pop("cost")))
+    assert add_bundle(zipped(tmp_path, old), home).added == (run,)
+    assert isinstance(load_results(home)[0], Result)
