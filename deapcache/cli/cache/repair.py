@@ -37,6 +37,7 @@ def repair_command(
         int | None, typer.Option("--batch-size", help="Images in one forward. Default: 32 on a GPU, 8 on a CPU.")
     ] = None,
     home: options.Home = None,
+    plugin: options.Plugin = None,
     json: options.Json = False,
 ) -> int:
     """Verify a cache, delete its damaged shards, and make anew what is damaged or missing, and nothing else.

@@ -41,6 +41,7 @@ def verify_command(
         int | None, typer.Option("--threads", help="Files read at once. Default: two a core, 4 from a server.")
     ] = None,
     home: options.Home = None,
+    plugin: options.Plugin = None,
     json: options.Json = False,
 ) -> int:
     """Read every byte of caches and compare every checksum; exit code 1 where something is damaged.
