@@ -22,6 +22,7 @@ from deapcache.cli.probe import probe_command
 from deapcache.cli.results import results_command
 from deapcache.cli.run import run_command
 from deapcache.cli.serve import index_command, serve_command
+from deapcache.cli.speed import speed_command
 from deapcache.cli.submit import submit_command
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.locations import redacted
@@ -42,6 +43,7 @@ app.command("leaderboard")(leaderboard_command)
 app.command("figures")(figures_command)
 app.command("run")(run_command)
 app.command("plan")(plan_command)
+app.command("speed")(speed_command)
 app.command("submit")(submit_command)
 app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)

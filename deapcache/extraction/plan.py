@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from deapcache.backbones import Backbone
+from deapcache.backbones.timing import seconds_of
 from deapcache.cache import ORIGINAL, Cache, name_view
 from deapcache.errors import StorageFullError
 from deapcache.locations import Location
@@ -102,17 +102,9 @@ class ExtractionPlan:
 
 def measure_rate(backbone: Backbone, base_size: tuple[int, int], batch_size: int) -> float:
     """Forward rate in images/s, preprocessing included, on the backbone's device: the better of two timed batches."""
-    device = backbone.device
-    images = torch.zeros((batch_size, *base_size, 3), dtype=torch.uint8, device=device)
+    images = torch.zeros((batch_size, *base_size, 3), dtype=torch.uint8, device=backbone.device)
     backbone(images[:1])
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
-        backbone(images)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return batch_size / min(seconds)
+    return batch_size / min(seconds_of(lambda: backbone(images), backbone.device) for _ in range(2))
 
 
 def item_bytes(cache: Cache) -> int:

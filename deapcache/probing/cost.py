@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deapcache.backbones.timing import seconds_of
 from deapcache.readouts import Readout
 
 IMAGES = 4
@@ -98,17 +99,8 @@ def _median_ms(run: Callable[[], None], device: torch.device) -> float:
     times: list[float] = []
     begun = time.perf_counter()
     while len(times) < _REPEATS and (not times or time.perf_counter() - begun < _SECONDS):
-        _wait_for(device)
-        start = time.perf_counter()
-        run()
-        _wait_for(device)
-        times.append(1e3 * (time.perf_counter() - start))
+        times.append(1e3 * seconds_of(run, device))
     return statistics.median(times)
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _peak_bytes(step: Callable[[], None], device: torch.device) -> int | None:

@@ -1,6 +1,7 @@
 """Readouts: frozen feature volumes in, dense outputs out. Tensors only."""
 
 from deapcache.readouts.building import (
+    blank_readout,
     build_readout,
     canonical_readout,
     check_readout,
@@ -16,6 +17,7 @@ __all__ = [
     "Readout",
     "ReadoutConfig",
     "ReadoutEntry",
+    "blank_readout",
     "build_readout",
     "canonical_readout",
     "check_readout",

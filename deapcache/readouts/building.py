@@ -42,9 +42,19 @@ def learnable_parameters(
 
     Raises what :func:`build_readout` raises for a wrong name.
     """
-    with _seeded(0):
-        readout = _config(name, feature_dim, out_channels, grid, cnn_width, None).blank()
+    readout = blank_readout(name, feature_dim=feature_dim, out_channels=out_channels, grid=grid, cnn_width=cnn_width)
     return sum(parameter.numel() for parameter in readout.parameters() if parameter.requires_grad)
+
+
+def blank_readout(
+    name: str, *, feature_dim: int, out_channels: int, grid: tuple[int, int], cnn_width: int | None = None
+) -> Readout:
+    """A readout like those that :func:`build_readout` gives, on the CPU, with random numbers for what comes from files.
+
+    Raises what :func:`build_readout` raises for a wrong name.
+    """
+    with _seeded(0):
+        return _config(name, feature_dim, out_channels, grid, cnn_width, None).blank()
 
 
 def build_readout(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from deapcache.backbones.flops import alike
+from deapcache.backbones.timing import seconds_of
 from deapcache.errors import DeapcacheError
 from deapcache.experiments.planning.rates import ForwardRate, Rates, StepRate
 from deapcache.experiments.planning.work import StepGroup
@@ -157,20 +158,11 @@ def _surveyed(
 
 def _median(step: Callable[[], None], device: torch.device) -> float:
     step()
-    _wait_for(device)
     seconds: list[float] = []
     begun = time.perf_counter()
     while len(seconds) < _STEPS and (not seconds or time.perf_counter() - begun < _SECONDS):
-        start = time.perf_counter()
-        step()
-        _wait_for(device)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(seconds_of(step, device))
     return statistics.median(seconds)
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def lacking(

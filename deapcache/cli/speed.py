@@ -1,0 +1,83 @@
+"""``deapcache speed``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deapcache.cli import options
+from deapcache.cli.console import bars, err, note, out, print_json, size, table
+
+if TYPE_CHECKING:
+    from deapcache.experiments.speed import Speed
+
+FAILED = 1
+
+
+def speed_command(
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="Backbones: a,b (deapcache list backbones).")
+    ] = None,
+    readout: Annotated[str | None, typer.Option("--readout", help="Readouts: a,b (deapcache list readouts).")] = None,
+    precision: Annotated[str, typer.Option("--precision", help="Of backbones: fp32, bf16 or fp16 autocast.")] = "fp32",
+    device: options.Device = "auto",
+    home: options.Home = None,
+    plugin: options.Plugin = None,
+    json: options.Json = False,
+) -> int:
+    """Time ten batches of eight samples in inference, relative to ViT-B/16 at 224, and keep that in the home.
+
+    Weights that are not at hand are not fetched: an untrained copy takes as long, and is marked. What cannot be built
+    here, or does not fit, does not stop the others: it is reported, and the exit code is 1.
+    """
+    from deapcache.experiments.speed import measure_speeds, write_speed
+
+    place = options.own_home(home)
+    place.require_writable()
+    problems: list[str] = []
+    done: list[Speed] = []
+    with bars() as shown:
+        measured = measure_speeds(
+            options.names(backbone),
+            options.names(readout),
+            device=device,
+            precision=precision,
+            told=lambda what, count, total: shown.show("speed", count, total, "measured", what),
+            failed=lambda what, why: problems.append(f"{what}: {why}"),
+        )
+        for one in measured:
+            write_speed(place, one)  # each at once, so that an interruption costs one
+            done.append(one)
+    if json:
+        print_json([one.to_json() for one in done])
+    else:
+        show_speeds(done)
+    for problem in problems:
+        err.print(f"not measured: {problem}", markup=False, style="red")
+    return FAILED if problems else 0
+
+
+def show_speeds(speeds: list[Speed]) -> None:
+    """One row each: the median rate and its range, and the time relative to the reference."""
+    if not speeds:
+        return
+    first = speeds[0]
+    title = f"{first.device}: {len(first.seconds)} batches of {first.batch}; time relative to ViT-B/16 at 224 = 1"
+    right = ("images/s", "slowest–fastest", "time", "memory", "parameters")
+    shown = table("name", "input", *right, "weights", title=title, right=right)
+    for one in speeds:
+        rates = one.images_per_second
+        shown.add_row(
+            one.name if one.kind == "backbone" else f"readout {one.name}",
+            one.input,
+            f"{rates['median']:.3g}",
+            f"{rates['min']:.3g}–{rates['max']:.3g}",
+            f"{one.runtime_factor:.3g}",
+            size(one.peak_memory_bytes),
+            f"{one.parameters / 1e6:.2f} M",
+            one.weights,
+        )
+    out.print(shown)
+    if any(one.weights == "untrained copy" for one in speeds):
+        note("untrained copy: its weights are not at hand, and it takes as long without")

@@ -1,0 +1,98 @@
+"""A measured speed, and its file in a home."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deapcache.locations import Location
+from deapcache.recipe import SHORT, digest_of
+
+SCHEMA = 1
+FOLDER = "speed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How fast a backbone or a readout is on one device in inference."""
+
+    kind: str
+    """``backbone`` or ``readout``."""
+    name: str
+    weights: str
+    """``trained``, ``untrained``, or ``untrained copy`` of one whose weights are not at hand."""
+    input: str
+    """What goes in: ``images 224x224``, or ``features 14x14x768``."""
+    batch: int
+    """Samples in a batch."""
+    seconds: tuple[float, ...]
+    """Of each batch, in the order in which they were run."""
+    reference_seconds: float
+    """Median of a batch of ViT-B/16 at 224, in the same run of the command."""
+    reference: str
+    """The backbone that this is the time of."""
+    peak_memory_bytes: int
+    memory: str
+    """What that is: ``resident`` (of a process of its own, with Python and its libraries), or ``allocated on the GPU``.
+    """
+    parameters: int
+    device: str
+    """Name of the GPU, or of the processor with its threads, and the precision where that is not fp32."""
+    precision: str
+    threads: int
+    date: str
+    """UTC, ISO 8601."""
+    versions: Mapping[str, str]
+
+    @property
+    def images_per_second(self) -> dict[str, float]:
+        """Slowest, median and fastest batch."""
+        rates = [self.batch / seconds for seconds in self.seconds]
+        return {"min": min(rates), "median": statistics.median(rates), "max": max(rates)}
+
+    @property
+    def runtime_factor(self) -> float:
+        """Times as long as the reference takes for as many samples, as section 5.4 has it."""
+        return statistics.median(self.seconds) / self.reference_seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON document; ``relative`` is the speed where the reference's is 1, so above 1 is faster."""
+        return {
+            "schema": SCHEMA,
+            self.kind: self.name,
+            "weights": self.weights,
+            "input": self.input,
+            "images_per_second": self.images_per_second,
+            "relative": 1 / self.runtime_factor,
+            "runtime_factor": self.runtime_factor,
+            "reference": self.reference,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "memory": self.memory,
+            "parameters": self.parameters,
+            "device": self.device,
+            "precision": self.precision,
+            "threads": self.threads,
+            "batch": self.batch,
+            "batches": len(self.seconds),
+            "seconds": list(self.seconds),
+            "date": self.date,
+            "versions": dict(self.versions),
+        }
+
+
+def speed_key(speed: Speed) -> str:
+    """Where a home keeps it: ``speed/<name>-<digest of the device>.json``; a second measurement takes its place."""
+    name = re.sub(r"[^A-Za-z0-9._@+-]+", "_", speed.name)
+    prefix = "" if speed.kind == "backbone" else f"{speed.kind}-"
+    return f"{FOLDER}/{prefix}{name}-{digest_of(speed.device)[:SHORT]}.json"
+
+
+def write_speed(home: Location, speed: Speed) -> str:
+    """Write a speed into ``home``, and give its key; raises :class:`LocationError`."""
+    key = speed_key(speed)
+    home.publish(key, json.dumps(speed.to_json(), indent=1).encode(), replace=True)
+    return key
