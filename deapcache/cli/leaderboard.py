@@ -10,10 +10,11 @@ import typer
 
 from deapcache import locations
 from deapcache.cli import options
-from deapcache.cli.console import out
+from deapcache.cli.console import note, out
 from deapcache.errors import ReadOnlyError, UsageError
 
 if TYPE_CHECKING:
+    from deapcache.locations import Location
     from deapcache.results.leaderboard import Format, Leaderboard
 
 
@@ -30,7 +31,14 @@ def leaderboard_command(
     intervals: Annotated[
         bool, typer.Option("--intervals/--no-intervals", help="95% intervals over images, by bootstrap.")
     ] = True,
+    bundles: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--add", help="Bundle of `deapcache submit` to check and merge into --home before it is shown. Repeatable."
+        ),
+    ] = None,
     home: options.Home = None,
+    plugin: options.Plugin = None,
 ) -> None:
     """Backbones × tasks from the results of several homes, beside the paper's: a table, Markdown, CSV or a web page.
 
@@ -41,8 +49,21 @@ def leaderboard_command(
     name = file_name(format)
     if format == "html" and folder is None and sys.stdout.isatty():
         raise UsageError("a web page is not for a terminal: say where it goes with --out DIR")
+    if bundles:
+        _add(bundles, options.own_home(home))
     collected = collect([locations.locate(place) for place in results] if results else [locations.home(home)])
     _write(leaderboard(collected, intervals=intervals, paper=paper), cast("Format", format), folder, name)
+
+
+def _add(bundles: list[Path], home: Location) -> None:
+    from deapcache.results.bundle import add_bundle
+
+    for bundle in bundles:
+        report = add_bundle(bundle, home)
+        there = f", {len(report.there)} were there already" if report.there else ""
+        note(f"added from {bundle} to {home}: {len(report.added)} runs{there}")
+        for run in report.added:
+            note(f"  {run}")
 
 
 def _write(board: Leaderboard, format: Format, folder: Path | None, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ from deapcache_plugins import CONVOLUTION, forgotten_plugins, write_plugin
 
 from deapcache.locations import LocalLocation
 from deapcache.results import load_results
-from deapcache.results.bundle import add_bundle
 
 NAME = "one-convolution"
 
@@ -39,11 +39,12 @@ def extracted(cli, make_coco, tmp_path: Path):
     return run
 
 
-def test_it_goes_through_extract_probe_results_and_submit(cli, extracted, tmp_path: Path) -> None:
-    plugin, home, bundle = write_plugin(tmp_path, CONVOLUTION), tmp_path / "home", tmp_path / "mine.zip"
+def test_it_goes_through_extract_probe_results_submit_and_leaderboard(cli, extracted, tmp_path: Path) -> None:
+    source = CONVOLUTION.replace("dim=8", "dim=8, category='self-supervised', parameters=6152")
+    plugin, home, bundle = write_plugin(tmp_path, source), tmp_path / "home", tmp_path / "mine.zip"
     extracted(plugin)
     for task in ("boundaries", "foreground"):
-        done = cli("probe", "--task", task, "--iterations", 2, "--batch-size", 4, "--device", "cpu", "--home", home)
+        done = cli("probe", "--plugin", plugin, "--task", task, "--iterations", 2, "--batch-size", 4, "--home", home)
         assert done.code == 0, done.err
     shown = cli("results", "--home", home, "--no-intervals")
     assert shown.code == 0
@@ -51,13 +52,16 @@ def test_it_goes_through_extract_probe_results_and_submit(cli, extracted, tmp_pa
     packed = cli("submit", "boundaries", "foreground", "--home", home, "--out", bundle)
     assert packed.code == 0, packed.err
     assert packed.out.splitlines()[-1].startswith(f"packed: {bundle}, 2 runs, ")
-    (tmp_path / "theirs").mkdir()
-    theirs = LocalLocation(tmp_path / "theirs")
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
     with forgotten_plugins():  # they have not got the plugin
-        assert len(add_bundle(bundle, theirs).added) == 2
-    assert load_results(theirs) == load_results(LocalLocation(home))
-    (kept,) = theirs.keys("submissions")
-    assert json.loads(theirs.read(kept))["backbones"][NAME]["dim"] == 8
+        board = cli("leaderboard", "--add", bundle, "--home", theirs, "--no-paper", "--no-intervals")
+    assert board.code == 0, board.err
+    assert f"added from {bundle} to {theirs}: 2 runs" in board.err
+    assert NAME in board.out
+    assert "self-supervised" in board.out
+    assert load_results(LocalLocation(theirs)) == load_results(LocalLocation(home))
+    assert len(LocalLocation(theirs).keys("submissions")) == 1
 
 
 def test_its_readout_predicts_and_refuses_a_plugin_that_changed(cli, extracted, tmp_path: Path) -> None:
@@ -75,16 +79,27 @@ def test_its_readout_predicts_and_refuses_a_plugin_that_changed(cli, extracted, 
         assert extracted(plugin) != before
 
 
-def test_its_source_is_part_of_a_plugged_readouts_protocol(cli, extracted, tmp_path: Path) -> None:
-    more = 'from deapcache.readouts import READOUTS\nREADOUTS.add("plain", READOUTS.get("linear"))\n'
-    extracted(write_plugin(tmp_path, CONVOLUTION + more))
-    home = tmp_path / "home"
-    done = cli("probe", "--task", "foreground", "--readout", "plain,linear", "--iterations", 2, "--home", home)
+def test_the_examples_of_the_page_are_plugins(cli, extracted, tmp_path: Path) -> None:
+    """And the source of a task and a readout is part of their protocol, not of that of others."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "add-a-backbone.md").read_text()
+    backbone, _, others = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    extracted(write_plugin(tmp_path, f"{others}\n{CONVOLUTION}\n{backbone}"))
+    assert "my-backbone" in cli("list", "backbones").out
+    ask = ["--task", "background,foreground", "--readout", "nearest,linear", "--iterations", 2]
+    done = cli("probe", *ask, "--home", tmp_path / "home")
     assert done.code == 0, done.err
-    plain, own = sorted(load_results(LocalLocation(home)), key=lambda result: result.readout != "plain")
-    assert plain.protocol["readout_options"]["plugin"].startswith("sha256:")
-    assert "plugin" not in own.protocol["readout_options"]
-    assert "plugin" not in plain.protocol["task_options"]
+    marked = {
+        (result.task, result.readout): [
+            "plugin" in result.protocol[part] for part in ("task_options", "readout_options")
+        ]
+        for result in load_results(LocalLocation(tmp_path / "home"))
+    }
+    assert marked == {
+        ("background", "linear"): [True, False],
+        ("background", "nearest"): [True, True],
+        ("foreground", "linear"): [False, False],
+        ("foreground", "nearest"): [False, True],
+    }
 
 
 def test_a_plugin_that_fails_is_one_line_and_exit_code_1(cli, tmp_path: Path) -> None:

@@ -176,6 +176,11 @@ CLAIMS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "number for text": (lambda d: d.update(device=4), "device is no text"),
     "no table": (lambda d: d.update(protocol=[1]), "its files are not deapcache's"),
     "no recipe": (lambda d: d["caches"]["train"].update(recipe=None), "its files are not deapcache's"),
+    "about its backbone": (
+        lambda d: d.update(about={"parameters": "<b>"}),
+        "says about its backbone holds 'parameters'",
+    ),
+    "about more": (lambda d: d.update(about={"more": 1}), "says about its backbone holds 'more'"),
     "date": (lambda d: d.update(date="yesterday"), "its files are not deapcache's: ValueError"),
 }
 
@@ -199,7 +204,7 @@ def test_a_task_that_is_not_known_here_is_refused(sender, home, tmp_path: Path) 
     document["run"] = new = run_id(document)
     files = {
         "manifest.json": json.dumps(
-            {"kind": contents.KIND, "schema": 1, "made": "", "deapcache": "", "runs": [new], "backbones": {}}
+            {"kind": contents.KIND, "schema": 1, "made": "", "deapcache": "", "runs": [new]}
         ).encode(),
         f"results/{new}.json": json.dumps(document).encode(),
         f"results/{new}.stats.safetensors": sender.read(f"results/{old}.stats.safetensors"),
@@ -340,7 +345,11 @@ def test_a_bundle_that_is_not_there_is_told(home, tmp_path: Path) -> None:
         add_bundle(tmp_path / "none.zip", home)
 
 
+def _without_added_fields(document: dict[str, Any]) -> None:
+    del document["cost"], document["about"]
+
+
 def test_results_of_before_costs_were_measured_are_taken(refused, packed, run, home, tmp_path: Path) -> None:
-    old = signed(edited(packed, run, lambda document: document.pop("cost")))
+    old = signed(edited(packed, run, _without_added_fields))
     assert add_bundle(zipped(tmp_path, old), home).added == (run,)
     assert isinstance(load_results(home)[0], Result)

@@ -21,6 +21,7 @@ from deapcache.results.uncertainty import same_score, task_of
 
 _TEXT = ("run", "task", "dataset", "backbone", "readout", "main_metric", "protocol_digest", "device", "residency")
 _WHOLE = ("seed", "parameters", "train_images", "val_images", "readouts_sharing", "backbone_forwards")
+_ABOUT: Mapping[str, type] = {"category": str, "parameters": int, "training_data": str}
 _PICTURE_SIDE = 10_000
 """Pixels that a picture may be wide or high."""
 
@@ -53,7 +54,8 @@ def _result(data: bytes) -> Result:
         result = Result.from_json(document)
         _check_types(result)
         datetime.fromisoformat(result.date)
-        if result.to_json() != {"cost": {}, **document}:
+        written = result.to_json()
+        if {**written, **document} != written:  # fields that were added later may be missing
             raise BundleError("its result has fields that this deapcache does not know, or values of another type")
     except (KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"its result is not one of deapcache: {type(error).__name__}: {error}") from None
@@ -65,6 +67,8 @@ def _check_types(result: Result) -> None:
         raise BundleError(f"{odd[0]} is no text")
     if odd := [name for name in _WHOLE if type(getattr(result, name)) is not int]:
         raise BundleError(f"{odd[0]} is no whole number")
+    if odd := [name for name, value in result.about.items() if type(value) is not _ABOUT.get(name)]:
+        raise BundleError(f"what it says about its backbone holds {odd[0]!r}, or that as another type")
     for name, metric in result.metrics.items():
         if not isinstance(metric["higher_is_better"], bool) or not all(
             isinstance(metric[part], str) for part in ("label", "unit")

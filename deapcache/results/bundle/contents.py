@@ -62,8 +62,6 @@ class Manifest:
     deapcache: str
     """Version that packed it."""
     runs: tuple[str, ...]
-    backbones: Mapping[str, Mapping[str, Any]]
-    """Facts about the backbones of the runs, as the sender's deapcache knows them; plugins' are known nowhere else."""
     files: Mapping[str, FileFacts]
 
     def to_json(self) -> dict[str, Any]:
@@ -75,7 +73,6 @@ class Manifest:
             "made": self.made,
             "deapcache": self.deapcache,
             "runs": list(self.runs),
-            "backbones": {name: dict(facts) for name, facts in self.backbones.items()},
             "files": files,
         }
 
@@ -95,7 +92,6 @@ class Manifest:
             made=str(document["made"]),
             deapcache=str(document["deapcache"]),
             runs=tuple(map(str, document["runs"])),
-            backbones={str(name): dict(facts) for name, facts in document["backbones"].items()},
             files=files,
         )
         manifest._require_whole()

@@ -7,32 +7,18 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
 
-from deapcache.backbones import describe
-from deapcache.errors import BundleError, DeapcacheError, UnknownNameError
+from deapcache.errors import BundleError, UnknownNameError
 from deapcache.locations import Location
 from deapcache.results.bundle.checking import check_run
 from deapcache.results.bundle.contents import MANIFEST, PICTURE, REQUIRED, FileFacts, Manifest, keys_of
-from deapcache.results.record import Result
 
 PICTURE_BYTES = 1_000_000
 """Pictures above this are left out."""
 
-_FACTS = (
-    "category",
-    "objective",
-    "training_data",
-    "licence",
-    "parameters",
-    "image_size",
-    "grid",
-    "dim",
-    "architecture",
-)
 _SHOWN = 5
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)
 
@@ -72,11 +58,10 @@ def pack_bundle(home: Location, runs: Sequence[str]) -> Packed:
     Raises :class:`BundleError` for a run that would be refused, and for what a bundle cannot hold.
     """
     files: dict[str, bytes] = {}
-    results: list[Result] = []
     large: list[str] = []
     for run in runs:
         found = _files_of(home, run)
-        results.append(check_run(run, found))
+        check_run(run, found)
         if len(found.get(PICTURE, b"")) > PICTURE_BYTES:
             large.append(run)
             del found[PICTURE]
@@ -85,7 +70,6 @@ def pack_bundle(home: Location, runs: Sequence[str]) -> Packed:
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         deapcache=version("deapcache"),
         runs=tuple(runs),
-        backbones={name: _facts(name) for name in sorted({result.backbone for result in results})},
         files={name: FileFacts(bytes=len(data), sha256=_sha256(data)) for name, data in files.items()},
     )
     manifest = Manifest.from_json(json.loads(json.dumps(manifest.to_json())))  # what would be refused is not made
@@ -102,15 +86,6 @@ def _files_of(home: Location, run: str) -> dict[str, bytes]:
             if what in REQUIRED:
                 raise BundleError(f"run {run}: {home} has no {key}; run its probe again") from None
     return found
-
-
-def _facts(backbone: str) -> dict[str, Any]:
-    """What is known of a backbone, empty for one that this deapcache does not know (a plugin's that is not loaded)."""
-    try:
-        entry = describe(backbone)
-    except DeapcacheError:
-        return {}
-    return {name: value for name, value in asdict(entry).items() if name in _FACTS}
 
 
 def _zipped(files: Mapping[str, bytes]) -> bytes:

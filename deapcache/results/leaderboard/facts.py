@@ -42,7 +42,7 @@ def measured_backbone(result: Result) -> BackboneFacts:
     return BackboneFacts(
         name=result.backbone,
         category=category if category in CATEGORIES else "other",
-        parameters=parameters if isinstance(parameters, int | float) else None,
+        parameters=parameters if isinstance(parameters, int | float) and parameters else None,
         features=(*result.build["grid"], result.build["feature_dim"]),
         training_data=known.training_data if known else str(told.get("training_data", "")),
     )
