@@ -30,4 +30,5 @@ def _describe_trained(name: str) -> BackboneEntry:
     try:
         return BACKBONES.get(name)
     except UnknownNameError as error:
-        raise UnknownNameError(f"{error}; others are timm:NAME and open_clip:MODEL/TAG") from None
+        others = "timm:NAME, open_clip:MODEL/TAG and those of --plugin FILE"
+        raise UnknownNameError(f"{error}; others are {others}") from None
