@@ -63,6 +63,7 @@ def figures_command(
     ] = None,
     split: Annotated[str | None, typer.Option("--split", help="features: the split; val unless given.")] = None,
     home: options.Home = None,
+    plugin: options.Plugin = None,
     json: options.Json = False,
 ) -> None:
     """Draw a figure from the home's results, caches and readouts."""

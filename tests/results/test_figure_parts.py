@@ -173,7 +173,7 @@ def test_speeds_of_the_device_with_most_backbones_and_the_last_of_each(home: Loc
     add_speed(home, "1.json", "mae", 10, 1.0)
     add_speed(home, "2.json", "mae", 12, 1.0)
     add_speed(home, "3.json", "dino", 3, None)
-    facts = {"backbone": "mae", "images_per_second": 900, "relative": 1.0, "device": "an accelerator"}
+    facts = {"backbone": "mae", "images_per_second": {"median": 900}, "relative": 1.0, "device": "an accelerator"}
     home.publish("speed/4.json", json.dumps(facts).encode())
     home.publish("speed/5.json", json.dumps({"readout": "deap", "milliseconds": 3}).encode())
     dino, mae = load_speeds(home)
@@ -183,7 +183,8 @@ def test_speeds_of_the_device_with_most_backbones_and_the_last_of_each(home: Loc
 
 
 @pytest.mark.parametrize(
-    "text", ["no json", '{"backbone": "mae"}', '{"backbone": "mae", "images_per_second": 0, "device": "cpu"}']
+    "text",
+    ["no json", '{"backbone": "mae"}', '{"backbone": "mae", "images_per_second": {"median": 0}, "device": "cpu"}'],
 )
 def test_a_damaged_speed_is_told_by_its_file(home: LocalLocation, text: str) -> None:
     home.publish("speed/odd.json", text.encode())

@@ -84,7 +84,12 @@ def _probe(home: LocalLocation, backbone: str, tasks: Sequence[str], readouts: S
 
 def add_speed(home: LocalLocation, file: str, backbone: str, rate: float, relative: float | None) -> None:
     """Write a speed as ``deapcache speed`` does."""
-    facts = {"backbone": backbone, "images_per_second": rate, "relative": relative, "device": "cpu, 2 cores"}
+    facts = {
+        "backbone": backbone,
+        "images_per_second": {"min": rate, "median": rate, "max": rate},
+        "relative": relative,
+        "device": "cpu, 2 cores",
+    }
     home.publish(f"speed/{file}", json.dumps(facts).encode(), replace=True)
 
 

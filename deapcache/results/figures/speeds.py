@@ -21,6 +21,7 @@ class Speed:
 
     backbone: str
     images_per_second: float
+    """Of the median batch."""
     relative: float
     """To ViT-B/16 at 224 on the same device; NaN where that was not measured."""
     device: str
@@ -57,7 +58,7 @@ def _speeds(file: str, data: bytes) -> list[Speed]:
 
 def _speed(file: str, entry: Mapping[str, Any]) -> Speed:
     try:
-        rate = float(entry["images_per_second"])
+        rate = float(entry["images_per_second"]["median"])
         relative = entry.get("relative")
         found = Speed(
             backbone=str(entry["backbone"]),
