@@ -198,7 +198,7 @@ def _with_ids(cache: FeatureCache, offsets: list[int], joined: bytes) -> None:
     from deapcache.cache.store import encode_chunks
 
     for name, values in (("image_id_offsets", np.array(offsets)), ("image_id", np.frombuffer(joined, np.uint8))):
-        folder, metadata = cache.location.path / name, identifiers._metadata(values)
+        folder, metadata = cache.location.path / name, identifiers.identifier_metadata(values)
         (folder / "zarr.json").write_text(json.dumps(metadata))
         for key, data in encode_chunks(metadata, range(len(values)), values).items():
             (folder / key).write_bytes(data)
