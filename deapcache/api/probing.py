@@ -72,13 +72,7 @@ def probe(
     )
     caches = home_of(home)
     own = caches if results_home is None else home_of(results_home)
-    done = run(
-        caches,
-        request,
-        results_home=own,
-        command=_command(task, told),
-        **({} if report is None else {"report": report}),
-    )
+    done = run(caches, request, results_home=own, report=report, command=_command(task, told))
     return Results([one.result for one in done], own)
 
 
