@@ -45,13 +45,16 @@ def readme_home(environment) -> Path:
 
 
 BEFORE = {
-    "docs/reproducing.md": "deapcache probe --task depth --readout no-sigma --limit 16 --iterations 20 --batch-size 8"
+    "docs/layers.md": "deapcache extract --backbone timm:test_vit@untrained --dataset scenes --limit 8 --layers 2,4,6 "
+    "--tokens cls",
+    "docs/reproducing.md": "deapcache probe --task depth --readout no-sigma --limit 16 --iterations 20 --batch-size 8",
 }
 """What the examples of a page speak of beside the README's home."""
 
 AFTER = {
     "README.md": "assert volumes.shape == (3, 14, 14, 112) and volumes.dtype == 'float16'",
     "docs/cache.md": "assert volume.shape == (14, 14, 112)",
+    "docs/layers.md": "assert (tokens.shape, volumes.shape) == ((2, 64), (2, 10, 10, 64))",
     "docs/predicting.md": "assert (small.shape, large.shape) == ((56, 56), (448, 448))",
     "docs/python.md": "assert len(done) == 4 and len(frame) == 4 and len(volumes) == 8 and len(mean) == 112",
     "docs/readouts.md": "assert output.shape == (2, 21, 224, 224)",

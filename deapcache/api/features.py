@@ -183,7 +183,7 @@ class Features(FeatureCache):
         return [
             ("images", f"{len(self):,} in {self.shard_count:,} shards of {self.shard_images:,}"),
             ("volume", f"{height} × {width} × {self.dim}, {self.storage}, {size / 1e3:,.1f} kB an image"),
-            ("layer", f"{self.recipe['layer']}, {norm}"),
+            ("layer", f"{self.recipe['layer']}, {norm}{', class token kept' if self.has_cls else ''}"),
             (
                 "sees",
                 f"{seen_height} × {seen_width} pixels, from {self.recipe['base_size']} ({self.recipe['base_fit']})",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Self, cast
@@ -56,6 +56,7 @@ class Backbone:
         self.module = loaded.module
         self.needs_calibration = entry.untrained and bool(batch_norms(loaded.module))
         self.taps = taps
+        self._loaded = loaded
         layers, norm, self._forward_tapped = tapped_forward(entry, loaded, taps)
         identity = BackboneIdentity(
             backbone=entry.name,
@@ -107,6 +108,11 @@ class Backbone:
                 )
                 for features, cls in self._forward(images)
             )
+
+    def narrowed(self, layers: Sequence[str]) -> Backbone:
+        """The same model, of which only some of the layers in ``identities`` are kept; nothing is built."""
+        taps = replace(self.taps, layers=tuple(layers))
+        return Backbone(self.entry, self._loaded, self.identity.weights, self.precision, taps)
 
     def calibrate(self, batches: Iterable[Tensor]) -> None:
         """Re-estimate the BatchNorm statistics on batches (B, h, w, 3) uint8 (cumulative average over batches).

@@ -39,10 +39,17 @@ def extract_split(
     caches = [made(identity) for identity in backbone.identities]
     length = caches[0].shard_images
     wanted = {row // length for row in limited_rows(len(prepared.image_ids), settings.limit)[::length]}
-    missing = settings.sharing.portion.of(wanted - _in_all(caches))
-    done = _extract_missing(caches, missing, backbone, prepared, settings, progress, hands) if missing else 0
+    # A layer may be whole, and even be read from a home that is not ours: it is neither computed nor written again.
+    lacking = [cache for cache in caches if wanted - cache.present_shards()]
+    missing = settings.sharing.portion.of(wanted - _in_all(lacking)) if lacking else []
+    done = 0
+    if missing:
+        kept = backbone if lacking == caches else backbone.narrowed([c.recipe["layer"] for c in lacking])
+        done = _extract_missing(lacking, missing, kept, prepared, settings, progress, hands)
     seconds = time.perf_counter() - start
-    return [_report(cache, prepared, wanted, extracted=done, seconds=seconds) for cache in caches]
+    return [
+        _report(cache, prepared, wanted, extracted=done if cache in lacking else 0, seconds=seconds) for cache in caches
+    ]
 
 
 def _report(
