@@ -189,7 +189,7 @@ def test_features_that_must_not_be_stored_name_image_and_channel(make_coco, home
         if seen <= 4 < seen + len(images):
             features[4 - seen, 2, 3, 7] = value
         seen += len(images)
-        return features
+        return (Output(features, None),)
 
     monkeypatch.setattr(Backbone, "outputs", broken)
     with pytest.raises(FeatureError, match=r"000000000004.*channel 7"):
