@@ -102,9 +102,7 @@ def _feature_cache(
     )
     path = features_path(prepared.dataset.images_name, prepared.split, backbone.name, recipe.digest)
     has_cls = identity.tokens == CLS
-    arrays = feature_arrays(
-        settings.storage, backbone.grid, backbone.dim, compress=settings.compress, cls=has_cls
-    )
+    arrays = feature_arrays(settings.storage, backbone.grid, backbone.dim, compress=settings.compress, cls=has_cls)
     ids = prepared.image_ids
     rows = limited_rows(len(ids), settings.limit)
     made = make_cache(home, path, recipe=recipe, arrays=arrays, image_ids=ids, rows=rows, progress=progress)
