@@ -1,6 +1,10 @@
 """Extract a vision backbone's dense features once; probe them many times with tiny attentive readouts.
 
 The names below are the public interface; each is loaded on first use, so that reading a cache never imports torch.
+
+>>> import deapcache
+>>> deapcache.open_cache(backbone="dinov2", dataset="coco", split="val").show("000000000139")  # doctest: +SKIP
+>>> deapcache.load_results().to_frame()  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -9,31 +13,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deapcache.api import Features, Results, load_results, open_cache, probe
     from deapcache.backbones import build as build_backbone
-    from deapcache.cache import find_caches, list_caches, open_cache
+    from deapcache.cache import find_caches, list_caches
     from deapcache.datasets import open_dataset
-    from deapcache.experiments import ProbeRequest, probe
     from deapcache.extraction import ExtractionSettings, extract
     from deapcache.locations import home
-    from deapcache.results import load_results
 
 _ROOMS = {
+    "Features": ("deapcache.api", "Features"),
+    "Results": ("deapcache.api", "Results"),
     "build_backbone": ("deapcache.backbones", "build"),
     "find_caches": ("deapcache.cache", "find_caches"),
     "list_caches": ("deapcache.cache", "list_caches"),
-    "open_cache": ("deapcache.cache", "open_cache"),
+    "open_cache": ("deapcache.api", "open_cache"),
     "open_dataset": ("deapcache.datasets", "open_dataset"),
-    "ProbeRequest": ("deapcache.experiments", "ProbeRequest"),
-    "probe": ("deapcache.experiments", "probe"),
+    "probe": ("deapcache.api", "probe"),
     "ExtractionSettings": ("deapcache.extraction", "ExtractionSettings"),
     "extract": ("deapcache.extraction", "extract"),
     "home": ("deapcache.locations", "home"),
-    "load_results": ("deapcache.results", "load_results"),
+    "load_results": ("deapcache.api", "load_results"),
 }
 
 __all__ = [
     "ExtractionSettings",
-    "ProbeRequest",
+    "Features",
+    "Results",
     "build_backbone",
     "extract",
     "find_caches",
@@ -44,6 +49,11 @@ __all__ = [
     "open_dataset",
     "probe",
 ]
+
+
+def __dir__() -> list[str]:
+    """What a notebook completes."""
+    return [*globals(), *__all__]
 
 
 def __getattr__(name: str) -> Any:

@@ -196,6 +196,7 @@ class FeatureRecipe(Recipe):
     calibration: str
     """What batch-norm statistics were re-estimated on; empty where they come with the weights."""
     layer: str
+    """``last``, the number of a transformer's block from 1, or how the backbone calls the map."""
     final_norm: bool
     """Whether the backbone's final norm was applied to the feature map."""
     base_size: str
@@ -219,6 +220,8 @@ class FeatureRecipe(Recipe):
     """Image-set digest."""
     view: str = added_later("original")
     """``original``, or ``hflip``: base images mirrored left to right before the backbone sees them."""
+    tokens: str = added_later("none")
+    """What is kept beside the feature map: ``none``, or ``cls``, the class token."""
     omitted: Mapping[str, Any] | None = remark(None)
     """As of :class:`ImageRecipe`."""
 

@@ -79,6 +79,7 @@ CHANGED: dict[str, Any] = {
     "storage": "int8",
     "images": "ef" * 32,
     "view": "hflip",
+    "tokens": "cls",
 }
 
 
@@ -129,7 +130,8 @@ def test_a_field_added_later_keeps_old_caches_findable() -> None:
 def test_original_images_go_without_saying() -> None:
     assert "view" not in feature_recipe(view="original").to_json()
     assert feature_recipe(view="original").digest == GOLDEN["features"][1]
-    assert FeatureRecipe.added_fields() == {"view": "original", "omitted": None}
+    assert feature_recipe(tokens="none").digest == GOLDEN["features"][1]
+    assert FeatureRecipe.added_fields() == {"view": "original", "tokens": "none", "omitted": None}
     with_views = dataclasses.replace(PROTOCOL, views=("original",))
     assert "views" not in with_views.to_json()
     assert with_views.digest == GOLDEN["protocol"][1]

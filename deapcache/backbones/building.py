@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self, cast
+from typing import NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,19 @@ from deapcache.backbones.initialisation import initialisation
 from deapcache.backbones.loaded import Loaded
 from deapcache.backbones.names import describe
 from deapcache.backbones.numerics import arithmetic, check_precision, preprocess
+from deapcache.backbones.taps import REGISTERED, Tapped, Taps, tapped_forward
 from deapcache.errors import UsageError, WeightsError
 
 Loader = Callable[[BackboneEntry, State | None, Size | None], Loaded]
+
+
+class Output(NamedTuple):
+    """What a forward gives of one layer."""
+
+    features: Tensor
+    """(B, H, W, D) float32, contiguous."""
+    cls: Tensor | None
+    """(B, D) float32, contiguous; None unless it is kept."""
 
 
 class Backbone:
@@ -33,7 +43,9 @@ class Backbone:
     feature recipe needs.
     """
 
-    def __init__(self, entry: BackboneEntry, loaded: Loaded, weights: str, precision: str) -> None:
+    def __init__(
+        self, entry: BackboneEntry, loaded: Loaded, weights: str, precision: str, taps: Taps = REGISTERED
+    ) -> None:
         self.entry = entry
         self.name = entry.name
         self.image_size = entry.image_size
@@ -43,20 +55,26 @@ class Backbone:
         self.precision = precision
         self.module = loaded.module
         self.needs_calibration = entry.untrained and bool(batch_norms(loaded.module))
-        self._feature_map = loaded.feature_map
-        self.identity = BackboneIdentity(
+        self.taps = taps
+        self._loaded = loaded
+        layers, norm, self._forward_tapped = tapped_forward(entry, loaded, taps)
+        identity = BackboneIdentity(
             backbone=entry.name,
             architecture=entry.architecture,
             arguments=dict(loaded.arguments),
             weights=weights,
             layer=entry.layer,
-            final_norm=entry.final_norm,
+            final_norm=norm,
             image_size=entry.image_size,
             interpolation=entry.interpolation,
             antialias=True,
             mean=entry.mean,
             std=entry.std,
+            tokens=taps.tokens,
         )
+        self.identities = tuple(replace(identity, layer=layer) for layer in layers)
+        """What one forward gives, in order: one for each layer that is kept."""
+        self.identity = self.identities[0]
 
     def __repr__(self) -> str:
         (h, w), (H, W) = self.image_size, self.grid
@@ -77,9 +95,24 @@ class Backbone:
         return preprocess(images, self.image_size, self.entry.mean, self.entry.std)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, h, w, 3) uint8 RGB on this backbone's device to (B, H, W, D) float32, contiguous."""
+        """(B, h, w, 3) uint8 RGB on this backbone's device to (B, H, W, D) float32, contiguous; of the first layer."""
+        return self.outputs(images)[0].features
+
+    def outputs(self, images: Tensor) -> tuple[Output, ...]:
+        """The same for every layer that is kept, in the order of ``identities``, from one forward."""
         with torch.inference_mode():
-            return self._forward(images).float().permute(0, 2, 3, 1).contiguous()
+            return tuple(
+                Output(
+                    features.float().permute(0, 2, 3, 1).contiguous(),
+                    None if cls is None else cls.float().contiguous(),
+                )
+                for features, cls in self._forward(images)
+            )
+
+    def narrowed(self, layers: Sequence[str]) -> Backbone:
+        """The same model, of which only some of the layers in ``identities`` are kept; nothing is built."""
+        taps = replace(self.taps, layers=tuple(layers))
+        return Backbone(self.entry, self._loaded, self.identity.weights, self.precision, taps)
 
     def calibrate(self, batches: Iterable[Tensor]) -> None:
         """Re-estimate the BatchNorm statistics on batches (B, h, w, 3) uint8 (cumulative average over batches).
@@ -98,12 +131,12 @@ class Backbone:
         adopt(self.module, statistics)
         self.needs_calibration = False
 
-    def _forward(self, images: Tensor) -> Tensor:
+    def _forward(self, images: Tensor) -> tuple[Tapped, ...]:
         pixels = self.preprocess(images)
         with arithmetic(self.precision, self.device):
-            features = self._feature_map(pixels)
+            found = self._forward_tapped(pixels)
         count_forward(len(images))
-        return features
+        return found
 
 
 def build(
@@ -113,12 +146,13 @@ def build(
     image_size: Size | None = None,
     seed: int = 0,
     precision: str = "fp32",
+    taps: Taps = REGISTERED,
 ) -> Backbone:
     """Build the backbone ``name`` (see :func:`describe`) on the CPU, in evaluation mode, without gradients.
 
     ``weights`` (safetensors, or a torch checkpoint) replaces the download; ``image_size`` (height, width) the native
     size; ``seed`` initialises untrained ones, and the global random state stays as it is. ``precision`` is ``fp32``
-    (TF32 off), ``bf16`` or ``fp16`` (autocast).
+    (TF32 off), ``bf16`` or ``fp16`` (autocast). ``taps`` says which layers, and whether the class token, are kept.
 
     Raises :class:`UnknownNameError`, :class:`UsageError` (precision, image size),
     :class:`MissingWeightsError`, and :class:`WeightsError` for a checkpoint that does not fit.
@@ -135,7 +169,7 @@ def build(
         entry = _resized(entry, loaded, size)
     digest = f"sha256:{state_digest(loaded.module)}"
     count_build()
-    return Backbone(entry, loaded, f"untrained:seed={seed}:{digest}" if entry.untrained else digest, precision)
+    return Backbone(entry, loaded, f"untrained:seed={seed}:{digest}" if entry.untrained else digest, precision, taps)
 
 
 def _read_weights(entry: BackboneEntry, given: Path | None) -> State | None:

@@ -37,7 +37,7 @@ def adopt(module: nn.Module, statistics: Statistics) -> None:
         _buffer(layer.running_var).copy_(variance)
 
 
-def recalibrate(module: nn.Module, forward: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> None:
+def recalibrate(module: nn.Module, forward: Callable[[Tensor], object], batches: Iterable[Tensor]) -> None:
     """Set each BatchNorm's statistics to the mean, over ``batches``, of the batch's mean and unbiased variance.
 
     Every layer sees inputs that were normalised with the statistics of their own batch, and nothing else leaves

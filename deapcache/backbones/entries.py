@@ -15,6 +15,13 @@ UNTRAINED = "@untrained"
 PLUGIN = "plugin"
 """Library of the architectures that were registered from outside: ``plugin:my-backbone``."""
 
+LAST = "last"
+"""The layer of a map that comes after all blocks."""
+
+NO_TOKENS, CLS = "none", "cls"
+TOKENS = (NO_TOKENS, CLS)
+"""What can be kept of a transformer's tokens beside the map."""
+
 Size = tuple[int, int]
 Channels = tuple[float, float, float]
 
@@ -81,7 +88,7 @@ class BackboneEntry:
     """Size of the download where it is more than the parameters in float32."""
     final_norm: bool
     """Whether the backbone's final norm is applied to the feature map."""
-    layer: str = "last"
+    layer: str = LAST
     """Which layer the feature map is taken from."""
     source: WeightsSource = WeightsSource()
     untrained: bool = False
@@ -123,6 +130,7 @@ class BackboneIdentity:
     antialias: bool
     mean: Channels
     std: Channels
+    tokens: str = NO_TOKENS
 
 
 BACKBONES: Registry[BackboneEntry] = Registry(

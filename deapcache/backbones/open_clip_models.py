@@ -22,6 +22,7 @@ from deapcache.backbones import timm_models
 from deapcache.backbones.checkpoints import State, adapted, load_strictly
 from deapcache.backbones.entries import CLIP_MEAN, CLIP_STD, BackboneEntry, Size, WeightsSource
 from deapcache.backbones.loaded import Loaded
+from deapcache.backbones.taps import Tappable, Tapped
 from deapcache.errors import UnknownNameError
 
 LOADER = f"{__name__}:load"
@@ -145,6 +146,23 @@ def _native_feature_map(tower: nn.Module, images: Tensor, *, norm: bool) -> Tens
         images, indices=[-1], normalize_intermediates=norm, intermediates_only=True, output_fmt="NCHW"
     )
     return output["image_intermediates"][-1]
+
+
+def tappable(module: nn.Module) -> Tappable | None:
+    """How the blocks of open_clip's own vision transformer, or of timm's, are tapped; None for any other tower."""
+    if not isinstance(module, VisionTransformer):
+        return timm_models.tappable(module)
+    return Tappable(module.transformer.layers, module.ln_post, True, partial(_tapped, module))
+
+
+def _tapped(tower: Any, images: Tensor, indices: list[int], norm: bool, cls: bool) -> list[Tapped]:
+    output = tower.forward_intermediates(
+        images, indices=indices, normalize_intermediates=norm, intermediates_only=True, output_fmt="NCHW",
+        stop_early=True, output_extra_tokens=cls,
+    )  # fmt: skip
+    maps = output["image_intermediates"]
+    tokens = [prefix[:, 0] for prefix in output["image_intermediates_prefix"]] if cls else [None] * len(maps)
+    return [Tapped(*pair) for pair in zip(maps, tokens, strict=True)]
 
 
 def _tower_state(tower: nn.Module, state: State) -> State:

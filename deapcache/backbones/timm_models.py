@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 import timm
 import torch
 from timm.models import _builder
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from deapcache.backbones.checkpoints import State, adapted, load_strictly
 from deapcache.backbones.entries import BackboneEntry, Size, WeightsSource
 from deapcache.backbones.loaded import Loaded
+from deapcache.backbones.taps import Tappable, Tapped
 from deapcache.errors import UnknownNameError, UsageError, WeightsError
 
 LOADER = f"{__name__}:load"
@@ -98,6 +101,24 @@ def feature_map(model: Any, images: Tensor, *, norm: bool, index: int = -1) -> T
         images, indices=[index], norm=norm, output_fmt="NCHW", intermediates_only=True, stop_early=index != -1
     )
     return maps[-1]
+
+
+def tappable(model: nn.Module) -> Tappable | None:
+    """How the blocks of a plain vision transformer are tapped; None for any other architecture."""
+    if isinstance(model, VisionTransformer):
+        return Tappable(len(model.blocks), model.norm, model.has_class_token, partial(_tapped, model))
+    if isinstance(model, Eva):
+        return Tappable(len(model.blocks), model.norm, model.cls_token is not None, partial(_tapped, model))
+    return None
+
+
+def _tapped(model: Any, images: Tensor, indices: list[int], norm: bool, cls: bool) -> list[Tapped]:
+    found = model.forward_intermediates(
+        images, indices=indices, norm=norm, output_fmt="NCHW", intermediates_only=True, stop_early=True,
+        return_prefix_tokens=cls,
+    )  # fmt: skip
+    # the class token is the first of the prefix, registers follow
+    return [Tapped(each[0], each[1][:, 0]) if cls else Tapped(each, None) for each in found]
 
 
 def measure(model: nn.Module, size: Size, name: str) -> tuple[tuple[int, ...], bool]:

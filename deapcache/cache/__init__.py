@@ -26,7 +26,7 @@ from deapcache.cache.selecting import (
     select_folder,
     select_folders,
 )
-from deapcache.cache.storage import STORAGE_FORMATS, decode_features, encode_features, feature_arrays
+from deapcache.cache.storage import STORAGE_FORMATS, decode_features, encode_cls, encode_features, feature_arrays
 from deapcache.cache.transfer import Refused, TransferReport, transfer_cache
 from deapcache.cache.verifying import BadShard, VerifyReport, verify_cache
 from deapcache.cache.views import HFLIP, ORIGINAL, VIEWS, check_views, mirror, name_view
@@ -58,6 +58,7 @@ __all__ = [
     "companions",
     "create_cache",
     "decode_features",
+    "encode_cls",
     "encode_features",
     "feature_arrays",
     "features_path",

@@ -58,7 +58,7 @@ class Cache:
     def __len__(self) -> int:
         return self._images
 
-    def __reduce__(self) -> tuple[Callable[[Location], Cache], tuple[Location]]:
+    def __reduce__(self) -> tuple[Callable[..., Cache], tuple[Location | None, ...]]:
         """Another process opens the cache for itself."""
         from deapcache.cache.opening import open_cache
 

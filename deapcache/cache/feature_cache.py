@@ -8,7 +8,8 @@ import numpy as np
 
 from deapcache.cache.cache import Cache
 from deapcache.cache.reader import Reading
-from deapcache.cache.storage import decode_features
+from deapcache.cache.storage import CLS, decode_features
+from deapcache.errors import UsageError
 
 
 class FeatureCache(Cache):
@@ -42,7 +43,21 @@ class FeatureCache(Cache):
         """
         return self.read_features_async(rows).result()
 
+    @property
+    def has_cls(self) -> bool:
+        """Whether the class token is kept beside each volume."""
+        return CLS in self.arrays
+
+    def read_cls(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Class tokens of ``rows`` in that order: (len(rows), D), float16 for 16-bit storage, else float32.
+
+        Raises :class:`UsageError` where they were not kept, and what :meth:`Cache.read` raises.
+        """
+        if not self.has_cls:
+            raise UsageError(f"{self.location} holds no class tokens: extract with --tokens cls")
+        return self.read(rows, CLS)
+
     def read_features_async(self, rows: Sequence[int] | np.ndarray) -> Reading:
         """Begin :meth:`read_features` and come back at once; errors are raised by ``result()`` of what is returned."""
-        readings = {name: self.read_async(rows, name) for name in self.arrays}
+        readings = {name: self.read_async(rows, name) for name in self.arrays if name != CLS}
         return Reading(lambda: decode_features({name: each.result() for name, each in readings.items()}, self.storage))

@@ -14,8 +14,8 @@ from deapcache.cache.store import read_whole
 from deapcache.errors import CacheMissError, CorruptCacheError, DeapcacheError
 from deapcache.locations import Location
 
-_AXES = (("row", "column", "channel"), ("row", "column"), ("box", "column"))
-"""Names of the axes of features, images and maps; of scales and depth; of boxes."""
+_AXES = (("row", "column", "channel"), ("row", "column"), ("box", "column"), ("channel",))
+"""Names of the axes of features, images and maps; of scales and depth; of boxes; of class tokens."""
 
 _COMPRESSORS = ("blosclz", "lz4", "lz4hc", "zlib", "zstd", "snappy")
 _SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from deapcache.cache.cache import Cache
 from deapcache.cache.feature_cache import FeatureCache
 from deapcache.cache.group import Group, new_group, read_group
 from deapcache.cache.identifiers import identifier_keys
-from deapcache.cache.layout import METADATA_KEY, ArraySpec, array_metadata, shard_images_for, stored_array
+from deapcache.cache.layout import METADATA_KEY, ArraySpec, StoredArray, array_metadata, shard_images_for, stored_array
 from deapcache.errors import CacheMissError, CorruptCacheError, UsageError
 from deapcache.locations import Location
 from deapcache.recipe import Recipe, differences
 
+MakeFeatures = Callable[[Location, Group, Sequence[StoredArray]], FeatureCache]
 
-def open_cache(location: Location) -> Cache:
-    """The cache at ``location``; a :class:`FeatureCache` where it holds features.
+
+def open_cache(location: Location, *, features: MakeFeatures = FeatureCache) -> Cache:
+    """The cache at ``location``; what ``features`` makes of it, a :class:`FeatureCache`, where it holds features.
 
     Raises :class:`CacheMissError` where there is none, :class:`CorruptCacheError` where its metadata is not what
     deapcache writes, :class:`FormatVersionError` where another version wrote it.
@@ -31,7 +33,7 @@ def open_cache(location: Location) -> Cache:
                 f"{stored.shard_images}, expected {group.images} in shards of {arrays[0].shard_images}: restore it "
                 "from a copy, or move the folder away and extract again"
             )
-    return (FeatureCache if group.kind == "features" else Cache)(location, group, arrays)
+    return (features if group.kind == "features" else Cache)(location, group, arrays)
 
 
 def create_cache(

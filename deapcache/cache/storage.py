@@ -30,15 +30,24 @@ _INT8_MAX = 127.0
 _ROUND = BitRound(keepbits=7)
 
 
-def feature_arrays(storage: str, grid: tuple[int, int], dim: int, *, compress: bool = True) -> tuple[ArraySpec, ...]:
+CLS = "cls"
+"""The array of class tokens (N, D), where they are kept beside feature volumes."""
+
+
+def feature_arrays(
+    storage: str, grid: tuple[int, int], dim: int, *, compress: bool = True, cls: bool = False
+) -> tuple[ArraySpec, ...]:
     """The arrays that keep (H, W, D) feature volumes in a storage format, the committing one last.
 
-    Compressed or not, they hold the same numbers, and stand for the same recipe. Raises :class:`UsageError` for an
-    unknown format.
+    Compressed or not, they hold the same numbers, and stand for the same recipe. With ``cls`` there is an array of
+    class tokens (D,) before them: float16 for 16-bit storage, else float32. Raises :class:`UsageError` for an unknown
+    format.
     """
     _require_known(storage)
     height, width = grid
     shape, dimensions = (height, width, dim), ("row", "column", "channel")
+    token = ArraySpec(name=CLS, dtype=_cls_dtype(storage), item_shape=(dim,), dimensions=("channel",))
+    before = (token,) if cls else ()
     dtype = {"float32": "float32", "int8": "int8"}.get(storage, "float16")
     compression = ROUNDED_COMPRESSION if storage == "bfloat16" else DEFAULT_COMPRESSION[dtype]
     features = ArraySpec(
@@ -49,8 +58,9 @@ def feature_arrays(storage: str, grid: tuple[int, int], dim: int, *, compress: b
         compression=compression if compress else UNCOMPRESSED,
     )
     if storage == "int8":
-        return ArraySpec(name="scales", dtype="float32", item_shape=grid, dimensions=("row", "column")), features
-    return (features,)
+        scales = ArraySpec(name="scales", dtype="float32", item_shape=grid, dimensions=("row", "column"))
+        return *before, scales, features
+    return *before, features
 
 
 def encode_features(features: np.ndarray, storage: str, image_ids: Sequence[str]) -> dict[str, np.ndarray]:
@@ -81,6 +91,27 @@ def encode_features(features: np.ndarray, storage: str, image_ids: Sequence[str]
         stored = rounded.astype(np.float16, copy=False)
     _require_finite(features, np.isfinite(stored), image_ids, storage)
     return {"features": stored}
+
+
+def encode_cls(tokens: np.ndarray, storage: str, image_ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """Class tokens (n, D) float32 or float16 as they are stored beside feature volumes.
+
+    Raises :class:`FeatureError` for a number that cannot be stored; names image and channel.
+    """
+    with np.errstate(over="ignore"):
+        stored = tokens.astype(_cls_dtype(storage), copy=False)
+    finite = np.isfinite(stored)
+    if not finite.all():
+        image, channel = (int(place) for place in np.unravel_index(int(np.argmin(finite)), finite.shape))
+        raise FeatureError(
+            f"image {image_ids[image]!r}: channel {channel} of the class token is {tokens[image, channel]:g}, which is "
+            f"no number that {stored.dtype} can store: check the weights, or extract with --dtype float32"
+        )
+    return {CLS: stored}
+
+
+def _cls_dtype(storage: str) -> str:
+    return "float16" if storage in ("float16", "bfloat16") else "float32"
 
 
 def decode_features(arrays: Mapping[str, np.ndarray], storage: str) -> np.ndarray:

@@ -64,6 +64,23 @@ def extract_command(
             help="original, hflip (mirrored images; of the training split alone unless --split says more), or both.",
         ),
     ] = "original",
+    layers: Annotated[
+        str,
+        typer.Option(
+            "--layers",
+            help="Blocks of a vision transformer to keep, from 1: 3,6,9,12. Each is a cache; one forward gives all.",
+        ),
+    ] = "last",
+    final_norm: Annotated[
+        bool | None,
+        typer.Option(
+            "--final-norm/--no-final-norm",
+            help="Whether the backbone's final norm is applied to these layers. Default: as for its last one.",
+        ),
+    ] = None,
+    tokens: Annotated[
+        str, typer.Option("--tokens", help="cls: keep the class token beside the features; none.")
+    ] = "none",
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Images in one forward. Default: 32 on a GPU, 8 on a CPU.")
     ] = None,
@@ -94,6 +111,7 @@ def extract_command(
     What is there already is not made again: after an interruption the same command does the rest. Started on several
     hosts at once, the same command shares the work.
     """
+    from deapcache.backbones import Taps
     from deapcache.datasets import open_dataset
     from deapcache.extraction import (
         ExtractionSettings,
@@ -115,6 +133,7 @@ def extract_command(
         precision=precision,
         weights=weights,
         views=tuple(options.names(views)),
+        taps=Taps(layers=tuple(options.names(layers)), final_norm=final_norm, tokens=tokens),
         batch_size=batch_size,
         device=device,
         limit=limit,
@@ -184,7 +203,8 @@ def show_reports(reports: list[ExtractionReport], json: bool) -> None:
         rate = f"{r.extracted / r.seconds:.1f}" if r.extracted else "–"
         images = f"{r.images:,}" if r.images == r.total else f"{r.images:,} of {r.total:,}"
         made = f"{r.extracted:,}"
-        shown.add_row(r.backbone, r.dataset, r.split, r.view, images, made, size(r.stored_bytes), rate, r.path)
+        name = f"{r.backbone} · layer {r.layer}" if r.layer.isdecimal() else r.backbone
+        shown.add_row(name, r.dataset, r.split, r.view, images, made, size(r.stored_bytes), rate, r.path)
     out.print(shown)
     _show_omitted({f"{r.dataset}/{r.split}": r.omitted for r in reports})
 

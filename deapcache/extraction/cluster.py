@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
@@ -35,6 +35,8 @@ _AHEAD = 2
 """Tasks per worker thread that are handed out before they can begin, so that no worker waits for this process."""
 
 _CONNECT_SECONDS = 30
+
+_Caches = Sequence[FeatureCache]
 
 
 def default_workers(device: str) -> int:
@@ -87,7 +89,7 @@ class Cluster:
 
     def compute(
         self,
-        cache: FeatureCache,
+        caches: _Caches,
         rounds: Iterator[Iterator[int]],
         backbone: Backbone,
         prepared: PreparedSplit,
@@ -96,12 +98,12 @@ class Cluster:
         watch: Watch,
     ) -> None:
         """Hand out the shards one by one, and record which worker did which."""
-        job = _job(cache, backbone, prepared, settings)
+        job = _job(caches, backbone, prepared, settings)
         with ExitStack() as open_records:
-            records: dict[str, Record] = {}
+            records: dict[str, list[Record]] = {}
             for shards in rounds:
                 for done in self.results(compute_shard, job, shards):
-                    _note(done, cache, records, open_records)
+                    _note(done, caches, records, open_records)
                     watch.published(done.shard, done.bytes)
                     watch.forwarded(done.images)
 
@@ -148,26 +150,29 @@ class Cluster:
         return max(1, _AHEAD * sum(worker["nthreads"] for worker in workers))
 
 
-def _note(done: Done, cache: FeatureCache, records: dict[str, Record], open_records: ExitStack) -> None:
-    if done.bytes:
-        if done.writer not in records:
-            records[done.writer] = open_records.enter_context(Record(cache, done.writer, done.facts))
-        records[done.writer].add(done.shard)
+def _note(done: Done, caches: _Caches, records: dict[str, list[Record]], open_records: ExitStack) -> None:
+    if not done.bytes:
+        return
+    if done.writer not in records:
+        records[done.writer] = [open_records.enter_context(Record(c, done.writer, done.facts)) for c in caches]
+    for record in records[done.writer]:
+        record.add(done.shard)
 
 
-def _job(cache: FeatureCache, backbone: Backbone, prepared: PreparedSplit, settings: ExtractionSettings) -> Job:
+def _job(caches: _Caches, backbone: Backbone, prepared: PreparedSplit, settings: ExtractionSettings) -> Job:
     return Job(
         name=uuid.uuid4().hex,
         version=version("deapcache"),
-        features=cache.location,
+        features=tuple(cache.location for cache in caches),
         images=None if prepared.images is None else prepared.images.location,
         dataset=prepared.dataset,
         split=prepared.split,
         fit=prepared.fit,
         view=prepared.view,
         images_digest=prepared.images_digest,
-        identity=backbone.identity,
-        statistics=backbone.statistics() if cache.recipe["calibration"] else None,
+        identities=backbone.identities,
+        taps=backbone.taps,
+        statistics=backbone.statistics() if caches[0].recipe["calibration"] else None,
         weights=None if settings.weights is None else settings.weights.absolute(),
         precision=settings.precision,
         device=settings.device,

@@ -95,7 +95,7 @@ class _Extraction:
         settings, dataset = self._settings, self._dataset
         seen = describe(name).image_size
         require_one_region(dataset, settings.base_size_for(dataset), settings.fit, name, seen)
-        backbone = build(name, weights=settings.weights, precision=settings.precision)
+        backbone = build(name, weights=settings.weights, precision=settings.precision, taps=settings.taps)
         if self._hands is None or backbone.needs_calibration:
             backbone.to(self._device)
         calibration = self._calibrate(backbone) if backbone.needs_calibration else ""
@@ -104,8 +104,9 @@ class _Extraction:
         hands = self._hands or OwnHands()
         for split, view in ((split, view) for split, views in self._chosen.items() for view in views):
             ready = replace(self._prepared(split, settings.limit, dataset.annotations), view=view)
-            report = extract_split(backbone, calibration, ready, self._home, settings, self._listener, hands)
-            yield replace(report, new_caches=self._listener.take())
+            first, *others = extract_split(backbone, calibration, ready, self._home, settings, self._listener, hands)
+            yield replace(first, new_caches=self._listener.take())
+            yield from others
 
     def _calibrate(self, backbone: Backbone) -> str:
         first = self._prepared(self._dataset.splits[0], CALIBRATION_IMAGES, ())

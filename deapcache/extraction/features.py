@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from typing import cast
 
-from deapcache.backbones import Backbone
+from deapcache.backbones import CLS, Backbone, BackboneIdentity
 from deapcache.cache import FeatureCache, feature_arrays, features_path, kept_true, name_view
 from deapcache.extraction.creating import make_cache
 from deapcache.extraction.hands import Hands
@@ -28,30 +29,54 @@ def extract_split(
     settings: ExtractionSettings,
     progress: Progress,
     hands: Hands,
-) -> ExtractionReport:
-    """Make the features of a split that are missing; ``calibration`` is what the recipe says of batch norm."""
+) -> list[ExtractionReport]:
+    """Make the features of a split that are missing, and report on each layer that is kept.
+
+    ``calibration`` is what the recipe says of batch norm.
+    """
     start = time.perf_counter()
-    cache = _feature_cache(backbone, calibration, prepared, home, settings, progress)
-    total = len(prepared.image_ids)
-    wanted = {row // cache.shard_images for row in limited_rows(total, settings.limit)[:: cache.shard_images]}
-    missing = settings.sharing.portion.of(wanted - cache.present_shards())
-    done = _extract_missing(cache, missing, backbone, prepared, settings, progress, hands) if missing else 0
+    made = functools.partial(_feature_cache, backbone, calibration, prepared, home, settings, progress)
+    caches = [made(identity) for identity in backbone.identities]
+    length = caches[0].shard_images
+    wanted = {row // length for row in limited_rows(len(prepared.image_ids), settings.limit)[::length]}
+    # A layer may be whole, and even be read from a home that is not ours: it is neither computed nor written again.
+    lacking = [cache for cache in caches if wanted - cache.present_shards()]
+    missing = settings.sharing.portion.of(wanted - _in_all(lacking)) if lacking else []
+    done = 0
+    if missing:
+        kept = backbone if lacking == caches else backbone.narrowed([c.recipe["layer"] for c in lacking])
+        done = _extract_missing(lacking, missing, kept, prepared, settings, progress, hands)
+    seconds = time.perf_counter() - start
+    return [
+        _report(cache, prepared, wanted, extracted=done if cache in lacking else 0, seconds=seconds) for cache in caches
+    ]
+
+
+def _report(
+    cache: FeatureCache, prepared: PreparedSplit, wanted: set[int], *, extracted: int, seconds: float
+) -> ExtractionReport:
     present = cache.present_shards()
     return ExtractionReport(
-        backbone=backbone.name,
+        backbone=cache.backbone,
         dataset=prepared.dataset.images_name,
         split=prepared.split,
         view=prepared.view,
+        layer=str(cache.recipe["layer"]),
         path=str(cache.location),
         digest=cache.digest,
         images=sum(len(cache.shard_rows(k)) for k in present),
-        total=total,
+        total=len(cache),
         left=sum(len(cache.shard_rows(k)) for k in wanted - present),
-        extracted=done,
+        extracted=extracted,
         stored_bytes=cache.stored_bytes(),
-        seconds=time.perf_counter() - start,
+        seconds=seconds,
         omitted=dict(prepared.dataset.omitted.get(prepared.split, {})),
     )
+
+
+def _in_all(caches: Sequence[FeatureCache]) -> set[int]:
+    """The shards that none of the caches lacks."""
+    return set.intersection(*(cache.present_shards() for cache in caches))
 
 
 def _feature_cache(
@@ -61,9 +86,10 @@ def _feature_cache(
     home: Location,
     settings: ExtractionSettings,
     progress: Progress,
+    identity: BackboneIdentity,
 ) -> FeatureCache:
     recipe = feature_recipe(
-        backbone.identity,
+        identity,
         calibration=calibration,
         base_size=settings.base_size_for(prepared.dataset),
         base_fit=prepared.fit,
@@ -75,7 +101,8 @@ def _feature_cache(
         omitted=omitted_from(prepared.dataset, prepared.split),
     )
     path = features_path(prepared.dataset.images_name, prepared.split, backbone.name, recipe.digest)
-    arrays = feature_arrays(settings.storage, backbone.grid, backbone.dim, compress=settings.compress)
+    has_cls = identity.tokens == CLS
+    arrays = feature_arrays(settings.storage, backbone.grid, backbone.dim, compress=settings.compress, cls=has_cls)
     ids = prepared.image_ids
     rows = limited_rows(len(ids), settings.limit)
     made = make_cache(home, path, recipe=recipe, arrays=arrays, image_ids=ids, rows=rows, progress=progress)
@@ -83,7 +110,7 @@ def _feature_cache(
 
 
 def _extract_missing(
-    cache: FeatureCache,
+    caches: Sequence[FeatureCache],
     shards: Sequence[int],
     backbone: Backbone,
     prepared: PreparedSplit,
@@ -91,23 +118,28 @@ def _extract_missing(
     progress: Progress,
     hands: Hands,
 ) -> int:
-    images = sum(len(cache.shard_rows(k)) for k in shards)
-    require_space(cache.location, images * item_bytes(cache))
-    cache.location.sweep()
-    complete_images(prepared, [row for k in shards for row in cache.shard_rows(k)], settings.sharing, progress)
+    first = caches[0]  # shards are claimed there, and are those of all
+    images = sum(len(first.shard_rows(k)) for k in shards)
+    require_space(first.location, images * sum(map(item_bytes, caches)))
+    for cache in caches:
+        cache.location.sweep()
+    complete_images(prepared, [row for k in shards for row in first.shard_rows(k)], settings.sharing, progress)
     stage = name_view(f"{backbone.name} · {prepared.dataset.images_name}/{prepared.split}", prepared.view)
     work = Work(
-        location=cache.location, units=shards, present=cache.present_shards, images=lambda k: len(cache.shard_rows(k))
+        location=first.location,
+        units=shards,
+        present=lambda: _in_all(caches),
+        images=lambda k: len(first.shard_rows(k)),
     )
-    with kept_true(cache), share(work, settings.sharing, lambda text: progress(said(stage, text))) as mine:
+    with kept_true(*caches), share(work, settings.sharing, lambda text: progress(said(stage, text))) as mine:
         tally = _Tally(mine, progress, stage)
-        hands.compute(cache, mine.rounds(), backbone, prepared, settings=settings, watch=tally.watch)
+        hands.compute(caches, mine.rounds(), backbone, prepared, settings=settings, watch=tally.watch)
         tally.show()
         return tally.done
 
 
 class _Tally:
-    """How far the shards of one cache have come."""
+    """How far the shards have come."""
 
     def __init__(self, mine: Share, progress: Progress, stage: str) -> None:
         self.done = 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import Protocol
 
 from deapcache.backbones import Backbone
@@ -20,7 +21,7 @@ class Hands(Protocol):
 
     def compute(
         self,
-        cache: FeatureCache,
+        caches: Sequence[FeatureCache],
         rounds: Iterator[Iterator[int]],
         backbone: Backbone,
         prepared: PreparedSplit,
@@ -30,7 +31,8 @@ class Hands(Protocol):
     ) -> None:
         """Do all shards of each round before the next round is asked for, and record who did them.
 
-        ``backbone`` is built and calibrated. Raises what forwarding and publishing raise.
+        ``backbone`` is built and calibrated, ``caches`` are those of its layers. Raises what forwarding and publishing
+        raise.
         """
         ...
 
@@ -40,7 +42,7 @@ class OwnHands:
 
     def compute(
         self,
-        cache: FeatureCache,
+        caches: Sequence[FeatureCache],
         rounds: Iterator[Iterator[int]],
         backbone: Backbone,
         prepared: PreparedSplit,
@@ -51,12 +53,15 @@ class OwnHands:
         """Forward and publish here, all at the same time."""
         batch_size = settings.batch_size or default_batch_size(backbone.device)
         source = image_source(prepared, backbone.image_size)
-        with Record(cache, new_writer_name(), circumstances(backbone.device, batch_size)) as record:
+        writer, facts = new_writer_name(), circumstances(backbone.device, batch_size)
+        with ExitStack() as open_records:
+            records = [open_records.enter_context(Record(cache, writer, facts)) for cache in caches]
 
             def published(shard: int, size: int) -> None:
-                record.add(shard)
+                for record in records:
+                    record.add(shard)
                 watch.published(shard, size)
 
             noted = Watch(forwarded=watch.forwarded, published=published)
             for shards in rounds:
-                extract_shards(cache, shards, backbone, source, batch_size=batch_size, watch=noted)
+                extract_shards(caches, shards, backbone, source, batch_size=batch_size, watch=noted)

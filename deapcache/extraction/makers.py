@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from deapcache.backbones import CLS
 from deapcache.cache import Cache, CacheEntry, CacheFolder, FeatureCache, create_cache, feature_arrays, kept_true
 from deapcache.datasets import Dataset, DigestIndex, open_dataset
 from deapcache.errors import MissingDataError, UsageError
@@ -80,7 +81,9 @@ class _FeatureMaker(Maker):
             self._entry.home,
             self._entry.path,
             recipe=self._recipe,
-            arrays=feature_arrays(self._recipe.storage, self._backbone.grid, self._backbone.dim),
+            arrays=feature_arrays(
+                self._recipe.storage, self._backbone.grid, self._backbone.dim, cls=self._recipe.tokens == CLS
+            ),
             image_ids=self._images.image_ids,
         )
 
@@ -99,7 +102,7 @@ class _FeatureMaker(Maker):
         with kept_true(cache), Record(cache, new_writer_name(), facts) as record:
             watch = Watch(forwarded=forwarded, published=lambda shard, _: record.add(shard))
             features = cast(FeatureCache, cache)
-            extract_shards(features, shards, self._backbone, source, batch_size=batch_size, watch=watch)
+            extract_shards([features], shards, self._backbone, source, batch_size=batch_size, watch=watch)
 
 
 class _FileMaker(Maker):

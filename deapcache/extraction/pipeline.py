@@ -8,15 +8,16 @@ shard do not depend on where an interrupted run stopped.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from deapcache.backbones import Backbone
-from deapcache.cache import FeatureCache, encode_features
+from deapcache.backbones import Backbone, Output
+from deapcache.cache import FeatureCache, encode_cls, encode_features
 from deapcache.extraction.progress import Watch
 from deapcache.extraction.sources import Batch, ImageSource
 
@@ -35,7 +36,7 @@ class _Work:
 
 
 def extract_shards(
-    cache: FeatureCache,
+    caches: Sequence[FeatureCache],
     shards: Iterable[int],
     backbone: Backbone,
     source: ImageSource,
@@ -44,7 +45,10 @@ def extract_shards(
     watch: Watch = Watch(),  # noqa: B008 - it has no state
     computed: Callable[[], None] = lambda: None,
 ) -> int:
-    """Compute and publish ``shards`` of ``cache``, which are asked for one by one; returns the images written.
+    """Compute and publish ``shards`` of ``caches``, which are asked for one by one; returns the images written.
+
+    ``caches`` are those of the layers that ``backbone`` gives from one forward, in its order, with equal shards. A
+    shard is said to be published when it is in all of them.
 
     ``computed`` is called when all is forwarded and the last of it is still being published.
 
@@ -53,8 +57,8 @@ def extract_shards(
     """
     writer = ThreadPoolExecutor(SHARDS_IN_FLIGHT)
     try:
-        work = _work(cache, shards, batch_size)
-        return _Loop(cache, backbone, writer, watch).run(_read_ahead(source, work), computed)
+        work = _work(caches[0], shards, batch_size)
+        return _Loop(caches, backbone, writer, watch).run(_read_ahead(source, work), computed)
     finally:
         writer.shutdown(wait=True, cancel_futures=True)
 
@@ -76,27 +80,43 @@ def _read_ahead(source: ImageSource, work: Iterable[_Work]) -> Iterator[tuple[_W
     yield from ahead
 
 
+class _Buffer(NamedTuple):
+    """Room for one shard of one cache."""
+
+    features: torch.Tensor
+    cls: torch.Tensor | None
+
+
+_Buffers = tuple[_Buffer, ...]
+"""One for each cache."""
+
+
 class _Loop:
     """The state of one run of the loop."""
 
-    def __init__(self, cache: FeatureCache, backbone: Backbone, writer: ThreadPoolExecutor, watch: Watch) -> None:
-        self._cache = cache
+    def __init__(
+        self, caches: Sequence[FeatureCache], backbone: Backbone, writer: ThreadPoolExecutor, watch: Watch
+    ) -> None:
+        self._caches = caches
         self._backbone = backbone
         self._writer = writer
         self._watch = watch
         self._device = backbone.device
-        self._dtype = torch.float16 if cache.storage == "float16" else torch.float32
-        self._free: list[torch.Tensor] = []
-        self._publishing: deque[tuple[torch.Tensor, Future[None]]] = deque()
+        self._dtype = torch.float16 if caches[0].storage == "float16" else torch.float32
+        self._free: list[_Buffers] = []
+        self._publishing: deque[tuple[_Buffers, Future[None]]] = deque()
 
     def run(self, batches: Iterator[tuple[_Work, Batch]], computed: Callable[[], None]) -> int:
         done = 0
         for work, batch in batches:
-            rows = self._cache.shard_rows(work.shard)
-            buffer = self._buffer()
+            rows = self._caches[0].shard_rows(work.shard)
             start = work.rows.start - rows.start
-            # float16 storage: a value beyond its range turns infinite here and is refused when the shard is encoded
-            buffer[start : start + len(work.rows)].copy_(self._forward(batch.result()), non_blocking=True)
+            place = slice(start, start + len(work.rows))
+            for buffer, output in zip(self._buffers(), self._forward(batch.result()), strict=True):
+                # float16 storage: a value beyond its range turns infinite here and is refused when it is encoded
+                buffer.features[place].copy_(output.features.to(self._dtype), non_blocking=True)
+                if buffer.cls is not None and output.cls is not None:
+                    buffer.cls[place].copy_(output.cls, non_blocking=True)
             done += len(work.rows)
             if work.last:
                 self._hand_over(work.shard, self._free.pop(), len(rows))
@@ -106,36 +126,45 @@ class _Loop:
             self._reclaim()
         return done
 
-    def _forward(self, images: np.ndarray) -> torch.Tensor:
+    def _forward(self, images: np.ndarray) -> tuple[Output, ...]:
         pixels = torch.from_numpy(images)
         if self._device.type == "cuda":
             pixels = pixels.pin_memory()
-        return self._backbone(pixels.to(self._device, non_blocking=True)).to(self._dtype)
+        return self._backbone.outputs(pixels.to(self._device, non_blocking=True))
 
-    def _hand_over(self, shard: int, buffer: torch.Tensor, images: int) -> None:
+    def _hand_over(self, shard: int, buffers: _Buffers, images: int) -> None:
         copied = torch.cuda.Event() if self._device.type == "cuda" else None
         if copied is not None:
             copied.record()
-        self._publishing.append((buffer, self._writer.submit(self._publish, shard, buffer[:images], copied)))
+        self._publishing.append((buffers, self._writer.submit(self._publish, shard, buffers, images, copied)))
         while len(self._publishing) > SHARDS_IN_FLIGHT or (self._publishing and self._publishing[0][1].done()):
             self._reclaim()
 
-    def _publish(self, shard: int, volumes: torch.Tensor, copied: torch.cuda.Event | None) -> None:
+    def _publish(self, shard: int, buffers: _Buffers, images: int, copied: torch.cuda.Event | None) -> None:
         if copied is not None:
             copied.synchronize()
-        ids = [self._cache.image_ids[row] for row in self._cache.shard_rows(shard)]
-        arrays = encode_features(volumes.numpy(), self._cache.storage, ids)
-        self._cache.write_shard(shard, arrays)
-        self._watch.published(shard, sum(array.nbytes for array in arrays.values()))
+        ids = [self._caches[0].image_ids[row] for row in self._caches[0].shard_rows(shard)]
+        size = 0
+        for cache, buffer in zip(self._caches, buffers, strict=True):
+            arrays = encode_features(buffer.features[:images].numpy(), cache.storage, ids)
+            if buffer.cls is not None:
+                arrays |= encode_cls(buffer.cls[:images].numpy(), cache.storage, ids)
+            cache.write_shard(shard, arrays)
+            size += sum(array.nbytes for array in arrays.values())
+        self._watch.published(shard, size)
 
     def _reclaim(self) -> None:
-        buffer, published = self._publishing.popleft()
+        buffers, published = self._publishing.popleft()
         published.result()
-        self._free.append(buffer)
+        self._free.append(buffers)
 
-    def _buffer(self) -> torch.Tensor:
+    def _buffers(self) -> _Buffers:
         """Where the shard that is being forwarded is gathered; as many are made as are in use at once."""
         if not self._free:
-            shape = (self._cache.shard_images, *self._cache.grid, self._cache.dim)
-            self._free.append(torch.empty(shape, dtype=self._dtype, pin_memory=self._device.type == "cuda"))
+            self._free.append(tuple(map(self._new_buffer, self._caches)))
         return self._free[-1]
+
+    def _new_buffer(self, cache: FeatureCache) -> _Buffer:
+        pinned, images = self._device.type == "cuda", cache.shard_images
+        features = torch.empty((images, *cache.grid, cache.dim), dtype=self._dtype, pin_memory=pinned)
+        return _Buffer(features, torch.empty((images, cache.dim), pin_memory=pinned) if cache.has_cls else None)

@@ -61,8 +61,10 @@ class PlannedCache:
 
     @property
     def what(self) -> str:
-        """For people: ``targets depth``, ``features dinov2 · hflip``."""
-        return name_view(f"{self.kind} {self.name}".strip(), self.view)
+        """For people: ``targets depth``, ``features dinov2 · hflip``, ``features dinov2 · layer 6``."""
+        layer = str(self.fields.get("layer", ""))
+        named = f"{self.kind} {self.name}".strip() + (f" · layer {layer}" if layer.isdecimal() else "")
+        return name_view(named, self.view)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +88,21 @@ class ExtractionPlan:
     @property
     def forwards(self) -> int:
         """Images that backbones would be run on."""
-        return sum(cache.to_do for cache in self.caches if cache.kind == "features")
+        return sum(self._to_forward().values())
+
+    def _to_forward(self) -> dict[tuple[str, ...], int]:
+        """Images by backbone, owner, split and view: all layers come from one forward."""
+        found: dict[tuple[str, ...], int] = {}
+        for cache in self.caches:
+            if cache.kind == "features":
+                key = (cache.name, cache.owner, cache.split, cache.view)
+                found[key] = max(cache.to_do, found.get(key, 0))
+        return found
 
     def seconds(self) -> float:
         """Forward time at the measured rates."""
-        features = [cache for cache in self.caches if cache.kind == "features" and cache.to_do]
-        return sum(cache.to_do / self.images_per_second[cache.name] for cache in features)
+        found = self._to_forward().items()
+        return sum(images / self.images_per_second[name] for (name, *_), images in found if images)
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from deapcache.backbones import build, describe
+from deapcache.backbones import CLS, build, describe, layers_of
 from deapcache.cache import ORIGINAL, ArraySpec, feature_arrays, find_caches, shard_images_for
 from deapcache.datasets import BOXES, Dataset
 from deapcache.extraction.outline import Outline, outline_of
@@ -87,8 +87,13 @@ def _wanted(
     for name in backbones:
         entry = describe(name)
         require_one_region(dataset, base_size, settings.fit, name, entry.image_size)
-        arrays = feature_arrays(settings.storage, entry.grid, entry.dim)
-        wanted += [("features", name, arrays, {**fields, "view": view}) for view in views]
+        layers, norm = layers_of(name, settings.taps)
+        tokens = settings.taps.tokens
+        arrays = feature_arrays(settings.storage, entry.grid, entry.dim, cls=tokens == CLS)
+        own = {**fields, "final_norm": norm, "tokens": tokens}
+        wanted += [
+            ("features", name, arrays, {**own, "view": view, "layer": layer}) for view in views for layer in layers
+        ]
     return wanted
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from deapcache.backbones import Backbone, build
+from deapcache.backbones import LAST, NO_TOKENS, REGISTERED, Backbone, Taps, build, describe
 from deapcache.cache import Cache, list_caches
 from deapcache.errors import CacheMissError, WeightsError
 from deapcache.extraction.calibrating import calibrate
@@ -25,7 +25,7 @@ def rebuild_backbone(recipe: FeatureRecipe, home: Location, *, weights: Path | N
     Raises :class:`WeightsError` that says in what the backbone differs from the recipe's, :class:`CacheMissError` where
     images for a control's statistics are missing, and what :func:`deapcache.backbones.build` raises.
     """
-    backbone = build(recipe.backbone, weights=weights, image_size=recipe.image_size, precision=recipe.precision)
+    backbone = build_again(recipe, weights)
     if found := unlike(backbone, recipe):
         listed = "; ".join(f"{one.field}: {one.left!r} there, {one.right!r} here" for one in found)
         raise WeightsError(
@@ -36,6 +36,16 @@ def rebuild_backbone(recipe: FeatureRecipe, home: Location, *, weights: Path | N
     if backbone.needs_calibration:
         _calibrate(backbone, recipe, home)
     return backbone
+
+
+def build_again(recipe: FeatureRecipe, weights: Path | None) -> Backbone:
+    """The backbone of ``recipe`` with its layer and tokens, on the CPU and not calibrated; see :func:`unlike`."""
+    entry = describe(recipe.backbone)
+    layer = LAST if recipe.layer == entry.layer or not recipe.layer.isdecimal() else recipe.layer
+    own = (layer, recipe.tokens, recipe.final_norm) == (LAST, NO_TOKENS, entry.final_norm)
+    taps = REGISTERED if own else Taps(layers=(layer,), final_norm=recipe.final_norm, tokens=recipe.tokens)
+    size, precision = recipe.image_size, recipe.precision
+    return build(recipe.backbone, weights=weights, image_size=size, precision=precision, taps=taps)
 
 
 def unlike(backbone: Backbone, recipe: FeatureRecipe) -> list[Difference]:

@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass, replace
 from typing import Any
 
+from deapcache.backbones import NO_TOKENS, describe
 from deapcache.cache import (
     ORIGINAL,
     CacheFolder,
@@ -19,7 +20,7 @@ from deapcache.cache import (
 )
 from deapcache.cache.cache import PROVENANCE
 from deapcache.cache.work import unheard
-from deapcache.errors import DeapcacheError
+from deapcache.errors import DeapcacheError, UsageError
 from deapcache.extraction.makers import Maker, RepairSettings, maker_of
 from deapcache.extraction.progress import Progress, silent
 from deapcache.recipe import FeatureRecipe
@@ -137,4 +138,15 @@ def extract_command(folder: CacheFolder) -> str:
     words += ["--precision", recipe.precision, "--home", str(entry.home)]
     words += ["--views", recipe.view] if recipe.view != ORIGINAL else []
     words += ["--on-error", "skip"] if recipe.omitted else []
-    return shlex.join(words)
+    return shlex.join([*words, *_tap_words(recipe)])
+
+
+def _tap_words(recipe: FeatureRecipe) -> list[str]:
+    """The options that choose layer, class token and final norm, where they are not the backbone's own."""
+    words = ["--layers", recipe.layer] if recipe.layer.isdecimal() else []
+    words += ["--tokens", recipe.tokens] if recipe.tokens != NO_TOKENS else []
+    try:
+        own = describe(recipe.backbone).final_norm
+    except UsageError:  # a backbone that is not known here
+        return words
+    return words if recipe.final_norm == own else [*words, f"--{'' if recipe.final_norm else 'no-'}final-norm"]

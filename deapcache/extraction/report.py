@@ -17,6 +17,7 @@ class ExtractionReport:
     dataset: str
     split: str
     view: str
+    layer: str
     path: str
     digest: str
     images: int

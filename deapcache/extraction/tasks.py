@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 
-from deapcache.backbones import Backbone, BackboneIdentity, build
+from deapcache.backbones import Backbone, BackboneIdentity, Taps, build
 from deapcache.backbones.calibration import Statistics
 from deapcache.cache import FeatureCache, open_cache
 from deapcache.datasets import Dataset
@@ -29,13 +29,14 @@ from deapcache.locations import Location
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a worker must know to compute any shard of one cache."""
+    """What a worker must know to compute any shard of one cache, or of those of several layers."""
 
     name: str
     """No other job has it."""
     version: str
     """Of deapcache, which must be the worker's."""
-    features: Location
+    features: tuple[Location, ...]
+    """One cache for each layer that is kept."""
     images: Location | None
     """Base images; None with native base size."""
     dataset: Dataset
@@ -43,7 +44,8 @@ class Job:
     fit: str
     view: str
     images_digest: str
-    identity: BackboneIdentity
+    identities: tuple[BackboneIdentity, ...]
+    taps: Taps
     statistics: Statistics | None
     """Batch-norm statistics of an untrained backbone: all workers have those of the process that wrote the recipe."""
     weights: Path | None
@@ -71,7 +73,7 @@ class _Ready:
     def __init__(self, job: Job) -> None:
         _require_same_version(job)
         device = worker_device(job.device)
-        self.cache = cast(FeatureCache, open_cache(job.features))
+        self.caches = [cast(FeatureCache, open_cache(location)) for location in job.features]
         self.backbone = _build(job).to(device)
         self.batch_size = job.batch_size or default_batch_size(device)
         self.writer = new_writer_name()
@@ -82,7 +84,7 @@ class _Ready:
         prepared = PreparedSplit(
             dataset=job.dataset,
             split=job.split,
-            image_ids=self.cache.image_ids,
+            image_ids=self.caches[0].image_ids,
             images_digest=job.images_digest,
             images=None if job.images is None else open_cache(job.images),
             fit=job.fit,
@@ -109,9 +111,10 @@ def compute_shard(job: Job, shard: int) -> Done:
     with _SPACE, ExitStack() as model:
         model.enter_context(_MODEL)
         ready = _ready(job)
-        if ready.cache.missing_shards(ready.cache.shard_rows(shard)):
+        rows = ready.caches[0].shard_rows(shard)
+        if any(cache.missing_shards(rows) for cache in ready.caches):
             extract_shards(
-                ready.cache,
+                ready.caches,
                 [shard],
                 ready.backbone,
                 ready.source,
@@ -119,8 +122,7 @@ def compute_shard(job: Job, shard: int) -> Done:
                 watch=Watch(published=lambda _, size: sizes.append(size)),
                 computed=lambda: _let_the_next_begin(model),
             )
-    images = len(ready.cache.shard_rows(shard))
-    return Done(shard=shard, images=images, bytes=sum(sizes), writer=ready.writer, facts=ready.facts)
+    return Done(shard=shard, images=len(rows), bytes=sum(sizes), writer=ready.writer, facts=ready.facts)
 
 
 def keep(job: Job) -> Job:
@@ -155,11 +157,12 @@ def _ready(job: Job) -> _Ready:
 
 
 def _build(job: Job) -> Backbone:
-    backbone = build(job.identity.backbone, weights=job.weights, precision=job.precision)
-    if backbone.identity != job.identity:
+    expected = job.identities[0]
+    backbone = build(expected.backbone, weights=job.weights, precision=job.precision, taps=job.taps)
+    if backbone.identities != job.identities:
         raise WeightsError(
             f"backbone {backbone.name} has the weights {backbone.identity.weights} on a worker, expected "
-            f"{job.identity.weights}: give all workers the same files, and the same versions of torch and timm"
+            f"{expected.weights}: give all workers the same files, and the same versions of torch and timm"
         )
     if job.statistics is not None:
         backbone.adopt(job.statistics)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 _GAP = "  "
-_LEFT = 2
+LEFT = 2
 """Columns that are names; the others are numbers, and stand right."""
 
 
@@ -48,7 +48,7 @@ def rich_table(block: Block) -> Table:
     # as Text: what stands in brackets, such as a unit, is no markup
     table = Table(title=Text(block.title), title_justify="left", title_style="bold", box=None, pad_edge=False)
     for place, name in enumerate(block.header):
-        side: JustifyMethod = "left" if place < _LEFT else "right"
+        side: JustifyMethod = "left" if place < LEFT else "right"
         table.add_column(Text(name), justify=side, vertical="bottom", header_style="bold", overflow="fold")
     for place, row in enumerate(block.rows):
         table.add_row(*map(Text, row), style="dim" if place in block.faint else None)
@@ -62,7 +62,7 @@ def plain_text(block: Block) -> str:
 
     def aligned(line: tuple[str, ...]) -> str:
         cells = [
-            text.ljust(w) if place < _LEFT else text.rjust(w)
+            text.ljust(w) if place < LEFT else text.rjust(w)
             for place, (text, w) in enumerate(zip(line, widths, strict=True))
         ]
         return _GAP.join(cells).rstrip()
@@ -78,7 +78,7 @@ def _header_lines(block: Block) -> list[tuple[str, ...]]:
 
 def markdown(block: Block) -> str:
     """The block as a Markdown section with a table, its notes as a list."""
-    rule = ["---" if place < _LEFT else "---:" for place in range(len(block.header))]
+    rule = ["---" if place < LEFT else "---:" for place in range(len(block.header))]
     lines = [f"| {' | '.join(map(_escaped, cells))} |" for cells in (block.header, rule, *block.rows)]
     notes = [f"* {_escaped(note.strip())}" for note in block.notes]
     return "\n".join([f"### {_escaped(block.title)}", "", *lines, "", *notes, ""])

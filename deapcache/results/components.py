@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from deapcache.cache import HFLIP, CacheEntry, FeatureCache, mirror
 from deapcache.errors import IncompleteCacheError, UsageError
@@ -73,10 +74,20 @@ def picture_of_cache(features: CacheEntry, images: CacheEntry | None, count: int
     rows = _spread([row for shard in sorted(cache.present_shards()) for row in cache.shard_rows(shard)], count)
     if not rows:
         raise IncompleteCacheError(f"{cache.location} has no volumes yet: extract first")
+    return _page_of_rows(cache, features, images, rows).png()
+
+
+def figure_of_rows(cache: FeatureCache, features: CacheEntry, images: CacheEntry | None, rows: Sequence[int]) -> Figure:
+    """The volumes in ``rows`` of the open ``cache``, as :func:`picture_of_cache` draws them; at least one row."""
+    return _page_of_rows(cache, features, images, rows).figure
+
+
+def _page_of_rows(cache: FeatureCache, features: CacheEntry, images: CacheEntry | None, rows: Sequence[int]) -> Page:
     pictures = _pictures(images, rows, features.fields["view"])
-    title = [f"{features.name} · {features.dataset} {features.split} · {cache.storage} · {features.digest[:SHORT]}"]
+    named = [features.name, f"{features.dataset} {features.split}".strip(), cache.storage, features.digest[:SHORT]]
     components = principal_components(cache.read_features(rows))
-    return draw_components(components, pictures, [cache.image_ids[row] for row in rows], title)
+    ids = [cache.image_ids[row] for row in rows]
+    return _page(components, pictures, ids, [" · ".join(filter(None, named))])
 
 
 def _spread(rows: Sequence[int], count: int) -> list[int]:
@@ -100,10 +111,14 @@ def draw_components(
 
     ``title`` stands above, a line each.
     """
+    return _page(components, images, image_ids, title).png()
+
+
+def _page(components: Components, images: np.ndarray | None, image_ids: Sequence[str], title: Sequence[str]) -> Page:
     layout = _Layout(components, images, title)
     for place, image_id in enumerate(image_ids):
         layout.place(place, image_id)
-    return layout.page.png()
+    return layout.page
 
 
 class _Layout:

@@ -41,13 +41,27 @@ def strip_height(legend: Mapping[str, str], bars: Bars) -> float:
     return LINE * (len(legend) + 1) + _BAR * len(bars)
 
 
+class NotebookFigure(Figure):
+    """A figure that a notebook shows also where pyplot, which would register that, was never imported."""
+
+    def _repr_png_(self) -> bytes:
+        data = io.BytesIO()
+        FigureCanvasAgg(self).print_png(data)
+        return data.getvalue()
+
+
 class Page:
     """An empty picture of ``width`` × ``height`` inches."""
 
     def __init__(self, width: float, height: float) -> None:
         self._width = width
         self._height = height
-        self._figure = Figure(figsize=(width, height), dpi=DPI)
+        self._figure = NotebookFigure(figsize=(width, height), dpi=DPI)
+
+    @property
+    def figure(self) -> Figure:
+        """The picture as matplotlib has it; notebooks show it."""
+        return self._figure
 
     def place_title(self, left: float, lines: Sequence[str]) -> None:
         """Write ``lines`` at the upper margin."""
@@ -80,9 +94,7 @@ class Page:
 
     def png(self) -> bytes:
         """The picture as a PNG file."""
-        data = io.BytesIO()
-        FigureCanvasAgg(self._figure).print_png(data)
-        return data.getvalue()
+        return self._figure._repr_png_()
 
     def _up(self, inches: float) -> float:
         return 1 - inches / self._height

@@ -107,7 +107,7 @@ def _extract_seconds(backbone: Backbone, base: Cache, home: SlowLocation, shards
     assert made.shard_images == batch
     start = time.perf_counter()
     source = CachedImages(base)
-    extract_shards(made, range(shards), backbone, source, batch_size=batch)
+    extract_shards([made], range(shards), backbone, source, batch_size=batch)
     return time.perf_counter() - start
 
 

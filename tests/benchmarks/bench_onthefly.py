@@ -173,7 +173,7 @@ def _extracted(home: LocalLocation, backbone: Backbone, images: Cache, targets: 
     assert isinstance(cache, FeatureCache)
     source = CachedImages(images)
     every = range(cache.shard_count)
-    extract_shards(cache, every, backbone, source, batch_size=BATCH)
+    extract_shards([cache], every, backbone, source, batch_size=BATCH)
     return SplitArrays(cache, {"instances": targets}, np.arange(len(images)))
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import torch
 
-from deapcache.backbones import Backbone
+from deapcache.backbones import Backbone, Output
 from deapcache.datasets import open_dataset
 from deapcache.extraction import ExtractionSettings, extract
 from deapcache.locations import LocalLocation
 
-forward = Backbone.__call__
+forward = Backbone.outputs
 begun = False
 
 
-def slowly(self: Backbone, images: torch.Tensor) -> torch.Tensor:
+def slowly(self: Backbone, images: torch.Tensor) -> tuple[Output, ...]:
     global begun
     if not begun:
         begun = True
@@ -31,7 +31,7 @@ def slowly(self: Backbone, images: torch.Tensor) -> torch.Tensor:
 if __name__ == "__main__":
     root, home, backbone = sys.argv[1:4]
     torch.set_num_threads(1)
-    Backbone.__call__ = slowly  # type: ignore[method-assign]
+    Backbone.outputs = slowly  # type: ignore[method-assign]
     dataset = open_dataset("coco", Path(root))
     settings = ExtractionSettings(batch_size=4)
     for report in extract([backbone], dataset, LocalLocation(Path(home)), splits=["train"], settings=settings):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deapcache.backbones import Backbone, build, forward_count
+from deapcache.backbones import Backbone, Output, build, forward_count
 from deapcache.cache import FeatureCache, list_caches
 from deapcache.datasets import open_dataset
 from deapcache.errors import DataError, FeatureError, StorageFullError, UsageError
@@ -180,18 +180,18 @@ def test_an_untrained_control_is_the_same_in_every_split_and_run(make_coco, home
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
 def test_features_that_must_not_be_stored_name_image_and_channel(make_coco, home, monkeypatch, value):
     root = make_coco(train=6, val=1)
-    forward = Backbone.__call__
+    forward = Backbone.outputs
     seen = 0
 
-    def broken(self: Backbone, images: torch.Tensor) -> torch.Tensor:
+    def broken(self: Backbone, images: torch.Tensor) -> tuple[Output, ...]:
         nonlocal seen
-        features = forward(self, images).clone()
+        features = forward(self, images)[0].features.clone()
         if seen <= 4 < seen + len(images):
             features[4 - seen, 2, 3, 7] = value
         seen += len(images)
-        return features
+        return (Output(features, None),)
 
-    monkeypatch.setattr(Backbone, "__call__", broken)
+    monkeypatch.setattr(Backbone, "outputs", broken)
     with pytest.raises(FeatureError, match=r"000000000004.*channel 7"):
         run(root, home)
     cache = feature_cache(home)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from deapcache.backbones import Backbone, build
+from deapcache.backbones import Backbone
 from deapcache.cache import Cache
 from deapcache.errors import CacheMissError, ResultsError
 from deapcache.experiments.prediction.runs import TrainedRun
 from deapcache.extraction.calibrating import calibrate
-from deapcache.extraction.rebuilding import calibration_images, unlike
+from deapcache.extraction.rebuilding import build_again, calibration_images, unlike
 from deapcache.extraction.sources import CachedImages
 from deapcache.recipe import differences
 
@@ -27,7 +27,7 @@ def rebuild_backbone(run: TrainedRun, *, weights: Path | None, device: torch.dev
     :func:`deapcache.backbones.build` raises.
     """
     recipe = run.recipe
-    backbone = build(recipe.backbone, weights=weights, image_size=recipe.image_size, precision=recipe.precision)
+    backbone = build_again(recipe, weights)
     _require_same(run, backbone)
     backbone.to(device)
     if backbone.needs_calibration:

@@ -1,0 +1,13 @@
+"""What a notebook needs: caches and results by name, as tables, pictures, dask arrays and torch datasets.
+
+Everything here is a thin layer over the rooms below; loading it imports neither torch nor a drawing or table library.
+"""
+
+from __future__ import annotations
+
+from deapcache.api.features import Features
+from deapcache.api.opening import open_cache
+from deapcache.api.probing import probe
+from deapcache.api.runs import Results, load_results
+
+__all__ = ["Features", "Results", "load_results", "open_cache", "probe"]

@@ -1,0 +1,214 @@
+"""A cache of features as a notebook wants it: shown, searched by image, as dask array, torch dataset and picture."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from deapcache import locations
+from deapcache.api.html import facts_html
+from deapcache.cache import CacheEntry, FeatureCache, companions, name_view
+from deapcache.cache.group import Group
+from deapcache.cache.layout import StoredArray
+from deapcache.cache.names import DEPTH, KINDS, original
+from deapcache.errors import AmbiguousCacheError, CacheMissError, IncompleteCacheError, UsageError
+from deapcache.locations import LocalLocation, Location
+from deapcache.recipe import SHORT
+
+if TYPE_CHECKING:
+    import dask.array as da
+    from matplotlib.figure import Figure
+
+    from deapcache.api.torch_dataset import FeatureDataset
+
+IMAGES = "images"
+"""What :meth:`Features.torch_dataset` calls base images, beside annotations."""
+
+
+class Features(FeatureCache):
+    """An open cache of features (N, H, W, D), its base images and targets at hand.
+
+    :func:`deapcache.open_cache` makes it. It can be pickled: another process opens it for itself.
+    """
+
+    def __init__(
+        self, location: Location, group: Group, arrays: Sequence[StoredArray], *, home: Location | None = None
+    ) -> None:
+        super().__init__(location, group, arrays)
+        self._home = home
+        self.entry = _entry(location, group, home)
+        """The cache among those of its home."""
+
+    def __reduce__(self) -> tuple[Callable[..., Features], tuple[Location | None, ...]]:
+        from deapcache.api.opening import open_features
+
+        return open_features, (self.location, self._home)
+
+    def __repr__(self) -> str:
+        facts = self._facts()
+        width = max(len(name) for name, _ in facts)
+        return "\n".join([self._title(), *(f"  {name:<{width}}  {value}" for name, value in facts)])
+
+    def _repr_html_(self) -> str:
+        return facts_html(self._title(), self._facts())
+
+    def rows_of(self, image_ids: Sequence[str]) -> list[int]:
+        """The rows of images; raises :class:`UsageError` for an id that is not there, with the nearest."""
+        rows = {name: row for row, name in enumerate(self.image_ids)}
+        for wanted in image_ids:
+            if wanted not in rows:
+                near = difflib.get_close_matches(str(wanted), self.image_ids, n=3) or self.image_ids[:3]
+                raise UsageError(f"{self.location} has no image {wanted!r}: ids are such as {', '.join(near)}")
+        return [rows[wanted] for wanted in image_ids]
+
+    def present_rows(self) -> list[int]:
+        """The rows that are there now, in order."""
+        return [row for shard in sorted(self.present_shards()) for row in self.shard_rows(shard)]
+
+    def dask(self, *, present_only: bool = False) -> da.Array:
+        """The volumes as a lazy dask array (N, H, W, D) float32, one chunk a shard; nothing is read yet.
+
+        float32 whatever the storage: sums in float16 overflow. ``present_only`` leaves out the rows that are not there
+        (see :meth:`present_rows`); without it an incomplete cache raises :class:`IncompleteCacheError`.
+        """
+        from deapcache.cache.statistics import lazy_features
+
+        if not present_only:
+            self._require_complete()
+        return lazy_features(self)
+
+    def torch_dataset(
+        self,
+        targets: str | Sequence[str] | None = None,
+        *,
+        dataset: str | None = None,
+        size: tuple[int, int] | None = None,
+        dtype: Literal["float16", "float32"] | None = None,
+        present_only: bool = False,
+    ) -> FeatureDataset:
+        """The cache as a map-style ``torch.utils.data.Dataset``, for a ``DataLoader`` with or without workers.
+
+        Parameters
+        ----------
+        targets
+            None: an item is the features alone, (H, W, D). A name, ``"classes"``, ``"instances"``, ``"depth"``,
+            ``"boxes"`` or ``"images"``: a pair of features and that. Several names: features and a dictionary.
+        dataset
+            Whose targets, where two datasets annotate these images (``coco``, ``coco-stuff``).
+        size
+            (height, width) of the targets, where they are there in several.
+        dtype
+            Of the features; None: as they are read, float16 for 16-bit storage, else float32. Targets are as stored.
+        present_only
+            Leave out images that are not there yet; without it an incomplete cache is an error.
+
+        Raises
+        ------
+        CacheMissError, AmbiguousCacheError
+            Where the home has no such targets of these images, or several.
+        IncompleteCacheError
+            Where images are missing, of the features or of targets.
+        """
+        from deapcache.api.torch_dataset import FeatureDataset
+
+        if not present_only:
+            self._require_complete()
+        names = [targets] if isinstance(targets, str) else list(targets or ())
+        return FeatureDataset(
+            self,
+            {name: self.companion(name, dataset=dataset, size=size).open() for name in names},
+            rows=self.present_rows(),
+            dtype=dtype,
+            form="features" if targets is None else "pair" if isinstance(targets, str) else "named",
+        )
+
+    def show(self, image_id: str, *more: str) -> Figure:
+        """A matplotlib figure: each image, where base images are cached, beside the colours of its features.
+
+        Colours are the first three principal components over all the images shown, so that equal colours mean similar
+        features: name several images to compare them. Raises :class:`UsageError` for an unknown image.
+        """
+        from deapcache.results.components import figure_of_rows
+
+        images = self._companions(IMAGES)
+        return figure_of_rows(self, self.entry, images[0] if images else None, self.rows_of([image_id, *more]))
+
+    def companion(self, name: str, *, dataset: str | None = None, size: tuple[int, int] | None = None) -> CacheEntry:
+        """The cache of the same images that holds targets ``name`` (``classes``, …), or their base ``images``.
+
+        Raises :class:`CacheMissError` that says what there is instead, :class:`AmbiguousCacheError` where several fit.
+        """
+        found = [
+            entry
+            for entry in self._companions(name)
+            if dataset in (None, entry.dataset) and size in (None, tuple(entry.recipe["size"]))
+        ]
+        if len(found) == 1:
+            return found[0]
+        asked = f"{name} of {dataset or 'these images'}" + (f" at {size[0]}x{size[1]}" if size else "")
+        if found:
+            listed = ", ".join(f"{each.path} ({each.dataset}, {each.recipe['size']})" for each in found)
+            raise AmbiguousCacheError(
+                f"{self.entry.home} has {asked} several times: {listed}; choose dataset= or size="
+            )
+        there = ", ".join(dict.fromkeys(f"{e.name or IMAGES} of {e.dataset}" for e in self._companions())) or "none"
+        raise CacheMissError(
+            f"{self.entry.home} has no {asked} for {self.entry.path}: there is {there}; deapcache extract makes all "
+            "targets that a dataset has"
+        )
+
+    def _companions(self, name: str | None = None) -> list[CacheEntry]:
+        found = companions(self.entry)
+        return [entry for entry in found if name is None or (entry.name or IMAGES) == name]
+
+    def _require_complete(self) -> None:
+        if missing := self.missing_shards():
+            lacking = sum(len(self.shard_rows(shard)) for shard in missing)
+            raise IncompleteCacheError(
+                f"{self.location} lacks {lacking:,} of {len(self):,} images: extract the rest (the same command goes "
+                "on), or take those that are there with present_only=True"
+            )
+
+    def _title(self) -> str:
+        of = f"{self.entry.dataset} {self.entry.split}".strip()
+        return name_view(" · ".join(filter(None, (f"Features of {self.backbone}", of))), self.entry.fields["view"])
+
+    def _facts(self) -> list[tuple[str, str]]:
+        # Nothing is read for it: a repr that asks a server would be slow, and could fail.
+        (height, width), (seen_height, seen_width) = self.grid, self.recipe["image_size"]
+        norm = "final norm applied" if self.recipe["final_norm"] else "no final norm"
+        size = sum(spec.item_bytes for spec in self.arrays.values())
+        return [
+            ("images", f"{len(self):,} in {self.shard_count:,} shards of {self.shard_images:,}"),
+            ("volume", f"{height} × {width} × {self.dim}, {self.storage}, {size / 1e3:,.1f} kB an image"),
+            ("layer", f"{self.recipe['layer']}, {norm}{', class token kept' if self.has_cls else ''}"),
+            (
+                "sees",
+                f"{seen_height} × {seen_width} pixels, from {self.recipe['base_size']} ({self.recipe['base_fit']})",
+            ),
+            ("weights", str(self.recipe["weights"])),
+            ("digest", self.digest[:SHORT]),
+            ("location", str(self.location)),
+        ]
+
+
+def _entry(location: Location, group: Group, home: Location | None) -> CacheEntry:
+    """The cache as its home lists it; one that is moved elsewhere is alone, of no dataset."""
+    text = str(location.path.resolve()) if isinstance(location, LocalLocation) else location.url
+    above, *parts = text.rsplit("/", DEPTH)
+    if len(parts) != DEPTH or parts[0] not in KINDS:
+        above, *parts = text.rsplit("/", 1)
+    of = [original(part) for part in parts[1:3]] if len(parts) == DEPTH else ["", ""]
+    entry = CacheEntry(
+        home=locations.locate(above or "/"),
+        path="/".join(parts),
+        kind=group.kind,
+        dataset=of[0],
+        split=of[1],
+        name=str(group.recipe["backbone"]),
+        recipe=group.recipe,
+        digest=group.digest,
+    )
+    return entry if home is None else replace(entry, home=home)
