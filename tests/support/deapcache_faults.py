@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import os
 import subprocess
 import sys
@@ -85,14 +86,17 @@ class Extractors:
         return answer
 
 
+_PASSING = re.compile("/(provenance|claims)/")
+
+
 def cache_bytes(home: LocalLocation) -> dict[str, bytes]:
-    """Everything in the caches of a home but provenance and manifests: what two extractions must have alike.
+    """Everything in the caches of a home but provenance, claims and manifests: what two extractions must have alike.
 
     Manifests are derived and renewed while a cache grows; each must be whole all the same.
     """
     kept = {}
     for kind in ("features", "images", "targets"):
-        kept |= {key: home.read(key) for key in home.keys(kind) if "/provenance/" not in key}
+        kept |= {key: home.read(key) for key in home.keys(kind) if not _PASSING.search(key)}
     manifests = [key for key in kept if key.endswith(f"/{MANIFEST}")]
     assert all("keys" in json.loads(kept.pop(key)) for key in manifests)
     return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,5 +59,6 @@ def forgotten_plugins() -> Iterator[None]:
             patch.setattr(registry, "_sources", {})
         patch.setattr(plugins, "_state", plugins._State())
         yield
+        os.environ.pop(plugins.VARIABLE, None)  # what was set in there; what was set before comes back
         for name in [name for name in sys.modules if name.startswith("deapcache_plugin_")]:
             del sys.modules[name]
