@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from deapcache.backbones import Backbone
-from deapcache.backbones.timing import seconds_of
 from deapcache.cache import ORIGINAL, Cache, name_view
 from deapcache.errors import StorageFullError
 from deapcache.locations import Location
+from deapcache.timing import seconds_of
 
 _RESERVE = 1.02
 """Room for metadata and file-system overhead."""

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from deapcache.backbones.flops import alike
-from deapcache.backbones.timing import seconds_of
 from deapcache.errors import DeapcacheError
 from deapcache.experiments.planning.rates import ForwardRate, Rates, StepRate
 from deapcache.experiments.planning.work import StepGroup
@@ -26,6 +25,7 @@ from deapcache.probing import ProbeOptions
 from deapcache.probing.learner import Learner
 from deapcache.probing.posed import PosedTask
 from deapcache.probing.team import Team
+from deapcache.timing import seconds_of
 
 Told = Callable[[str, int, int], None]
 """Called with what is being measured, how many things are done and how many there are."""

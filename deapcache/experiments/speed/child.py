@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from deapcache.backbones import build, describe, weights_status
-from deapcache.backbones.timing import seconds_of
 from deapcache.extraction import choose_device
 from deapcache.readouts import blank_readout
+from deapcache.timing import seconds_of
 
 TRAINED, UNTRAINED, COPY = "trained", "untrained", "untrained copy"
 
