@@ -92,24 +92,34 @@ class SquaredDistances:
         R·H + C·W numbers only.
         """
         of_rows, of_columns = self._factors(sigma_S)
-        return (of_rows * of_columns).flatten(3, 4).flatten(1, 2)
+        return (of_rows * of_columns).flatten(1, 2)
 
     def slope(self, sigma_S: Tensor, g_SQN: Tensor) -> Tensor:
         """(S,): what the widths get where the densities get ``g_SQN``."""
-        (R, H), (C, W) = self.rows.shape, self.columns.shape
         of_rows, of_columns = self._factors(sigma_S)
         # The density changes with σ by its own value times d² / σ³ − 1 / σ, and d² is a sum over the axes.
-        weighted_SRCHW = (g_SQN.view(-1, R, C, H, W) * of_rows).mul_(of_columns)
-        by_row, by_column = weighted_SRCHW.sum(2).sum(3), weighted_SRCHW.sum(1).sum(2)
-        squares = (by_row * self.rows).sum((1, 2)) + (by_column * self.columns).sum((1, 2))
+        weighted_SRCN = (g_SQN.view(-1, len(self.rows), len(self.columns), g_SQN.shape[-1]) * of_rows).mul_(of_columns)
+        by_row, by_column = weighted_SRCN.sum(2), weighted_SRCN.sum(1)
+        row_squares, column_squares = self._by_cell()
+        squares = (by_row * row_squares).sum((1, 2)) + (by_column * column_squares).sum((1, 2))
         return squares / sigma_S**3 - by_row.sum((1, 2)) / sigma_S
 
+    def _by_cell(self) -> tuple[Tensor, Tensor]:
+        """(R, N) and (C, N): of every region row and every region column, its square for each of the N = H·W cells."""
+        rows_RHW = self.rows[:, :, None].expand(-1, -1, self.columns.shape[1])
+        columns_CHW = self.columns[:, None].expand(-1, self.rows.shape[1], -1)
+        return rows_RHW.flatten(1), columns_CHW.flatten(1)
+
     def _factors(self, sigma_S: Tensor) -> tuple[Tensor, Tensor]:
-        """(S, R, 1, H, 1) and (S, 1, C, 1, W)."""
+        """(S, R, 1, N) and (S, 1, C, N): with cells along one axis, products run over long contiguous rows."""
         width = sigma_S[:, None, None]
         of_rows = torch.exp(-self.rows / (2 * width.square()))
         of_columns = torch.exp(-self.columns / (2 * width.square())) / (width * math.sqrt(2 * math.pi))
-        return of_rows[:, :, None, :, None], of_columns[:, None, :, None, :]
+        grid = (-1, -1, self.rows.shape[1], self.columns.shape[1])
+        return (
+            of_rows[..., None].expand(grid).flatten(2)[:, :, None],
+            of_columns[:, :, None].expand(grid).flatten(2)[:, None],
+        )
 
 
 class _GaussianMask(torch.autograd.Function):

@@ -24,8 +24,9 @@ from deapcache.readouts.attention import attend, largest_block
 
 _CONTIGUOUS = torch.contiguous_format
 
-_SMALLEST = 1e-30
-"""A sum of probabilities below it may have lost terms to underflow: then the general attention is computed instead."""
+_SMALLEST, _LARGEST = 1e-30, 1e30
+"""Sums of unnormalised probabilities beyond them may have lost terms to underflow or overflowed: then the general
+attention is computed instead."""
 
 
 def attend_from_grid(
@@ -52,8 +53,8 @@ def attend_from_grid(
         (B, S, Q, V). Differentiable once, in all five arguments.
     """
     if suits(rows_SRK, columns_SCK, k_BSNK.shape[2]):
-        mixed_BSQV, smallest = _Separable.apply(rows_SRK, columns_SCK, bias_SQN, k_BSNK, v_BSNV)
-        if float(smallest) > _SMALLEST:
+        mixed_BSQV, smallest, largest = _Separable.apply(rows_SRK, columns_SCK, bias_SQN, k_BSNK, v_BSNV)
+        if float(smallest) > _SMALLEST and float(largest) < _LARGEST:
             found: Tensor = mixed_BSQV
             return found
     return attend(sum_queries(rows_SRK, columns_SCK), bias_SQN, k_BSNK, v_BSNV)
@@ -71,13 +72,13 @@ def sum_queries(rows_SRK: Tensor, columns_SCK: Tensor) -> Tensor:
 
 
 class _Separable(torch.autograd.Function):
-    """Forward and backward, block by block; also gives the smallest sum of a query's unnormalised probabilities."""
+    """Forward and backward, block by block; also gives the extreme sums of a query's unnormalised probabilities."""
 
     @staticmethod
     def forward(
         ctx: Any, rows: Tensor, columns: Tensor, bias: Tensor | None, k_BSNK: Tensor, v_BSNV: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        of_bias = None if bias is None else _exponential(bias)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        of_bias = None if bias is None else bias.exp()
         factors = _Factors.of(rows, columns, of_bias, k_BSNK)
         B, S, _, V = v_BSNV.shape
         Q = factors.rows.shape[2] * factors.columns.shape[2]
@@ -93,12 +94,13 @@ class _Separable(torch.autograd.Function):
         sums_BSQ1 = mixed_BSQW[..., V:]
         o_BSQV = mixed_BSQW[..., :V] / sums_BSQ1
         ctx.save_for_backward(rows, columns, of_bias, k_BSNK, v_BSNV, o_BSQV, sums_BSQ1)
-        ctx.mark_non_differentiable(smallest := sums_BSQ1.min())
-        return o_BSQV, smallest
+        extremes = sums_BSQ1.aminmax()
+        ctx.mark_non_differentiable(*extremes)
+        return o_BSQV, *extremes
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g_BSQV: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g_BSQV: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         rows, columns, of_bias, k_BSNK, v_BSNV, o_BSQV, sums_BSQ1 = ctx.saved_tensors
         with torch.autocast(g_BSQV.device.type, enabled=False):
             factors = _Factors.of(rows, columns, of_bias, k_BSNK)
@@ -143,7 +145,7 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Factors:
-    """Exponentials whose product is a query's probabilities up to a factor; each is at most 1."""
+    """Exponentials whose product is a query's probabilities up to a factor; those of rows and columns are at most 1."""
 
     rows: Tensor
     """(B, S, R, N)"""
@@ -210,8 +212,8 @@ class _Sums:
 
     @classmethod
     def unfilled(cls, factors: _Factors, like_bias: Tensor | None, values: Tensor) -> _Sums:
-        """Room, and a zero for the bias, which all images add to; ``like_bias`` where it needs a gradient."""
-        dbias = None if like_bias is None else torch.zeros_like(like_bias)
+        """Room; ``like_bias`` where the bias needs a gradient."""
+        dbias = None if like_bias is None else torch.empty_like(like_bias)
         by_row, by_column = torch.empty_like(factors.rows), torch.empty_like(factors.columns)
         return cls(by_row, by_column, dbias, torch.empty_like(values.transpose(2, 3), memory_format=_CONTIGUOUS))
 
@@ -226,9 +228,13 @@ class _Sums:
         torch.sum(whole, 3, out=self.by_row[block.images, block.heads])
         torch.sum(whole, 2, out=self.by_column[block.images, block.heads])
         if self.dbias is not None:
-            per_image = ds.unflatten(0, block.shape[:2])
+            per_image, dbias = ds.unflatten(0, block.shape[:2]), self.dbias[block.heads]
             # Summing a single image would copy it.
-            self.dbias[block.heads] += per_image[0] if images == 1 else per_image.sum(0)
+            of_block = per_image[0] if images == 1 else per_image.sum(0)
+            if block.images.start == 0:
+                dbias.copy_(of_block)
+            else:
+                dbias.add_(of_block)
 
 
 def _with_ones(v_BSNV: Tensor) -> Tensor:

@@ -80,6 +80,14 @@ def test_logits_too_far_apart_for_products(monkeypatch) -> None:
     torch.testing.assert_close(found, plain(*given.values()), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("height", [60.0, 75.0, 100.0])
+def test_a_bias_whose_exponential_is_huge(height: float) -> None:
+    given = draw(dtype=torch.float32)
+    with torch.no_grad():
+        given["bias"].zero_()[:, :, 3] = height
+    compare(dict(given), rtol=1e-4, atol=1e-5)
+
+
 def test_not_a_number_stays_one() -> None:
     given = draw()
     with torch.no_grad():
