@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deapcache.allocator import keep_freed_memory
 from deapcache.readouts import build_readout
 from deapcache.readouts.deap import Deap
 from tests.benchmarks.figures import Figure
@@ -39,7 +40,8 @@ STEPS = {14: 20, 24: 12, 37: 6, 64: 4}
 AIMS: dict[int, tuple[float | None, float | None]] = {14: (3, None), 64: (None, 0.25)}
 """Speed at least, memory at most, by cells in a row."""
 
-WAYS = ("plain", "deapcache")
+PLAIN, PLAIN_KEPT, OURS = "plain formula", "plain, memory kept", "deapcache"
+"""The second differs from the first in the allocator alone, which the other two have as the command line sets it."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,9 @@ def measure(way: str, cells: int, repeats: int) -> Cost:
     readout = build_readout("deap", feature_dim=DIM, out_channels=1, grid=(cells, cells), seed=0)
     assert isinstance(readout, Deap)
     features = torch.randn(BATCHES[cells], cells, cells, DIM, generator=torch.Generator().manual_seed(0))
-    forward = partial(plain, readout) if way == "plain" else partial(readout, output_size=OUTPUT)
+    forward = partial(readout, output_size=OUTPUT) if way == OURS else partial(plain, readout)
+    if way != PLAIN:
+        keep_freed_memory()
     seconds: list[float] = []
     with _Peak() as peak:
         for _ in range(repeats):
@@ -131,42 +135,57 @@ class _Peak:
 
 
 def run(cells: int, runs: int, repeats: int) -> dict[str, list[Cost]]:
-    """Both ways in turn, so many runs of each, each in a process of its own."""
-    found: dict[str, list[Cost]] = {way: [] for way in WAYS}
-    for way in WAYS * runs:
+    """All ways in turn, so many runs of each, each in a process of its own."""
+    found: dict[str, list[Cost]] = {way: [] for way in (PLAIN, PLAIN_KEPT, OURS)}
+    for way in list(found) * runs:
         command = [sys.executable, "-m", "tests.benchmarks.bench_readout", "--one", way, str(cells), str(repeats)]
         answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         found[way].append(Cost(*json.loads(answer)))
+    for costs in found.values():
+        torch.testing.assert_close(costs[0].loss, found[OURS][0].loss, rtol=1e-4, atol=0)
     return found
 
 
 def main() -> list[Figure]:
-    """Print both ways' costs and their ratios."""
+    """Print all ways' costs and their ratios."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["--one"]:
         cost = measure(arguments[1], int(arguments[2]), int(arguments[3]))
         print(json.dumps([cost.milliseconds, cost.megabytes, cost.loss]))
         return []
     quick = "--quick" in arguments
-    print(
-        f"{'':<14}{'ms an image: plain':>20}{'deapcache':>11}{'ratio':>7}{'MB: plain':>12}{'deapcache':>11}{'ratio':>7}"
-    )
+    print(f"{'':<16}{'':<20}{'ms an image':>12}{'deapcache: times as fast':>26}{'MB':>7}{'of its memory':>15}")
     figures: list[Figure] = []
-    for cells, batch in list(BATCHES.items())[: 1 if quick else None]:
-        plain_costs, ours = run(cells, *((1, 2) if quick else (3, STEPS[cells]))).values()
-        torch.testing.assert_close(plain_costs[0].loss, ours[0].loss, rtol=1e-4, atol=0)
-        times = [theirs.milliseconds / mine.milliseconds for theirs, mine in zip(plain_costs, ours, strict=True)]
-        peaks = [mine.megabytes / theirs.megabytes for theirs, mine in zip(plain_costs, ours, strict=True)]
-        milliseconds = [median(cost.milliseconds for cost in costs) for costs in (plain_costs, ours)]
-        megabytes = [median(cost.megabytes for cost in costs) for costs in (plain_costs, ours)]
-        print(
-            f"{cells}×{cells}, batch {batch:<3}{milliseconds[0]:>17.1f}{milliseconds[1]:>11.1f}{median(times):>7.1f}"
-            f"{megabytes[0]:>12.0f}{megabytes[1]:>11.0f}{median(peaks):>7.2f}"
+    for cells in list(BATCHES)[: 1 if quick else None]:
+        found = run(cells, *((1, 2) if quick else (3, STEPS[cells])))
+        _print(cells, found)
+        figures += _figures(cells, found)
+    return figures
+
+
+def _print(cells: int, found: dict[str, list[Cost]]) -> None:
+    for way, costs in found.items():
+        milliseconds, megabytes = (
+            median(getattr(cost, kind) for cost in costs) for kind in ("milliseconds", "megabytes")
         )
-        aims = AIMS.get(cells, (None, None))
-        figures.append(Figure(what=f"readout, {cells}×{cells}: speed / plain formula", ratios=times, aim=aims[0]))
-        what = f"readout, {cells}×{cells}: peak memory / plain formula"
-        figures.append(Figure(what=what, ratios=peaks, aim=aims[1], at_most=True))
+        speed, memory = (median(ratios) for ratios in _ratios(costs, found[OURS]))
+        label = f"{cells}×{cells}, batch {BATCHES[cells]}"
+        print(f"{label:<16}{way:<20}{milliseconds:>12.1f}{speed:>26.1f}{megabytes:>7.0f}{memory:>15.2f}")
+
+
+def _ratios(theirs: list[Cost], ours: list[Cost]) -> tuple[list[float], list[float]]:
+    """How many times as fast ours are, and of how much of their memory, by run."""
+    pairs = list(zip(theirs, ours, strict=True))
+    return [a.milliseconds / b.milliseconds for a, b in pairs], [b.megabytes / a.megabytes for a, b in pairs]
+
+
+def _figures(cells: int, found: dict[str, list[Cost]]) -> list[Figure]:
+    figures = []
+    for way, aims in ((PLAIN, AIMS.get(cells, (None, None))), (PLAIN_KEPT, (None, None))):
+        speed, memory = _ratios(found[way], found[OURS])
+        figures.append(Figure(what=f"readout, {cells}×{cells}: speed / {way}", ratios=speed, aim=aims[0]))
+        what = f"readout, {cells}×{cells}: peak memory / {way}"
+        figures.append(Figure(what=what, ratios=memory, aim=aims[1], at_most=True))
     return figures
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from deapcache.allocator import keep_freed_memory
 from deapcache.backbones import build, describe, weights_status
 from deapcache.extraction import choose_device
 from deapcache.readouts import blank_readout
@@ -59,6 +60,7 @@ class _Built:
 
 def measure(subject: Subject) -> Measured:
     """Time batches of one subject in inference mode; raises what building it raises."""
+    keep_freed_memory()
     device = choose_device(subject.device)
     built = _backbone(subject, device) if subject.kind == "backbone" else _readout(subject, device)
     for _ in range(_WARM_UP):
