@@ -1,37 +1,52 @@
-"""How the process's memory allocator treats large arrays.
+"""What the C library does with memory that is freed.
 
 glibc gives every large array back to the system when it is freed, and the next one of that size is new memory, of which
-the system clears each page at its first touch. The forward pass of a convolution net on a CPU makes and frees a
-hundred such arrays an image, and may spend more time on that than on arithmetic.
+the system clears each page at its first touch. A convolution net's forward pass on a CPU makes and frees a hundred such
+arrays a batch, and may spend more time on that than on arithmetic.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""``M_TRIM_THRESHOLD`` and ``M_MMAP_THRESHOLD`` of malloc.h."""
+"""``M_TRIM_THRESHOLD`` and ``M_MMAP_THRESHOLD`` of glibc's malloc.h."""
 
 _KEPT = 2**31 - 1
 """Free bytes at the end of the heap beyond which they are given back: the most that mallopt takes."""
 
-_OWN_MAPPING = (2**30, 2**25)
+_OWN_PAGES = (2**30, 2**25)
 """Bytes from which an array gets pages of its own, given back with it; glibc before 2.35 refuses the first."""
 
+_USUAL = {_MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
+"""What glibc itself goes up to in a process that frees arrays of 32 MB."""
 
-@functools.cache
-def keep_freed_memory() -> bool:
-    """Let this process use freed memory again instead of giving it back; whether it does now.
 
-    Once a process. It does nothing where the user has set malloc's behaviour (``MALLOC_…_`` or ``GLIBC_TUNABLES``) or
-    the C library is not glibc.
+@contextmanager
+def freed_memory_kept() -> Iterator[bool]:
+    """Within it, this process uses freed memory again; after it, memory is given back. Whether it could be arranged.
+
+    For all threads of the process, and not elsewhere than with glibc. It is for work that makes the same arrays over
+    and over: where sizes vary, memory that is kept becomes more and more.
     """
-    chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if chosen or mallopt is None:
-        return False
-    taken = any(mallopt(_MMAP_THRESHOLD, size) for size in _OWN_MAPPING)
-    return bool(taken and mallopt(_TRIM_THRESHOLD, _KEPT))
+    libc = _glibc()
+    if libc is None:
+        yield False
+        return
+    try:
+        kept = any(libc.mallopt(_MMAP_THRESHOLD, size) for size in _OWN_PAGES)
+        yield bool(kept and libc.mallopt(_TRIM_THRESHOLD, _KEPT))
+    finally:
+        for threshold, size in _USUAL.items():
+            libc.mallopt(threshold, size)
+        libc.malloc_trim(0)
+
+
+def _glibc() -> Any:
+    """The C library of this process, where it has glibc's functions; else None."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from deapcache.allocator import keep_freed_memory
 from deapcache.api.places import Home, home_of
 from deapcache.api.runs import Results
 from deapcache.locations import Location
@@ -51,7 +50,6 @@ def probe(
     from deapcache.experiments import probe as run
     from deapcache.probing import ProbeOptions
 
-    keep_freed_memory()
     request = ProbeRequest(
         tasks=_several(task),
         dataset=dataset,

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import typer
 
-from deapcache.allocator import keep_freed_memory
 from deapcache.cli import cache, listing, scenes
 from deapcache.cli.console import err, note
 from deapcache.cli.demo import demo_command
@@ -68,7 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    keep_freed_memory()
     try:
         outcome = app(args=arguments, standalone_mode=False)
     except DeapcacheError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from deapcache.allocator import keep_freed_memory
 from tests.benchmarks import (
     bench_decode,
     bench_extract,
@@ -34,11 +33,7 @@ BENCHMARKS = (
 
 
 def main() -> None:
-    """Run all benchmarks, each printing its own tables, and print the table of all.
-
-    Memory is kept as the command line keeps it, for deapcache and for what it is compared with.
-    """
-    keep_freed_memory()
+    """Run all benchmarks, each printing its own tables, and print the table of all."""
     figures: list[Figure] = []
     for benchmark in BENCHMARKS:
         print(f"== {benchmark.__name__.rpartition('.')[2]}", flush=True)

@@ -25,7 +25,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deapcache.allocator import keep_freed_memory
 from tests.benchmarks.figures import Figure
 
 BACKBONE = "timm:test_vit@untrained"
@@ -133,7 +132,6 @@ def _measure(folder: Path, sizes: Sizes, verbs: list[str]) -> Iterator[dict[str,
 def _in_a_fork(verb: Callable[[Path, Sizes], float], folder: Path, sizes: Sizes) -> tuple[float, float, float]:
     reading, writing = os.pipe()
     if os.fork() == 0:
-        keep_freed_memory()  # as the command line does
         status = 1
         try:
             before = _status("VmRSS")

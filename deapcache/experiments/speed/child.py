@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from deapcache.allocator import keep_freed_memory
+from deapcache.allocator import freed_memory_kept
 from deapcache.backbones import build, describe, weights_status
 from deapcache.extraction import choose_device
 from deapcache.readouts import blank_readout
@@ -60,13 +60,13 @@ class _Built:
 
 def measure(subject: Subject) -> Measured:
     """Time batches of one subject in inference mode; raises what building it raises."""
-    keep_freed_memory()
     device = choose_device(subject.device)
     built = _backbone(subject, device) if subject.kind == "backbone" else _readout(subject, device)
-    for _ in range(_WARM_UP):
-        built.run()
-    _reset_peak(device)
-    seconds = tuple(seconds_of(built.run, device) for _ in range(subject.batches))
+    with freed_memory_kept():  # as extraction does
+        for _ in range(_WARM_UP):
+            built.run()
+        _reset_peak(device)
+        seconds = tuple(seconds_of(built.run, device) for _ in range(subject.batches))
     return Measured(
         seconds=seconds,
         peak_memory_bytes=_peak(device),
