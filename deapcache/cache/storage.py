@@ -25,6 +25,9 @@ from deapcache.errors import FeatureError, UsageError
 
 STORAGE_FORMATS = ("float16", "bfloat16", "float32", "int8")
 
+_EXPONENT = 0x7C00
+"""The exponent's bits of a float16: all are set in an infinity and in NaN."""
+
 _FLOAT16_MAX = 65504.0
 _INT8_MAX = 127.0
 _ROUND = BitRound(keepbits=7)
@@ -81,7 +84,7 @@ def encode_features(features: np.ndarray, storage: str, image_ids: Sequence[str]
         For NaN, an infinity or a value beyond the format's range; names image, channel, grid cell and value.
     """
     _require_known(storage)
-    _require_finite(features, np.isfinite(features), image_ids, storage)
+    _require_finite(features, features, image_ids, storage)
     if storage == "int8":
         return _quantised(features.astype(np.float32, copy=False))
     if storage == "float32":
@@ -89,7 +92,8 @@ def encode_features(features: np.ndarray, storage: str, image_ids: Sequence[str]
     rounded = _seven_bits(features.astype(np.float32)) if storage == "bfloat16" else features
     with np.errstate(over="ignore"):
         stored = rounded.astype(np.float16, copy=False)
-    _require_finite(features, np.isfinite(stored), image_ids, storage)
+    if stored is not features:
+        _require_finite(features, stored, image_ids, storage)
     return {"features": stored}
 
 
@@ -135,9 +139,16 @@ def _seven_bits(values: np.ndarray) -> np.ndarray:
     return np.asarray(_ROUND.encode(values)).view(np.float32).reshape(values.shape)
 
 
-def _require_finite(features: np.ndarray, finite: np.ndarray, image_ids: Sequence[str], storage: str) -> None:
-    if finite.all():
+def _all_finite(values: np.ndarray) -> bool:
+    if values.dtype == np.float16:  # its exponent bits: numpy takes float16 number by number
+        return int((values.view(np.uint16) & _EXPONENT).max(initial=0)) < _EXPONENT
+    return bool(np.isfinite(values).all())
+
+
+def _require_finite(features: np.ndarray, stored: np.ndarray, image_ids: Sequence[str], storage: str) -> None:
+    if _all_finite(stored):
         return
+    finite = np.isfinite(stored)
     image, row, column, channel = (int(i) for i in np.unravel_index(int(np.argmin(finite)), finite.shape))
     value = float(features[image, row, column, channel])
     if np.isfinite(value):
