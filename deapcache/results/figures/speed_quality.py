@@ -83,7 +83,7 @@ def _ours(subject: Subject, known: Mapping[str, Speed]) -> _Panel:
     points = tuple(
         (
             s.backbone,
-            f"{s.backbone} · {s.readout}" if several else s.backbone,
+            f"{s.label} · {s.readout}" if several else s.label,
             s.mean[subject.metric],
             error_bar(s, subject.metric),
         )

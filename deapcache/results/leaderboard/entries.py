@@ -74,7 +74,7 @@ class Entry:
     @property
     def row(self) -> tuple[str, str, str, str]:
         """What the entries of one line of a board share."""
-        return self.source, self.backbone.name, self.readout, self.variant
+        return self.source, self.backbone.label, self.readout, self.variant
 
     @property
     def origin(self) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deapcache.results.leaderboard.columns import details
 from deapcache.results.leaderboard.entries import Comparison, Entry, Leaderboard, Metric
+from deapcache.results.reading import layer_of, tokens_of
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -42,6 +43,8 @@ def _row(comparison: Comparison, entry: Entry, metric: Metric, beside: Path | No
         "category": entry.backbone.category,
         "backbone_parameters": entry.backbone.parameters,
         "features": entry.backbone.size,
+        "layer": layer_of(summary.first) if summary else "",
+        "tokens": tokens_of(summary.first) if summary else "",
         "readout": entry.readout,
         "variant": entry.variant,
         "lr": summary.lr if summary else None,

@@ -94,7 +94,7 @@ def _direction(metric: Metric) -> str:
 
 
 def _row(entry: Entry, cells: Sequence[str], title: str) -> str:
-    told = [entry.backbone.name, entry.backbone.category, entry.name, entry.printed, entry.backbone.training_data]
+    told = [entry.backbone.label, entry.backbone.category, entry.name, entry.printed, entry.backbone.training_data]
     text = escape(" ".join([*told, title, entry.protocol]).lower())
     css = ' class="paper"' if entry.source == PAPER else ""
     return (
@@ -106,8 +106,9 @@ def _row(entry: Entry, cells: Sequence[str], title: str) -> str:
 def _names(entry: Entry, origin: str, opened: str = "") -> Iterator[str]:
     name = escape(entry.backbone.name)
     shown = f'<button type="button" class="open" data-entry="{opened}">{name}</button>' if opened else name
-    mark = f' <span class="mark">{escape(origin)}</span>' if entry.source == PAPER else ""
-    yield f'<th scope="row" data-v="{name}">{shown}{mark}</th>'
+    marks = [entry.backbone.reading, origin if entry.source == PAPER else ""]
+    mark = "".join(f' <span class="mark">{escape(text)}</span>' for text in marks if text)
+    yield f'<th scope="row" data-v="{escape(entry.backbone.label)}">{shown}{mark}</th>'
     yield f'<td data-v="{escape(entry.name)}">{escape(entry.name)}</td>'
     category = escape(entry.backbone.category)
     yield f'<td class="extra" data-v="{category}"><span class="chip {category}">{category}</span></td>'

@@ -74,16 +74,17 @@ def _variants(summaries: Sequence[Summary]) -> Mapping[str, str]:
     """Run of the first seed → what tells its row from others that share dataset and readout.
 
     That is how it was trained wherever rows of one comparison differ in it, and everything in which rows of one
-    backbone differ.
+    layer of a backbone differ.
     """
     named: dict[str, str] = {}
     for rows in _by(summaries, lambda s: (s.dataset, s.readout)).values():
         groups = list(_by(rows, _conditions).values())
         trained = differing([[_training(summary) for summary in group] for group in groups])
-        for own in _by(rows, lambda s: s.backbone).values():
-            identities = [[row_identity(s.first) for s in group] for group in _by(own, _conditions).values()]
+        for own in _by(rows, lambda s: s.label).values():
+            alike = list(_by(own, _conditions).values())
+            identities = [[row_identity(s.first) for s in group] for group in alike]
             fields = list(dict.fromkeys([*trained, *differing(identities)]))
-            for group, found in zip(_by(own, _conditions).values(), identities, strict=True):
+            for group, found in zip(alike, identities, strict=True):
                 runs = [summary.first.run for summary in group]
                 named |= dict(zip(runs, told_apart(found, fields), strict=True))
     return named
