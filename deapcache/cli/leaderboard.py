@@ -31,6 +31,10 @@ def leaderboard_command(
     intervals: Annotated[
         bool, typer.Option("--intervals/--no-intervals", help="95% intervals over images, by bootstrap.")
     ] = True,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="Device whose speeds of backbones are shown. Default: that with most backbones."),
+    ] = None,
     bundles: Annotated[
         list[Path] | None,
         typer.Option(
@@ -52,7 +56,8 @@ def leaderboard_command(
     if bundles:
         _add(bundles, options.own_home(home))
     collected = collect([locations.locate(place) for place in results] if results else [locations.home(home)])
-    _write(leaderboard(collected, intervals=intervals, paper=paper), cast("Format", format), folder, name)
+    board = leaderboard(collected, intervals=intervals, paper=paper, device=device)
+    _write(board, cast("Format", format), folder, name)
 
 
 def _add(bundles: list[Path], home: Location) -> None:

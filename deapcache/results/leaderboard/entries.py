@@ -198,6 +198,10 @@ class Leaderboard:
     """Everything that is shown."""
 
     boards: tuple[Board, ...]
+    device: str = ""
+    """Whose speeds are shown; empty where none was measured."""
+    devices: tuple[str, ...] = ()
+    """On which any backbone was measured, the shown one first."""
     notes: tuple[str, ...] = field(default=())
 
     @property

@@ -10,6 +10,7 @@ from deapcache.errors import DeapcacheError
 from deapcache.results.paper import paper_features
 from deapcache.results.reading import reading_of
 from deapcache.results.record import Result
+from deapcache.results.speeds import BackboneSpeed
 
 CATEGORIES = ("supervised", "self-supervised", "vision-language", "untrained", "other")
 """The paper's three (Table 2), the control, and what is not known."""
@@ -29,6 +30,8 @@ class BackboneFacts:
     training_data: str = ""
     reading: str = ""
     """Which layer a run read, where it is not the last: ``layer 6``; see :func:`reading_of`."""
+    speeds: tuple[BackboneSpeed, ...] = ()
+    """On each device that it was measured on, the one that is shown first."""
 
     @property
     def label(self) -> str:

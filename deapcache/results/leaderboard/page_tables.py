@@ -11,6 +11,8 @@ from deapcache.results.cells import NOTHING
 from deapcache.results.leaderboard.bars import Scale, bar, scale_of
 from deapcache.results.leaderboard.columns import millions, milliseconds
 from deapcache.results.leaderboard.entries import PAPER, Board, Comparison, Entry, Line, Metric
+from deapcache.results.leaderboard.page_speeds import speed_cell, speed_legend
+from deapcache.results.leaderboard.speeds import UNIT
 
 _LEGEND = (
     "darker: nearer to the best of its column, which is bold; ± standard deviation over (n) seeds; "
@@ -21,17 +23,18 @@ _STEPS = 5
 """Shades of a board's cells."""
 
 
-def board_section(board: Board) -> str:
+def board_section(board: Board, devices: Sequence[str]) -> str:
     """Backbones × tasks, with a shade for how good a score is among those of its column."""
     heads = [_head("Backbone"), _head("Readout"), _head("Category", extra=True)]
     heads += [_head("Parameters", "[M]", number=True, extra=True), _head("Features", "H×W×D", number=True, extra=True)]
+    heads.append(_head("Speed", UNIT, number=True, extra=True))
     heads += [_task_head(comparison) for comparison in board.comparisons]
-    rows = "\n".join(_line(line, board) for line in board.lines)
+    rows = "\n".join(_line(line, board, devices) for line in board.lines)
     title = escape(f"Backbones × tasks: {board.title}")
     return f"""<section aria-labelledby="board-{board.key}">
 <h2 id="board-{board.key}">{title}</h2>
 {_table(f"board-{board.key}", "board", heads, rows)}
-<ul class="notes"><li>{_LEGEND}</li></ul>
+<ul class="notes"><li>{_LEGEND}</li>{speed_legend(devices)}</ul>
 </section>"""
 
 
@@ -119,13 +122,14 @@ def _number(value: float | None, text: str, extra: bool = True) -> str:
     return f'<td class="n{" extra" if extra else ""}" data-v="{known}">{escape(text)}</td>'
 
 
-def _line(line: Line, board: Board) -> str:
+def _line(line: Line, board: Board, devices: Sequence[str]) -> str:
     backbone = line.first.backbone
     volume = math.prod(backbone.features) if backbone.features else None
     cells = [
         *_names(line.first, line.origin),
         _number(backbone.parameters, millions(backbone.parameters, 1)),
         _number(volume, backbone.size or NOTHING),
+        speed_cell(backbone, devices),
         *(_cell(line.cells.get(comparison.key), comparison) for comparison in board.comparisons),
     ]
     return _row(line.first, cells, board.title)

@@ -12,6 +12,7 @@ from deapcache.results.leaderboard.columns import millions, milliseconds
 from deapcache.results.leaderboard.embedding import Pictures
 from deapcache.results.leaderboard.entries import Comparison, Entry
 from deapcache.results.leaderboard.repeating import recorded_command, repeat_commands
+from deapcache.results.leaderboard.speeds import speed_facts
 from deapcache.results.reading import layer_of, tokens_of
 from deapcache.results.record import Result, plain_json, result_key
 
@@ -70,6 +71,7 @@ def _facts(entry: Entry, comparison: Comparison) -> Iterator[tuple[str, str]]:
     yield "backbone parameters", _with_unit(millions(backbone.parameters, 1), "M")
     yield "feature volume", backbone.size
     yield "layer", _layer(entry)
+    yield from speed_facts(backbone)
     yield "learnable parameters", _with_unit(millions(entry.parameters, 3), "M")
     yield "training", _with_unit(milliseconds(entry.cost("train_ms_per_image")), "ms/image, the readout alone")
     yield "prediction", _with_unit(milliseconds(entry.cost("predict_ms_per_image")), "ms/image, the readout alone")

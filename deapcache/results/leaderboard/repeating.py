@@ -80,16 +80,21 @@ def _probe(
         yield "--limit", limit
     if list(protocol["views"]) != ["original"]:
         yield "--views", ",".join(protocol["views"])
-    for field, usual in _CHOOSING.items():
-        if recipe.get(field, usual) != usual:
-            yield "--where", f"{field}={recipe[field]}"
-    for option, *value in _taps(result.backbone, recipe):
-        if option == "--layers":
-            yield "--where", f"layer={value[0]}"
-        elif option != "--tokens":
-            yield "--where", f"final_norm={str(recipe['final_norm']).lower()}"
+    yield from (("--where", condition) for condition in _where(result.backbone, recipe))
     for choice, value in result.build.get("task_options", {}).items():
         yield "--task-option", f"{result.task}.{choice}={value}"
+
+
+def _where(backbone: str, recipe: Mapping[str, Any]) -> Iterator[str]:
+    """What chooses these features where the home has others of the backbone."""
+    for field, usual in _CHOOSING.items():
+        if recipe.get(field, usual) != usual:
+            yield f"{field}={recipe[field]}"
+    options = [option for option, *_ in _taps(backbone, recipe)]
+    if "--layers" in options:
+        yield f"layer={recipe['layer']}"
+    if not {"--final-norm", "--no-final-norm"}.isdisjoint(options):
+        yield f"final_norm={str(recipe['final_norm']).lower()}"
 
 
 def _limit(result: Result, protocol: Mapping[str, Any]) -> int | None:
