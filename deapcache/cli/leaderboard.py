@@ -66,9 +66,11 @@ def _add(bundles: list[Path], home: Location) -> None:
     for bundle in bundles:
         report = add_bundle(bundle, home)
         there = f", {len(report.there)} were there already" if report.there else ""
-        note(f"added from {bundle} to {home}: {len(report.added)} runs{there}")
-        for run in report.added:
-            note(f"  {run}")
+        note(f"added from {bundle} to {home}: {len(report.added)} runs, {len(report.speeds)} speeds{there}")
+        for added in (*report.added, *report.speeds):
+            note(f"  {added}")
+        for key in report.kept:
+            note(f"  {key}: the home's own measurement stays")
 
 
 def _write(board: Leaderboard, format: Format, folder: Path | None, name: str) -> None:
