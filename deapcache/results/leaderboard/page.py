@@ -39,7 +39,7 @@ def html_page(board: Leaderboard) -> str:
         "tasks": "".join(f'<li><a href="#task-{c.key}">{escape(c.title)}</a></li>' for c in board.comparisons),
         "devices": device_choice(board.devices),
         "boards": "\n".join(board_section(one, board.devices) for one in board.boards),
-        "comparisons": "\n".join(map(comparison_section, board.comparisons)),
+        "comparisons": "\n".join(comparison_section(one, board.devices) for one in board.comparisons),
         "notes": "".join(f"<li>{escape(note)}</li>" for note in board.notes),
         "data": script_json(_panels(board)),
     }

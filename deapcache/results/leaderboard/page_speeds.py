@@ -1,4 +1,4 @@
-"""Speeds in the page: one column, and a choice of the device that it is of where there are several."""
+"""What a backbone costs, in the page: a column of speeds of one device, its choice, and one line for phones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from html import escape
 
+from deapcache.results.leaderboard.columns import millions
 from deapcache.results.leaderboard.facts import BackboneFacts
 from deapcache.results.leaderboard.speeds import COMMAND, ratio, relative
 
@@ -14,9 +15,23 @@ def speed_cell(backbone: BackboneFacts, devices: Sequence[str]) -> str:
     """The speed on the first device; those on all of them as data, from which the page's script shows another."""
     known = [relative(backbone, device) for device in devices]
     value = known[0] if known else None
-    every = f' data-speeds="{escape(json.dumps(known))}"' if len(devices) > 1 else ""
     shown = "" if value is None else repr(value)
-    return f'<td class="n extra speed" data-v="{shown}"{every}>{ratio(value)}</td>'
+    return f'<td class="n extra speed" data-v="{shown}"{_every(known)}>{ratio(value)}</td>'
+
+
+def _every(known: Sequence[float | None]) -> str:
+    return f' data-speeds="{escape(json.dumps(known))}"' if len(known) > 1 else ""
+
+
+def cost_line(backbone: BackboneFacts, readout: str, devices: Sequence[str]) -> str:
+    """Readout, category, size and speed under a name: what a phone has no columns for; elsewhere it is not shown."""
+    told = [escape(readout), escape(backbone.category)]
+    if backbone.parameters is not None:
+        told.append(f"{millions(backbone.parameters, 1)}\u00a0M")
+    known = [relative(backbone, device) for device in devices]
+    if any(value is not None for value in known):
+        told.append(f"<span{_every(known)}>{ratio(known[0])}</span>\u00a0×\u00a0ViT-B/16")
+    return f'<span class="cost">{" · ".join(told)}</span>'
 
 
 def device_choice(devices: Sequence[str]) -> str:

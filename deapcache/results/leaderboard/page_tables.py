@@ -11,7 +11,7 @@ from deapcache.results.cells import NOTHING
 from deapcache.results.leaderboard.bars import Scale, bar, scale_of
 from deapcache.results.leaderboard.columns import millions, milliseconds
 from deapcache.results.leaderboard.entries import PAPER, Board, Comparison, Entry, Line, Metric
-from deapcache.results.leaderboard.page_speeds import speed_cell, speed_legend
+from deapcache.results.leaderboard.page_speeds import cost_line, speed_cell, speed_legend
 from deapcache.results.leaderboard.speeds import UNIT
 
 _LEGEND = (
@@ -25,7 +25,7 @@ _STEPS = 5
 
 def board_section(board: Board, devices: Sequence[str]) -> str:
     """Backbones × tasks, with a shade for how good a score is among those of its column."""
-    heads = [_head("Backbone"), _head("Readout"), _head("Category", extra=True)]
+    heads = [_head("Backbone"), _head("Readout", extra=True), _head("Category", extra=True)]
     heads += [_head("Parameters", "[M]", number=True, extra=True), _head("Features", "H×W×D", number=True, extra=True)]
     heads.append(_head("Speed", UNIT, number=True, extra=True))
     heads += [_task_head(comparison) for comparison in board.comparisons]
@@ -38,18 +38,18 @@ def board_section(board: Board, devices: Sequence[str]) -> str:
 </section>"""
 
 
-def comparison_section(comparison: Comparison) -> str:
+def comparison_section(comparison: Comparison, devices: Sequence[str]) -> str:
     """One task: every entry with a bar, its interval, all metrics and how it was measured."""
     scale = scale_of(comparison)
     others = [metric for metric in comparison.metrics if metric != comparison.main]
     main_first = "descending" if comparison.main.higher_is_better else "ascending"
-    heads = [_head("Backbone"), _head("Readout"), _head("Category", extra=True)]
+    heads = [_head("Backbone"), _head("Readout", extra=True), _head("Category", extra=True)]
     heads.append(_head(comparison.main.label, _direction(comparison.main), number=True, sorted_as=main_first))
     heads += [_head(metric.label, _direction(metric), number=True, extra=True) for metric in others]
     heads += [_head("Seeds", number=True, extra=True), _head("Learnable", "[M]", number=True, extra=True)]
     heads += [_head("Training", "[ms/image]", number=True, extra=True), _head("Protocol", extra=True)]
     heads.append(_head("Date", extra=True))
-    rows = "\n".join(_entry(entry, comparison, scale, others) for entry in comparison.entries)
+    rows = "\n".join(_entry(entry, comparison, scale, others, devices) for entry in comparison.entries)
     notes = "".join(f"<li>{escape(note)}</li>" for note in _notes(comparison))
     key = f"task-{comparison.key}"
     return f"""<section aria-labelledby="{key}">
@@ -106,13 +106,15 @@ def _row(entry: Entry, cells: Sequence[str], title: str) -> str:
     )
 
 
-def _names(entry: Entry, origin: str, opened: str = "") -> Iterator[str]:
+def _names(entry: Entry, origin: str, devices: Sequence[str], opened: str = "") -> Iterator[str]:
     name = escape(entry.backbone.name)
     shown = f'<button type="button" class="open" data-entry="{opened}">{name}</button>' if opened else name
-    marks = [entry.backbone.reading, origin if entry.source == PAPER else ""]
-    mark = "".join(f' <span class="mark">{escape(text)}</span>' for text in marks if text)
-    yield f'<th scope="row" data-v="{escape(entry.backbone.label)}">{shown}{mark}</th>'
-    yield f'<td data-v="{escape(entry.name)}">{escape(entry.name)}</td>'
+    mark = f' <span class="mark">{escape(entry.backbone.reading)}</span>' if entry.backbone.reading else ""
+    if entry.source == PAPER:
+        mark += f' <span class="mark" title="{escape(origin)}">paper</span>'
+    cost = cost_line(entry.backbone, entry.name, devices)
+    yield f'<th scope="row" data-v="{escape(entry.backbone.label)}">{shown}{mark}{cost}</th>'
+    yield f'<td class="extra" data-v="{escape(entry.name)}">{escape(entry.name)}</td>'
     category = escape(entry.backbone.category)
     yield f'<td class="extra" data-v="{category}"><span class="chip {category}">{category}</span></td>'
 
@@ -126,7 +128,7 @@ def _line(line: Line, board: Board, devices: Sequence[str]) -> str:
     backbone = line.first.backbone
     volume = math.prod(backbone.features) if backbone.features else None
     cells = [
-        *_names(line.first, line.origin),
+        *_names(line.first, line.origin, devices),
         _number(backbone.parameters, millions(backbone.parameters, 1)),
         _number(volume, backbone.size or NOTHING),
         speed_cell(backbone, devices),
@@ -159,7 +161,7 @@ def _shade(value: float, values: Sequence[float]) -> int:
     return round((_STEPS - 1) * (value - values[-1]) / (values[0] - values[-1]))
 
 
-def _entry(entry: Entry, comparison: Comparison, scale: Scale, others: Sequence[Metric]) -> str:
+def _entry(entry: Entry, comparison: Comparison, scale: Scale, others: Sequence[Metric], devices: Sequence[str]) -> str:
     score = entry.scores.get(comparison.main.name)
     train = entry.cost("train_ms_per_image")
     mean = math.nan if score is None else score.mean
@@ -175,7 +177,7 @@ def _entry(entry: Entry, comparison: Comparison, scale: Scale, others: Sequence[
         f"<code>{escape(entry.protocol[:SHORT]) or NOTHING}</code></td>",
         f'<td class="extra" data-v="{escape(entry.date)}">{escape(entry.date) or NOTHING}</td>',
     ]
-    return _row(entry, [*_names(entry, entry.origin, entry.key), *measured], comparison.title)
+    return _row(entry, [*_names(entry, entry.origin, devices, entry.key), *measured], comparison.title)
 
 
 def _metric(entry: Entry, metric: Metric) -> str:

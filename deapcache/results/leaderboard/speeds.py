@@ -13,7 +13,7 @@ from deapcache.results.leaderboard.facts import BackboneFacts
 from deapcache.results.speeds import BackboneSpeed
 
 COMMAND = "deapcache speed --backbone NAME"
-UNIT = "[ViT-B/16 = 1]"
+UNIT = "[× ViT-B/16]"
 _CONTROL = "@untrained"
 
 Speeds = Mapping[str, Mapping[str, BackboneSpeed]]
