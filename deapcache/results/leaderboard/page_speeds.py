@@ -30,7 +30,7 @@ def cost_line(backbone: BackboneFacts, readout: str, devices: Sequence[str]) -> 
         told.append(f"{millions(backbone.parameters, 1)}\u00a0M")
     known = [relative(backbone, device) for device in devices]
     if any(value is not None for value in known):
-        told.append(f"<span{_every(known)}>{ratio(known[0])}</span>\u00a0×\u00a0ViT-B/16")
+        told.append(f'<span class="unit"><span{_every(known)}>{ratio(known[0])}</span> × ViT-B/16</span>')
     return f'<span class="cost">{" · ".join(told)}</span>'
 
 
