@@ -122,6 +122,7 @@ def _draw_source(axes: Sequence[Axes], source: _Source, names: Sequence[str]) ->
         values = source.scores.get(task)
         axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         if values is None:
+            axis.grid(visible=False)  # lines behind the words
             axis.text(0.5, 0.5, "no scores of\ntwo backbones", transform=axis.transAxes, ha="center", va="center",
                       fontsize=LARGE, color=GREY)  # fmt: skip
             name_axes(axis, title=f"{title}\n{source.title}", x="relative score [0 to 1]")
