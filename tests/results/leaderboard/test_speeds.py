@@ -6,6 +6,7 @@ import csv
 import io
 
 import pytest
+from deapcache_browser import chromium, complaints
 from deapcache_results import make_facts
 
 from deapcache.errors import ResultsError
@@ -86,3 +87,21 @@ def test_of_two_homes_the_first_ones_speed_is_shown(probed, arrays, tmp_path):
     assert {name: row["speed_relative"] for name, row in told.items() if name in ("mae", "clip")} == {
         "mae": "0.5", "clip": "0.25",
     }  # fmt: skip
+
+
+def test_the_page_shows_the_speeds_of_the_device_that_is_chosen(probed, tmp_path):
+    for name, factor, device in (("mae", 3.0, CPU), ("dino", 4.0, CPU), ("dino", 0.5, GPU)):
+        add(probed, name, factor, device)
+    file = tmp_path / "page.html"
+    file.write_text(rendered(board(probed), "html"), encoding="utf-8")
+    shown = "return [...document.querySelectorAll('td.speed')].map(e => `${e.textContent}|${e.dataset.v}`).sort()"
+    with chromium(tmp_path / "profile") as browser:
+        browser.get(file.as_uri())
+        third = f"0.333|{1 / 3!r}"
+        assert browser.execute_script(shown) == ["0.25|0.25", third, third]
+        choice = browser.find_element("css selector", "select[name=device]")
+        assert choice.accessible_name == "Speed on"
+        choice.find_elements("css selector", "option")[1].click()
+        assert browser.execute_script(shown) == ["2|2", "–|", "–|"]
+        assert browser.find_element("css selector", "[data-device]").text == GPU
+        assert complaints(browser) == []
