@@ -31,6 +31,10 @@ def leaderboard_command(
     intervals: Annotated[
         bool, typer.Option("--intervals/--no-intervals", help="95% intervals over images, by bootstrap.")
     ] = True,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="Device whose speeds of backbones are shown. Default: that with most backbones."),
+    ] = None,
     bundles: Annotated[
         list[Path] | None,
         typer.Option(
@@ -52,7 +56,8 @@ def leaderboard_command(
     if bundles:
         _add(bundles, options.own_home(home))
     collected = collect([locations.locate(place) for place in results] if results else [locations.home(home)])
-    _write(leaderboard(collected, intervals=intervals, paper=paper), cast("Format", format), folder, name)
+    board = leaderboard(collected, intervals=intervals, paper=paper, device=device)
+    _write(board, cast("Format", format), folder, name)
 
 
 def _add(bundles: list[Path], home: Location) -> None:
@@ -61,9 +66,11 @@ def _add(bundles: list[Path], home: Location) -> None:
     for bundle in bundles:
         report = add_bundle(bundle, home)
         there = f", {len(report.there)} were there already" if report.there else ""
-        note(f"added from {bundle} to {home}: {len(report.added)} runs{there}")
-        for run in report.added:
-            note(f"  {run}")
+        note(f"added from {bundle} to {home}: {len(report.added)} runs, {len(report.speeds)} speeds{there}")
+        for added in (*report.added, *report.speeds):
+            note(f"  {added}")
+        for key in report.kept:
+            note(f"  {key}: the home's own measurement stays")
 
 
 def _write(board: Leaderboard, format: Format, folder: Path | None, name: str) -> None:

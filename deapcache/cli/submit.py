@@ -21,7 +21,7 @@ def submit_command(
     home: options.Home = None,
     plugin: options.Plugin = None,
 ) -> None:
-    """Pack results, for whoever keeps a leaderboard: scores, statistics of each image, readouts, pictures; no features.
+    """Pack results, for whoever keeps a leaderboard: scores, statistics, readouts, pictures, speeds; no features.
 
     The command lines of the runs are part of their results. `deapcache leaderboard --add FILE` checks and merges it.
     """
@@ -40,4 +40,5 @@ def submit_command(
         note(f"without its picture, which is too large: {', '.join(packed.without_picture)}")
     for run in packed.runs:
         out.print(run, markup=False)
-    out.print(f"packed: {file}, {len(packed.runs)} runs, {size(len(packed.data))}", markup=False)
+    counts = f"{len(packed.runs)} runs, {len(packed.speeds)} speeds"
+    out.print(f"packed: {file}, {counts}, {size(len(packed.data))}", markup=False)

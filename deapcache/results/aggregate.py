@@ -13,6 +13,7 @@ import numpy as np
 
 from deapcache.errors import ResultsError
 from deapcache.recipe import SHORT, Difference, Protocol, differences, digest_of
+from deapcache.results.reading import depth_of, told_of
 from deapcache.results.record import Result
 
 _Name = tuple[str, ...]
@@ -50,20 +51,25 @@ class Summary:
         return tuple(result.seed for result in self.results)
 
     @property
+    def label(self) -> str:
+        """Backbone, and the layer where it is not the last: ``dinov2``, ``dinov2 · layer 6``."""
+        return told_of(self.first)
+
+    @property
     def first(self) -> Result:
         """The result of the lowest seed, for what all seeds share."""
         return self.results[0]
 
 
 def summarise(results: Iterable[Result], *, allow_mixed: bool = False) -> list[Summary]:
-    """Group results by task, dataset, backbone, readout, learning rate, protocol and caches; sorted by these names.
+    """Group results by task, dataset, backbone, layer, readout, learning rate, protocol and caches; sorted by these.
 
-    Raises :class:`ResultsError` that lists the differing fields where one backbone, readout and learning rate has
-    results from different protocols or caches, or where the rows of one task and dataset were not measured under the
-    same conditions (protocol but for readout and learning rate, targets). ``allow_mixed`` gives a summary for each of
-    them instead.
+    Raises :class:`ResultsError` that lists the differing fields where one layer of a backbone, readout and learning
+    rate has results from different protocols or caches, or where the rows of one task and dataset were not measured
+    under the same conditions (protocol but for readout and learning rate, targets). ``allow_mixed`` gives a summary for
+    each of them instead.
     """
-    ordered = sorted(results, key=lambda r: (*_row_of(r), r.run))
+    ordered = sorted(results, key=_place)
     if not allow_mixed:
         # tables first: the error then names the protocols of all their rows
         _refuse_mixture(ordered, name=_block_of, identity=block_identity)
@@ -123,7 +129,13 @@ def _lr(result: Result) -> float:
 
 
 def _row_of(result: Result) -> _Name:
-    return result.task, result.dataset, result.backbone, result.readout, f"lr {_lr(result):g}"
+    return result.task, result.dataset, told_of(result), result.readout, f"lr {_lr(result):g}"
+
+
+def _place(result: Result) -> tuple[str | int, ...]:
+    """By which results are in order: layer 3 before layer 12, and both before the last."""
+    task, dataset, told, *further = _row_of(result)
+    return task, dataset, result.backbone, depth_of(result), told, *further, result.run
 
 
 def _block_of(result: Result) -> _Name:

@@ -11,6 +11,7 @@ from deapcache.regions import SQUASH
 from deapcache.results.aggregate import Summary
 from deapcache.results.intervals import Interval
 from deapcache.results.paper import BASE, DATA, READOUTS, PaperNumber, paper_ablation, paper_score
+from deapcache.results.reading import inner_layer, layer_of, tokens_of
 from deapcache.results.record import Result
 from deapcache.results.uncertainty import UncertaintyOf
 
@@ -73,6 +74,8 @@ class Cell:
         first = self.summary.first
         return {
             **{name: getattr(self.summary, name) for name in ("task", "dataset", "backbone", "readout", "lr", "seeds")},
+            "layer": layer_of(first),
+            "tokens": tokens_of(first),
             "metric": self.metric,
             "mean": self.mean,
             "spread": self.spread,
@@ -90,7 +93,7 @@ class Cell:
 def compared(summary: Summary, metric: str, which: str, uncertainty: UncertaintyOf | None) -> Cell:
     """The cell of ``summary`` in ``table3``, ``table4``, ``table5`` or ``figure4``."""
     known: Mapping[str, Interval] = uncertainty(summary).intervals if uncertainty else {}
-    paper = None if unlike_paper(summary.first) else _paper_number(summary, metric, which)
+    paper = None if unlike_paper(summary.first) or inner_layer(summary.first) else _paper_number(summary, metric, which)
     return Cell(summary=summary, metric=metric, interval=known.get(metric), paper=paper)
 
 

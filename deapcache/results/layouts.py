@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, get_args
 from deapcache.errors import UsageError
 from deapcache.results.aggregate import Summary
 from deapcache.results.paper import BASE, DATA, READOUTS, paper_backbones
+from deapcache.results.reading import depth_of
 
 Which = Literal["table3", "table4", "table5", "figure4"]
 WHICH: tuple[Which, ...] = get_args(Which)
@@ -106,9 +107,9 @@ def lay_out(summaries: Sequence[Summary], which: str) -> list[Grid]:
     groups = _groups(layout, summaries)
     grids = []
     for setting, chosen in _settings(summaries, groups):
-        per_backbone = [[s for s in chosen if s.backbone == b] for b in _backbones(chosen)]
+        per_backbone = [[s for s in chosen if s.label == b] for b in _backbones(chosen)]
         for part in per_backbone if layout == "figure4" else [chosen]:
-            names = [_TITLES[layout], *([part[0].backbone] if layout == "figure4" else []), *setting]
+            names = [_TITLES[layout], *([part[0].label] if layout == "figure4" else []), *setting]
             grids.append(_grid(" · ".join(names), layout, groups, part))
     return grids
 
@@ -176,8 +177,8 @@ def _backbone_rows(summaries: Sequence[Summary]) -> tuple[Row, ...]:
     """A row for each backbone; also for each readout and learning rate, where there are several."""
     several = len({s.readout for s in summaries}) > 1 or READOUTS.get(summaries[0].readout) != BASE
     order = _backbones(summaries)
-    ordered = sorted(summaries, key=lambda s: (order.index(s.backbone), _readout_order(s.readout), -s.lr))
-    return _rows(ordered, lambda s: f"{s.backbone} · {s.readout}" if several else s.backbone)
+    ordered = sorted(summaries, key=lambda s: (order.index(s.label), _readout_order(s.readout), -s.lr))
+    return _rows(ordered, lambda s: f"{s.label} · {s.readout}" if several else s.label)
 
 
 def _ablation_rows(summaries: Sequence[Summary]) -> tuple[Row, ...]:
@@ -193,7 +194,7 @@ def _rows(ordered: Sequence[Summary], name: Callable[[Summary], str]) -> tuple[R
     for summary in ordered:
         label = f"{name(summary)} · lr {summary.lr:g}" if rates else name(summary)
         rivals = rows.setdefault(label, [])
-        place = (summary.task, summary.backbone)
+        place = (summary.task, summary.label)
         free = next((found for found in rivals if place not in found), None)
         if free is None:
             rivals.append(free := {})
@@ -206,9 +207,14 @@ def _rows(ordered: Sequence[Summary], name: Callable[[Summary], str]) -> tuple[R
 
 
 def _backbones(summaries: Sequence[Summary]) -> list[str]:
-    """Names in the paper's order, others after by name."""
+    """Labels of backbones in the paper's order, others after by name, the layers of each from the first."""
     paper = paper_backbones()
-    return sorted({s.backbone for s in summaries}, key=lambda b: (paper.index(b) if b in paper else len(paper), b))
+
+    def place(summary: Summary) -> tuple[int, str, int, str]:
+        name = summary.backbone
+        return paper.index(name) if name in paper else len(paper), name, depth_of(summary.first), summary.label
+
+    return list(dict.fromkeys(summary.label for summary in sorted(summaries, key=place)))
 
 
 def _readout_order(readout: str) -> tuple[int, str, int]:

@@ -13,6 +13,7 @@ from deapcache.results.cells import NOTHING, TRAIN_TIME, heading, interval, scor
 from deapcache.results.comparison import SPREADS, Cell, compared, is_of_backbones, unlike_paper
 from deapcache.results.layouts import Column, Grid, Row, lay_out, layout_title
 from deapcache.results.paper import paper_parameters
+from deapcache.results.reading import inner_layer
 from deapcache.results.record import plain_json
 from deapcache.results.table import make_blocks
 from deapcache.results.uncertainty import UncertaintyOf
@@ -163,7 +164,12 @@ def _text(which: str, source: str, column: Column, cell: Cell | None, summary: S
 def _fact(which: str, source: str, column: Column, summary: Summary) -> str:
     if source == _OURS:
         return train_time(summary) if column.fact == "time" else f"{summary.first.parameters / 1e6:.3f}"
-    if source != _PAPER or unlike_paper(summary.first) or not is_of_backbones(summary, which):
+    if (
+        source != _PAPER
+        or unlike_paper(summary.first)
+        or inner_layer(summary.first)
+        or not is_of_backbones(summary, which)
+    ):
         return ""
     return str(paper_parameters(summary.backbone, summary.task) or "")
 
@@ -188,5 +194,7 @@ def _task_notes(summaries: Sequence[Summary]) -> Iterator[str]:
         f"{first.task} · {first.dataset}: protocol {named}; seeds {seeds}; "
         f"{first.train_images:,} train and {first.val_images:,} val images"
     )
+    if inner := sorted({s.label for s in summaries if inner_layer(s.first)}):
+        yield f"{first.task} · {first.dataset}: the paper's are of last layers, not beside {', '.join(inner)}"
     if unlike := unlike_paper(first):
         yield f"{first.task} · {first.dataset}: no paper's number beside it: {unlike}"

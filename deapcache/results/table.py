@@ -9,6 +9,7 @@ from deapcache.recipe import SHORT
 from deapcache.results.aggregate import Summary, mixture
 from deapcache.results.blocks import Block, print_blocks
 from deapcache.results.cells import cost_columns, heading, interval, score
+from deapcache.results.reading import layer_of, tokens_of
 from deapcache.results.record import Result, plain_json
 from deapcache.results.uncertainty import Uncertainty, UncertaintyOf
 
@@ -51,6 +52,8 @@ def _row_json(summary: Summary, uncertainty: UncertaintyOf | None) -> dict[str, 
     row = {
         **{name: getattr(summary, name) for name in ("task", "dataset", "backbone", "readout", "lr")},
         **{name: getattr(summary, name) for name in ("protocol_digest", "conditions", "seeds", "mean", "spread")},
+        "layer": layer_of(first),
+        "tokens": tokens_of(first),
         "runs": [result.run for result in summary.results],
         "metrics": first.metrics,
         "main_metric": first.main_metric,
@@ -78,7 +81,7 @@ def _block(title: str, summaries: Sequence[Summary], uncertainty: UncertaintyOf 
 def _columns(summaries: Sequence[Summary], known: Sequence[Uncertainty]) -> Iterator[tuple[str, ...]]:
     """Header, a cell for each summary, and one for the prior."""
     first = summaries[0].first
-    yield "backbone", *(summary.backbone for summary in summaries), PRIOR_ROW
+    yield "backbone", *(summary.label for summary in summaries), PRIOR_ROW
     yield "readout", *_told_apart(summaries), ""
     if len({summary.lr for summary in summaries}) > 1:
         yield "lr", *(f"{summary.lr:g}" for summary in summaries), ""
@@ -94,7 +97,7 @@ def _columns(summaries: Sequence[Summary], known: Sequence[Uncertainty]) -> Iter
 
 def _told_apart(summaries: Sequence[Summary]) -> list[str]:
     """A name for the readout of each row, numbered where mixed results share one."""
-    keys = [(summary.backbone, summary.readout, summary.lr) for summary in summaries]
+    keys = [(summary.label, summary.readout, summary.lr) for summary in summaries]
     numbers = [keys[: place + 1].count(key) for place, key in enumerate(keys)]
     return [
         f"{key[1]} ({number})" if keys.count(key) > 1 else key[1] for key, number in zip(keys, numbers, strict=True)

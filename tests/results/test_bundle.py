@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from deapcache.errors import BundleError, UnknownNameError
 from deapcache.locations import LocalLocation
 from deapcache.results import Result, load_results, load_statistics, save_run
 from deapcache.results.bundle import add_bundle, contents, find_runs, pack_bundle
+from deapcache.results.speed_record import Speed, speed_key, write_speed
 
 Files = dict[str, bytes]
 
@@ -247,7 +248,7 @@ def test_a_flipped_bit_is_refused(refused, packed, run) -> None:
 )
 def test_a_name_beside_those_of_its_runs_is_refused(refused, packed, name: str) -> None:
     assert "which its manifest does not list" in refused({**packed, name: b"1"}, sign=False)
-    assert "which is no file of its runs" in refused({**packed, name: b"1"})
+    assert "which is no file of its runs and no speed" in refused({**packed, name: b"1"})
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "", ".hidden", "a\\b", "x" * 300, "ä", "a\n"])
@@ -308,8 +309,8 @@ def test_a_name_that_comes_twice_is_refused(packed, home, tmp_path: Path) -> Non
 
 
 def test_very_many_names_are_refused_before_they_are_listed(home, tmp_path: Path) -> None:
-    path = zipped(tmp_path, {f"{number}": b"" for number in range(5_000)}, zipfile.ZIP_STORED)
-    assert "it lists 5,000 files, at most 4,001 are taken" in refusal(home, path)
+    path = zipped(tmp_path, {f"{number}": b"" for number in range(6_000)}, zipfile.ZIP_STORED)
+    assert "it lists 6,000 files, at most 5,001 are taken" in refusal(home, path)
 
 
 @pytest.mark.parametrize(
@@ -353,3 +354,89 @@ def test_results_of_before_costs_were_measured_are_taken(refused, packed, run, h
     old = signed(edited(packed, run, _without_added_fields))
     assert add_bundle(zipped(tmp_path, old), home).added == (run,)
     assert isinstance(load_results(home)[0], Result)
+
+
+# Speeds
+
+
+def make_speed(**changes: Any) -> Speed:
+    facts = {
+        "kind": "backbone", "name": "toy", "weights": "untrained", "input": "images 32x32", "batch": 8,
+        "seconds": (0.5, 0.25, 0.125), "reference_seconds": 1.0, "reference": "imagenet", "peak_memory_bytes": 10,
+        "memory": "resident", "parameters": 5, "device": "CPU, 2 threads of 2", "precision": "fp32", "threads": 2,
+        "date": "2026-01-01T00:00:00+00:00", "versions": {"torch": "2.9.0"},
+    }  # fmt: skip
+    return Speed(**{**facts, **changes})
+
+
+@pytest.fixture
+def with_speeds(sender: LocalLocation) -> Iterator[list[str]]:
+    """Keys of three speeds that belong to the sender's runs; beside them lie some that do not."""
+    fitting = [make_speed(), make_speed(device="a GPU"), make_speed(kind="readout", name="deap", input="features")]
+    others = [make_speed(name="imagenet", reference_seconds=0.25), make_speed(name="toy-large")]
+    keys = [write_speed(sender, one) for one in (*fitting, *others)]
+    yield keys[:3]
+    for key in keys:
+        sender.delete(key)
+
+
+def test_speeds_of_the_backbones_and_readouts_of_the_runs_go_along(
+    sender, run, with_speeds, home, tmp_path: Path
+) -> None:
+    done = pack_bundle(sender, [run])
+    assert sorted(done.speeds) == sorted(with_speeds)
+    path = tmp_path / "bundle.zip"
+    path.write_bytes(done.data)
+    mine = write_speed(home, make_speed(seconds=(2.0, 2.0)))
+    assert mine == with_speeds[0]
+    kept = home.read(mine)
+    report = add_bundle(path, home)
+    assert (set(report.speeds), report.kept) == (set(with_speeds[1:]), (mine,))
+    assert home.read(mine) == kept
+    assert all(home.read(key) == sender.read(key) for key in with_speeds[1:])
+    again = add_bundle(path, home)
+    assert (again.speeds, again.kept) == ((), (mine,))
+
+
+LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "rate": (lambda d: d["images_per_second"].update(median=900.0), "its images_per_second does not follow"),
+    "ratio": (lambda d: d.update(relative=5.0), "its relative does not follow"),
+    "batches": (lambda d: d.update(batches=10), "its batches does not follow"),
+    "time": (lambda d: d.update(seconds=[0.5, -1.0, 0.1]), "are no times"),
+    "no time": (lambda d: d.update(seconds=[]), "is no speed of deapcache"),
+    "table": (lambda d: d.update(seconds={"a": 1}), "is no speed of deapcache"),
+    "infinite": (lambda d: d.update(runtime_factor=1e-320), "no"),
+    "device": (lambda d: d.update(device="another"), "its name is not the one that its contents have"),
+    "another's": (lambda d: d.update(backbone="dinov2"), "its name is not the one"),
+    "reference": (lambda d: d.update(reference="dinov2"), "'dinov2' is no ViT-B/16 at 224"),
+    "no backbone": (lambda d: d.update(reference="none-such"), "unknown backbone 'none-such'"),
+    "long text": (lambda d: d.update(input="x" * 400), "its input is no text"),
+    "text": (lambda d: d.update(weights="<b>"), "its weights is none of trained"),
+    "number": (lambda d: d.update(threads="2"), "its threads is no whole number"),
+    "a field more": (lambda d: d.update(html="<b>"), "it has other fields"),
+    "a field less": (lambda d: d.pop("memory"), "KeyError: 'memory'"),
+    "schema": (lambda d: d.update(schema=2), "its schema is 2, this deapcache reads 1"),
+    "date": (lambda d: d.update(date="yesterday"), "ValueError"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_speed_that_does_not_follow_from_its_contents_is_refused(refused, packed, lie: str) -> None:
+    change, expected = LIES[lie]
+    document = make_speed().to_json()
+    change(document)
+    key = speed_key(make_speed())
+    why = refused({**packed, key: json.dumps(document).encode()})
+    assert key in why
+    assert expected in why
+
+
+def test_a_speed_of_what_there_is_no_run_of_and_one_that_is_none_are_refused(refused, packed) -> None:
+    other = make_speed(name="dinov2")
+    data = json.dumps(other.to_json()).encode()
+    assert "'dinov2', of which there is no run here" in refused({**packed, speed_key(other): data})
+    assert "no speed of deapcache" in refused({**packed, speed_key(other): b"[1]"})
+    assert "at most 64,000 are taken" in refused({**packed, speed_key(other): bytes(64_001)})
+    itself = make_speed(name="imagenet", reference_seconds=0.25)
+    data = json.dumps(itself.to_json()).encode()
+    assert "of which there is no run here" in refused({**packed, speed_key(itself): data})

@@ -22,8 +22,8 @@ from deapcache.results.figures.labels import Label
 from deapcache.results.figures.marks import CATEGORIES, UNKNOWN, UNTRAINED, category_of
 from deapcache.results.figures.pareto import pareto_front
 from deapcache.results.figures.references import absent_studies, read_reference, shipped_references
-from deapcache.results.figures.speeds import load_speeds
 from deapcache.results.paper import paper_backbones
+from deapcache.results.speeds import load_speeds
 
 
 def scattered(points: np.ndarray, names: list[str], height: float = 3.0) -> Canvas:

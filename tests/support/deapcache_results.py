@@ -36,6 +36,8 @@ def make_facts(
     scores: dict[str, float] | None = None,
     metrics: dict[str, dict[str, Any]] = METRICS,
     cost: dict[str, float] | None = None,
+    layer: str = "last",
+    tokens: str = "none",
 ) -> dict[str, Any]:
     """What ``ProbeRun.facts()`` gives; the main metric is the first of ``metrics``."""
     protocol = Protocol(
@@ -53,6 +55,8 @@ def make_facts(
         val_limit=None,
     )
     features = {"backbone": backbone, "storage": storage}
+    features |= {} if layer == "last" else {"layer": layer}
+    features |= {} if tokens == "none" else {"tokens": tokens}
     recipes = {split: {**features, "images": split} for split in ("train", "val")}
     recipes |= {f"{split} targets": {"annotation": annotation, "images": split} for split in ("train", "val")}
     return {

@@ -69,7 +69,7 @@ def _correlations(request: FigureRequest) -> Canvas:
 
 def _speed_quality(request: FigureRequest) -> Canvas:
     from deapcache.results.figures.speed_quality import draw_speed_quality
-    from deapcache.results.figures.speeds import load_speeds
+    from deapcache.results.speeds import load_speeds
 
     speeds = load_speeds(request.home, request.speed_device)
     return draw_speed_quality(_subjects(request), speeds, paper=request.paper)

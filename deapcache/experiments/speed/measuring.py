@@ -19,10 +19,10 @@ from deapcache.backbones.flops import alike
 from deapcache.backbones.numerics import check_precision
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.experiments.speed.child import Measured, Subject, measure
-from deapcache.experiments.speed.record import Speed
 from deapcache.extraction import choose_device
 from deapcache.extraction.circumstances import now
 from deapcache.readouts import canonical_readout
+from deapcache.results.speed_record import Speed
 
 REFERENCE = "imagenet"
 """The ViT-B/16 at 224 that others are held against; any of that architecture would do."""

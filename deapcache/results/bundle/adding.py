@@ -15,6 +15,7 @@ from deapcache.recipe import SHORT
 from deapcache.results.bundle.archive import Archive, open_archive
 from deapcache.results.bundle.checking import check_run
 from deapcache.results.bundle.contents import RESULT, keys_of
+from deapcache.results.bundle.speeds import check_speed
 from deapcache.results.record import result_key
 
 FOLDER = "submissions"
@@ -31,32 +32,49 @@ class BundleReport:
     """Runs that are new in the home."""
     there: tuple[str, ...]
     """Runs that it had already, byte for byte."""
+    speeds: tuple[str, ...]
+    """Keys of speeds that are new in the home."""
+    kept: tuple[str, ...]
+    """Keys of speeds of which the home has a measurement of its own, which stays."""
 
 
 def add_bundle(path: Path, home: Location) -> BundleReport:
-    """Check a bundle that `deapcache submit` made, and merge its runs into ``home``; all of them, or none.
+    """Check a bundle that `deapcache submit` made, and merge its runs and speeds into ``home``; all of them, or none.
+
+    Two measurements of a speed differ as a matter of course, so one of the home's own stays, and refuses nothing.
 
     What the bundle says about itself is kept as ``submissions/<first characters of its sha256>.json``. Nothing of a
     bundle is executed, unpickled or unpacked to disk before it was checked.
 
     Raises :class:`BundleError` that says why a bundle is refused: damaged, larger than is taken, not what its manifest
-    says, results whose identity or scores do not follow from their contents, of a task that is not known here (a
-    plugin's), or a run of which ``home`` has another result.
+    says, results or speeds whose identity or numbers do not follow from their contents, of a task that is not known
+    here (a plugin's), or a run of which ``home`` has another result.
     """
     with open_archive(path) as archive:
         runs = archive.manifest.runs
         there = [run for run in runs if _is_there(home, run, archive)]
-        for run in runs:
-            check_run(run, _files(archive, run))
+        results = [check_run(run, _files(archive, run)) for run in runs]
+        speeds = {key: archive.read(key) for key in archive.manifest.speeds}
+        for key, data in speeds.items():
+            check_speed(key, data, results)
+        own = [key for key in speeds if home.exists(key)]
         added = [run for run in runs if run not in there]
         for run in added:
             _publish(home, run, _files(archive, run))
+        for key in speeds.keys() - own:
+            home.publish(key, speeds[key])
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         about = {"bundle": digest, "added": datetime.now(UTC).isoformat(timespec="seconds")}
         kept = json.dumps({**about, **archive.manifest.to_json()}, indent=1)
         home.publish(f"{FOLDER}/{digest[:SHORT]}.json", kept.encode())
-    return BundleReport(bundle=digest, added=tuple(added), there=tuple(there))
+    return BundleReport(
+        bundle=digest,
+        added=tuple(added),
+        there=tuple(there),
+        speeds=tuple(key for key in speeds if key not in own),
+        kept=tuple(key for key in own if home.read(key) != speeds[key]),
+    )
 
 
 def _is_there(home: Location, run: str, archive: Archive) -> bool:

@@ -12,13 +12,21 @@ from pathlib import Path
 from typing import IO, Any
 
 from deapcache.errors import BundleError
-from deapcache.results.bundle.contents import LIMITS, MANIFEST, MANIFEST_LIMIT, MOST_BYTES, MOST_RUNS, Manifest
+from deapcache.results.bundle.contents import (
+    LIMITS,
+    MANIFEST,
+    MANIFEST_LIMIT,
+    MOST_BYTES,
+    MOST_RUNS,
+    MOST_SPEEDS,
+    Manifest,
+)
 
 _END = b"PK\x05\x06"
 _END_BYTES = 22
 _ZIP64 = b"PK\x06\x07"
 _ZIP64_BYTES = 20
-_MOST_ENTRIES = 1 + len(LIMITS) * MOST_RUNS
+_MOST_ENTRIES = 1 + len(LIMITS) * MOST_RUNS + MOST_SPEEDS
 _MOST_LISTING = 400 * _MOST_ENTRIES
 """Bytes of a zip file's own table of contents."""
 

@@ -1,4 +1,4 @@
-"""What is in a bundle: a manifest, and the files of each run under the names that they have in a home."""
+"""What is in a bundle: a manifest, the files of each run, and speeds, under the names that they have in a home."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ KIND = "deapcache results"
 MANIFEST = "manifest.json"
 
 MOST_RUNS = 1000
+MOST_SPEEDS = 1000
 MOST_BYTES = 2_000_000_000
 """Of all files of a bundle together, unpacked."""
 
@@ -30,8 +31,12 @@ LIMITS: Mapping[str, int] = {
 }
 """Bytes that a file may have, by what it is. Statistics of boundaries on COCO's 5,000 validation images take 42 MB."""
 
+SPEED_LIMIT = 64_000
+"""Bytes of a speed."""
+
 MANIFEST_LIMIT = 4_000_000
 
+_SPEED = re.compile(r"speed/[A-Za-z0-9._@+-]{1,230}\.json")
 _RUN = re.compile(r"[A-Za-z0-9_@-][A-Za-z0-9._@-]{0,249}")
 
 
@@ -63,6 +68,11 @@ class Manifest:
     """Version that packed it."""
     runs: tuple[str, ...]
     files: Mapping[str, FileFacts]
+
+    @property
+    def speeds(self) -> tuple[str, ...]:
+        """Names of the files that are speeds."""
+        return tuple(name for name in self.files if _SPEED.fullmatch(name))
 
     def to_json(self) -> dict[str, Any]:
         """As the bundle holds it."""
@@ -98,17 +108,24 @@ class Manifest:
         return manifest
 
     def _require_whole(self) -> None:
-        """The files are those of the runs: all that a run must have, and nothing beside."""
+        """The files are those of the runs, all that a run must have, and speeds; nothing beside."""
         if not 0 < len(self.runs) <= MOST_RUNS or len(set(self.runs)) != len(self.runs):
             raise BundleError(f"{MANIFEST} names {len(self.runs)} runs: expected 1 to {MOST_RUNS}, each once")
         if odd := [run for run in self.runs if not _RUN.fullmatch(run)]:
             raise BundleError(f"{odd[0]!r} is no name of a run")
-        allowed = {key: limit for run in self.runs for key, limit in _bounded(run)}
         required = {keys_of(run)[what] for run in self.runs for what in REQUIRED}
-        if strange := sorted(set(self.files) - set(allowed)):
-            raise BundleError(f"{MANIFEST} lists {strange[0]!r}, which is no file of its runs")
         if missing := sorted(required - set(self.files)):
             raise BundleError(f"{MANIFEST} does not list {missing[0]}")
+        self._require_bounded()
+
+    def _require_bounded(self) -> None:
+        """Nothing but these files is there, and none of them is larger than is taken."""
+        allowed = {key: limit for run in self.runs for key, limit in _bounded(run)}
+        allowed |= dict.fromkeys(self.speeds, SPEED_LIMIT)
+        if len(self.speeds) > MOST_SPEEDS:
+            raise BundleError(f"{MANIFEST} lists {len(self.speeds)} speeds: at most {MOST_SPEEDS} are taken")
+        if strange := sorted(set(self.files) - set(allowed)):
+            raise BundleError(f"{MANIFEST} lists {strange[0]!r}, which is no file of its runs and no speed")
         for name, facts in self.files.items():
             if not 0 < facts.bytes <= allowed[name]:
                 raise BundleError(f"{name} has {facts.bytes:,} bytes, at most {allowed[name]:,} are taken")

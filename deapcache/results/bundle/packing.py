@@ -15,6 +15,8 @@ from deapcache.errors import BundleError, UnknownNameError
 from deapcache.locations import Location
 from deapcache.results.bundle.checking import check_run
 from deapcache.results.bundle.contents import MANIFEST, PICTURE, REQUIRED, FileFacts, Manifest, keys_of
+from deapcache.results.bundle.speeds import speeds_of
+from deapcache.results.record import Result
 
 PICTURE_BYTES = 1_000_000
 """Pictures above this are left out."""
@@ -30,6 +32,8 @@ class Packed:
     runs: tuple[str, ...]
     without_picture: tuple[str, ...]
     """Runs whose picture is too large."""
+    speeds: tuple[str, ...]
+    """Keys of the speeds of their backbones and readouts."""
     data: bytes
     """The zip file."""
 
@@ -53,19 +57,24 @@ def find_runs(home: Location, given: Sequence[str]) -> list[str]:
 
 
 def pack_bundle(home: Location, runs: Sequence[str]) -> Packed:
-    """Results, statistics, readouts and small pictures of ``runs`` in one zip file; no features.
+    """Results, statistics, readouts and small pictures of ``runs``, and speeds, in one zip file; no features.
 
-    Raises :class:`BundleError` for a run that would be refused, and for what a bundle cannot hold.
+    Speeds are those that ``home`` has of the backbones and readouts of these runs, on all devices.
+
+    Raises :class:`BundleError` for a run or speed that would be refused, and for what a bundle cannot hold.
     """
     files: dict[str, bytes] = {}
     large: list[str] = []
+    results: list[Result] = []
     for run in runs:
         found = _files_of(home, run)
-        check_run(run, found)
+        results.append(check_run(run, found))
         if len(found.get(PICTURE, b"")) > PICTURE_BYTES:
             large.append(run)
             del found[PICTURE]
         files |= {keys_of(run)[what]: data for what, data in found.items()}
+    speeds = speeds_of(home, results)
+    files |= speeds
     manifest = Manifest(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         deapcache=version("deapcache"),
@@ -74,7 +83,12 @@ def pack_bundle(home: Location, runs: Sequence[str]) -> Packed:
     )
     manifest = Manifest.from_json(json.loads(json.dumps(manifest.to_json())))  # what would be refused is not made
     about = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False).encode()
-    return Packed(runs=tuple(runs), without_picture=tuple(large), data=_zipped({MANIFEST: about, **files}))
+    return Packed(
+        runs=tuple(runs),
+        without_picture=tuple(large),
+        speeds=tuple(speeds),
+        data=_zipped({MANIFEST: about, **files}),
+    )
 
 
 def _files_of(home: Location, run: str) -> dict[str, bytes]:

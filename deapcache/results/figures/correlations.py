@@ -17,6 +17,7 @@ from deapcache.results.figures.marks import CATEGORIES, category_of, legend_of, 
 from deapcache.results.figures.references import Reference
 from deapcache.results.figures.subjects import Subject, error_bar, spread_note
 from deapcache.results.paper import DATA, PaperNumber, paper_backbones, paper_score
+from deapcache.results.reading import inner_layer
 
 _COLUMNS = 2
 _PAPER_METRICS = {
@@ -64,6 +65,8 @@ def draw_correlations(found: Sequence[Subject], references: Sequence[Reference],
     canvas.legend(legend_of(named, paper=any(panel.hollow for panel in enough)))
     canvas.note("r: Pearson's, ρ: Spearman's", HOW, spread_note(s for one in found for s in one.summaries))
     canvas.note(*(f"{one.name}: {one.source}" for one in references if any(one is p.reference for p in enough)))
+    inner = dict.fromkeys(s.label for one in found for s in one.summaries if inner_layer(s.first))
+    canvas.note(f"published scores are of last layers: without {', '.join(inner)}" if inner else "")
     canvas.note(*(note for one in found for note in one.notes))
     return canvas
 
@@ -74,7 +77,8 @@ def _ours(subject: Subject, reference: Reference) -> list[_Panel]:
     readouts = dict.fromkeys(summary.readout for summary in subject.summaries)
     panels = []
     for readout in readouts:
-        group = [s for s in subject.summaries if s.readout == readout and s.backbone in reference.scores]
+        whole = [s for s in subject.summaries if s.readout == readout and not inner_layer(s.first)]
+        group = [s for s in whole if s.backbone in reference.scores]
         points = tuple(_point(s, subject.metric) for s in group if not math.isnan(s.mean[subject.metric]))
         title = f"{subject.task}, {subject.dataset}" + (f"\n{readout}" if len(readouts) > 1 else "")
         panels.append(_Panel(title, f"our {subject.axis}", reference, points))

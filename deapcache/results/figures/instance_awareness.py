@@ -74,7 +74,7 @@ def _ours(found: Sequence[Subject]) -> list[_Source]:
         spreads: dict[str, dict[str, float]] = {}
         for one in fitting:
             metric = TASKS[one.task][0]
-            named = {_name(s.backbone, s.readout, one): s for s in one.summaries}
+            named = {_name(s.label, s.readout, one): s for s in one.summaries}
             scores[one.task] = {name: s.mean[metric] for name, s in named.items() if not math.isnan(s.mean[metric])}
             spreads[one.task] = {name: error_bar(s, metric) for name, s in named.items()}
         scores = {task: values for task, values in scores.items() if len(values) > 1}
@@ -83,9 +83,9 @@ def _ours(found: Sequence[Subject]) -> list[_Source]:
     return sources
 
 
-def _name(backbone: str, readout: str, subject: Subject) -> str:
+def _name(label: str, readout: str, subject: Subject) -> str:
     several = len({summary.readout for summary in subject.summaries}) > 1
-    return f"{backbone} · {readout}" if several else backbone
+    return f"{label} · {readout}" if several else label
 
 
 def _paper() -> _Source:
@@ -122,6 +122,7 @@ def _draw_source(axes: Sequence[Axes], source: _Source, names: Sequence[str]) ->
         values = source.scores.get(task)
         axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         if values is None:
+            axis.grid(visible=False)  # lines behind the words
             axis.text(0.5, 0.5, "no scores of\ntwo backbones", transform=axis.transAxes, ha="center", va="center",
                       fontsize=LARGE, color=GREY)  # fmt: skip
             name_axes(axis, title=f"{title}\n{source.title}", x="relative score [0 to 1]")

@@ -14,6 +14,7 @@ from deapcache.results.figures.marks import SHAPES, Mark, mark_style, paper_hand
 from deapcache.results.figures.subjects import Subject, error_bar, spread_note
 from deapcache.results.palette import DISTINCT
 from deapcache.results.paper import paper_ablation, paper_parameters, paper_score
+from deapcache.results.reading import inner_layer
 
 _COLUMNS = 2
 _AROUND = 1.35
@@ -54,8 +55,8 @@ def draw_parameters(found: Sequence[Subject], *, paper: bool) -> Canvas:
 
 
 def _panels(subject: Subject) -> list[tuple[Subject, list[Summary]]]:
-    backbones = dict.fromkeys(summary.backbone for summary in subject.summaries)
-    groups = [[s for s in subject.summaries if s.backbone == backbone] for backbone in backbones]
+    labels = dict.fromkeys(summary.label for summary in subject.summaries)
+    groups = [[s for s in subject.summaries if s.label == label] for label in labels]
     return [(subject, group) for group in groups if len({s.readout for s in group}) > 1]
 
 
@@ -82,7 +83,7 @@ def _draw(canvas: Canvas, axis: Axes, subject: Subject, group: Sequence[Summary]
     axis.margins(y=0.18)
     log_ticks(axis)
     name_axes(
-        axis, title=f"{subject.task}, {subject.dataset}\n{group[0].backbone}", y=subject.axis,
+        axis, title=f"{subject.task}, {subject.dataset}\n{group[0].label}", y=subject.axis,
         x="learnable parameters [thousands]",
     )  # fmt: skip
 
@@ -93,6 +94,9 @@ def _add_paper(canvas: Canvas, axis: Axes, subject: Subject, group: Sequence[Sum
     score, size = paper_score(backbone, task, metric), paper_parameters(backbone, task)
     if score is None or size is None:
         canvas.note(f"{task}, {backbone}: the paper prints no such number")
+        return False
+    if inner := inner_layer(group[0].first):
+        canvas.note(f"{task}, {backbone}: the paper's number is of the last layer, not beside {inner}")
         return False
     if subject.paper_reason:
         canvas.note(f"{task}, {backbone}: not beside the paper's number, {subject.paper_reason}")

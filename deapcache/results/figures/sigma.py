@@ -11,6 +11,7 @@ from deapcache.results.aggregate import Summary
 from deapcache.results.figures.canvas import Canvas, log_ticks, name_axes
 from deapcache.results.figures.marks import CATEGORIES, category_of, legend_of, mark_style
 from deapcache.results.figures.subjects import Subject
+from deapcache.results.reading import depth_of
 
 _ROW, _AROUND = 0.24, 0.75
 _SPREAD = 0.5
@@ -55,10 +56,11 @@ def _draw(axis: Axes, subject: Subject, group: Sequence[Summary]) -> None:
             up = line + _SPREAD * ((place + 0.5) / len(known) - 0.5)
             style = mark_style(CATEGORIES[category_of(summary.backbone)], size=5 if len(known) == 1 else 3.6)
             axis.plot(heads, [up] * len(heads), alpha=0.8, **style)
-    axis.set_yticks(range(len(lines)), [f"{s.backbone} · {s.readout}" if several else s.backbone for s in lines])
+    axis.set_yticks(range(len(lines)), [f"{s.label} · {s.readout}" if several else s.label for s in lines])
     axis.set_ylim(-0.6, len(lines) - 0.4)
     name_axes(axis, title=f"{subject.task}, {subject.dataset}", y="backbone\nand readout" if several else "backbone")
 
 
-def _order(summary: Summary) -> tuple[int, str, str]:
-    return list(CATEGORIES).index(category_of(summary.backbone)), summary.backbone, summary.readout
+def _order(summary: Summary) -> tuple[int, str, int, str, str]:
+    category = list(CATEGORIES).index(category_of(summary.backbone))
+    return category, summary.backbone, depth_of(summary.first), summary.label, summary.readout

@@ -14,9 +14,9 @@ from deapcache.results.figures.canvas import GREY, Canvas, log_ticks, name_axes
 from deapcache.results.figures.labels import LINE, Label
 from deapcache.results.figures.marks import CATEGORIES, category_of, legend_of, mark_style
 from deapcache.results.figures.pareto import pareto_front
-from deapcache.results.figures.speeds import Speed
 from deapcache.results.figures.subjects import Subject, error_bar, spread_note
 from deapcache.results.paper import paper_backbones, paper_score
+from deapcache.results.speeds import BackboneSpeed
 
 _COLUMNS = 2
 _PAPER = (
@@ -37,7 +37,7 @@ class _Panel:
     hollow: bool = False
 
 
-def draw_speed_quality(found: Sequence[Subject], speeds: Sequence[Speed], *, paper: bool) -> Canvas:
+def draw_speed_quality(found: Sequence[Subject], speeds: Sequence[BackboneSpeed], *, paper: bool) -> Canvas:
     """A panel for each task and dataset, of the backbones that have both a score and a speed.
 
     With ``paper`` also the scores that it prints, over the speeds measured here: its own speeds it only draws. Raises
@@ -71,19 +71,19 @@ def draw_speed_quality(found: Sequence[Subject], speeds: Sequence[Speed], *, pap
     return canvas
 
 
-def _scale(speeds: Sequence[Speed]) -> tuple[str, Mapping[str, float]]:
+def _scale(speeds: Sequence[BackboneSpeed]) -> tuple[str, Mapping[str, float]]:
     """What the axis says and each backbone's place on it: relative where all are known so, else images a second."""
     if all(math.isfinite(one.relative) for one in speeds):
         return "speed [ViT-B/16 at 224 = 1]", {one.backbone: one.relative for one in speeds}
     return "speed [images/s]", {one.backbone: one.images_per_second for one in speeds}
 
 
-def _ours(subject: Subject, known: Mapping[str, Speed]) -> _Panel:
+def _ours(subject: Subject, known: Mapping[str, BackboneSpeed]) -> _Panel:
     several = len({summary.readout for summary in subject.summaries}) > 1
     points = tuple(
         (
             s.backbone,
-            f"{s.backbone} · {s.readout}" if several else s.backbone,
+            f"{s.label} · {s.readout}" if several else s.label,
             s.mean[subject.metric],
             error_bar(s, subject.metric),
         )
@@ -93,7 +93,7 @@ def _ours(subject: Subject, known: Mapping[str, Speed]) -> _Panel:
     return _Panel(f"{subject.task}, {subject.dataset}", subject.axis, subject.higher_is_better, points)
 
 
-def _papers(task: str, metric: str, title: str, axis: str, higher: bool, known: Mapping[str, Speed]) -> _Panel:
+def _papers(task: str, metric: str, title: str, axis: str, higher: bool, known: Mapping[str, BackboneSpeed]) -> _Panel:
     printed = {name: paper_score(name, task, metric) for name in paper_backbones() if name in known}
     points = tuple((name, name, number.value, 0.0) for name, number in printed.items() if number is not None)
     source = next((number.source for number in printed.values() if number is not None), "")

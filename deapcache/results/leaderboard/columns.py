@@ -16,7 +16,7 @@ from deapcache.results.record import result_key
 Column = tuple[str, Callable[[Entry], str]]
 
 BACKBONE: Sequence[Column] = (
-    ("backbone", lambda entry: entry.backbone.name),
+    ("backbone", lambda entry: entry.backbone.label),
     ("readout", lambda entry: entry.name),
     ("from", lambda entry: entry.origin),
     ("category", lambda entry: entry.backbone.category),

@@ -74,7 +74,7 @@ class Entry:
     @property
     def row(self) -> tuple[str, str, str, str]:
         """What the entries of one line of a board share."""
-        return self.source, self.backbone.name, self.readout, self.variant
+        return self.source, self.backbone.label, self.readout, self.variant
 
     @property
     def origin(self) -> str:
@@ -198,6 +198,10 @@ class Leaderboard:
     """Everything that is shown."""
 
     boards: tuple[Board, ...]
+    device: str = ""
+    """Whose speeds are shown; empty where none was measured."""
+    devices: tuple[str, ...] = ()
+    """On which any backbone was measured, the shown one first."""
     notes: tuple[str, ...] = field(default=())
 
     @property

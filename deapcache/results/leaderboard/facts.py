@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from deapcache.backbones import BackboneEntry, describe
 from deapcache.errors import DeapcacheError
 from deapcache.results.paper import paper_features
+from deapcache.results.reading import reading_of
 from deapcache.results.record import Result
+from deapcache.results.speeds import BackboneSpeed
 
 CATEGORIES = ("supervised", "self-supervised", "vision-language", "untrained", "other")
 """The paper's three (Table 2), the control, and what is not known."""
@@ -26,6 +28,15 @@ class BackboneFacts:
     features: tuple[int, ...]
     """(H, W, D) of the feature volume, (H, W) where the paper says no more; empty where it is not known."""
     training_data: str = ""
+    reading: str = ""
+    """Which layer a run read, where it is not the last: ``layer 6``; see :func:`reading_of`."""
+    speeds: tuple[BackboneSpeed, ...] = ()
+    """On each device that it was measured on, the one that is shown first."""
+
+    @property
+    def label(self) -> str:
+        """``dinov2``, ``dinov2 · layer 6``."""
+        return " · ".join(filter(None, (self.name, self.reading)))
 
     @property
     def size(self) -> str:
@@ -35,7 +46,7 @@ class BackboneFacts:
 
 def measured_backbone(result: Result) -> BackboneFacts:
     """Of a result: the volume is what was probed; the rest is from the registry, else what the result says."""
-    known = _entry(result.backbone)
+    known = known_entry(result.backbone)
     told = result.about
     parameters = known.parameters if known else told.get("parameters")
     category = _category(known) if known else told.get("category")
@@ -45,12 +56,13 @@ def measured_backbone(result: Result) -> BackboneFacts:
         parameters=parameters if isinstance(parameters, int | float) and parameters else None,
         features=(*result.build["grid"], result.build["feature_dim"]),
         training_data=known.training_data if known else str(told.get("training_data", "")),
+        reading=reading_of(result),
     )
 
 
 def paper_backbone(name: str) -> BackboneFacts:
     """Of a row of the paper: as it prints them."""
-    known, printed = _entry(name), paper_features(name)
+    known, printed = known_entry(name), paper_features(name)
     return BackboneFacts(
         name=name,
         category=_category(known),
@@ -67,7 +79,7 @@ def _category(entry: BackboneEntry | None) -> str:
 
 
 @functools.cache
-def _entry(name: str) -> BackboneEntry | None:
+def known_entry(name: str) -> BackboneEntry | None:
     """``None`` for a backbone that is not known on this machine: a plug-in's, or of another version."""
     try:
         return describe(name)

@@ -10,13 +10,15 @@ from pathlib import Path
 
 from deapcache.results.leaderboard.columns import details
 from deapcache.results.leaderboard.entries import Comparison, Entry, Leaderboard, Metric
+from deapcache.results.leaderboard.speeds import on_device
+from deapcache.results.reading import layer_of, tokens_of
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_text(board: Leaderboard, beside: Path | None) -> str:
     """CSV with a header; numbers in full, empty where unknown, several seeds, runs and versions joined by spaces."""
-    rows = [row for comparison in board.comparisons for row in _rows(comparison, beside)]
+    rows = [row for comparison in board.comparisons for row in _rows(comparison, board.device, beside)]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else ["task"], lineterminator="\n")
     writer.writeheader()
@@ -24,11 +26,11 @@ def csv_text(board: Leaderboard, beside: Path | None) -> str:
     return text.getvalue()
 
 
-def _rows(comparison: Comparison, beside: Path | None) -> Iterator[dict[str, str | float | None]]:
+def _rows(comparison: Comparison, device: str, beside: Path | None) -> Iterator[dict[str, str | float | None]]:
     for entry in comparison.entries:
         for metric in comparison.metrics:
             if metric.name in entry.scores:
-                yield _row(comparison, entry, metric, beside)
+                yield {**_row(comparison, entry, metric, beside), **_speed(entry, device)}
 
 
 def _row(comparison: Comparison, entry: Entry, metric: Metric, beside: Path | None) -> dict[str, str | float | None]:
@@ -42,6 +44,8 @@ def _row(comparison: Comparison, entry: Entry, metric: Metric, beside: Path | No
         "category": entry.backbone.category,
         "backbone_parameters": entry.backbone.parameters,
         "features": entry.backbone.size,
+        "layer": layer_of(summary.first) if summary else "",
+        "tokens": tokens_of(summary.first) if summary else "",
         "readout": entry.readout,
         "variant": entry.variant,
         "lr": summary.lr if summary else None,
@@ -63,6 +67,15 @@ def _row(comparison: Comparison, entry: Entry, metric: Metric, beside: Path | No
         "versions": entry.versions,
         "runs": " ".join(result.run for result in summary.results) if summary else "",
         "details": details(entry, beside) or entry.printed,
+    }
+
+
+def _speed(entry: Entry, device: str) -> dict[str, str | float | None]:
+    found = on_device(entry.backbone, device)
+    return {
+        "speed_relative": found.relative if found else None,
+        "speed_images_per_second": found.images_per_second if found else None,
+        "speed_device": device if found else "",
     }
 
 

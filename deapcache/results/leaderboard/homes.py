@@ -9,6 +9,7 @@ from deapcache.errors import ResultsError
 from deapcache.locations import Location
 from deapcache.results.aggregate import Summary
 from deapcache.results.record import Result, load_results, result_key
+from deapcache.results.speeds import BackboneSpeed, all_speeds, by_device
 from deapcache.results.uncertainty import HomeIntervals, Uncertainty
 
 
@@ -20,6 +21,8 @@ class Collected:
     """By run name, each once."""
     homes: Mapping[str, Location]
     """Run → the home it was read from, the first that has it."""
+    speeds: Mapping[str, Mapping[str, BackboneSpeed]]
+    """Device → backbone → speed, of the first home that has it."""
     notes: tuple[str, ...]
     """Where homes have other scores for the same run."""
 
@@ -29,12 +32,13 @@ def collect(homes: Iterable[Location]) -> Collected:
 
     A run's name says its protocol, caches and seed, so that two of one name are the same probe: the first home's is
     kept, and a note tells where another one's score differs. Raises :class:`ResultsError` for a home whose files
-    cannot be listed or that has no results, and for a file that is not a result.
+    cannot be listed or that has no results, and for a file that is not a result or a speed.
     """
     found: dict[str, Result] = {}
     places: dict[str, Location] = {}
     notes = []
-    for home in dict.fromkeys(homes):
+    given = list(dict.fromkeys(homes))
+    for home in given:
         if not home.can_list:
             raise ResultsError(f"{home} is a web server that does not list its files: copy its results/ here first")
         results = load_results(home)
@@ -46,7 +50,12 @@ def collect(homes: Iterable[Location]) -> Collected:
             place = places.setdefault(result.run, home)
             if first is not result and (note := _disagreement(first, result, place, home)):
                 notes.append(note)
-    return Collected(results=tuple(found[run] for run in sorted(found)), homes=places, notes=tuple(notes))
+    return Collected(
+        results=tuple(found[run] for run in sorted(found)),
+        homes=places,
+        speeds=by_device(speed for home in reversed(given) for speed in all_speeds(home)),
+        notes=tuple(notes),
+    )
 
 
 def _require_whole(result: Result, home: Location) -> None:

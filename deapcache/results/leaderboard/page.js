@@ -80,8 +80,21 @@ function hideColumns(table, ask) {
   });
 }
 
+// The column of speeds is of one device; numbers of different devices say nothing about each other.
+function showDevice() {
+  const choice = form.elements.device;
+  if (!choice) return;
+  for (const name of document.querySelectorAll("[data-device]")) name.textContent = choice.selectedOptions[0].textContent;
+  for (const cell of document.querySelectorAll("[data-speeds]")) {
+    const value = JSON.parse(cell.dataset.speeds)[choice.value];
+    cell.dataset.v = value ?? "";
+    cell.textContent = value === null ? "–" : String(Number(value.toPrecision(3)));
+  }
+}
+
 function applyFilters() {
   const ask = wanted();
+  showDevice();
   let shown = 0, all = 0;
   for (const table of document.querySelectorAll("table.board, table.task")) {
     const found = filterTable(table, ask);

@@ -15,6 +15,7 @@ from deapcache.recipe import SHORT
 from deapcache.results.leaderboard.embedding import Pictures
 from deapcache.results.leaderboard.entries import Leaderboard
 from deapcache.results.leaderboard.facts import CATEGORIES
+from deapcache.results.leaderboard.page_speeds import device_choice
 from deapcache.results.leaderboard.page_tables import board_section, comparison_section
 from deapcache.results.leaderboard.panels import Panel, panel
 
@@ -36,8 +37,9 @@ def html_page(board: Leaderboard) -> str:
         "categories": _categories(board),
         "protocols": _protocols(board),
         "tasks": "".join(f'<li><a href="#task-{c.key}">{escape(c.title)}</a></li>' for c in board.comparisons),
-        "boards": "\n".join(map(board_section, board.boards)),
-        "comparisons": "\n".join(map(comparison_section, board.comparisons)),
+        "devices": device_choice(board.devices),
+        "boards": "\n".join(board_section(one, board.devices) for one in board.boards),
+        "comparisons": "\n".join(comparison_section(one, board.devices) for one in board.comparisons),
         "notes": "".join(f"<li>{escape(note)}</li>" for note in board.notes),
         "data": script_json(_panels(board)),
     }

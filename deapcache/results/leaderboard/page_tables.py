@@ -11,6 +11,8 @@ from deapcache.results.cells import NOTHING
 from deapcache.results.leaderboard.bars import Scale, bar, scale_of
 from deapcache.results.leaderboard.columns import millions, milliseconds
 from deapcache.results.leaderboard.entries import PAPER, Board, Comparison, Entry, Line, Metric
+from deapcache.results.leaderboard.page_speeds import cost_line, speed_cell, speed_legend
+from deapcache.results.leaderboard.speeds import UNIT
 
 _LEGEND = (
     "darker: nearer to the best of its column, which is bold; ± standard deviation over (n) seeds; "
@@ -21,32 +23,33 @@ _STEPS = 5
 """Shades of a board's cells."""
 
 
-def board_section(board: Board) -> str:
+def board_section(board: Board, devices: Sequence[str]) -> str:
     """Backbones × tasks, with a shade for how good a score is among those of its column."""
-    heads = [_head("Backbone"), _head("Readout"), _head("Category", extra=True)]
+    heads = [_head("Backbone"), _head("Readout", extra=True), _head("Category", extra=True)]
     heads += [_head("Parameters", "[M]", number=True, extra=True), _head("Features", "H×W×D", number=True, extra=True)]
+    heads.append(_head("Speed", UNIT, number=True, extra=True))
     heads += [_task_head(comparison) for comparison in board.comparisons]
-    rows = "\n".join(_line(line, board) for line in board.lines)
+    rows = "\n".join(_line(line, board, devices) for line in board.lines)
     title = escape(f"Backbones × tasks: {board.title}")
     return f"""<section aria-labelledby="board-{board.key}">
 <h2 id="board-{board.key}">{title}</h2>
 {_table(f"board-{board.key}", "board", heads, rows)}
-<ul class="notes"><li>{_LEGEND}</li></ul>
+<ul class="notes"><li>{_LEGEND}</li>{speed_legend(devices)}</ul>
 </section>"""
 
 
-def comparison_section(comparison: Comparison) -> str:
+def comparison_section(comparison: Comparison, devices: Sequence[str]) -> str:
     """One task: every entry with a bar, its interval, all metrics and how it was measured."""
     scale = scale_of(comparison)
     others = [metric for metric in comparison.metrics if metric != comparison.main]
     main_first = "descending" if comparison.main.higher_is_better else "ascending"
-    heads = [_head("Backbone"), _head("Readout"), _head("Category", extra=True)]
+    heads = [_head("Backbone"), _head("Readout", extra=True), _head("Category", extra=True)]
     heads.append(_head(comparison.main.label, _direction(comparison.main), number=True, sorted_as=main_first))
     heads += [_head(metric.label, _direction(metric), number=True, extra=True) for metric in others]
     heads += [_head("Seeds", number=True, extra=True), _head("Learnable", "[M]", number=True, extra=True)]
     heads += [_head("Training", "[ms/image]", number=True, extra=True), _head("Protocol", extra=True)]
     heads.append(_head("Date", extra=True))
-    rows = "\n".join(_entry(entry, comparison, scale, others) for entry in comparison.entries)
+    rows = "\n".join(_entry(entry, comparison, scale, others, devices) for entry in comparison.entries)
     notes = "".join(f"<li>{escape(note)}</li>" for note in _notes(comparison))
     key = f"task-{comparison.key}"
     return f"""<section aria-labelledby="{key}">
@@ -94,7 +97,7 @@ def _direction(metric: Metric) -> str:
 
 
 def _row(entry: Entry, cells: Sequence[str], title: str) -> str:
-    told = [entry.backbone.name, entry.backbone.category, entry.name, entry.printed, entry.backbone.training_data]
+    told = [entry.backbone.label, entry.backbone.category, entry.name, entry.printed, entry.backbone.training_data]
     text = escape(" ".join([*told, title, entry.protocol]).lower())
     css = ' class="paper"' if entry.source == PAPER else ""
     return (
@@ -103,12 +106,15 @@ def _row(entry: Entry, cells: Sequence[str], title: str) -> str:
     )
 
 
-def _names(entry: Entry, origin: str, opened: str = "") -> Iterator[str]:
+def _names(entry: Entry, origin: str, devices: Sequence[str], opened: str = "") -> Iterator[str]:
     name = escape(entry.backbone.name)
     shown = f'<button type="button" class="open" data-entry="{opened}">{name}</button>' if opened else name
-    mark = f' <span class="mark">{escape(origin)}</span>' if entry.source == PAPER else ""
-    yield f'<th scope="row" data-v="{name}">{shown}{mark}</th>'
-    yield f'<td data-v="{escape(entry.name)}">{escape(entry.name)}</td>'
+    mark = f' <span class="mark">{escape(entry.backbone.reading)}</span>' if entry.backbone.reading else ""
+    if entry.source == PAPER:
+        mark += f' <span class="mark" title="{escape(origin)}">paper</span>'
+    cost = cost_line(entry.backbone, entry.name, devices)
+    yield f'<th scope="row" data-v="{escape(entry.backbone.label)}">{shown}{mark}{cost}</th>'
+    yield f'<td class="extra" data-v="{escape(entry.name)}">{escape(entry.name)}</td>'
     category = escape(entry.backbone.category)
     yield f'<td class="extra" data-v="{category}"><span class="chip {category}">{category}</span></td>'
 
@@ -118,13 +124,14 @@ def _number(value: float | None, text: str, extra: bool = True) -> str:
     return f'<td class="n{" extra" if extra else ""}" data-v="{known}">{escape(text)}</td>'
 
 
-def _line(line: Line, board: Board) -> str:
+def _line(line: Line, board: Board, devices: Sequence[str]) -> str:
     backbone = line.first.backbone
     volume = math.prod(backbone.features) if backbone.features else None
     cells = [
-        *_names(line.first, line.origin),
+        *_names(line.first, line.origin, devices),
         _number(backbone.parameters, millions(backbone.parameters, 1)),
         _number(volume, backbone.size or NOTHING),
+        speed_cell(backbone, devices),
         *(_cell(line.cells.get(comparison.key), comparison) for comparison in board.comparisons),
     ]
     return _row(line.first, cells, board.title)
@@ -154,7 +161,7 @@ def _shade(value: float, values: Sequence[float]) -> int:
     return round((_STEPS - 1) * (value - values[-1]) / (values[0] - values[-1]))
 
 
-def _entry(entry: Entry, comparison: Comparison, scale: Scale, others: Sequence[Metric]) -> str:
+def _entry(entry: Entry, comparison: Comparison, scale: Scale, others: Sequence[Metric], devices: Sequence[str]) -> str:
     score = entry.scores.get(comparison.main.name)
     train = entry.cost("train_ms_per_image")
     mean = math.nan if score is None else score.mean
@@ -170,7 +177,7 @@ def _entry(entry: Entry, comparison: Comparison, scale: Scale, others: Sequence[
         f"<code>{escape(entry.protocol[:SHORT]) or NOTHING}</code></td>",
         f'<td class="extra" data-v="{escape(entry.date)}">{escape(entry.date) or NOTHING}</td>',
     ]
-    return _row(entry, [*_names(entry, entry.origin, entry.key), *measured], comparison.title)
+    return _row(entry, [*_names(entry, entry.origin, devices, entry.key), *measured], comparison.title)
 
 
 def _metric(entry: Entry, metric: Metric) -> str:

@@ -12,6 +12,8 @@ from deapcache.results.leaderboard.columns import millions, milliseconds
 from deapcache.results.leaderboard.embedding import Pictures
 from deapcache.results.leaderboard.entries import Comparison, Entry
 from deapcache.results.leaderboard.repeating import recorded_command, repeat_commands
+from deapcache.results.leaderboard.speeds import speed_facts
+from deapcache.results.reading import layer_of, tokens_of
 from deapcache.results.record import Result, plain_json, result_key
 
 _POINTS = 300
@@ -51,7 +53,7 @@ class Panel(TypedDict):
 def panel(entry: Entry, comparison: Comparison, pictures: Pictures) -> Panel:
     """Everything that is known of ``entry``."""
     return Panel(
-        title=f"{entry.backbone.name} · {entry.name}",
+        title=f"{entry.backbone.label} · {entry.name}",
         subtitle=comparison.title,
         facts=list(_facts(entry, comparison)),
         score_heads=["metric", "score", "95% interval", "prior"],
@@ -68,6 +70,8 @@ def _facts(entry: Entry, comparison: Comparison) -> Iterator[tuple[str, str]]:
     yield "trained on", backbone.training_data
     yield "backbone parameters", _with_unit(millions(backbone.parameters, 1), "M")
     yield "feature volume", backbone.size
+    yield "layer", _layer(entry)
+    yield from speed_facts(backbone)
     yield "learnable parameters", _with_unit(millions(entry.parameters, 3), "M")
     yield "training", _with_unit(milliseconds(entry.cost("train_ms_per_image")), "ms/image, the readout alone")
     yield "prediction", _with_unit(milliseconds(entry.cost("predict_ms_per_image")), "ms/image, the readout alone")
@@ -76,6 +80,15 @@ def _facts(entry: Entry, comparison: Comparison) -> Iterator[tuple[str, str]]:
     yield "versions", entry.versions
     yield from (note.split(": ", 1) for note in comparison.notes if note.startswith("images: "))  # type: ignore[misc]
     yield "no interval", entry.problem
+
+
+def _layer(entry: Entry) -> str:
+    """Which layer of the backbone the run read; empty for the paper's, and where the result does not say."""
+    if entry.summary is None:
+        return ""
+    first = entry.summary.first
+    kept = tokens_of(first)
+    return layer_of(first) + (f", {kept} kept beside it" if layer_of(first) and kept != "none" else "")
 
 
 def _with_unit(text: str, unit: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from deapcache.recipe import Protocol
+from deapcache.results.leaderboard.facts import known_entry
 from deapcache.results.record import Result
 
 _FIXED = {"weight_decay": 1e-4, "order_seed": 0}
@@ -15,7 +16,7 @@ _FIXED = {"weight_decay": 1e-4, "order_seed": 0}
 _EXTRACTED = {"--base-size": "base_size", "--fit": "base_fit", "--dtype": "storage", "--precision": "precision"}
 """Options of ``deapcache extract`` → fields of a feature recipe."""
 
-_CHOOSING = {"base_fit": "squash", "storage": "float16", "precision": "fp32"}
+_CHOOSING = {"base_fit": "squash", "storage": "float16", "precision": "fp32", "tokens": "none"}
 """Fields that choose between several caches of a backbone → what needs no choice."""
 
 
@@ -42,11 +43,11 @@ def recorded_command(result: Result) -> str:
     return shlex.join(map(str, result.command))
 
 
-def _line(verb: str, options: Iterator[tuple[str, Any]]) -> str:
+def _line(verb: str, options: Iterator[tuple[Any, ...]]) -> str:
     return shlex.join(["deapcache", verb, *(str(part) for option in options for part in option)])
 
 
-def _extract(result: Result, recipe: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _extract(result: Result, recipe: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     yield "--backbone", result.backbone
     yield "--dataset", result.dataset
     for option, field in _EXTRACTED.items():
@@ -54,6 +55,18 @@ def _extract(result: Result, recipe: Mapping[str, Any], protocol: Mapping[str, A
             yield option, recipe[field]
     if list(protocol["views"]) != ["original"]:
         yield "--views", ",".join(protocol["views"])
+    yield from _taps(result.backbone, recipe)
+
+
+def _taps(backbone: str, recipe: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Options of ``deapcache extract`` for another layer than the last, or class tokens, or another norm."""
+    layer, norm, known = recipe.get("layer", ""), recipe.get("final_norm"), known_entry(backbone)
+    if layer.isdecimal():
+        yield "--layers", layer
+    if known and norm is not None and norm != known.final_norm:
+        yield ("--final-norm" if norm else "--no-final-norm",)
+    if recipe.get("tokens", "none") != "none":
+        yield "--tokens", recipe["tokens"]
 
 
 def _probe(
@@ -67,11 +80,21 @@ def _probe(
         yield "--limit", limit
     if list(protocol["views"]) != ["original"]:
         yield "--views", ",".join(protocol["views"])
-    for field, usual in _CHOOSING.items():
-        if recipe.get(field, usual) != usual:
-            yield "--where", f"{field}={recipe[field]}"
+    yield from (("--where", condition) for condition in _where(result.backbone, recipe))
     for choice, value in result.build.get("task_options", {}).items():
         yield "--task-option", f"{result.task}.{choice}={value}"
+
+
+def _where(backbone: str, recipe: Mapping[str, Any]) -> Iterator[str]:
+    """What chooses these features where the home has others of the backbone."""
+    for field, usual in _CHOOSING.items():
+        if recipe.get(field, usual) != usual:
+            yield f"{field}={recipe[field]}"
+    options = [option for option, *_ in _taps(backbone, recipe)]
+    if "--layers" in options:
+        yield f"layer={recipe['layer']}"
+    if not {"--final-norm", "--no-final-norm"}.isdisjoint(options):
+        yield f"final_norm={str(recipe['final_norm']).lower()}"
 
 
 def _limit(result: Result, protocol: Mapping[str, Any]) -> int | None:

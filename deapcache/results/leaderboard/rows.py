@@ -15,6 +15,7 @@ from deapcache.results.leaderboard.facts import measured_backbone
 from deapcache.results.leaderboard.homes import Collected, Intervals
 from deapcache.results.leaderboard.naming import differing, told_apart
 from deapcache.results.leaderboard.paper_rows import may_stand_beside, paper_comparison, paper_entries
+from deapcache.results.leaderboard.speeds import shown_device, with_speeds
 from deapcache.results.paper import DATA
 from deapcache.results.uncertainty import UncertaintyOf
 
@@ -25,20 +26,30 @@ PAPERS_DATA = "the paper's data"
 """Title of the board that has the paper's rows."""
 
 
-def leaderboard(collected: Collected, *, intervals: bool = True, paper: bool = True) -> Leaderboard:
+def leaderboard(
+    collected: Collected, *, intervals: bool = True, paper: bool = True, device: str | None = None
+) -> Leaderboard:
     """Boards of everything collected: the paper's data on one, each other dataset on its own.
 
     Only what shares its conditions (protocol but for readout and learning rate, targets) stands in one column. The
-    paper's rows stand beside results that were measured on its data, and alone where there are none.
+    paper's rows stand beside results that were measured on its data, and alone where there are none. Speeds are those
+    on ``device``, by default the one with the most backbones; raises :class:`ResultsError` where it has none.
     """
+    shown = shown_device(collected.speeds, device)
     summaries = summarise(collected.results, allow_mixed=True)
     uncertainty = Intervals(collected.homes) if intervals else None
     make = _EntryMaker(collected, uncertainty, _variants(summaries))
     comparisons = [_comparison(group, summaries, make, paper) for group in _by(summaries, _conditions).values()]
     if paper:
         comparisons += _papers_alone(comparisons)
-    boards = [_board(title, group) for title, group in _by(map(_ordered, comparisons), _board_of).items()]
-    return Leaderboard(boards=tuple(sorted(boards, key=_has_no_measured)), notes=collected.notes)
+    comparisons = [with_speeds(_ordered(comparison), collected.speeds, shown) for comparison in comparisons]
+    boards = [_board(title, group) for title, group in _by(comparisons, _board_of).items()]
+    return Leaderboard(
+        boards=tuple(sorted(boards, key=_has_no_measured)),
+        device=shown,
+        devices=tuple(sorted(collected.speeds, key=lambda name: (name != shown, name))),
+        notes=collected.notes,
+    )
 
 
 def _papers_alone(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -74,16 +85,17 @@ def _variants(summaries: Sequence[Summary]) -> Mapping[str, str]:
     """Run of the first seed → what tells its row from others that share dataset and readout.
 
     That is how it was trained wherever rows of one comparison differ in it, and everything in which rows of one
-    backbone differ.
+    layer of a backbone differ.
     """
     named: dict[str, str] = {}
     for rows in _by(summaries, lambda s: (s.dataset, s.readout)).values():
         groups = list(_by(rows, _conditions).values())
         trained = differing([[_training(summary) for summary in group] for group in groups])
-        for own in _by(rows, lambda s: s.backbone).values():
-            identities = [[row_identity(s.first) for s in group] for group in _by(own, _conditions).values()]
+        for own in _by(rows, lambda s: s.label).values():
+            alike = list(_by(own, _conditions).values())
+            identities = [[row_identity(s.first) for s in group] for group in alike]
             fields = list(dict.fromkeys([*trained, *differing(identities)]))
-            for group, found in zip(_by(own, _conditions).values(), identities, strict=True):
+            for group, found in zip(alike, identities, strict=True):
                 runs = [summary.first.run for summary in group]
                 named |= dict(zip(runs, told_apart(found, fields), strict=True))
     return named

@@ -11,6 +11,7 @@ from deapcache.results.blocks import Block
 from deapcache.results.cells import NOTHING
 from deapcache.results.leaderboard.columns import BACKBONE, MEASURED, Column, details, has_intervals, score_columns
 from deapcache.results.leaderboard.entries import PAPER, Board, Comparison, Entry, Leaderboard, Line
+from deapcache.results.leaderboard.speeds import UNIT, ratio, relative, speed_note
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|!~$])")
 _SPREAD = "± is the sample standard deviation over seeds; 95% interval: of their mean, bootstrap over val images"
@@ -19,18 +20,28 @@ _ORDER = "rows with most tasks first, then by their ranks; scores of different c
 
 def blocks(board: Leaderboard) -> list[Block]:
     """A table backbones × tasks for each board, then one with everything for each task."""
-    found = [_matrix(one) for one in board.boards]
+    found = [_matrix(one, board) for one in board.boards]
     found += [_comparison(one, MEASURED) for one in board.comparisons]
     if board.notes:
         found.append(Block("counted once", (), (), board.notes))
     return found
 
 
-def _matrix(board: Board) -> Block:
+def _matrix(board: Board, whole: Leaderboard) -> Block:
     heads = tuple("\n".join([*_title(one), str(one.main)]) for one in board.comparisons)
-    rows = tuple((*_names(line), *(_cell(line.cells.get(c.key), c) for c in board.comparisons)) for line in board.lines)
+    speed = f"speed\n{UNIT}"
+    rows = tuple(
+        (
+            *_names(line),
+            ratio(relative(line.first.backbone, whole.device)),
+            *(_cell(line.cells.get(c.key), c) for c in board.comparisons),
+        )
+        for line in board.lines
+    )
+    notes = (_ORDER, speed_note(whole.device, len(whole.devices) - 1))
     faint = frozenset(place for place, line in enumerate(board.lines) if line.first.source == PAPER)
-    return Block(f"backbones × tasks: {board.title}", (*(name for name, _ in BACKBONE), *heads), rows, (_ORDER,), faint)
+    header = (*(name for name, _ in BACKBONE), speed, *heads)
+    return Block(f"backbones × tasks: {board.title}", header, rows, notes, faint)
 
 
 def _names(line: Line) -> Iterator[str]:
@@ -69,7 +80,7 @@ def _comparison(comparison: Comparison, further: Sequence[Column]) -> Block:
 def markdown_page(board: Leaderboard, beside: Path | None) -> str:
     """A Markdown page; links to results are relative to the folder ``beside``."""
     parts = ["# Leaderboard", ""]
-    parts += [_section(_matrix(one), "##") for one in board.boards]
+    parts += [_section(_matrix(one, board), "##") for one in board.boards]
     for comparison in board.comparisons:
         block = _comparison(comparison, MEASURED)
         links = [_link(entry, beside) for entry in comparison.entries]

@@ -15,6 +15,14 @@ from deapcache.recipe import SHORT, digest_of
 SCHEMA = 1
 FOLDER = "speed"
 
+BACKBONE, READOUT = "backbone", "readout"
+
+_PLAIN = (
+    *("weights", "input", "batch", "reference", "peak_memory_bytes", "memory", "parameters"),
+    *("device", "precision", "threads", "date", "versions"),
+)
+"""Fields that the JSON document has as they are."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
@@ -61,34 +69,42 @@ class Speed:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON document; ``relative`` is the speed where the reference's is 1, so above 1 is faster."""
+        plain = {name: getattr(self, name) for name in _PLAIN}
         return {
             "schema": SCHEMA,
             self.kind: self.name,
-            "weights": self.weights,
-            "input": self.input,
             "images_per_second": self.images_per_second,
             "relative": 1 / self.runtime_factor,
             "runtime_factor": self.runtime_factor,
-            "reference": self.reference,
-            "peak_memory_bytes": self.peak_memory_bytes,
-            "memory": self.memory,
-            "parameters": self.parameters,
-            "device": self.device,
-            "precision": self.precision,
-            "threads": self.threads,
-            "batch": self.batch,
+            **plain,
             "batches": len(self.seconds),
             "seconds": list(self.seconds),
-            "date": self.date,
             "versions": dict(self.versions),
         }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Speed:
+        """The speed that :meth:`to_json` gave; raises ``KeyError`` and the like for another document."""
+        kind = BACKBONE if BACKBONE in document else READOUT
+        seconds = tuple(document["seconds"])
+        return cls(
+            kind=kind,
+            name=document[kind],
+            seconds=seconds,
+            reference_seconds=statistics.median(seconds) / document["runtime_factor"],
+            **{name: document[name] for name in _PLAIN},
+        )
 
 
 def speed_key(speed: Speed) -> str:
     """Where a home keeps it: ``speed/<name>-<digest of the device>.json``; a second measurement takes its place."""
-    name = re.sub(r"[^A-Za-z0-9._@+-]+", "_", speed.name)
-    prefix = "" if speed.kind == "backbone" else f"{speed.kind}-"
-    return f"{FOLDER}/{prefix}{name}-{digest_of(speed.device)[:SHORT]}.json"
+    return f"{speed_stem(speed.kind, speed.name)}{digest_of(speed.device)[:SHORT]}.json"
+
+
+def speed_stem(kind: str, name: str) -> str:
+    """What the keys of the speeds of a backbone or readout begin with, on whatever device."""
+    prefix = "" if kind == BACKBONE else f"{kind}-"
+    return f"{FOLDER}/{prefix}{re.sub(r'[^A-Za-z0-9._@+-]+', '_', name)}-"
 
 
 def write_speed(home: Location, speed: Speed) -> str:

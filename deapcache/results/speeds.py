@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from deapcache.errors import ResultsError
 from deapcache.locations import Location
-
-FOLDER = "speed"
+from deapcache.results.speed_record import FOLDER
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
+class BackboneSpeed:
     """How fast one backbone is on one device."""
 
     backbone: str
@@ -27,18 +26,12 @@ class Speed:
     device: str
 
 
-def load_speeds(home: Location, device: str | None = None) -> list[Speed]:
+def load_speeds(home: Location, device: str | None = None) -> list[BackboneSpeed]:
     """The speeds of one device, by backbone: ``device``, or the one with the most backbones.
 
-    Files of other things, such as readouts, are passed over; of several measurements of a backbone the last by file
-    name counts. Raises :class:`ResultsError` for a file that cannot be read, and where nothing is left, with the
-    command to run.
+    As :func:`all_speeds`. Raises :class:`ResultsError` where nothing is left, with the command to run.
     """
-    found: dict[str, dict[str, Speed]] = defaultdict(dict)
-    for key in home.keys(FOLDER):
-        if key.endswith(".json"):
-            for one in _speeds(f"{home}/{key}", home.read(key)):
-                found[one.device][one.backbone] = one
+    found = by_device(all_speeds(home))
     if not found:
         raise ResultsError(f"{home} has no speeds of backbones: measure them with deapcache speed --backbone NAME")
     if device is not None and device not in found:
@@ -47,7 +40,24 @@ def load_speeds(home: Location, device: str | None = None) -> list[Speed]:
     return sorted(found[chosen].values(), key=lambda one: one.backbone)
 
 
-def _speeds(file: str, data: bytes) -> list[Speed]:
+def all_speeds(home: Location) -> list[BackboneSpeed]:
+    """The speeds of all backbones and devices, in the order of their files; [] where there are none.
+
+    Files of other things, such as readouts, are passed over. Raises :class:`ResultsError` for a file that is no speed.
+    """
+    keys = [key for key in home.keys(FOLDER) if key.endswith(".json")]
+    return [one for key in keys for one in _speeds(f"{home}/{key}", home.read(key))]
+
+
+def by_device(speeds: Iterable[BackboneSpeed]) -> dict[str, dict[str, BackboneSpeed]]:
+    """Device → backbone → its speed; of several measurements of a backbone the last counts."""
+    found: dict[str, dict[str, BackboneSpeed]] = defaultdict(dict)
+    for one in speeds:
+        found[one.device][one.backbone] = one
+    return dict(found)
+
+
+def _speeds(file: str, data: bytes) -> list[BackboneSpeed]:
     try:
         document = json.loads(data)
     except ValueError as error:
@@ -56,11 +66,11 @@ def _speeds(file: str, data: bytes) -> list[Speed]:
     return [_speed(file, entry) for entry in entries if isinstance(entry, Mapping) and entry.get("backbone")]
 
 
-def _speed(file: str, entry: Mapping[str, Any]) -> Speed:
+def _speed(file: str, entry: Mapping[str, Any]) -> BackboneSpeed:
     try:
         rate = float(entry["images_per_second"]["median"])
         relative = entry.get("relative")
-        found = Speed(
+        found = BackboneSpeed(
             backbone=str(entry["backbone"]),
             images_per_second=rate,
             relative=math.nan if relative is None else float(relative),
