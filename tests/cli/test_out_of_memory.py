@@ -27,7 +27,9 @@ class GreedyConfig(ReadoutConfig):
 
 READOUTS.add("greedy", ReadoutEntry(summary="asks for 4 PB", config=GreedyConfig, sizes=()))
 """
-ON_A_GPU = 'raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total of 1 GiB.")'
+ON_A_GPU = (
+    'raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total of 1 GiB.")'
+)
 
 
 @pytest.fixture(autouse=True)
