@@ -1,4 +1,4 @@
-"""The commands and Python examples of the README and the docs run; their links and the messages that they quote exist."""
+"""The commands and Python examples of the README and the docs run; links and quoted messages exist."""
 
 from __future__ import annotations
 
