@@ -16,7 +16,8 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FENCED = re.compile(r"^```.*?^```", flags=re.MULTILINE | re.DOTALL)
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+"""Language and contents, fence by fence: what closes one opens no other."""
 ELIDED = "…"
 
 
@@ -26,7 +27,7 @@ def name_of(page: Path) -> str:
 
 def blocks(page: Path, language: str) -> list[str]:
     """What stands in the page's fences of that language, '' for none."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [content for found, content in FENCED.findall(page.read_text()) if found == language]
 
 
 def prose(page: Path) -> str:
@@ -146,7 +147,7 @@ def test_the_documentation_names_every_verb_and_no_other():
 
 def anchors(page: Path) -> set[str]:
     """The headings of a page as GitHub addresses them."""
-    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", page.read_text()), flags=re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", prose(page), flags=re.MULTILINE)
     plain = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in plain}
 
