@@ -173,6 +173,13 @@ def test_every_page_is_in_the_index():
     assert pages <= linked
 
 
+def test_the_readme_claims_no_speed_that_was_not_measured():
+    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if "times as fast" in line]
+    claimed = {number for line in lines for number in re.findall(r"\d+\.\d+", line)}
+    assert claimed
+    assert claimed <= set(re.findall(r"\d+\.\d+", (ROOT / "docs" / "performance.md").read_text()))
+
+
 def messages() -> list[str]:
     """The texts in the package's source, with … for what is filled in."""
     trees = [ast.parse(file.read_text()) for file in (ROOT / "deapcache").rglob("*.py")]
