@@ -41,8 +41,8 @@ def _forget():
 
 def extract(cli, plugin: Path, data: Path, home: Path):
     return cli(
-        "extract", "--plugin", plugin, "--backbone", NAME, "--dataset", "coco", "--data-root", data, "--base-size", "64",
-        "--home", home,
+        "extract", "--plugin", plugin, "--backbone", NAME, "--dataset", "coco", "--data-root", data, "--base-size",
+        "64", "--home", home,
     )  # fmt: skip
 
 
