@@ -57,6 +57,11 @@ FAILURE = 1
 USAGE = 2
 INTERRUPTED = 130
 
+_WITH_LESS_MEMORY = (
+    "Take a smaller --batch-size; a probe needs less with fewer tasks, readouts and seeds at once, and with "
+    "--residency stream. What was published before is whole and stays"
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 ok, 1 failure, 2 usage, 130 interrupted.
@@ -72,6 +77,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except DeapcacheError as error:
         return _failed(error)
     except Exception as error:
+        if _is_short_of_memory(error):
+            return _failed(DeapcacheError(f"out of memory: {_first_sentences(error)}. {_WITH_LESS_MEMORY}"))
         # Typer carries its own copy of click; its usage errors are told by what they can do
         if not hasattr(error, "format_message"):
             raise
@@ -79,6 +86,17 @@ def _run(arguments: Sequence[str] | None) -> int:
     if outcome == INTERRUPTED:  # how Typer hands on Ctrl-C
         note("interrupted: everything published so far is whole and stays; run the same command again to go on")
     return outcome if isinstance(outcome, int) else 0
+
+
+def _is_short_of_memory(error: Exception) -> bool:
+    """Of a GPU's or the host's; torch is not imported for this, and has no class of its own for the host's."""
+    host = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    return host or type(error).__name__ == "OutOfMemoryError"
+
+
+def _first_sentences(error: Exception) -> str:
+    """What was asked for; torch goes on with advice on its allocator."""
+    return ". ".join(str(error).partition("\n")[0].split(". ")[:2]).rstrip(".") or type(error).__name__
 
 
 def _failed(error: DeapcacheError) -> int:
