@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,17 @@ def home(tmp_path: Path) -> LocalLocation:
     """An empty cache home."""
     (tmp_path / "home").mkdir()
     return LocalLocation(tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Work as small as a test's waits more for other threads than it gains from them."""
+    import torch  # most rooms do without
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 MakeCoco = Callable[..., Path]

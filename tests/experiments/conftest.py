@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from deapcache_pipelines import SMALL, MakePlan
 
 from deapcache.experiments import PipelinePlan, load_pipeline, plan_pipeline
@@ -15,12 +14,8 @@ from deapcache.locations import LocalLocation
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Work this small waits more for other threads than it gains from them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def in_one_thread(one_thread: None) -> None:
+    """All of this room."""
 
 
 @pytest.fixture(autouse=True)
