@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,11 +18,13 @@ def in_one_thread(one_thread: None) -> None:
     """All of this room."""
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def no_pictures() -> Iterator[None]:
     """Drawing takes longer than all else here."""
     probing = importlib.import_module("deapcache.experiments.probe")
-    monkeypatch.setattr(probing, "save_picture", lambda _, result, **__: f"{result.run}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probing, "save_picture", lambda _, result, **__: f"{result.run}.png")
+        yield
 
 
 @pytest.fixture
