@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
@@ -45,7 +46,8 @@ class Registry(Generic[Entry]):
         if name in self._entries:
             raise UsageError(f"{self.kind} {name!r} is registered twice; choose another name")
         self._entries[name] = entry
-        if running():
+        # a plugin may be the first to import deapcache's own modules, which are no part of it
+        if running() and sys._getframe(1).f_globals["__name__"] not in self._modules:
             self._sources[name] = source_of_caller().digest
         return entry
 

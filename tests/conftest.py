@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,18 +35,41 @@ def home(tmp_path: Path) -> LocalLocation:
     return LocalLocation(tmp_path / "home")
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Work as small as a test's waits more for other threads than it gains from them."""
+    import torch  # most rooms do without
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 MakeCoco = Callable[..., Path]
 
 
-@pytest.fixture
-def make_coco(tmp_path: Path) -> MakeCoco:
-    """A function that writes a small dataset in COCO's layout: smooth random photographs, one square each."""
+@pytest.fixture(scope="session")
+def write_coco() -> MakeCoco:
+    """A function that writes a small dataset in COCO's layout into a folder: smooth random photographs, a square each.
 
-    def make(train: int = 12, val: int = 4, *, name: str = "data", size: tuple[int, int] = (96, 128)) -> Path:
-        root = tmp_path / name
+    The same numbers of images are the same images, wherever they are.
+    """
+
+    def write(root: Path, train: int = 12, val: int = 4, *, size: tuple[int, int] = (96, 128)) -> Path:
         for split, count, first in (("train", train, 0), ("val", val, 10_000)):
             _write_coco_split(root, split, [first + i for i in range(count)], size)
         return root
+
+    return write
+
+
+@pytest.fixture
+def make_coco(tmp_path: Path, write_coco: MakeCoco) -> MakeCoco:
+    """The same, into a folder of the test's own."""
+
+    def make(train: int = 12, val: int = 4, *, name: str = "data", size: tuple[int, int] = (96, 128)) -> Path:
+        return write_coco(tmp_path / name, train, val, size=size)
 
     return make
 

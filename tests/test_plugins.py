@@ -85,11 +85,24 @@ def test_another_process_unpickles_what_a_plugin_made(tmp_path: Path) -> None:
         assert pool.submit(squares.side).result() == 7
 
 
-def test_a_subprocess_inherits_the_files(tmp_path: Path) -> None:
-    plugins.use([write_plugin(tmp_path, CONVOLUTION)])
-    script = "from deapcache.backbones import describe; print(describe('one-convolution').dim)"
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == "8"
+ASKED_FIRST_BY_A_PLUGIN = """
+from deapcache.backbones import BACKBONES, describe
+from deapcache.datasets import DATASETS
+from deapcache.readouts import READOUTS
+from deapcache.tasks import TASKS
+
+print(describe("mine").dim)
+for registry in (BACKBONES, DATASETS, TASKS, READOUTS):
+    print(*(name for name in registry.names() if registry.source(name)))
+"""
+
+
+def test_a_subprocess_inherits_the_files_and_its_own_names_are_no_plugins(tmp_path: Path) -> None:
+    """A name with a source makes runs of another name: the same readout would be another one beside any plugin."""
+    plugins.use([write_plugin(tmp_path, "from deapcache.readouts import deap\n" + EVERYTHING)])
+    command = [sys.executable, "-c", ASKED_FIRST_BY_A_PLUGIN]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["3", "mine", "squares", "edges", "plain"]
 
 
 BROKEN = {

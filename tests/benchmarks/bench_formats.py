@@ -113,7 +113,7 @@ def _write(folder: Path, features: np.ndarray, storage: str, compression: str = 
     cache = create_cache(
         LocalLocation(folder),
         f"{storage}-{compression or 'default'}.zarr",
-        recipe=replace(random_recipe(), storage=storage),
+        recipe=random_recipe(storage),
         arrays=specs,
         image_ids=ids,
     )

@@ -26,12 +26,12 @@ import numpy as np
 from PIL import Image
 
 from tests.benchmarks.figures import Figure
+from tests.benchmarks.memory import MEBIBYTE, environment, resident
 
 BACKBONE = "timm:test_vit@untrained"
 """timm's smallest transformer: it needs no calibration, and its forward pass would hide nothing that is kept."""
 
 TIMES = (1, 4, 16)
-MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +78,7 @@ def measure(sizes: Sizes, *verbs: str) -> list[Row]:
         for times in sizes.times:
             write_coco(Path(folder) / str(times) / "coco", sizes.train * times, sizes.val * times)
         command = [sys.executable, __file__, "--measure", folder, json.dumps(vars(sizes)), *verbs]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(each for each in sys.path if each)}
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment())
     return [Row(**row) for row in json.loads(done.stdout)]
 
 
@@ -134,9 +133,9 @@ def _in_a_fork(verb: Callable[[Path, Sizes], float], folder: Path, sizes: Sizes)
     if os.fork() == 0:
         status = 1
         try:
-            before = _status("VmRSS")
+            before = resident("VmRSS")
             data = verb(folder, sizes)
-            os.write(writing, json.dumps([before, _status("VmHWM"), data]).encode())
+            os.write(writing, json.dumps([before, resident("VmHWM"), data]).encode())
             status = 0
         finally:
             os._exit(status)
@@ -189,12 +188,6 @@ def _decoded(home: object) -> float:
 
     caches = [entry.open() for entry in list_caches(home)]  # type: ignore[arg-type]
     return sum(len(cache) * spec.item_bytes for cache in caches for spec in cache.arrays.values()) / MEBIBYTE
-
-
-def _status(name: str) -> float:
-    """Mebibytes of this process, as the kernel counts them."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
 def main() -> list[Figure]:

@@ -26,11 +26,9 @@ from deapcache.probing.batches import Batch, BatchStream
 from deapcache.probing.feeding import READ_AHEAD
 from deapcache.probing.learner import Learner
 from deapcache.probing.options import ProbeOptions
-from deapcache.probing.posed import PosedTask
 from deapcache.probing.team import form_teams
 from deapcache.probing.train import train
-from deapcache.tasks import get_task
-from tests.benchmarks.bench_stack import Sizes, make_caches
+from tests.benchmarks.bench_stack import Sizes, make_caches, pose_boundaries
 from tests.benchmarks.figures import Figure, ratios
 
 WARM_UP, TAIL = 3, READ_AHEAD + 1
@@ -132,16 +130,7 @@ def _train(stream: BatchStream | InMemory, rows: np.ndarray, sizes: Sizes, devic
 
 def new_learner(sizes: Sizes, iterations: int, device: str = "cpu") -> Learner:
     """A DeAP readout for boundaries."""
-    posed = PosedTask(
-        task=get_task("boundaries"),
-        backbone="random",
-        classes=(),
-        output_size=sizes.output,
-        grid=sizes.features[:2],
-        feature_dim=sizes.features[2],
-        iterations=iterations,
-    )
-    return Learner(posed, "deap", seed=0, lr=1e-3, device=device)
+    return Learner(pose_boundaries(sizes, iterations), "deap", seed=0, lr=1e-3, device=device)
 
 
 def main() -> list[Figure]:

@@ -230,7 +230,7 @@ def write_cache(folder: Path, features: np.ndarray, compression: str = "") -> Fe
     return cache
 
 
-def random_recipe() -> FeatureRecipe:
+def random_recipe(storage: str = "float16") -> FeatureRecipe:
     """The recipe of volumes that no backbone made."""
     return FeatureRecipe(
         backbone="random",
@@ -251,7 +251,7 @@ def random_recipe() -> FeatureRecipe:
         std=(0.5, 0.5, 0.5),
         precision="fp32",
         tf32=False,
-        storage="float16",
+        storage=storage,
         images="none",
     )
 

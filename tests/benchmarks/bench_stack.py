@@ -51,7 +51,7 @@ class Sizes:
     device: str = "cpu"
 
 
-QUICK = Sizes(images=16, features=(3, 3, 8), output=(24, 24), batch=2, spans=2, repeats=1)
+QUICK = Sizes(images=16, features=(3, 3, 8), output=(24, 24), batch=2, spans=1, repeats=1)
 
 
 @dataclass(frozen=True)
@@ -91,15 +91,7 @@ def _reading_time(stream: BatchStream, rows: np.ndarray, sizes: Sizes) -> float:
 
 
 def _step_time(stream: BatchStream, rows: np.ndarray, seeds: Sequence[int], sizes: Sizes) -> float:
-    posed = PosedTask(
-        task=get_task("boundaries"),
-        backbone="random",
-        classes=(),
-        output_size=sizes.output,
-        grid=sizes.features[:2],
-        feature_dim=sizes.features[2],
-        iterations=10 * (sizes.spans + 1),
-    )
+    posed = pose_boundaries(sizes, 10 * (sizes.spans + 1))
     options = ProbeOptions(batch_size=sizes.batch, device=sizes.device)
     learners = [Learner(posed, "deap", seed=seed, lr=1e-3, device=sizes.device) for seed in seeds]
     marks: list[float] = []
@@ -107,6 +99,19 @@ def _step_time(stream: BatchStream, rows: np.ndarray, seeds: Sequence[int], size
     train(teams, stream, rows, options, lambda _: marks.append(time.perf_counter()))
     spans = np.diff(marks)  # of ten steps each; the first mark ends the first ten
     return 1e3 * float(np.median(spans)) / 10
+
+
+def pose_boundaries(sizes: Sizes, iterations: int) -> PosedTask:
+    """What a readout learns from :func:`make_caches`."""
+    return PosedTask(
+        task=get_task("boundaries"),
+        backbone="random",
+        classes=(),
+        output_size=sizes.output,
+        grid=sizes.features[:2],
+        feature_dim=sizes.features[2],
+        iterations=iterations,
+    )
 
 
 def make_caches(home: LocalLocation, sizes: Sizes) -> SplitArrays:

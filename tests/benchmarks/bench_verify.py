@@ -24,8 +24,9 @@ import tensorstore
 
 from deapcache.cache import FeatureCache, create_cache, encode_features, feature_arrays, verify_cache
 from deapcache.locations import LocalLocation
-from deapcache.recipe import FeatureRecipe
+from tests.benchmarks.bench_read import random_recipe
 from tests.benchmarks.figures import Figure, ratios
+from tests.benchmarks.memory import MEBIBYTE, environment
 
 _VERIFY, _TENSORSTORE = "deapcache verify", "tensorstore read"
 
@@ -80,17 +81,17 @@ def _opened(cache: FeatureCache, name: str) -> Any:
 
 
 def _peak(cache: FeatureCache, shards: int) -> int:
-    # Not ru_maxrss, which a new process inherits from the one that starts it.
     script = (
-        "import re, sys\n"
-        "from pathlib import Path\n"
+        "import sys\n"
         "from deapcache.cache import verify_cache\n"
         "from deapcache.locations import locate\n"
+        "from tests.benchmarks.memory import resident\n"
         "assert verify_cache(locate(sys.argv[1]), shards=range(int(sys.argv[2]))).is_sound\n"
-        "print(int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) * 1024)\n"
+        "print(resident('VmHWM'))\n"
     )
     command = [sys.executable, "-c", script, str(cache.location), str(shards)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment())
+    return round(float(done.stdout) * MEBIBYTE)
 
 
 def _write_cache(folder: Path, shape: tuple[int, int, int, int], storage: str) -> FeatureCache:
@@ -109,32 +110,6 @@ def _write_cache(folder: Path, shape: tuple[int, int, int, int], storage: str) -
         volumes = rng.standard_normal((len(rows), *shape[1:]), dtype=np.float32)
         cache.write_shard(k, encode_features(volumes, storage, [str(row) for row in rows]))
     return cache
-
-
-def random_recipe(storage: str) -> FeatureRecipe:
-    """The recipe of volumes that no backbone made."""
-    return FeatureRecipe(
-        backbone="random",
-        architecture="none",
-        arguments={},
-        weights="none",
-        calibration="",
-        layer="last",
-        final_norm=True,
-        base_size="224x224",
-        base_fit="squash",
-        base_interpolation="none",
-        colour="rgb",
-        image_size=(224, 224),
-        interpolation="none",
-        antialias=True,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        precision="fp32",
-        tf32=False,
-        storage=storage,
-        images="none",
-    )
 
 
 def main() -> list[Figure]:

@@ -1,6 +1,6 @@
 """Peak memory while all of NYUv2 is read from its MATLAB file, image after image.
 
-usage: python tests/benchmarks/nyuv2_memory.py [--images N]
+usage: python -m tests.benchmarks.nyuv2_memory [--images N]
 
 Writes a file of the real shape (1,449 images of 480 × 640 pixels unless told otherwise; images and depth are noise, so
 that it does not shrink) to a temporary folder, and lets a fresh process open it, take all digests, and read every
@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,9 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.benchmarks.memory import MEBIBYTE, environment, resident
+
 SUPPORT = Path(__file__).parents[1] / "support"
 SIZE = (480, 640)
-MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,7 @@ class Memory:
     file: float
     arrays: float
     before: float
-    """Resident memory of the reading process when it has imported everything and opened nothing."""
+    """Peak of the reading process when it has imported everything and opened nothing."""
     growth: float
     """By how much its peak is beyond that when all has been read."""
 
@@ -45,14 +44,10 @@ def run(images: int = 1449, *, noise: bool = True) -> Memory:
     with tempfile.TemporaryDirectory() as name:
         path = _write(Path(name), images, noise)
         command = [sys.executable, __file__, "--read", name]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=_environment())
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment())
         before, peak, arrays = json.loads(done.stdout)
         file = path.stat().st_size / MEBIBYTE
     return Memory(images=images, file=file, arrays=arrays / MEBIBYTE, before=before, growth=peak - before)
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 def _write(folder: Path, images: int, noise: bool) -> Path:
@@ -80,7 +75,7 @@ def _read(folder: Path) -> None:
 
     from deapcache.datasets.nyuv2 import open_nyuv2
 
-    before, arrays = _peak(), 0
+    before, arrays = resident("VmHWM"), 0
     dataset = open_nyuv2(folder)
     for split in dataset.splits:
         dataset.image_digests(split)
@@ -89,13 +84,7 @@ def _read(folder: Path) -> None:
         for row in range(len(dataset.image_ids(split))):
             arrays += dataset.read_image(split, row).nbytes
             arrays += sum(dataset.read_annotation(split, row, kind).nbytes for kind in dataset.annotations)
-    print(json.dumps([before, _peak(), arrays]))
-
-
-def _peak() -> float:
-    """Mebibytes; Linux counts kibibytes, macOS bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / MEBIBYTE if sys.platform == "darwin" else peak / 1024
+    print(json.dumps([before, resident("VmHWM"), arrays]))
 
 
 def main() -> None:

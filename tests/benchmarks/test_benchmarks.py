@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import runpy
-import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +18,39 @@ import torch
 
 from deapcache.datasets import open_dataset
 from deapcache.readouts import build_readout
+from tests.benchmarks import bench_onthefly, bench_probe
 from tests.benchmarks.figures import Figure
 
 READ = Path(__file__).with_name("bench_read.py")
 EXTRACT = Path(__file__).with_name("bench_extract.py")
 READOUT = Path(__file__).with_name("bench_readout.py")
-PROBE = Path(__file__).with_name("bench_probe.py")
-ONTHEFLY = Path(__file__).with_name("bench_onthefly.py")
 TARGETS = Path(__file__).with_name("bench_targets.py")
+
+
+@dataclass(frozen=True)
+class QuickRun:
+    """What ``python -m tests.benchmarks --quick`` printed, and what two of its benchmarks found."""
+
+    printed: str
+    rows: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def quick() -> QuickRun:
+    """One run for all that is asked of it."""
+    rows: dict[str, Any] = {}
+
+    def noted(name: str, run: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        rows[name] = run(*arguments, **options)
+        return rows[name]
+
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(sys, "argv", ["benchmarks", "--quick"])
+        for bench in (bench_probe, bench_onthefly):
+            patch.setattr(bench, "run", functools.partial(noted, bench.__name__, bench.run))
+        runpy.run_module("tests.benchmarks", run_name="__main__")
+    return QuickRun(printed.getvalue(), rows)
 
 
 def test_all_readers_give_every_volume(tmp_path: Path) -> None:
@@ -65,10 +95,9 @@ def test_both_ways_of_a_readout_compute_the_same() -> None:
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
-def test_the_quick_run_ends_in_one_table() -> None:
-    found = subprocess.run([sys.executable, "-m", "tests.benchmarks", "--quick"], capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-    table = found.stdout.rpartition("ratio to the alternative")[2].splitlines()[1:]
+@pytest.mark.slow
+def test_the_quick_run_ends_in_one_table(quick: QuickRun) -> None:
+    table = quick.printed.rpartition("ratio to the alternative")[2].splitlines()[1:]
     named = (
         "read, MB/s",
         "base images",
@@ -93,15 +122,15 @@ def test_a_figure_is_judged_by_its_median(at_most: bool, expected: str) -> None:
     assert expected not in figure.row(judged=False)
 
 
-def test_probing_is_timed_against_the_same_training_in_memory() -> None:
-    (row,) = runpy.run_path(str(PROBE))["run"](quick=True)
+def test_probing_is_timed_against_the_same_training_in_memory(quick: QuickRun) -> None:
+    (row,) = quick.rows[bench_probe.__name__]
     assert len(row.cache) == len(row.memory) == len(row.ratios) == 1
     assert row.losses[0] == row.losses[1]
 
 
-def test_both_ways_to_train_learn_the_same() -> None:
+def test_both_ways_to_train_learn_the_same(quick: QuickRun) -> None:
     """With the backbone in every step, or on features that were extracted once: float16 is the only difference."""
-    (row,) = runpy.run_path(str(ONTHEFLY))["run"](quick=True)
+    (row,) = quick.rows[bench_onthefly.__name__]
     assert row.losses["fly"] == pytest.approx(row.losses["cache"], rel=1e-3)
     assert len(row.fly) == len(row.extract) == 2
     fly, cache = row.seconds(100, 10)

@@ -168,4 +168,4 @@ def test_a_forked_process_reads_too(home: LocalLocation) -> None:
     fill(cache)
     expected = _sum_of_first(cache)  # threads are running now
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        assert pool.apply_async(_sum_of_first, (cache,)).get(timeout=60) == expected
+        assert pool.apply_async(_sum_of_first, (cache,)).get(timeout=600) == expected

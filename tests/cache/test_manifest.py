@@ -101,7 +101,7 @@ def test_several_writers_leave_true_lists(home: LocalLocation) -> None:
     for child in children:
         _go(child)
     for child in children:
-        child.communicate(timeout=120)
+        child.communicate(timeout=600)
     assert [child.returncode for child in children] == [0] * 4
     assert told(cache)["keys"] == truth(cache)
     assert cache.is_complete()

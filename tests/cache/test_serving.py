@@ -301,7 +301,7 @@ def test_ctrl_c_ends_it_cleanly(home: LocalLocation, tmp_path: Path) -> None:
     with cache_serve(home.path, tmp_path / "log") as server:
         assert ask(server, "/")[0] == 200
         server.process.send_signal(signal.SIGINT)
-        out, err = server.process.communicate(timeout=30)
+        out, err = server.process.communicate(timeout=600)
         assert server.process.returncode == 0
         assert out.startswith(f"serving {home} at {server.url}/")
         assert err == "stopped\n"

@@ -6,9 +6,10 @@ import json
 import re
 
 import pytest
-import torch
 
 from deapcache.locations import LocalLocation
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ONE = "efficientnet-lite0-s16"
 PIPELINE = f"""\
@@ -19,15 +20,6 @@ batch_size: 2
 probes:
   - {{tasks: [foreground], dataset: coco}}
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Work this small waits more for other threads than it gains from them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
-import torch
 
 from deapcache.locations import LocalLocation
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ONE = "efficientnet-lite0-s16"
 PIPELINE = f"""\
@@ -20,15 +20,6 @@ batch_size: 4
 probes:
   - {{tasks: [foreground], dataset: coco, readouts: [deap, no-sigma]}}
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Work this small waits more for other threads than it gains from them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

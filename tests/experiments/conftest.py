@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from deapcache_pipelines import SMALL, MakePlan
 
 from deapcache.experiments import PipelinePlan, load_pipeline, plan_pipeline
@@ -15,19 +14,17 @@ from deapcache.locations import LocalLocation
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Work this small waits more for other threads than it gains from them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def in_one_thread(one_thread: None) -> None:
+    """All of this room."""
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def no_pictures() -> Iterator[None]:
     """Drawing takes longer than all else here."""
     probing = importlib.import_module("deapcache.experiments.probe")
-    monkeypatch.setattr(probing, "save_picture", lambda _, result, **__: f"{result.run}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probing, "save_picture", lambda _, result, **__: f"{result.run}.png")
+        yield
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,23 @@ EXTRACTION = importlib.import_module("deapcache.extraction.extract")
 CHILD = Path(__file__).with_name("pipeline_child.py")
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, write_coco) -> tuple[LocalLocation, Counted]:
+    """A home in which SMALL was run, for reading only, and what that took."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "home").mkdir()
+    (folder / "small.yaml").write_text(SMALL)
+    home, root = LocalLocation(folder / "home"), write_coco(folder / "data", train=8, val=4)
+    return home, Counted(plan_pipeline(load_pipeline(str(folder / "small.yaml")), home, root, device="cpu"))
+
+
+@pytest.fixture
+def done(small: tuple[LocalLocation, Counted], home: LocalLocation) -> Counted:
+    """The same in ``home``."""
+    shutil.copytree(small[0].path, home.path, dirs_exist_ok=True)
+    return small[1]
+
+
 def test_a_second_run_does_nothing_and_gives_the_same(plan, home):
     first = Counted(plan(TWO))
     assert (first.steps, first.forwards) == (4, 2 * (8 + 4) + 8), "two passes of two steps; eight images calibrate"
@@ -41,8 +59,8 @@ def test_a_second_run_does_nothing_and_gives_the_same(plan, home):
     assert contents(home) == before
 
 
-def test_what_a_read_home_holds_is_planned_and_run_without_a_forward(plan, home, write, coco, tmp_path):
-    results = Counted(plan(SMALL)).outcome.results
+def test_what_a_read_home_holds_is_planned_and_run_without_a_forward(done, home, write, coco, tmp_path):
+    results = done.outcome.results
     before = contents(home)
     own = LocalLocation(tmp_path / "own")
     layered = locations.home(own.path, read_homes=[home.path])
@@ -55,16 +73,16 @@ def test_what_a_read_home_holds_is_planned_and_run_without_a_forward(plan, home,
     assert contents(home) == before
 
 
-def test_another_fit_is_another_experiment_in_the_same_home(plan, home):
-    squashed = Counted(plan(SMALL)).trained
+def test_another_fit_is_another_experiment_in_the_same_home(done, plan):
+    squashed = done.trained
     cropped = Counted(plan(SMALL, "fit=crop"))
     assert (cropped.forwards, len(cropped.trained & squashed)) == (8 + 4, 0)
     assert {r.caches["val"]["recipe"]["base_fit"] for r in cropped.outcome.results} == {"crop"}
     assert Counted(plan(SMALL)).forwards == Counted(plan(SMALL, "fit=crop")).forwards == 0
 
 
-def test_what_is_asked_for_is_trained_in_one_pass_and_no_more(plan):
-    results = Counted(plan(SMALL)).outcome.results
+def test_what_is_asked_for_is_trained_in_one_pass_and_no_more(small):
+    results = small[1].outcome.results
     assert {(r.task, r.readout, r.seed) for r in results} == {
         ("foreground", "deap", 0),
         ("foreground", "deap", 1),
@@ -82,8 +100,8 @@ def test_probes_with_other_options_are_passes_of_their_own(plan):
     assert {r.protocol["optimiser"]["lr"] for r in found.outcome.results if r.readout == "no-sigma"} == {0.01, 0.02}
 
 
+@pytest.mark.usefixtures("done")
 def test_other_results_of_the_home_stay_out(plan, home):
-    Counted(plan(SMALL))
     options = ProbeOptions(iterations=1, batch_size=4)
     (other,) = probe(home, ProbeRequest(tasks=["foreground"], dataset="coco", options=options))
     assert home.exists(f"results/{other.result.run}.json")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,32 @@ TAPS = Taps(layers=("2", "4", "6"), tokens="cls")
 def run(root: Path, home: LocalLocation, taps: Taps = TAPS, **settings: object) -> list[ExtractionReport]:
     chosen = ExtractionSettings(batch_size=4, device="cpu", taps=taps, **settings)  # type: ignore[arg-type]
     return list(extract([VIT], open_dataset("coco", root), home, settings=chosen))
+
+
+@dataclass(frozen=True)
+class Layered:
+    """A home with the three layers of four training and two validation images."""
+
+    root: Path
+    """Of the dataset."""
+    home: LocalLocation
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory, write_coco) -> Layered:
+    """For reading only."""
+    folder = tmp_path_factory.mktemp("layered")
+    (folder / "home").mkdir()
+    made = Layered(write_coco(folder / "data", 4, 2), LocalLocation(folder / "home"))
+    run(made.root, made.home)
+    return made
+
+
+@pytest.fixture
+def layered(extracted: Layered, home: LocalLocation) -> Layered:
+    """A copy to write to."""
+    shutil.copytree(extracted.home.path, home.path, dirs_exist_ok=True)
+    return Layered(extracted.root, home)
 
 
 def caches(home: LocalLocation, split: str = "train") -> dict[str, FeatureCache]:
@@ -77,9 +105,8 @@ def test_a_plain_cache_keeps_its_digest_and_is_found_by_layers(make_coco, home) 
     assert forward_count() == before
 
 
-def test_what_one_layer_lacks_is_done_again(make_coco, home) -> None:
-    root = make_coco(4, 2)
-    run(root, home)
+def test_what_one_layer_lacks_is_done_again(layered: Layered) -> None:
+    root, home = layered.root, layered.home
     found = caches(home)
     lost = next(iter((found["4 cls"].location.path / "features").glob("c.3.*")))  # type: ignore[attr-defined]
     kept = lost.read_bytes()
@@ -103,8 +130,8 @@ def test_a_layer_that_another_home_lends_is_not_made_again(make_coco, home, tmp_
     assert {key: lab.read(key) for key in lab.keys("")} == before
 
 
-def test_verifying_and_repairing_know_class_tokens(make_coco, home) -> None:
-    run(make_coco(4, 2), home)
+def test_verifying_and_repairing_know_class_tokens(layered: Layered) -> None:
+    home = layered.home
     cache = caches(home)["4 cls"]
     assert verify_cache(cache.location).bad == ()
     shard = next(iter((cache.location.path / "cls").glob("c.2.*")))  # type: ignore[attr-defined]
@@ -140,15 +167,14 @@ def test_a_plan_counts_forwards_once(make_coco, home) -> None:
     assert plan(Taps(layers=("2", "5"), tokens="cls")).forwards == 6
 
 
-def test_a_layer_is_verified_against_its_block(make_coco, home) -> None:
-    run(make_coco(4, 2), home)
-    for cache in caches(home, "val").values():
-        report = verify_live(cache, home, images=2, device="cpu")
+def test_a_layer_is_verified_against_its_block(extracted: Layered) -> None:
+    for cache in caches(extracted.home, "val").values():
+        report = verify_live(cache, extracted.home, images=2, device="cpu")
         assert not report.bad
 
 
-def test_a_probe_picks_one_layer(make_coco, home) -> None:
-    run(make_coco(4, 2), home)
+def test_a_probe_picks_one_layer(layered: Layered) -> None:
+    home = layered.home
     options = {"dataset": "coco", "backbone": VIT, "iterations": 2, "batch_size": 4, "device": "cpu", "home": home}
     with pytest.raises(AmbiguousCacheError, match=r"layer is 2(.|\n)*--where layer="):
         deapcache.probe("foreground", **options)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,19 +20,13 @@ from deapcache.extraction.cluster import worker_environment
 from deapcache.extraction.tasks import gpu_of
 from deapcache.locations import LocalLocation
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+"""As in the other processes: the order of a sum depends on it."""
+
 BACKBONE = "efficientnet-lite0-s16@untrained"  # its batch norm is calibrated: all must do that alike
 IMAGES = 90  # two a shard
 SHARDS = 45
 CHILD = Path(__file__).with_name("share_child.py")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in the other processes: the order of a sum depends on it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

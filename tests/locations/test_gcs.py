@@ -42,7 +42,7 @@ def test_a_home_in_google_cloud_storage() -> None:
         environment = {**os.environ, "TENSORSTORE_GCS_HTTP_URL": url, "GOOGLE_AUTH_TOKEN_FOR_TESTING": "token"}
         support = str(Path(deapcache_gcs.__file__).parent)
         command = [sys.executable, "-c", _CHILD, support]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     shards = {name: data for name, (data, _) in objects.items() if "/features/c." in name}
     assert json.loads(done.stdout) == [True, False, True, True, True, sum(map(len, shards.values())), False]

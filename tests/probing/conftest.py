@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 
 import pytest
-import torch
 from deapcache_toys import COUNTS, TARGET_DTYPES, add_features, add_targets
 
 from deapcache.locations import LocalLocation
+from deapcache.probing import ProbeOptions
+from deapcache.probing.arrays import SplitArrays
+from deapcache.probing.sources import Request, resolve_sources
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Work this small waits more for other threads than it gains from them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def in_one_thread(one_thread: None) -> None:
+    """All of this room."""
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +34,18 @@ def toys(made_toys: LocalLocation, home: LocalLocation) -> LocalLocation:
     """A copy of these toys to write to."""
     shutil.copytree(made_toys.path, home.path, dirs_exist_ok=True)
     return home
+
+
+@pytest.fixture
+def arrays(toys: LocalLocation) -> SplitArrays:
+    """The first 20 training images with two kinds of annotations."""
+    request = Request(
+        home=toys,
+        dataset="toys",
+        backbone="toy",
+        annotations=("instances", "depth"),
+        fields={},
+        images_name="toys",
+        splits=("train", "val"),
+    )
+    return resolve_sources(request, ProbeOptions(train_limit=20)).train.arrays

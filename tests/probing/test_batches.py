@@ -12,8 +12,6 @@ from deapcache_toys import COUNTS, target_maps, volumes
 from deapcache.probing.arrays import SplitArrays
 from deapcache.probing.batches import BatchStream, image_order, sequential
 from deapcache.probing.feeding import READ_AHEAD
-from deapcache.probing.options import ProbeOptions
-from deapcache.probing.sources import Request, resolve_sources
 
 ROWS = np.arange(10, 20)
 
@@ -47,20 +45,6 @@ def test_order_ignores_global_random_state() -> None:
 
 def test_fewer_images_than_a_batch() -> None:
     assert [sorted(rows) for rows in _order(iterations=2, batch_size=20)] == [sorted([*ROWS, *ROWS])] * 2
-
-
-@pytest.fixture
-def arrays(toys):
-    request = Request(
-        home=toys,
-        dataset="toys",
-        backbone="toy",
-        annotations=("instances", "depth"),
-        fields={},
-        images_name="toys",
-        splits=("train", "val"),
-    )
-    return resolve_sources(request, ProbeOptions(train_limit=20)).train.arrays
 
 
 @pytest.mark.parametrize("residency", ["memory", "stream"])

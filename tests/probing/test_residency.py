@@ -21,7 +21,6 @@ from deapcache.probing.feeding import _one_ahead
 from deapcache.probing.free_memory import FreeMemory, free_memory
 from deapcache.probing.options import RESIDENCIES, ProbeOptions
 from deapcache.probing.residency import choose_residency, require_room
-from deapcache.probing.sources import Request, resolve_sources
 
 CPU = torch.device("cpu")
 
@@ -81,20 +80,6 @@ def test_free_memory_of_a_device_that_has_none_of_its_own() -> None:
     free = free_memory(CPU)
     assert free.device is None
     assert free.host > 0
-
-
-@pytest.fixture
-def arrays(toys):
-    request = Request(
-        home=toys,
-        dataset="toys",
-        backbone="toy",
-        annotations=("instances", "depth"),
-        fields={},
-        images_name="toys",
-        splits=("train", "val"),
-    )
-    return resolve_sources(request, ProbeOptions(train_limit=20)).train.arrays
 
 
 @pytest.mark.parametrize("residency", ["gpu", "memory", "stream"])

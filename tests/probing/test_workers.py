@@ -28,7 +28,7 @@ def _threads_of_a_new_thread() -> int:
 
 
 def test_jobs_run_at_once_and_share_the_cores() -> None:
-    meeting, shares = threading.Barrier(2, timeout=30), []
+    meeting, shares = threading.Barrier(2, timeout=600), []
 
     def job() -> None:
         meeting.wait()  # nobody passes alone

@@ -62,7 +62,7 @@ def test_picture_of_each_kind_of_task(home, facts, task, annotation) -> None:
     height, width, _ = pixels.shape
     assert 300 < height < 1200
     assert 800 < width < 1600
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1000
+    assert len(np.unique(pixels @ np.array([1, 256, 65536]))) > 1000
     assert (pixels[:5] == 255).all()
     assert (pixels[:, -5:] == 255).all(), "something is cut at the right border"
 
