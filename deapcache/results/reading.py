@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from deapcache.results.record import Result
 
 
@@ -26,9 +29,21 @@ def reading_of(result: Result) -> str:
 
     It does not depend on what stands beside a run: a backbone's name alone is its last layer everywhere.
     """
-    norm = " without norm" if result.caches["train"]["recipe"].get("final_norm") is False else ""
-    layer, tokens = inner_layer(result), tokens_of(result)
-    return ", ".join(filter(None, (layer and layer + norm, "" if tokens == "none" else f"{tokens} kept")))
+    return reading_in(result.caches["train"]["recipe"])
+
+
+def reading_in(recipe: Mapping[str, Any]) -> str:
+    """:func:`reading_of` what has read the features of that recipe."""
+    layer = str(recipe.get("layer", ""))
+    norm = " without norm" if recipe.get("final_norm") is False else ""
+    tokens = recipe.get("tokens", "none")
+    kept = "" if tokens == "none" else f"{tokens} kept"
+    return ", ".join(filter(None, (f"layer {layer}{norm}" if layer.isdecimal() else "", kept)))
+
+
+def told_in(recipe: Mapping[str, Any]) -> str:
+    """:func:`told_of` what has read the features of that recipe."""
+    return " · ".join(filter(None, (str(recipe["backbone"]), reading_in(recipe))))
 
 
 def told_of(result: Result) -> str:
@@ -38,5 +53,10 @@ def told_of(result: Result) -> str:
 
 def depth_of(result: Result) -> int:
     """A number by which the layers of a backbone are in order, the last one behind."""
-    layer = layer_of(result)
+    return depth_in(result.caches["train"]["recipe"])
+
+
+def depth_in(recipe: Mapping[str, Any]) -> int:
+    """:func:`depth_of` what has read the features of that recipe."""
+    layer = str(recipe.get("layer", ""))
     return int(layer) if layer.isdecimal() else 1_000_000

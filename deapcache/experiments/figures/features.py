@@ -11,6 +11,7 @@ from deapcache.experiments.figures.images import base_images, first_rows
 from deapcache.experiments.figures.request import FigureRequest
 from deapcache.results.figures.canvas import Canvas
 from deapcache.results.figures.features import Volumes, draw_features
+from deapcache.results.reading import depth_in, told_in
 
 _MOST = 6
 """Backbones side by side."""
@@ -20,7 +21,7 @@ def gather_features(request: FigureRequest) -> Canvas:
     """The figure of the first images of a split and their features, of the backbones asked for or all in the home.
 
     Raises :class:`CacheMissError` where there are none, :class:`UsageError` where it is open which dataset or there
-    are too many backbones, and :class:`AmbiguousCacheError` where one backbone has several caches.
+    are too many backbones, and :class:`AmbiguousCacheError` where one layer of a backbone has several caches.
     """
     dataset, entries = _entries(request)
     caches = [cache for entry in entries if isinstance(cache := entry.open(), FeatureCache)]
@@ -31,7 +32,8 @@ def gather_features(request: FigureRequest) -> Canvas:
             raise UsageError(
                 f"{cache.location} and {caches[0].location} are not of the same images: choose one with --backbone"
             )
-    found = [Volumes(cache.backbone, cache.read_features(rows)) for cache in caches]
+    names = [told_in(entry.fields) for entry in entries]
+    found = [Volumes(name, cache.read_features(rows)) for name, cache in zip(names, caches, strict=True)]
     images = base_images(request.home, caches[0], rows)
     return draw_features(images, [ids[row] for row in rows], found, source=f"{dataset}, {request.split}")
 
@@ -54,22 +56,33 @@ def _entries(request: FigureRequest) -> tuple[str, Sequence[CacheEntry]]:
 
 
 def _chosen(request: FigureRequest, entries: Sequence[CacheEntry]) -> Sequence[CacheEntry]:
-    """One cache for each backbone, in the order asked for."""
+    """One cache for each layer of each backbone, in the order asked for and by depth."""
     there = sorted({entry.name for entry in entries})
-    names = request.selection.backbones or there
-    for name in names:
-        fitting = [entry for entry in entries if entry.name == name]
-        if not fitting:
-            raise CacheMissError(
-                f"{request.home} holds no features of {name}: there are {', '.join(there)}; "
-                f"run deapcache extract --backbone {name}"
-            )
-        if len(fitting) > 1:
-            raise AmbiguousCacheError(
-                f"{request.home} holds {len(fitting)} caches of {name} for this dataset and split "
-                f"({', '.join(entry.path for entry in fitting)}): choose other backbones with --backbone"
-            )
-    if len(names) > _MOST:
-        raise UsageError(f"figure features shows up to {_MOST} backbones, and there are {', '.join(names)}: "
-                         "choose with --backbone A,B")  # fmt: skip
-    return [entry for name in names for entry in entries if entry.name == name]
+    chosen = [
+        entry for name in request.selection.backbones or there for entry in _layers(request, entries, name, there)
+    ]
+    if len(chosen) > _MOST:
+        raise UsageError(
+            f"figure features shows up to {_MOST} backbones, and there are "
+            f"{', '.join(told_in(entry.fields) for entry in chosen)}: choose with --backbone A,B"
+        )
+    return chosen
+
+
+def _layers(
+    request: FigureRequest, entries: Sequence[CacheEntry], name: str, there: Sequence[str]
+) -> Sequence[CacheEntry]:
+    fitting = sorted((entry for entry in entries if entry.name == name), key=lambda entry: depth_in(entry.fields))
+    if not fitting:
+        raise CacheMissError(
+            f"{request.home} holds no features of {name}: there are {', '.join(there)}; "
+            f"run deapcache extract --backbone {name}"
+        )
+    told = [told_in(entry.fields) for entry in fitting]
+    alike = [entry.path for entry, one in zip(fitting, told, strict=True) if told.count(one) > 1]
+    if alike:
+        raise AmbiguousCacheError(
+            f"{request.home} holds {len(alike)} caches of {name} for this dataset and split ({', '.join(alike)}): "
+            "choose other backbones with --backbone"
+        )
+    return fitting
