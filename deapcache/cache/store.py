@@ -94,7 +94,7 @@ def encode_chunks(metadata: dict[str, Any], rows: range, values: np.ndarray) -> 
     return {key: store.read(key).result().value for key in keys if key != METADATA_KEY}
 
 
-def shard_size(location: Location, key: str, shard_images: int) -> int:
+def size_by_index(location: Location, key: str, shard_images: int) -> int:
     """Bytes of a shard by its index, for stores that do not tell a key's size: one small request."""
     index_bytes = 16 * shard_images + 4
     store = tensorstore.KvStore.open(location.kvstore()).result()
