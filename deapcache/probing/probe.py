@@ -13,6 +13,7 @@ import torch
 from deapcache.cache import HFLIP, CacheEntry
 from deapcache.errors import UsageError
 from deapcache.locations import Location
+from deapcache.machine import device_name
 from deapcache.probing.arrays import SplitArrays
 from deapcache.probing.batches import BatchStream
 from deapcache.probing.cost import measure_cost
@@ -296,7 +297,7 @@ def _shared_facts(
         "seconds": {"train": trained, "score": scored},
         "readouts_sharing": len(learners),
         "images_per_second": images / max(trained, 1e-9),
-        "device": _device_name(torch.device(options.device)),
+        "device": _named(torch.device(options.device)),
         "residency": residency,
         "backbone_forwards": forwards,
         "backbone_builds": builds,
@@ -307,8 +308,8 @@ def _cache_facts(entry: CacheEntry) -> dict[str, Any]:
     return {"path": entry.path, "digest": entry.digest, "recipe": dict(entry.recipe)}
 
 
-def _device_name(device: torch.device) -> str:
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+def _named(device: torch.device) -> str:
+    return f"{device} ({device_name(device)})" if device.type == "cuda" else str(device)
 
 
 def _backbone_counts() -> tuple[int, int]:
