@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from deapcache.datasets.scenes.geometry import (
-    Array,
     Capsule,
     Cone,
     Cylinder,
@@ -19,6 +18,7 @@ from deapcache.datasets.scenes.geometry import (
     box,
     pyramid,
 )
+from deapcache.datasets.scenes.rays import Array
 from deapcache.datasets.scenes.textures import OBJECT_PATTERNS, Material, random_material
 
 Proportions = tuple[float, float]
