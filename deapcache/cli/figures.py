@@ -86,17 +86,11 @@ def _draw(name: str | None, file: Path | None, overwrite: bool, given: dict[str,
     _require_taken(name, {option for option, value in given.items() if value not in (None, False, [])})
     form = _format(file)
     _require_free(file, overwrite)
+    chosen = {kind: given[kind] for kind in ("task", "dataset", "backbone", "readout", "protocol", "cache")}
     request = FigureRequest(
         name=name,
         home=locations.home(home),
-        selection=options.selection(
-            task=given["task"],
-            dataset=given["dataset"],
-            backbone=given["backbone"],
-            readout=given["readout"],
-            protocol=given["protocol"],
-            cache=given["cache"],
-        ),
+        selection=options.selection(**chosen),
         rates=options.rates(given["lr"], "--lr") if given["lr"] else (),
         paper=given["paper"],
         reference=given["reference"],
