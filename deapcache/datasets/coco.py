@@ -17,7 +17,7 @@ from deapcache.datasets.coco_boxes import read_boxes
 from deapcache.datasets.coco_listing import CocoImage, listing_digest, read_listing
 from deapcache.datasets.decoding import COLOUR_AS_STORED, decode_image
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
-from deapcache.datasets.folders import absent, describe, require_split, stems
+from deapcache.datasets.folders import absent, not_under, require_split, stems
 from deapcache.datasets.listed import ListedDataset
 from deapcache.datasets.masks import decode_segmentation
 from deapcache.datasets.ordering import sample_key
@@ -64,8 +64,7 @@ class CocoInstances(ListedDataset[CocoImage]):
         self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
     ) -> tuple[str, ...]:
         names = [image.file_name for image in self._listing(split)]
-        digest = index.digests if index else digest_files
-        return digest(image_folder(self.root, split), names, progress=progress)
+        return digest_files(image_folder(self.root, split), names, index=index, progress=progress)
 
     def image_path(self, split: str, row: int) -> Path:
         """The file of an image."""
@@ -186,10 +185,11 @@ def open_coco(data_root: Path) -> CocoInstances:
     """COCO under ``data_root`` or ``data_root/coco``; raises :class:`MissingDataError` where neither holds a split."""
     root = _find_root(data_root)
     if root is None:
-        raise MissingDataError(
-            f"coco is not under {data_root}: expected annotations/instances_train2017.json with train2017/, or "
-            f"annotations/instances_val2017.json with val2017/, there or in its folder coco/; "
-            f"found {describe(data_root)}. Give the folder with --data-root or DEAPCACHE_DATA"
+        raise not_under(
+            data_root,
+            "coco",
+            "annotations/instances_train2017.json with train2017/, or annotations/instances_val2017.json with "
+            "val2017/, there or in its folder coco/",
         )
     return CocoInstances(root)
 

@@ -117,8 +117,7 @@ class FileDataset(ListedDataset[Sample]):
         return sample
 
     def _digests(self, names: list[str], index: DigestIndex | None, progress: Progress | None) -> tuple[str, ...]:
-        digest = index.digests if index else digest_files
-        return digest(self.root, names, progress=progress)
+        return digest_files(self.root, names, index=index, progress=progress)
 
 
 def _ordered(samples: Sequence[Sample], *, shuffled: bool) -> tuple[Sample, ...]:
