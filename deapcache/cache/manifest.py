@@ -18,9 +18,8 @@ from deapcache.cache.group import read_group
 from deapcache.cache.layout import StoredArray, stored_array
 from deapcache.cache.names import CLAIMS
 from deapcache.cache.shards import shard_size
+from deapcache.cache.work import REQUESTS
 from deapcache.locations import LISTING_FORMAT, MANIFEST, LocalLocation, Location
-
-_REQUESTS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +124,7 @@ def _sizes(
         except FileNotFoundError:  # deleted since it was listed
             return key, None
 
-    with ThreadPoolExecutor(_REQUESTS) as pool:
+    with ThreadPoolExecutor(REQUESTS) as pool:
         return {key: found for key, found in pool.map(size, keys) if found is not None}
 
 
