@@ -34,7 +34,7 @@ class PlannedRun:
 def naming_facts(
     protocol: Protocol, seed: int, backbone: str, caches: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """What :func:`deapcache.results.run_id` names a run by, before and after training, as JSON."""
+    """What :func:`deapcache.results.record.run_id` names a run by, before and after training, as JSON."""
     return {
         "protocol": protocol.to_json(),
         "protocol_digest": protocol.digest,
