@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import torch
 
-from deapcache.cache import CacheEntry
+from deapcache.cache import HFLIP, CacheEntry
 from deapcache.machine import device_name
 from deapcache.probing.batches import BatchStream
 from deapcache.probing.cost import measure_cost
 from deapcache.probing.learner import Learner
 from deapcache.probing.options import ProbeOptions, Residency
+from deapcache.probing.sources import Sources
 from deapcache.probing.team import Team
 
 
@@ -51,8 +53,18 @@ def costs_of(teams: Sequence[Team], stream: BatchStream, rows: Any) -> dict[int,
     return costs
 
 
-def cache_facts(entry: CacheEntry) -> dict[str, Any]:
-    """What a result keeps of a cache that it has read."""
+def caches_read(sources: Sources, annotations: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """What a result keeps of the caches that a task of these annotations reads: ``train`` … → path, digest, recipe."""
+    splits = {"train": sources.train, "val": sources.val}
+    entries = {name: split.features for name, split in splits.items()}
+    if sources.train.mirrored is not None:
+        entries[f"train {HFLIP}"] = sources.train.mirrored
+    for annotation, (name, split) in product(annotations, splits.items()):
+        entries[f"{name} {annotation} targets"] = split.targets[annotation]
+    return {name: _cache_facts(entry) for name, entry in entries.items()}
+
+
+def _cache_facts(entry: CacheEntry) -> dict[str, Any]:
     return {"path": entry.path, "digest": entry.digest, "recipe": dict(entry.recipe)}
 
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 
-from deapcache.cache import HFLIP
 from deapcache.errors import UsageError
 from deapcache.locations import Location
 from deapcache.probing.batches import BatchStream
 from deapcache.probing.evaluate import Scored, score_teams
-from deapcache.probing.facts import backbone_counts, cache_facts, costs_of, shared_facts
+from deapcache.probing.facts import backbone_counts, caches_read, costs_of, shared_facts
 from deapcache.probing.learner import Learner
 from deapcache.probing.options import ProbeOptions, default_iterations
 from deapcache.probing.planned import PlannedRun
@@ -176,7 +175,7 @@ class _Probe:
                     sources=self._sources,
                     options=self._options,
                 )
-                caches = self._caches(posed.task.annotations)
+                caches = caches_read(self._sources, posed.task.annotations)
                 backbone = self._request.backbone
                 runs.append(
                     PlannedRun(protocol=protocol, readout=readout, seed=seed, lr=lr, backbone=backbone, caches=caches)
@@ -246,12 +245,3 @@ class _Probe:
             examples=outcome.examples,
             **shared,
         )
-
-    def _caches(self, annotations: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-        splits = {"train": self._sources.train, "val": self._sources.val}
-        entries = {name: split.features for name, split in splits.items()}
-        if self._sources.train.mirrored is not None:
-            entries[f"train {HFLIP}"] = self._sources.train.mirrored
-        for annotation, (name, split) in product(annotations, splits.items()):
-            entries[f"{name} {annotation} targets"] = split.targets[annotation]
-        return {name: cache_facts(entry) for name, entry in entries.items()}
