@@ -145,7 +145,7 @@ class ImageRecipe(Recipe):
     """Height and width in pixels."""
     fit: str
     """``squash``: both axes scaled to ``size`` on their own, as the paper does; ``crop``: the largest centred region of
-    the shape of ``size`` is taken first (``deapcache.datasets.regions``)."""
+    the shape of ``size`` is taken first (``deapcache.regions``)."""
     interpolation: str
     colour: str
     """How files become RGB: see ``deapcache.datasets.decoding``."""

@@ -17,11 +17,9 @@ from deapcache.cache.misses import explain_ambiguity, explain_miss
 from deapcache.cache.names import DEPTH, KINDS, SUFFIX, original
 from deapcache.cache.opening import open_cache
 from deapcache.cache.views import ORIGINAL
+from deapcache.cache.work import REQUESTS
 from deapcache.errors import AmbiguousCacheError, CacheMissError, CorruptCacheError, DeapcacheError, UsageError
 from deapcache.locations import Location
-
-_REQUESTS = 16
-"""Caches whose metadata is read at once: a store takes its time for each."""
 
 _NAME_FIELDS = {"features": "backbone", "targets": "annotation"}
 
@@ -76,7 +74,7 @@ def _of_layer(home: Location, kind: str | None) -> list[CacheEntry]:
     kinds = KINDS if kind is None else (kind,)
     patterns = [f"{each}/*/*/*{SUFFIX}/{METADATA_KEY}" for each in kinds]
     paths = [str(PurePosixPath(key).parent) for pattern in patterns for key in home.find(pattern)]
-    with ThreadPoolExecutor(_REQUESTS) as pool:
+    with ThreadPoolExecutor(REQUESTS) as pool:
         entries = list(pool.map(lambda path: _entry(home, path), paths))
     for problem in (each for each in entries if isinstance(each, str)):
         warnings.warn(f"left out: {problem}", stacklevel=4)

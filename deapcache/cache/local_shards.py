@@ -1,10 +1,9 @@
 """Rows of one array straight from the shard files of a file system, several times as fast as through a store.
 
-A shard ends in an index of (offset, length) of each image's chunk and the index's crc32c; a chunk is what Blosc made,
-or the numbers themselves, followed by its crc32c (Zarr v3, sharding and crc32c codecs). Numbers that are stored as they
-are, also by Blosc where they do not shrink, are read to where the row belongs and checked there. Others are read into a
-buffer that stays in the processor's cache, checked, and decompressed to where the row belongs. All of it leaves the
-interpreter lock to other threads.
+How the files are laid out is told in ``deapcache.cache.shard_index``. Numbers that are stored as they are, also by
+Blosc where they do not shrink, are read to where the row belongs and checked there. Others are read into a buffer that
+stays in the processor's cache, checked, and decompressed to where the row belongs. All of it leaves the interpreter
+lock to other threads.
 """
 
 from __future__ import annotations
@@ -24,17 +23,13 @@ from crc32c import crc32c
 from numcodecs import blosc
 
 from deapcache.cache.layout import UNCOMPRESSED, StoredArray
+from deapcache.cache.shard_index import CHECKSUM_BYTES, ends_in_checksum, index_bytes, is_known, unpacked_bytes
 
-_CHECKSUM_BYTES = 4
 _BLOSC_HEADER_BYTES = 16
 _BLOSC_STORED = 0x2
 """Flag of Blosc's header: the numbers follow as they are."""
 
-_ABSENT = np.uint64(2**64 - 1)
-"""Offset and length of an image that a shard lacks."""
-
 _MOST_THREADS = 32
-_CODECS = (["bytes", "blosc", "crc32c"], ["bytes", "crc32c"])
 
 
 Stamp = tuple[int, int, int]
@@ -47,21 +42,7 @@ class NotReadError(Exception):
 
 def can_read(stored: StoredArray) -> bool:
     """Whether this machine and this array's codecs suit :class:`LocalShards`."""
-    sharding = stored.metadata["codecs"][0]["configuration"]
-    names = [codec["name"] for codec in sharding["codecs"]]
-    at_end = sharding.get("index_location", "end") == "end"
-    return hasattr(os, "preadv") and sys.byteorder == "little" and at_end and names in _CODECS
-
-
-def is_whole(shard: bytes, stored: StoredArray) -> bool:
-    """Whether a shard ends in an index that has its checksum and whose chunks lie within the shard."""
-    length = 16 * stored.shard_images + _CHECKSUM_BYTES
-    index = shard[-length:]
-    if len(index) < length or crc32c(index[:-_CHECKSUM_BYTES]) != int.from_bytes(index[-_CHECKSUM_BYTES:], "little"):
-        return False
-    entries = np.frombuffer(index[:-_CHECKSUM_BYTES], "<u8").reshape(-1, 2)
-    present = entries[(entries != _ABSENT).any(axis=1)]
-    return bool((present <= len(shard)).all() and (present.sum(axis=1) <= len(shard) - length).all())
+    return hasattr(os, "preadv") and sys.byteorder == "little" and is_known(stored)
 
 
 class LocalShards:
@@ -102,7 +83,7 @@ class LocalShards:
     def _read_row(self, file: int, offset: int, length: int, row: memoryview) -> None:
         """One chunk into ``row``, uint8; ``ValueError`` or ``RuntimeError`` where it is not what was written."""
         header = _BLOSC_HEADER_BYTES if self._packed else 0
-        if length == header + len(row) + _CHECKSUM_BYTES:
+        if length == header + len(row) + CHECKSUM_BYTES:
             _read_stored(file, offset, header, row)
         elif self._packed:
             _unpack(_checked(file, offset, length), row)
@@ -116,13 +97,13 @@ class _OpenShard:
     def __init__(self, path: str, images: int) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.stamp = _stamp(os.fstat(self.descriptor))
-        length = 16 * images + _CHECKSUM_BYTES
+        length = index_bytes(images)
         self._index = np.frombuffer(_checked(self.descriptor, self.stamp[1] - length, length), "<u8").tolist()
 
     def chunk(self, number: int) -> tuple[int, int]:
         """(offset, length) of an image's chunk."""
         offset, length = self._index[2 * number : 2 * number + 2]
-        if length <= _CHECKSUM_BYTES or offset + length > self.stamp[1]:  # of an absent one, both are 2^64 - 1
+        if length <= CHECKSUM_BYTES or offset + length > self.stamp[1]:  # of an absent one, both are 2^64 - 1
             raise ValueError("absent")
         return offset, length
 
@@ -160,13 +141,13 @@ def _stamp(facts: os.stat_result) -> Stamp:
 
 def _read_stored(file: int, offset: int, header_bytes: int, row: memoryview) -> None:
     """Numbers that are stored as they are, after a header of Blosc's or none."""
-    header, checksum = bytearray(header_bytes), bytearray(_CHECKSUM_BYTES)
-    length = header_bytes + len(row) + _CHECKSUM_BYTES
+    header, checksum = bytearray(header_bytes), bytearray(CHECKSUM_BYTES)
+    length = header_bytes + len(row) + CHECKSUM_BYTES
     if os.preadv(file, [header, row, checksum], offset) != length:
         raise ValueError("the file ends early")
     if crc32c(row, crc32c(header)) != int.from_bytes(checksum, "little"):
         raise ValueError("the checksum is another")
-    if header_bytes and not (header[2] & _BLOSC_STORED and _unpacked_bytes(header) == len(row)):
+    if header_bytes and not (header[2] & _BLOSC_STORED and unpacked_bytes(header) == len(row)):
         raise ValueError("the chunk has another size")
 
 
@@ -177,21 +158,15 @@ def _checked(file: int, offset: int, length: int) -> memoryview:
     read = _buffer(length)
     if os.preadv(file, [read], offset) != length:
         raise ValueError("the file ends early")
-    data = read[:-_CHECKSUM_BYTES]
-    if crc32c(data) != int.from_bytes(read[-_CHECKSUM_BYTES:], "little"):
+    if not ends_in_checksum(read):
         raise ValueError("the checksum is another")
-    return data
+    return read[:-CHECKSUM_BYTES]
 
 
 def _unpack(packed: memoryview, row: memoryview) -> None:
-    if _unpacked_bytes(packed) != len(row):
+    if unpacked_bytes(packed) != len(row):
         raise ValueError("the chunk has another size")
     blosc.decompress(packed, row)
-
-
-def _unpacked_bytes(packed: memoryview | bytearray) -> int:
-    """What Blosc's header says."""
-    return int.from_bytes(packed[4:8], "little")
 
 
 _OF_THREAD = threading.local()

@@ -17,10 +17,9 @@ from typing import Any
 from deapcache.cache.group import read_group
 from deapcache.cache.layout import StoredArray, stored_array
 from deapcache.cache.names import CLAIMS
-from deapcache.cache.store import shard_size
+from deapcache.cache.shards import shard_size
+from deapcache.cache.work import REQUESTS
 from deapcache.locations import LISTING_FORMAT, MANIFEST, LocalLocation, Location
-
-_REQUESTS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,16 +124,15 @@ def _sizes(
         except FileNotFoundError:  # deleted since it was listed
             return key, None
 
-    with ThreadPoolExecutor(_REQUESTS) as pool:
+    with ThreadPoolExecutor(REQUESTS) as pool:
         return {key: found for key, found in pool.map(size, keys) if found is not None}
 
 
 def _size(location: Location, key: str, arrays: Iterable[StoredArray]) -> int:
+    if array := _array_of(key, arrays):
+        return shard_size(location, key, array.shard_images)
     told = location.size(key)
-    if told is not None:
-        return told
-    array = _array_of(key, arrays)
-    return shard_size(location, key, array.shard_images) if array else len(location.read(key))
+    return len(location.read(key)) if told is None else told
 
 
 def _array_of(key: str, arrays: Iterable[StoredArray]) -> StoredArray | None:

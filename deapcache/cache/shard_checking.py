@@ -1,8 +1,8 @@
 """Whether the bytes of one shard are what was written: its index, each image's chunk, and the numbers in it.
 
-A shard ends in an index of (offset, length) of each image's chunk and the index's crc32c; a chunk is what Blosc made,
-or the numbers themselves, followed by its crc32c. Chunks are read in the order in which they lie in the file, about a
-megabyte at a time, into buffers that a thread uses again and again: a disk sees one long read, and memory stays flat.
+How they are laid out is told in ``deapcache.cache.shard_index``. Chunks are read in the order in which they lie in the
+file, about a megabyte at a time, into buffers that a thread uses again and again: a disk sees one long read, and memory
+stays flat.
 """
 
 from __future__ import annotations
@@ -11,33 +11,18 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-from crc32c import crc32c
 from numcodecs import blosc
 
 from deapcache.cache.layout import UNCOMPRESSED, StoredArray
+from deapcache.cache.shard_index import ABSENT, CHECKSUM_BYTES, ShardBytes, ends_in_checksum, read_index, unpacked_bytes
 
-_CHECKSUM_BYTES = 4
-_ABSENT = 2**64 - 1
 _SEGMENT_BYTES = 1 << 20
 """Small chunks are read together, up to so many bytes: they stay in the processor's cache while they are checked."""
 
-_CODECS = (["bytes", "blosc", "crc32c"], ["bytes", "crc32c"])
-
 _EXPONENTS = {2: 0x7C00, 4: 0x7F800000, 8: 0x7FF0000000000000}
 """Bytes of a float → its exponent's bits; all set in infinities and NaN, and only there."""
-
-
-class ShardBytes(Protocol):
-    """A shard's bytes, wherever they are."""
-
-    size: int
-
-    def read(self, offset: int, length: int) -> memoryview:
-        """So many bytes, valid until the next call; ``ValueError`` or ``OSError`` where they cannot be read."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +32,6 @@ class Fault:
     numbers: tuple[int, ...]
     """The images concerned, counted from the shard's first."""
     reason: str
-
-
-class WholeShard:
-    """A shard that is in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self.size = len(data)
-        self._data = memoryview(data)
-
-    def read(self, offset: int, length: int) -> memoryview:
-        """A part of it, without a copy."""
-        return self._data[offset : offset + length]
 
 
 class ShardFile:
@@ -105,15 +78,6 @@ class Scratch:
         return self._unpacked[:length]
 
 
-def can_check(stored: StoredArray) -> bool:
-    """Whether an array's shards are laid out as this file knows them: all that deapcache writes are."""
-    sharding = stored.metadata["codecs"][0]["configuration"]
-    names = [codec["name"] for codec in sharding["codecs"]]
-    index = [codec["name"] for codec in sharding["index_codecs"]]
-    at_end = sharding.get("index_location", "end") == "end"
-    return at_end and names in _CODECS and index == ["bytes", "crc32c"]
-
-
 def shard_faults(
     data: ShardBytes, stored: StoredArray, images: int, scratch: Scratch, *, unpack: bool = True
 ) -> list[Fault]:
@@ -123,31 +87,15 @@ def shard_faults(
     """
     everything = tuple(range(images))
     try:
-        entries = _index(data, stored.shard_images)
+        entries = read_index(data, stored.shard_images)
     except (ValueError, OSError) as error:
         return [Fault(numbers=everything, reason=str(error))]
     faults = []
-    if absent := tuple(number for number in everything if int(entries[number, 0]) == _ABSENT):
+    if absent := tuple(number for number in everything if int(entries[number, 0]) == ABSENT):
         faults.append(Fault(numbers=absent, reason="the shard is there but lacks the image"))
     for segment in _segments(entries):
         faults += _segment_faults(data, segment, stored, scratch, unpack)
     return faults
-
-
-def _index(data: ShardBytes, shard_images: int) -> np.ndarray:
-    """(shard_images, 2) uint64: offset and length of each chunk, all within the shard; raises ``ValueError``."""
-    length = 16 * shard_images + _CHECKSUM_BYTES
-    if data.size < length:
-        raise ValueError(f"it has {data.size} bytes, its index alone takes {length}: it was cut short")
-    tail = data.read(data.size - length, length)
-    if not _is_whole(tail):
-        raise ValueError("the checksum of its index is another: the index was changed, or the file was cut short")
-    entries = np.frombuffer(tail[:-_CHECKSUM_BYTES], "<u8").reshape(-1, 2).copy()
-    room = data.size - length
-    there = entries[entries[:, 0] != _ABSENT]
-    if (there > room).any() or (there.sum(axis=1) > room).any() or (there[:, 1] <= _CHECKSUM_BYTES).any():
-        raise ValueError("its index points outside of it")
-    return entries
 
 
 @dataclass(frozen=True)
@@ -159,7 +107,7 @@ class _Chunk:
 
 def _segments(entries: np.ndarray) -> Iterator[list[_Chunk]]:
     """The chunks in file order, neighbours together up to some megabytes."""
-    there = np.flatnonzero(entries[:, 0] != _ABSENT)
+    there = np.flatnonzero(entries[:, 0] != ABSENT)
     ordered = there[np.argsort(entries[there, 0], kind="stable")]
     segment: list[_Chunk] = []
     for number in ordered.tolist():
@@ -186,13 +134,13 @@ def _segment_faults(
 
 def _chunk_problem(chunk: memoryview, stored: StoredArray, scratch: Scratch, unpack: bool) -> str:
     """What is wrong with one image's chunk; empty where nothing is."""
-    if not _is_whole(chunk):
+    if not ends_in_checksum(chunk):
         return "the checksum is another"
     if not unpack:
         return ""
     unpacked = scratch.unpacked(stored.spec.item_bytes)
     try:
-        _unpack(chunk[:-_CHECKSUM_BYTES], unpacked, packed=stored.spec.compression != UNCOMPRESSED)
+        _unpack(chunk[:-CHECKSUM_BYTES], unpacked, packed=stored.spec.compression != UNCOMPRESSED)
     except (ValueError, RuntimeError) as error:
         return str(error)
     return "" if _are_finite(unpacked, np.dtype(stored.spec.dtype)) else "a number in it is not finite"
@@ -200,7 +148,7 @@ def _chunk_problem(chunk: memoryview, stored: StoredArray, scratch: Scratch, unp
 
 def _unpack(chunk: memoryview, row: np.ndarray, *, packed: bool) -> None:
     """One image's numbers, as bytes, into ``row``; raises ``ValueError`` or ``RuntimeError``."""
-    length = int.from_bytes(chunk[4:8], "little") if packed else len(chunk)  # as Blosc's header says
+    length = unpacked_bytes(chunk) if packed else len(chunk)
     if length != len(row):
         raise ValueError(f"the chunk does not unpack to {len(row)} bytes")
     if packed:
@@ -217,8 +165,3 @@ def _are_finite(data: np.ndarray, dtype: np.dtype) -> bool:
     bits = data.view(f"<u{dtype.itemsize}")
     bits &= bits.dtype.type(exponent)
     return int(bits.max()) != exponent
-
-
-def _is_whole(data: memoryview) -> bool:
-    """Whether bytes end in the checksum of those before it."""
-    return crc32c(data[:-_CHECKSUM_BYTES]) == int.from_bytes(data[-_CHECKSUM_BYTES:], "little")

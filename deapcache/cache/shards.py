@@ -8,12 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from deapcache.cache.layout import ArraySpec, StoredArray
-from deapcache.cache.store import encode_chunks, shard_size
+from deapcache.cache.store import encode_chunks, size_by_index
+from deapcache.cache.work import REQUESTS
 from deapcache.errors import UsageError
 from deapcache.locations import Location
-
-_REQUESTS = 16
-"""Requests at once where every shard must be asked for by itself."""
 
 
 def shards_present(location: Location, stored: StoredArray, wanted: Collection[int]) -> set[int]:
@@ -23,7 +21,7 @@ def shards_present(location: Location, stored: StoredArray, wanted: Collection[i
         if len(found) < len(wanted) and location.look_again():
             found = _listed(location, stored, wanted)
         return found
-    with ThreadPoolExecutor(_REQUESTS) as pool:
+    with ThreadPoolExecutor(REQUESTS) as pool:
         exists = pool.map(lambda shard: location.exists(stored.shard_key(shard)), wanted)
         return {shard for shard, there in zip(wanted, exists, strict=True) if there}
 
@@ -36,13 +34,14 @@ def _listed(location: Location, stored: StoredArray, wanted: Collection[int]) ->
 def stored_size(location: Location, stored: StoredArray) -> int:
     """Bytes of the shards of one array."""
     keys = [stored.shard_key(shard) for shard in shards_present(location, stored, _all_shards(stored))]
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        return sum(pool.map(lambda key: shard_size(location, key, stored.shard_images), keys))
 
-    def size(key: str) -> int:
-        told = location.size(key)
-        return shard_size(location, key, stored.shard_images) if told is None else told
 
-    with ThreadPoolExecutor(_REQUESTS) as pool:
-        return sum(pool.map(size, keys))
+def shard_size(location: Location, key: str, shard_images: int) -> int:
+    """Bytes of the shard at ``key``: what the location tells, else what the shard's own index says."""
+    told = location.size(key)
+    return size_by_index(location, key, shard_images) if told is None else told
 
 
 def check_shard(specs: Mapping[str, ArraySpec], rows: range, k: int, arrays: Mapping[str, np.ndarray]) -> None:

@@ -12,6 +12,7 @@ import tensorstore
 
 from deapcache.cache.bounds import require_codecs, require_size, whole_numbers
 from deapcache.cache.layout import METADATA_KEY
+from deapcache.cache.shard_index import ABSENT, index_bytes, index_entries
 from deapcache.errors import CorruptCacheError, LocationError
 from deapcache.locations import LocalLocation, Location
 from deapcache.locations.remote import ignores_ranges, remote_reason
@@ -22,9 +23,6 @@ STORE_ERRORS = (ValueError, OSError, RuntimeError, KeyError, IndexError)
 REMOTE_CACHE_BYTES = 1 << 30
 """Shard indexes of remote stores stay in memory, so that an image costs one request and not two. Volumes read pass
 through the same pool, hence its size: with less, a shuffled epoch would push the indexes out before they are used."""
-
-
-_ABSENT = np.uint64(2**64 - 1)
 
 
 class Failure(Enum):
@@ -94,14 +92,12 @@ def encode_chunks(metadata: dict[str, Any], rows: range, values: np.ndarray) -> 
     return {key: store.read(key).result().value for key in keys if key != METADATA_KEY}
 
 
-def shard_size(location: Location, key: str, shard_images: int) -> int:
+def size_by_index(location: Location, key: str, shard_images: int) -> int:
     """Bytes of a shard by its index, for stores that do not tell a key's size: one small request."""
-    index_bytes = 16 * shard_images + 4
+    length = index_bytes(shard_images)
     store = tensorstore.KvStore.open(location.kvstore()).result()
-    tail = store.read(key, byte_range=slice(-index_bytes, None)).result().value
-    # Offset and length of each image, both 2^64 - 1 where it is absent; then the index's own checksum.
-    entries = np.frombuffer(tail[:-4], "<u8").reshape(-1, 2)
-    return int(entries[entries[:, 0] != _ABSENT, 1].sum()) + index_bytes
+    entries = index_entries(store.read(key, byte_range=slice(-length, None)).result().value)
+    return int(entries[entries[:, 0] != ABSENT, 1].sum()) + length
 
 
 def read_whole(folder: Location, dtype: str, *, length: int) -> np.ndarray:

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from deapcache.cache.layout import StoredArray
-from deapcache.cache.local_shards import LocalShards, NotReadError, is_whole
+from deapcache.cache.local_shards import LocalShards, NotReadError
+from deapcache.cache.shard_index import WholeShard, read_index
 from deapcache.cache.tier import TierFolder, tier_folder
 from deapcache.errors import LocationError
 from deapcache.locations import LocalLocation, LocalTier, Location
@@ -166,7 +167,7 @@ class TieredShards:
         if self._tier.is_full:
             return False
         data, stamp = self._location.read_stamped(self._stored.shard_key(shard))
-        if not is_whole(data, self._stored) or not self._tier.keep(self._path(shard), data, stamp):
+        if not _is_whole(data, self._stored) or not self._tier.keep(self._path(shard), data, stamp):
             return False
         self._confirmed[shard] = time.time()
         return True
@@ -177,6 +178,15 @@ class TieredShards:
 
     def _path(self, shard: int) -> Path:
         return self._folder / self._stored.shard_key(shard).rpartition("/")[2]
+
+
+def _is_whole(shard: bytes, stored: StoredArray) -> bool:
+    """Whether a shard ends in an index that has its checksum and whose chunks lie within the shard."""
+    try:
+        read_index(WholeShard(shard), stored.shard_images)
+    except ValueError:
+        return False
+    return True
 
 
 def _folder_name(location: Location, stored: StoredArray) -> str:

@@ -15,8 +15,9 @@ from deapcache.cache.identifiers import IDENTIFIER_KEYS
 from deapcache.cache.keeping import kept_true
 from deapcache.cache.layout import METADATA_KEY, StoredArray
 from deapcache.cache.opening import open_cache
-from deapcache.cache.shard_checking import Scratch, WholeShard, can_check, shard_faults
-from deapcache.cache.store import shard_size
+from deapcache.cache.shard_checking import Scratch, shard_faults
+from deapcache.cache.shard_index import WholeShard, is_known
+from deapcache.cache.shards import shard_size
 from deapcache.cache.work import ShardListener, ShardProgress, each, unheard
 from deapcache.errors import CacheMissError, StorageFullError, UsageError
 from deapcache.locations import Location
@@ -235,13 +236,11 @@ class _Copy:
 
 
 def _size_of(location: Location, stored: StoredArray, shard: int) -> int:
-    key = stored.shard_key(shard)
-    told = location.size(key)
-    return shard_size(location, key, stored.shard_images) if told is None else told
+    return shard_size(location, stored.shard_key(shard), stored.shard_images)
 
 
 def _damage(file: _File, data: bytes) -> Refused | None:
-    if not can_check(file.stored):
+    if not is_known(file.stored):
         return None
     faults = shard_faults(WholeShard(data), file.stored, file.images, Scratch(), unpack=False)
     if not faults:

@@ -14,7 +14,8 @@ from deapcache.cache.cache import Cache
 from deapcache.cache.layout import StoredArray
 from deapcache.cache.metadata_checking import metadata_problems
 from deapcache.cache.opening import open_cache
-from deapcache.cache.shard_checking import Fault, Scratch, ShardFile, WholeShard, can_check, shard_faults
+from deapcache.cache.shard_checking import Fault, Scratch, ShardFile, shard_faults
+from deapcache.cache.shard_index import WholeShard, is_known
 from deapcache.cache.work import ShardListener, ShardProgress, each, unheard
 from deapcache.errors import CorruptCacheError, LocationError
 from deapcache.locations import LocalLocation, Location
@@ -179,7 +180,7 @@ class _Scan:
 
     def _read(self, key: str, stored: StoredArray, shard: int, images: int) -> tuple[int, list[Fault]]:
         location = self._cache.location
-        if not can_check(stored):
+        if not is_known(stored):
             return location.size(key) or 0, self._faults_by_row(stored, shard)
         if isinstance(location, LocalLocation):
             with ShardFile(location.path / key, self._scratch()) as file:

@@ -12,6 +12,9 @@ from typing import TypeVar
 Task = TypeVar("Task")
 Outcome = TypeVar("Outcome")
 
+REQUESTS = 16
+"""Small requests on their way at once, where every shard or cache must be asked for by itself."""
+
 _MOST_THREADS = 16
 
 

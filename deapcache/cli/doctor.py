@@ -7,7 +7,6 @@ import platform
 import sys
 import time
 import uuid
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
@@ -19,8 +18,10 @@ from deapcache.cli.doctor_dataset import check_dataset
 from deapcache.cli.listing import found
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.locations import Location
+from deapcache.machine import versions
 
 _PACKAGES = ("deapcache", "torch", "timm", "open_clip_torch", "zarr", "tensorstore", "numcodecs", "dask")
+_ABSENT = "not installed"
 _PROBE_BYTES = 64 * 1024 * 1024
 
 
@@ -46,7 +47,7 @@ def doctor_command(
     place = locations.home(home)
     report = {
         "device": _devices(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "versions": {"python": platform.python_version(), **dict.fromkeys(_PACKAGES, _ABSENT), **versions(*_PACKAGES)},
         "home": _home(place),
         "data_root": str(root),
         "datasets": _datasets(root),
@@ -71,13 +72,6 @@ def _devices() -> dict[str, str]:
         properties = torch.cuda.get_device_properties(index)
         found[f"cuda:{index}"] = f"{properties.name}, {size(properties.total_memory)}"
     return found
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _home(place: Location) -> dict[str, str]:

@@ -25,16 +25,12 @@ def figures_command(
     file: Annotated[Path | None, typer.Option("--out", help="File to write: .png, .svg or .pdf.")] = None,
     listing: Annotated[bool, typer.Option("--list", help="Show the figures, and what each needs.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file where there is one.")] = False,
-    task: Annotated[str | None, typer.Option("--task", help="Only results of these tasks: a,b.")] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Only on these datasets: a,b.")] = None,
-    backbone: Annotated[str | None, typer.Option("--backbone", help="Only of these backbones: a,b.")] = None,
-    readout: Annotated[str | None, typer.Option("--readout", help="Only of these readouts: a,b.")] = None,
-    protocol: Annotated[
-        str | None, typer.Option("--protocol", help="Only of these protocols, by first characters of the digest: a,b.")
-    ] = None,
-    cache: Annotated[
-        str | None, typer.Option("--cache", help="Only what has read one of these caches, by first characters: a,b.")
-    ] = None,
+    task: options.OnlyTasks = None,
+    dataset: options.OnlyDatasets = None,
+    backbone: options.OnlyBackbones = None,
+    readout: options.OnlyReadouts = None,
+    protocol: options.OnlyProtocols = None,
+    cache: options.OnlyCaches = None,
     lr: Annotated[
         str | None,
         typer.Option("--lr", help="Learning rates to show: 1e-3. Default: the one that most backbones were probed at."),
@@ -84,20 +80,17 @@ def figures_command(
 
 def _draw(name: str | None, file: Path | None, overwrite: bool, given: dict[str, Any], home: str | None) -> Path:
     from deapcache.experiments import FigureRequest, make_figure, parse_sizes
-    from deapcache.results import Selection
 
     if name is None or file is None:
         raise UsageError("figures takes a name and a file, NAME --out FILE.png; --list shows the names")
     _require_taken(name, {option for option, value in given.items() if value not in (None, False, [])})
     form = _format(file)
     _require_free(file, overwrite)
-    chosen = {
-        kind: options.names(given[kind]) for kind in ("task", "dataset", "backbone", "readout", "protocol", "cache")
-    }
+    chosen = {kind: given[kind] for kind in ("task", "dataset", "backbone", "readout", "protocol", "cache")}
     request = FigureRequest(
         name=name,
         home=locations.home(home),
-        selection=Selection(**{f"{kind}s": names for kind, names in chosen.items()}),
+        selection=options.selection(**chosen),
         rates=options.rates(given["lr"], "--lr") if given["lr"] else (),
         paper=given["paper"],
         reference=given["reference"],

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deapcache import locations, plugins
 from deapcache.errors import UsageError
+
+if TYPE_CHECKING:
+    from deapcache.results import Selection
 
 Home = Annotated[
     str | None,
@@ -52,6 +55,17 @@ DataRoot = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 Device = Annotated[str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda, cuda:1, …")]
+
+OnlyTasks = Annotated[str | None, typer.Option("--task", help="Only results of these tasks: a,b.")]
+OnlyDatasets = Annotated[str | None, typer.Option("--dataset", help="Only on these datasets: a,b.")]
+OnlyBackbones = Annotated[str | None, typer.Option("--backbone", help="Only of these backbones: a,b.")]
+OnlyReadouts = Annotated[str | None, typer.Option("--readout", help="Only of these readouts: a,b.")]
+OnlyProtocols = Annotated[
+    str | None, typer.Option("--protocol", help="Only of these protocols, by first characters of the digest: a,b.")
+]
+OnlyCaches = Annotated[
+    str | None, typer.Option("--cache", help="Only what has read one of these caches, by first characters: a,b.")
+]
 
 
 def place(
@@ -103,6 +117,28 @@ def names(text: str | None) -> list[str]:
     if not all(parts):
         raise UsageError(f"{text!r} has an empty name between its commas: write names as a,b,c")
     return list(dict.fromkeys(parts))
+
+
+def selection(
+    *,
+    task: str | None,
+    dataset: str | None,
+    backbone: str | None,
+    readout: str | None,
+    protocol: str | None,
+    cache: str | None,
+) -> Selection:
+    """The results that ``--task`` … ``--cache`` choose; raises :class:`UsageError` for an empty name."""
+    from deapcache.results import Selection
+
+    return Selection(
+        tasks=names(task),
+        datasets=names(dataset),
+        backbones=names(backbone),
+        readouts=names(readout),
+        protocols=names(protocol),
+        caches=names(cache),
+    )
 
 
 def numbers(text: str, what: str) -> list[int]:

@@ -107,9 +107,9 @@ class RateSource:
         *,
         keep: bool = True,
     ) -> None:
-        from deapcache.experiments.planning import device_name, rates_key
+        from deapcache.experiments.planning import machine_name, rates_key
 
-        self._place, self._key = home, rates_key(device_name(device))
+        self._place, self._key = home, rates_key(machine_name(device))
         self._given = file
         if file is not None:
             self._place, self._key = locations.locate(file.parent), file.name
@@ -131,9 +131,9 @@ class RateSource:
     def _measured(
         self, rates: Rates | None, forwards: Sequence[tuple[str, str]], groups: Sequence[StepGroup]
     ) -> Rates | None:
-        from deapcache.experiments.planning import device_name, lacking, measure_rates, write_rates
+        from deapcache.experiments.planning import lacking, machine_name, measure_rates, write_rates
 
-        name = device_name(self._device)
+        name = machine_name(self._device)
         if rates is not None and rates.device != name:
             raise UsageError(
                 f"{self._place}/{self._key} holds rates of {rates.device}, and this device is {name}: "

@@ -15,16 +15,12 @@ if TYPE_CHECKING:
 
 
 def results_command(
-    task: Annotated[str | None, typer.Option("--task", help="Only these tasks: a,b.")] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Only on these datasets: a,b.")] = None,
-    backbone: Annotated[str | None, typer.Option("--backbone", help="Only of these backbones: a,b.")] = None,
-    readout: Annotated[str | None, typer.Option("--readout", help="Only of these readouts: a,b.")] = None,
-    protocol: Annotated[
-        str | None, typer.Option("--protocol", help="Only of these protocols, by first characters of the digest: a,b.")
-    ] = None,
-    cache: Annotated[
-        str | None, typer.Option("--cache", help="Only what has read one of these caches, by first characters: a,b.")
-    ] = None,
+    task: options.OnlyTasks = None,
+    dataset: options.OnlyDatasets = None,
+    backbone: options.OnlyBackbones = None,
+    readout: options.OnlyReadouts = None,
+    protocol: options.OnlyProtocols = None,
+    cache: options.OnlyCaches = None,
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="Show results of different protocols too, apart and marked.")
     ] = False,
@@ -40,20 +36,15 @@ def results_command(
     json: options.Json = False,
 ) -> None:
     """Tables of the home's results: seeds averaged, only what was measured the same way beside each other."""
-    from deapcache.results import HomeIntervals, Selection, load_results, select, summarise
+    from deapcache.results import HomeIntervals, load_results, select, summarise
 
     place = locations.home(home)
     results = load_results(place)
     if not results and not json:
         out.print(f"no results in {place}: make one with deapcache probe --task NAME", markup=False)
         return
-    wanted = Selection(
-        tasks=options.names(task),
-        datasets=options.names(dataset),
-        backbones=options.names(backbone),
-        readouts=options.names(readout),
-        protocols=options.names(protocol),
-        caches=options.names(cache),
+    wanted = options.selection(
+        task=task, dataset=dataset, backbone=backbone, readout=readout, protocol=protocol, cache=cache
     )
     summaries = summarise(select(results, wanted), allow_mixed=allow_mixed)
     uncertainty = HomeIntervals(place) if intervals else None

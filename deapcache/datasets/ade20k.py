@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from deapcache.datasets.base import DATASETS, VOID, DatasetEntry, SplitStatus
 from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.folders import absent, describe, require_split, stems
+from deapcache.datasets.folders import absent, not_under, require_split, stems
 from deapcache.datasets.labels import require_values
 from deapcache.errors import MissingDataError
 
@@ -109,10 +109,11 @@ def open_ade20k(data_root: Path) -> Ade20k:
     """ADE20K under ``data_root``; raises :class:`MissingDataError` where neither split is there."""
     root = _find_root(data_root)
     if root is None:
-        raise MissingDataError(
-            f"ade20k is not under {data_root}: expected ADEChallengeData2016/images/training with annotations/training "
-            f"beside images, or validation for training, there or in its folder ade20k/; found {describe(data_root)}. "
-            "Give the folder with --data-root or DEAPCACHE_DATA"
+        raise not_under(
+            data_root,
+            "ade20k",
+            "ADEChallengeData2016/images/training with annotations/training beside images, or validation for "
+            "training, there or in its folder ade20k/",
         )
     return Ade20k(root)
 

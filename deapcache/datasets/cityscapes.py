@@ -13,7 +13,7 @@ from scipy import ndimage
 from deapcache.datasets.base import DATASETS, VOID, DatasetEntry, SplitStatus
 from deapcache.datasets.boxes import BOXES, COLUMNS, CROWD, boxes_of_map
 from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.folders import absent, describe, require_all, require_split, stems
+from deapcache.datasets.folders import absent, describe, not_under, require_all, require_split, stems
 from deapcache.datasets.labels import require_values
 from deapcache.errors import DataError, MissingDataError
 
@@ -197,10 +197,11 @@ def open_cityscapes(data_root: Path) -> Cityscapes:
     """Cityscapes under ``data_root`` or its folder ``cityscapes``; raises :class:`MissingDataError` without a split."""
     root = _find_root(data_root)
     if root is None:
-        raise MissingDataError(
-            f"cityscapes is not under {data_root}: expected leftImg8bit/train/ with gtFine/train/, or leftImg8bit/val/ "
-            f"with gtFine/val/, there or in its folder cityscapes/; found {describe(data_root)}. "
-            "Give the folder with --data-root or DEAPCACHE_DATA"
+        raise not_under(
+            data_root,
+            "cityscapes",
+            "leftImg8bit/train/ with gtFine/train/, or leftImg8bit/val/ with gtFine/val/, there or in its folder "
+            "cityscapes/",
         )
     return Cityscapes(root)
 

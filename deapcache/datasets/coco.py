@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import threading
 from collections.abc import Mapping
@@ -12,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.base import DATASETS, Dataset, DatasetEntry, SplitStatus
+from deapcache.datasets.base import DATASETS, DatasetEntry, SplitStatus
 from deapcache.datasets.boxes import BOXES
 from deapcache.datasets.coco_boxes import read_boxes
 from deapcache.datasets.coco_listing import CocoImage, listing_digest, read_listing
 from deapcache.datasets.decoding import COLOUR_AS_STORED, decode_image
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
-from deapcache.datasets.folders import absent, describe, require_split, stems
+from deapcache.datasets.folders import absent, not_under, require_split, stems
+from deapcache.datasets.listed import ListedDataset
 from deapcache.datasets.masks import decode_segmentation
 from deapcache.datasets.ordering import sample_key
 from deapcache.errors import LEAVE_OUT, DataError, MissingDataError
@@ -36,7 +36,7 @@ CROWD = -1
 _PARSING = threading.Lock()  # of the module, so that a dataset can be pickled
 
 
-class CocoInstances(Dataset):
+class CocoInstances(ListedDataset[CocoImage]):
     """COCO 2017: photographs with instance masks and boxes of 80 categories.
 
     Training images come in :func:`deapcache.datasets.ordering.sample_order`, validation images by ascending id. The
@@ -51,25 +51,8 @@ class CocoInstances(Dataset):
 
     def __init__(self, root: Path) -> None:
         """``root`` holds ``annotations/`` and at least one of ``train2017/`` and ``val2017/``."""
-        self.root = root
-        self._listings: dict[str, tuple[CocoImage, ...]] = {}
+        super().__init__(root)
         self._parsed: dict[str, tuple[CocoImage, ...]] = {}  # every image; shared with selections
-        self._is_tolerant = False
-
-    def tolerant(self) -> CocoInstances:
-        made = self._again()
-        made._is_tolerant = True
-        return made
-
-    def without(self, omitted: Mapping[str, Mapping[str, str]]) -> CocoInstances:
-        made = self._again()
-        made.omitted = self.omitted_and(omitted)
-        return made
-
-    def _again(self) -> CocoInstances:
-        made = copy.copy(self)
-        made._listings = {}
-        return made
 
     def row_files(self, split: str, row: int) -> tuple[Path, ...]:
         return self.image_path(split, row), annotation_file(self.root, split)
@@ -81,8 +64,7 @@ class CocoInstances(Dataset):
         self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
     ) -> tuple[str, ...]:
         names = [image.file_name for image in self._listing(split)]
-        digest = index.digests if index else digest_files
-        return digest(image_folder(self.root, split), names, progress=progress)
+        return digest_files(image_folder(self.root, split), names, index=index, progress=progress)
 
     def image_path(self, split: str, row: int) -> Path:
         """The file of an image."""
@@ -203,10 +185,11 @@ def open_coco(data_root: Path) -> CocoInstances:
     """COCO under ``data_root`` or ``data_root/coco``; raises :class:`MissingDataError` where neither holds a split."""
     root = _find_root(data_root)
     if root is None:
-        raise MissingDataError(
-            f"coco is not under {data_root}: expected annotations/instances_train2017.json with train2017/, or "
-            f"annotations/instances_val2017.json with val2017/, there or in its folder coco/; "
-            f"found {describe(data_root)}. Give the folder with --data-root or DEAPCACHE_DATA"
+        raise not_under(
+            data_root,
+            "coco",
+            "annotations/instances_train2017.json with train2017/, or annotations/instances_val2017.json with "
+            "val2017/, there or in its folder coco/",
         )
     return CocoInstances(root)
 

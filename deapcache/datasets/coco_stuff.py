@@ -15,7 +15,7 @@ from deapcache.datasets.coco_listing import CocoImage, read_listing
 from deapcache.datasets.coco_stuff_labels import CLASS_OF_VALUE, CLASSES, IS_VALUE
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
 from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.folders import absent, describe, require_all, require_split, stems
+from deapcache.datasets.folders import absent, describe, not_under, require_all, require_split, stems
 from deapcache.datasets.labels import require_values
 from deapcache.errors import DataError, MissingDataError
 
@@ -59,9 +59,8 @@ class CocoStuffMaps(FileDataset):
         self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
     ) -> tuple[str, ...]:
         # Of the images' own folder, as coco does: what the index remembers of it serves both.
-        digest = index.digests if index else digest_files
         names = [Path(sample.image).name for sample in self.samples(split)]
-        return digest(image_folder(self.root, split), names, progress=progress)
+        return digest_files(image_folder(self.root, split), names, index=index, progress=progress)
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[np.uint8]:
         path = self.root / sample.labels[kind][0]
@@ -131,10 +130,11 @@ def open_coco_stuff(data_root: Path) -> CocoStuffMaps:
     """COCO-Stuff under ``data_root`` or ``data_root/coco``; raises :class:`MissingDataError` without a split."""
     root = _find_root(data_root)
     if root is None:
-        raise MissingDataError(
-            f"coco-stuff is not under {data_root}: expected train2017/ with {MAP_FOLDERS[0]}/train2017/, or val2017/ "
-            f"with {MAP_FOLDERS[0]}/val2017/, there or in its folder coco/; found {describe(data_root)}. "
-            "Give the folder with --data-root or DEAPCACHE_DATA"
+        raise not_under(
+            data_root,
+            "coco-stuff",
+            f"train2017/ with {MAP_FOLDERS[0]}/train2017/, or val2017/ with {MAP_FOLDERS[0]}/val2017/, there or in "
+            "its folder coco/",
         )
     return CocoStuffMaps(root)
 

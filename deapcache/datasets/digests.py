@@ -103,8 +103,15 @@ class DigestIndex:
             self._location.publish(self._key(folder), content, replace=True)
 
 
-def digest_files(folder: Path, names: Sequence[str], *, progress: Progress | None = None) -> tuple[str, ...]:
-    """sha256 of ``folder / name`` for each name, in order, without an index; raises :class:`MissingDataError`."""
+def digest_files(
+    folder: Path, names: Sequence[str], *, index: DigestIndex | None = None, progress: Progress | None = None
+) -> tuple[str, ...]:
+    """sha256 of ``folder / name`` for each name, in order, as ``index`` remembers them where one is given.
+
+    Raises :class:`MissingDataError`.
+    """
+    if index:
+        return index.digests(folder, names, progress=progress)
     return digest_parts(names, lambda name: file_digest(folder / name), progress=progress)
 
 

@@ -14,7 +14,7 @@ from deapcache.datasets.base import DATASETS, DatasetEntry, SplitStatus
 from deapcache.datasets.decoding import explained
 from deapcache.datasets.depth import require_metres
 from deapcache.datasets.files import FileDataset, Sample, require_size_of
-from deapcache.datasets.folders import absent_files, describe
+from deapcache.datasets.folders import absent_files, not_under
 from deapcache.errors import DataError, MissingDataError
 
 LAYOUT = """\
@@ -113,9 +113,10 @@ def open_diode(data_root: Path) -> Diode:
     """DIODE under ``data_root`` or ``data_root/diode``; raises :class:`MissingDataError` where neither has a split."""
     root = _find_root(data_root)
     if root is None:
-        raise MissingDataError(
-            f"diode is not under {data_root}: expected train/ or val/ with indoors/ or outdoor/ in it, there or in its "
-            f"folder diode/; found {describe(data_root)}. Give the folder with --data-root or DEAPCACHE_DATA"
+        raise not_under(
+            data_root,
+            "diode",
+            "train/ or val/ with indoors/ or outdoor/ in it, there or in its folder diode/",
         )
     return Diode(root)
 

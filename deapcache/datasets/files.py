@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,11 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.base import Dataset
 from deapcache.datasets.boxes import BOXES
 from deapcache.datasets.decoding import COLOUR_AS_STORED, decode_image, image_size
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
 from deapcache.datasets.labels import read_index_map
+from deapcache.datasets.listed import ListedDataset
 from deapcache.datasets.ordering import sample_key
 from deapcache.errors import LEAVE_OUT, DataError
 from deapcache.recipe import digest_of
@@ -37,7 +36,7 @@ class Sample:
     """Why it cannot be read, where the names of its files say so already; names the file."""
 
 
-class FileDataset(Dataset):
+class FileDataset(ListedDataset[Sample]):
     """A dataset whose images and labels are files under ``root``.
 
     A subclass lists the samples of a split and reads one annotation; digests and images come from here, and so
@@ -47,11 +46,6 @@ class FileDataset(Dataset):
     colour: ClassVar[str] = COLOUR_AS_STORED
     most_objects: ClassVar[int] = 0
     """Most objects an image may have; the ``boxes`` table of every image has room for them."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._samples: dict[str, tuple[Sample, ...]] = {}
-        self._is_tolerant = False
 
     @abstractmethod
     def list_samples(self, split: str) -> Sequence[Sample]:
@@ -68,28 +62,13 @@ class FileDataset(Dataset):
         """The samples of a split, listed once; training images in ``deapcache.datasets.ordering.sample_order``."""
         self._require_split(split)
         with _LISTING:
-            if split not in self._samples:
+            if split not in self._listings:
                 left_out = self.omitted.get(split, {})
                 kept = tuple(sample for sample in self.list_samples(split) if sample.id not in left_out)
                 if not self._is_tolerant:
                     _refuse_problems(kept)
-                self._samples[split] = _ordered(kept, shuffled=split == "train")
-            return self._samples[split]
-
-    def tolerant(self) -> FileDataset:
-        made = self._again()
-        made._is_tolerant = True
-        return made
-
-    def without(self, omitted: Mapping[str, Mapping[str, str]]) -> FileDataset:
-        made = self._again()
-        made.omitted = self.omitted_and(omitted)
-        return made
-
-    def _again(self) -> FileDataset:
-        made = copy.copy(self)
-        made._samples = {}
-        return made
+                self._listings[split] = _ordered(kept, shuffled=split == "train")
+            return self._listings[split]
 
     def row_files(self, split: str, row: int) -> tuple[Path, ...]:
         sample = self.samples(split)[row]
@@ -138,8 +117,7 @@ class FileDataset(Dataset):
         return sample
 
     def _digests(self, names: list[str], index: DigestIndex | None, progress: Progress | None) -> tuple[str, ...]:
-        digest = index.digests if index else digest_files
-        return digest(self.root, names, progress=progress)
+        return digest_files(self.root, names, index=index, progress=progress)
 
 
 def _ordered(samples: Sequence[Sample], *, shuffled: bool) -> tuple[Sample, ...]:

@@ -18,6 +18,14 @@ def describe(folder: Path) -> str:
     return (", ".join(names[:8]) + more) or "an empty folder"
 
 
+def not_under(data_root: Path, dataset: str, expected: str, remark: str = "") -> MissingDataError:
+    """The error where nothing of a dataset was found: what is ``expected`` under the data root, and what is there."""
+    return MissingDataError(
+        f"{dataset} is not under {data_root}: expected {expected}; found {describe(data_root)}. "
+        f"{remark}Give the folder with --data-root or DEAPCACHE_DATA"
+    )
+
+
 def stems(folder: Path, suffix: str) -> set[str]:
     """Names without ``suffix`` of the files that end in it; hidden files and a folder that is not there have none."""
     if not folder.is_dir():

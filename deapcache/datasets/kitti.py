@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deapcache.datasets.base import DATASETS, DatasetEntry, SplitStatus
 from deapcache.datasets.depth import read_depth_png
 from deapcache.datasets.files import FileDataset, Sample, require_size_of
-from deapcache.datasets.folders import absent_files, describe
+from deapcache.datasets.folders import absent_files, not_under
 from deapcache.datasets.kitti_listing import Listed, read_list
 from deapcache.errors import DataError, MissingDataError
 
@@ -112,10 +112,11 @@ def open_kitti(data_root: Path) -> KittiEigen:
     """KITTI under ``data_root`` or ``data_root/kitti``; raises :class:`MissingDataError` where neither has a list."""
     root = _find_root(data_root)
     if root is None:
-        raise MissingDataError(
-            f"kitti is not under {data_root}: expected {' or '.join(names[0] for names in _LISTS.values())}, "
-            f"there or in its folder kitti/; found {describe(data_root)}. The lists are no part of KITTI: take them "
-            "from the files of BTS or AdaBins. Give the folder with --data-root or DEAPCACHE_DATA"
+        raise not_under(
+            data_root,
+            "kitti",
+            f"{' or '.join(names[0] for names in _LISTS.values())}, there or in its folder kitti/",
+            remark="The lists are no part of KITTI: take them from the files of BTS or AdaBins. ",
         )
     return KittiEigen(root)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from deapcache.datasets.base import DATASETS, Dataset, DatasetEntry, SplitStatus
-from deapcache.datasets.folders import absent, describe
+from deapcache.datasets.folders import absent, not_under
 from deapcache.datasets.nyuv2_mat import LABELLED, SPLITS, NyuInpainted, NyuLabelled
 from deapcache.datasets.nyuv2_pairs import NyuPairs, expected, pairs_in, split_folder
-from deapcache.errors import MissingDataError
 
 LAYOUT_MAT = """\
 nyu_depth_v2_labeled.mat                   1,449 images with depth, labels and instances
@@ -34,10 +33,11 @@ def open_nyuv2(data_root: Path) -> Dataset:
         return NyuLabelled(root)
     if root := _root_of_pairs(data_root):
         return NyuPairs(root)
-    raise MissingDataError(
-        f"nyuv2 is not under {data_root}: expected {LABELLED} with {SPLITS}, or {' or '.join(expected('train'))}, "
-        f"there or in its folder {' or '.join(f'{name}/' for name in _FOLDERS)}; found {describe(data_root)}. "
-        "Give the folder with --data-root or DEAPCACHE_DATA"
+    raise not_under(
+        data_root,
+        "nyuv2",
+        f"{LABELLED} with {SPLITS}, or {' or '.join(expected('train'))}, there or in its folder "
+        f"{' or '.join(f'{name}/' for name in _FOLDERS)}",
     )
 
 
@@ -45,10 +45,10 @@ def open_inpainted(data_root: Path) -> NyuInpainted:
     """NYUv2 with in-painted depth, which needs the MATLAB file; raises :class:`MissingDataError` without it."""
     root = _root_of_mat(data_root)
     if root is None:
-        raise MissingDataError(
-            f"nyuv2-inpainted is not under {data_root}: expected {LABELLED} with {SPLITS}, there or in its folder "
-            f"{' or '.join(f'{name}/' for name in _FOLDERS)}; found {describe(data_root)}. "
-            "Give the folder with --data-root or DEAPCACHE_DATA"
+        raise not_under(
+            data_root,
+            "nyuv2-inpainted",
+            f"{LABELLED} with {SPLITS}, there or in its folder {' or '.join(f'{name}/' for name in _FOLDERS)}",
         )
     return NyuInpainted(root)
 

@@ -19,7 +19,7 @@ from deapcache.datasets.base import DATASETS, VOID, DatasetEntry, SplitStatus
 from deapcache.datasets.boxes import BOXES, boxes_of_map
 from deapcache.datasets.digests import DigestIndex, Progress
 from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.folders import absent, describe, require_all, require_split, stems
+from deapcache.datasets.folders import absent, not_under, require_all, require_split, stems
 from deapcache.datasets.labels import require_values
 from deapcache.errors import DataError, MissingDataError
 
@@ -172,10 +172,11 @@ def open_voc(data_root: Path) -> Voc:
     """VOC 2012 under ``data_root``; raises :class:`MissingDataError` where neither split's list is there."""
     root = _find_root(data_root)
     if root is None:
-        raise MissingDataError(
-            f"voc is not under {data_root}: expected VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt or val.txt "
-            f"there or in its folder voc/ (or VOC2012 itself); found {describe(data_root)}. Give the folder with "
-            "--data-root or DEAPCACHE_DATA"
+        raise not_under(
+            data_root,
+            "voc",
+            "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt or val.txt there or in its folder voc/ (or VOC2012 "
+            "itself)",
         )
     return Voc(root)
 

@@ -9,14 +9,13 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import torch
 
 from deapcache.cache import Cache
 from deapcache.errors import LocationError
+from deapcache.machine import device_name, now, versions
 
 _PACKAGES = ("deapcache", "torch", "timm", "open_clip_torch", "tensorstore")
 
@@ -68,15 +67,14 @@ class Record:
 
 def circumstances(device: torch.device, batch_size: int) -> dict[str, Any]:
     """Device, batch size, host, user and versions of one extraction run, as JSON."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "device": str(device),
-        "device_name": name,
+        "device_name": device_name(device),
         "batch_size": batch_size,
         "host": platform.node(),
         "user": _user(),
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in _PACKAGES},
+        "versions": versions(*_PACKAGES),
         "started": now(),
     }
 
@@ -84,11 +82,6 @@ def circumstances(device: torch.device, batch_size: int) -> dict[str, Any]:
 def new_writer_name() -> str:
     """A name for this run's provenance file that no other run has."""
     return f"{platform.node()}-{os.getpid()}-{time.time_ns()}"
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _user() -> str:

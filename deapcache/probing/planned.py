@@ -28,10 +28,17 @@ class PlannedRun:
 
     def facts(self) -> dict[str, Any]:
         """What names the run: those of ``ProbeRun.facts()`` that are known before training."""
-        return {
-            "protocol": self.protocol.to_json(),
-            "protocol_digest": self.protocol.digest,
-            "seed": self.seed,
-            "backbone": self.backbone,
-            "caches": {name: dict(facts) for name, facts in self.caches.items()},
-        }
+        return naming_facts(self.protocol, self.seed, self.backbone, self.caches)
+
+
+def naming_facts(
+    protocol: Protocol, seed: int, backbone: str, caches: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What :func:`deapcache.results.record.run_id` names a run by, before and after training, as JSON."""
+    return {
+        "protocol": protocol.to_json(),
+        "protocol_digest": protocol.digest,
+        "seed": seed,
+        "backbone": backbone,
+        "caches": {name: dict(facts) for name, facts in caches.items()},
+    }

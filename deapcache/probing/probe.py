@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
@@ -10,24 +9,21 @@ from typing import Any
 
 import torch
 
-from deapcache.cache import HFLIP, CacheEntry
 from deapcache.errors import UsageError
 from deapcache.locations import Location
-from deapcache.probing.arrays import SplitArrays
 from deapcache.probing.batches import BatchStream
-from deapcache.probing.cost import measure_cost
 from deapcache.probing.evaluate import Scored, score_teams
-from deapcache.probing.free_memory import free_memory
+from deapcache.probing.facts import backbone_counts, caches_read, costs_of, shared_facts
 from deapcache.probing.learner import Learner
-from deapcache.probing.options import ProbeOptions, Residency, default_iterations
+from deapcache.probing.options import ProbeOptions, default_iterations
 from deapcache.probing.planned import PlannedRun
 from deapcache.probing.posed import PosedTask
 from deapcache.probing.progress import Progress, silent
 from deapcache.probing.protocols import protocol_of
-from deapcache.probing.residency import choose_residency, require_room
+from deapcache.probing.residency import residency_of
 from deapcache.probing.run import ProbeRun
 from deapcache.probing.sources import Request, Sources, resolve_sources
-from deapcache.probing.team import Team, form_teams
+from deapcache.probing.team import form_teams
 from deapcache.probing.train import image_independent_prior, prepare_task, train
 from deapcache.probing.workers import lanes_of
 from deapcache.readouts import canonical_readout, check_readout, needs_guidance, needs_upsampler
@@ -179,7 +175,7 @@ class _Probe:
                     sources=self._sources,
                     options=self._options,
                 )
-                caches = self._caches(posed.task.annotations)
+                caches = caches_read(self._sources, posed.task.annotations)
                 backbone = self._request.backbone
                 runs.append(
                     PlannedRun(protocol=protocol, readout=readout, seed=seed, lr=lr, backbone=backbone, caches=caches)
@@ -188,10 +184,10 @@ class _Probe:
 
     def run(self, planned: Sequence[PlannedRun], progress: Progress) -> list[ProbeRun]:
         """Train and score them, in one pass over the features."""
-        before = _backbone_counts()
+        before = backbone_counts()
         options, device = self._options, torch.device(self._options.device)
         arrays = self._sources.train.arrays
-        residency = _residency(options.residency, arrays, device)
+        residency = residency_of(arrays, options.residency, device)
         stream = BatchStream(arrays, residency, device)
         posed = {run.task: self._posed[run.task] for run in planned}
         biases = {name: prepare_task(one, stream, arrays.rows, options.batch_size) for name, one in posed.items()}
@@ -215,8 +211,8 @@ class _Probe:
             progress=progress,
         )
         in_order = dict(zip((id(learner) for team in teams for learner in team.learners), outcomes, strict=True))
-        shared = _shared_facts(learners, options, residency, trained, scored, before)
-        costs = _costs(teams, stream, arrays.rows[: options.batch_size])
+        shared = shared_facts(learners, options, residency, trained, scored, before)
+        costs = costs_of(teams, stream, arrays.rows[: options.batch_size])
         return [
             self._result(run, learner, in_order[id(learner)], by_task[run.task], {**shared, "cost": costs[id(learner)]})
             for run, learner in zip(planned, learners, strict=True)
@@ -249,69 +245,3 @@ class _Probe:
             examples=outcome.examples,
             **shared,
         )
-
-    def _caches(self, annotations: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-        splits = {"train": self._sources.train, "val": self._sources.val}
-        entries = {name: split.features for name, split in splits.items()}
-        if self._sources.train.mirrored is not None:
-            entries[f"train {HFLIP}"] = self._sources.train.mirrored
-        for annotation, (name, split) in product(annotations, splits.items()):
-            entries[f"{name} {annotation} targets"] = split.targets[annotation]
-        return {name: _cache_facts(entry) for name, entry in entries.items()}
-
-
-def _residency(asked: Residency | None, arrays: SplitArrays, device: torch.device) -> Residency:
-    if asked == "stream":
-        return asked
-    needed, free = arrays.decoded_bytes(), free_memory(device)
-    if asked is None:
-        return choose_residency(needed, free)
-    require_room(asked, needed, free)
-    return asked
-
-
-def _costs(teams: Sequence[Team], stream: BatchStream, rows: Any) -> dict[int, Mapping[str, float | None]]:
-    """Learner (its id) → time and memory of its readouts on one batch; measured once for those of one shape."""
-    batch = next(iter(stream.batches([rows])))
-    features = batch.features.float()
-    costs: dict[int, Mapping[str, float | None]] = {}
-    for team in teams:
-        first = team.learners[0]
-        cost = measure_cost(first.heads, features, first.posed.output_size, batch.guidance)
-        costs |= {id(learner): cost for learner in team.learners}
-    return costs
-
-
-def _shared_facts(
-    learners: Sequence[Learner],
-    options: ProbeOptions,
-    residency: Residency,
-    trained: float,
-    scored: float,
-    before: tuple[int, int],
-) -> dict[str, Any]:
-    forwards, builds = (now - then for now, then in zip(_backbone_counts(), before, strict=True))
-    images = max(learner.posed.iterations for learner in learners) * options.batch_size
-    return {
-        "seconds": {"train": trained, "score": scored},
-        "readouts_sharing": len(learners),
-        "images_per_second": images / max(trained, 1e-9),
-        "device": _device_name(torch.device(options.device)),
-        "residency": residency,
-        "backbone_forwards": forwards,
-        "backbone_builds": builds,
-    }
-
-
-def _cache_facts(entry: CacheEntry) -> dict[str, Any]:
-    return {"path": entry.path, "digest": entry.digest, "recipe": dict(entry.recipe)}
-
-
-def _device_name(device: torch.device) -> str:
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
-
-
-def _backbone_counts() -> tuple[int, int]:
-    """Images forwarded and backbones built in this process; (0, 0) where nothing loaded the backbones' room."""
-    room = sys.modules.get("deapcache.backbones")
-    return (0, 0) if room is None else (room.forward_count(), room.build_count())

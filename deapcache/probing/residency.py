@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from deapcache.errors import UsageError
-from deapcache.probing.free_memory import FreeMemory
+from deapcache.probing.arrays import SplitArrays
+from deapcache.probing.free_memory import FreeMemory, free_memory
 from deapcache.probing.options import Residency
 
 _HOST_SHARE = 0.25
@@ -11,6 +14,17 @@ _HOST_SHARE = 0.25
 
 _DEVICE_SHARE = 0.5
 """Part of a GPU's free memory that they take unasked: readouts, their activations and scoring need the rest."""
+
+
+def residency_of(arrays: SplitArrays, asked: Residency | None, device: torch.device) -> Residency:
+    """Where ``arrays`` live: as asked for, or by what fits now; raises :class:`UsageError` where there is no room."""
+    if asked == "stream":
+        return asked
+    needed, free = arrays.decoded_bytes(), free_memory(device)
+    if asked is None:
+        return choose_residency(needed, free)
+    require_room(asked, needed, free)
+    return asked
 
 
 def choose_residency(needed: int, free: FreeMemory) -> Residency:

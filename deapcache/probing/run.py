@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from deapcache.probing.evaluate import Examples
+from deapcache.probing.planned import naming_facts
 from deapcache.recipe import Protocol
 
 
@@ -65,11 +66,7 @@ class ProbeRun:
     def facts(self) -> dict[str, Any]:
         """Everything but the arrays, as a JSON object: what :func:`deapcache.results.save_run` takes."""
         return {
-            "protocol": self.protocol.to_json(),
-            "protocol_digest": self.protocol.digest,
-            "seed": self.seed,
-            "backbone": self.backbone,
-            "caches": {name: dict(facts) for name, facts in self.caches.items()},
+            **naming_facts(self.protocol, self.seed, self.backbone, self.caches),
             "classes": list(self.classes),
             "readout": dict(self.readout),
             "scores": dict(self.scores),

@@ -11,14 +11,13 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
 from deapcache.errors import ResultsError
 from deapcache.locations import Location, redacted
+from deapcache.machine import now, versions
 from deapcache.recipe import SHORT, digest_of
 from deapcache.results.arrays import pack_arrays, unpack_arrays
 
@@ -141,21 +140,11 @@ def make_result(facts: Mapping[str, Any], *, command: Sequence[str] = ()) -> Res
         "dataset": protocol["dataset"],
         "readout": protocol["readout"],
         "build": facts["readout"],
-        "versions": _versions(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(*_PACKAGES),
+        "date": now(),
         "command": [redacted(word) for word in command],
     }
     return Result.from_json(named)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # e.g. a reader's machine without timm
-            continue
-    return found
 
 
 def save_run(

@@ -7,18 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deapcache.datasets.scenes.geometry import (
-    Array,
-    Capsule,
-    Cone,
-    Cylinder,
-    Polyhedron,
-    Solid,
-    Sphere,
-    Torus,
-    box,
-    pyramid,
-)
+from deapcache.datasets.scenes.geometry import Capsule, Cone, Cylinder, Polyhedron, Solid, Sphere, Torus, box, pyramid
+from deapcache.datasets.scenes.rays import Array
 from deapcache.datasets.scenes.textures import OBJECT_PATTERNS, Material, random_material
 
 Proportions = tuple[float, float]

@@ -10,13 +10,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deapcache.datasets.scenes.quartic import smallest_root
-
-Array = NDArray[np.float64]
-
-MISS = np.inf
+from deapcache.datasets.scenes.rays import MISS, Array, both_roots, clip, divide, dot, first_hit, inside_quadric
 
 
 class Solid(ABC):
@@ -57,8 +53,8 @@ class Sphere(Solid):
         return self.size
 
     def intersect(self, origin: Array, directions: Array) -> Array:
-        enter, leave = _quadric(dot(directions, directions), origin @ directions, origin @ origin - self.size**2)
-        return _first(enter, leave)
+        enter, leave = inside_quadric(dot(directions, directions), origin @ directions, origin @ origin - self.size**2)
+        return first_hit(enter, leave)
 
     def normals(self, points: Array) -> Array:
         return points / self.size
@@ -84,8 +80,8 @@ class Polyhedron(Solid):
         enter = np.full(directions.shape[1], -MISS)
         leave = np.full(directions.shape[1], MISS)
         for *normal, distance in self.planes:
-            _clip(enter, leave, distance - np.dot(normal, origin), np.asarray(normal) @ directions)
-        return _first(enter, leave)
+            clip(enter, leave, distance - np.dot(normal, origin), np.asarray(normal) @ directions)
+        return first_hit(enter, leave)
 
     def normals(self, points: Array) -> Array:
         planes = np.asarray(self.planes)
@@ -109,7 +105,9 @@ def pyramid(a: float, half_height: float) -> Polyhedron:
 
 
 @dataclass(frozen=True)
-class Cylinder(Solid):
+class _Round(Solid):
+    """A solid on a disc of radius ``size``."""
+
     size: float
     half_height: float
 
@@ -121,15 +119,17 @@ class Cylinder(Solid):
     def radius(self) -> float:
         return float(np.hypot(self.size, self.half_height))
 
+
+class Cylinder(_Round):
     def intersect(self, origin: Array, directions: Array) -> Array:
-        return _first(*self.interval(origin, directions))
+        return first_hit(*self.interval(origin, directions))
 
     def interval(self, origin: Array, directions: Array) -> tuple[Array, Array]:
         """Where rays are inside: from t, to t; from > to where they never are."""
         flat = directions[:2]
-        enter, leave = _quadric(dot(flat, flat), origin[:2] @ flat, origin[:2] @ origin[:2] - self.size**2)
-        _clip(enter, leave, self.half_height - origin[2], directions[2])
-        _clip(enter, leave, self.half_height + origin[2], -directions[2])
+        enter, leave = inside_quadric(dot(flat, flat), origin[:2] @ flat, origin[:2] @ origin[:2] - self.size**2)
+        clip(enter, leave, self.half_height - origin[2], directions[2])
+        clip(enter, leave, self.half_height + origin[2], -directions[2])
         return enter, leave
 
     def normals(self, points: Array) -> Array:
@@ -139,19 +139,7 @@ class Cylinder(Solid):
         return np.where(on_cap, _cap_normals(points), round_side)
 
 
-@dataclass(frozen=True)
-class Cone(Solid):
-    size: float
-    half_height: float
-
-    @property
-    def extent(self) -> tuple[float, float, float]:
-        return (self.size, self.size, self.half_height)
-
-    @property
-    def radius(self) -> float:
-        return float(np.hypot(self.size, self.half_height))
-
+class Cone(_Round):
     def intersect(self, origin: Array, directions: Array) -> Array:
         slope = self.size / (2 * self.half_height)
         apex = self.half_height - origin[2]  # how far above the ray's start the double cone's tip is
@@ -159,14 +147,14 @@ class Cone(Solid):
         b = origin[:2] @ directions[:2] + slope**2 * apex * directions[2]
         c = origin[:2] @ origin[:2] - (slope * apex) ** 2
         best = self._base(origin, directions)
-        for t in _roots(a, b, c):
+        for t in both_roots(a, b, c):
             z = origin[2] + t * directions[2]
             on_side = (t > 0) & (np.abs(z) <= self.half_height)
             best = np.where(on_side & (t < best), t, best)
         return best
 
     def _base(self, origin: Array, directions: Array) -> Array:
-        t = _divide(-self.half_height - origin[2], directions[2])
+        t = divide(-self.half_height - origin[2], directions[2])
         with np.errstate(invalid="ignore", over="ignore"):
             x, y = origin[0] + t * directions[0], origin[1] + t * directions[1]
             return np.where((t > 0) & (x * x + y * y <= self.size**2), t, MISS)
@@ -199,13 +187,13 @@ class Capsule(Solid):
 
     def intersect(self, origin: Array, directions: Array) -> Array:
         flat = directions[:2]
-        t = _first(*_quadric(dot(flat, flat), origin[:2] @ flat, origin[:2] @ origin[:2] - self.size**2))
+        t = first_hit(*inside_quadric(dot(flat, flat), origin[:2] @ flat, origin[:2] @ origin[:2] - self.size**2))
         with np.errstate(invalid="ignore"):
             best = np.where(np.abs(origin[2] + t * directions[2]) <= self.half_segment, t, MISS)
         length = dot(directions, directions)
         for end in (-self.half_segment, self.half_segment):
             start = origin - np.array([0.0, 0.0, end])
-            t = _first(*_quadric(length, start @ directions, start @ start - self.size**2))
+            t = first_hit(*inside_quadric(length, start @ directions, start @ start - self.size**2))
             best = np.minimum(best, t)
         return best
 
@@ -248,50 +236,6 @@ class Torus(Solid):
         inwards = 1 - self.ring / across
         outward = np.stack([points[0] * inwards, points[1] * inwards, points[2]])
         return outward / np.sqrt(dot(outward, outward))
-
-
-def dot(left: Array, right: Array) -> Array:
-    """Products (N,) of two (3, N)."""
-    product = left[0] * right[0]
-    for a, b in zip(left[1:], right[1:], strict=True):
-        product += a * b
-    return product
-
-
-def _quadric(a: Array, b: Array, c: Array | float) -> tuple[Array, Array]:
-    """Where a·t² + 2b·t + c ≤ 0 for a ≥ 0: from, to; an empty interval where it never is."""
-    a = np.maximum(a, 1e-12)  # along the axis of a cylinder: inside from very far to very far
-    inside = b * b - a * c
-    root = np.sqrt(np.maximum(inside, 0.0))
-    hit = inside > 0
-    return np.where(hit, (-b - root) / a, MISS), np.where(hit, (-b + root) / a, -MISS)
-
-
-def _roots(a: Array, b: Array, c: Array | float) -> tuple[Array, Array]:
-    """Both solutions of a·t² + 2b·t + c = 0, :data:`MISS` where there are none; stable where a is near zero."""
-    inside = b * b - a * c
-    q = -(b + np.copysign(np.sqrt(np.maximum(inside, 0.0)), b))
-    none = inside < 0
-    return np.where(none, MISS, _divide(q, a)), np.where(none, MISS, _divide(c, q))
-
-
-def _divide(left: Array | float, right: Array) -> Array:
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return np.where(right != 0, left / right, MISS)
-
-
-def _clip(enter: Array, leave: Array, room: float, speed: Array) -> None:
-    """Shorten intervals, in place, to where ``t · speed ≤ room``."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = room / speed
-    np.minimum(leave, t, out=leave, where=speed > 0)
-    np.maximum(enter, t, out=enter, where=speed < 0)
-    if room < 0:
-        enter[speed == 0] = MISS
-
-
-def _first(enter: Array, leave: Array) -> Array:
-    return np.where((enter <= leave) & (enter > 0), enter, MISS)
 
 
 def _cap_normals(points: Array) -> Array:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.scenes.geometry import Array
+from deapcache.datasets.scenes.rays import Array
 from deapcache.datasets.scenes.shading import radiance
 from deapcache.datasets.scenes.tracing import trace
 from deapcache.datasets.scenes.world import SURFACES, Scene

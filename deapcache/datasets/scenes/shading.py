@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deapcache.datasets.scenes.geometry import Array, dot
+from deapcache.datasets.scenes.rays import Array, dot
 from deapcache.datasets.scenes.textures import Material
 from deapcache.datasets.scenes.tracing import Numbers, candidates, meet_body, trace
 from deapcache.datasets.scenes.world import SURFACES, Scene

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deapcache.datasets.scenes.geometry import Array
+from deapcache.datasets.scenes.rays import Array
 
 _GRID = 64
 _LATTICE = np.random.default_rng(20210103).random(_GRID**3)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.datasets.scenes.bodies import Body
-from deapcache.datasets.scenes.geometry import MISS, Array, dot
+from deapcache.datasets.scenes.rays import MISS, Array, dot
 from deapcache.datasets.scenes.world import SURFACES, Scene
 
 Numbers = NDArray[np.int64]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.datasets.scenes.bodies import SHAPES, Body, draft_body
-from deapcache.datasets.scenes.geometry import Array
+from deapcache.datasets.scenes.rays import Array
 from deapcache.datasets.scenes.textures import FLOOR_PATTERNS, WALL_PATTERNS, Material, random_material
 
 CLASSES = ("wall", "floor", "ceiling", *SHAPES)

@@ -3,7 +3,7 @@
 from deapcache.experiments.planning.document import grid_json
 from deapcache.experiments.planning.grid import GridPlan, plan_grid
 from deapcache.experiments.planning.hardware import Hardware
-from deapcache.experiments.planning.measuring import device_name, lacking, measure_rates
+from deapcache.experiments.planning.measuring import lacking, machine_name, measure_rates
 from deapcache.experiments.planning.priced import FeatureWork, PricedPass
 from deapcache.experiments.planning.rates import Rates, rates_key, read_rates, write_rates
 from deapcache.experiments.planning.speeds import Speed, Speeds, Throughput
@@ -22,9 +22,9 @@ __all__ = [
     "Stage",
     "StepGroup",
     "Throughput",
-    "device_name",
     "grid_json",
     "lacking",
+    "machine_name",
     "measure_rates",
     "plan_grid",
     "rates_key",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +18,9 @@ from deapcache.errors import DeapcacheError
 from deapcache.experiments.planning.rates import ForwardRate, Rates, StepRate
 from deapcache.experiments.planning.work import StepGroup
 from deapcache.extraction import choose_device, untrained_rate
-from deapcache.extraction.circumstances import circumstances, now
+from deapcache.extraction.circumstances import circumstances
 from deapcache.extraction.settings import default_batch_size
+from deapcache.machine import device_name, now
 from deapcache.probing import ProbeOptions
 from deapcache.probing.learner import Learner
 from deapcache.probing.posed import PosedTask
@@ -62,7 +62,7 @@ def measure_rates(
     """
     chosen = choose_device(device)
     jobs = [*_forward_jobs(forwards, chosen), *_step_jobs(groups, chosen)]
-    empty = Rates(device=device_name(device), measured=now(), circumstances=_circumstances(chosen))
+    empty = Rates(device=machine_name(device), measured=now(), circumstances=_circumstances(chosen))
     for done, (what, measure) in enumerate(jobs):
         told(what, done, len(jobs))
         try:
@@ -103,12 +103,11 @@ def _circumstances(device: torch.device) -> dict[str, Any]:
     return {name: facts[name] for name in ("host", "python", "versions")} | {"threads": torch.get_num_threads()}
 
 
-def device_name(device: str) -> str:
+def machine_name(device: str) -> str:
     """Of the GPU, or of the processor with its number of cores."""
     chosen = choose_device(device)
-    if chosen.type == "cuda":
-        return torch.cuda.get_device_name(chosen)
-    return f"{platform.processor() or platform.machine()} {os.cpu_count()} cores"
+    name = device_name(chosen)
+    return name if chosen.type == "cuda" else f"{name} {os.cpu_count()} cores"
 
 
 def measure_step(group: StepGroup, device: torch.device) -> float:

@@ -9,8 +9,6 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
@@ -20,7 +18,7 @@ from deapcache.backbones.numerics import check_precision
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.experiments.speed.child import Measured, Subject, measure
 from deapcache.extraction import choose_device
-from deapcache.extraction.circumstances import now
+from deapcache.machine import device_name, now, processor_model, versions
 from deapcache.readouts import canonical_readout
 from deapcache.results.speed_record import Speed
 
@@ -128,27 +126,18 @@ def _speed(subject: Subject, found: Measured, reference: str, median: float) -> 
         peak_memory_bytes=found.peak_memory_bytes,
         memory="allocated on the GPU" if on_gpu else "resident",
         parameters=found.parameters,
-        device=_device_name(torch.device(subject.device), found.threads, subject.precision),
+        device=_comparable(torch.device(subject.device), found.threads, subject.precision),
         precision=subject.precision,
         threads=found.threads,
         date=now(),
-        versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
+        versions={"python": platform.python_version(), **versions(*_PACKAGES)},
     )
 
 
-def _device_name(device: torch.device, threads: int, precision: str) -> str:
+def _comparable(device: torch.device, threads: int, precision: str) -> str:
     """All that makes two speeds comparable: ``NVIDIA H100 80GB HBM3``, ``Intel Xeon, 2 threads``; and the precision."""
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
+        name = device_name(device)
     else:
-        name = f"{_processor()}, {threads} thread{'s' if threads > 1 else ''} of {os.cpu_count()}"
+        name = f"{processor_model()}, {threads} thread{'s' if threads > 1 else ''} of {os.cpu_count()}"
     return name if precision == "fp32" else f"{name}, {precision}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()

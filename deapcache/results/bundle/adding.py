@@ -6,11 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from deapcache.errors import BundleError
 from deapcache.locations import Location
+from deapcache.machine import now
 from deapcache.recipe import SHORT
 from deapcache.results.bundle.archive import Archive, open_archive
 from deapcache.results.bundle.checking import check_run
@@ -65,7 +65,7 @@ def add_bundle(path: Path, home: Location) -> BundleReport:
             home.publish(key, speeds[key])
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        about = {"bundle": digest, "added": datetime.now(UTC).isoformat(timespec="seconds")}
+        about = {"bundle": digest, "added": now()}
         kept = json.dumps({**about, **archive.manifest.to_json()}, indent=1)
         home.publish(f"{FOLDER}/{digest[:SHORT]}.json", kept.encode())
     return BundleReport(

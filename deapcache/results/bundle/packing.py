@@ -8,11 +8,11 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 
 from deapcache.errors import BundleError, UnknownNameError
 from deapcache.locations import Location
+from deapcache.machine import now
 from deapcache.results.bundle.checking import check_run
 from deapcache.results.bundle.contents import MANIFEST, PICTURE, REQUIRED, FileFacts, Manifest, keys_of
 from deapcache.results.bundle.speeds import speeds_of
@@ -76,7 +76,7 @@ def pack_bundle(home: Location, runs: Sequence[str]) -> Packed:
     speeds = speeds_of(home, results)
     files |= speeds
     manifest = Manifest(
-        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        made=now(),
         deapcache=version("deapcache"),
         runs=tuple(runs),
         files={name: FileFacts(bytes=len(data), sha256=_sha256(data)) for name, data in files.items()},
