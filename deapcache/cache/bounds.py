@@ -40,11 +40,14 @@ def require_size(shape: Sequence[int], itemsize: int, what: str) -> None:
 
 
 def require_codecs(codecs: Any, expected: Sequence[list[str]] = CODECS) -> None:
-    """Raise ``ValueError`` unless ``codecs`` are one of the expected rows of names."""
+    """Raise ``ValueError`` unless ``codecs`` are one of the expected rows of names, and bytes come lowest first."""
     names = [codec["name"] for codec in codecs]
     if names not in expected:
         rows = " or ".join(", ".join(row) for row in expected)
         raise ValueError(f"the codecs are {shorten(names)}, expected {rows}")
+    order = codecs[0].get("configuration", {}).get("endian", "little")
+    if order != "little":
+        raise ValueError(f"the bytes of its numbers are in {shorten(order)} order, expected little")
 
 
 def require_names(names: Any) -> tuple[str, ...]:
