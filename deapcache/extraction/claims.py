@@ -136,7 +136,8 @@ class Claims:
 
     def _make(self, unit: int) -> bool:
         try:
-            made = self._location.publish(_key(unit), self._mine.to_bytes())
+            # Refused by a claim of its own: a store's answer was lost on the way, and the claim was put once more.
+            made = self._location.publish(_key(unit), self._mine.to_bytes()) or self._is_mine(self.owner(unit))
         except OSError as error:
             self.problem = str(error)
             return True
@@ -175,6 +176,9 @@ class Claims:
             return False
         except OSError:
             return True  # a store that does not answer now is no reason to give up a claim
+        return self._is_mine(claim)
+
+    def _is_mine(self, claim: Claim | None) -> bool:
         return claim is not None and claim.writer == self._mine.writer
 
     def _remove_own(self, unit: int) -> None:

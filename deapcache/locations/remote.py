@@ -100,10 +100,7 @@ class RemoteLocation(Location):
                 store.write(inside(key), data).result()
                 return True
             before = _read_first_byte(store, inside(key))
-            if before.state == "value":
-                return False
-            written = store.write(inside(key), data, if_equal=before.stamp.generation).result()
-        return bool(written.generation)
+            return before.state != "value" and _create(self.kvstore(), inside(key), data, before.stamp.generation)
 
     def keys(self, prefix: str = "") -> list[str]:
         import tensorstore
@@ -141,6 +138,29 @@ def _opened_store(spec: str) -> Any:
     import tensorstore
 
     return tensorstore.KvStore.open(json.loads(spec), context=_shared_context()).result()
+
+
+_UNCONDITIONAL: set[str] = set()
+"""Servers that speak S3, and know no condition on a write."""
+
+
+def _create(spec: dict[str, Any], key: str, data: bytes, nothing: bytes) -> bool:
+    """Put ``data`` where there was nothing a moment ago, whose generation is ``nothing``; False where there is now.
+
+    The store decides, in one step: Google's by the generation, S3 by ``If-None-Match: *``. A server that ignores the
+    header lets the last of two writers win; so does one that refuses it, which is then asked without.
+    """
+    server = spec.get("endpoint", "")
+    conditional = {**spec, "use_conditional_write": True} if spec["driver"] == "s3" else spec
+    if server not in _UNCONDITIONAL:
+        try:
+            return bool(_opened_store(json.dumps(conditional)).write(key, data, if_equal=nothing).result().generation)
+        except NotImplementedError:  # status 501: the server does not know a header
+            if not server:
+                raise
+    _opened_store(json.dumps(spec)).write(key, data).result()
+    _UNCONDITIONAL.add(server)
+    return True
 
 
 def _stamp_of(found: Any) -> str | None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from deapcache_bucket import S3Bucket
 from deapcache_caches import feature_cache, fill, served, shard_file, volumes
 
 from deapcache.cache import (
@@ -185,41 +182,10 @@ def test_pull_from_a_web_server(home: LocalLocation, other: LocalLocation) -> No
     assert content(other) == content(cache.location)
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """A bucket of an S3 server in a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    facts = {"AWS_ENDPOINT_URL_S3": address, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**facts, "AWS_REGION": "us-east-1"}.items():
-            patch.setenv(name, value)
-        try:
-            _make_bucket(f"{address}/lab")
-            yield "s3://lab/home"
-        finally:
-            server.kill()
-            server.wait()
-
-
-def _make_bucket(address: str) -> None:
-    for _ in range(300):
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(urllib.request.Request(address, method="PUT")).close()
-            return
-        time.sleep(0.1)
-    raise TimeoutError(f"no S3 server at {address}")
-
-
-def test_there_and_back_through_an_s3_server(home: LocalLocation, other: LocalLocation, bucket: str) -> None:
+def test_there_and_back_through_an_s3_server(home: LocalLocation, other: LocalLocation, s3: S3Bucket) -> None:
     cache = feature_cache(home, "int8")
     fill(cache, range(6))
-    remote = locate(bucket) / path_of(home, cache)
+    remote = locate(s3.url) / path_of(home, cache)
     first = transfer_cache(cache, remote)
     assert (first.copied, first.refused) == (12, ())
     assert transfer_cache(cache, remote).there == 12
@@ -232,7 +198,7 @@ def test_there_and_back_through_an_s3_server(home: LocalLocation, other: LocalLo
     data[7] ^= 1
     remote.publish("features/c.2.0.0.0", bytes(data), replace=True)
     assert verify_cache(remote).bad_shards == (2,)
-    assert select_folder(locate(bucket), cache.digest[:12]).path == path_of(home, cache)
+    assert select_folder(locate(s3.url), cache.digest[:12]).path == path_of(home, cache)
     remove_cache(remote)
     assert remote.keys() == []
     with pytest.raises(CacheMissError):

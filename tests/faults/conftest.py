@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from deapcache_caches import feature_cache, fill
 from deapcache_faults import LONG, TALLY, Extractors, Tally, cache_bytes
 from PIL import Image
 
+from deapcache.cache import FeatureCache
 from deapcache.locations import LocalLocation
 
 IMAGES = 130 if LONG else 40
@@ -35,6 +37,14 @@ class Undisturbed:
 def tally() -> Tally:
     """Counts faults injected and survived."""
     return TALLY
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> FeatureCache:
+    """A cache of which two shards are there, for what is done to it."""
+    made = feature_cache(LocalLocation(tmp_path / "home"))
+    fill(made, range(2))
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from functools import partial
 
 import pytest
+from deapcache_bucket import KEYS, S3Bucket
 from deapcache_faults import Tally, environment
 from deapcache_proxy import always, proxied
-from deapcache_s3 import KEYS, create_bucket, s3_server
+from deapcache_testing import deapcache
 
 from deapcache.errors import LocationError, UsageError
 from deapcache.locations import locate, redacted, remote
@@ -64,26 +64,23 @@ def test_addresses_with_credentials_are_refused_without_repeating_them(tally: Ta
 
 @pytest.mark.parametrize("traceback", ["0", "1"])
 def test_the_command_line_shows_no_password(traceback: str) -> None:
-    command = [sys.executable, "-c", "from deapcache.cli import main; main()", "cache", "ls", "--home", HOME]
-    done = subprocess.run(
-        command, env=environment(DEAPCACHE_TRACEBACK=traceback), capture_output=True, text=True, check=False
-    )
+    variables = environment(DEAPCACHE_TRACEBACK=traceback)
+    command = deapcache("cache", "ls", "--home", HOME)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "pa55" not in done.stdout + done.stderr
     assert ("Traceback" in done.stderr) == (traceback == "1")
 
 
-def test_keys_of_a_store_are_in_no_message(tally: Tally, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_of_a_store_are_in_no_message(s3: S3Bucket, tally: Tally, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(remote._RETRIES, "max_retries", 1)
-    with s3_server() as server, proxied(server) as proxy, tally.fault("keys in the environment", "nothing of them"):
-        create_bucket(*server, "lab")
-        for name, value in {**KEYS, "AWS_ENDPOINT_URL": proxy.url, "AWS_REGION": "us-east-1"}.items():
-            monkeypatch.setenv(name, value)
-        home = locate("s3://lab/home")
+    with proxied(s3.server.place) as proxy, tally.fault("keys in the environment", "nothing of them"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        home = locate(s3.url)
         assert home.publish("key", b"1")
         for status in ("403", "500"):
             proxy.plan = always(status)
             for attempt in (partial(home.read, "key"), partial(home.publish, "other", b"2")):
-                with pytest.raises(LocationError, match="s3://lab/home") as raised:
+                with pytest.raises(LocationError, match=s3.url) as raised:
                     attempt()
                 assert not any(secret in str(raised.value) for secret in KEYS.values())

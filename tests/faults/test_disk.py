@@ -10,7 +10,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from deapcache_caches import IMAGES, feature_cache, fill, served, volumes
 from deapcache_faults import Tally, environment, leftovers
+from deapcache_testing import small_disk
 
 from deapcache.cache import FeatureCache, list_caches, open_cache
 from deapcache.errors import CacheMissError, DeapcacheError
@@ -59,19 +59,7 @@ def _require_whole_so_far(home: Path) -> int:
     return len(cache.present_shards())
 
 
-@contextmanager
-def _small_disk(folder: Path, options: str) -> Iterator[bool]:
-    """A file system of its own at ``folder``; False, and nothing is mounted, where this user or kernel cannot."""
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    allowed = ROOT and subprocess.run(command, capture_output=True, check=False).returncode == 0
-    try:
-        yield allowed
-    finally:
-        if allowed:
-            subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def _limited(home: Path, tally: Tally) -> None:
+def _require_limit_is_told(home: Path, tally: Tally) -> None:
     """The stand-in for a small disk that needs no rights: a limit on the size of a file."""
     with tally.fault("a limit on file sizes (EFBIG)", "StorageFullError: which file, ulimit -f, what stays"):
         told = _write(home, "--file-bytes", "300")
@@ -84,13 +72,13 @@ def _limited(home: Path, tally: Tally) -> None:
 
 
 def test_a_limit_on_file_sizes_is_told(tmp_path: Path, tally: Tally) -> None:
-    _limited(tmp_path / "home", tally)
+    _require_limit_is_told(tmp_path / "home", tally)
 
 
 def test_a_full_disk_keeps_what_was_published(open_folder: Path, tally: Tally) -> None:
-    with _small_disk(open_folder, "size=160k,mode=777") as mounted_here:
+    with small_disk(open_folder, "size=160k,mode=777") as mounted_here:
         if not mounted_here:
-            _limited(open_folder / "home", tally)
+            _require_limit_is_told(open_folder / "home", tally)
             return
         with tally.fault("disk full (ENOSPC)", "StorageFullError: which file, what stays, how to go on"):
             told = _write(open_folder)
@@ -105,9 +93,9 @@ def test_a_full_disk_keeps_what_was_published(open_folder: Path, tally: Tally) -
 
 def test_a_quota_is_told_as_a_full_disk(open_folder: Path, tally: Tally) -> None:
     limits = "size=8m,mode=777,usrquota,usrquota_block_hardlimit=163840"
-    with _small_disk(open_folder, limits) as mounted_here:
+    with small_disk(open_folder, limits) as mounted_here:
         if not mounted_here:  # quotas of tmpfs came with Linux 6.6
-            _limited(open_folder / "home", tally)
+            _require_limit_is_told(open_folder / "home", tally)
             return
         with tally.fault("quota used up (EDQUOT)", "StorageFullError: which file, what stays, how to go on"):
             told = _write(open_folder, "--nobody")
@@ -116,7 +104,7 @@ def test_a_quota_is_told_as_a_full_disk(open_folder: Path, tally: Tally) -> None
             assert 0 < _require_whole_so_far(open_folder) < 44
 
 
-def _without_permission(home: Path, tally: Tally) -> None:
+def _require_read_only_is_told(home: Path, tally: Tally) -> None:
     assert _write(home)["shards"] == 44
     for path in home.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -130,13 +118,13 @@ def _without_permission(home: Path, tally: Tally) -> None:
 
 
 def test_a_home_that_may_not_be_written_is_told_and_read(open_folder: Path, tally: Tally) -> None:
-    _without_permission(open_folder / "home", tally)
+    _require_read_only_is_told(open_folder / "home", tally)
 
 
 def test_a_read_only_mount_is_told_and_read(open_folder: Path, tally: Tally) -> None:
-    with _small_disk(open_folder, "size=8m") as mounted_here:
+    with small_disk(open_folder, "size=8m") as mounted_here:
         if not mounted_here:
-            _without_permission(open_folder / "home", tally)
+            _require_read_only_is_told(open_folder / "home", tally)
             return
         assert _write(open_folder)["shards"] == 44
         subprocess.run(["mount", "-o", "remount,ro", str(open_folder)], check=True)

@@ -6,12 +6,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from deapcache_faults import LONG, Extractors, Tally, cache_bytes, leftovers, shard_keys
+from deapcache_testing import deapcache
 
 from deapcache.locations import LocalLocation
 
@@ -64,12 +64,10 @@ def test_what_killed_extractors_left_is_swept_by_the_next(undisturbed, extractor
 
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(undisturbed, tmp_path):
     home = LocalLocation(tmp_path / "home")
-    command = [
-        sys.executable, "-c", "from deapcache.cli import main; main()",
-        "extract", "--backbone", "efficientnet-lite0-s16",
-        "--dataset", "coco", "--split", "train", "--data-root", str(undisturbed.root),
-        "--home", str(home), "--batch-size", "2",
-    ]  # fmt: skip
+    command = deapcache(
+        "extract", "--backbone", "efficientnet-lite0-s16", "--dataset", "coco", "--split", "train",
+        "--data-root", undisturbed.root, "--home", home, "--batch-size", "2",
+    )  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
         deadline = time.monotonic() + 120
         while not shard_keys(cache_bytes(home)) and time.monotonic() < deadline:

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from deapcache_bucket import KEYS, S3Bucket, environment_of
 from deapcache_caches import IMAGES, feature_cache, fill, served, volumes
 from deapcache_faults import LONG, Extractors, Tally, cache_bytes, environment, shard_keys
 from deapcache_proxy import FAULTS, FaultyProxy, always, proxied, some
-from deapcache_s3 import KEYS, create_bucket, s3_server
 
 from deapcache.cache import open_cache
 from deapcache.errors import DeapcacheError, LocationError
@@ -27,13 +27,6 @@ from deapcache.locations import LocalLocation, Location, locate, remote
 QUICK = tuple(fault for fault in FAULTS if fault != "stall") if LONG else ("503", "truncate", "lost")
 RIGHT, CLEAR = "the right bytes, after retries", "LocationError: which file or cache, which failure"
 SHARDS = range(44) if LONG else range(8)
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[tuple[str, int]]:
-    with s3_server() as server:
-        create_bucket(*server, "lab")
-        yield server
 
 
 @pytest.fixture
@@ -45,12 +38,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def bucket(s3: tuple[str, int], impatient: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple]:
+def bucket(s3: S3Bucket, impatient: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Location, FaultyProxy]]:
     """A home in the store, and the proxy in front of it."""
-    with proxied(s3) as proxy:
-        for name, value in {**KEYS, "AWS_ENDPOINT_URL": proxy.url, "AWS_REGION": "us-east-1"}.items():
-            monkeypatch.setenv(name, value)
-        yield locate(f"s3://lab/{tmp_path.name}"), proxy
+    with proxied(s3.server.place) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield locate(s3.url), proxy
 
 
 def _require_right(cache, rows) -> None:
@@ -197,8 +189,7 @@ def test_an_extraction_to_a_store_that_fails_now_and_then(
 ):
     home, proxy = bucket
     proxy.plan = some(QUICK, share=0.05 if LONG else 0.01, seed=1)
-    keys = {**KEYS, "AWS_ENDPOINT_URL": proxy.url, "AWS_REGION": "us-east-1"}
-    extractors.run(undisturbed.root, home, tmp_path / "log", **keys)
+    extractors.run(undisturbed.root, home, tmp_path / "log", **environment_of(proxy.url))
     proxy.plan = always("")
     written = {key: home.read(key) for key in home.keys("")}
     said = b"".join(written.values()) + (tmp_path / "log").read_bytes()

@@ -5,29 +5,45 @@ from __future__ import annotations
 import functools
 import json
 import re
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from deapcache_servers import running
+
+MOTO = """
+import contextlib, sys, threading
+sys.stderr = open(sys.argv[2], "a", buffering=1)
+from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import run_simple
+
+app, put = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+def one_put_at_a_time(environ, start):
+    with put if environ["REQUEST_METHOD"] == "PUT" else contextlib.nullcontext():
+        return app(environ, start)
+
+run_simple("127.0.0.1", int(sys.argv[1]), one_put_at_a_time, threaded=True, request_handler=MotoRequestHandler)
+"""
+"""moto's S3, whose log is that of its requests. S3 looks and puts in one step, moto in two: hence one at a time."""
+
+KEYS = {"AWS_ACCESS_KEY_ID": "AKIAFAULTSANDTESTS00", "AWS_SECRET_ACCESS_KEY": "very/secret+key-of-the-fault-tests-0000"}
+"""Any will do; none may ever be shown."""
 
 _COLOUR = re.compile(r"\x1b\[\d+m")
 _REQUEST = re.compile(r'"([A-Z]+) (\S+) HTTP/1\.1" (\d+)')
-_KEY, _SECRET = "a-key-for-tests", "a-secret-for-tests"
 
 
 @functools.cache
 def _client(url: str) -> Any:
     import boto3
 
-    keys = {"aws_access_key_id": _KEY, "aws_secret_access_key": _SECRET}
+    keys = {name.lower(): value for name, value in KEYS.items()}
     return boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys)
 
 
@@ -37,6 +53,12 @@ class S3Server:
 
     url: str
     log: Path
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Host and port."""
+        parts = urlsplit(self.url)
+        return str(parts.hostname), int(parts.port or 0)
 
     def client(self) -> Any:
         """boto3's client of this server."""
@@ -95,23 +117,17 @@ class S3Bucket:
         return [found for found in mine if part in found[1] and found[0] in ("GET", "HEAD")]
 
 
+def environment_of(url: str) -> dict[str, str]:
+    """Variables that let a process into the buckets behind ``url``: the server's own, or a proxy's."""
+    return {"AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": "us-east-1", **KEYS}
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """One server for all tests of a session."""
     log = tmp_path_factory.mktemp("s3") / "requests.log"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with log.open("wb") as file:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
-    server = S3Server(f"http://127.0.0.1:{port}", log)
-    try:
-        _await(server, process)
-        yield server
-    finally:
-        process.kill()
-        process.wait()
+    with running(lambda port: [sys.executable, "-c", MOTO, str(port), str(log)], log) as server:
+        yield S3Server(server.url, log)
 
 
 @pytest.fixture
@@ -121,24 +137,9 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     s3_server.client().create_bucket(Bucket=bucket.name)
     for name in ("AWS_PROFILE", "AWS_REGION", "AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.url)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", _KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", _SECRET)
+    for name, value in environment_of(s3_server.url).items():
+        monkeypatch.setenv(name, value)
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         (tmp_path / name).touch()
         monkeypatch.setenv(name, str(tmp_path / name))
     return bucket
-
-
-def _await(server: S3Server, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        try:
-            with urllib.request.urlopen(f"{server.url}/moto-api/data.json", timeout=5):
-                return
-        except OSError:
-            if process.poll() is not None:
-                break
-            time.sleep(0.05)
-    raise RuntimeError(f"the S3 server does not answer: {server.log.read_text(errors='replace')[-2000:]}")

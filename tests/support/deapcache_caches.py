@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from deapcache_servers import in_a_thread
 
 from deapcache.cache import Cache, FeatureCache, create_cache, encode_features, feature_arrays, features_path
 from deapcache.locations import LocalLocation, Location
@@ -129,9 +129,5 @@ def served(folder: Path, *, ranges: bool = True) -> Iterator[tuple[str, list[tup
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(folder)))
     server.requests = []  # type: ignore[attr-defined]
     server.ranges = ranges  # type: ignore[attr-defined]
-    threading.Thread(target=partial(server.serve_forever, 0.02), daemon=True).start()
-    try:
+    with in_a_thread(server):
         yield f"http://127.0.0.1:{server.server_port}", server.requests  # type: ignore[attr-defined]
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from deapcache_servers import in_a_thread
+
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -95,9 +97,5 @@ def gcs_served() -> Iterator[tuple[str, dict[str, tuple[bytes, int]], list[str]]
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.objects, server.requests = {}, []  # type: ignore[attr-defined]
     server.generation, server.lock = 100, threading.Lock()  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with in_a_thread(server):
         yield f"http://127.0.0.1:{server.server_port}", server.objects, server.requests  # type: ignore[attr-defined]
-    finally:
-        server.shutdown()
-        server.server_close()

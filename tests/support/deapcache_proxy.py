@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from deapcache_servers import in_a_thread
+
 ERRORS = ("500", "503")
 FAULTS = (*ERRORS, "reset", "truncate", "lost", "stall")
 """``reset``: the connection is cut before the request goes on; ``truncate``: half of the answer; ``lost``: the request
@@ -64,13 +66,11 @@ def always(fault: str, where: str = "") -> Any:
 def proxied(upstream: tuple[str, int]) -> Iterator[FaultyProxy]:
     """A proxy that runs in threads of this process while the block does."""
     proxy = FaultyProxy(upstream)
-    threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield proxy
-    finally:
-        proxy.over.set()
-        proxy.shutdown()
-        proxy.server_close()
+    with in_a_thread(proxy):
+        try:
+            yield proxy
+        finally:
+            proxy.over.set()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -1,4 +1,5 @@
-"""Web servers in processes of their own: another library's static server, Python's, and ``deapcache cache serve``."""
+"""Servers: in processes of their own (another library's static server, Python's, ``deapcache cache serve``, moto's S3,
+Dask's), and the tests' own in a thread."""
 
 from __future__ import annotations
 
@@ -7,13 +8,17 @@ import http.client
 import json
 import os
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from deapcache_testing import deapcache
 
 STATIC = """
 import asyncio, json, sys
@@ -72,7 +77,7 @@ class Server:
 def static_server(folder: Path, log: Path) -> Iterator[Server]:
     """Tornado over ``folder``."""
     log.touch()
-    with _running(lambda port: [sys.executable, "-c", STATIC, str(folder), str(port), str(log)], log) as server:
+    with running(lambda port: [sys.executable, "-c", STATIC, str(folder), str(port), str(log)], log) as server:
         yield server
 
 
@@ -80,24 +85,14 @@ def static_server(folder: Path, log: Path) -> Iterator[Server]:
 def python_server(folder: Path, log: Path) -> Iterator[Server]:
     """``python -m http.server``, which ignores Range."""
     module = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(folder)]
-    with _running(lambda port: [*module, str(port)], log) as server:
+    with running(lambda port: [*module, str(port)], log) as server:
         yield server
 
 
 @contextlib.contextmanager
 def cache_serve(home: Path, log: Path) -> Iterator[Server]:
     """``deapcache cache serve``."""
-    verb = [
-        sys.executable,
-        "-c",
-        "from deapcache.cli import main; main()",
-        "cache",
-        "serve",
-        "--home",
-        str(home),
-        "--port",
-    ]
-    with _running(lambda port: [*verb, str(port)], log) as server:
+    with running(lambda port: deapcache("cache", "serve", "--home", home, "--port", port), log) as server:
         yield server
 
 
@@ -116,16 +111,35 @@ def ask(server: Server, target: str, method: str = "GET", **headers: str) -> tup
 
 
 @contextlib.contextmanager
-def _running(command, log: Path) -> Iterator[Server]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = Server(f"http://127.0.0.1:{port}", command(port), log)
+def running(command: Callable[[int], list[str]], log: Path, *, scheme: str = "http") -> Iterator[Server]:
+    """A server in a process of its own, started with ``command`` of a free port; killed at the end of the block."""
+    port = free_port()
+    server = Server(f"{scheme}://127.0.0.1:{port}", command(port), log)
     server.start()
     try:
         yield server
     finally:
         server.kill()
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody has at this moment."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextlib.contextmanager
+def in_a_thread(server: socketserver.BaseServer) -> Iterator[None]:
+    """A server of this process, which answers while the block runs."""
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def files_below(folder: Path) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,14 +21,30 @@ def require(present: bool, what: str) -> None:
     pytest.skip(f"needs {what}")
 
 
+def deapcache(*arguments: object) -> list[str]:
+    """The command line, as a process of its own."""
+    return [sys.executable, "-c", "from deapcache.cli import main; main()", *map(str, arguments)]
+
+
 @contextmanager
-def mounted(folder: Path, options: str) -> Iterator[Path]:
-    """A small file system of its own at ``folder`` (tmpfs with these mount options); needs root."""
-    folder.mkdir(exist_ok=True)
+def small_disk(folder: Path, options: str) -> Iterator[bool]:
+    """A file system of its own at ``folder`` (tmpfs with these mount options) for as long as the block.
+
+    False, and nothing is mounted, where this user or kernel cannot.
+    """
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     allowed = os.geteuid() == 0 and subprocess.run(command, capture_output=True, check=False).returncode == 0
-    require(allowed, "the right to mount a tmpfs")
     try:
-        yield folder
+        yield allowed
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        if allowed:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[Path]:
+    """:func:`small_disk` for tests that need it."""
+    folder.mkdir(exist_ok=True)
+    with small_disk(folder, options) as allowed:
+        require(allowed, "the right to mount a tmpfs")
+        yield folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import deapcache_caches
 import numpy as np
 
 from deapcache.cache import (
@@ -35,24 +36,14 @@ def feature_recipe(split: str, **changes: Any) -> FeatureRecipe:
         "architecture": "toy",
         "arguments": {},
         "weights": "sha256:00",
-        "calibration": "",
-        "layer": "last",
-        "final_norm": True,
         "base_size": "56x56",
-        "base_fit": "squash",
         "base_interpolation": "bicubic",
-        "colour": "rgb",
         "image_size": SIZE,
-        "interpolation": "bicubic",
-        "antialias": True,
         "mean": (0.0, 0.0, 0.0),
         "std": (1.0, 1.0, 1.0),
-        "precision": "fp32",
-        "tf32": False,
-        "storage": "float16",
         "images": f"images of {split}",
     }
-    return FeatureRecipe(**{**fields, **changes})
+    return deapcache_caches.feature_recipe(**{**fields, **changes})
 
 
 def target_recipe(split: str, annotation: str, **changes: Any) -> TargetRecipe:
