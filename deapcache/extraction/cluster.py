@@ -12,7 +12,6 @@ import os
 import signal
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -22,8 +21,9 @@ import torch
 
 from deapcache.backbones import Backbone
 from deapcache.cache import FeatureCache
-from deapcache.errors import ClusterError, DeapcacheError, UsageError
+from deapcache.errors import ClusterError, UsageError
 from deapcache.extraction.circumstances import Record
+from deapcache.extraction.lost import explained
 from deapcache.extraction.prepare import PreparedSplit
 from deapcache.extraction.progress import Watch
 from deapcache.extraction.settings import ExtractionSettings
@@ -112,7 +112,8 @@ class Cluster:
 
         Raises what it raises, and :class:`ClusterError` where workers die again and again or the scheduler is lost.
         """
-        kept = self.client.submit(keep, job, key=f"deapcache-job-{job.name}")
+        with explained():
+            kept = self.client.submit(keep, job, key=f"deapcache-job-{job.name}")
         calls = ((function, kept, shard) for shard in shards)
         yield from self.run(calls, name=job.name)
         kept.release()
@@ -124,19 +125,15 @@ class Cluster:
         """
         from distributed import as_completed
 
-        calls, numbers = iter(calls), itertools.count()
+        waiting = ((f"deapcache-{name}-{number}", call) for number, call in enumerate(calls))
         running = as_completed([], loop=self.client.loop, raise_errors=False)
         under_way: set[Any] = set()
         try:
             while True:
-                for function, *arguments in itertools.islice(calls, max(0, self._window() - len(under_way))):
-                    key = f"deapcache-{name}-{next(numbers)}-{uuid.uuid4().hex[:8]}"
-                    future = self.client.submit(function, *arguments, key=key, pure=False)
-                    under_way.add(future)
-                    running.add(future)
-                if not under_way:
-                    return
-                with _explained():
+                with explained():
+                    self._hand_out(waiting, under_way, running)
+                    if not under_way:
+                        return
                     ended = next(running)
                     under_way.discard(ended)
                     result = ended.result()
@@ -144,6 +141,13 @@ class Cluster:
         finally:
             with suppress(Exception):  # a scheduler that is gone has nothing left to cancel
                 self.client.cancel(list(under_way), force=True)
+
+    def _hand_out(self, waiting: Iterator[tuple[str, tuple[Any, ...]]], under_way: set[Any], running: Any) -> None:
+        """Submit the next calls, as many as there is room for."""
+        for name, (function, *arguments) in itertools.islice(waiting, max(0, self._window() - len(under_way))):
+            future = self.client.submit(function, *arguments, key=f"{name}-{uuid.uuid4().hex[:8]}", pure=False)
+            under_way.add(future)
+            running.add(future)
 
     def _window(self) -> int:
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
@@ -224,27 +228,3 @@ def _quiet_plugin() -> Any:
 def _require_distributed() -> None:
     if find_spec("distributed") is None:
         raise UsageError(f"workers and schedulers need the package distributed, which is not installed: {INSTALL}")
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    from distributed import KilledWorker
-    from distributed.client import FutureCancelledError
-    from distributed.comm.core import CommClosedError
-
-    again = "what was published stays; run the same command again to go on"
-    try:
-        yield
-    except DeapcacheError:
-        raise
-    except KilledWorker as error:
-        raise ClusterError(
-            f"a task was given up after {error.allowed_failures + 1} workers had died of it: out of memory, as a rule "
-            f"(give a smaller --batch-size, or fewer workers a host); {again}"
-        ) from None
-    except (FutureCancelledError, CancelledError, CommClosedError, TimeoutError) as error:
-        raise ClusterError(f"the scheduler was lost ({type(error).__name__}): {again}") from None
-    except ImportError as error:
-        raise ClusterError(
-            f"a worker lacks what it needs ({error}): install deapcache and the same packages on all workers"
-        ) from None

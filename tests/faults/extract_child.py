@@ -1,6 +1,7 @@
 """Real extractions in processes of their own, to be killed: imports once, then forks one for each line it reads.
 
 A line is JSON: ``{"root", "home", "log"}``, and environment variables, starts an extraction and answers its process id;
+``{"arguments", "log"}`` does so with the command line;
 ``{"wait": id}`` answers its exit code once it has ended, ``{"poll": id}`` answers ``running`` or ``ended``.
 """
 
@@ -10,10 +11,12 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import timm  # noqa: F401 - imported once here, not in every child
 
 from deapcache.cache import store  # noqa: F401
+from deapcache.cli import main
 from deapcache.datasets import open_dataset
 from deapcache.extraction import ExtractionSettings, extract
 from deapcache.locations import locate
@@ -21,25 +24,36 @@ from deapcache.locations import locate
 ENDED: dict[int, int] = {}
 
 
-def run(root: str, home: str, log: str, **variables: str) -> None:
-    os.environ.update(variables)
+def write_to(log: str) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
+
+
+def command(arguments: list[str], log: str) -> None:
+    write_to(log)
+    main(arguments)
+
+
+def run(root: str, home: str, log: str, **variables: str) -> None:
+    os.environ.update(variables)
+    write_to(log)
     dataset = open_dataset("coco", Path(root))
     settings = ExtractionSettings(batch_size=4)
     reports = extract(["efficientnet-lite0-s16"], dataset, locate(home), splits=["train"], settings=settings)
     print("DONE", sum(report.extracted for report in reports), flush=True)
 
 
-def start(request: dict[str, str]) -> int:
+def start(request: dict[str, Any]) -> int:
     process = os.fork()
     if process:
         return process
     code = 1
     try:
-        run(**request)
+        (command if "arguments" in request else run)(**request)
         code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", flush=True)
     finally:
@@ -55,13 +69,13 @@ def end_of(process: int, flags: int = 0) -> bool:
     return process in ENDED
 
 
-def answer(request: dict[str, object]) -> object:
+def answer(request: dict[str, Any]) -> object:
     if "wait" in request:
-        end_of(int(str(request["wait"])))
-        return ENDED[int(str(request["wait"]))]
+        end_of(request["wait"])
+        return ENDED[request["wait"]]
     if "poll" in request:
-        return "ended" if end_of(int(str(request["poll"])), os.WNOHANG) else "running"
-    return start({name: str(value) for name, value in request.items()})
+        return "ended" if end_of(request["poll"], os.WNOHANG) else "running"
+    return start(request)
 
 
 if __name__ == "__main__":

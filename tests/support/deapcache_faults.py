@@ -57,6 +57,10 @@ class Extractors:
         """Begin to extract into ``home``, with these environment variables; returns the process id."""
         return int(self._ask({"root": str(root), "home": str(home), "log": str(log), **variables}))
 
+    def command(self, log: Path, *arguments: object) -> int:
+        """Begin a command of the command line; returns the process id."""
+        return int(self._ask({"arguments": [str(each) for each in arguments], "log": str(log)}))
+
     def wait(self, process: int) -> int:
         """The exit code, negative for a signal, once it has ended."""
         return int(self._ask({"wait": process}))
