@@ -19,7 +19,7 @@ test: $(VENV)/installed
 
 # The long form: every kind of fault many times, and a table of how many were survived. make test runs a short form.
 test-faults: $(VENV)/installed
-	DEAPCACHE_FAULTS=long $(BIN)/python -m pytest tests/faults
+	DEAPCACHE_FAULTS=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests/faults
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,6 +81,18 @@ def _write_dataset(root: Path) -> None:
         annotations.append({**facts, "bbox": [4.0, 4.0, 26.0, 26.0], "segmentation": [corners]})
     document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "one"}]}
     (root / "annotations" / "instances_train2017.json").write_text(json.dumps(document))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of several hands what it has counted to the one that prints."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["faults"] = TALLY.rows
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_testnodedown(node: Any) -> None:
+    """Adds up what the processes have counted."""
+    TALLY.add(getattr(node, "workeroutput", {}).get("faults", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

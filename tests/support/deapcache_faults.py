@@ -36,6 +36,13 @@ class Tally:
         yield
         row[1] += count  # type: ignore[operator]
 
+    def add(self, rows: dict[str, list[object]]) -> None:
+        """What another process has counted."""
+        for kind, (injected, survived, seen) in rows.items():
+            row = self.rows.setdefault(kind, [0, 0, seen])
+            row[0] += injected  # type: ignore[operator]
+            row[1] += survived  # type: ignore[operator]
+
 
 TALLY = Tally()
 

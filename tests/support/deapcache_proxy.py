@@ -26,7 +26,8 @@ answered as a status, too."""
 class FaultyProxy(http.server.ThreadingHTTPServer):
     """Passes requests on to ``upstream`` (host, port), and does to some what :attr:`plan` says.
 
-    Set ``plan`` to a function of the request (``"GET /path"``) that gives the name of a fault, or "".
+    Set ``plan`` to a function of the request (``"GET /path"``, and the names of headers that are conditions) that gives
+    the name of a fault, or "".
     """
 
     daemon_threads = True
@@ -35,6 +36,8 @@ class FaultyProxy(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = upstream
         self.plan = lambda request: ""
+        self.dropped = ""
+        """Name of a header that is not passed on, in lower case."""
         self.injected: collections.Counter[str] = collections.Counter()
         self.over = threading.Event()
 
@@ -82,7 +85,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = self.server.plan(f"{self.command} {self.path}")
+        conditions = [name.lower() for name in self.headers if name.lower().startswith("if-")]
+        fault = self.server.plan(" ".join([self.command, self.path, *conditions]))
         if fault:
             self.server.injected[fault] += 1
         if fault == "reset":
@@ -99,7 +103,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         # Host as the client sent it: a signature covers it.
         connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
-            if name.lower() not in ("connection", "expect"):
+            if name.lower() not in ("connection", "expect", self.server.dropped):
                 connection.putheader(name, value)
         connection.endheaders(body)
         answer = connection.getresponse()
