@@ -89,9 +89,7 @@ def _homes(lab: LocalLocation, extractors: Extractors, verb: list[str], moments:
         yield home.path
 
 
-def test_a_killed_rm_leaves_a_whole_cache_or_none(
-    lab: LocalLocation, extractors: Extractors, tally: Tally, tmp_path: Path
-) -> None:
+def test_a_killed_rm_leaves_a_whole_cache_or_none(lab: LocalLocation, extractors: Extractors, tally: Tally) -> None:
     doomed, other = _listed(lab)
     whole = {path: _content(lab, path) for path in (doomed, other)}
     left = set()
@@ -109,7 +107,7 @@ def test_a_killed_rm_leaves_a_whole_cache_or_none(
                 again = extractors.command(log, "cache", "rm", doomed, "--yes", "--home", home)
                 assert extractors.wait(again) == 0, log.read_text()
             assert [each.path for each in list_folders(home)] == [other] == _listed(home)
-            assert not (folder / doomed).exists()
+            assert not [path for path in (folder / doomed).rglob("*") if path.is_file()]  # empty folders may stay
     assert len(left) > KILLS // 4, "the kills all came at the same moment: this test shows nothing"
 
 
