@@ -58,8 +58,11 @@ def open_cluster(
     """
     _require_distributed()
     from distributed import Client
+    from distributed.utils import silence_logging_cmgr
 
     with ExitStack() as opened:
+        # Dask logs a lost scheduler with a traceback, which is told in one line here.
+        opened.enter_context(silence_logging_cmgr(logging.CRITICAL))
         address: Any = scheduler
         if scheduler is None:
             address = opened.enter_context(_local_cluster(workers, device))
