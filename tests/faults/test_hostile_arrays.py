@@ -35,6 +35,10 @@ def _codecs(*names: str) -> Change:
     return lambda metadata: metadata["codecs"][0]["configuration"].update(codecs=codecs)
 
 
+def _big_endian(metadata: dict[str, Any]) -> None:
+    metadata["codecs"][0]["configuration"]["codecs"][0] = {"name": "bytes", "configuration": {"endian": "big"}}
+
+
 ABSURD: dict[str, Change] = {
     "2^40 images": _shape(2**40, 0),
     "-1 images": _shape(-1, 0),
@@ -55,6 +59,7 @@ ABSURD: dict[str, Change] = {
     "gzip, a bomb": _codecs("bytes", "gzip", "blosc", "crc32c"),
     "no checksum": _codecs("bytes", "blosc"),
     "an index without checksum": lambda m: m["codecs"][0]["configuration"].update(index_codecs=[{"name": "bytes"}]),
+    "numbers highest byte first": _big_endian,
     "no codecs": lambda metadata: metadata.update(codecs=[]),
 }
 
