@@ -19,6 +19,7 @@ from deapcache.locations import LocalLocation
 
 IMAGES = 130 if LONG else 40
 """44 shards of three images, or 40 shards of one."""
+FEW = 10
 
 
 @dataclass(frozen=True)
@@ -59,19 +60,28 @@ def extractors() -> Iterator[Extractors]:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, extractors: Extractors) -> Undisturbed:
     """A small dataset in COCO's layout, and its caches as one process makes them that nobody disturbs."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+    return _extracted(tmp_path_factory.mktemp("undisturbed"), extractors, IMAGES)
+
+
+@pytest.fixture(scope="session")
+def undisturbed_few(tmp_path_factory: pytest.TempPathFactory, extractors: Extractors) -> Undisturbed:
+    """The same, in the short form of few images: an object store is asked some sixty times for each."""
+    return _extracted(tmp_path_factory.mktemp("few"), extractors, IMAGES if LONG else FEW)
+
+
+def _extracted(folder: Path, extractors: Extractors, images: int) -> Undisturbed:
     root, home = folder / "data", LocalLocation(folder / "home")
-    _write_dataset(root)
+    _write_dataset(root, images)
     seconds = extractors.run(root, home, folder / "log")
     return Undisturbed(root, home, cache_bytes(home), seconds)
 
 
-def _write_dataset(root: Path) -> None:
+def _write_dataset(root: Path, count: int) -> None:
     (root / "train2017").mkdir(parents=True)
     (root / "annotations").mkdir()
     rng = np.random.default_rng(0)
     images, annotations = [], []
-    for number in range(1, IMAGES + 1):
+    for number in range(1, count + 1):
         name = f"{number:012d}.png"
         pixels = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
         pixels.resize((64, 48), Image.Resampling.BICUBIC).save(root / "train2017" / name)

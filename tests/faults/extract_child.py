@@ -19,7 +19,7 @@ from deapcache.cache import store  # noqa: F401
 from deapcache.cli import main
 from deapcache.datasets import open_dataset
 from deapcache.extraction import ExtractionSettings, extract
-from deapcache.locations import locate
+from deapcache.locations import locate, remote
 
 ENDED: dict[int, int] = {}
 
@@ -79,5 +79,7 @@ def answer(request: dict[str, Any]) -> object:
 
 
 if __name__ == "__main__":
+    # More fails here than outside of tests: more retries, with shorter waits between.
+    remote._RETRIES.update(max_retries=8, initial_delay="10ms", max_delay="50ms")
     for line in sys.stdin:
         print(answer(json.loads(line)), flush=True)

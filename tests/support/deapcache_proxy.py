@@ -78,6 +78,7 @@ def proxied(upstream: tuple[str, int]) -> Iterator[FaultyProxy]:
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else a body waits 40 ms for the receipt of its headers
     server: FaultyProxy
 
     def log_message(self, *_: Any) -> None:
