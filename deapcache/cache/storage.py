@@ -20,13 +20,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numcodecs import BitRound
 
+from deapcache.cache.finite import are_finite
 from deapcache.cache.layout import DEFAULT_COMPRESSION, ROUNDED_COMPRESSION, UNCOMPRESSED, ArraySpec
 from deapcache.errors import FeatureError, UsageError
 
 STORAGE_FORMATS = ("float16", "bfloat16", "float32", "int8")
-
-_EXPONENT = 0x7C00
-"""The exponent's bits of a float16: all are set in an infinity and in NaN."""
 
 _FLOAT16_MAX = 65504.0
 _INT8_MAX = 127.0
@@ -139,14 +137,8 @@ def _seven_bits(values: np.ndarray) -> np.ndarray:
     return np.asarray(_ROUND.encode(values)).view(np.float32).reshape(values.shape)
 
 
-def _all_finite(values: np.ndarray) -> bool:
-    if values.dtype == np.float16:  # its exponent bits: numpy takes float16 number by number
-        return int((values.view(np.uint16) & _EXPONENT).max(initial=0)) < _EXPONENT
-    return bool(np.isfinite(values).all())
-
-
 def _require_finite(features: np.ndarray, stored: np.ndarray, image_ids: Sequence[str], storage: str) -> None:
-    if _all_finite(stored):
+    if are_finite(stored, stored.dtype):
         return
     finite = np.isfinite(stored)
     image, row, column, channel = (int(i) for i in np.unravel_index(int(np.argmin(finite)), finite.shape))

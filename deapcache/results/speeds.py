@@ -36,7 +36,7 @@ def load_speeds(home: Location, device: str | None = None) -> list[BackboneSpeed
         raise ResultsError(f"{home} has no speeds of backbones: measure them with deapcache speed --backbone NAME")
     if device is not None and device not in found:
         raise ResultsError(f"{home} has no speeds on {device!r}: there are {', '.join(sorted(found))}")
-    chosen = device or max(sorted(found), key=lambda name: len(found[name]))
+    chosen = device or most_measured(found)
     return sorted(found[chosen].values(), key=lambda one: one.backbone)
 
 
@@ -55,6 +55,11 @@ def by_device(speeds: Iterable[BackboneSpeed]) -> dict[str, dict[str, BackboneSp
     for one in speeds:
         found[one.device][one.backbone] = one
     return dict(found)
+
+
+def most_measured(speeds: Mapping[str, Mapping[str, BackboneSpeed]]) -> str:
+    """The device with the most backbones, of several the first by name; empty where there is none."""
+    return max(sorted(speeds), key=lambda name: len(speeds[name]), default="")
 
 
 def _speeds(file: str, data: bytes) -> list[BackboneSpeed]:

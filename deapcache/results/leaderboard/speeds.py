@@ -10,7 +10,7 @@ from deapcache.errors import ResultsError
 from deapcache.results.cells import NOTHING
 from deapcache.results.leaderboard.entries import Comparison, Entry
 from deapcache.results.leaderboard.facts import BackboneFacts
-from deapcache.results.speeds import BackboneSpeed
+from deapcache.results.speeds import BackboneSpeed, most_measured
 
 COMMAND = "deapcache speed --backbone NAME"
 UNIT = "[× ViT-B/16]"
@@ -28,7 +28,7 @@ def shown_device(speeds: Speeds, device: str | None) -> str:
     if device is not None and device not in speeds:
         there = ", ".join(sorted(speeds)) or f"none, {COMMAND} measures them"
         raise ResultsError(f"there are no speeds on {device!r}: devices are {there}")
-    return device or max(sorted(speeds), key=lambda name: len(speeds[name]), default="")
+    return device or most_measured(speeds)
 
 
 def with_speeds(comparison: Comparison, speeds: Speeds, device: str) -> Comparison:
