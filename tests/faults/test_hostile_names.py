@@ -14,7 +14,7 @@ from deapcache_servers import in_a_thread
 from deapcache_testing import deapcache
 
 from deapcache.cache import FeatureCache, create_cache, feature_arrays, features_path, open_cache
-from deapcache.cache.identifiers import identifier_keys
+from deapcache.cache.image_ids import identifier_keys
 from deapcache.cache.names import original, safe
 from deapcache.cache.serving import HomeServer
 from deapcache.errors import DeapcacheError
