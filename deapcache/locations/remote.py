@@ -42,30 +42,41 @@ class RemoteLocation(Location):
         with _explained(self.url):
             return open_store(store_settings(self.url), retries=retries)
 
+    def _asked(self, question: Callable[[Any], Answer]) -> Answer:
+        """What a store answers to a read, again after a while where it was lost or the server was busy."""
+        if urlsplit(self.url).scheme in ("s3", "gs"):
+            return question(self._store())
+        # obstore asks again by itself, but not for the rest of a body that a web server without ETag has broken off
+        store = self._store(retries=0)
+        return _tried_again(lambda: question(store))
+
     def read(self, key: str) -> bytes:
         return self.read_stamped(key)[0]
 
     def read_stamped(self, key: str) -> tuple[bytes, str | None]:
         import obstore
 
-        with _explained(f"{self}/{key}"):
-            found = obstore.get(self._store(), inside(key))
+        def whole(store: Any) -> tuple[bytes, str | None]:
+            found = obstore.get(store, inside(key))
             return bytes(found.bytes()), found.meta["e_tag"]
+
+        with _explained(f"{self}/{key}"):
+            return self._asked(whole)
 
     def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         import obstore
 
         starts, lengths = [start for start, _ in ranges], [length for _, length in ranges]
         with _explained(f"{self}/{key}", verb="read"):
-            found = obstore.get_ranges(self._store(), inside(key), starts=starts, lengths=lengths)
+            found = self._asked(lambda store: obstore.get_ranges(store, inside(key), starts=starts, lengths=lengths))
             return [memoryview(part) for part in found]
 
     def read_tail(self, key: str, length: int) -> memoryview:
         import obstore
 
         with _explained(f"{self}/{key}", verb="read"):
-            found = obstore.get(self._store(), inside(key), options={"range": {"suffix": length}})
-            return memoryview(found.bytes())
+            options: Any = {"range": {"suffix": length}}
+            return self._asked(lambda store: memoryview(obstore.get(store, inside(key), options=options).bytes()))
 
     def stamp(self, key: str) -> str | None:
         tag: str | None = self._head(key)["e_tag"]
@@ -85,11 +96,7 @@ class RemoteLocation(Location):
         import obstore
 
         with _explained(f"{self}/{key}"):
-            return obstore.head(self._store(), inside(key))
-
-    @property
-    def _scheme(self) -> str:
-        return urlsplit(self.url).scheme
+            return self._asked(lambda store: obstore.head(store, inside(key)))
 
     def find(self, pattern: str) -> list[str]:
         # An object store lists all keys below a prefix, shards too: the answer is kept for the moments in which a
@@ -144,9 +151,12 @@ class RemoteLocation(Location):
         import obstore
 
         folder = inside(prefix) if prefix else None
-        with _explained(f"{self}/{prefix}"):
+        def listed() -> dict[str, int]:
             pages = obstore.list(self._store(), prefix=folder)
             return {str(each["path"]): int(each["size"]) for page in pages for each in page}
+
+        with _explained(f"{self}/{prefix}"):
+            return _tried_again(listed)
 
     def delete(self, key: str) -> None:
         import obstore
@@ -165,8 +175,10 @@ _UNCONDITIONAL: set[str] = set()
 
 
 def _tried_again(attempt: Callable[[], Answer]) -> Answer:
-    """``attempt``, again after a while where the answer was lost or the server busy: obstore repeats no conditional
-    write by itself, for the first one may have succeeded. It then is told that the key is there."""
+    """``attempt``, again after a while where the answer was lost or the server busy.
+
+    obstore repeats no conditional write by itself, for the first one may have succeeded: then the key is there.
+    """
     wait = RETRIES["initial_seconds"]
     for _ in range(RETRIES["max_retries"]):
         try:
@@ -208,6 +220,8 @@ def _explained(place: str, *, writing: bool = False, verb: str = "reach") -> Ite
             raise ReadOnlyError(f"cannot write {redacted(place)}: {reason}; {_WHO}, or give another --home") from error
         raise LocationError(f"cannot read {redacted(place)}: {reason}; {_WHO}") from error
     except (BaseError, ValueError, OSError, RuntimeError) as error:
+        if verb == "read" and (_status_of(error) == "416" or "InvalidRange" in str(error)):
+            raise ValueError("the file ends early") from error
         raise LocationError(f"cannot {verb} {redacted(place)}: {remote_reason(error)}") from error
 
 
@@ -229,11 +243,13 @@ def remote_reason(error: Exception) -> str:
             "the web server ignores byte ranges (Range was ignored by server) and would send whole files for every "
             "image: serve the folder with `deapcache cache serve`, nginx or any server that answers 206"
         )
+    if "token request" in text:
+        return "no credentials were found; check GOOGLE_APPLICATION_CREDENTIALS"
     if found := _STATUS.search(text):
         code = _CODE.search(text)
         return f"{found[1].strip()} ({code[1]})" if code else found[1].strip()
     if "kind: Timeout" in text:
-        return f"the server is too slow, or silent: no byte for {silence_seconds():g} s ({_after_tries(text)})"
+        return f"the server is too slow, or silent: no byte for {silence_seconds():g} s"
     if known := next((said for kind, said in _KINDS.items() if f"kind: {kind}" in text), ""):
         return f"{known}{_after_tries(text)}"
     return redacted(text.split("\n\nDebug source")[0])

@@ -15,7 +15,7 @@ from typing import Any
 
 import timm  # noqa: F401 - imported once here, not in every child
 
-from deapcache.cache import store  # noqa: F401
+from deapcache.cache import reading  # noqa: F401
 from deapcache.cli import main
 from deapcache.datasets import open_dataset
 from deapcache.extraction import ExtractionSettings, extract
