@@ -13,7 +13,7 @@ from deapcache.datasets.folders import read_json
 from deapcache.errors import DataError
 from deapcache.recipe import canonical_json
 
-_CROWD_TEXTS = {"": 0, "0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+_CROWD_TEXTS: Mapping[str, int] = {"": 0, "0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 """How exporters that write every field as text write ``iscrowd``."""
 
 
@@ -74,7 +74,9 @@ def _checked(
 ) -> Mapping[str, Any]:
     """``fields`` with those replaced that ``check`` gives; raises :class:`DataError` that says which are wrong."""
     if not isinstance(fields, dict):
-        raise DataError(f"{path}: {what} number {place + 1} is no object with fields; give COCO's original file")
+        raise DataError(
+            f"{path}: {what} number {place + 1} is of a wrong type: found {fields!r:.50}, expected its fields"
+        )
     try:
         replaced = check(fields)
     except KeyError as error:
@@ -100,9 +102,9 @@ def _annotation_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     replaced = {key: whole for key, whole in replaced.items() if isinstance(fields[key], str)}
     crowd = fields.get("iscrowd")
     if isinstance(crowd, str):
-        replaced["iscrowd"] = _CROWD_TEXTS.get(crowd.strip().lower(), crowd)
-    if replaced.get("iscrowd", crowd) not in (None, 0, 1):
-        raise ValueError(f"iscrowd {crowd!r}, expected 0 or 1")
+        crowd = replaced["iscrowd"] = _CROWD_TEXTS.get(crowd.strip().lower(), -1)
+    if crowd not in (None, 0, 1):
+        raise ValueError(f"iscrowd {fields['iscrowd']!r}, expected 0 or 1")
     return replaced
 
 

@@ -75,7 +75,7 @@ def require_metres(depth: NDArray[Any], where: str) -> NDArray[np.float32]:
         row, column = np.argwhere(wrong)[0]
         raise DataError(
             f"{where} has {int(wrong.sum())} pixel(s) that are NaN, infinite, negative or {_FARTHEST:,.0f} m and more, "
-            f"the first is {depth[row, column]} at row {row}, column {column}; expected metres, 0 where unknown: take the "
-            "original file, or write 0 where there is no depth"
+            f"the first is {depth[row, column]} at row {row}, column {column}; expected metres, 0 where unknown: take "
+            "the original file, or write 0 where there is no depth"
         )
     return depth.astype(np.float32, copy=False)

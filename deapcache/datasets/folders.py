@@ -38,9 +38,7 @@ def access_error(error: OSError, path: Path) -> DeapcacheError:
     if error.filename is not None:
         path = Path(os.fsdecode(error.filename))
     if isinstance(error, FileNotFoundError):
-        return MissingDataError(
-            f"{path} is gone: it was moved or deleted while it was read; put it back, and try again"
-        )
+        return MissingDataError(f"{path} is gone: moved or deleted while it was read; put it back, and try again")
     if isinstance(error, PermissionError):
         closed = next((folder for folder in reversed(path.parents) if not os.access(folder, os.X_OK)), None)
         why = f", since the folder {closed} may not be entered" if closed else ""

@@ -31,7 +31,7 @@ def without_unreadable(
 
     Every file is read. What ``home`` remembers to have been read is not read again while its size, times and inode stay
     as they were, unless ``recheck``. :attr:`Dataset.omitted` of what is returned says what was left out, and why.
-    Raises :class:`DataError` where no image of a split is left, and what the dataset raises that concerns a whole split.
+    Raises :class:`DataError` where no image of a split is left, and what the dataset raises of a whole split.
     """
     found = {split: _unreadable(dataset.tolerant(), split, home, recheck, progress) for split in splits}
     omitted = {split: reasons for split, reasons in found.items() if reasons}
