@@ -227,4 +227,4 @@ def look_for(entry: DatasetEntry, data_root: Path) -> dict[str, SplitStatus]:
         with listing(data_root):
             return entry.status(data_root)
     except DeapcacheError as error:
-        return dict.fromkeys(Dataset.splits, SplitStatus(images=0, missing=(f"sight of its files: {error}",)))
+        return dict.fromkeys(Dataset.splits, SplitStatus(images=0, missing=(f"access: {error}",)))

@@ -56,8 +56,12 @@ def image_size(path: Path) -> tuple[int, int]:
 
 def upright_size(path: Path) -> tuple[int, int]:
     """(height, width) of what ``decode_image(path)`` gives, without its pixels; raises as it does."""
-    with opened(path, "image") as (image, exif):
-        return (image.width, image.height) if orientation(exif) >= 5 else (image.height, image.width)
+    with opened(path, "image", header_only=True) as (image, exif):
+        size, is_png = (image.height, image.width), image.format == "PNG"
+    if is_png and not exif:
+        with opened(path, "image") as (_, exif):  # it may come after the pixels
+            pass
+    return size[::-1] if orientation(exif) >= 5 else size
 
 
 @contextmanager

@@ -152,7 +152,7 @@ def _look_up(path: Path, digest_it: Callable[[Path], str], known: _Entry | None)
     except OSError as error:
         raise _unread(error, path) from None
     before = list(stamp(facts))
-    if known is not None and known[:-1] == before:
+    if isinstance(known, list) and known[:-1] == before:
         return str(known[-1]), known, False
     digest = digest_it(path)
     return digest, [*before, digest] if is_settled(facts) else None, True

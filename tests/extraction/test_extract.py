@@ -15,6 +15,7 @@ from PIL import Image
 from deapcache.backbones import Backbone, Output, build, forward_count
 from deapcache.cache import FeatureCache, list_caches
 from deapcache.datasets import open_dataset
+from deapcache.datasets.coco import CocoInstances
 from deapcache.errors import DataError, FeatureError, StorageFullError, UsageError
 from deapcache.extraction import ExtractionReport, ExtractionSettings, extract, plan_extraction
 from deapcache.locations import LocalLocation
