@@ -75,7 +75,7 @@ def _checked(
     """``fields`` with those replaced that ``check`` gives; raises :class:`DataError` that says which are wrong."""
     if not isinstance(fields, dict):
         raise DataError(
-            f"{path}: {what} number {place + 1} is of a wrong type: found {fields!r:.50}, expected its fields"
+            f"{path}: {what} number {place + 1} is of a wrong type: {str(fields)[:50]!r}, expected its fields"
         )
     try:
         replaced = check(fields)

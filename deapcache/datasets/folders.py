@@ -40,13 +40,17 @@ def access_error(error: OSError, path: Path) -> DeapcacheError:
     if isinstance(error, FileNotFoundError):
         return MissingDataError(f"{path} is gone: moved or deleted while it was read; put it back, and try again")
     if isinstance(error, PermissionError):
-        closed = next((folder for folder in reversed(path.parents) if not os.access(folder, os.X_OK)), None)
+        closed = next((folder for folder in reversed(path.parents) if not _may_enter(folder)), None)
         why = f", since the folder {closed} may not be entered" if closed else ""
         return DataError(f"{path} may not be read{why}: ask its owner to allow it")
     reason = error.strerror or str(error)
     if error.errno in _OF_THE_PATH:
         return DataError(f"{path} cannot be read: {reason}")
     return LocationError(f"{path} cannot be read now: {reason}; nothing is known to be wrong with it, try again")
+
+
+def _may_enter(folder: Path) -> bool:
+    return os.access(folder, os.X_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def read_bytes(path: Path, what: str) -> bytes:
