@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +118,15 @@ def test_a_file_in_the_folders_place_is_one_clear_line(cli, trained: Trained, tm
     )  # fmt: skip
     assert done.code in (1, 2)
     assert str(tmp_path / "file") in one_line(done.err)
+
+
+def test_a_photograph_with_odd_tags_is_seen_upright(predict, trained: Trained, tmp_path: Path) -> None:
+    photograph = Image.open(trained.dataset.path("val", 0))
+    entries = [(0x010F, 2, 9, 2**31), (0x0112, 3, 1, 6), (0x8769, 4, 1, 7), (0x8825, 13, 3, 1)]
+    packed = [struct.pack("<HHII", *entry) for entry in entries]
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(packed)) + b"".join(packed)
+    photograph.save(tmp_path / "turned.jpg", exif=exif)
+    done = predict("--image", tmp_path / "turned.jpg", "--save-arrays")
+    assert (done.code, done.err) == (0, "")
+    facts = json.loads((tmp_path / "out" / "turned-depth.json").read_text())
+    assert tuple(facts["image_size"]) == photograph.size  # height is what was width

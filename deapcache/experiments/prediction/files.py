@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deapcache.datasets import COLOUR, decode_image
+from deapcache.datasets.folders import listing
 from deapcache.errors import DataError, DeapcacheError, FeatureError, MissingDataError, UsageError
 from deapcache.experiments.prediction.predictor import Predictor, Size, load_predictor
 from deapcache.experiments.prediction.runs import TrainedRun
@@ -119,7 +120,9 @@ class _Job:
     def check(self) -> None:
         """Raise what can be known before anything is built."""
         for image in self._names:
-            if not image.is_file():
+            with listing(image):
+                is_there = image.is_file()
+            if not is_there:
                 what = "is a folder: give the files in it" if image.is_dir() else "is not there: nothing was predicted"
                 raise MissingDataError(f"image {image} {what}")
         owners: dict[str, Path] = {}
