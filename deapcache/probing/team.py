@@ -44,13 +44,13 @@ class Team:
 
     @property
     def done(self) -> bool:
-        """Whether all steps are taken."""
-        return self.learners[0].done
+        """Whether all steps are taken, or none of the learners can come to anything."""
+        return self.learners[0].done or all(learner.failure for learner in self.learners)
 
     def step(self, features: torch.Tensor, guidance: torch.Tensor | None, targets: Mapping[str, Target]) -> None:
         """One step on (B, H, W, D) features and each task's target, by name.
 
-        Raises :class:`TrainingError`, some steps later, where a loss is not finite.
+        A learner whose loss is not finite gets a ``failure``, some steps later; it does not touch the others.
         """
         first = self.learners[0]
         factor = learning_rate_factor(first.iteration, first.posed.iterations)
