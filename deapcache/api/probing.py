@@ -44,8 +44,8 @@ def probe(
 
     The arguments are the options of ``deapcache probe``, whose help explains them; what the command takes as ``a,b`` is
     a list here, and one thing may stand for a list of it. ``report`` is called with the name of the pass and how far it
-    has come. Raises what the command says: ``CacheMissError``, ``UsageError``, ``TrainingError`` and others; runs that are
-    scored by then are saved, and :func:`load_results` has them. A picture that cannot be drawn is a warning.
+    has come. Raises what the command says: ``CacheMissError``, ``UsageError``, ``TrainingError`` and others; runs that
+    are scored by then are saved, and :func:`load_results` has them. A picture that cannot be drawn is a warning.
     """
     told = {name: value for name, value in locals().items() if name not in ("task", "report")}
     from deapcache.experiments import ProbeRequest, choose_device

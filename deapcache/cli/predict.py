@@ -82,7 +82,8 @@ def _show(done: list[Predicted], json: bool) -> None:
         if one.error:
             err.print(f"error: {one.error}", markup=False, style="red")
         elif not json:
-            out.print("\n".join(_written(one)), markup=False)
+            for text in _written(one):
+                out.print(text, markup=False)
         if one.picture_problem:
             note(f"no picture of {one.image}: {one.picture_problem}")
 

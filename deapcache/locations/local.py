@@ -96,8 +96,8 @@ class LocalLocation(Location):
             if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.ENAMETOOLONG:
                 raise
             raise LocationError(
-                f"the file system of {folder} takes no name of {count} bytes, as {longest.name} has: choose a folder on "
-                "another file system, or shorter names"
+                f"the file system of {folder} takes no name of {count} bytes, as {longest.name} has: choose another "
+                "file system, or shorter names"
             ) from error
 
     def publish(self, key: str, data: bytes, *, replace: bool = False) -> bool:

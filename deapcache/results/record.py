@@ -35,8 +35,8 @@ class Result:
 
     schema: int
     run: str
-    """``<task>-<dataset>-<backbone>-<readout>-seed<seed>-<digest12>``, safe as a file name and in a URL, and at most 200
-    characters long."""
+    """``<task>-<dataset>-<backbone>-<readout>-seed<seed>-<digest12>``, safe as a file name and in a URL; at most 200
+    characters."""
     task: str
     dataset: str
     backbone: str

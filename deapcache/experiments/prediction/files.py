@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deapcache.datasets import COLOUR, decode_image
-from deapcache.errors import DataError, DeapcacheError, FeatureError, MissingDataError, UsageError
+from deapcache.errors import DataError, DeapcacheError, FeatureError, LocationError, MissingDataError, UsageError
 from deapcache.experiments.prediction.predictor import Predictor, Size, load_predictor
 from deapcache.experiments.prediction.runs import TrainedRun
 from deapcache.locations import LocalLocation, Location
@@ -155,6 +156,8 @@ class _Job:
             picture = draw_prediction(self._run.result, kind, image.name, pixels, found, self._sizes, seen=seen)
         except Exception as error:  # whatever drawing meets: the arrays are there, and the other images
             problem = str(error) or type(error).__name__
+            with suppress(LocationError):
+                self._request.out.delete(names.picture)  # of an earlier prediction, which --overwrite replaces
         else:
             self._publish(names.picture, picture)
         out = self._request.out
