@@ -136,6 +136,7 @@ class _Job:
         self._request.out.require_names(keys)
         for key in keys:
             self._check_free(key)
+        self._request.out.require_writable()
 
     def do(self, predictor: Predictor, image: Path) -> Predicted:
         """Predict one image and write its files, the picture last."""
