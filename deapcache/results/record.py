@@ -196,7 +196,8 @@ def save_run(
     about = {"run": result.run, "backbone": result.backbone, "task": result.task, "readout": dict(result.build)}
     home.publish(readout_key(result.run), pack_arrays(weights, about), replace=True)
     text = json.dumps(result.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-    home.publish(result_key(result.run), text.encode(), replace=True)
+    # a command line may name files whose names are no UTF-8: as JSON's own escapes
+    home.publish(result_key(result.run), text.encode(errors="backslashreplace"), replace=True)
     return result
 
 

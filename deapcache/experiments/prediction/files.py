@@ -151,7 +151,8 @@ class _Job:
                 self._publish(key, _npy(values))
         for key in names.facts:
             facts = self._facts(image, kind, pixels, found, seen)
-            self._publish(key, json.dumps(facts, indent=1, ensure_ascii=False).encode())
+            text = json.dumps(facts, indent=1, ensure_ascii=False)
+            self._publish(key, text.encode(errors="backslashreplace"))  # an image's name may be no UTF-8
         problem = ""
         try:
             picture = draw_prediction(self._run.result, kind, image.name, pixels, found, self._sizes, seen=seen)
