@@ -160,7 +160,7 @@ def _pictured(home: Location, run: ProbeRun, result: Result, caches: Location) -
             image_ids=run.image_ids[: len(shown.rows)],
         )
     except Exception as error:  # whatever drawing meets: the result is there, and is worth more
-        with contextlib.suppress(LocationError):
+        with contextlib.suppress(OSError):
             home.delete(picture_key(result.run))  # of an earlier run of this name, and not of this one
         return Probed(result=result, picture=None, picture_problem=str(error) or type(error).__name__)
     return Probed(result=result, picture=f"{home}/{picture}")

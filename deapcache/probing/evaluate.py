@@ -12,7 +12,7 @@ from deapcache.probing.batches import Batch, BatchStream, sequential
 from deapcache.probing.learner import Learner
 from deapcache.probing.posed import PosedTask
 from deapcache.probing.progress import Clock, Progress
-from deapcache.probing.team import Team
+from deapcache.probing.team import Team, is_finite
 from deapcache.tasks import Target, Task
 
 EXAMPLES = 6
@@ -58,6 +58,8 @@ def score_teams(
     A learner whose output cannot be scored has a ``failure``; the others are scored on.
     """
     for team in teams:
+        for learner in [one for one in team.learners if one.failure]:
+            team.drop(learner)
         team.eval()
     gathered = {id(one): Gathered(one.posed.task, len(rows)) for team in teams for one in team.learners}
     by_task = {one.task.name: Gathered(one.task, len(rows)) for one in posed}
@@ -82,21 +84,19 @@ def _add_batch(
     features = batch.features.float()
     targets = {one.task.name: one.task.target(batch.maps) for one in posed}
     for team in teams:
-        if all(learner.failure for learner in team.learners):
-            continue
-        for learner, output in zip(team.learners, team.outputs(features, batch.guidance), strict=True):
+        outputs = team.outputs(features, batch.guidance) if team.learners else []
+        for learner, output in zip(tuple(team.learners), outputs, strict=True):
             _add_output(learner, gathered[id(learner)], output, targets[learner.posed.task.name], batch.rows)
+            if learner.failure:
+                team.drop(learner)
     for task in posed:
         name = task.task.name
         by_task[name].add(_constant(priors[name], task.output_size, features), targets[name], batch.rows)
 
 
 def _add_output(learner: Learner, gathered: Gathered, output: torch.Tensor, target: Target, rows: np.ndarray) -> None:
-    if learner.failure:
-        return
-    # the sum takes no memory, and is finite as a rule; the largest weights that are finite give outputs that are not
-    if not (bool(torch.isfinite(output.sum())) or bool(torch.isfinite(output).all())):
-        learner.diverge("its output on the validation images is not finite after the last iteration")
+    if not is_finite(output):  # weights may be
+        learner.diverge("the output for the validation images is not finite after the last iteration")
         return
     try:
         gathered.add(output, target, rows)

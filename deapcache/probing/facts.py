@@ -50,7 +50,7 @@ def costs_of(teams: Sequence[Team], stream: BatchStream, rows: Any) -> dict[int,
     batch = next(iter(stream.batches([rows])))
     features = batch.features.float()
     costs: dict[int, Mapping[str, float | None]] = {}
-    for team in teams:
+    for team in (one for one in teams if one.learners):
         first = team.learners[0]
         try:
             cost = measure_cost(first.heads, features, first.posed.output_size, batch.guidance)

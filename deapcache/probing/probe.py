@@ -217,7 +217,7 @@ class _Probe:
         shared = shared_facts(learners, options, residency, trained, scored, before)
         costs = costs_of(teams, stream, arrays.rows[: options.batch_size])
         for run, learner in zip(planned, learners, strict=True):
-            if outcome := _outcome(learner, gathered[id(learner)]):
+            if outcome := _outcome(learner, gathered):
                 yield self._result(run, learner, outcome, by_task[run.task], {**shared, "cost": costs[id(learner)]})
         if any(learner.failure for learner in learners):
             raise _together(learners)
@@ -251,11 +251,11 @@ class _Probe:
         )
 
 
-def _outcome(learner: Learner, gathered: Gathered) -> Scored | None:
+def _outcome(learner: Learner, gathered: Mapping[int, Gathered]) -> Scored | None:
     """What a learner came to; None where that cannot be told, which is its failure."""
     if learner.failure is None:
         try:
-            return gathered.outcome()
+            return gathered[id(learner)].outcome()
         except Exception as error:  # as in score_teams
             learner.failure = error
     return None

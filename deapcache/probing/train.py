@@ -60,7 +60,7 @@ def _training_targets(tasks: Mapping[str, Task], batch: Batch, order_seed: int, 
 
 
 def _mean_loss(learners: Sequence[Learner]) -> float | None:
-    losses = [loss for learner in learners if math.isfinite(loss := learner.recent_loss())]
+    losses = [loss for one in learners if one.failure is None and math.isfinite(loss := one.recent_loss())]
     return sum(losses) / len(losses) if losses else None
 
 

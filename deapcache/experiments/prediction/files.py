@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deapcache.datasets import COLOUR, decode_image
-from deapcache.errors import DataError, DeapcacheError, FeatureError, LocationError, MissingDataError, UsageError
+from deapcache.errors import DataError, DeapcacheError, FeatureError, MissingDataError, UsageError
 from deapcache.experiments.prediction.predictor import Predictor, Size, load_predictor
 from deapcache.experiments.prediction.runs import TrainedRun
 from deapcache.locations import LocalLocation, Location
@@ -158,7 +158,7 @@ class _Job:
             picture = draw_prediction(self._run.result, kind, image.name, pixels, found, self._sizes, seen=seen)
         except Exception as error:  # whatever drawing meets: the arrays are there, and the other images
             problem = str(error) or type(error).__name__
-            with suppress(LocationError):
+            with suppress(OSError):
                 self._request.out.delete(names.picture)  # of an earlier prediction, which --overwrite replaces
         else:
             self._publish(names.picture, picture)
