@@ -22,7 +22,8 @@ from deapcache.results.record import make_result
 
 ODD = (
     "$x_{$", "$", "$$", "a$b$c", r"$\frac{1$", r"\$5", "_background_", "_", "x^2", "100%", "{x}", "a & b", "<b>", "#1",
-    "Straße", "дерево", "δέντρο", "שלום", "木", "🐻", "\x1b[31mred", "tab\there", "\x00", "\udcff", "\u202ecba", "-", " ",
+    "Straße", "дерево", "δέντρο", "שלום", "木", "🐻", "\x1b[31mred", "tab\there", "\x00", "\udcff", "\u202ecba", "-",
+    " ",
 )  # fmt: skip
 """Names that matplotlib reads as mathematics, leaves out of legends, or has no glyphs for."""
 
