@@ -153,8 +153,10 @@ def test_a_name_too_long_for_its_files_is_told_before_anything_is_built(predict,
 
 
 def test_predictions_go_to_a_bucket(cli, trained: Trained, s3, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     file = trained.dataset.path("val", 0)
     done = cli("predict", "--readout", "depth", "--home", trained.home, "--image", file, "--out", f"{s3.url}/pictures")
     assert (done.code, done.out.strip()) == (0, f"picture: {s3.url}/pictures/photo-0-depth.png")
-    assert not list(tmp_path.iterdir())
+    assert s3.keys() == ["home/pictures/photo-0-depth.png"]
+    assert not list((tmp_path / "here").iterdir())

@@ -117,7 +117,7 @@ def test_no_picture_of_an_earlier_run_stays_where_the_new_one_has_none(probe, to
 
 @pytest.mark.parametrize(
     ("place", "file"),
-    enumerate(["results/{}.json", "results/{}.stats.safetensors", "readouts/{}.safetensors"]),
+    list(enumerate(["results/{}.json", "results/{}.stats.safetensors", "readouts/{}.safetensors"])),
 )
 def test_a_run_that_cannot_be_saved_costs_no_other(probe, toys: LocalLocation, place: int, file: str) -> None:
     runs = names(toys)
