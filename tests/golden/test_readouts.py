@@ -19,13 +19,13 @@ def _surroundings() -> Iterator[None]:
         yield
 
 
-def test_state_of_every_readout_in_every_size(golden: Golden, tmp_path: Path) -> None:
+def test_state_of_every_readout(golden: Golden, tmp_path: Path) -> None:
     upsampler = write_published(tmp_path / "featup.ckpt", published_state(24))
     lines = []
     for row in run("list", "readouts", "--json").json:
         if row["name"] == FROM_A_HUB:
             continue
-        for name in [row["name"], *(f"{row['name']}:{size}" for size in row["sizes"])]:
+        for name in [row["name"], *(f"{row['name']}:{size}" for size in row["sizes"][2:3])]:
             state = readout_state(
                 name, feature_dim=24, out_channels=3, grid=(5, 6), cnn_width=None, seed=0, upsampler=upsampler
             )

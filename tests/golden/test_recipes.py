@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from deapcache_golden import Golden, quiet_surroundings, run, unweighted_recipe
 
-LAYERED = ("dinov2", "mae", "clip", "siglip-384", "aimv2", "timm:vit_small_patch14_dinov2.lvd142m")
+LAYERED = ("dinov2", "clip", "siglip-384", "hiera-b+")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -65,13 +65,19 @@ class Golden:
         for file, text in found.items():
             self.text(f"{name}/{file}", text)
 
-    def json(self, name: str, found: Any, *, tolerance: float = 0.0) -> None:
-        """The file ``name`` holds this JSON value; numbers with a point may differ by ``tolerance``, relatively."""
+    def json(self, name: str, found: Any, *, tolerance: float = 0.0, absolute: float | None = None) -> None:
+        """The file ``name`` holds this JSON value.
+
+        Numbers with a point may differ by ``tolerance``, relatively, and by ``absolute``: a hundredth of that unless
+        given, for numbers near 0.
+        """
         text = json.dumps(found, indent=1, ensure_ascii=False)
         if self._written(name, f"{text}\n"):
             return
         expected = self._expected(name)
-        if not tolerance or not _is_close(json.loads(expected), json.loads(text), tolerance):
+        if not tolerance or not _is_close(
+            json.loads(expected), json.loads(text), tolerance, tolerance / 100 if absolute is None else absolute
+        ):
             _require_equal(name, expected, f"{text}\n")
 
     def _written(self, name: str, text: str) -> bool:
@@ -92,16 +98,17 @@ def _require_equal(name: str, expected: str, found: str) -> None:
         pytest.fail(f"{name} has changed; {_ADVICE}\n" + "\n".join(lines), pytrace=False)
 
 
-def _is_close(expected: Any, found: Any, tolerance: float) -> bool:
+def _is_close(expected: Any, found: Any, relative: float, absolute: float) -> bool:
     if type(expected) is not type(found):
         return False
     if isinstance(expected, dict):
         pairs = zip(expected.values(), found.values(), strict=False)
-        return list(expected) == list(found) and all(_is_close(a, b, tolerance) for a, b in pairs)
+        return list(expected) == list(found) and all(_is_close(a, b, relative, absolute) for a, b in pairs)
     if isinstance(expected, list):
-        return len(expected) == len(found) and all(map(_is_close, expected, found, [tolerance] * len(found)))
+        pairs = zip(expected, found, strict=False)
+        return len(expected) == len(found) and all(_is_close(a, b, relative, absolute) for a, b in pairs)
     if isinstance(expected, float):
-        return math.isclose(expected, found, rel_tol=tolerance, abs_tol=tolerance * 1e-2)
+        return math.isclose(expected, found, rel_tol=relative, abs_tol=absolute)
     return bool(expected == found)
 
 
@@ -125,6 +132,7 @@ def run(*arguments: object) -> Ran:
     out, err, words = io.StringIO(), io.StringIO(), [str(argument) for argument in arguments]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["deapcache", *words])  # usage names it, and results keep it
+        patch.setattr(sys.modules["__main__"], "__package__", None, raising=False)  # of a runner of tests
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
             main(words)
     assert isinstance(ended.value.code, int)
@@ -163,8 +171,8 @@ def masked(value: Any, names: Sequence[str]) -> Any:
 
 
 def sha256(data: bytes) -> str:
-    """Hexadecimal, 64 characters."""
-    return hashlib.sha256(data).hexdigest()
+    """The first 16 hexadecimal characters."""
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 # Inner doors: what neither the command line nor the package's own names show. Where a module moves, this moves along.

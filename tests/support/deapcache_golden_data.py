@@ -136,7 +136,9 @@ def _save(path: Path, values: np.ndarray) -> None:
     height, width = values.shape[:2]
     rows = values.astype(f">u{values.dtype.itemsize}").reshape(height, -1)
     raw = b"".join(b"\0" + row.tobytes() for row in rows)
-    stored = b"\x78\x01\x01" + struct.pack("<HH", len(raw), len(raw) ^ 0xFFFF) + raw + struct.pack(">I", zlib.adler32(raw))
+    stored = (
+        b"\x78\x01\x01" + struct.pack("<HH", len(raw), len(raw) ^ 0xFFFF) + raw + struct.pack(">I", zlib.adler32(raw))
+    )
     header = struct.pack(">IIBBBBB", width, height, 8 * values.dtype.itemsize, 2 if values.ndim == 3 else 0, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", stored), (b"IEND", b""))
     body = b"".join(
