@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def homes(data: Path) -> Iterator[dict[str, Path]]:
-    """One home with compressed features, and one with the same uncompressed; each cache with shards of several images."""
+    """One home with compressed features, and one with the same uncompressed; shards hold several images."""
     with quiet_surroundings(EXACT):
         found = {name: data.parent / name for name in ("packed", "plain")}
 
@@ -176,7 +176,7 @@ def test_listing(golden: Golden, homes: dict[str, Path]) -> None:
 
 def test_information(golden: Golden, homes: dict[str, Path]) -> None:
     home = homes["packed"]
-    (whole,) = [row for row in run("cache", "ls", "--home", home, "--filter", "storage=int8", "--json").json]
+    (whole,) = run("cache", "ls", "--home", home, "--filter", "storage=int8", "--json").json
     found = run("cache", "info", whole["path"], "--home", home, "--statistics", "--json").json
     golden.json("caches/info.json", masked(found, WHEN_AND_WHO), tolerance=1e-6)
 

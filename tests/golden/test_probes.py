@@ -1,4 +1,4 @@
-"""Results of tiny probes, their readouts and bundles, and the names of the runs that the shipped pipelines would train."""
+"""Results of tiny probes, their readouts and bundles, and the names of the runs that the shipped pipelines train."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes of every backbone's features, but for the digest of its weights: a change here loses every cache of every user.
+"""Recipes of every backbone's features, but for the digest of its weights: a change here loses everybody's caches.
 
 Recipes of images, targets and the options of extraction are with the caches (``test_caches.py``).
 """

@@ -1,7 +1,7 @@
 """Golden files: what deapcache printed and wrote when they were made, compared with what it prints and writes now.
 
 Everything goes through doors that stay when the package is rearranged: the command line, the names of ``deapcache``
-itself, and files on disk. The functions under "Inner doors" are the exception; they are the only ones to be moved along.
+itself, and files on disk. The functions under "Inner doors" are the exception, and the only ones to be moved along.
 """
 
 from __future__ import annotations

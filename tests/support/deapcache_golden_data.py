@@ -131,7 +131,7 @@ def _depth(number: int, size: tuple[int, int] = LARGE) -> np.ndarray:
 
 
 def _save(path: Path, values: np.ndarray) -> None:
-    """Write a PNG of 8-bit RGB, or of 8 or 16-bit grey, stored without compression: no library has a say in its bytes."""
+    """Write a PNG of 8-bit RGB, or of 8 or 16-bit grey, not compressed: no library has a say in its bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = values.shape[:2]
     rows = values.astype(f">u{values.dtype.itemsize}").reshape(height, -1)
