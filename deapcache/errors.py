@@ -14,7 +14,12 @@ class DeapcacheError(Exception):
 
     def __str__(self) -> str:
         # KeyError would print the repr of the message, OSError its own format.
-        return str(self.args[0]) if self.args else ""
+        return printable(str(self.args[0])) if self.args else ""
+
+
+def printable(text: str) -> str:
+    """``text`` with bytes of file names that are not UTF-8 as ``\\udcff``, so that it can be printed and stored."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class UsageError(DeapcacheError, ValueError):

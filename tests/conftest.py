@@ -35,6 +35,12 @@ def home(tmp_path: Path) -> LocalLocation:
     return LocalLocation(tmp_path / "home")
 
 
+@pytest.fixture
+def settled_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The times of all files count as old enough to be trusted, whenever they were written."""
+    monkeypatch.setattr("deapcache.datasets.digests.SETTLED_NS", 0)
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Work as small as a test's waits more for other threads than it gains from them."""

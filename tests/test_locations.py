@@ -15,9 +15,11 @@ import pytest
 from deapcache_caches import served
 from deapcache_testing import mounted, require
 
+import deapcache
 from deapcache import locations
+from deapcache.datasets.scenes.export import export_scenes
 from deapcache.errors import LocationError, ReadOnlyError, StorageFullError, UsageError
-from deapcache.locations import LocalLocation, RemoteLocation, locate, stores
+from deapcache.locations import LayeredHome, LocalLocation, RemoteLocation, local_tier, locate, stores
 
 
 def test_publish_read_list_delete(home: LocalLocation) -> None:
@@ -222,3 +224,49 @@ def test_a_server_that_is_gone_is_explained(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(stores.RETRIES, "max_retries", 1)
     with pytest.raises(LocationError, match=r"cannot reach http://127\.0\.0\.1:1/.*zarr\.json"):
         locate("http://127.0.0.1:1/").read("zarr.json")
+
+
+def test_names_as_long_as_the_file_system_takes(home: LocalLocation, monkeypatch) -> None:
+    """What is written under another name first has a shorter one; host names with their domain are long."""
+    monkeypatch.setattr("socket.gethostname", lambda: "x" * 64)
+    for name in ("a" * 255, "ä" * 127 + "b", "c.0.0.0"):
+        home.require_names([f"results/{name}", "b"])
+        assert home.publish(f"results/{name}", b"1")
+        assert not home.publish(f"results/{name}", b"2")
+        assert home.publish(f"results/{name}", b"3", replace=True)
+        assert home.read(f"results/{name}") == b"3"
+    assert not list(home.path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("name", ["a" * 256, "ä" * 128, "a" * 1000])
+def test_longer_names_are_told_beforehand(home: LocalLocation, name: str) -> None:
+    for place in (home, LayeredHome(home, []), LocalLocation(home.path / "not" / "yet" / "there")):
+        with pytest.raises(LocationError, match=f"takes no name of {len(name.encode())} bytes"):
+            place.require_names(["short", f"results/{name}"])
+    assert not home.exists(f"results/{name}")
+    with pytest.raises(LocationError, match="cannot write"):
+        home.publish(f"results/{name}", b"")
+    assert not list(home.path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://lab/home", "gs://lab/home", "https://host/home", "az://x/y", "S3://lab/home"]
+)
+def test_an_address_as_a_path_is_told(address: str, tmp_path, monkeypatch) -> None:
+    """pathlib takes one of the two slashes away."""
+    monkeypatch.chdir(tmp_path)
+    for given in (Path(address), str(Path(address))):
+        for ask in (locate, deapcache.home):
+            with pytest.raises(UsageError, match=f"lacks a slash.*give {address!r} as text"):
+                ask(given)
+    with pytest.raises(UsageError, match="local tier"):
+        local_tier(address, "1GB")
+    with pytest.raises(UsageError, match="--out"):
+        export_scenes("folder", Path(address), limit=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_a_colon_is_a_folder(tmp_path) -> None:
+    for name in ("s3:", "a:b", "folder:birds"):
+        assert locate(tmp_path / name).path == tmp_path / name
+    assert locate("a:b").path.name == "a:b"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -43,7 +44,8 @@ def probe(
 
     The arguments are the options of ``deapcache probe``, whose help explains them; what the command takes as ``a,b`` is
     a list here, and one thing may stand for a list of it. ``report`` is called with the name of the pass and how far it
-    has come. Raises what the command says: ``CacheMissError``, ``UsageError``, ``TrainingError`` and others.
+    has come. Raises what the command says: ``CacheMissError``, ``UsageError``, ``TrainingError`` and others; runs that
+    are scored by then are saved, and :func:`load_results` has them. A picture that cannot be drawn is a warning.
     """
     told = {name: value for name, value in locals().items() if name not in ("task", "report")}
     from deapcache.experiments import ProbeRequest, choose_device
@@ -72,7 +74,10 @@ def probe(
     )
     caches = home_of(home)
     own = caches if results_home is None else home_of(results_home)
-    done = run(caches, request, results_home=own, report=report, command=_command(task, told))
+    done = list(run(caches, request, results_home=own, report=report, command=_command(task, told)))
+    for one in done:
+        if one.picture_problem:
+            warnings.warn(f"no picture of {one.result.run}, which is saved: {one.picture_problem}", stacklevel=2)
     return Results([one.result for one in done], own)
 
 

@@ -95,6 +95,12 @@ def extract_command(
             help="Images that cannot be read, or an annotation of theirs: stop, or skip (left out, listed, recorded).",
         ),
     ] = "stop",
+    rehash: Annotated[
+        bool,
+        typer.Option(
+            "--rehash", help="Read every image and label file again for its digest, and trust none that is remembered."
+        ),
+    ] = False,
     shard: Annotated[
         str | None,
         typer.Option("--shard", help="Only this part of the shards, 1/8 to 8/8: for the tasks of a Slurm array."),
@@ -138,6 +144,7 @@ def extract_command(
         device=device,
         limit=limit,
         on_error=on_error,
+        rehash=rehash,
         sharing=Sharing(portion=parse_portion(shard)) if shard else Sharing(),
     )
     opened = open_dataset(dataset, locations.data_root(data_root))

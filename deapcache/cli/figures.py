@@ -22,7 +22,9 @@ _OPTIONS = {
 
 def figures_command(
     name: Annotated[str | None, typer.Argument(help="Which figure; --list shows them.", show_default=False)] = None,
-    file: Annotated[Path | None, typer.Option("--out", help="File to write: .png, .svg or .pdf.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--out", callback=options.local_path, help="File to write: .png, .svg or .pdf.")
+    ] = None,
     listing: Annotated[bool, typer.Option("--list", help="Show the figures, and what each needs.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file where there is one.")] = False,
     task: options.OnlyTasks = None,
@@ -129,8 +131,11 @@ def _format(file: Path) -> str:
 
 
 def _require_free(file: Path, overwrite: bool) -> None:
-    if file.is_dir() or not file.absolute().parent.is_dir():
-        what = "is a folder" if file.is_dir() else f"there is no folder {file.absolute().parent}"
+    folder = file.absolute().parent
+    if folder.is_dir():
+        locations.locate(folder).require_names([file.name])
+    if not folder.is_dir() or file.is_dir():
+        what = f"there is no folder {folder}" if not folder.is_dir() else "is a folder"
         raise LocationError(f"--out {file}: {what}; give a file in a folder that is there")
     if file.exists() and not overwrite:
         raise UsageError(f"{file} is there already: give --overwrite to replace it, or another --out")
@@ -139,8 +144,9 @@ def _require_free(file: Path, overwrite: bool) -> None:
 def _write(file: Path, data: bytes) -> None:
     try:
         file.write_bytes(data)
-    except PermissionError as error:
-        raise ReadOnlyError(f"--out {file}: cannot be written ({error.strerror}); give another file") from None
+    except OSError as error:
+        kind = ReadOnlyError if isinstance(error, PermissionError) else LocationError
+        raise kind(f"--out {file}: cannot be written ({error.strerror}); give another file") from None
 
 
 def _list(json: bool) -> None:

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 def leaderboard_command(
     format: Annotated[str, typer.Option("--format", help="table, markdown, csv or html (one page).")] = "table",
     folder: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write leaderboard.{txt,md,csv,html} to. Default: stdout.")
+        Path | None,
+        typer.Option(
+            "--out",
+            callback=options.local_path,
+            help="Folder to write leaderboard.{txt,md,csv,html} to. Default: stdout.",
+        ),
     ] = None,
     results: Annotated[
         list[str] | None,

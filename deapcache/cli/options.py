@@ -68,6 +68,11 @@ OnlyCaches = Annotated[
 ]
 
 
+def local_path(option: typer.CallbackParam, given: Path | None) -> Path | None:
+    """Callback of options for what is written to this machine; raises :class:`UsageError` for an address."""
+    return None if given is None else locations.local_path(given, what=option.opts[0])
+
+
 def place(
     home: str | None, read_homes: list[str] | None = None, tier: Path | None = None, tier_size: str | None = None
 ) -> locations.Location:

@@ -9,7 +9,7 @@ import typer
 
 from deapcache import locations
 from deapcache.cli import options
-from deapcache.cli.console import bars, err, out, print_json
+from deapcache.cli.console import bars, err, note, out, print_json
 
 if TYPE_CHECKING:
     from deapcache.experiments import Predicted
@@ -22,7 +22,9 @@ def predict_command(
         str, typer.Option("--readout", help="Run: its name or the beginning of it, or HOME/readouts/RUN.safetensors.")
     ],
     image: Annotated[list[Path], typer.Option("--image", help="Image file, or several: --image *.jpg.")],
-    folder: Annotated[Path, typer.Option("--out", help="Folder for pictures and arrays; made where there is none.")],
+    folder: Annotated[
+        str, typer.Option("--out", help="Folder or address for pictures and arrays; made where there is none.")
+    ],
     more: Annotated[
         list[Path] | None, typer.Argument(metavar="FILE", help="Further image files.", show_default=False)
     ] = None,
@@ -80,9 +82,12 @@ def _show(done: list[Predicted], json: bool) -> None:
         if one.error:
             err.print(f"error: {one.error}", markup=False, style="red")
         elif not json:
-            out.print("\n".join(_written(one)), markup=False)
+            for text in _written(one):
+                out.print(text, markup=False)
+        if one.picture_problem:
+            note(f"no picture of {one.image}: {one.picture_problem}")
 
 
 def _written(one: Predicted) -> list[str]:
-    arrays = [f"array: {file}" for file in one.arrays]
-    return [f"picture: {one.picture}", *arrays, *([f"facts: {one.facts}"] if one.facts else [])]
+    made = [("picture", one.picture), *(("array", file) for file in one.arrays), ("facts", one.facts)]
+    return [f"{what}: {file}" for what, file in made if file]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from deapcache.cli import options
-from deapcache.cli.console import Bars, bars, out, print_json
+from deapcache.cli.console import Bars, bars, note, out, print_json
 
 if TYPE_CHECKING:
     from deapcache.experiments import Probed, Report
@@ -96,8 +96,15 @@ def probe_command(
     )
     place = options.place(home, read_home, local_tier, local_tier_size)
     own = options.results_home(results_home, place)
-    with bars() as shown:
-        done = list(probe(place, request, results_home=own, report=report_on(shown), command=sys.argv))
+    done: list[Probed] = []
+    try:
+        with bars() as shown:
+            for one in probe(place, request, results_home=own, report=report_on(shown), command=sys.argv):
+                done.append(one)
+    except Exception:
+        if done:  # they are saved, whatever became of the others
+            show_results(done, own, json)
+        raise
     show_results(done, own, json)
 
 
@@ -117,6 +124,7 @@ def show_results(done: list[Probed], home: Location, json: bool) -> None:
     """The tables of all runs, whose statistics are in ``home``, and where their pictures are."""
     from deapcache.results import HomeIntervals, print_tables, summarise
 
+    note_pictures(done)
     if json:
         print_json([{**one.result.to_json(), "picture": one.picture} for one in done])
         return
@@ -124,3 +132,10 @@ def show_results(done: list[Probed], home: Location, json: bool) -> None:
     for one in done:
         if one.picture:
             out.print(f"picture: {one.picture}", markup=False)
+
+
+def note_pictures(done: list[Probed]) -> None:
+    """Say which runs have no picture, and why."""
+    for one in done:
+        if one.picture_problem:
+            note(f"no picture of {one.result.run}, which is saved: {one.picture_problem}")

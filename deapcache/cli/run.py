@@ -12,7 +12,7 @@ from deapcache.cli import options
 from deapcache.cli.console import bars, duration, err, note, out, print_json, size
 from deapcache.cli.extract import progress_on
 from deapcache.cli.plan import RateSource, show
-from deapcache.cli.probe import report_on
+from deapcache.cli.probe import note_pictures, report_on
 from deapcache.cli.workers import Scheduler, Workers, cluster_for
 from deapcache.errors import UsageError
 
@@ -90,6 +90,7 @@ def execute(plan: PipelinePlan, json: bool, cluster: Cluster | None = None) -> i
     for report in outcome.extracted:
         done = f"{report.extracted:,} images in {duration(report.seconds)}, {size(report.stored_bytes)}"
         note(f"extracted {name_view(f'{report.backbone} over {report.dataset}/{report.split}', report.view)}: {done}")
+    note_pictures(outcome.probed)
     if json:
         print_json(outcome.to_json())
     else:

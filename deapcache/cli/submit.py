@@ -16,7 +16,7 @@ def submit_command(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN…", help="Runs by name, or by a beginning: all runs that begin so.")
     ],
-    file: Annotated[Path, typer.Option("--out", help="The bundle: a .zip file to be made.")],
+    file: Annotated[Path, typer.Option("--out", callback=options.local_path, help="The bundle: a .zip file.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
     home: options.Home = None,
     plugin: options.Plugin = None,
@@ -30,11 +30,12 @@ def submit_command(
 
     if file.suffix != ".zip":
         raise UsageError(f"--out {file}: give a name that ends in .zip")
+    folder = LocalLocation(file.absolute().parent)
+    folder.require_names([file.name])
     if file.exists() and not overwrite:
         raise UsageError(f"--out {file} is there already: give another name, or --overwrite")
     place = options.place(home)
     packed = pack_bundle(place, find_runs(place, runs))
-    folder = LocalLocation(file.absolute().parent)
     folder.publish(file.name, packed.data, replace=True)
     if packed.without_picture:
         note(f"without its picture, which is too large: {', '.join(packed.without_picture)}")

@@ -8,6 +8,7 @@ from deapcache.datasets.base import (
     SplitStatus,
     dataset_entry,
     images_owner,
+    look_for,
     open_dataset,
 )
 from deapcache.datasets.boxes import BOXES, COLUMNS, crop_table, pad_table
@@ -32,6 +33,7 @@ __all__ = [
     "decode_image",
     "images_owner",
     "in_order",
+    "look_for",
     "open_dataset",
     "pad_table",
     "resize_image",

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from deapcache.datasets.boxes import BOXES
 from deapcache.datasets.digests import DigestIndex, Progress
-from deapcache.errors import UnknownNameError, UsageError
+from deapcache.datasets.folders import listing
+from deapcache.errors import DeapcacheError, UnknownNameError, UsageError
 from deapcache.registry import Registry
 
 VOID = 255
@@ -216,4 +217,14 @@ def open_dataset(name: str, data_root: Path) -> Dataset:
 
     Raises :class:`UnknownNameError`, and :class:`MissingDataError` that says what is expected where and what was found.
     """
-    return dataset_entry(name).open(Path(data_root))
+    with listing(Path(data_root)):
+        return dataset_entry(name).open(Path(data_root))
+
+
+def look_for(entry: DatasetEntry, data_root: Path) -> dict[str, SplitStatus]:
+    """:attr:`DatasetEntry.status`; folders that cannot be looked into are told as what is missing, not raised."""
+    try:
+        with listing(data_root):
+            return entry.status(data_root)
+    except DeapcacheError as error:
+        return dict.fromkeys(Dataset.splits, SplitStatus(images=0, missing=(f"access: {error}",)))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from deapcache.datasets.base import Dataset
 from deapcache.datasets.boxes import BOXES
+from deapcache.datasets.folders import access_error
 from deapcache.datasets.workers import in_order, workers
 from deapcache.errors import DeapcacheError
 
@@ -143,7 +144,7 @@ def _file_problem(path: Path) -> str:
     except FileNotFoundError:
         return f"{_first_absent(path)} is missing"
     except OSError as error:
-        return f"{path} cannot be read: {error.strerror}"
+        return str(access_error(error, path))
     is_sound = facts.st_size or stat.S_ISDIR(facts.st_mode)  # a loader may name the folder that lacks a label
     return "" if is_sound else f"{path} is empty (0 bytes)"
 

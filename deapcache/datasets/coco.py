@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Mapping
@@ -14,10 +15,10 @@ from numpy.typing import NDArray
 from deapcache.datasets.base import DATASETS, DatasetEntry, SplitStatus
 from deapcache.datasets.boxes import BOXES
 from deapcache.datasets.coco_boxes import read_boxes
-from deapcache.datasets.coco_listing import CocoImage, listing_digest, read_listing
+from deapcache.datasets.coco_listing import CocoImage, is_crowd, listing_digest, read_listing
 from deapcache.datasets.decoding import COLOUR_AS_STORED, decode_image
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
-from deapcache.datasets.folders import absent, not_under, require_split, stems
+from deapcache.datasets.folders import absent, listing, not_under, require_split, stems
 from deapcache.datasets.listed import ListedDataset
 from deapcache.datasets.masks import decode_segmentation
 from deapcache.datasets.ordering import sample_key
@@ -97,8 +98,13 @@ class CocoInstances(ListedDataset[CocoImage]):
         ids = np.zeros(image.size, np.int32, order="F")
         next_id = 1
         for annotation in image.annotations:
+            if not math.isfinite(float(annotation["area"])):
+                raise DataError(
+                    f"{annotation_file(self.root, split)}: annotation {annotation['id']} of image {image.id} has the "
+                    f"area {annotation['area']!r}, by which masks are ordered; expected a finite number"
+                )
             mask = self._mask(annotation, image, split)
-            if annotation.get("iscrowd", 0):
+            if is_crowd(annotation):
                 ids[mask] = CROWD
             else:
                 ids[mask] = next_id
@@ -129,14 +135,15 @@ class CocoInstances(ListedDataset[CocoImage]):
     def _listing(self, split: str) -> tuple[CocoImage, ...]:
         self._require_split(split)
         with _PARSING:
-            if split not in self._parsed:
-                self._parsed[split] = _load(self.root, split)
-            if split not in self._listings:
-                left_out = self.omitted.get(split, {})
-                kept = tuple(image for image in self._parsed[split] if _image_id(image) not in left_out)
-                if not self._is_tolerant:
-                    _require_files(kept, image_folder(self.root, split))
-                self._listings[split] = kept
+            with listing(self.root):
+                if split not in self._parsed:
+                    self._parsed[split] = _load(self.root, split)
+                if split not in self._listings:
+                    left_out = self.omitted.get(split, {})
+                    kept = tuple(image for image in self._parsed[split] if _image_id(image) not in left_out)
+                    if not self._is_tolerant:
+                        _require_files(kept, image_folder(self.root, split))
+                    self._listings[split] = kept
             return self._listings[split]
 
 

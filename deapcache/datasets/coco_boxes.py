@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.datasets.boxes import CROWD, OBJECT, box_table
-from deapcache.datasets.coco_listing import CocoImage
+from deapcache.datasets.coco_listing import CocoImage, is_crowd
 from deapcache.errors import DataError
 
 
@@ -39,7 +39,7 @@ def _checked(annotation: Mapping[str, Any], image: CocoImage, path: Path) -> lis
 
 
 def _row(annotation: Mapping[str, Any]) -> list[float]:
-    kind = CROWD if annotation.get("iscrowd", 0) else OBJECT
+    kind = CROWD if is_crowd(annotation) else OBJECT
     x, y, width, height = map(float, annotation["bbox"])
     row = [x, y, width, height, float(annotation["area"]), kind, float(annotation["category_id"])]
     if not all(map(math.isfinite, row)) or min(row[2:5]) < 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from deapcache.errors import LEAVE_OUT, MissingDataError, ReadOnlyError
+from deapcache.datasets.folders import access_error
+from deapcache.errors import LEAVE_OUT, DeapcacheError, MissingDataError, ReadOnlyError
 from deapcache.locations import Location
 from deapcache.recipe import SHORT, canonical_json, digest_of
 
@@ -22,10 +24,23 @@ DigestPart = Callable[[str], str]
 """The digest of a named part of a file."""
 
 _Entry = list[object]
-"""What is remembered of a file or part: the file's size in bytes, its modification time in ns, the digest."""
+"""What is remembered of a file or part: the numbers of :func:`stamp`, and the digest."""
 
 SETTLED_NS = 2_000_000_000
-"""A file changed within the clock's grain keeps its time; one this old cannot have."""
+"""A file changed within the clock's grain keeps its times; one left alone for so long cannot have."""
+
+
+def stamp(facts: os.stat_result) -> tuple[int, int, int, int]:
+    """What changes whenever a file does: size in bytes, times of modification and of change in ns, and inode.
+
+    Archives and ``rsync -t`` set the time of modification back; the time of change is the system's own.
+    """
+    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino
+
+
+def is_settled(facts: os.stat_result) -> bool:
+    """Whether a file is old enough for :func:`stamp` to differ if it is changed from now on."""
+    return time.time_ns() - facts.st_ctime_ns > SETTLED_NS
 
 
 def file_digest(path: Path) -> str:
@@ -33,19 +48,21 @@ def file_digest(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise MissingDataError(f"image {path} is missing; put the file back, {LEAVE_OUT}") from None
+    except OSError as error:
+        raise _unread(error, path) from None
 
 
 class DigestIndex:
-    """Digests of the files of a folder, or of parts of a file, valid while name, size and modification time stay.
+    """Digests of the files of a folder, or of parts of a file, valid while its name and :func:`stamp` stay.
 
     One JSON file per folder, or file with parts, under ``digests/`` of ``location`` (the user's cache home). An index
-    that is lost, unreadable or cannot be written costs time and nothing else.
+    that is lost, unreadable, of an older form or cannot be written costs time and nothing else. ``rehash`` makes it
+    read every file again and trust nothing but what it has read itself.
     """
 
-    def __init__(self, location: Location) -> None:
+    def __init__(self, location: Location, *, rehash: bool = False) -> None:
         self._location = location
+        self._rehash = rehash
         self.hashed_files = 0
         """Files, and parts of files, whose bytes this object had to read."""
 
@@ -58,7 +75,7 @@ class DigestIndex:
     ) -> tuple[str, ...]:
         """``digest_part(part)`` for each named part of one file, in order.
 
-        Remembered while the file's size and time stay: a change anywhere in the file makes all parts be read again.
+        Remembered while the file's :func:`stamp` stays: a change anywhere in the file makes all parts be read again.
         ``digest_part`` is called from several threads. Raises :class:`MissingDataError`.
         """
         return self._digests(path, parts, lambda part: (path, lambda _: digest_part(part)), progress)
@@ -71,7 +88,7 @@ class DigestIndex:
         progress: Progress | None,
     ) -> tuple[str, ...]:
         """``source`` gives, for a name, the file that decides whether its digest still holds, and how to make it."""
-        known = self._load(place)
+        known = {} if self._rehash else self._load(place)
         found: dict[str, _Entry] = {}
         hashed = _Counter(progress, len(names))
 
@@ -129,16 +146,22 @@ def digest_parts(parts: Sequence[str], digest_part: DigestPart, *, progress: Pro
 
 
 def _look_up(path: Path, digest_it: Callable[[Path], str], known: _Entry | None) -> tuple[str, _Entry | None, bool]:
-    """Digest, the entry to remember (None while the file is too fresh to trust its time), whether it was read."""
+    """Digest, the entry to remember (None while the file is too fresh to trust its times), whether it was read."""
     try:
         facts = path.stat()
-    except FileNotFoundError:
-        raise MissingDataError(f"image {path} is missing; put the file back, {LEAVE_OUT}") from None
-    if known is not None and known[:2] == [facts.st_size, facts.st_mtime_ns]:
-        return str(known[2]), known, False
+    except OSError as error:
+        raise _unread(error, path) from None
+    before = list(stamp(facts))
+    if isinstance(known, list) and known[:-1] == before:
+        return str(known[-1]), known, False
     digest = digest_it(path)
-    settled = time.time_ns() - facts.st_mtime_ns > SETTLED_NS
-    return digest, [facts.st_size, facts.st_mtime_ns, digest] if settled else None, True
+    return digest, [*before, digest] if is_settled(facts) else None, True
+
+
+def _unread(error: OSError, path: Path) -> DeapcacheError:
+    if isinstance(error, FileNotFoundError):
+        return MissingDataError(f"image {path} is missing; put the file back, {LEAVE_OUT}")
+    return access_error(error, path)
 
 
 class _Counter:

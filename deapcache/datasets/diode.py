@@ -14,7 +14,7 @@ from deapcache.datasets.base import DATASETS, DatasetEntry, SplitStatus
 from deapcache.datasets.decoding import explained
 from deapcache.datasets.depth import require_metres
 from deapcache.datasets.files import FileDataset, Sample, require_size_of
-from deapcache.datasets.folders import absent_files, not_under
+from deapcache.datasets.folders import absent_files, matching, not_under
 from deapcache.errors import DataError, MissingDataError
 
 LAYOUT = """\
@@ -78,8 +78,8 @@ class Diode(FileDataset):
 
 def pictures_in(folder: Path) -> list[Path]:
     """The images of a split's folder, in no order; none where it is not there."""
-    found = (path for part in _SURROUNDINGS for path in folder.glob(f"{part}/scene_*/scan_*/*.png"))
-    return [path for path in found if not path.name.startswith(".")]  # macOS leaves ._NAME.png in archives
+    found = (path for part in _SURROUNDINGS for path in matching(folder, f"{part}/scene_*/scan_*/*.png"))
+    return list(found)
 
 
 def absent_maps(pictures: Sequence[Path]) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from deapcache.datasets.boxes import BOXES
 from deapcache.datasets.decoding import COLOUR_AS_STORED, decode_image, image_size
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
+from deapcache.datasets.folders import listing
 from deapcache.datasets.labels import read_index_map
 from deapcache.datasets.listed import ListedDataset
 from deapcache.datasets.ordering import sample_key
-from deapcache.errors import LEAVE_OUT, DataError
+from deapcache.errors import LEAVE_OUT, DataError, printable
 from deapcache.recipe import digest_of
 
 _LISTING = threading.Lock()  # of the module, so that a dataset can be pickled
@@ -64,7 +65,9 @@ class FileDataset(ListedDataset[Sample]):
         with _LISTING:
             if split not in self._listings:
                 left_out = self.omitted.get(split, {})
-                kept = tuple(sample for sample in self.list_samples(split) if sample.id not in left_out)
+                with listing(self.root):
+                    samples = [_of_utf8(sample) for sample in self.list_samples(split)]
+                kept = tuple(sample for sample in samples if sample.id not in left_out)
                 if not self._is_tolerant:
                     _refuse_problems(kept)
                 self._listings[split] = _ordered(kept, shuffled=split == "train")
@@ -118,6 +121,13 @@ class FileDataset(ListedDataset[Sample]):
 
     def _digests(self, names: list[str], index: DigestIndex | None, progress: Progress | None) -> tuple[str, ...]:
         return digest_files(self.root, names, index=index, progress=progress)
+
+
+def _of_utf8(sample: Sample) -> Sample:
+    """A sample whose id can be written anywhere; one whose name is not UTF-8 has its bytes in it, and a problem."""
+    id_ = printable(sample.id)
+    problem = f"the name of {sample.image} is not UTF-8: rename it"
+    return sample if id_ == sample.id else replace(sample, id=id_, problem=sample.problem or problem)
 
 
 def _ordered(samples: Sequence[Sample], *, shuffled: bool) -> tuple[Sample, ...]:

@@ -2,18 +2,84 @@
 
 from __future__ import annotations
 
+import errno
+import fnmatch
+import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from deapcache.errors import MissingDataError
+from deapcache.errors import DataError, DeapcacheError, LocationError, MissingDataError
+
+_OF_THE_PATH = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
+"""Errors that tell what is wrong with a path; all others tell that it could not be looked at this time."""
+
+
+@contextmanager
+def listing(root: Path) -> Iterator[None]:
+    """Errors of looking into a dataset's folders turned into :class:`DeapcacheError`, as :func:`access_error` does."""
+    try:
+        yield
+    except DeapcacheError:
+        raise
+    except OSError as error:
+        raise access_error(error, root) from None
+
+
+def access_error(error: OSError, path: Path) -> DeapcacheError:
+    """What to raise where the operating system does not let a file or folder be read; ``path``, if it names none.
+
+    Of something that vanished :class:`MissingDataError`, of what may not be read :class:`DataError` that names the
+    folder which may not be entered. A failing disk or too many open files are no fault of the data, which nothing may
+    be left out for: :class:`LocationError`.
+    """
+    if error.filename is not None:
+        path = Path(os.fsdecode(error.filename))
+    if isinstance(error, FileNotFoundError):
+        return MissingDataError(f"{path} is gone: moved or deleted while it was read; put it back, and try again")
+    if isinstance(error, PermissionError):
+        closed = next((folder for folder in reversed(path.parents) if not _may_enter(folder)), None)
+        why = f", since the folder {closed} may not be entered" if closed else ""
+        return DataError(f"{path} may not be read{why}: ask its owner to allow it")
+    reason = error.strerror or str(error)
+    if error.errno in _OF_THE_PATH:
+        return DataError(f"{path} cannot be read: {reason}")
+    return LocationError(f"{path} cannot be read now: {reason}; nothing is known to be wrong with it, try again")
+
+
+def _may_enter(folder: Path) -> bool:
+    return os.access(folder, os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def read_bytes(path: Path, what: str) -> bytes:
+    """All of a file that says what a dataset holds; raises as :func:`access_error` does."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise MissingDataError(f"{what} {path} is missing") from None
+    except OSError as error:
+        raise access_error(error, path) from None
+
+
+def read_json(path: Path, what: str, advice: str) -> Any:
+    """What a JSON file holds; raises :class:`DataError` that names it and ends with ``advice`` where it is none."""
+    data = read_bytes(path, what)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not valid JSON ({error}); {advice}") from None
 
 
 def describe(folder: Path) -> str:
     """The first names in a folder, for error messages: ``a.txt, b/ and 3 more``."""
-    if not folder.is_dir():
-        return "no such folder"
-    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    try:
+        if not folder.is_dir():
+            return "no such folder"
+        names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    except OSError as error:
+        return f"a folder that cannot be listed ({error.strerror})"
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return (", ".join(names[:8]) + more) or "an empty folder"
 
@@ -32,6 +98,20 @@ def stems(folder: Path, suffix: str) -> set[str]:
         return set()
     names = os.listdir(folder)  # noqa: PTH208 - one call for all names
     return {name.removesuffix(suffix) for name in names if name.endswith(suffix) and not name.startswith(".")}
+
+
+def matching(folder: Path, pattern: str) -> list[Path]:
+    """What ``folder.glob(pattern)`` gives, in no order, but for hidden files, and that no folder is passed over.
+
+    ``pattern`` has no ``**``. Raises ``OSError`` for a folder that may not be listed, where ``glob`` goes on.
+    """
+    found = [folder]
+    for part in pattern.split("/"):
+        listed = [(place, os.listdir(place)) for place in found if place.is_dir()]  # noqa: PTH208 - as in stems
+        found = [
+            place / name for place, names in listed for name in fnmatch.filter(names, part) if not name.startswith(".")
+        ]
+    return found
 
 
 def absent(paths: Collection[Path]) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from deapcache.datasets.digests import stamp
+from deapcache.datasets.folders import access_error
 from deapcache.errors import DataError, MissingDataError
 
 _READING = threading.Lock()  # of the module, so that a file can be pickled; h5py itself reads one item at a time
@@ -27,7 +29,7 @@ class ArrayFile:
         self.path = path
         self._file: h5py.File | None = None
         self._opened: tuple[int, ...] = ()
-        """Process, inode, size and modification time that the open file belongs to."""
+        """Process, and state of the file, that the open file belongs to."""
 
     def describe(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
         """Shape and dtype of an array; raises :class:`MissingDataError`, and :class:`DataError` if it is not there."""
@@ -44,7 +46,7 @@ class ArrayFile:
             array = self._array(name)
             try:
                 return np.asarray(array[number])
-            except (OSError, RuntimeError, ValueError, IndexError) as error:
+            except Exception as error:  # h5py documents none, and damaged files raise all kinds
                 raise DataError(
                     f"{self.path}: item {number} of {name} cannot be read ({error}); download the file again"
                 ) from error
@@ -79,15 +81,18 @@ class ArrayFile:
 
 def _facts(path: Path) -> tuple[int, ...]:
     try:
-        status = path.stat()
+        return os.getpid(), *stamp(path.stat())
     except FileNotFoundError:
         raise MissingDataError(f"{path} is missing; put it back, or give another --data-root") from None
-    return os.getpid(), status.st_ino, status.st_size, status.st_mtime_ns
+    except OSError as error:
+        raise access_error(error, path) from None
 
 
 def _open(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
+    except PermissionError as error:
+        raise access_error(error, path) from None
     except OSError as error:
         raise DataError(
             f"{path} cannot be opened as HDF5 ({error}); expected MATLAB's version 7.3 format. The download is "

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from deapcache.datasets.folders import read_bytes
 from deapcache.errors import DataError, MissingDataError
 
 NO_DEPTH = "None"
@@ -42,8 +43,8 @@ def read_list(path: Path) -> tuple[Listed, ...]:
     a line has another form, or an image is listed twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+        lines = read_bytes(path, "list").decode().splitlines()
+    except MissingDataError:
         raise MissingDataError(f"list {path} is missing; take it from the files of BTS or AdaBins") from None
     except UnicodeDecodeError as error:
         raise DataError(f"list {path} is no text ({error}); take it from the files of BTS or AdaBins") from None

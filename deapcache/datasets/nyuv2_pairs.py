@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from deapcache.datasets.depth import read_depth_png
 from deapcache.datasets.files import FileDataset, Sample, require_size_of
+from deapcache.datasets.folders import matching
 from deapcache.datasets.nyuv2_mat import FAR_END, without_far_end
 from deapcache.errors import DataError, MissingDataError
 
@@ -100,7 +101,7 @@ def _plain_pairs(folder: Path) -> list[Pair]:
 
 
 def _scene_pairs(folder: Path) -> list[Pair]:
-    found = ((path, _SCENE_PICTURE.fullmatch(path.name)) for path in folder.glob("*/rgb_*"))
+    found = ((path, _SCENE_PICTURE.fullmatch(path.name)) for path in matching(folder, "*/rgb_*"))
     return [
         (f"{path.parent.name}/{match[1]}", path, path.with_name(f"sync_depth_{match[1]}.png"))
         for path, match in found

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deapcache.datasets.folders import access_error
 from deapcache.errors import DataError, MissingDataError
 
 _NAMES = {"train": "trainNdxs", "val": "testNdxs"}
@@ -38,6 +39,10 @@ def _load(path: Path) -> dict[str, Any]:
             f"{path} is missing: it says which images are for training; put it beside the labelled images, from "
             "http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat"
         ) from None
+    except OSError as error:
+        if error.errno:
+            raise access_error(error, path) from None
+        raise DataError(f"{path} is no MATLAB file of version 5 ({error}); download it again") from error
     except Exception as error:  # scipy documents none; damaged files raise ValueError, TypeError, zlib.error and others
         raise DataError(f"{path} is no MATLAB file of version 5 ({error}); download it again") from error
 

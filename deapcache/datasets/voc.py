@@ -19,7 +19,7 @@ from deapcache.datasets.base import DATASETS, VOID, DatasetEntry, SplitStatus
 from deapcache.datasets.boxes import BOXES, boxes_of_map
 from deapcache.datasets.digests import DigestIndex, Progress
 from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.folders import absent, not_under, require_all, require_split, stems
+from deapcache.datasets.folders import absent, not_under, read_bytes, require_all, require_split, stems
 from deapcache.datasets.labels import require_values
 from deapcache.errors import DataError, MissingDataError
 
@@ -135,7 +135,7 @@ def read_ids(path: Path) -> tuple[str, ...]:
     one twice, or has a line with more than an id.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_bytes(path, "list").decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no text file ({error}); give the original list") from None
     ids = [_parse_id(line.strip(), number, path) for number, line in enumerate(lines, start=1) if line.strip()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
@@ -12,8 +11,8 @@ from typing import Any
 
 from deapcache.cache.names import safe
 from deapcache.datasets import Dataset, workers
-from deapcache.datasets.digests import SETTLED_NS
-from deapcache.errors import DataError, LocationError, MissingDataError
+from deapcache.datasets.digests import is_settled, stamp
+from deapcache.errors import DataError, LocationError, MissingDataError, printable
 from deapcache.extraction.progress import Progress, ProgressEvent, silent
 from deapcache.locations import Location
 from deapcache.recipe import SHORT, canonical_json, digest_of
@@ -26,23 +25,25 @@ _BLOCK = 1024
 
 
 def without_unreadable(
-    dataset: Dataset, splits: Sequence[str], home: Location, *, progress: Progress = silent
+    dataset: Dataset, splits: Sequence[str], home: Location, *, recheck: bool = False, progress: Progress = silent
 ) -> Dataset:
     """``dataset`` less the images of ``splits`` that cannot be read, or one of whose annotations cannot.
 
-    Every file is read. What ``home`` remembers to have been read is not read again while its size and modification time
-    stay as they were. :attr:`Dataset.omitted` of what is returned says what was left out, and why. Raises
-    :class:`DataError` where no image of a split is left, and what the dataset raises that concerns a whole split.
+    Every file is read. What ``home`` remembers to have been read is not read again while its size, times and inode stay
+    as they were, unless ``recheck``. :attr:`Dataset.omitted` of what is returned says what was left out, and why.
+    Raises :class:`DataError` where no image of a split is left, and what the dataset raises of a whole split.
     """
-    found = {split: _unreadable(dataset.tolerant(), split, home, progress) for split in splits}
+    found = {split: _unreadable(dataset.tolerant(), split, home, recheck, progress) for split in splits}
     omitted = {split: reasons for split, reasons in found.items() if reasons}
     return dataset.without(omitted) if omitted else dataset
 
 
-def _unreadable(dataset: Dataset, split: str, home: Location, progress: Progress) -> dict[str, str]:
+def _unreadable(dataset: Dataset, split: str, home: Location, recheck: bool, progress: Progress) -> dict[str, str]:
     """Image id → the first reason why it cannot be read, by id."""
     ids = dataset.image_ids(split)
     memory = _Memory(home, dataset, split)
+    if recheck:
+        memory.sound.clear()
     examine = functools.partial(_examine, dataset, split)
     try:
         with workers(dataset) as pool:
@@ -54,6 +55,9 @@ def _unreadable(dataset: Dataset, split: str, home: Location, progress: Progress
                     progress(ProgressEvent(stage=f"{dataset.name}/{split}: check", done=row + 1, total=len(ids)))
     finally:
         memory.save()  # also of an interrupted check
+    root = getattr(dataset, "root", None)
+    if memory.left_out and root and not root.is_dir():
+        raise MissingDataError(f"{root} was moved away while its images were read; put it back, and try again")
     if len(memory.left_out) == len(ids):
         first = next(iter(memory.left_out.values()), "there is none")
         raise DataError(f"no image of {dataset.name}/{split} can be read with all its annotations: {first}")
@@ -80,10 +84,9 @@ def _mark(dataset: Dataset, split: str, row: int) -> str:
         facts = [(path, path.stat()) for path in dataset.row_files(split, row)]
     except OSError:
         return ""
-    settled = time.time_ns() - SETTLED_NS
-    if not facts or any(found.st_mtime_ns > settled for _, found in facts):
+    if not facts or not all(is_settled(found) for _, found in facts):
         return ""
-    return digest_of([[str(path), found.st_size, found.st_mtime_ns] for path, found in facts])[:SHORT]
+    return digest_of([[printable(str(path)), *stamp(found)] for path, found in facts])[:SHORT]
 
 
 class _Memory:

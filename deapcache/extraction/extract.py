@@ -127,4 +127,5 @@ class _Extraction:
             progress=self._listener,
             fit=settings.fit,
             sharing=settings.sharing,
+            rehash=settings.rehash,
         )

@@ -89,15 +89,16 @@ def prepare_split(
     progress: Progress,
     fit: str = SQUASH,
     sharing: Sharing = Sharing(),  # noqa: B008 - it has no state
+    rehash: bool = False,
 ) -> PreparedSplit:
     """Make the base images and the targets of the first ``limit`` images (all: None) where they are missing.
 
     Whole shards are made, so a few images more than ``limit`` may be there afterwards. Targets have the base size, or
     the dataset's own with native base images. ``fit`` is one of ``FITS``. Several processes share what is missing; of a
-    portion, only that is made.
+    portion, only that is made. ``rehash``: files are read again for their digests, whatever is remembered of them.
     """
     ids = dataset.image_ids(split)
-    index = DigestIndex(home)
+    index = DigestIndex(home, rehash=rehash)
     digests = dataset.image_digests(split, index=index)
     named = image_set_digest(zip(ids, digests, strict=True))
     size, rows = target_size(dataset, base_size), limited_rows(len(ids), limit)

@@ -46,6 +46,8 @@ class ExtractionSettings:
     """Only the first so many images of each split, rounded up to whole shards."""
     on_error: str = "stop"
     """What becomes of images that cannot be read: ``stop``, or ``skip``, which leaves them out of the image set."""
+    rehash: bool = False
+    """Whether all files are read again that digests and checks are remembered of."""
     sharing: Sharing = Sharing()  # noqa: RUF009 - it has no state
     """How the work is shared with other runs."""
 
@@ -69,7 +71,9 @@ class ExtractionSettings:
 
     def images_of(self, dataset: Dataset, splits: Sequence[str], home: Location, progress: Progress) -> Dataset:
         """``dataset``, less the images of ``splits`` that cannot be read where these are to be skipped."""
-        return without_unreadable(dataset, splits, home, progress=progress) if self.on_error == "skip" else dataset
+        if self.on_error != "skip":
+            return dataset
+        return without_unreadable(dataset, splits, home, recheck=self.rehash, progress=progress)
 
 
 def choose_device(name: str) -> torch.device:

@@ -4,6 +4,7 @@ A :class:`Location` is a folder: a local path, or a prefix in an object store or
 home is written through :meth:`Location.publish`, in one atomic step, so that a key exists if and only if it is whole.
 """
 
+from deapcache.locations.addresses import local_path
 from deapcache.locations.base import Location, Use
 from deapcache.locations.layers import LayeredHome
 from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation
@@ -27,6 +28,7 @@ __all__ = [
     "WebLocation",
     "data_root",
     "home",
+    "local_path",
     "local_tier",
     "locate",
     "parse_bytes",

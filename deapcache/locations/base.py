@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Self
@@ -137,6 +137,10 @@ class Location(ABC):
     @abstractmethod
     def require_writable(self) -> None:
         """Raise :class:`ReadOnlyError` where nothing can be written here."""
+
+    def require_names(self, keys: Iterable[str]) -> None:
+        """Raise :class:`LocationError` where the last part of one of ``keys`` is longer than a name may be here."""
+        return
 
     def _require_own(self) -> None:
         if self.use.read_only:

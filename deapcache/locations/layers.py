@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from deapcache.locations.base import Location
 
@@ -74,6 +74,9 @@ class LayeredHome(Location):
 
     def require_writable(self) -> None:
         self.own.require_writable()
+
+    def require_names(self, keys: Iterable[str]) -> None:
+        self.own.require_names(keys)
 
     def sweep(self, *, older_than_seconds: float = 86_400.0) -> int:
         return self.own.sweep(older_than_seconds=older_than_seconds)

@@ -6,11 +6,10 @@ import contextlib
 import errno
 import os
 import shutil
-import socket
 import stat
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -46,7 +45,12 @@ class LocalLocation(Location):
         return f"{facts.st_ino}-{facts.st_size}-{facts.st_mtime_ns}"
 
     def exists(self, key: str) -> bool:
-        return (self.path / inside(key)).is_file()
+        try:
+            return (self.path / inside(key)).is_file()
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return False  # no file here can have that name
+            raise
 
     def keys(self, prefix: str = "") -> list[str]:
         top = self.path / inside(prefix) if prefix else self.path
@@ -84,9 +88,21 @@ class LocalLocation(Location):
         self._require_own()
         folder = _nearest_existing(self.path)
         with _explained(folder):
-            probe = folder / f".{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
-            probe.touch(exist_ok=False)
-            probe.unlink()
+            _try_name(folder, _temporary_name())
+
+    def require_names(self, keys: Iterable[str]) -> None:
+        longest = max((self.path / inside(key) for key in keys), key=_name_bytes, default=self.path)
+        folder, count = _nearest_existing(longest.parent), _name_bytes(longest)
+        try:
+            with _explained(folder):
+                _try_name(folder, _temporary_name().rjust(count, "."))
+        except LocationError as error:
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.ENAMETOOLONG:
+                raise
+            raise LocationError(
+                f"the file system of {folder} takes no name of {count} bytes, as {longest.name} has: choose another "
+                "file system, or shorter names"
+            ) from error
 
     def publish(self, key: str, data: bytes, *, replace: bool = False) -> bool:
         self._require_own()
@@ -94,9 +110,7 @@ class LocalLocation(Location):
         with _explained(target):
             modes = _Modes.like(_nearest_existing(self.path))
             _make_folders(target.parent, modes)
-            temporary = target.with_name(
-                f".{target.name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
-            )
+            temporary = target.with_name(_temporary_name())
             try:
                 _write_whole(temporary, data, modes)
                 published = _put_in_place(temporary, target, replace=replace)
@@ -124,6 +138,20 @@ def _part(file: BinaryIO, start: int, length: int) -> memoryview:
 
 def _nearest_existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def _temporary_name() -> str:
+    """A short one: what is written must not fail for the name that it has meanwhile."""
+    return f".{uuid.uuid4().hex[:16]}{TEMPORARY_SUFFIX}"
+
+
+def _name_bytes(path: Path) -> int:
+    return len(os.fsencode(path.name))
+
+
+def _try_name(folder: Path, name: str) -> None:
+    (folder / name).touch(exist_ok=False)
+    (folder / name).unlink()
 
 
 class _Modes:

@@ -151,6 +151,7 @@ class RemoteLocation(Location):
         import obstore
 
         folder = inside(prefix) if prefix else None
+
         def listed() -> dict[str, int]:
             pages = obstore.list(self._store(), prefix=folder)
             return {str(each["path"]): int(each["size"]) for page in pages for each in page}

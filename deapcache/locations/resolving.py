@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from deapcache.errors import LocationError, UsageError
+from deapcache.locations.addresses import require_both_slashes
 from deapcache.locations.base import Location
 from deapcache.locations.layers import LayeredHome
 from deapcache.locations.local import LocalLocation
@@ -61,6 +62,7 @@ def locate(place: Place) -> Location:
     """
     text = os.fspath(place)
     parts = urlsplit(text)
+    require_both_slashes(text)
     if "://" not in text:
         return LocalLocation(Path(text).expanduser())
     if parts.scheme == "file":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deapcache.errors import LocationError, UsageError
+from deapcache.locations.addresses import local_path
 
 SHARDS = "deapcache-shards"
 """The one folder below the tier's that deapcache writes to, counts and deletes from."""
@@ -44,7 +45,8 @@ def local_tier(folder: str | os.PathLike[str] | None = None, size: str | None = 
             "a local tier needs a folder and a size: --local-tier DIR --local-tier-size 200GB "
             "(or DEAPCACHE_LOCAL_TIER and DEAPCACHE_LOCAL_TIER_SIZE)"
         )
-    tier = LocalTier(folder=Path(os.path.abspath(Path(place).expanduser())), bytes=parse_bytes(limit))  # noqa: PTH100
+    path = local_path(place, what="the local tier").expanduser()
+    tier = LocalTier(folder=Path(os.path.abspath(path)), bytes=parse_bytes(limit))  # noqa: PTH100
     _require_usable(tier)
     return tier
 

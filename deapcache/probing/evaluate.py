@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from deapcache.probing.batches import Batch, BatchStream, sequential
+from deapcache.probing.learner import Learner
 from deapcache.probing.posed import PosedTask
 from deapcache.probing.progress import Clock, Progress
-from deapcache.probing.team import Team
+from deapcache.probing.team import Team, is_finite
 from deapcache.tasks import Target, Task
 
 EXAMPLES = 6
@@ -50,42 +51,57 @@ def score_teams(
     *,
     batch_size: int,
     progress: Progress,
-) -> tuple[list[Scored], dict[str, Scored], float]:
-    """Score every learner and every task's prior in one pass.
+) -> tuple[dict[int, Gathered], dict[str, Scored], float]:
+    """Look at every learner's and every task's prior output in one pass.
 
-    Returns the learners' outcomes team by team, the priors' by task name, and the seconds it took.
+    Returns learner (its id) → what its scores are made of, the priors' outcomes by task name, and the seconds it took.
+    A learner whose output cannot be scored has a ``failure``; the others are scored on.
     """
     for team in teams:
+        for learner in [one for one in team.learners if one.failure]:
+            team.drop(learner)
         team.eval()
-    gathered = [[_Gathered(learner.posed.task, len(rows)) for learner in team.learners] for team in teams]
-    by_task = {one.task.name: _Gathered(one.task, len(rows)) for one in posed}
+    gathered = {id(one): Gathered(one.posed.task, len(rows)) for team in teams for one in team.learners}
+    by_task = {one.task.name: Gathered(one.task, len(rows)) for one in posed}
     clock = Clock("score", len(rows), progress)
     done = 0
     for batch in stream.batches(sequential(rows, batch_size)):
         _add_batch(batch, teams, gathered, priors, posed, by_task)
         done += len(batch.rows)
         clock.report(done)
-    outcomes = [one.outcome() for members in gathered for one in members]
-    return outcomes, {name: one.outcome() for name, one in by_task.items()}, clock.seconds
+    return gathered, {name: one.outcome() for name, one in by_task.items()}, clock.seconds
 
 
 @torch.no_grad()
 def _add_batch(
     batch: Batch,
     teams: Sequence[Team],
-    gathered: Sequence[Sequence[_Gathered]],
+    gathered: Mapping[int, Gathered],
     priors: Mapping[str, torch.Tensor],
     posed: Sequence[PosedTask],
-    by_task: Mapping[str, _Gathered],
+    by_task: Mapping[str, Gathered],
 ) -> None:
     features = batch.features.float()
     targets = {one.task.name: one.task.target(batch.maps) for one in posed}
-    for team, members in zip(teams, gathered, strict=True):
-        for one, output in zip(members, team.outputs(features, batch.guidance), strict=True):
-            one.add(output, targets[one.task.name], batch.rows)
+    for team in teams:
+        outputs = team.outputs(features, batch.guidance) if team.learners else []
+        for learner, output in zip(tuple(team.learners), outputs, strict=True):
+            _add_output(learner, gathered[id(learner)], output, targets[learner.posed.task.name], batch.rows)
+            if learner.failure:
+                team.drop(learner)
     for task in posed:
         name = task.task.name
         by_task[name].add(_constant(priors[name], task.output_size, features), targets[name], batch.rows)
+
+
+def _add_output(learner: Learner, gathered: Gathered, output: torch.Tensor, target: Target, rows: np.ndarray) -> None:
+    if not is_finite(output):  # weights may be
+        learner.diverge("the output for the validation images is not finite after the last iteration")
+        return
+    try:
+        gathered.add(output, target, rows)
+    except Exception as error:  # a task's own code: it ends this run, and not those that were trained beside it
+        learner.failure = error
 
 
 def _constant(output: torch.Tensor, size: tuple[int, int], features: torch.Tensor) -> torch.Tensor:
@@ -94,7 +110,7 @@ def _constant(output: torch.Tensor, size: tuple[int, int], features: torch.Tenso
     return whole.to(features.device).expand(len(features), -1, *size)
 
 
-class _Gathered:
+class Gathered:
     """One predictor's outcome, filled batch by batch: of each image its statistics are kept, and nothing else."""
 
     def __init__(self, task: Task, images: int) -> None:
@@ -106,6 +122,7 @@ class _Gathered:
         self._kept = 0
 
     def add(self, output: torch.Tensor, target: Target, rows: np.ndarray) -> None:
+        """Take the output (B, C, h, w) for the next images, which have these ``rows`` of the validation caches."""
         for name, values in self.task.statistics(output, target).items():
             self._keep(name, values.cpu().numpy())
         self._done += len(rows)
@@ -122,6 +139,7 @@ class _Gathered:
         self._statistics[name][self._done : self._done + len(values)] = values
 
     def outcome(self) -> Scored:
+        """The scores of all images that were added."""
         scores = {name: float(value) for name, value in self.task.scores(self._statistics).items()}
         rows, targets, predictions = (np.concatenate(parts) for parts in zip(*self._examples, strict=True))
         return Scored(self.task, self._statistics, scores, Examples(rows, targets, predictions))

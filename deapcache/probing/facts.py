@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -29,7 +30,7 @@ def shared_facts(
 ) -> dict[str, Any]:
     """What is the same of all runs of a pass; ``before`` is :func:`backbone_counts` when it began."""
     forwards, builds = (now - then for now, then in zip(backbone_counts(), before, strict=True))
-    images = max(learner.posed.iterations for learner in learners) * options.batch_size
+    images = max(learner.iteration for learner in learners) * options.batch_size
     return {
         "seconds": {"train": trained, "score": scored},
         "readouts_sharing": len(learners),
@@ -42,13 +43,20 @@ def shared_facts(
 
 
 def costs_of(teams: Sequence[Team], stream: BatchStream, rows: Any) -> dict[int, Mapping[str, float | None]]:
-    """Learner (its id) → time and memory of its readouts on one batch; measured once for those of one shape."""
+    """Learner (its id) → time and memory of its readouts on one batch; measured once for those of one shape.
+
+    Empty where it cannot be measured, for want of memory as a rule: what was trained is worth more than its cost.
+    """
     batch = next(iter(stream.batches([rows])))
     features = batch.features.float()
     costs: dict[int, Mapping[str, float | None]] = {}
-    for team in teams:
+    for team in (one for one in teams if one.learners):
         first = team.learners[0]
-        cost = measure_cost(first.heads, features, first.posed.output_size, batch.guidance)
+        try:
+            cost = measure_cost(first.heads, features, first.posed.output_size, batch.guidance)
+        except RuntimeError as error:
+            warnings.warn(f"the cost of readout {first.readout} could not be measured: {error}", stacklevel=2)
+            cost = {}
         costs |= {id(learner): cost for learner in team.learners}
     return costs
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,8 @@ class Learner:
         self._losses = torch.empty(posed.iterations, device=device)
         self._checked = 0
         self.iteration = 0
+        self.failure: Exception | None = None
+        """Why there will be no run of it: training diverged, or its output cannot be scored; others go on."""
 
     @property
     def done(self) -> bool:
@@ -67,22 +69,31 @@ class Learner:
         return self.posed.task.loss(output, target, self.criterion)
 
     def record(self, loss: torch.Tensor) -> None:
-        """One step is taken; raises :class:`TrainingError`, some steps later, where a loss was not finite."""
+        """One step is taken; a loss that is not finite, or weights after the last step, are a :attr:`failure` soon."""
         self._losses[self.iteration] = loss
         self.iteration += 1
-        if self.done or self.iteration % _CHECK_EVERY == 0:
+        if self.failure is None and (self.done or self.iteration % _CHECK_EVERY == 0):
             self._check_losses()
+            if self.done and not all(bool(torch.isfinite(weights).all()) for weights in self._trained()):
+                self.diverge(f"weights are not finite after iteration {self.iteration}, the last one")
 
     def _check_losses(self) -> None:
         finite = torch.isfinite(self._losses[self._checked : self.iteration])
         if not bool(finite.all()):
             first = self._checked + int((~finite).nonzero()[0])
-            raise TrainingError(
-                f"{self.posed.task.name} on {self.posed.backbone} with readout {self.readout}, seed {self.seed}: "
-                f"the loss is {float(self._losses[first])} at iteration {first + 1} of {self.posed.iterations}; "
-                "try a smaller learning rate (--lr)"
-            )
+            loss = float(self._losses[first])
+            self.diverge(f"the loss is {loss} at iteration {first + 1} of {self.posed.iterations}")
         self._checked = self.iteration
+
+    def diverge(self, what: str) -> None:
+        """Note that training came to nothing that may be scored; the first reason stays."""
+        self.failure = self.failure or TrainingError(
+            f"{self.posed.task.name} on {self.posed.backbone} with readout {self.readout}, seed {self.seed}: {what}; "
+            f"try a smaller learning rate (--lr) than {self.lr:g}"
+        )
+
+    def _trained(self) -> Iterator[torch.Tensor]:
+        return (p for head in self.heads for p in head.parameters() if p.requires_grad)
 
     def recent_loss(self) -> float:
         """Mean of the losses of the last steps that were looked at; NaN before the first look."""
@@ -98,7 +109,7 @@ class Learner:
 
     def parameters(self) -> int:
         """Learnable parameters of all heads."""
-        return sum(p.numel() for head in self.heads for p in head.parameters() if p.requires_grad)
+        return sum(p.numel() for p in self._trained())
 
     def weights(self) -> dict[str, np.ndarray]:
         """The readouts' state: number of the head, a dot, and the parameter's name → array."""

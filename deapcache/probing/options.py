@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,10 +71,10 @@ class ProbeOptions:
         given = [("lr", lr) for lr in self.lrs]
         given += [(name, getattr(self, name)) for name in ("batch_size", "iterations", "train_limit", "val_limit")]
         for name, value in given:
-            if value is not None and not value > 0:
-                raise UsageError(f"{name} is {value}: expected more than 0")
-        if self.weight_decay < 0:
-            raise UsageError(f"weight_decay is {self.weight_decay}: expected 0 or more")
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"{name} is {value}: expected a number above 0, and a finite one")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UsageError(f"weight_decay is {self.weight_decay}: expected 0 or more, and a finite number")
         self._check_residency()
 
     def _check_residency(self) -> None:

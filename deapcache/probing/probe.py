@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
 from typing import Any
 
 import torch
 
-from deapcache.errors import UsageError
+from deapcache.errors import TrainingError, UsageError
 from deapcache.locations import Location
 from deapcache.probing.batches import BatchStream
-from deapcache.probing.evaluate import Scored, score_teams
+from deapcache.probing.evaluate import Gathered, Scored, score_teams
 from deapcache.probing.facts import backbone_counts, caches_read, costs_of, shared_facts
 from deapcache.probing.learner import Learner
 from deapcache.probing.options import ProbeOptions, default_iterations
@@ -47,11 +47,12 @@ def probe_backbone(
     splits: tuple[str, str] = ("train", "val"),
     skip: Skip = lambda _: False,
     progress: Progress = silent,
-) -> list[ProbeRun]:
+) -> Iterator[ProbeRun]:
     """Train and score every (task, readout, seed, learning rate) on one backbone's cached features, in one pass.
 
     Neither a backbone nor an image file is touched: features and targets are read from ``home``. A readout's weights
-    and scores are those it would get alone, up to rounding.
+    and scores are those it would get alone, up to rounding. Each run is given as soon as it is scored; where some come
+    to nothing, the error is raised after all others were given.
 
     Parameters
     ----------
@@ -65,11 +66,12 @@ def probe_backbone(
         Runs for which it is true are left out; where it leaves none, nothing is read.
 
     Raises :class:`deapcache.errors.UnknownNameError`, ``CacheMissError``, ``AmbiguousCacheError``,
-    ``IncompleteCacheError``, ``CorruptCacheError``, ``TrainingError`` (a loss that is not finite), ``UsageError``.
+    ``IncompleteCacheError``, ``CorruptCacheError``, ``UsageError``; after the last run ``TrainingError`` that names
+    those that diverged, or what a task's own code raised.
     """
     probe = _open(home, dataset, backbone, tasks, readouts, options, fields, images_name, splits)
     chosen = [planned for planned in probe.plan(seeds) if not skip(planned)]
-    return probe.run(chosen, progress) if chosen else []
+    return probe.run(chosen, progress) if chosen else iter(())
 
 
 def planned_runs(
@@ -182,8 +184,8 @@ class _Probe:
                 )
         return runs
 
-    def run(self, planned: Sequence[PlannedRun], progress: Progress) -> list[ProbeRun]:
-        """Train and score them, in one pass over the features."""
+    def run(self, planned: Sequence[PlannedRun], progress: Progress) -> Iterator[ProbeRun]:
+        """Train and score them, in one pass over the features; raises at the end what some of them failed by."""
         before = backbone_counts()
         options, device = self._options, torch.device(self._options.device)
         arrays = self._sources.train.arrays
@@ -197,10 +199,12 @@ class _Probe:
         ]
         teams = form_teams(learners, options.weight_decay, lanes=lanes_of(device))
         trained = train(teams, stream, arrays.draws, options, progress)
+        if all(learner.failure for learner in learners):
+            raise _together(learners)
         priors = {
             name: image_independent_prior(one, stream, arrays.rows, options.batch_size) for name, one in posed.items()
         }
-        outcomes, by_task, scored = score_teams(
+        gathered, by_task, scored = score_teams(
             teams,
             priors,
             list(posed.values()),
@@ -210,13 +214,13 @@ class _Probe:
             batch_size=options.batch_size,
             progress=progress,
         )
-        in_order = dict(zip((id(learner) for team in teams for learner in team.learners), outcomes, strict=True))
         shared = shared_facts(learners, options, residency, trained, scored, before)
         costs = costs_of(teams, stream, arrays.rows[: options.batch_size])
-        return [
-            self._result(run, learner, in_order[id(learner)], by_task[run.task], {**shared, "cost": costs[id(learner)]})
-            for run, learner in zip(planned, learners, strict=True)
-        ]
+        for run, learner in zip(planned, learners, strict=True):
+            if outcome := _outcome(learner, gathered):
+                yield self._result(run, learner, outcome, by_task[run.task], {**shared, "cost": costs[id(learner)]})
+        if any(learner.failure for learner in learners):
+            raise _together(learners)
 
     def _result(
         self, planned: PlannedRun, learner: Learner, outcome: Scored, prior: Scored, shared: Mapping[str, Any]
@@ -245,3 +249,20 @@ class _Probe:
             examples=outcome.examples,
             **shared,
         )
+
+
+def _outcome(learner: Learner, gathered: Mapping[int, Gathered]) -> Scored | None:
+    """What a learner came to; None where that cannot be told, which is its failure."""
+    if learner.failure is None:
+        try:
+            return gathered[id(learner)].outcome()
+        except Exception as error:  # as in score_teams
+            learner.failure = error
+    return None
+
+
+def _together(learners: Sequence[Learner]) -> Exception:
+    """The error of all learners that failed; one of a task's own code comes first, as it is."""
+    failures = [learner.failure for learner in learners if learner.failure]
+    unforeseen = [failure for failure in failures if not isinstance(failure, TrainingError)]
+    return unforeseen[0] if unforeseen else TrainingError("\n".join(map(str, failures)))

@@ -30,55 +30,111 @@ class Team:
     """Learners that step together. What each learns is what it would learn alone, up to rounding.
 
     Losses are summed, so that every parameter gets the gradient of its own learner's loss and nothing else; gradient
-    norms are clipped for each readout by itself.
+    norms are clipped for each readout by itself. A learner that diverges leaves: run as one with it, others would get
+    its numbers that are not finite.
     """
 
     def __init__(self, learners: Sequence[Learner], weight_decay: float) -> None:
-        self.learners = learners
-        self._heads = list(zip(*(learner.heads for learner in learners), strict=True))
+        self.learners = list(learners)
+        """Those that have not diverged."""
         groups = _merged([group for learner in learners for group in learner.parameter_groups(weight_decay)])
         self._optimiser = torch.optim.AdamW(groups, fused=True)
         self._peaks = [group["lr"] for group in self._optimiser.param_groups]
-        heads = [head for learner in learners for head in learner.heads]
-        self._clipped = [[p for p in head.parameters() if p.requires_grad] for head in heads]
+        self._clipped = {
+            id(head): [p for p in head.parameters() if p.requires_grad] for one in learners for head in one.heads
+        }
 
     @property
     def done(self) -> bool:
-        """Whether all steps are taken."""
-        return self.learners[0].done
+        """Whether all steps are taken, or none of the learners can come to anything."""
+        return all(learner.failure for learner in self.learners) or self.learners[0].done
 
     def step(self, features: torch.Tensor, guidance: torch.Tensor | None, targets: Mapping[str, Target]) -> None:
         """One step on (B, H, W, D) features and each task's target, by name.
 
-        Raises :class:`TrainingError`, some steps later, where a loss is not finite.
+        A learner whose loss is not finite gets a ``failure``, where it is alone some steps later.
         """
         first = self.learners[0]
         factor = learning_rate_factor(first.iteration, first.posed.iterations)
         for group, peak in zip(self._optimiser.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         self._optimiser.zero_grad(set_to_none=True)
-        outputs = self.outputs(features, guidance)
-        losses = [
-            learner.loss(output, targets[learner.posed.task.name])
-            for learner, output in zip(self.learners, outputs, strict=True)
-        ]
-        torch.stack(losses).sum().backward()
-        for parameters in self._clipped:
-            torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
+        losses, norms = self._gradients(self.learners, features, guidance, targets)
+        if len(self.learners) > 1 and not _all_finite([*losses, *norms]):
+            losses = self._gradients_apart(features, guidance, targets)
         self._optimiser.step()
         for learner, loss in zip(self.learners, losses, strict=True):
             learner.record(loss.detach())
 
+    def _gradients(
+        self,
+        learners: Sequence[Learner],
+        features: torch.Tensor,
+        guidance: torch.Tensor | None,
+        targets: Mapping[str, Target],
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Each learner's loss, and the norm of each readout's gradient, which is clipped."""
+        outputs = _outputs_of(learners, features, guidance)
+        losses = [
+            learner.loss(output, targets[learner.posed.task.name])
+            for learner, output in zip(learners, outputs, strict=True)
+        ]
+        torch.stack(losses).sum().backward()
+        heads = [head for learner in learners for head in learner.heads]
+        return losses, [torch.nn.utils.clip_grad_norm_(self._clipped[id(head)], GRADIENT_CLIP) for head in heads]
+
+    def _gradients_apart(
+        self, features: torch.Tensor, guidance: torch.Tensor | None, targets: Mapping[str, Target]
+    ) -> list[torch.Tensor]:
+        """The same of each learner by itself; those that diverge in this step leave."""
+        self._optimiser.zero_grad(set_to_none=True)
+        kept = []
+        for learner in tuple(self.learners):
+            (loss,), norms = self._gradients([learner], features, guidance, targets)
+            if _all_finite([loss, *norms]):
+                kept.append(loss)
+            else:
+                what = "the gradient is not finite" if _all_finite([loss]) else f"the loss is {float(loss.detach())}"
+                learner.diverge(f"{what} at iteration {learner.iteration + 1} of {learner.posed.iterations}")
+                self.drop(learner)
+        return kept
+
+    def drop(self, learner: Learner) -> None:
+        """Go on without a learner."""
+        self.learners.remove(learner)
+        for parameters in (self._clipped[id(head)] for head in learner.heads):
+            for parameter in parameters:
+                parameter.grad = None  # the optimiser leaves it as it is
+
     def outputs(self, features: torch.Tensor, guidance: torch.Tensor | None) -> list[torch.Tensor]:
-        """Each learner's output, (B, sum of its heads, h, w)."""
-        size = self.learners[0].posed.output_size
-        by_head = [type(stack[0]).forward_stacked(stack, features, size, guidance) for stack in self._heads]
-        return [parts[0] if len(parts) == 1 else torch.cat(parts, 1) for parts in zip(*by_head, strict=True)]
+        """Each learner's output, (B, sum of its heads, h, w); what is not finite of one touches no other."""
+        outputs = _outputs_of(self.learners, features, guidance)
+        if len(outputs) > 1 and not all(map(is_finite, outputs)):
+            return [_outputs_of([learner], features, guidance)[0] for learner in self.learners]
+        return outputs
 
     def eval(self) -> None:
         """No more training: readouts behave as they do for a prediction."""
         for head in (head for learner in self.learners for head in learner.heads):
             head.eval()
+
+
+def is_finite(output: torch.Tensor) -> bool:
+    """Whether all of a large tensor is; without another of its size as a rule, for the sum of what is finite is too."""
+    return bool(torch.isfinite(output.sum())) or bool(torch.isfinite(output).all())
+
+
+def _all_finite(numbers: Sequence[torch.Tensor]) -> bool:
+    return bool(torch.isfinite(torch.stack([number.detach() for number in numbers])).all())
+
+
+def _outputs_of(
+    learners: Sequence[Learner], features: torch.Tensor, guidance: torch.Tensor | None
+) -> list[torch.Tensor]:
+    """Each learner's output, all run as one."""
+    size, stacks = learners[0].posed.output_size, zip(*(learner.heads for learner in learners), strict=True)
+    by_head = [type(stack[0]).forward_stacked(stack, features, size, guidance) for stack in stacks]
+    return [parts[0] if len(parts) == 1 else torch.cat(parts, 1) for parts in zip(*by_head, strict=True)]
 
 
 def form_teams(learners: Sequence[Learner], weight_decay: float, *, lanes: int = 1) -> list[Team]:

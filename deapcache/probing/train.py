@@ -30,8 +30,7 @@ def train(
     """Train all ``teams`` to the end on the same batches of ``draws``; returns the seconds it took.
 
     Each batch is read once and each task's target made once, whatever the number of readouts; on a CPU teams step side
-    by side. Raises
-    :class:`TrainingError` where a loss is not finite.
+    by side. A learner that diverges has a ``failure``; the others go on.
     """
     learners = [learner for team in teams for learner in team.learners]
     iterations = max(learner.posed.iterations for learner in learners)
@@ -41,6 +40,8 @@ def train(
     with side_by_side(len(teams), options.device) as run:
         for iteration, batch in enumerate(stream.batches(order), start=1):
             features, at_work = batch.features.float(), [team for team in teams if not team.done]
+            if not at_work:
+                break
             wanted = {learner.posed.task.name for team in at_work for learner in team.learners}
             targets = _training_targets({name: tasks[name] for name in wanted}, batch, options.order_seed, iteration)
             run([partial(team.step, features, batch.guidance, targets) for team in at_work])
@@ -59,7 +60,7 @@ def _training_targets(tasks: Mapping[str, Task], batch: Batch, order_seed: int, 
 
 
 def _mean_loss(learners: Sequence[Learner]) -> float | None:
-    losses = [loss for learner in learners if not math.isnan(loss := learner.recent_loss())]
+    losses = [loss for one in learners if one.failure is None and math.isfinite(loss := one.recent_loss())]
     return sum(losses) / len(losses) if losses else None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from deapcache.cache import HFLIP, CacheEntry, FeatureCache, mirror
 from deapcache.errors import IncompleteCacheError, UsageError
 from deapcache.recipe import SHORT
+from deapcache.results.literal import shortened
 from deapcache.results.page import GAP, LINE, MARGIN, Page, wrapped
 
 _TILE = 1.75
@@ -151,4 +151,4 @@ class _Layout:
             axis.set_xticks([])
             axis.set_yticks([])
             if number == 0:
-                axis.set_title(textwrap.shorten(image_id, 24, placeholder="…"), fontsize=7, pad=2, loc="left")
+                axis.set_title(shortened(image_id, 24), fontsize=7, pad=2, loc="left")

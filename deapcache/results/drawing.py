@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, Rectangle
 
+from deapcache.results.literal import shortened
 from deapcache.results.page import GAP, LINE, MARGIN, STRIP, Page, strip_height, wrapped
 from deapcache.results.panels import Panels, Row, panels_for
 from deapcache.results.pictures import Shown
@@ -69,7 +69,7 @@ class _Layout:
             if place == 0:
                 axis.set_title(title, fontsize=9, pad=4)
         if self._shown.image_ids:
-            axes[0].set_ylabel(textwrap.shorten(self._shown.image_ids[place], 20, placeholder="…"), fontsize=7)
+            axes[0].set_ylabel(shortened(self._shown.image_ids[place], 20), fontsize=7)
 
     def place_strip(self) -> None:
         self.page.place_strip(self._strip_left, self._top, self._panels.legend, self._panels.bars)

@@ -15,6 +15,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from deapcache.results.literal import LiteralFigure, drawable, literal_legend, shortened
+
 DPI = 110
 
 GAP = 0.08
@@ -33,7 +35,7 @@ Bars = Sequence[tuple[ScalarMappable, str]]
 
 def wrapped(texts: Sequence[str], width: float) -> list[str]:
     """The lines of a title that is ``width`` inches wide."""
-    return [line for text in texts for line in textwrap.wrap(text, int(width * _CHARACTERS_PER_INCH))]
+    return [line for text in texts for line in textwrap.wrap(drawable(text), int(width * _CHARACTERS_PER_INCH))]
 
 
 def strip_height(legend: Mapping[str, str], bars: Bars) -> float:
@@ -41,7 +43,7 @@ def strip_height(legend: Mapping[str, str], bars: Bars) -> float:
     return LINE * (len(legend) + 1) + _BAR * len(bars)
 
 
-class NotebookFigure(Figure):
+class NotebookFigure(LiteralFigure):
     """A figure that a notebook shows also where pyplot, which would register that, was never imported."""
 
     def _repr_png_(self) -> bytes:
@@ -77,14 +79,12 @@ class Page:
     def place_strip(self, left: float, top: float, legend: Mapping[str, str], bars: Bars) -> None:
         """Say what colours mean: ``legend`` is name → colour."""
         handles = [
-            Patch(
-                facecolor=colour, edgecolor="#555555", linewidth=0.5, label=textwrap.shorten(name, 20, placeholder="…")
-            )
+            Patch(facecolor=colour, edgecolor="#555555", linewidth=0.5, label=shortened(name, 20))
             for name, colour in legend.items()
         ]
         corner = (left / self._width, self._up(top))
-        self._figure.legend(handles=handles, loc="upper left", bbox_to_anchor=corner, borderaxespad=0, borderpad=0,
-                            fontsize=8, frameon=False)  # fmt: skip
+        literal_legend(self._figure, handles, loc="upper left", bbox_to_anchor=corner, borderaxespad=0, borderpad=0,
+                       fontsize=8, frameon=False)  # fmt: skip
         below = top + LINE * (len(handles) + 1)
         for place, (scale, label) in enumerate(bars):
             axis = self.axes(left + 0.05, below + place * _BAR, 0.14, _BAR - 0.2)

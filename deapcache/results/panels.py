@@ -136,8 +136,8 @@ class DepthPanels(Panels):
 
 
 def value_range(values: np.ndarray) -> tuple[float, float]:
-    """The range of most values: a single outlier must not take all the contrast."""
-    low, high = np.percentile(values, [1, 99])
+    """The range of most values, 0 to 1 where there are none: a single outlier must not take all the contrast."""
+    low, high = np.percentile(values, [1, 99]) if values.size else (0.0, 1.0)
     return float(low), float(max(high, low + 1e-6))
 
 

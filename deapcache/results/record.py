@@ -25,6 +25,8 @@ SCHEMA_VERSION = 1
 
 _PACKAGES = ("deapcache", "torch", "timm", "numpy")
 _ODD = re.compile(r"[^A-Za-z0-9._@-]+")
+_LONGEST_RUN = 200
+"""Characters of a run's name: no file named after it has more than 255, which is what file systems allow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,8 @@ class Result:
 
     schema: int
     run: str
-    """``<task>-<dataset>-<backbone>-<readout>-seed<seed>-<digest12>``, safe as a file name and in a URL."""
+    """``<task>-<dataset>-<backbone>-<readout>-seed<seed>-<digest12>``, safe as a file name and in a URL; at most 200
+    characters."""
     task: str
     dataset: str
     backbone: str
@@ -125,8 +128,21 @@ def run_id(facts: Mapping[str, Any]) -> str:
     digests = {name: cache["digest"] for name, cache in facts["caches"].items()}
     identity = {"protocol": facts["protocol_digest"], "caches": digests, "seed": facts["seed"]}
     protocol = facts["protocol"]
-    names = (protocol["task"], protocol["dataset"], facts["backbone"], protocol["readout"], f"seed{facts['seed']}")
-    return "-".join([*(_ODD.sub("_", name) for name in names), digest_of(identity)[:SHORT]])
+    names = (protocol["task"], protocol["dataset"], facts["backbone"], protocol["readout"], facts["seed"])
+    return run_name(*names, digest_of(identity)[:SHORT])
+
+
+def run_name(task: str, dataset: str, backbone: str, readout: str, seed: int, digest: str = "0" * SHORT) -> str:
+    """A run's name, at most 200 characters: where it would be longer, its longest parts are cut.
+
+    Its length is the same for all digests, and known before the caches are.
+    """
+    parts = [_ODD.sub("_", name) for name in (task, dataset, backbone, readout, f"seed{seed}")]
+    longest = max(map(len, parts))
+    while (length := len("-".join([*parts, digest]))) > _LONGEST_RUN:
+        longest = max(longest - max(1, (length - _LONGEST_RUN) // len(parts)), 1)
+        parts = [part[:longest] for part in parts]
+    return "-".join([*parts, digest])
 
 
 def make_result(facts: Mapping[str, Any], *, command: Sequence[str] = ()) -> Result:
@@ -180,7 +196,8 @@ def save_run(
     about = {"run": result.run, "backbone": result.backbone, "task": result.task, "readout": dict(result.build)}
     home.publish(readout_key(result.run), pack_arrays(weights, about), replace=True)
     text = json.dumps(result.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-    home.publish(result_key(result.run), text.encode(), replace=True)
+    # a command line may name files whose names are no UTF-8: as JSON's own escapes
+    home.publish(result_key(result.run), text.encode(errors="backslashreplace"), replace=True)
     return result
 
 
@@ -192,6 +209,11 @@ def result_key(run: str) -> str:
 def statistics_key(run: str) -> str:
     """Where a run's per-image statistics lie in the home."""
     return f"results/{run}.stats.safetensors"
+
+
+def largest_key(run: str) -> str:
+    """Of the files named after a run, the one with the longest name."""
+    return statistics_key(run)
 
 
 def readout_key(run: str) -> str:

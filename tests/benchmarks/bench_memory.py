@@ -176,7 +176,8 @@ def _probe(folder: Path, sizes: Sizes) -> float:
 
     home = LocalLocation(folder / "home")
     options = ProbeOptions(iterations=sizes.iterations, batch_size=8, residency="stream")
-    probe_backbone(home, dataset="coco", backbone=BACKBONE, tasks=["boundaries"], readouts=["deap"], options=options)
+    asked = {"dataset": "coco", "backbone": BACKBONE, "tasks": ["boundaries"], "readouts": ["deap"]}
+    list(probe_backbone(home, options=options, **asked))
     return _decoded(home)
 
 

@@ -131,23 +131,25 @@ def _probe(home: Location, column: str, sizes: Sizes) -> dict[tuple[str, int], R
         wanted.add(name)
         return name in known
 
-    runs = probe_backbone(
-        home,
-        dataset="scenes",
-        backbone=sizes.control if column == CONTROL else sizes.backbone,
-        tasks=sizes.tasks,
-        readouts=[sizes.readout],
-        seeds=sizes.seeds,
-        fields={"storage": REFERENCE if column == CONTROL else column},
-        options=ProbeOptions(
-            iterations=sizes.iterations,
-            batch_size=sizes.batch,
-            output_size=(sizes.output, sizes.output),
-            train_limit=sizes.limit,
-            val_limit=sizes.limit,
-        ),
-        skip=is_done,
-        progress=partial(_tell, column),
+    runs = list(
+        probe_backbone(
+            home,
+            dataset="scenes",
+            backbone=sizes.control if column == CONTROL else sizes.backbone,
+            tasks=sizes.tasks,
+            readouts=[sizes.readout],
+            seeds=sizes.seeds,
+            fields={"storage": REFERENCE if column == CONTROL else column},
+            options=ProbeOptions(
+                iterations=sizes.iterations,
+                batch_size=sizes.batch,
+                output_size=(sizes.output, sizes.output),
+                train_limit=sizes.limit,
+                val_limit=sizes.limit,
+            ),
+            skip=is_done,
+            progress=partial(_tell, column),
+        )
     )
     for one in runs:
         saved = save_run(

@@ -110,14 +110,16 @@ def main() -> None:
     arguments = sys.argv[1:]
     iterations = int(arguments[arguments.index("--iterations") + 1]) if "--iterations" in arguments else 400
     register()
-    runs = probe_backbone(
-        locate(arguments[0]),
-        dataset="scenes",
-        backbone="efficientnet-lite0-s16",
-        tasks=TASKS,
-        readouts=["deap", "second-layout"],
-        seeds=[0, 1, 2],
-        options=ProbeOptions(iterations=iterations, batch_size=8),
+    runs = list(
+        probe_backbone(
+            locate(arguments[0]),
+            dataset="scenes",
+            backbone="efficientnet-lite0-s16",
+            tasks=TASKS,
+            readouts=["deap", "second-layout"],
+            seeds=[0, 1, 2],
+            options=ProbeOptions(iterations=iterations, batch_size=8),
+        )
     )
     for task in TASKS:
         for readout in ("deap", "second-layout"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +118,58 @@ def test_a_file_in_the_folders_place_is_one_clear_line(cli, trained: Trained, tm
     )  # fmt: skip
     assert done.code in (1, 2)
     assert str(tmp_path / "file") in one_line(done.err)
+
+
+def test_a_photograph_with_odd_tags_is_seen_upright(predict, trained: Trained, tmp_path: Path) -> None:
+    photograph = Image.open(trained.dataset.path("val", 0))
+    entries = [(0x010F, 2, 9, 2**31), (0x0112, 3, 1, 6), (0x8769, 4, 1, 7), (0x8825, 13, 3, 1)]
+    packed = [struct.pack("<HHII", *entry) for entry in entries]
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(packed)) + b"".join(packed)
+    photograph.save(tmp_path / "turned.jpg", exif=exif)
+    done = predict("--image", tmp_path / "turned.jpg", "--save-arrays")
+    assert (done.code, done.err) == (0, "")
+    facts = json.loads((tmp_path / "out" / "turned-depth.json").read_text())
+    assert tuple(facts["image_size"]) == photograph.size  # height is what was width
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_array(predict, trained: Trained, tmp_path: Path, monkeypatch) -> None:
+    module = "deapcache.results.prediction_pictures.prediction_panels"
+    files = [trained.dataset.path("val", row) for row in range(2)]
+    assert predict("--image", *files, "--save-arrays").code == 0
+    monkeypatch.setattr(module, lambda *_: 1 / 0)
+    done = predict("--image", *files, "--save-arrays", "--overwrite")
+    assert done.code == 0
+    assert done.err.splitlines() == [f"no picture of {file}: division by zero" for file in files]
+    assert [line.partition(": ")[0] for line in done.out.splitlines()] == ["array", "facts"] * 2
+    assert sorted({path.suffix for path in (tmp_path / "out").iterdir()}) == [".json", ".npy"], "an old picture stays"
+    assert np.load(tmp_path / "out" / "photo-1-depth-56x64.npy").shape == (56, 64)
+
+
+@pytest.mark.parametrize("name", ["a$b_{$.png", "_$x_{.png", "鳥.png", "photo\x1b[1m.png"])
+def test_an_image_may_have_any_name(predict, trained: Trained, tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(trained.dataset.path("val", 0).read_bytes())
+    done = predict("--image", file, "--save-arrays")
+    assert done.code == 0
+    assert "no picture" not in done.err
+    assert json.loads((tmp_path / "out" / f"{file.stem}-depth.json").read_bytes())["image"] == str(file)
+    assert (tmp_path / "out" / f"{file.stem}-depth.png").is_file()
+
+
+def test_a_name_too_long_for_its_files_is_told_before_anything_is_built(predict, trained: Trained, tmp_path) -> None:
+    file = tmp_path / f"{'a' * 250}.png"
+    file.write_bytes(trained.dataset.path("val", 0).read_bytes())
+    done = predict("--image", trained.dataset.path("val", 1), file)
+    assert done.code == 1
+    assert "takes no name of 260 bytes" in one_line(done.err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_predictions_go_to_a_bucket(cli, trained: Trained, s3, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    file = trained.dataset.path("val", 0)
+    done = cli("predict", "--readout", "depth", "--home", trained.home, "--image", file, "--out", f"{s3.url}/pictures")
+    assert (done.code, done.out.strip()) == (0, f"picture: {s3.url}/pictures/photo-0-depth.png")
+    assert s3.keys() == ["home/pictures/photo-0-depth.png"]
+    assert not list((tmp_path / "here").iterdir())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -148,9 +147,8 @@ def test_image_of_another_size(tiny: Path) -> None:
         open_dataset("coco", tiny).read_image("val", 1)
 
 
+@pytest.mark.usefixtures("settled_files")
 def test_digests(tiny: Path, home: LocalLocation) -> None:
-    for path in (tiny / "val2017").iterdir():
-        os.utime(path, (1e9, 1e9))
     dataset = open_dataset("coco", tiny)
     before, annotations = dataset.image_digests("val"), dataset.annotation_digest("val", "instances")
     assert dataset.image_digests("val", index=DigestIndex(home)) == before

@@ -58,11 +58,8 @@ def test_lists_once_reads_and_pads(toy: Path) -> None:
         dataset.box_rows("train")
 
 
+@pytest.mark.usefixtures("settled_files")
 def test_digests_follow_the_files_and_are_quick_the_second_time(toy: Path, home: LocalLocation) -> None:
-    import os
-
-    for path in (toy / "train").iterdir():
-        os.utime(path, (1e9, 1e9))
     index = DigestIndex(home)
     images = Toy(toy).image_digests("train", index=index)
     labels = Toy(toy).annotation_digest("train", "classes", index=index)

@@ -38,8 +38,6 @@ def root(tmp_path: Path, samples: list[dict[str, np.ndarray]]) -> Path:
     folder = tmp_path / "data"
     write_labelled(folder, samples)
     write_splits(folder, TRAIN, TEST)
-    for path in folder.iterdir():
-        os.utime(path, (1e9, 1e9))
     return folder
 
 
@@ -136,6 +134,7 @@ def test_depth_that_is_no_depth_is_refused(root: Path, value: float) -> None:
         NyuLabelled(root).read_annotation("train", 0, "depth")
 
 
+@pytest.mark.usefixtures("settled_files")
 def test_digests_are_of_each_image_and_quick_the_second_time(root: Path, home: LocalLocation) -> None:
     index = DigestIndex(home)
     images = NyuLabelled(root).image_digests("train", index=index)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,6 @@ from deapcache.locations import LocalLocation
 from deapcache.probing import ProbeOptions
 
 BACKBONE = "efficientnet-lite0-s16"
-AN_HOUR = 3600
 
 
 @pytest.fixture
@@ -40,14 +37,7 @@ def few(tmp_path: Path) -> Path:
     (root / "classes.json").write_text('["wall", "floor", "chair"]')
     (root / "train" / "images" / "b.png").write_bytes(b"")
     Image.new("L", (3, 4)).save(root / "train" / "labels" / "d.png")
-    age(root)
     return root
-
-
-def age(root: Path) -> None:
-    """Make all files old enough for their time to be trusted."""
-    for path in root.rglob("*.*"):
-        os.utime(path, (time.time() - AN_HOUR,) * 2)
 
 
 def opened(root: Path) -> Dataset:
@@ -120,6 +110,7 @@ def test_nothing_to_leave_out_is_nothing_special(few: Path, home: LocalLocation)
     assert not any("omitted" in entry.recipe for entry in list_caches(home))
 
 
+@pytest.mark.usefixtures("settled_files")
 def test_the_second_check_reads_only_what_could_not_be_read_or_has_changed(
     few: Path, home: LocalLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,11 +136,10 @@ def test_a_fresh_file_is_not_trusted_and_a_broken_memory_not_needed(
     few: Path, home: LocalLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = count_reads(monkeypatch)
-    os.utime(few / "train" / "labels" / "a.png")
     without_unreadable(opened(few), ["train"], home)
     found.clear()
     without_unreadable(opened(few), ["train"], home)
-    assert "".join(sorted(found)) == "abd"
+    assert "".join(sorted(found)) == "abcde"
     (memory,) = home.keys("checks")
     assert set(json.loads(home.read(memory))["left_out"]) == {"b", "d"}
     home.publish(memory, b"[", replace=True)
@@ -158,6 +148,7 @@ def test_a_fresh_file_is_not_trusted_and_a_broken_memory_not_needed(
     assert "".join(sorted(found)) == "abcde"
 
 
+@pytest.mark.usefixtures("settled_files")
 def test_an_interrupted_check_goes_on_where_it_was(few: Path, home: LocalLocation, monkeypatch: Any) -> None:
     found = count_reads(monkeypatch)
     read_map = FolderDataset._read_map

@@ -201,8 +201,8 @@ def test_probing_loads_no_backbone_and_no_image_library(toys) -> None:
 import sys
 from deapcache.locations import locate
 from deapcache.probing import ProbeOptions, probe_backbone
-runs = probe_backbone(locate({str(toys)!r}), dataset="toys", backbone="toy", tasks=["foreground"],
-                      readouts=["deap"], options=ProbeOptions(iterations=2))
+runs = list(probe_backbone(locate({str(toys)!r}), dataset="toys", backbone="toy", tasks=["foreground"],
+                           readouts=["deap"], options=ProbeOptions(iterations=2)))
 loaded = {{name for name in sys.modules if name.split(".")[0] in ("timm", "open_clip", "PIL", "pycocotools")
           or name.startswith(("deapcache.backbones", "deapcache.datasets", "deapcache.extraction"))}}
 print(runs[0].backbone_forwards, runs[0].backbone_builds, loaded)
@@ -260,13 +260,13 @@ def test_runs_are_known_before_they_are_trained_and_can_be_left_out(toys) -> Non
     assert [(one.task, one.readout, one.seed) for one in planned] == [
         (task, readout, seed) for task in ("foreground", "depth") for readout in ("deap", "linear") for seed in (0, 1)
     ]
-    runs = probe_backbone(toys, seeds=(0, 1), options=chosen, skip=lambda one: one.readout == "linear", **asked)
+    runs = list(probe_backbone(toys, seeds=(0, 1), options=chosen, skip=lambda one: one.readout == "linear", **asked))
     kept = [one for one in planned if one.readout == "deap"]
     assert [run.protocol for run in runs] == [one.protocol for one in kept]
     for run, one in zip(runs, kept, strict=True):
         facts = run.facts()
         assert one.facts() == {name: facts[name] for name in one.facts()}
-    assert probe_backbone(toys, options=chosen, skip=lambda _: True, **asked) == []
+    assert list(probe_backbone(toys, options=chosen, skip=lambda _: True, **asked)) == []
 
 
 def test_a_choice_of_a_task_is_part_of_the_protocol(toys) -> None:

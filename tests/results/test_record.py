@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from deapcache.errors import ResultsError
 from deapcache.readouts import build_readout
 from deapcache.results import load_readout_file, load_results, load_statistics, save_run
-from deapcache.results.record import make_result
+from deapcache.results.record import largest_key, make_result, run_id, run_name
 
 
 def test_round_trip(home, facts, arrays) -> None:
@@ -128,3 +128,40 @@ def test_damaged_and_absent_arrays_are_named(home, facts, arrays) -> None:
         load_readout_file(home, run)
     with pytest.raises(ResultsError, match="has no results/absent"):
         load_statistics(home, "absent")
+
+
+@pytest.mark.parametrize("length", [10, 100, 153, 154, 155, 156, 200, 1000])
+def test_a_long_run_name_is_cut_and_a_short_one_is_as_it_always_was(facts, length) -> None:
+    long = facts(task="boundaries", backbone="b" * length)
+    whole = "-".join(["boundaries", "coco", "b" * length, "deap", "seed0", run_id(long)[-12:]])
+    if len(whole) <= 200:
+        assert run_id(long) == whole
+    else:
+        assert len(run_id(long)) == 200
+        assert re.fullmatch(r"boundaries-coco-b+-deap-seed0-[0-9a-f]{12}", run_id(long))
+    assert len(largest_key(run_id(long))) <= 255
+    assert len(run_name("boundaries", "coco", "b" * length, "deap", 0)) == len(run_id(long))
+
+
+def test_several_long_names_are_cut_alike_and_stay_apart(facts) -> None:
+    runs = {run_id(facts(dataset="d" * 300, backbone="b" * 300 + end, readout="r" * 90)) for end in "xyz"}
+    assert len(runs) == 3
+    for run in runs:
+        assert 195 <= len(run) <= 200
+        assert re.fullmatch(r"boundaries-(d+)-b+-r+-seed0-[0-9a-f]{12}", run)
+
+
+def test_names_that_are_not_ascii_stay_apart_and_lie_on_disk(home, facts, arrays) -> None:
+    names = ("Vögel", "Vo\u0308gel", "鳥", "木", "\U0001f426", "птицы")
+    runs = {save_run(home, facts(dataset=f"folder:{name}"), **arrays).run for name in names}
+    assert len(runs) == len(names)
+    assert {result.run for result in load_results(home)} == runs
+    assert all(run.isascii() for run in runs)
+    assert {result.dataset for result in load_results(home)} == {f"folder:{name}" for name in names}
+
+
+def test_a_command_line_that_is_no_utf_8_is_kept(home, facts, arrays) -> None:
+    command = ["deapcache", "probe", "--home", "/data/\udcff\udcfe"]
+    saved = save_run(home, facts(), **arrays, command=command)
+    assert load_results(home) == [saved]
+    assert list(saved.command) == command

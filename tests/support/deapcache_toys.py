@@ -135,4 +135,4 @@ def probe(home: Location, tasks: Sequence[str] = ("foreground",), **changes: Any
     options = ProbeOptions(**{name: value for name, value in given.items() if name in of_options})
     others = {name: value for name, value in given.items() if name not in of_options}
     arguments = {"dataset": "toys", "backbone": "toy", "readouts": ["deap"], **others}
-    return probe_backbone(home, tasks=tasks, options=options, **arguments)
+    return list(probe_backbone(home, tasks=tasks, options=options, **arguments))

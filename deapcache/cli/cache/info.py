@@ -32,6 +32,7 @@ def info_command(
         typer.Option(
             "--picture",
             metavar="OUT.png",
+            callback=options.local_path,
             help="Draw a few feature volumes, their first three principal components as red, green and blue, beside "
             "the base images where these are cached.",
         ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from deapcache.datasets.decoding import COLOUR, upright_size
 from deapcache.datasets.depth import read_depth_npy, read_depth_png
 from deapcache.datasets.files import FileDataset, Sample, require_same_size
 from deapcache.datasets.folder.listing import IMAGES, KINDS, gather, read_split_file
-from deapcache.datasets.folders import describe
+from deapcache.datasets.folders import describe, read_json
 from deapcache.datasets.labels import bits_of, read_index_map, require_values
 from deapcache.errors import DataError, MissingDataError
 
@@ -142,12 +141,9 @@ def name_of(root: Path) -> str:
 
 def _read_classes(path: Path) -> tuple[str, ...]:
     expected = 'a list of the names of all classes, ["wall", "floor", ...]: the first is value 0 of the label maps'
-    try:
-        names = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise MissingDataError(f"{path} is missing, which labels need: expected {expected}") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not valid JSON ({error}): expected {expected}") from None
+    if not path.exists():
+        raise MissingDataError(f"{path} is missing, which labels need: expected {expected}")
+    names = read_json(path, "list of classes", f"expected {expected}")
     if not (isinstance(names, list) and names and all(isinstance(name, str) and name for name in names)):
         raise DataError(f"{path} is not what labels need: expected {expected}")
     if len(set(names)) < len(names) or len(names) > VOID:

@@ -28,7 +28,7 @@ def _has_layout(root: Path) -> bool:
     try:
         own = any((root / split / IMAGES).is_dir() for split in FolderDataset.splits)
         return own or ((root / IMAGES).is_dir() and (root / SPLIT_FILE).is_file())
-    except PermissionError:  # someone else's folder
+    except OSError:  # someone else's folder, or one that is gone by now
         return False
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from deapcache.datasets.boxes import BOXES
 from deapcache.datasets.files import Sample
+from deapcache.datasets.folders import read_json
 from deapcache.errors import DataError
 
 IMAGES = "images"
@@ -84,7 +84,7 @@ class Gathered:
         if "instances" in labels:
             labels[BOXES] = labels["instances"] + labels.get("classes", ())
         image = self._name(IMAGES, *images[:1])
-        return Sample(id=id_, image=image, labels=labels, problem=_printable(next(filter(None, problems), "")))
+        return Sample(id=id_, image=image, labels=labels, problem=next(filter(None, problems), ""))
 
     def _image_problem(self, id_: str, images: Sequence[str], files: Mapping[str, Sequence[str]]) -> str:
         if len(images) > 1:
@@ -124,10 +124,7 @@ def gather(root: Path, base: str, kinds: Sequence[str]) -> Gathered:
 
 def read_split_file(path: Path, splits: Sequence[str]) -> dict[str, list[str]]:
     """Split → names of images; raises :class:`DataError` that names the file for anything else."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not valid JSON ({error})") from None
+    content = read_json(path, "split file", "give one")
     if isinstance(content, dict) and set(content) <= set(splits) and all(map(_is_names, content.values())):
         return content
     raise DataError(
@@ -141,7 +138,7 @@ def _is_names(value: object) -> bool:
 
 
 def _refuse_folder(error: OSError) -> None:
-    raise DataError(f"cannot list {error.filename}: {error.strerror}") from None
+    raise error  # os.walk would go on
 
 
 def _id_of(path: PurePosixPath) -> str:
@@ -155,7 +152,3 @@ def _composed(name: str) -> str:
 
 def _is_utf8(name: str) -> bool:
     return not any("\udc80" <= character <= "\udcff" for character in name)  # bytes that Python could not decode
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -76,9 +76,11 @@ def run_pipeline(
     The workers of ``cluster``, where one is given, extract shard by shard and then train the passes side by side, one a
     worker; what comes of it is the same.
 
-    Raises :class:`PipelineError` where the plan has problems, before anything is made, and :class:`LocationError`.
+    Raises :class:`PipelineError` where the plan has problems, before anything is made, and :class:`LocationError`:
+    names of runs that are too long for the home before anything is made as well.
     """
     plan.require_runnable()
+    plan.home.require_names(name for runs in plan.passes for name in runs.unit.largest_keys())
     running = _Running(plan, progress, report, command, cluster)
     running.outcome.failures += [Failure(what=plan.pipeline.name, error=what) for what in plan.left_out]
     for name in plan.datasets:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from deapcache.experiments.pipelines.pipeline import Pipeline, ProbeSpec
 from deapcache.probing import ProbeOptions, default_iterations
+from deapcache.readouts import canonical_readout
+from deapcache.results.record import largest_key, run_name
 
 Wanted = tuple[str, str, int]
 """Task, readout, seed."""
@@ -45,6 +48,11 @@ class Pass:
     def count(self) -> int:
         """Runs of this pass."""
         return len(self.wanted) * len(self.options.lrs)
+
+    def largest_keys(self) -> Iterator[str]:
+        """Of each run's files the one with the longest name, with another digest in it."""
+        for task, readout, seed in self.wanted:
+            yield largest_key(run_name(task, self.dataset, self.backbone, canonical_readout(readout), seed))
 
     def iterations(self, task: str) -> int:
         """Training steps of each readout of ``task``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deapcache.datasets import COLOUR, decode_image
+from deapcache.datasets.folders import listing
 from deapcache.errors import DataError, DeapcacheError, FeatureError, MissingDataError, UsageError
 from deapcache.experiments.prediction.predictor import Predictor, Size, load_predictor
 from deapcache.experiments.prediction.runs import TrainedRun
@@ -56,6 +58,8 @@ class Predicted:
     arrays: tuple[str, ...] = ()
     facts: str | None = None
     """What the arrays are."""
+    picture_problem: str = ""
+    """Why there is no picture, though there is a prediction; empty as a rule."""
     error: DeapcacheError | None = None
     """Why there is nothing."""
 
@@ -79,8 +83,8 @@ def predict_files(run: TrainedRun, request: PredictRequest) -> Iterator[Predicte
     the features did: photographs are to be seen upright.
 
     Raises, before anything is written, what :func:`load_predictor` raises, :class:`MissingDataError` for an image that
-    is not there, and :class:`UsageError` where a file would be overwritten, or two images would have the same files;
-    later ``StorageFullError`` and ``ReadOnlyError``.
+    is not there, :class:`UsageError` where a file would be overwritten, or two images would have the same files, and
+    ``LocationError`` for names that are too long; later ``StorageFullError`` and ``ReadOnlyError``.
     """
     job = _Job(run, request)
     job.check()
@@ -119,7 +123,9 @@ class _Job:
     def check(self) -> None:
         """Raise what can be known before anything is built."""
         for image in self._names:
-            if not image.is_file():
+            with listing(image):
+                is_there = image.is_file()
+            if not is_there:
                 what = "is a folder: give the files in it" if image.is_dir() else "is not there: nothing was predicted"
                 raise MissingDataError(f"image {image} {what}")
         owners: dict[str, Path] = {}
@@ -129,8 +135,11 @@ class _Job:
                 raise UsageError(
                     f"{other} and {image} would both be written as {names.picture}: give each another --out"
                 )
-            for key in (names.picture, *names.arrays, *names.facts):
-                self._check_free(key)
+        keys = [key for names in self._names.values() for key in (names.picture, *names.arrays, *names.facts)]
+        self._request.out.require_names(keys)
+        for key in keys:
+            self._check_free(key)
+        self._request.out.require_writable()
 
     def do(self, predictor: Predictor, image: Path) -> Predicted:
         """Predict one image and write its files, the picture last."""
@@ -140,20 +149,29 @@ class _Job:
         pixels = decode_image(image)
         found = predictor(pixels, self._sizes, name=image.name)
         seen = predictor.region(pixels)
-        picture = draw_prediction(self._run.result, kind, image.name, pixels, found, self._sizes, seen=seen)
         if names.arrays:
             for key, values in zip(names.arrays, found, strict=True):
                 self._publish(key, _npy(values))
         for key in names.facts:
             facts = self._facts(image, kind, pixels, found, seen)
-            self._publish(key, json.dumps(facts, indent=1, ensure_ascii=False).encode())
-        self._publish(names.picture, picture)
+            text = json.dumps(facts, indent=1, ensure_ascii=False)
+            self._publish(key, text.encode(errors="backslashreplace"))  # an image's name may be no UTF-8
+        problem = ""
+        try:
+            picture = draw_prediction(self._run.result, kind, image.name, pixels, found, self._sizes, seen=seen)
+        except Exception as error:  # whatever drawing meets: the arrays are there, and the other images
+            problem = str(error) or type(error).__name__
+            with suppress(OSError):
+                self._request.out.delete(names.picture)  # of an earlier prediction, which --overwrite replaces
+        else:
+            self._publish(names.picture, picture)
         out = self._request.out
         return Predicted(
             image=image,
-            picture=f"{out}/{names.picture}",
+            picture=None if problem else f"{out}/{names.picture}",
             arrays=tuple(f"{out}/{key}" for key in names.arrays),
             facts=next((f"{out}/{key}" for key in names.facts), None),
+            picture_problem=problem,
         )
 
     def _names_for(self, image: Path) -> _Names:

@@ -17,12 +17,12 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from deapcache.results.figures.labels import NAME, Label, place_labels
+from deapcache.results.literal import LiteralFigure, drawable, literal_legend
 
 WIDTH = 7.0
 """Inches: the text width of a page, so that the sizes of type below are those in print."""
@@ -59,7 +59,7 @@ class Canvas:
     def __init__(self, height: float, *, gap: float = 0.04) -> None:
         # gap: inches around each panel with its labels
         self._engine = ConstrainedLayoutEngine(w_pad=gap, h_pad=gap, wspace=0.02, hspace=0.02)
-        self.figure = Figure(figsize=(WIDTH, height), dpi=_DPI, layout=self._engine)
+        self.figure = LiteralFigure(figsize=(WIDTH, height), dpi=_DPI, layout=self._engine)
         self.agg = FigureCanvasAgg(self.figure)
         self._labels: dict[Axes, list[Label]] = {}
         self._unnamed: list[str] = []
@@ -85,8 +85,8 @@ class Canvas:
     def legend(self, handles: Sequence[Artist]) -> None:
         """What marks mean, above all panels, in as many columns as there is room for; nothing for no handles."""
         for columns in range(min(len(handles), _MOST_COLUMNS), 0, -1):
-            made = self.figure.legend(
-                handles=list(handles), loc="outside upper left", ncols=columns, fontsize=NORMAL, frameon=False,
+            made = literal_legend(
+                self.figure, handles, loc="outside upper left", ncols=columns, fontsize=NORMAL, frameon=False,
                 handletextpad=0.4, columnspacing=1.4, borderpad=0.1,
             )  # fmt: skip
             if made.get_window_extent(self.agg.get_renderer()).width <= self.figure.bbox.width:
@@ -146,7 +146,8 @@ class Canvas:
             notes.append(f"points without a name, for want of room: {', '.join(dict.fromkeys(self._unnamed))}")
         if not notes:
             return
-        lines = [line for note in notes for line in textwrap.wrap(note, int(WIDTH * _CHARACTERS_PER_INCH))]
+        room = int(WIDTH * _CHARACTERS_PER_INCH)
+        lines = [line for note in notes for line in textwrap.wrap(drawable(note), room)]
         self.figure.set_size_inches(WIDTH, self._height + _LINE * len(lines))
         self.figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=SMALL, color=GREY, linespacing=1.3)
 

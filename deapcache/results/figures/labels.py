@@ -15,6 +15,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
+from deapcache.results.literal import drawable
+
 NAME = "_name"
 """Label of the artists that are such names."""
 LINE = "_line"
@@ -133,8 +135,8 @@ def _crowded_first(points: np.ndarray, near: float) -> list[int]:
 
 def _write(axis: Axes, label: Label, size: float) -> Annotation:
     return axis.annotate(
-        label.text, (label.x, label.y), (0, 0), textcoords="offset points", fontsize=size, color="#222222",
-        label=NAME, annotation_clip=False, ha="left", va="bottom", zorder=5,
+        drawable(label.text), (label.x, label.y), (0, 0), textcoords="offset points", fontsize=size, color="#222222",
+        label=NAME, annotation_clip=False, parse_math=False, ha="left", va="bottom", zorder=5,
         path_effects=[withStroke(linewidth=1.6, foreground="white")],
         arrowprops={"arrowstyle": "-", "color": "#8A8A8A", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2.5},
     )  # fmt: skip

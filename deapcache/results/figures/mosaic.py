@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from deapcache.results.figures.canvas import GREY, NORMAL, SMALL, WIDE, WIDTH, Canvas
+from deapcache.results.literal import shortened
 from deapcache.results.page import Bars
 from deapcache.results.prediction_panels import show_image
 
@@ -47,7 +47,7 @@ def draw_mosaic(
             paint(axis)
             _frame(axis, aspect)
         room = int(tile * aspect * _CHARACTERS_PER_INCH)
-        axes[0].set_ylabel(textwrap.shorten(side, max(room, 8), placeholder="…"), fontsize=SMALL)
+        axes[0].set_ylabel(shortened(side, max(room, 8)), fontsize=SMALL)
     for axis, head in zip(grid[0], heads, strict=True):
         axis.set_title(head, fontsize=NORMAL, pad=4).set_label(WIDE)
     for scale, label in bars:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from deapcache.datasets.folders import describe
 from deapcache.errors import LocationError, ReadOnlyError, StorageFullError, UsageError
+from deapcache.locations import local_path
 
 STAGE = ".partial"
 """Folder within the one to be filled, where everything lies until it is whole. A kill leaves it behind."""
@@ -20,9 +21,10 @@ STAGE = ".partial"
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Where to write what shall be in ``folder``; it is moved there when the block ends well, and removed otherwise.
 
-    Raises :class:`UsageError` where the folder holds anything, and :class:`LocationError` for what the file system
-    refuses, in the block too.
+    Raises :class:`UsageError` for an address, and where the folder holds anything, and :class:`LocationError` for what
+    the file system refuses, in the block too.
     """
+    local_path(folder, what="--out")
     with _explained(folder):
         stage, is_new = _prepare(folder)
         try:
