@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from deapcache.untrusted import shorten
+
 MOST_BYTES = 2**31 - 1 - 32
 """Of one image's entry, and of all image ids: Blosc packs no more at once."""
 
@@ -21,7 +23,6 @@ CODECS = (["bytes", "blosc", "crc32c"], ["bytes", "crc32c"])
 """From numbers to checked bytes: another codec could unpack to any size, or leave bytes unchecked."""
 INDEX_CODECS = (["bytes", "crc32c"],)
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
 
 
@@ -56,20 +57,3 @@ def require_names(names: Any) -> tuple[str, ...]:
     if not good or len(set(names)) != len(names):
         raise ValueError(f"the names of its arrays are {shorten(names)}, expected plain words")
     return tuple(names)
-
-
-def require_printable(claimed: Any) -> None:
-    """Raise ``ValueError`` for text anywhere in JSON that would move a terminal's cursor, or is no Unicode."""
-    if isinstance(claimed, dict):
-        require_printable([*claimed, *claimed.values()])
-    elif isinstance(claimed, list):
-        for each in claimed:
-            require_printable(each)
-    elif isinstance(claimed, str) and _UNPRINTABLE.search(claimed):
-        raise ValueError(f"it has control characters in {shorten(claimed)}")
-
-
-def shorten(claimed: Any) -> str:
-    """For a message: what was claimed, cut where it is long."""
-    text = repr(claimed)
-    return text if len(text) <= 80 else f"{text[:80]}…"

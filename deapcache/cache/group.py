@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deapcache.cache.bounds import require_names, require_printable, whole_numbers
+from deapcache.cache.bounds import require_names, whole_numbers
 from deapcache.cache.layout import METADATA_KEY
 from deapcache.errors import CacheMissError, CorruptCacheError, FormatVersionError
 from deapcache.locations import Location
 from deapcache.recipe import FeatureRecipe, ImageRecipe, Recipe, TargetRecipe
+from deapcache.untrusted import require_printable
 
 FORMAT = 1
 """Version of the layout; beside the recipe, so that a new layout makes no new identity."""

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from deapcache.cache.bounds import INDEX_CODECS, MOST_IMAGES, require_codecs, require_size, shorten, whole_numbers
+from deapcache.cache.bounds import INDEX_CODECS, MOST_IMAGES, require_codecs, require_size, whole_numbers
 from deapcache.errors import CorruptCacheError
 from deapcache.locations import Location
+from deapcache.untrusted import shorten
 
 METADATA_KEY = "zarr.json"
 SHARD_BYTES = 100_000_000

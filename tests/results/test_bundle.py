@@ -172,17 +172,20 @@ CLAIMS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "images": (lambda d: d.update(val_images=500), "its statistics are not of the 500 images"),
     "schema": (lambda d: d.update(schema=2), "its schema is 2, this deapcache reads 1"),
     "a field more": (lambda d: d.update(html="<script>"), "has fields that this deapcache does not know"),
-    "a field less": (lambda d: d.pop("protocol"), "KeyError: 'protocol'"),
-    "text for a number": (lambda d: d["scores"].update({d["main_metric"]: "0.5"}), "values of another type"),
-    "number for text": (lambda d: d.update(device=4), "device is no text"),
-    "no table": (lambda d: d.update(protocol=[1]), "its files are not deapcache's"),
-    "no recipe": (lambda d: d["caches"]["train"].update(recipe=None), "its files are not deapcache's"),
+    "a field less": (lambda d: d.pop("protocol"), "protocol: field required"),
+    "text for a number": (
+        lambda d: d["scores"].update({d["main_metric"]: "0.5"}),
+        "scores.mean_iou: input should be a valid number, found '0.5'",
+    ),
+    "number for text": (lambda d: d.update(device=4), "device: input should be a valid string"),
+    "no table": (lambda d: d.update(protocol=[1]), "protocol: input should be an object, found [1]"),
+    "no recipe": (lambda d: d["caches"]["train"].update(recipe=None), "caches.train.recipe: input should be an object"),
     "about its backbone": (
         lambda d: d.update(about={"parameters": "<b>"}),
-        "says about its backbone holds 'parameters'",
+        "about.parameters: input should be a valid integer",
     ),
-    "about more": (lambda d: d.update(about={"more": 1}), "says about its backbone holds 'more'"),
-    "date": (lambda d: d.update(date="yesterday"), "its files are not deapcache's: ValueError"),
+    "about more": (lambda d: d.update(about={"more": 1}), "fields that this deapcache does not know: more"),
+    "date": (lambda d: d.update(date="yesterday"), "date: value error"),
 }
 
 
@@ -224,7 +227,14 @@ def test_other_arrays_are_refused(refused, packed, run) -> None:
     assert "cannot be read" in refused({**packed, statistics: save({n: a for n, a in arrays.items() if "/" in n})})
     weights = load(packed[readout])
     assert "its readout is of another run" in refused({**packed, readout: save(weights)})
-    facts = {"deapcache": json.dumps({"run": run})}
+    told = json.loads(packed[f"results/{run}.json"])["build"]
+    assert "built otherwise" in refused(
+        {
+            **packed,
+            readout: save(weights, {"deapcache": json.dumps({"run": run, "readout": {**told, "name": "anyup"}})}),
+        }
+    )
+    facts = {"deapcache": json.dumps({"run": run, "readout": told})}
     broken = {key: np.full_like(value, np.nan) for key, value in weights.items()}
     assert "weights that are no numbers" in refused({**packed, readout: save(broken, facts)})
 
@@ -402,7 +412,7 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "rate": (lambda d: d["images_per_second"].update(median=900.0), "its images_per_second does not follow"),
     "ratio": (lambda d: d.update(relative=5.0), "its relative does not follow"),
     "batches": (lambda d: d.update(batches=10), "its batches does not follow"),
-    "time": (lambda d: d.update(seconds=[0.5, -1.0, 0.1]), "are no times"),
+    "time": (lambda d: d.update(seconds=[0.5, -1.0, 0.1]), "seconds.1: input should be greater than 0"),
     "no time": (lambda d: d.update(seconds=[]), "is no speed of deapcache"),
     "table": (lambda d: d.update(seconds={"a": 1}), "is no speed of deapcache"),
     "infinite": (lambda d: d.update(runtime_factor=1e-320), "no"),
@@ -410,11 +420,11 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "another's": (lambda d: d.update(backbone="dinov2"), "its name is not the one"),
     "reference": (lambda d: d.update(reference="dinov2"), "'dinov2' is no ViT-B/16 at 224"),
     "no backbone": (lambda d: d.update(reference="none-such"), "unknown backbone 'none-such'"),
-    "long text": (lambda d: d.update(input="x" * 400), "its input is no text"),
-    "text": (lambda d: d.update(weights="<b>"), "its weights is none of trained"),
-    "number": (lambda d: d.update(threads="2"), "its threads is no whole number"),
+    "long text": (lambda d: d.update(input="x" * 400), "input: string should have at most 300 characters"),
+    "text": (lambda d: d.update(weights="<b>"), "weights: input should be 'trained', "),
+    "number": (lambda d: d.update(threads="2"), "threads: input should be a valid integer"),
     "a field more": (lambda d: d.update(html="<b>"), "it has other fields"),
-    "a field less": (lambda d: d.pop("memory"), "KeyError: 'memory'"),
+    "a field less": (lambda d: d.pop("memory"), "memory: field required"),
     "schema": (lambda d: d.update(schema=2), "its schema is 2, this deapcache reads 1"),
     "date": (lambda d: d.update(date="yesterday"), "ValueError"),
 }
