@@ -24,6 +24,11 @@ _UNPRINTABLE = re.compile(f"{_ESCAPE}|[{_OTHERS}]")
 _IN_JSON = re.compile(f"[{_OTHERS}]")
 
 
+def is_hidden(key: str) -> bool:
+    """Whether a part of the key begins with a dot: no name that deapcache gives does."""
+    return any(part.startswith(".") and part not in (".", "..") for part in key.split("/"))
+
+
 def printable(text: str) -> str:
     """``text`` as it may go to a terminal, a table or a page: a ``?`` for each control sequence and direction mark.
 

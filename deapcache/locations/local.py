@@ -20,6 +20,7 @@ from deapcache.locations.base import PLAIN, Location, Use, inside
 TEMPORARY_SUFFIX = ".partial"
 """Ending of files that are being written; a kill can leave them behind, :meth:`LocalLocation.sweep` removes them."""
 
+_NO_FILE = {errno.EISDIR: "a folder", errno.ELOOP: "a link that leads to itself", errno.ENXIO: "a socket"}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -43,12 +44,14 @@ class LocalLocation(Location):
                 if most is not None and facts.st_size > most:
                     raise NotAFileError(f"{path} has {facts.st_size:,} bytes: at most {most:,} are read of such a file")
                 return file.read()
-        except IsADirectoryError:
-            raise NotAFileError(f"cannot read {path}: it is a folder, and no file") from None
-        except PermissionError as error:
-            raise LocationError(
-                f"cannot read {error.filename}: {error.strerror}; ask its owner to let your group read it"
-            ) from error
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                raise NotAFileError(f"cannot read {path}: it is {_NO_FILE[error.errno]}, and no file") from None
+            if isinstance(error, PermissionError):
+                raise LocationError(
+                    f"cannot read {error.filename}: {error.strerror}; ask its owner to let your group read it"
+                ) from error
+            raise
 
     def stamp(self, key: str) -> str:
         facts = (self.path / inside(key)).stat()

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from deapcache.errors import NotAFileError, ResultsError
 from deapcache.locations import Location
-from deapcache.untrusted import first_problem, parse_json
+from deapcache.untrusted import first_problem, is_hidden, parse_json
 
 MOST_BYTES = 4_000_000
 """Of a result, a speed and the like; a result with a thousand class names has about 50,000."""
@@ -37,11 +37,6 @@ def keys_below(home: Location, folder: str, ending: str) -> list[str]:
     ``.ipynb_checkpoints/NAME``.
     """
     return [key for key in home.keys(folder) if key.endswith(ending) and not is_hidden(key)]
-
-
-def is_hidden(key: str) -> bool:
-    """Whether a part of the key begins with a dot: no name that deapcache gives does."""
-    return any(part.startswith(".") and part not in (".", "..") for part in key.split("/"))
 
 
 def runs_in(home: Location, folder: str, ending: str) -> list[str]:

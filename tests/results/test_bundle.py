@@ -450,3 +450,41 @@ def test_a_speed_of_what_there_is_no_run_of_and_one_that_is_none_are_refused(ref
     itself = make_speed(name="imagenet", reference_seconds=0.25)
     data = json.dumps(itself.to_json()).encode()
     assert "of which there is no run here" in refused({**packed, speed_key(itself): data})
+
+
+@pytest.mark.parametrize(
+    "names", [["__MACOSX/._manifest.json", "__MACOSX/results/._x.json"], [".DS_Store", "results/.DS_Store", "._x"]]
+)
+def test_a_bundle_that_a_mac_packed_again_is_taken(packed, run, home, tmp_path: Path, names: list[str]) -> None:
+    path = zipped(tmp_path, {**packed, **dict.fromkeys(names, b"\0\5\26\7")})
+    assert add_bundle(path, home).added == (run,)
+    assert not [key for key in home.keys("") if "/." in key or "MACOSX" in key]
+
+
+@pytest.mark.parametrize("change", [{"higher_is_better": False}, {"label": "\x1b[31m"}, {"label": 3}, {"html": "<b>"}])
+def test_what_a_bundle_says_of_a_known_metric_is_refused(refused, packed, run, change: dict[str, Any]) -> None:
+    why = refused(edited(packed, run, lambda d: d["metrics"]["mean_iou"].update(change)))
+    assert f"run {run}: " in why
+    assert "\x1b" not in why
+
+
+WRONG: dict[str, Any] = {
+    "cost": ["x", [1], {"a": "x"}, {"a": True}, None],
+    "build": [None, [], "x", {}],
+    "sigma": [3, "x", ["x"], {}],
+    "loss_curve": [1, [1], [[1, 2, 3]], [["a", 1]], None],
+    "seconds": [[1], {"train": "x"}, None],
+    "versions": [["x"], {"torch": 2}, {"torch": "\x1b[31m"}, None],
+    "caches": [[], {}, {"train": 1}, None],
+    "classes": ["abc", [1], None],
+    "about": [[1], {"category": 3}],
+    "command": ["x", [1], None],
+    "device": [None, 3, "\x1b]0;x\x07"],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_field_of_another_type_is_refused(refused, packed, run, field: str, value: Any) -> None:
+    why = refused(edited(packed, run, lambda d: d.update({field: value})))
+    assert f"run {run}: " in why
+    assert "\x1b" not in why

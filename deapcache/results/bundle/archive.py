@@ -20,8 +20,7 @@ from deapcache.results.bundle.contents import (
     MOST_SPEEDS,
     Manifest,
 )
-from deapcache.results.files import is_hidden
-from deapcache.untrusted import parse_json
+from deapcache.untrusted import is_hidden, parse_json
 
 _END = b"PK\x05\x06"
 _END_BYTES = 22
