@@ -39,18 +39,9 @@ class RemoteLocation(Location):
             return _opened_store(json.dumps(self.kvstore()))
 
     def read(self, key: str, *, most: int | None = None) -> bytes:
-        if most is None:
-            return self.read_stamped(key)[0]
-        try:
-            with _explained_remote(f"{self.url}/{key}"):
-                found = self._store().read(inside(key), byte_range=slice(0, most + 1)).result()
-        except LocationError as error:
-            if "OUT_OF_RANGE" in str(error.__cause__):  # there is no byte: the object is empty
-                return b""
-            raise
-        data = bytes(self._required(found, key).value)
-        if len(data) > most:
-            raise NotAFileError(f"{self}/{key} has more than {most:,} bytes: no more are read of such a file")
+        data = self.read_stamped(key)[0]
+        if most is not None and len(data) > most:
+            raise NotAFileError(f"{self}/{key} has {len(data):,} bytes: at most {most:,} are read of such a file")
         return data
 
     def read_stamped(self, key: str) -> tuple[bytes, str | None]:

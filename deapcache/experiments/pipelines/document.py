@@ -104,7 +104,7 @@ def _values(node: yaml.Node, known: dict[int, int], loader: yaml.SafeLoader, sou
         inner = [part for pair in node.value for part in pair]
     else:
         inner = node.value if isinstance(node, yaml.SequenceNode) else []
-    if node.tag == _WHOLE_NUMBER and _is_huge(node, loader):
+    if isinstance(node, yaml.ScalarNode) and node.tag == _WHOLE_NUMBER and _is_huge(node, loader):
         raise PipelineError(
             f"{source}, {_line(node.start_mark)}: a number of {len(node.value):,} characters is larger than any that "
             f"is meant: at most {LARGEST_WHOLE:,} is possible"
@@ -113,7 +113,7 @@ def _values(node: yaml.Node, known: dict[int, int], loader: yaml.SafeLoader, sou
     return known[id(node)]
 
 
-def _is_huge(node: yaml.Node, loader: yaml.SafeLoader) -> bool:
+def _is_huge(node: yaml.ScalarNode, loader: yaml.SafeLoader) -> bool:
     return len(node.value) > 100 or abs(loader.construct_yaml_int(node)) > LARGEST_WHOLE
 
 
