@@ -11,17 +11,30 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from deapcache.untrusted import shorten
+
 MOST_BYTES = 2**31 - 1 - 32
 """Of one image's entry, and of all image ids: Blosc packs no more at once."""
 
-MOST_IMAGES = MOST_BYTES // 8 - 1
-"""Their offsets among the image ids are packed at once."""
+MOST_METADATA = 2**24
+"""Of a ``zarr.json``: that of a cache holds its recipe, with the names of all classes."""
+
+MOST_IMAGES = 2**26
+"""67 million: their ids take some ten gigabytes once they are read."""
+
+MOST_SHARDS = 2**20
+"""Each is listed, and named where it is missing; deapcache's hold 100 MB or a single image."""
+MOST_SHARD_IMAGES = 2**22
+"""A shard's index names each of them."""
+
+_UNPACKED_FREELY = 2**26
+_MOST_RATIO = 2_000
+"""Offsets of ids of one length, the most regular of what deapcache writes, become 720 times smaller; zeros 8,000."""
 
 CODECS = (["bytes", "blosc", "crc32c"], ["bytes", "crc32c"])
 """From numbers to checked bytes: another codec could unpack to any size, or leave bytes unchecked."""
 INDEX_CODECS = (["bytes", "crc32c"],)
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
 
 
@@ -37,6 +50,12 @@ def require_size(shape: Sequence[int], itemsize: int, what: str) -> None:
     claimed = math.prod(shape) * itemsize
     if claimed > MOST_BYTES:
         raise ValueError(f"{what} would be {claimed} bytes, at most {MOST_BYTES} are possible")
+
+
+def require_packed(packed: int, unpacked: int, what: str) -> None:
+    """Raise ``ValueError`` where so few bytes would become so many that memory is all that they can be meant for."""
+    if unpacked > _UNPACKED_FREELY and unpacked > packed * _MOST_RATIO:
+        raise ValueError(f"{what} has {packed} bytes, which would become {unpacked}")
 
 
 def require_codecs(codecs: Any, expected: Sequence[list[str]] = CODECS) -> None:
@@ -56,20 +75,3 @@ def require_names(names: Any) -> tuple[str, ...]:
     if not good or len(set(names)) != len(names):
         raise ValueError(f"the names of its arrays are {shorten(names)}, expected plain words")
     return tuple(names)
-
-
-def require_printable(claimed: Any) -> None:
-    """Raise ``ValueError`` for text anywhere in JSON that would move a terminal's cursor, or is no Unicode."""
-    if isinstance(claimed, dict):
-        require_printable([*claimed, *claimed.values()])
-    elif isinstance(claimed, list):
-        for each in claimed:
-            require_printable(each)
-    elif isinstance(claimed, str) and _UNPRINTABLE.search(claimed):
-        raise ValueError(f"it has control characters in {shorten(claimed)}")
-
-
-def shorten(claimed: Any) -> str:
-    """For a message: what was claimed, cut where it is long."""
-    text = repr(claimed)
-    return text if len(text) <= 80 else f"{text[:80]}…"

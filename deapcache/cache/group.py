@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deapcache.cache.bounds import require_names, require_printable, whole_numbers
+from deapcache.cache.bounds import MOST_METADATA, require_names, whole_numbers
 from deapcache.cache.layout import METADATA_KEY
-from deapcache.errors import CacheMissError, CorruptCacheError, FormatVersionError
+from deapcache.errors import CacheMissError, CorruptCacheError, FormatVersionError, NotAFileError
 from deapcache.locations import Location
 from deapcache.recipe import FeatureRecipe, ImageRecipe, Recipe, TargetRecipe
+from deapcache.untrusted import require_printable
 
 FORMAT = 1
 """Version of the layout; beside the recipe, so that a new layout makes no new identity."""
@@ -71,11 +72,13 @@ def read_group(location: Location) -> Group:
     and :class:`CorruptCacheError` for anything that deapcache did not write so.
     """
     try:
-        raw = location.read(METADATA_KEY)
+        raw = location.read(METADATA_KEY, most=MOST_METADATA)
     except (FileNotFoundError, NotADirectoryError):
         raise CacheMissError(
             f"there is no cache at {location}: {METADATA_KEY} is missing (`deapcache list caches` shows what there is)"
         ) from None
+    except NotAFileError as error:
+        raise _foreign(location, str(error)) from None
     try:
         found = json.loads(raw)["attributes"]["deapcache"]
         require_printable(found)

@@ -15,9 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from deapcache.cache.bounds import INDEX_CODECS, MOST_IMAGES, require_codecs, require_size, shorten, whole_numbers
-from deapcache.errors import CorruptCacheError
+from deapcache.cache.bounds import (
+    INDEX_CODECS,
+    MOST_IMAGES,
+    MOST_METADATA,
+    MOST_SHARD_IMAGES,
+    MOST_SHARDS,
+    require_codecs,
+    require_size,
+    whole_numbers,
+)
+from deapcache.errors import CorruptCacheError, NotAFileError
 from deapcache.locations import Location
+from deapcache.untrusted import shorten
 
 METADATA_KEY = "zarr.json"
 SHARD_BYTES = 100_000_000
@@ -166,11 +176,11 @@ def stored_array(location: Location, name: str) -> StoredArray:
     """The array ``name`` of the cache at ``location``; raises :class:`CorruptCacheError`."""
     key = f"{name}/{METADATA_KEY}"
     try:
-        metadata = json.loads(location.read(key))
+        metadata = json.loads(location.read(key, most=MOST_METADATA))
         return _parse(name, metadata)
     except FileNotFoundError:
         problem = "it is missing"
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (NotAFileError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         problem = f"it does not describe an array of deapcache ({type(error).__name__}: {error})"
     raise CorruptCacheError(
         f"{location}/{key}: {problem}. Restore that file from a copy, or move the folder away and extract again"
@@ -205,6 +215,11 @@ def _require_possible(images: int, shard_images: int, item: list[int], dtype: An
         raise ValueError(f"the data type is {shorten(dtype)}, expected one of {', '.join(DEFAULT_COMPRESSION)}")
     if not shard_images <= images <= MOST_IMAGES:
         raise ValueError(f"{images} images in shards of {shard_images}, at most {MOST_IMAGES} images are possible")
+    if shard_images > MOST_SHARD_IMAGES or math.ceil(images / shard_images) > MOST_SHARDS:
+        raise ValueError(
+            f"{images} images in shards of {shard_images}: at most {MOST_SHARDS} shards of {MOST_SHARD_IMAGES} are "
+            "possible"
+        )
     require_size(item, np.dtype(dtype).itemsize, "an image's entry")
 
 

@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from deapcache.cache.bounds import MOST_METADATA
 from deapcache.cache.cache import PROVENANCE
 from deapcache.cache.group import read_group
 from deapcache.cache.identifiers import BYTES, OFFSETS, identifier_metadata, read_identifiers
 from deapcache.cache.layout import METADATA_KEY, UNCOMPRESSED, StoredArray, array_metadata, stored_array
 from deapcache.cache.store import read_whole
-from deapcache.errors import CacheMissError, CorruptCacheError, DeapcacheError
+from deapcache.errors import CacheMissError, CorruptCacheError, DeapcacheError, NotAFileError
 from deapcache.locations import Location
 
 _AXES = (("row", "column", "channel"), ("row", "column"), ("box", "column"), ("channel",))
@@ -48,12 +49,14 @@ def _told(check: Callable[[], str]) -> str:
     """The problem that a check returns or raises."""
     try:
         return check()
-    except (CorruptCacheError, ValueError, KeyError, TypeError) as error:
+    except (CorruptCacheError, NotAFileError, ValueError, KeyError, TypeError, RecursionError) as error:
         return str(error)
 
 
 def _root_problem(location: Location) -> str:
-    return _difference(json.loads(location.read(METADATA_KEY)), json.loads(read_group(location).to_bytes()))
+    return _difference(
+        json.loads(location.read(METADATA_KEY, most=MOST_METADATA)), json.loads(read_group(location).to_bytes())
+    )
 
 
 def _array_check(location: Location, name: str) -> Callable[[], str]:
@@ -108,7 +111,7 @@ def _identifier_problems(location: Location) -> dict[str, str]:
 def _described(location: Location, name: str, length: int | None) -> Callable[[], str]:
     def check() -> str:
         try:
-            found = json.loads(location.read(f"{name}/{METADATA_KEY}"))
+            found = json.loads(location.read(f"{name}/{METADATA_KEY}", most=MOST_METADATA))
         except FileNotFoundError:
             return "it is missing"
         (own,) = found["shape"]
@@ -119,7 +122,7 @@ def _described(location: Location, name: str, length: int | None) -> Callable[[]
 
 def _readable(folder: Location, dtype: str) -> Callable[[], str]:
     def check() -> str:
-        read_whole(folder, dtype, length=json.loads(folder.read(METADATA_KEY))["shape"][0])
+        read_whole(folder, dtype, length=json.loads(folder.read(METADATA_KEY, most=MOST_METADATA))["shape"][0])
         return ""
 
     return check

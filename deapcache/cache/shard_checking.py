@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numcodecs import blosc
 
+from deapcache.cache.bounds import require_packed
 from deapcache.cache.finite import are_finite
 from deapcache.cache.layout import UNCOMPRESSED, StoredArray
 from deapcache.cache.shard_index import ABSENT, CHECKSUM_BYTES, ShardBytes, ends_in_checksum, read_index, unpacked_bytes
@@ -136,9 +137,14 @@ def _chunk_problem(chunk: memoryview, stored: StoredArray, scratch: Scratch, unp
         return "the checksum is another"
     if not unpack:
         return ""
-    unpacked = scratch.unpacked(stored.spec.item_bytes)
+    packed = stored.spec.compression != UNCOMPRESSED
     try:
-        _unpack(chunk[:-CHECKSUM_BYTES], unpacked, packed=stored.spec.compression != UNCOMPRESSED)
+        length = unpacked_bytes(chunk) if packed else len(chunk) - CHECKSUM_BYTES
+        if length != stored.spec.item_bytes:  # before there is memory for it
+            raise ValueError(f"the chunk does not unpack to {stored.spec.item_bytes} bytes")
+        require_packed(len(chunk), length, "the chunk")
+        unpacked = scratch.unpacked(length)
+        _unpack(chunk[:-CHECKSUM_BYTES], unpacked, packed=packed)
     except (ValueError, RuntimeError) as error:
         return str(error)
     finite = are_finite(unpacked, np.dtype(stored.spec.dtype), overwrite=True)
@@ -146,10 +152,7 @@ def _chunk_problem(chunk: memoryview, stored: StoredArray, scratch: Scratch, unp
 
 
 def _unpack(chunk: memoryview, row: np.ndarray, *, packed: bool) -> None:
-    """One image's numbers, as bytes, into ``row``; raises ``ValueError`` or ``RuntimeError``."""
-    length = unpacked_bytes(chunk) if packed else len(chunk)
-    if length != len(row):
-        raise ValueError(f"the chunk does not unpack to {len(row)} bytes")
+    """One image's numbers, as bytes, into ``row`` of their length; raises ``ValueError`` or ``RuntimeError``."""
     if packed:
         blosc.decompress(chunk, row)
     else:

@@ -17,6 +17,9 @@ from deapcache.cache.layout import StoredArray
 CHECKSUM_BYTES = 4
 """Of a crc32c."""
 
+BLOSC_BYTES = 16
+"""By how much Blosc can make a chunk longer."""
+
 ABSENT = 2**64 - 1
 """Offset and length of an image that a shard lacks."""
 
@@ -55,6 +58,13 @@ def is_known(stored: StoredArray) -> bool:
 def index_bytes(shard_images: int) -> int:
     """Length of the index of a shard with room for so many images."""
     return 16 * shard_images + CHECKSUM_BYTES
+
+
+def most_bytes(stored: StoredArray) -> int:
+    """Length of the longest shard that an array can have: all images, none of which packing made smaller."""
+    return stored.shard_images * (stored.spec.item_bytes + BLOSC_BYTES + CHECKSUM_BYTES) + index_bytes(
+        stored.shard_images
+    )
 
 
 def index_entries(index: bytes | memoryview) -> np.ndarray:

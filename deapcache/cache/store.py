@@ -9,11 +9,20 @@ from typing import Any
 
 import numpy as np
 import tensorstore
+from numcodecs import blosc
 
-from deapcache.cache.bounds import require_codecs, require_size, whole_numbers
+from deapcache.cache.bounds import MOST_METADATA, require_codecs, require_packed, require_size, whole_numbers
 from deapcache.cache.layout import METADATA_KEY
-from deapcache.cache.shard_index import ABSENT, index_bytes, index_entries
-from deapcache.errors import CorruptCacheError, LocationError
+from deapcache.cache.shard_index import (
+    ABSENT,
+    BLOSC_BYTES,
+    CHECKSUM_BYTES,
+    ends_in_checksum,
+    index_bytes,
+    index_entries,
+    unpacked_bytes,
+)
+from deapcache.errors import CorruptCacheError, NotAFileError
 from deapcache.locations import LocalLocation, Location
 from deapcache.locations.remote import ignores_ranges, remote_reason
 
@@ -23,6 +32,10 @@ STORE_ERRORS = (ValueError, OSError, RuntimeError, KeyError, IndexError)
 REMOTE_CACHE_BYTES = 1 << 30
 """Shard indexes of remote stores stay in memory, so that an image costs one request and not two. Volumes read pass
 through the same pool, hence its size: with less, a shuffled epoch would push the indexes out before they are used."""
+
+
+_WHOLE = "c.0"
+"""The key of an unsharded array's one chunk."""
 
 
 class Failure(Enum):
@@ -106,20 +119,39 @@ def read_whole(folder: Location, dtype: str, *, length: int) -> np.ndarray:
     Raises :class:`CorruptCacheError` naming its folder, :class:`LocationError` where it cannot be reached.
     """
     try:
-        metadata = json.loads(folder.read(METADATA_KEY))
+        metadata = json.loads(folder.read(METADATA_KEY, most=MOST_METADATA))
         _require_whole(metadata, dtype, length)
     except FileNotFoundError:
         raise _unreadable(folder, f"{METADATA_KEY} is missing") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (NotAFileError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _unreadable(folder, f"{METADATA_KEY}: {error}") from None
     if length == 0:
         return np.empty(0, dtype)
+    # not by tensorstore, which reserves what a file says that it unpacks to, and takes a whole file of any size
+    found = np.empty(length, dtype)
     try:
-        return np.asarray(open_for_reading(folder, metadata).read().result())
-    except STORE_ERRORS as error:
-        if failure_of(error) is Failure.UNREACHABLE:
-            raise LocationError(f"cannot read {folder}: {reason_of(error)}") from error
-        raise _unreadable(folder, reason_of(error)) from error
+        chunk = folder.read(_WHOLE, most=found.nbytes + BLOSC_BYTES + CHECKSUM_BYTES)
+        _unpack(memoryview(chunk), found, packed=any(codec["name"] == "blosc" for codec in metadata["codecs"]))
+    except FileNotFoundError:
+        raise _unreadable(folder, f"{_WHOLE} is missing") from None
+    except (NotAFileError, ValueError, RuntimeError) as error:
+        raise _unreadable(folder, f"{_WHOLE}: {error}") from None
+    return found
+
+
+def _unpack(chunk: memoryview, found: np.ndarray, *, packed: bool) -> None:
+    """The numbers of a chunk into ``found``; raises ``ValueError`` or ``RuntimeError``."""
+    if not ends_in_checksum(chunk):
+        raise ValueError("the checksum is another")
+    body = chunk[:-CHECKSUM_BYTES]
+    length = unpacked_bytes(body) if packed else len(body)
+    if length != found.nbytes:
+        raise ValueError(f"it unpacks to {length} bytes, expected {found.nbytes}")
+    if packed:
+        require_packed(len(body), length, "it")
+        blosc.decompress(body, found.view(np.uint8))
+    else:
+        found.view(np.uint8)[:] = np.frombuffer(body, np.uint8)
 
 
 def _unreadable(folder: Location, reason: str) -> CorruptCacheError:

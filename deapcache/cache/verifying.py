@@ -15,9 +15,9 @@ from deapcache.cache.layout import StoredArray
 from deapcache.cache.metadata_checking import metadata_problems
 from deapcache.cache.opening import open_cache
 from deapcache.cache.shard_checking import Fault, Scratch, ShardFile, shard_faults
-from deapcache.cache.shard_index import WholeShard, is_known
+from deapcache.cache.shard_index import WholeShard, is_known, most_bytes
 from deapcache.cache.work import ShardListener, ShardProgress, each, unheard
-from deapcache.errors import CorruptCacheError, LocationError
+from deapcache.errors import CorruptCacheError, LocationError, NotAFileError
 from deapcache.locations import LocalLocation, Location
 
 _REMOTE_THREADS = 4
@@ -171,6 +171,8 @@ class _Scan:
         images = len(self._cache.shard_rows(shard))
         try:
             size, faults = self._read(stored.shard_key(shard), stored, shard, images)
+        except NotAFileError as error:
+            return _Seen(shard, stored, 0, [Fault(numbers=tuple(range(images)), reason=str(error))])
         except FileNotFoundError:
             faults = [Fault(numbers=tuple(range(images)), reason="it is missing while the rest of the shard is there")]
             return _Seen(shard, stored, 0, faults if self._cache.is_present(shard) else [])
@@ -185,7 +187,7 @@ class _Scan:
         if isinstance(location, LocalLocation):
             with ShardFile(location.path / key, self._scratch()) as file:
                 return file.size, shard_faults(file, stored, images, self._scratch())
-        data = location.read(key)
+        data = location.read(key, most=most_bytes(stored))
         return len(data), shard_faults(WholeShard(data), stored, images, self._scratch())
 
     def _faults_by_row(self, stored: StoredArray, shard: int) -> list[Fault]:

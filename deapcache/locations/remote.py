@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from deapcache.errors import DeapcacheError, LocationError, ReadOnlyError
+from deapcache.errors import DeapcacheError, LocationError, NotAFileError, ReadOnlyError
 from deapcache.locations.base import PLAIN, Location, Use, inside
 from deapcache.locations.listings import forget_listings, remembered_listing
 from deapcache.locations.redaction import redacted
@@ -38,8 +38,11 @@ class RemoteLocation(Location):
         with _explained_remote(self.url):
             return _opened_store(json.dumps(self.kvstore()))
 
-    def read(self, key: str) -> bytes:
-        return self.read_stamped(key)[0]
+    def read(self, key: str, *, most: int | None = None) -> bytes:
+        data = self.read_stamped(key)[0]
+        if most is not None and len(data) > most:
+            raise NotAFileError(f"{self}/{key} has {len(data):,} bytes: at most {most:,} are read of such a file")
+        return data
 
     def read_stamped(self, key: str) -> tuple[bytes, str | None]:
         with _explained_remote(f"{self.url}/{key}"):
