@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import uuid
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,10 +22,13 @@ from deapcache.cache.parallel import REQUESTS
 from deapcache.cache.reading import ArrayReader, Reading, checked_rows
 from deapcache.cache.shards import encode_shard
 from deapcache.cache.tier import begin_reading
-from deapcache.errors import CorruptCacheError, UsageError
+from deapcache.errors import NotAFileError, UsageError
 from deapcache.locations import Location
+from deapcache.untrusted import is_hidden, parse_json
 
 PROVENANCE = "provenance"
+_MOST_PROVENANCE = 16_000_000
+"""Bytes of one writer's record: it lists the shards that it wrote."""
 
 
 class Cache:
@@ -201,17 +205,22 @@ class Cache:
         self._manifest.settle(index=False)
 
     def provenance(self) -> list[dict[str, Any]]:
-        """What each writer recorded, sorted by writer; raises :class:`CorruptCacheError` naming a damaged file."""
-        keys = [key for key in self.location.keys(PROVENANCE) if key.endswith(".json")]
-        return [self._recorded(key) for key in keys]
-
-    def _recorded(self, key: str) -> dict[str, Any]:
-        try:
-            return dict(json.loads(self.location.read(key)))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise CorruptCacheError(
-                f"{self.location}/{key} is no JSON object ({error}): nothing depends on it, delete it"
-            ) from None
+        """What each writer recorded, sorted by writer; a damaged file is left out with a warning that names it."""
+        found = []
+        for key in self.location.keys(PROVENANCE):
+            if not key.endswith(".json") or is_hidden(key):
+                continue
+            try:
+                facts = parse_json(self.location.read(key, most=_MOST_PROVENANCE))
+                if not isinstance(facts, dict):
+                    raise ValueError("it is no JSON object")
+            except (FileNotFoundError, NotAFileError, ValueError) as error:
+                warnings.warn(
+                    f"left out: {self.location}/{key}: {error}; nothing depends on it, delete it", stacklevel=2
+                )
+                continue
+            found.append(facts)
+        return found
 
     def _shard_keys(self, shard: int) -> list[str]:
         return [stored.shard_key(shard) for stored in self._stored.values()]

@@ -21,9 +21,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from deapcache.errors import CacheMissError, CorruptCacheError, FormatVersionError
+from deapcache.errors import CacheMissError, CorruptCacheError, FormatVersionError, NotAFileError
 from deapcache.locations import Location
 from deapcache.recipe import FeatureRecipe, ImageRecipe, Recipe, TargetRecipe
+from deapcache.untrusted import require_printable, shorten
 
 Parsed = TypeVar("Parsed")
 
@@ -38,8 +39,14 @@ MIN_SHARDS = 64
 
 MOST_BYTES = 2**31 - 1 - 32
 """Of one image's entry, and of all image ids: Blosc packs no more at once."""
-MOST_IMAGES = MOST_BYTES // 8 - 1
-"""Their offsets among the image ids are packed at once."""
+MOST_METADATA = 2**24
+"""Of a ``zarr.json``: that of a cache holds its recipe, with the names of all classes."""
+MOST_IMAGES = 2**26
+"""67 million: their ids take some ten gigabytes once they are read."""
+MOST_SHARDS = 2**20
+"""Each is listed, and named where it is missing; deapcache's hold 100 MB or a single image."""
+MOST_SHARD_IMAGES = 2**22
+"""A shard's index names each of them."""
 
 # Feature reads must keep up with the memory bus: lz4 does (zstd halves the speed for 4 to 7% of the size), and bytes
 # that do not shrink are stored as they are. The numbers in a rounded float16 container end in three zero bits, which
@@ -73,7 +80,6 @@ _AXES = frozenset({"row", "column", "channel", "box"})
 _RECIPES: dict[str, type[Recipe]] = {recipe.kind: recipe for recipe in (FeatureRecipe, ImageRecipe, TargetRecipe)}
 _RESERVED = ("format", "kind", "digest", "arrays", "images", "recipe")
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
 
 
@@ -248,11 +254,13 @@ def read_group(location: Location) -> Group:
     and :class:`CorruptCacheError` for anything that deapcache did not write so.
     """
     try:
-        raw = location.read(METADATA_KEY)
+        raw = location.read(METADATA_KEY, most=MOST_METADATA)
     except (FileNotFoundError, NotADirectoryError):
         raise CacheMissError(
             f"there is no cache at {location}: {METADATA_KEY} is missing (`deapcache list caches` shows what there is)"
         ) from None
+    except NotAFileError as error:
+        raise _foreign(location, str(error)) from None
     try:
         found = json.loads(raw)["attributes"]["deapcache"]
         require_printable(found)
@@ -307,10 +315,10 @@ def _foreign(location: Location, reason: str) -> CorruptCacheError:
 def read_json(location: Location, key: str, parse: Callable[[Any], Parsed]) -> Parsed:
     """What ``parse`` makes of a JSON file of a cache; whatever it raises is told as a :class:`CorruptCacheError`."""
     try:
-        return parse(json.loads(location.read(key)))
+        return parse(json.loads(location.read(key, most=MOST_METADATA)))
     except FileNotFoundError:
         problem = "it is missing"
-    except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (NotAFileError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         problem = f"it does not describe an array of deapcache ({type(error).__name__}: {error})"
     except ValueError as error:
         problem = f"it does not describe an array of deapcache ({error})"
@@ -334,6 +342,11 @@ def _parse_array(name: str, metadata: dict[str, Any], expected: int | None) -> S
         raise ValueError(f"it speaks of {images} images, the cache has {expected}")
     if not shard_images <= images <= MOST_IMAGES:
         raise ValueError(f"{images} images in shards of {shard_images}, at most {MOST_IMAGES} images are possible")
+    if shard_images > MOST_SHARD_IMAGES or math.ceil(images / shard_images) > MOST_SHARDS:
+        raise ValueError(
+            f"{images} images in shards of {shard_images}: at most {MOST_SHARDS} shards of {MOST_SHARD_IMAGES} are "
+            "possible"
+        )
     require_size(item, np.dtype(dtype).itemsize, "an image's entry")
     (sharding,) = metadata["codecs"]
     spec = ArraySpec(
@@ -392,26 +405,9 @@ def require_size(shape: Sequence[int], itemsize: int, what: str) -> None:
         raise ValueError(f"{what} would be {claimed} bytes, at most {MOST_BYTES} are possible")
 
 
-def require_printable(claimed: Any) -> None:
-    """Raise ``ValueError`` for text anywhere in JSON that would move a terminal's cursor, or is no Unicode."""
-    if isinstance(claimed, dict):
-        require_printable([*claimed, *claimed.values()])
-    elif isinstance(claimed, list):
-        for each in claimed:
-            require_printable(each)
-    elif isinstance(claimed, str) and _UNPRINTABLE.search(claimed):
-        raise ValueError(f"it has control characters in {shorten(claimed)}")
-
-
 def _array_names(names: Any) -> tuple[str, ...]:
     """``names`` of arrays, as they are; raises ``ValueError`` where one could be a path, or there is none."""
     good = isinstance(names, list) and names and all(isinstance(each, str) and _NAME.fullmatch(each) for each in names)
     if not good or len(set(names)) != len(names):
         raise ValueError(f"the names of its arrays are {shorten(names)}, expected plain words")
     return tuple(names)
-
-
-def shorten(claimed: Any) -> str:
-    """For a message: what was claimed, cut where it is long."""
-    text = repr(claimed)
-    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -18,8 +18,8 @@ from deapcache.cache.format import (
     require_size,
     whole_numbers,
 )
-from deapcache.cache.shards import decode_chunk, encode_chunk
-from deapcache.errors import CorruptCacheError
+from deapcache.cache.shards import BLOSC_HEADER_BYTES, CHECKSUM_BYTES, decode_chunk, encode_chunk
+from deapcache.errors import CorruptCacheError, NotAFileError
 from deapcache.locations import Location
 
 BYTES = "image_id"
@@ -28,7 +28,6 @@ _CHUNK = "c.0"
 IMAGE_ID_KEYS = tuple(f"{name}/{key}" for name in (BYTES, OFFSETS) for key in (METADATA_KEY, _CHUNK))
 """Every key that keeps the ids."""
 
-_SMALL = 4096
 _DTYPES = {BYTES: "uint8", OFFSETS: "int64"}
 
 
@@ -98,13 +97,11 @@ def _read_array(location: Location, name: str, length: int) -> np.ndarray:
         return values
     key = f"{name}/{_CHUNK}"
     try:
-        # Blosc adds little to what it cannot shrink: a larger file is none of ours, and is not read.
-        if (location.size(key) or 0) > 2 * values.nbytes + _SMALL:
-            raise ValueError("it is larger than what it holds can be")
-        decode_chunk(memoryview(location.read(key)), values.view(np.uint8), packed=True)
+        chunk = location.read(key, most=values.nbytes + BLOSC_HEADER_BYTES + CHECKSUM_BYTES)
+        decode_chunk(memoryview(chunk), values.view(np.uint8), packed=True)
     except FileNotFoundError:
         raise _damaged(f"{location}/{key} cannot be read: it is missing") from None
-    except (ValueError, RuntimeError) as error:
+    except (NotAFileError, ValueError, RuntimeError) as error:
         raise _damaged(f"{location}/{key} cannot be read: {error}") from None
     return values
 

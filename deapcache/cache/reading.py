@@ -266,7 +266,7 @@ class RangeShards:
         chunks = [(int(offset), int(length)) for offset, length in entries[[row - first for row in rows]]]
         if any(offset == ABSENT for offset, _ in chunks):
             raise ValueError("the shard is there but lacks the image")
-        if any(length > self._most_bytes() for _, length in chunks):
+        if any(length > self._stored.spec.item_bytes + BLOSC_HEADER_BYTES + CHECKSUM_BYTES for _, length in chunks):
             raise ValueError("its index points outside of it")
         for chunk, row in zip(self._location.read_ranges(key, chunks), into, strict=True):
             decode_chunk(chunk, row.reshape(-1).view(np.uint8), packed=self._packed)
@@ -275,10 +275,6 @@ class RangeShards:
         """Fetch the index of a shard anew when it is next needed."""
         with _INDEXES_LOCK:
             _INDEXES.pop((self._origin, self._stored.shard_key(shard)), None)
-
-    def _most_bytes(self) -> int:
-        """Of a chunk: what Blosc, which may not shrink it, and the checksum add is little."""
-        return self._stored.spec.item_bytes + BLOSC_HEADER_BYTES + CHECKSUM_BYTES + self._stored.spec.item_bytes // 64
 
     def _index(self, shard: int) -> np.ndarray:
         place = (self._origin, self._stored.shard_key(shard))

@@ -34,6 +34,11 @@ BLOSC_STORED = 0x2
 
 _SHUFFLES = {"noshuffle": blosc.NOSHUFFLE, "shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
 
+_UNPACKED_FREELY = 2**26
+_MOST_RATIO = 2_000
+"""Bytes that unpack to more are meant for nothing but memory: offsets of ids of one length, the most regular of what
+deapcache writes, become 720 times smaller; zeros 8,000."""
+
 _SEGMENT_BYTES = 1 << 20
 """Small chunks are checked together, up to so many bytes: they stay in the processor's cache meanwhile."""
 
@@ -153,13 +158,20 @@ def decode_chunk(chunk: memoryview, row: np.ndarray | memoryview, *, packed: boo
 
 def unpack_chunk(data: memoryview, row: np.ndarray | memoryview, *, packed: bool) -> None:
     """The bytes of a chunk, less their checksum, into ``row``, uint8; raises ``ValueError`` or ``RuntimeError``."""
-    length = unpacked_bytes(data) if packed else len(data)
-    if length != len(row):
-        raise ValueError(f"the chunk has another size: it does not unpack to {len(row)} bytes")
+    require_unpacked(data, len(row), packed=packed)
     if packed:
         blosc.decompress(data, row)
     else:
         np.asarray(row)[:] = np.frombuffer(data, np.uint8)
+
+
+def require_unpacked(data: memoryview, length: int, *, packed: bool) -> None:
+    """Raise ``ValueError`` unless a chunk, less its checksum, is of ``length`` bytes and not packed absurdly well."""
+    found = unpacked_bytes(data) if packed else len(data)
+    if found != length:
+        raise ValueError(f"the chunk has another size: it does not unpack to {length} bytes")
+    if found > _UNPACKED_FREELY and found > len(data) * _MOST_RATIO:
+        raise ValueError(f"the chunk has {len(data)} bytes, which would become {found}")
 
 
 def unpacked_bytes(packed: memoryview | bytearray) -> int:
@@ -170,6 +182,12 @@ def unpacked_bytes(packed: memoryview | bytearray) -> int:
 def index_bytes(shard_images: int) -> int:
     """Length of the index of a shard with room for so many images."""
     return 16 * shard_images + CHECKSUM_BYTES
+
+
+def most_bytes(stored: StoredArray) -> int:
+    """Length of the longest shard that an array can have: all images, none of which packing made smaller."""
+    chunk = stored.spec.item_bytes + BLOSC_HEADER_BYTES + CHECKSUM_BYTES
+    return stored.shard_images * chunk + index_bytes(stored.shard_images)
 
 
 def decode_index(tail: memoryview, shard_images: int, size: int | None = None) -> np.ndarray:
@@ -258,9 +276,12 @@ def _chunk_problem(chunk: memoryview, stored: StoredArray, scratch: Scratch, dec
         return "the checksum is another"
     if not decompress:
         return ""
-    row = scratch.unpacked(stored.spec.item_bytes)
+    packed = stored.spec.compression != UNCOMPRESSED
     try:
-        unpack_chunk(chunk[:-CHECKSUM_BYTES], row, packed=stored.spec.compression != UNCOMPRESSED)
+        # before there is memory for it
+        require_unpacked(chunk[:-CHECKSUM_BYTES], stored.spec.item_bytes, packed=packed)
+        row = scratch.unpacked(stored.spec.item_bytes)
+        unpack_chunk(chunk[:-CHECKSUM_BYTES], row, packed=packed)
     except (ValueError, RuntimeError) as error:
         return str(error)
     finite = are_finite(row, np.dtype(stored.spec.dtype), overwrite=True)

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from deapcache.cache.cache import PROVENANCE, Cache
-from deapcache.cache.format import METADATA_KEY, StoredArray, read_group, stored_array
+from deapcache.cache.format import METADATA_KEY, MOST_METADATA, StoredArray, read_group, stored_array
 from deapcache.cache.image_ids import BYTES, OFFSETS, check_image_id_metadata, read_image_ids, read_offsets
 from deapcache.cache.opening import open_cache
 from deapcache.cache.parallel import ShardListener, ShardProgress, each, unheard
-from deapcache.cache.shards import Fault, Scratch, ShardFile, WholeShard, shard_faults
-from deapcache.errors import CacheMissError, CorruptCacheError, FormatVersionError, LocationError
+from deapcache.cache.shards import Fault, Scratch, ShardFile, WholeShard, most_bytes, shard_faults
+from deapcache.errors import CacheMissError, CorruptCacheError, FormatVersionError, LocationError, NotAFileError
 from deapcache.locations import LocalLocation, Location
 
 _REMOTE_THREADS = 4
@@ -170,6 +170,8 @@ class _Scan:
         images = len(self._cache.shard_rows(shard))
         try:
             size, faults = self._read(stored.shard_key(shard), stored, shard, images)
+        except NotAFileError as error:
+            return _Seen(shard, stored, 0, [Fault(numbers=tuple(range(images)), reason=str(error))])
         except FileNotFoundError:
             faults = [Fault(numbers=tuple(range(images)), reason="it is missing while the rest of the shard is there")]
             return _Seen(shard, stored, 0, faults if self._cache.is_present(shard) else [])
@@ -182,7 +184,7 @@ class _Scan:
         if isinstance(location, LocalLocation):
             with ShardFile(location.path / key, self._scratch()) as file:
                 return file.size, shard_faults(file, stored, images, self._scratch())
-        data = location.read(key)
+        data = location.read(key, most=most_bytes(stored))
         return len(data), shard_faults(WholeShard(data), stored, images, self._scratch())
 
     def _scratch(self) -> Scratch:
@@ -222,7 +224,7 @@ def metadata_problems(location: Location) -> dict[str, str]:
             look()
         except FormatVersionError:
             raise
-        except (CorruptCacheError, ValueError) as error:
+        except (CorruptCacheError, NotAFileError, ValueError) as error:
             found[key] = str(error)
 
     images: int | None = None
@@ -250,7 +252,7 @@ def metadata_problems(location: Location) -> dict[str, str]:
 
 def _require_object(location: Location, key: str) -> None:
     try:
-        if not isinstance(json.loads(location.read(key)), dict):
+        if not isinstance(json.loads(location.read(key, most=MOST_METADATA)), dict):
             raise ValueError("it is no JSON object")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"it is no JSON object ({error})") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 import typer
@@ -26,6 +27,7 @@ from deapcache.cli.speed import speed_command
 from deapcache.cli.submit import submit_command
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.locations import redacted
+from deapcache.untrusted import printable
 
 app = typer.Typer(
     name="deapcache",
@@ -71,7 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(_run(arguments))
 
 
+def _warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> str:
+    """A warning in one line, as errors are: where in the code it was raised says nothing to a user."""
+    kind = "" if issubclass(category, UserWarning) else f"{category.__name__}: "
+    return f"warning: {kind}{printable(redacted(str(message)))}\n"
+
+
 def _run(arguments: Sequence[str] | None) -> int:
+    warnings.formatwarning = _warning
     try:
         outcome = app(args=arguments, standalone_mode=False)
     except DeapcacheError as error:

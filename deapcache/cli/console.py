@@ -13,16 +13,26 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+from deapcache.untrusted import printable, printable_json
 
 _PIPE_WIDTH = 240
 """Columns where the output is no terminal: wide enough that no cell of a table is cut."""
 
 
+class _Console(Console):
+    """A console that shows text and never obeys it: names come from caches and results, which come from anyone."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _PIPE_WIDTH
-    # Names come from caches, which come from anyone: they are text, never markup.
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
+    # never markup, for the same reason
+    return _Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
 
 
 out = _console(stderr=False)
@@ -31,7 +41,7 @@ err = _console(stderr=True)
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(printable_json(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
 
 def note(text: str) -> None:

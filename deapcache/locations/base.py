@@ -63,8 +63,12 @@ class Location(ABC):
         """The sub-folder ``part``; raises :class:`UsageError` where that would leave this folder."""
 
     @abstractmethod
-    def read(self, key: str) -> bytes:
-        """The bytes of ``key``; raises ``FileNotFoundError``."""
+    def read(self, key: str, *, most: int | None = None) -> bytes:
+        """The bytes of ``key``; raises ``FileNotFoundError``.
+
+        Raises :class:`NotAFileError` for what is no plain file, and for one of more than ``most`` bytes, which is not
+        read.
+        """
 
     def read_stamped(self, key: str) -> tuple[bytes, str | None]:
         """The bytes of ``key`` and their :meth:`stamp`; raises ``FileNotFoundError``."""

@@ -25,8 +25,8 @@ class LayeredHome(Location):
     def __truediv__(self, part: str) -> Location:
         return self.own / part
 
-    def read(self, key: str) -> bytes:
-        return self.own.read(key)
+    def read(self, key: str, *, most: int | None = None) -> bytes:
+        return self.own.read(key, most=most)
 
     def read_stamped(self, key: str) -> tuple[bytes, str | None]:
         return self.own.read_stamped(key)

@@ -13,12 +13,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from deapcache.errors import LocationError, ReadOnlyError, StorageFullError
+from deapcache.errors import LocationError, NotAFileError, ReadOnlyError, StorageFullError
 from deapcache.locations.base import PLAIN, Location, Use, inside
 
 TEMPORARY_SUFFIX = ".partial"
 """Ending of files that are being written; a kill can leave them behind, :meth:`LocalLocation.sweep` removes them."""
 
+_NO_FILE = {errno.EISDIR: "a folder", errno.ELOOP: "a link that leads to itself", errno.ENXIO: "a socket"}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -32,13 +33,24 @@ class LocalLocation(Location):
     def __truediv__(self, part: str) -> LocalLocation:
         return LocalLocation(self.path / inside(part), use=self.use)
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, most: int | None = None) -> bytes:
+        path = self.path / inside(key)
         try:
-            return (self.path / inside(key)).read_bytes()
-        except PermissionError as error:
-            raise LocationError(
-                f"cannot read {error.filename}: {error.strerror}; ask its owner to let your group read it"
-            ) from error
+            with open(path, "rb", opener=_open_without_waiting) as file:
+                facts = os.fstat(file.fileno())
+                if not stat.S_ISREG(facts.st_mode):
+                    raise NotAFileError(f"cannot read {path}: it is a pipe or a device, and no file")
+                if most is not None and facts.st_size > most:
+                    raise NotAFileError(f"{path} has {facts.st_size:,} bytes: at most {most:,} are read of such a file")
+                return file.read()
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                raise NotAFileError(f"cannot read {path}: it is {_NO_FILE[error.errno]}, and no file") from None
+            if isinstance(error, PermissionError):
+                raise LocationError(
+                    f"cannot read {error.filename}: {error.strerror}; ask its owner to let your group read it"
+                ) from error
+            raise
 
     def stamp(self, key: str) -> str:
         facts = (self.path / inside(key)).stat()
@@ -134,6 +146,11 @@ class LocalLocation(Location):
 def _part(file: BinaryIO, start: int, length: int) -> memoryview:
     file.seek(start)
     return memoryview(file.read(length))
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # without it, opening a pipe waits until somebody writes to it
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _nearest_existing(path: Path) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from deapcache.errors import DeapcacheError, LocationError, ReadOnlyError
+from deapcache.errors import DeapcacheError, LocationError, NotAFileError, ReadOnlyError
 from deapcache.locations.base import PLAIN, Location, Use, inside
 from deapcache.locations.listings import forget_listings, remembered_listing
 from deapcache.locations.redaction import redacted
@@ -50,14 +50,19 @@ class RemoteLocation(Location):
         store = self._store(retries=0)
         return _tried_again(lambda: question(store))
 
-    def read(self, key: str) -> bytes:
-        return self.read_stamped(key)[0]
+    def read(self, key: str, *, most: int | None = None) -> bytes:
+        return self._read(key, most)[0]
 
     def read_stamped(self, key: str) -> tuple[bytes, str | None]:
+        return self._read(key, None)
+
+    def _read(self, key: str, most: int | None) -> tuple[bytes, str | None]:
         import obstore
 
         def whole(store: Any) -> tuple[bytes, str | None]:
             found = obstore.get(store, inside(key))
+            if most is not None and (size := int(found.meta["size"])) > most:
+                raise NotAFileError(f"{self}/{key} has {size:,} bytes: at most {most:,} are read of such a file")
             return bytes(found.bytes()), found.meta["e_tag"]
 
         with _explained(f"{self}/{key}"):

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from deapcache.errors import LocationError, ReadOnlyError, UsageError
 from deapcache.locations.base import PLAIN, Use, inside
+from deapcache.locations.http import RefusedError, read_url
 from deapcache.locations.remote import RemoteLocation
 
 INDEX = "index.json"
@@ -26,6 +27,9 @@ _LIFE = 10.0
 """Seconds for which a document is believed; writers renew theirs about as often."""
 _BURST = 1.0
 """Seconds within which a document is not fetched again even where something seems to be missing."""
+
+_OF_ADDRESS = "%/:@[]+=~,;!$&'()*"
+"""Characters of an address that stay as they are."""
 
 Listed = dict[str, int]
 """Key → bytes."""
@@ -83,6 +87,16 @@ class WebLocation(RemoteLocation):
             return False
         self._remembered.clear()
         return True
+
+    def read(self, key: str, *, most: int | None = None) -> bytes:
+        try:
+            return read_url(quote(f"{self.url}/", safe=_OF_ADDRESS) + quote(inside(key), safe="/+=~"), most)
+        except RefusedError as error:
+            raise LocationError(f"cannot read {self}/{key}: {error}") from error
+
+    def read_stamped(self, key: str) -> tuple[bytes, str | None]:
+        stamp = self.stamp(key)
+        return self.read(key), stamp
 
     def publish(self, key: str, data: bytes, *, replace: bool = False) -> bool:
         raise self._read_only()

@@ -12,6 +12,7 @@ import functools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
 import torch
@@ -45,7 +46,17 @@ class AnyUpConfig(ReadoutConfig):
         return AnyUp(self, nn.Identity())
 
     def restore(self, options: Mapping[str, Any]) -> AnyUp:
-        """See :meth:`ReadoutConfig.restore`; raises :class:`WeightsError` where the hub's weights are others now."""
+        """See :meth:`ReadoutConfig.restore`; raises :class:`WeightsError` where the hub's weights are others now.
+
+        A trained readout may be a stranger's: it alone makes nobody fetch and run a hub's code. Raises
+        :class:`MissingWeightsError` where that was not fetched before, as training one's own does.
+        """
+        if not _is_here():
+            raise MissingWeightsError(
+                f"readout anyup needs the code and weights of {HUB}, which torch.hub would fetch and run; a readout "
+                f"that somebody trained is no reason to. Where you trust that repository, fetch it yourself: "
+                f"python -c \"import torch; torch.hub.load('{HUB}', '{MODEL}')\""
+            )
         readout = self.build()
         if readout.options["upsampler"] != options["upsampler"]:
             raise WeightsError(
@@ -102,6 +113,11 @@ class AnyUp(GuidedReadout):
         with torch.no_grad():
             upsampled_1Dhw = self._upsampler[0](image_13hw, features_1DHW, output_size=output_size)
         return F.conv2d(upsampled_1Dhw, weight[:, :, None, None])
+
+
+def _is_here() -> bool:
+    """Whether torch.hub has fetched the repository before: it keeps it as ``OWNER_NAME_BRANCH``."""
+    return any(Path(torch.hub.get_dir()).glob(f"{HUB.replace('/', '_')}_*/hubconf.py"))
 
 
 @functools.lru_cache(maxsize=1)

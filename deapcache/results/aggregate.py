@@ -183,7 +183,8 @@ def _all_known(found: Sequence[float | None]) -> list[float]:
 
 def _summary(results: Sequence[Result]) -> Summary:
     first = results[0]
-    values = {metric: [result.scores[metric] for result in results] for metric in first.scores}
+    # another version of the task may have left a score out
+    values = {metric: [result.scores.get(metric, math.nan) for result in results] for metric in first.scores}
     costs = {name: [result.cost.get(name) for result in results] for name in first.cost}
     return Summary(
         task=first.task,

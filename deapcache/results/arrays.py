@@ -10,8 +10,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from deapcache.errors import ResultsError
+from deapcache.errors import NotAFileError, ResultsError
 from deapcache.locations import Location
+from deapcache.untrusted import parse_json
 
 _METADATA = "deapcache"
 
@@ -28,17 +29,20 @@ def unpack_arrays(home: Location, key: str) -> tuple[dict[str, np.ndarray], dict
         return parse_arrays(home.read(key))
     except FileNotFoundError:
         raise ResultsError(f"{home} has no {key}: run the probe that makes it again") from None
-    except SafetensorError as error:
+    except (SafetensorError, NotAFileError, ValueError) as error:
         raise ResultsError(f"{home}/{key} is damaged: {error}; run the probe that made it again") from None
 
 
 def parse_arrays(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What :func:`pack_arrays` made; raises ``SafetensorError``, or ``ValueError`` and the like for odd facts."""
-    arrays = load(data)
-    return arrays, json.loads(_header(data).get("__metadata__", {}).get(_METADATA, "{}"))
-
-
-def _header(data: bytes) -> dict[str, Any]:
+    """What :func:`pack_arrays` made; raises ``SafetensorError`` or ``ValueError``."""
+    try:
+        arrays = load(data)
+    except KeyError as error:  # a type of numbers that numpy does not have
+        raise ValueError(f"it holds numbers of type {error}") from None
     # the file begins with the length of its JSON header; `load` checked both, but does not hand the metadata out
     length = int.from_bytes(data[:8], "little")
-    return dict(json.loads(data[8 : 8 + length]))
+    metadata = parse_json(data[8 : 8 + length]).get("__metadata__", {})
+    facts = parse_json(metadata.get(_METADATA, "{}").encode())
+    if not isinstance(facts, dict):
+        raise ValueError("the facts beside its arrays are no JSON object")
+    return arrays, facts

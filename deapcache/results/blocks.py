@@ -11,6 +11,8 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from deapcache.untrusted import printable
+
 _GAP = "  "
 LEFT = 2
 """Columns that are names; the others are numbers, and stand right."""
@@ -28,6 +30,17 @@ class Block:
     """What stands beneath: protocols, seeds, caches, backbone forwards."""
     faint: frozenset[int] = frozenset()
     """Rows that are there to compare with: the prior, the paper's numbers."""
+
+    def __post_init__(self) -> None:
+        # every table passes here, and names in it may be a stranger's
+        object.__setattr__(self, "title", _one_line(self.title))
+        object.__setattr__(self, "header", tuple(map(printable, self.header)))
+        object.__setattr__(self, "rows", tuple(tuple(map(_one_line, row)) for row in self.rows))
+        object.__setattr__(self, "notes", tuple(map(printable, self.notes)))
+
+
+def _one_line(text: str) -> str:
+    return printable(text).replace("\n", " ")
 
 
 def print_blocks(blocks: Sequence[Block], *, file: IO[str] | None = None) -> None:

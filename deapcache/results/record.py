@@ -6,20 +6,26 @@ JSON is published last: where it is, the other two are.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from deapcache.errors import ResultsError
+from deapcache.errors import DeapcacheError, ResultsError
 from deapcache.locations import Location, redacted
 from deapcache.machine import now, versions
 from deapcache.recipe import SHORT, digest_of
 from deapcache.results.arrays import pack_arrays, unpack_arrays
+from deapcache.results.documents import About, Build, Caches, Date, Metrics, Number, Numbers, Protocol
+from deapcache.results.files import read_checked, runs_in
+from deapcache.untrusted import parse_json
 
 SCHEMA_VERSION = 1
 
@@ -42,44 +48,44 @@ class Result:
     backbone: str
     readout: str
     seed: int
-    scores: Mapping[str, float]
+    scores: Numbers
     """Metric → score; NaN where it is not defined."""
-    prior: Mapping[str, float]
+    prior: Numbers
     """Scores of the best output that does not look at the image."""
-    metrics: Mapping[str, Mapping[str, Any]]
+    metrics: Metrics
     """Metric → ``label``, ``unit`` and ``higher_is_better``."""
     main_metric: str
-    protocol: Mapping[str, Any]
+    protocol: Protocol
     protocol_digest: str
-    caches: Mapping[str, Mapping[str, Any]]
+    caches: Caches
     """``train``, ``val``, ``train instances targets`` and so on → ``path`` in the home, ``digest`` and ``recipe``."""
     classes: tuple[str, ...]
-    build: Mapping[str, Any]
+    build: Build
     """What rebuilds the readout: ``name``, ``options``, ``feature_dim``, ``heads``, ``grid``, ``cnn_width``."""
     parameters: int
     """Learnable parameters of the readout."""
-    sigma: tuple[float, ...] | None
+    sigma: tuple[Number, ...] | None
     """Learned width of each attention head, image fractions."""
     train_images: int
     val_images: int
-    loss_curve: tuple[tuple[int, float], ...]
-    seconds: Mapping[str, float]
+    loss_curve: tuple[tuple[int, float | None], ...]
+    seconds: Numbers
     cost: Mapping[str, float | None] = field(default_factory=dict)
     """What the readout alone takes: ``train_ms_per_image``, ``predict_ms_per_image``, ``backward_bytes_per_image`` and
     what else was measured; ``None`` where it could not be, empty in results from before it was."""
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: About = field(default_factory=dict)
     """What was known of the backbone when it was probed, for readers who do not have it: ``category``, ``parameters``,
     ``training_data``; empty where it was not known, and in results from before it was kept."""
     readouts_sharing: int
     """Readouts that shared the pass that ``seconds`` and ``images_per_second`` are of."""
-    images_per_second: float
+    images_per_second: Number
     device: str
     residency: str
     backbone_forwards: int
     """Images that a backbone was run on while probing."""
     backbone_builds: int
     versions: Mapping[str, str]
-    date: str
+    date: Date
     """UTC, ISO 8601."""
     command: tuple[str, ...]
 
@@ -91,16 +97,25 @@ class Result:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Result:
-        """The result that :meth:`to_json` gave; raises ``KeyError`` or ``TypeError`` for another document."""
+        """The result that :meth:`to_json` gave, of a document that :data:`RESULT_MODEL` accepts."""
         added_later = {f.name for f in fields(cls) if f.default_factory is not MISSING}
         values = {f.name: document[f.name] for f in fields(cls) if f.name in document or f.name not in added_later}
-        for name in ("scores", "prior"):
-            values[name] = {metric: math.nan if v is None else float(v) for metric, v in values[name].items()}
+        for name in ("scores", "prior", "seconds"):
+            values[name] = {key: _finite_or_nan(value) for key, value in values[name].items()}
+        values["images_per_second"] = _finite_or_nan(values["images_per_second"])
         values["classes"] = tuple(values["classes"])
         values["command"] = tuple(values["command"])
-        values["sigma"] = None if values["sigma"] is None else tuple(values["sigma"])
+        values["sigma"] = None if values["sigma"] is None else tuple(map(_finite_or_nan, values["sigma"]))
         values["loss_curve"] = tuple((step, loss) for step, loss in values["loss_curve"])
         return cls(**values)
+
+
+def _finite_or_nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+RESULT_MODEL: TypeAdapter[Result] = TypeAdapter(Result)
+"""What a result's document must be, wherever it comes from: see :func:`deapcache.results.files.checked`."""
 
 
 @dataclass(frozen=True)
@@ -224,41 +239,70 @@ def readout_key(run: str) -> str:
 def load_results(home: Location, runs: Iterable[str] | None = None) -> list[Result]:
     """The results of ``runs``, or all of ``home``, by run name; [] where there are none.
 
-    Raises :class:`ResultsError` that names a file that is not a result, or a run that is not there.
+    A run has one file, of its own name. Of all, files that are none, or copies of another, are left out with a warning
+    that names them; of ``runs``, :class:`ResultsError` names a file that is not a result, or a run that is not there.
     """
     if runs is not None:
-        keys = [result_key(run) for run in sorted(runs)]
-    else:
-        keys = [key for key in home.keys("results") if key.endswith(".json")]
-    return [_load(home, key) for key in keys]
+        return [_load(home, run) for run in sorted(runs)]
+    found = []
+    for run in runs_in(home, "results", ".json"):
+        try:
+            found.append(_load(home, run))
+        except ResultsError as error:
+            warnings.warn(f"left out: {error}", stacklevel=2)
+    return found
 
 
-def _load(home: Location, key: str) -> Result:
+def _load(home: Location, run: str) -> Result:
+    key = result_key(run)
     try:
-        document = json.loads(home.read(key))
-        schema = document["schema"]
-        if schema == SCHEMA_VERSION:
-            return Result.from_json(document)
+        document = read_checked(home, key, RESULT_MODEL, schema=SCHEMA_VERSION, again="run its probe again")
     except FileNotFoundError:
         raise ResultsError(f"{home} has no {key}: run the probe that makes it") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ResultsError(
-            f"{home}/{key} is not a result: {type(error).__name__}: {error}; delete it, or run its probe again"
-        ) from None
-    raise ResultsError(
-        f"{home}/{key} has schema {schema!r}, this deapcache reads {SCHEMA_VERSION}: upgrade, or move the file away"
-    )
+    result = Result.from_json(document)
+    if result.run != run:
+        raise ResultsError(f"{home}/{key} is a copy of {result.run} under another name: delete it")
+    if problem := inner_problem(result):
+        raise ResultsError(f"{home}/{key} is not a whole result: {problem}; delete it, or run its probe again")
+    known = known_metrics(result.task)
+    return replace(result, metrics={name: known.get(name, facts) for name, facts in result.metrics.items()})
+
+
+def inner_problem(result: Result) -> str:
+    """In what a result contradicts itself; empty where it does not."""
+    if result.main_metric not in result.metrics:
+        return f"its main metric {result.main_metric} is not among its metrics"
+    lacking = [name for name in result.metrics if name not in result.scores or name not in result.prior]
+    return f"it has no score or prior of {lacking[0]}" if lacking else ""
+
+
+@functools.cache
+def known_metrics(task: str) -> Mapping[str, Mapping[str, Any]]:
+    """What the code says of a task's metrics, which no result can say otherwise; empty for a task not known here."""
+    from deapcache.tasks import get_task  # with PyTorch
+
+    try:
+        return {name: asdict(metric) for name, metric in get_task(task).metrics.items()}
+    except DeapcacheError:
+        return {}
 
 
 def load_statistics(home: Location, run: str) -> Statistics:
     """The per-image statistics of a run; raises :class:`ResultsError` where the file is absent or damaged."""
-    return parse_statistics(unpack_arrays(home, statistics_key(run))[0])
+    key = statistics_key(run)
+    arrays, _ = unpack_arrays(home, key)
+    try:
+        return parse_statistics(arrays)
+    except (ValueError, KeyError) as error:
+        raise ResultsError(f"{home}/{key} holds no statistics ({error}): run the probe that made it again") from None
 
 
 def parse_statistics(stored: Mapping[str, np.ndarray]) -> Statistics:
     """The statistics from the arrays of their file; raises ``KeyError`` or ``ValueError`` for others."""
     arrays = dict(stored)
-    ids = json.loads(arrays.pop("image_ids").tobytes())
+    ids = parse_json(arrays.pop("image_ids").tobytes())
+    if not isinstance(ids, list) or not all(isinstance(each, str) for each in ids):
+        raise ValueError("its image ids are no list of texts")
 
     def part(prefix: str) -> dict[str, np.ndarray]:
         return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

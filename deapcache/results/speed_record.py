@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from deapcache.locations import Location
 from deapcache.recipe import SHORT, digest_of
+from deapcache.results.documents import SpeedDocument
 
 SCHEMA = 1
 FOLDER = "speed"
@@ -84,8 +87,10 @@ class Speed:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Speed:
-        """The speed that :meth:`to_json` gave; raises ``KeyError`` and the like for another document."""
+        """The speed that :meth:`to_json` gave, of what :data:`SPEED_MODEL` accepts; raises ``ValueError``."""
         kind = BACKBONE if BACKBONE in document else READOUT
+        if kind not in document:
+            raise ValueError(f"it names neither a {BACKBONE} nor a {READOUT}")
         seconds = tuple(document["seconds"])
         return cls(
             kind=kind,
@@ -94,6 +99,10 @@ class Speed:
             reference_seconds=statistics.median(seconds) / document["runtime_factor"],
             **{name: document[name] for name in _PLAIN},
         )
+
+
+SPEED_MODEL: TypeAdapter[SpeedDocument] = TypeAdapter(SpeedDocument)
+"""What a speed's document must be, wherever it comes from: see :func:`deapcache.results.files.checked`."""
 
 
 def speed_key(speed: Speed) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
+import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from deapcache.errors import ResultsError
 from deapcache.locations import Location
-from deapcache.results.speed_record import FOLDER
+from deapcache.results.files import files_in, read_checked
+from deapcache.results.speed_record import BACKBONE, FOLDER, SCHEMA, SPEED_MODEL, Speed, speed_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +21,7 @@ class BackboneSpeed:
     images_per_second: float
     """Of the median batch."""
     relative: float
-    """To ViT-B/16 at 224 on the same device; NaN where that was not measured."""
+    """To ViT-B/16 at 224 on the same device."""
     device: str
 
 
@@ -41,12 +40,47 @@ def load_speeds(home: Location, device: str | None = None) -> list[BackboneSpeed
 
 
 def all_speeds(home: Location) -> list[BackboneSpeed]:
-    """The speeds of all backbones and devices, in the order of their files; [] where there are none.
+    """The speeds of all backbones and devices, in the order of their files; [] where there are none."""
+    return [
+        BackboneSpeed(
+            backbone=speed.name,
+            images_per_second=speed.images_per_second["median"],
+            relative=1 / speed.runtime_factor,
+            device=speed.device,
+        )
+        for speed in read_speeds(home).values()
+        if speed.kind == BACKBONE
+    ]
 
-    Files of other things, such as readouts, are passed over. Raises :class:`ResultsError` for a file that is no speed.
+
+def read_speeds(home: Location) -> dict[str, Speed]:
+    """Key → speed, of backbones and readouts, in the order of keys.
+
+    A file that is no speed, or a copy of one under another name, is left out with a warning that names it.
     """
-    keys = [key for key in home.keys(FOLDER) if key.endswith(".json")]
-    return [one for key in keys for one in _speeds(f"{home}/{key}", home.read(key))]
+    found = {}
+    for name in files_in(home, FOLDER, ".json"):
+        key = f"{FOLDER}/{name}.json"
+        try:
+            found[key] = _load(home, key)
+        except ResultsError as error:
+            warnings.warn(f"left out: {error}", stacklevel=2)
+    return found
+
+
+def _load(home: Location, key: str) -> Speed:
+    again = "run its deapcache speed again"
+    try:
+        speed = Speed.from_json(read_checked(home, key, SPEED_MODEL, schema=SCHEMA, again=again))
+    except FileNotFoundError:
+        raise ResultsError(f"{home}/{key} is gone") from None
+    except (ValueError, ArithmeticError) as error:
+        if isinstance(error, ResultsError):
+            raise
+        raise ResultsError(f"{home}/{key} is not a speed of deapcache: {error}; delete it, or {again}") from None
+    if speed_key(speed) != key:
+        raise ResultsError(f"{home}/{key} is a copy of {speed_key(speed)} under another name: delete it")
+    return speed
 
 
 def by_device(speeds: Iterable[BackboneSpeed]) -> dict[str, dict[str, BackboneSpeed]]:
@@ -60,32 +94,3 @@ def by_device(speeds: Iterable[BackboneSpeed]) -> dict[str, dict[str, BackboneSp
 def most_measured(speeds: Mapping[str, Mapping[str, BackboneSpeed]]) -> str:
     """The device with the most backbones, of several the first by name; empty where there is none."""
     return max(sorted(speeds), key=lambda name: len(speeds[name]), default="")
-
-
-def _speeds(file: str, data: bytes) -> list[BackboneSpeed]:
-    try:
-        document = json.loads(data)
-    except ValueError as error:
-        raise ResultsError(f"{file} is no JSON ({error}): delete it, or run its deapcache speed again") from None
-    entries: Sequence[Any] = document if isinstance(document, list) else [document]
-    return [_speed(file, entry) for entry in entries if isinstance(entry, Mapping) and entry.get("backbone")]
-
-
-def _speed(file: str, entry: Mapping[str, Any]) -> BackboneSpeed:
-    try:
-        rate = float(entry["images_per_second"]["median"])
-        relative = entry.get("relative")
-        found = BackboneSpeed(
-            backbone=str(entry["backbone"]),
-            images_per_second=rate,
-            relative=math.nan if relative is None else float(relative),
-            device=str(entry["device"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ResultsError(
-            f"{file} is not a speed of deapcache ({type(error).__name__}: {error}): it must say backbone, "
-            "images_per_second, relative and device; delete it, or run its deapcache speed again"
-        ) from None
-    if not (math.isfinite(rate) and rate > 0):
-        raise ResultsError(f"{file} says {rate} images per second: delete it, or run its deapcache speed again")
-    return found

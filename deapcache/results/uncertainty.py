@@ -9,10 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from deapcache.errors import DeapcacheError, LocationError, ResultsError
+from pydantic import TypeAdapter
+
+from deapcache.errors import DeapcacheError, LocationError, NotAFileError, ResultsError
 from deapcache.locations import Location
 from deapcache.recipe import SHORT, digest_of
 from deapcache.results.aggregate import Summary
+from deapcache.results.documents import IntervalsDocument
+from deapcache.results.files import MOST_BYTES
 from deapcache.results.intervals import RESAMPLES, Interval, bootstrap_difference, bootstrap_interval
 from deapcache.results.record import Result, Statistics, load_statistics, plain_json
 
@@ -26,6 +30,9 @@ _NUMBERS = 200_000_000
 
 _SAME_SCORE = 1e-6
 """Relative: the score is recomputed from statistics by the same code, on another machine perhaps."""
+
+
+_INTERVALS: TypeAdapter[IntervalsDocument] = TypeAdapter(IntervalsDocument)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +73,10 @@ class HomeIntervals:
 
     def _kept(self, key: str) -> Uncertainty | None:
         try:
-            kept = json.loads(self._home.read(key))["intervals"]
-            return Uncertainty(intervals={metric: _numbers(*pair) for metric, pair in kept.items()})
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            kept = _INTERVALS.validate_json(self._home.read(key, most=MOST_BYTES), strict=True)["intervals"]
+        except (FileNotFoundError, NotAFileError, ValueError):
             return None  # it is made again, whatever is wrong with it
+        return Uncertainty(intervals={metric: _numbers(*pair) for metric, pair in kept.items()})
 
     def _computed(self, summary: Summary, key: str) -> Uncertainty:
         try:
@@ -127,6 +134,11 @@ def _statistics(home_of: Callable[[str], Location], summary: Summary, task: Task
             scores = task.scores(dict(statistics.run))
         except KeyError as error:
             raise ResultsError(f"the statistics of {result.run} lack {error}: run the probe again") from None
+        except (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError) as error:  # of another shape
+            reason = f"{type(error).__name__}: {error}"
+            raise ResultsError(
+                f"the statistics of {result.run} cannot be scored ({reason}): run the probe again"
+            ) from None
         _require_same_score(result, scores)
     return loaded
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from pydantic import TypeAdapter
+
 from deapcache.locations import Location
+from deapcache.results.documents import UseDocument
+from deapcache.results.files import MOST_BYTES, keys_below
+
+_USE: TypeAdapter[UseDocument] = TypeAdapter(UseDocument)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,26 +28,20 @@ class Uses:
 def last_uses(homes: Sequence[Location]) -> Uses:
     """The newest use of every cache that a result in one of ``homes`` names.
 
-    Results of any version count: only their date and the digests are read.
+    Results of any version count: only their date and the digests are read. What is no result but looks
+    like one, such as a copy under another name, counts as well: a cache is in use as long as anything says so.
     """
     last: dict[str, datetime] = {}
     unreadable = []
     for home in homes:
-        for key in home.keys("results"):
-            if not key.endswith(".json"):
-                continue
+        for key in keys_below(home, "results", ".json"):
             try:
-                date, digests = _read(home, key)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                use = _USE.validate_json(home.read(key, most=MOST_BYTES), strict=True)
+            except (OSError, ValueError):
                 unreadable.append(f"{home}/{key}")
                 continue
-            last |= {digest: max(date, last.get(digest, date)) for digest in digests}
+            date = datetime.fromisoformat(use["date"])
+            date = date if date.tzinfo else date.replace(tzinfo=UTC)
+            for cache in use["caches"].values():
+                last[cache["digest"]] = max(date, last.get(cache["digest"], date))
     return Uses(last=last, unreadable=tuple(unreadable))
-
-
-def _read(home: Location, key: str) -> tuple[datetime, list[str]]:
-    document = json.loads(home.read(key))
-    date = datetime.fromisoformat(document["date"])
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    return date, [str(cache["digest"]) for cache in document["caches"].values()]

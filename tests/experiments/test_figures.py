@@ -16,7 +16,6 @@ from deapcache_figures import (
     SEEDS,
     TASKS,
     Drawable,
-    add_speed,
     build_home,
     collisions,
     marks_of,
@@ -191,17 +190,6 @@ def test_speed_quality_draws_the_front_of_what_nothing_beats(make: Make, drawabl
     front = next(np.column_stack(line.get_data()) for line in axis.lines if line.get_linestyle() == "--")
     beaten = [any((other >= point).all() and (other > point).any() for other in points) for point in points]
     np.testing.assert_allclose(front, points[~np.array(beaten)])
-
-
-def test_speed_without_a_reference_is_images_a_second(drawable: Drawable, tmp_path) -> None:
-    import shutil
-
-    shutil.copytree(drawable.home.path / "results", tmp_path / "results")
-    home = LocalLocation(tmp_path)
-    add_speed(home, "a.json", BACKBONES[0], 12.5, None)
-    canvas = make_figure(FigureRequest(name="speed-quality", home=home, selection=Selection(tasks=["segmentation"])))
-    assert "speed [images/s]" in labels(canvas)
-    assert marks_of(canvas.figure.axes[0])[0, 0] == 12.5
 
 
 def test_cached_images_are_asked_as_photographs_are(drawable: Drawable) -> None:

@@ -115,7 +115,7 @@ def test_a_mistake_is_told_with_its_place(write, old, new, says):
         ("backbones: [mae]", "probes: expected a list of what to probe, found nothing"),
         ("backbones: [mae]\nprobes: []", "line 2: probes: expected a list of what to probe, found []"),
         ("backbones: [mae]\nprobes: [depth]", "line 2: probes.0: expected keys such as `tasks` and `dataset`"),
-        ("a: &a [*a]", "unknown key 'a'"),
+        ("a: &a [*a]", "holds more than 100,000 values"),
         ("x: !!python/object/apply:os.getcwd []", "is no YAML that can be read"),
         ("a: " + "[" * 2000, "is no YAML that can be read"),
     ],
@@ -129,7 +129,7 @@ def test_a_file_that_is_no_pipeline_is_refused(write, text, says):
 
 def test_a_file_that_expands_without_end_is_refused_at_once(write):
     bomb = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 40))
-    with pytest.raises(PipelineError, match="unknown key 'a0'"):
+    with pytest.raises(PipelineError, match="holds more than 100,000 values once its aliases"):
         load_pipeline(write(bomb))
 
 
@@ -176,7 +176,7 @@ def test_settings_replace_values(write):
         ("probes.0.limit.a=1", ["probes.0.limit holds no further keys"]),
         ("seeds=", ["found an empty list"]),
         ("iterations=", []),
-        ("lr={a", ["the value is no YAML"]),
+        ("lr={a", ["--set lr={a", "is no YAML that can be read"]),
         ("probes=[]", ["--set probes=[]: probes: expected a list"]),
         ("probes.0=depth", ["--set probes.0=depth: probes.0: expected keys"]),
     ],
@@ -204,3 +204,48 @@ def test_the_papers_experiments_and_the_demo_are_shipped():
         pipeline = load_pipeline(name)
         assert pipeline.name == name
         assert pipeline.description
+
+
+SHORT = "backbones: [mae]\nprobes: [{tasks: [depth], dataset: scenes}]\n"
+HEX = "0x" + "f" * 100_000
+ALIASES = "x0: &x0 [1, 1]\n" + "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]\n" for i in range(1, 12))
+MERGES = "m0: &m0 {a: 1, b: 2}\n" + "".join(
+    f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}'] * 9)}], k{i}: 1}}\n" for i in range(1, 9)
+)
+BOMBS = {
+    "aliases": ALIASES + "probes: *x11\n",
+    "aliases where a value should be": ALIASES + "name: *x11\n",
+    "merges": MERGES + "where: *m8\n",
+    "holds itself": "where: &w {a: *w}\n",
+    "digits": f"iterations: {'9' * 5000}\n",
+    "hexadecimal digits": f"iterations: {HEX}\n",
+    "a key of digits": f"{HEX}: 1\n",
+    "beyond int64": "iterations: 99999999999999999999\n",
+    "beyond what is meant": "iterations: 9999999999\n",
+    "a learning rate": f"lr: {HEX}\n",
+    "a learning rate beyond floats": "lr: 1e999\n",
+    "a selection": f"where: {{a: {HEX}}}\n",
+    "nested": f"where: {'[' * 5000}\n",
+    "binary": f"limit: 0b{'1' * 100_000}\n",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_values_that_grow_and_numbers_that_cannot_be_are_one_short_line(write, name):
+    with pytest.raises(PipelineError) as told:
+        load_pipeline(write(BOMBS[name] + (SHORT if "probes" not in BOMBS[name] else "backbones: [mae]\n")))
+    assert "is there twice" not in str(told.value)
+    assert "\n" not in str(told.value)
+    assert len(str(told.value)) < 600
+
+
+@pytest.mark.parametrize("setting", [f"iterations={HEX}", f"seeds=1,{'9' * 4000}", "lr=1e999", "where.a=[&a [*a]]"])
+def test_so_they_are_as_settings(write, setting):
+    with pytest.raises(PipelineError) as told:
+        load_pipeline(write(GOOD), [setting])
+    assert "\n" not in str(told.value)
+
+
+def test_an_alias_that_repeats_a_value_is_fine(write):
+    found = load_pipeline(write(f"name: &n again\ndescription: *n\nseeds: [{2**40}]\n{SHORT}"))
+    assert (found.name, found.description, found.probes[0].seeds) == ("again", "again", (2**40,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,9 +33,12 @@ class StandIn(nn.Module):
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    """A hub that has the stand-in."""
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StandIn]:
+    """A hub that has the stand-in, and that it was fetched from."""
     upsampler = StandIn()
+    (tmp_path / "wimmerth_anyup_main").mkdir()
+    (tmp_path / "wimmerth_anyup_main" / "hubconf.py").touch()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     torch.rand(3)
     anyup.load_upsampler.cache_clear()
     monkeypatch.setattr(torch.hub, "load", lambda *_, **__: upsampler)
@@ -88,6 +92,16 @@ def test_a_trained_one_comes_back_with_the_same_upsampler_only(hub: StandIn) -> 
         hub.gain.fill_(0.1)
     with pytest.raises(WeightsError, match="train it again"):
         restore_readout("anyup", **shape, options=trained.options, state=trained.state_dict())
+
+
+def test_a_trained_one_fetches_no_code(hub: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = make("anyup", out_channels=3)
+    (tmp_path / "wimmerth_anyup_main" / "hubconf.py").unlink()
+    monkeypatch.setattr(torch.hub, "load", lambda *_, **__: pytest.fail("code was fetched"))
+    shape = {"feature_dim": 24, "out_channels": 3, "grid": (5, 5)}
+    with pytest.raises(MissingWeightsError, match=r"fetch it yourself: python -c .*wimmerth/anyup") as raised:
+        restore_readout("anyup", **shape, options=trained.options, state=trained.state_dict())
+    assert "\n" not in str(raised.value)
 
 
 def test_the_base_images_are_required(hub: StandIn) -> None:

@@ -172,17 +172,20 @@ CLAIMS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "images": (lambda d: d.update(val_images=500), "its statistics are not of the 500 images"),
     "schema": (lambda d: d.update(schema=2), "its schema is 2, this deapcache reads 1"),
     "a field more": (lambda d: d.update(html="<script>"), "has fields that this deapcache does not know"),
-    "a field less": (lambda d: d.pop("protocol"), "KeyError: 'protocol'"),
-    "text for a number": (lambda d: d["scores"].update({d["main_metric"]: "0.5"}), "values of another type"),
-    "number for text": (lambda d: d.update(device=4), "device is no text"),
-    "no table": (lambda d: d.update(protocol=[1]), "its files are not deapcache's"),
-    "no recipe": (lambda d: d["caches"]["train"].update(recipe=None), "its files are not deapcache's"),
+    "a field less": (lambda d: d.pop("protocol"), "protocol: field required"),
+    "text for a number": (
+        lambda d: d["scores"].update({d["main_metric"]: "0.5"}),
+        "scores.mean_iou: input should be a valid number, found '0.5'",
+    ),
+    "number for text": (lambda d: d.update(device=4), "device: input should be a valid string"),
+    "no table": (lambda d: d.update(protocol=[1]), "protocol: input should be an object, found [1]"),
+    "no recipe": (lambda d: d["caches"]["train"].update(recipe=None), "caches.train.recipe: input should be an object"),
     "about its backbone": (
         lambda d: d.update(about={"parameters": "<b>"}),
-        "says about its backbone holds 'parameters'",
+        "about.parameters: input should be a valid integer",
     ),
-    "about more": (lambda d: d.update(about={"more": 1}), "says about its backbone holds 'more'"),
-    "date": (lambda d: d.update(date="yesterday"), "its files are not deapcache's: ValueError"),
+    "about more": (lambda d: d.update(about={"more": 1}), "fields that this deapcache does not know: more"),
+    "date": (lambda d: d.update(date="yesterday"), "date: value error"),
 }
 
 
@@ -224,7 +227,14 @@ def test_other_arrays_are_refused(refused, packed, run) -> None:
     assert "cannot be read" in refused({**packed, statistics: save({n: a for n, a in arrays.items() if "/" in n})})
     weights = load(packed[readout])
     assert "its readout is of another run" in refused({**packed, readout: save(weights)})
-    facts = {"deapcache": json.dumps({"run": run})}
+    told = json.loads(packed[f"results/{run}.json"])["build"]
+    assert "built otherwise" in refused(
+        {
+            **packed,
+            readout: save(weights, {"deapcache": json.dumps({"run": run, "readout": {**told, "name": "anyup"}})}),
+        }
+    )
+    facts = {"deapcache": json.dumps({"run": run, "readout": told})}
     broken = {key: np.full_like(value, np.nan) for key, value in weights.items()}
     assert "weights that are no numbers" in refused({**packed, readout: save(broken, facts)})
 
@@ -402,7 +412,7 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "rate": (lambda d: d["images_per_second"].update(median=900.0), "its images_per_second does not follow"),
     "ratio": (lambda d: d.update(relative=5.0), "its relative does not follow"),
     "batches": (lambda d: d.update(batches=10), "its batches does not follow"),
-    "time": (lambda d: d.update(seconds=[0.5, -1.0, 0.1]), "are no times"),
+    "time": (lambda d: d.update(seconds=[0.5, -1.0, 0.1]), "seconds.1: input should be greater than 0"),
     "no time": (lambda d: d.update(seconds=[]), "is no speed of deapcache"),
     "table": (lambda d: d.update(seconds={"a": 1}), "is no speed of deapcache"),
     "infinite": (lambda d: d.update(runtime_factor=1e-320), "no"),
@@ -410,11 +420,11 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "another's": (lambda d: d.update(backbone="dinov2"), "its name is not the one"),
     "reference": (lambda d: d.update(reference="dinov2"), "'dinov2' is no ViT-B/16 at 224"),
     "no backbone": (lambda d: d.update(reference="none-such"), "unknown backbone 'none-such'"),
-    "long text": (lambda d: d.update(input="x" * 400), "its input is no text"),
-    "text": (lambda d: d.update(weights="<b>"), "its weights is none of trained"),
-    "number": (lambda d: d.update(threads="2"), "its threads is no whole number"),
+    "long text": (lambda d: d.update(input="x" * 400), "input: string should have at most 300 characters"),
+    "text": (lambda d: d.update(weights="<b>"), "weights: input should be 'trained', "),
+    "number": (lambda d: d.update(threads="2"), "threads: input should be a valid integer"),
     "a field more": (lambda d: d.update(html="<b>"), "it has other fields"),
-    "a field less": (lambda d: d.pop("memory"), "KeyError: 'memory'"),
+    "a field less": (lambda d: d.pop("memory"), "memory: field required"),
     "schema": (lambda d: d.update(schema=2), "its schema is 2, this deapcache reads 1"),
     "date": (lambda d: d.update(date="yesterday"), "ValueError"),
 }
@@ -440,3 +450,41 @@ def test_a_speed_of_what_there_is_no_run_of_and_one_that_is_none_are_refused(ref
     itself = make_speed(name="imagenet", reference_seconds=0.25)
     data = json.dumps(itself.to_json()).encode()
     assert "of which there is no run here" in refused({**packed, speed_key(itself): data})
+
+
+@pytest.mark.parametrize(
+    "names", [["__MACOSX/._manifest.json", "__MACOSX/results/._x.json"], [".DS_Store", "results/.DS_Store", "._x"]]
+)
+def test_a_bundle_that_a_mac_packed_again_is_taken(packed, run, home, tmp_path: Path, names: list[str]) -> None:
+    path = zipped(tmp_path, {**packed, **dict.fromkeys(names, b"\0\5\26\7")})
+    assert add_bundle(path, home).added == (run,)
+    assert not [key for key in home.keys("") if "/." in key or "MACOSX" in key]
+
+
+@pytest.mark.parametrize("change", [{"higher_is_better": False}, {"label": "\x1b[31m"}, {"label": 3}, {"html": "<b>"}])
+def test_what_a_bundle_says_of_a_known_metric_is_refused(refused, packed, run, change: dict[str, Any]) -> None:
+    why = refused(edited(packed, run, lambda d: d["metrics"]["mean_iou"].update(change)))
+    assert f"run {run}: " in why
+    assert "\x1b" not in why
+
+
+WRONG: dict[str, Any] = {
+    "cost": ["x", [1], {"a": "x"}, {"a": True}, None],
+    "build": [None, [], "x", {}],
+    "sigma": [3, "x", ["x"], {}],
+    "loss_curve": [1, [1], [[1, 2, 3]], [["a", 1]], None],
+    "seconds": [[1], {"train": "x"}, None],
+    "versions": [["x"], {"torch": 2}, {"torch": "\x1b[31m"}, None],
+    "caches": [[], {}, {"train": 1}, None],
+    "classes": ["abc", [1], None],
+    "about": [[1], {"category": 3}],
+    "command": ["x", [1], None],
+    "device": [None, 3, "\x1b]0;x\x07"],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_field_of_another_type_is_refused(refused, packed, run, field: str, value: Any) -> None:
+    why = refused(edited(packed, run, lambda d: d.update({field: value})))
+    assert f"run {run}: " in why
+    assert "\x1b" not in why

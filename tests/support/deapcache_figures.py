@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from deapcache.extraction import ExtractionSettings, extract
 from deapcache.locations import LocalLocation
 from deapcache.probing import ProbeOptions, probe_backbone
 from deapcache.results.figures.canvas import Canvas
+from deapcache.results.speed_record import Speed, write_speed
 
 BACKBONES = (
     BACKBONE, "timm:test_vit@untrained", "timm:test_resnet@untrained", "timm:test_convnext@untrained",
@@ -66,7 +66,7 @@ def build_home(folder: Path) -> Drawable:
     _probe(home, BACKBONES[0], ("segmentation",), ("deap:8", "bicubic"))
     _probe(home, BACKBONES[0], ("boundaries", "detection"), ("deap",))
     for place, backbone in enumerate(BACKBONES):
-        add_speed(home, f"{place}.json", backbone, 10.0 * 3**place, 3.0**place)
+        add_speed(home, backbone, 10.0 * 3**place, 3.0**place)
     reference = folder / "published.csv"
     scores = "".join(f"{backbone},{40 + 3 * place}\n" for place, backbone in enumerate(BACKBONES))
     reference.write_text(f"backbone,accuracy elsewhere [%] ↑\n{scores}")
@@ -82,15 +82,14 @@ def _probe(home: LocalLocation, backbone: str, tasks: Sequence[str], readouts: S
         save(home, run)
 
 
-def add_speed(home: LocalLocation, file: str, backbone: str, rate: float, relative: float | None) -> None:
-    """Write a speed as ``deapcache speed`` does."""
-    facts = {
-        "backbone": backbone,
-        "images_per_second": {"min": rate, "median": rate, "max": rate},
-        "relative": relative,
-        "device": "cpu, 2 cores",
-    }
-    home.publish(f"speed/{file}", json.dumps(facts).encode(), replace=True)
+def add_speed(home: LocalLocation, backbone: str, rate: float, relative: float, device: str = "cpu, 2 cores") -> str:
+    """Write a speed as ``deapcache speed`` does; its key."""
+    speed = Speed(
+        kind="backbone", name=backbone, weights="trained", input="images 224x224", batch=1, seconds=(1 / rate,),
+        reference_seconds=relative / rate, reference="imagenet", peak_memory_bytes=1, memory="resident", parameters=1,
+        device=device, precision="fp32", threads=2, date="2026-01-01T00:00:00+00:00", versions={},
+    )  # fmt: skip
+    return write_speed(home, speed)
 
 
 def texts_of(canvas: Canvas) -> list[tuple[str, Bbox]]:

@@ -46,11 +46,13 @@ def known(lookup: Lookup) -> Check:
     return check
 
 
-def whole_number(least: int) -> Check:
-    """A whole number of at least ``least``."""
+def whole_number(least: int, most: int = 2**31 - 1) -> Check:
+    """A whole number from ``least`` to ``most``."""
     expected = f"a whole number of {least} or more"
 
     def check(document: Document, path: KeyPath, value: Any) -> int:
+        if isinstance(value, int) and not isinstance(value, bool) and value > most:
+            raise _wrong(document, path, f"a whole number from {least} to {most}", value)
         if isinstance(value, int) and not isinstance(value, bool) and value >= least:
             return value
         raise _wrong(document, path, expected, value)
@@ -68,7 +70,7 @@ def positive_number(document: Document, path: KeyPath, value: Any) -> float:
     # YAML 1.1 reads 1e-3, which has no dot, as text
     try:
         found = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else 0.0
-    except ValueError:
+    except (ValueError, OverflowError):
         found = 0.0
     if 0 < found < float("inf"):
         return found

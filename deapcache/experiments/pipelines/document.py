@@ -10,6 +10,10 @@ from typing import Any
 import yaml
 
 from deapcache.errors import PipelineError
+from deapcache.untrusted import LARGEST_WHOLE
+
+_MOST_VALUES = 100_000
+_WHOLE_NUMBER = "tag:yaml.org,2002:int"
 
 KeyPath = tuple[str | int, ...]
 """Where a value stands: ``("probes", 0, "limit")``, written ``probes.0.limit``."""
@@ -63,18 +67,54 @@ def parse_document(text: str, source: str) -> Document:
     Raises :class:`PipelineError` with file and line for text that is no YAML, and for a key that stands twice in one
     mapping, of which YAML readers keep the last without a word.
     """
+    node, value = read_yaml(text, source)
     places: dict[KeyPath, str] = {}
+    if node is not None:
+        _note_places(node, (), places, set(), source)
+    return Document(source=source, value=value, places=places)
+
+
+def read_yaml(text: str, source: str) -> tuple[yaml.Node | None, Any]:
+    """YAML as nodes and as plain values, within what a pipeline can need; raises :class:`PipelineError`."""
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
-        if node is not None:
-            _note_places(node, (), places, set(), source)
-        value = None if node is None else loader.construct_document(node)
+        if node is None:
+            return None, None
+        if _values(node, {}, loader, source) > _MOST_VALUES:
+            raise PipelineError(
+                f"{source}: holds more than {_MOST_VALUES:,} values once its aliases (*name) are written out: write "
+                "what is meant without them"
+            )
+        return node, loader.construct_document(node)
     except yaml.YAMLError as error:
         raise PipelineError(_explain(error, source)) from None
+    except PipelineError:
+        raise
     except (ValueError, RecursionError) as error:  # such as the date 2024-99-99
         raise PipelineError(f"{source}: is no YAML that can be read: {error}") from None
-    return Document(source=source, value=value, places=places)
+
+
+def _values(node: yaml.Node, known: dict[int, int], loader: yaml.SafeLoader, source: str) -> int:
+    """How many values a node stands for, each alias counted as what it repeats; refuses numbers beyond int64."""
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = _MOST_VALUES  # while it is counted: what holds itself has no end
+    if isinstance(node, yaml.MappingNode):
+        inner = [part for pair in node.value for part in pair]
+    else:
+        inner = node.value if isinstance(node, yaml.SequenceNode) else []
+    if isinstance(node, yaml.ScalarNode) and node.tag == _WHOLE_NUMBER and _is_huge(node, loader):
+        raise PipelineError(
+            f"{source}, {_line(node.start_mark)}: a number of {len(node.value):,} characters is larger than any that "
+            f"is meant: at most {LARGEST_WHOLE:,} is possible"
+        )
+    known[id(node)] = 1 + sum(_values(each, known, loader, source) for each in inner)
+    return known[id(node)]
+
+
+def _is_huge(node: yaml.ScalarNode, loader: yaml.SafeLoader) -> bool:
+    return len(node.value) > 100 or abs(loader.construct_yaml_int(node)) > LARGEST_WHOLE
 
 
 def _note_places(node: yaml.Node, path: KeyPath, places: dict[KeyPath, str], seen: set[int], source: str) -> None:

@@ -7,10 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import yaml
-
 from deapcache.errors import PipelineError, UsageError
-from deapcache.experiments.pipelines.document import Document, KeyPath, unknown_key, written
+from deapcache.experiments.pipelines.document import Document, KeyPath, read_yaml, unknown_key, written
 from deapcache.experiments.pipelines.schema import LISTS, PIPELINE, PROBE
 
 _FREE = ("where", "choices")
@@ -61,10 +59,7 @@ def _known(name: str, rest: list[str], above: KeyPath, known: Iterable[str], set
 
 def _value(path: KeyPath, text: str, setting: str) -> Any:
     is_list = path[-1] in LISTS and not text.lstrip().startswith("[")
-    try:
-        return yaml.safe_load(f"[{text}]" if is_list else text)
-    except yaml.YAMLError as error:
-        raise _refusal(setting, f"the value is no YAML: {getattr(error, 'problem', None) or error}") from None
+    return read_yaml(f"[{text}]" if is_list else text, f"--set {setting}")[1]
 
 
 def _put(value: dict[str, Any], path: KeyPath, new: Any) -> None:

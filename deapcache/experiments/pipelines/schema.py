@@ -29,6 +29,7 @@ from deapcache.readouts import canonical_readout
 from deapcache.regions import FITS, SQUASH
 from deapcache.results import LAYOUTS, PLAIN
 from deapcache.tasks import get_task
+from deapcache.untrusted import LARGEST_WHOLE
 
 
 def _backbone(name: str) -> str:
@@ -50,7 +51,7 @@ def _views(document: Document, path: KeyPath, value: Any) -> tuple[str, ...]:
 SHARED: Mapping[str, Check] = {
     "backbones": items(known(_backbone), "[dinov2, mae]"),
     "readouts": items(known(canonical_readout), "[deap, no-sigma]"),
-    "seeds": items(whole_number(0), "[0, 1, 2]"),
+    "seeds": items(whole_number(0, LARGEST_WHOLE), "[0, 1, 2]"),
     "iterations": or_nothing(whole_number(1)),
     "batch_size": whole_number(1),
     "lr": items(positive_number, "[0.001, 0.0003]"),

@@ -10,6 +10,7 @@ from deapcache.errors import ResultsError, UnknownNameError, UsageError
 from deapcache.locations import Location, locate
 from deapcache.recipe import FeatureRecipe
 from deapcache.results import ReadoutFile, Result, load_readout_file, load_results
+from deapcache.results.files import runs_in
 from deapcache.results.record import readout_key
 
 _FOLDER, _SUFFIX = "readouts/", ".safetensors"
@@ -60,8 +61,7 @@ def _whole_name(home: Location, given: str) -> str:
         return given
     if not home.can_list:
         raise UnknownNameError(f"{home} has no readout {given!r}: it cannot be listed, so give the run's whole name")
-    keys = (key for key in home.keys(_FOLDER.rstrip("/")) if key.endswith(_SUFFIX))
-    names = [key.removeprefix(_FOLDER).removesuffix(_SUFFIX) for key in keys]
+    names = runs_in(home, _FOLDER.rstrip("/"), _SUFFIX)
     fitting = [name for name in names if name.startswith(given)]
     if len(fitting) == 1:
         return fitting[0]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from deapcache.errors import BundleError
 from deapcache.results.bundle.contents import (
@@ -21,6 +20,7 @@ from deapcache.results.bundle.contents import (
     MOST_SPEEDS,
     Manifest,
 )
+from deapcache.untrusted import is_hidden, parse_json
 
 _END = b"PK\x05\x06"
 _END_BYTES = 22
@@ -99,6 +99,8 @@ def _check_end(file: IO[bytes]) -> None:
 def _entries(opened: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     found: dict[str, zipfile.ZipInfo] = {}
     for entry in opened.infolist():
+        if is_hidden(entry.filename) or entry.filename.startswith("__MACOSX/"):
+            continue  # what a Mac adds to every zip file that it makes
         if entry.filename in found:
             raise BundleError(f"it holds {entry.filename!r} twice")
         if entry.compress_type not in _METHODS or entry.flag_bits & 0x1:
@@ -112,16 +114,7 @@ def _entries(opened: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 def _manifest(data: bytes) -> Manifest:
     try:
         return Manifest.from_json(parse_json(data))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, BundleError):
             raise
         raise BundleError(f"{MANIFEST} is not one of deapcache: {type(error).__name__}: {error}") from None
-
-
-def parse_json(data: bytes) -> Any:
-    """JSON as the standard has it: without NaN; raises ``ValueError`` or ``RecursionError``."""
-
-    def refuse(name: str) -> None:
-        raise ValueError(f"{name} is no JSON")
-
-    return json.loads(data, parse_constant=refuse)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,22 @@ from PIL import Image
 from deapcache.errors import BundleError, DeapcacheError
 from deapcache.recipe import FeatureRecipe, Protocol, TargetRecipe
 from deapcache.results.arrays import parse_arrays
-from deapcache.results.bundle.archive import parse_json
 from deapcache.results.bundle.contents import PICTURE, READOUT, RESULT, STATISTICS
-from deapcache.results.record import SCHEMA_VERSION, Result, Statistics, parse_statistics, run_id
+from deapcache.results.documents import AboutBackbone, MetricFacts
+from deapcache.results.files import checked
+from deapcache.results.record import (
+    RESULT_MODEL,
+    SCHEMA_VERSION,
+    Result,
+    Statistics,
+    inner_problem,
+    known_metrics,
+    parse_statistics,
+    run_id,
+)
 from deapcache.results.uncertainty import same_score, task_of
+from deapcache.untrusted import require_printable
 
-_TEXT = ("run", "task", "dataset", "backbone", "readout", "main_metric", "protocol_digest", "device", "residency")
-_WHOLE = ("seed", "parameters", "train_images", "val_images", "readouts_sharing", "backbone_forwards")
-_ABOUT: Mapping[str, type] = {"category": str, "parameters": int, "training_data": str}
 _PICTURE_SIDE = 10_000
 """Pixels that a picture may be wide or high."""
 
@@ -48,32 +55,17 @@ def check_run(run: str, files: Mapping[str, bytes]) -> Result:
 
 def _result(data: bytes) -> Result:
     try:
-        document = parse_json(data)
-        if document["schema"] != SCHEMA_VERSION:
-            raise BundleError(f"its schema is {document['schema']!r}, this deapcache reads {SCHEMA_VERSION}")
-        result = Result.from_json(document)
-        _check_types(result)
-        datetime.fromisoformat(result.date)
-        written = result.to_json()
-        if {**written, **document} != written:  # fields that were added later may be missing
-            raise BundleError("its result has fields that this deapcache does not know, or values of another type")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"its result is not one of deapcache: {type(error).__name__}: {error}") from None
+        document = checked(data, RESULT_MODEL, schema=SCHEMA_VERSION)
+        require_printable([document])
+    except ValueError as error:
+        raise BundleError(f"its result is not one of deapcache: {error}") from None
+    result = Result.from_json(document)
+    unknown = document.keys() - result.to_json().keys() | result.about.keys() - AboutBackbone.__annotations__.keys()
+    unknown |= {name for facts in result.metrics.values() for name in facts.keys() - MetricFacts.__annotations__.keys()}
+    _require(not unknown, f"its result has fields that this deapcache does not know: {', '.join(sorted(unknown))}")
+    problem = inner_problem(result)
+    _require(not problem, problem)
     return result
-
-
-def _check_types(result: Result) -> None:
-    if odd := [name for name in _TEXT if not isinstance(getattr(result, name), str)]:
-        raise BundleError(f"{odd[0]} is no text")
-    if odd := [name for name in _WHOLE if type(getattr(result, name)) is not int]:
-        raise BundleError(f"{odd[0]} is no whole number")
-    if odd := [name for name, value in result.about.items() if type(value) is not _ABOUT.get(name)]:
-        raise BundleError(f"what it says about its backbone holds {odd[0]!r}, or that as another type")
-    for name, metric in result.metrics.items():
-        if not isinstance(metric["higher_is_better"], bool) or not all(
-            isinstance(metric[part], str) for part in ("label", "unit")
-        ):
-            raise BundleError(f"metric {name!r} has no label, unit and direction")
 
 
 def _check_identity(run: str, result: Result) -> None:
@@ -107,6 +99,10 @@ def _check_scores(result: Result, statistics: Statistics) -> None:
         result.main_metric == task.main_metric and set(result.metrics) == set(task.metrics),
         f"its metrics are not those of task {result.task}, whose main metric is {task.main_metric}",
     )
+    for name, facts in known_metrics(result.task).items():
+        better = "higher" if facts["higher_is_better"] else "lower"
+        same = result.metrics[name]["higher_is_better"] is facts["higher_is_better"]
+        _require(same, f"it takes the other {name} for the better one: a {better} one is")
     _require(math.isfinite(result.scores.get(result.main_metric, math.nan)), f"its {result.main_metric} is no number")
     for kept, arrays in ((result.scores, statistics.run), (result.prior, statistics.prior)):
         found = _parsed("statistics", lambda arrays=arrays: task.scores(dict(arrays)))  # type: ignore[misc]
@@ -119,6 +115,7 @@ def _check_scores(result: Result, statistics: Statistics) -> None:
 def _check_readout(result: Result, data: bytes) -> None:
     weights, facts = _parsed("readout", lambda: parse_arrays(data))
     _require(facts.get("run") == result.run, "its readout is of another run")
+    _require(facts.get("readout") == dict(result.build), "its readout is built otherwise than its result says")
     _require(bool(weights), "its readout has no weights")
     finite = all(np.isfinite(array).all() for array in weights.values() if array.dtype.kind == "f")
     _require(finite, "its readout has weights that are no numbers")

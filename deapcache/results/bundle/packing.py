@@ -16,6 +16,7 @@ from deapcache.machine import now
 from deapcache.results.bundle.checking import check_run
 from deapcache.results.bundle.contents import MANIFEST, PICTURE, REQUIRED, FileFacts, Manifest, keys_of
 from deapcache.results.bundle.speeds import speeds_of
+from deapcache.results.files import runs_in
 from deapcache.results.record import Result
 
 PICTURE_BYTES = 1_000_000
@@ -43,9 +44,7 @@ def find_runs(home: Location, given: Sequence[str]) -> list[str]:
 
     Raises :class:`UnknownNameError` for a beginning that no run has.
     """
-    there = [
-        key.removeprefix("results/").removesuffix(".json") for key in home.keys("results") if key.endswith(".json")
-    ]
+    there = runs_in(home, "results", ".json")
     found: dict[str, None] = {}
     for name in given:
         fitting = [name] if name in there else [run for run in there if run.startswith(name)]

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Any
 
 from deapcache.errors import BundleError, DeapcacheError
 from deapcache.locations import Location
-from deapcache.results.bundle.archive import parse_json
+from deapcache.results.files import checked
 from deapcache.results.record import Result
-from deapcache.results.speed_record import BACKBONE, FOLDER, READOUT, SCHEMA, Speed, speed_key, speed_stem
+from deapcache.results.speed_record import (
+    BACKBONE,
+    READOUT,
+    SCHEMA,
+    SPEED_MODEL,
+    Speed,
+    speed_key,
+    speed_stem,
+)
+from deapcache.results.speeds import read_speeds
+from deapcache.untrusted import require_printable
 
 REFERENCE = "imagenet"
 """A ViT-B/16 at 224: relative speeds are to one of its architecture."""
 
-_TEXT = ("name", "weights", "input", "reference", "memory", "device", "precision", "date")
-_WHOLE = ("batch", "peak_memory_bytes", "parameters", "threads")
-_ONE_OF: Mapping[str, tuple[str, ...]] = {
-    "weights": ("trained", "untrained", "untrained copy"),
-    "memory": ("resident", "allocated on the GPU"),
-    "precision": ("fp32", "bf16", "fp16"),
-}
-_LONGEST = 300
-"""Characters of a text."""
 _SAME = 1e-9
 """By how much a number may differ from that computed again, as a share."""
 
@@ -37,7 +37,7 @@ def speeds_of(home: Location, results: Iterable[Result]) -> dict[str, bytes]:
     wanted = list(results)
     stems = {speed_stem(BACKBONE, result.backbone) for result in wanted}
     stems |= {speed_stem(READOUT, result.readout) for result in wanted}
-    keys = [key for key in home.keys(FOLDER) if key.endswith(".json") and f"{key.rpartition('-')[0]}-" in stems]
+    keys = [key for key in read_speeds(home) if f"{key.rpartition('-')[0]}-" in stems]
     found = {key: home.read(key) for key in keys}
     for key, data in found.items():
         check_speed(key, data, wanted)
@@ -51,9 +51,9 @@ def check_speed(key: str, data: bytes, results: Iterable[Result]) -> Speed:
     not fit.
     """
     try:
-        document = parse_json(data)
+        document = checked(data, SPEED_MODEL, schema=SCHEMA)
+        require_printable([document])
         speed = Speed.from_json(document)
-        _check_fields(speed)
         _check_numbers(document, speed)
         _require(speed_key(speed) == key, "its name is not the one that its contents have")
         named = {result.backbone if speed.kind == BACKBONE else result.readout for result in results}
@@ -72,28 +72,8 @@ def _is_reference(name: str) -> bool:
     return alike(name) == alike(REFERENCE)
 
 
-def _check_fields(speed: Speed) -> None:
-    for name in _TEXT:
-        value = getattr(speed, name)
-        _require(isinstance(value, str) and 0 < len(value) <= _LONGEST, f"its {name} is no text")
-    for name in _WHOLE:
-        value = getattr(speed, name)
-        _require(type(value) is int and value >= (name == "batch"), f"its {name} is no whole number")
-    for name, known in _ONE_OF.items():
-        _require(getattr(speed, name) in known, f"its {name} is none of {', '.join(known)}")
-    versions = speed.versions.items()
-    _require(all(isinstance(text, str) for pair in versions for text in pair), "its versions are no texts")
-    datetime.fromisoformat(speed.date)
-
-
 def _check_numbers(document: Mapping[str, Any], speed: Speed) -> None:
-    numbers = (*speed.seconds, speed.reference_seconds)
-    _require(
-        all(type(one) is float and math.isfinite(one) and one > 0 for one in numbers),
-        "the seconds of its batches are no times",
-    )
     again = speed.to_json()
-    _require(document["schema"] == SCHEMA, f"its schema is {document['schema']!r}, this deapcache reads {SCHEMA}")
     _require(set(document) == set(again), "it has other fields than a speed of this deapcache")
     for name, value in again.items():
         _require(_same(document[name], value), f"its {name} does not follow from the seconds of its batches")

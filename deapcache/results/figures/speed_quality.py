@@ -52,7 +52,7 @@ def draw_speed_quality(found: Sequence[Subject], speeds: Sequence[BackboneSpeed]
             f"figure speed-quality needs a speed and a score of the same backbone: speeds are of {', '.join(known)}, "
             f"scores of {scored}. Run deapcache speed --backbone NAME, or deapcache probe --backbone NAME"
         )
-    across, speed_of = _scale(speeds)
+    across, speed_of = "speed [ViT-B/16 at 224 = 1]", {one.backbone: one.relative for one in speeds}
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     canvas = Canvas(1.0 + rows * 3.0)
@@ -69,13 +69,6 @@ def draw_speed_quality(found: Sequence[Subject], speeds: Sequence[BackboneSpeed]
                 "them" if any(panel.hollow for panel in panels) else "")  # fmt: skip
     canvas.note(spread_note(s for one in found for s in one.summaries), *(note for one in found for note in one.notes))
     return canvas
-
-
-def _scale(speeds: Sequence[BackboneSpeed]) -> tuple[str, Mapping[str, float]]:
-    """What the axis says and each backbone's place on it: relative where all are known so, else images a second."""
-    if all(math.isfinite(one.relative) for one in speeds):
-        return "speed [ViT-B/16 at 224 = 1]", {one.backbone: one.relative for one in speeds}
-    return "speed [images/s]", {one.backbone: one.images_per_second for one in speeds}
 
 
 def _ours(subject: Subject, known: Mapping[str, BackboneSpeed]) -> _Panel:

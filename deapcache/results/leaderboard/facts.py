@@ -53,9 +53,9 @@ def measured_backbone(result: Result) -> BackboneFacts:
     return BackboneFacts(
         name=result.backbone,
         category=category if category in CATEGORIES else "other",
-        parameters=parameters if isinstance(parameters, int | float) and parameters else None,
+        parameters=parameters or None,
         features=(*result.build["grid"], result.build["feature_dim"]),
-        training_data=known.training_data if known else str(told.get("training_data", "")),
+        training_data=known.training_data if known else told.get("training_data", ""),
         reading=reading_of(result),
     )
 

@@ -13,7 +13,8 @@ from deapcache.results.leaderboard.entries import Comparison, Entry, Leaderboard
 from deapcache.results.leaderboard.speeds import on_device
 from deapcache.results.reading import layer_of, tokens_of
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""How cells begin that a spreadsheet computes; the last four are the wide forms of the others."""
 
 
 def csv_text(board: Leaderboard, beside: Path | None) -> str:
@@ -82,5 +83,6 @@ def _speed(entry: Entry, device: str) -> dict[str, str | float | None]:
 def _plain(value: str | float | None) -> str | float | None:
     """A text that a spreadsheet would run as a formula is quoted; a number that is none is empty."""
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(_FORMULA) else value
+        value = " ".join(value.split("\n"))
+        return f"'{value}" if value.lstrip().startswith(_FORMULA) else value
     return None if value is None or math.isnan(value) else value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from deapcache.errors import ResultsError
 from deapcache.locations import Location
 from deapcache.results.aggregate import Summary
-from deapcache.results.record import Result, load_results, result_key
+from deapcache.results.record import Result, load_results
 from deapcache.results.speeds import BackboneSpeed, all_speeds, by_device
 from deapcache.results.uncertainty import HomeIntervals, Uncertainty
 
@@ -31,8 +31,8 @@ def collect(homes: Iterable[Location]) -> Collected:
     """The results of all ``homes``.
 
     A run's name says its protocol, caches and seed, so that two of one name are the same probe: the first home's is
-    kept, and a note tells where another one's score differs. Raises :class:`ResultsError` for a home whose files
-    cannot be listed or that has no results, and for a file that is not a result or a speed.
+    kept, and a note tells where another one's score differs. Files that are no result or speed are left out with a
+    warning. Raises :class:`ResultsError` for a home whose files cannot be listed or that has no results.
     """
     found: dict[str, Result] = {}
     places: dict[str, Location] = {}
@@ -45,7 +45,6 @@ def collect(homes: Iterable[Location]) -> Collected:
         if not results:
             raise ResultsError(f"no results in {home}: make one with deapcache probe --task NAME")
         for result in results:
-            _require_whole(result, home)
             first = found.setdefault(result.run, result)
             place = places.setdefault(result.run, home)
             if first is not result and (note := _disagreement(first, result, place, home)):
@@ -56,26 +55,6 @@ def collect(homes: Iterable[Location]) -> Collected:
         speeds=by_device(speed for home in reversed(given) for speed in all_speeds(home)),
         notes=tuple(notes),
     )
-
-
-def _require_whole(result: Result, home: Location) -> None:
-    """Raise :class:`ResultsError` where a result lacks what tables are made from: it may be a stranger's."""
-    try:
-        for about in result.metrics.values():
-            _ = about["label"], about["unit"], about["higher_is_better"]
-        numbers = [table[name] for table in (result.scores, result.prior) for name in result.metrics]
-        numbers += [result.scores[result.main_metric], result.protocol["optimiser"]["lr"], result.parameters]
-        numbers += [*result.protocol["output_size"], *result.build["grid"], result.build["feature_dim"]]
-        _ = result.caches["train"], result.metrics[result.main_metric]
-        for cache in result.caches.values():
-            _ = cache["digest"], cache["recipe"].items()
-        if not all(isinstance(number, int | float) for number in numbers):
-            raise TypeError("a score or a size is no number")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ResultsError(
-            f"{home}/{result_key(result.run)} is not a whole result: {type(error).__name__}: {error}; "
-            "delete it, or run its probe again"
-        ) from None
 
 
 def _disagreement(kept: Result, other: Result, here: Location, there: Location) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 from deapcache.errors import ResultsError
@@ -55,7 +54,7 @@ def on_device(backbone: BackboneFacts, device: str) -> BackboneSpeed | None:
 def relative(backbone: BackboneFacts, device: str) -> float | None:
     """Times as fast as ViT-B/16 at 224 on ``device``; ``None`` where it was not measured."""
     found = on_device(backbone, device)
-    return None if found is None or math.isnan(found.relative) else found.relative
+    return found.relative if found else None
 
 
 def ratio(value: float | None) -> str:
@@ -79,8 +78,7 @@ def speed_facts(backbone: BackboneFacts) -> list[tuple[str, str]]:
     """A line for each device, for the panel of a run; one that says how to measure it where there is none."""
     if not backbone.speeds:
         return [("speed", f"not measured: deapcache speed --backbone {backbone.name}")]
-    return [("speed", f"{_times(one)}{one.images_per_second:.3g} images/s on {one.device}") for one in backbone.speeds]
-
-
-def _times(speed: BackboneSpeed) -> str:
-    return "" if math.isnan(speed.relative) else f"{speed.relative:.3g} × ViT-B/16 at 224, "
+    return [
+        ("speed", f"{one.relative:.3g} × ViT-B/16 at 224, {one.images_per_second:.3g} images/s on {one.device}")
+        for one in backbone.speeds
+    ]

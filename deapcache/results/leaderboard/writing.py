@@ -11,6 +11,7 @@ from deapcache.results.leaderboard.entries import Leaderboard
 from deapcache.results.leaderboard.flat import csv_text
 from deapcache.results.leaderboard.page import html_page
 from deapcache.results.leaderboard.text import blocks, markdown_page
+from deapcache.untrusted import printable
 
 Format = Literal["table", "markdown", "csv", "html"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -28,7 +29,9 @@ def file_name(format: str) -> str:
 def rendered(board: Leaderboard, format: Format, *, beside: Path | None = None) -> str:
     """The leaderboard as text of that format; addresses of local results are relative to the folder ``beside``."""
     if format == "table":
-        return "\n".join(plain_text(block) for block in blocks(board))
-    if format == "markdown":
-        return markdown_page(board, beside)
-    return csv_text(board, beside) if format == "csv" else html_page(board)
+        text = "\n".join(plain_text(block) for block in blocks(board))
+    elif format == "markdown":
+        text = markdown_page(board, beside)
+    else:
+        text = csv_text(board, beside) if format == "csv" else html_page(board)
+    return printable(text)
