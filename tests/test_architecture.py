@@ -17,7 +17,7 @@ LEVELS = (
     {"experiments"},
     {"extraction", "probing", "results"},
     {"cache", "backbones", "datasets", "readouts", "tasks"},
-    {"allocator", "registry", "plugins", "recipe", "regions", "timing", "machine", "locations", "errors"},
+    {"allocator", "registry", "plugins", "recipe", "regions", "timing", "machine", "processes", "locations", "errors"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 

@@ -16,6 +16,7 @@ from deapcache.errors import UnknownNameError
 from deapcache.experiments.choosing import choose_backbones, choose_datasets
 from deapcache.locations import Location
 from deapcache.probing import PlannedRun, ProbeOptions, ProbeProgress, ProbeRun, probe_backbone, require_original
+from deapcache.processes import refuse_unguarded
 from deapcache.readouts import check_readout
 from deapcache.results import Result, save_picture, save_run
 
@@ -67,6 +68,7 @@ def probe(
     :func:`deapcache.probing.probe_backbone` raises, and ``CacheMissError`` with the command to run where nothing is
     cached.
     """
+    refuse_unguarded()
     for readout in request.readouts:
         check_readout(readout)  # a wrong name is told before any cache is looked for
     require_original(request.where)
