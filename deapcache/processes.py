@@ -19,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from deapcache.errors import DeapcacheError, UsageError
@@ -115,7 +116,7 @@ def main_script_readable() -> Iterator[None]:
     """Children that are started in the block do not try to run a main script that is no file: one on standard input."""
     main = sys.modules["__main__"]
     file = getattr(main, "__file__", None)
-    if file is None or getattr(main, "__spec__", None) is not None or os.path.isfile(file):
+    if file is None or getattr(main, "__spec__", None) is not None or Path(file).is_file():
         yield
         return
     del main.__file__  # as in an interactive session, where children run no main script
