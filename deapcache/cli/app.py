@@ -71,10 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ``DEAPCACHE_TRACEBACK=1`` shows the traceback of an expected error, for bug reports.
     """
     with signals_interrupt() as signal_that_came:
+        code: int | str | None
         try:
             code = _run(arguments, signal_that_came)
+        except SystemExit as end:
+            code = end.code
         except KeyboardInterrupt:  # before a verb began, or once more while it was ending
-            code = _interrupted(signal_that_came())
+            code = _interrupted()
+        if code == INTERRUPTED and (number := signal_that_came()):
+            code = 128 + number  # as shells give it
     sys.exit(code)
 
 
@@ -83,10 +88,10 @@ def _run(arguments: Sequence[str] | None, signal_that_came: Callable[[], int]) -
         outcome = app(args=arguments, standalone_mode=False)
     except DeapcacheError as error:
         # children and workers of a job that is told to end die at the same time: that is no failure of theirs
-        return _interrupted(signal_that_came()) if signal_that_came() else _failed(error)
+        return _interrupted() if signal_that_came() else _failed(error)
     except Exception as error:
         if signal_that_came():
-            return _interrupted(signal_that_came())
+            return _interrupted()
         if _is_short_of_memory(error):
             return _failed(DeapcacheError(f"out of memory: {_first_sentences(error)}. {_WITH_LESS_MEMORY}"))
         # Typer carries its own copy of click; its usage errors are told by what they can do
@@ -94,15 +99,14 @@ def _run(arguments: Sequence[str] | None, signal_that_came: Callable[[], int]) -
             raise
         return _misused(error)
     if outcome == INTERRUPTED:  # how Typer hands on Ctrl-C
-        return _interrupted(signal_that_came())
+        return _interrupted()
     return outcome if isinstance(outcome, int) else 0
 
 
-def _interrupted(number: int) -> int:
-    """Say how to go on, and give the exit code that shells give for the signal; 0 stands for Ctrl-C."""
+def _interrupted() -> int:
     with contextlib.suppress(OSError):  # SIGHUP: the terminal is gone
         note("interrupted: everything published so far is whole and stays; run the same command again to go on")
-    return 128 + number if number else INTERRUPTED
+    return INTERRUPTED
 
 
 def _is_short_of_memory(error: Exception) -> bool:

@@ -16,7 +16,7 @@ from deapcache.datasets.scenes.export import coco, coco_stuff, folder, nyuv2, vo
 from deapcache.datasets.scenes.export.rows import ExportFormat, Row, list_rows, render
 from deapcache.datasets.scenes.export.staging import whole_folder
 from deapcache.errors import UnknownNameError
-from deapcache.processes import process_pool
+from deapcache.processes import process_pool, refuse_unguarded
 
 FORMATS: dict[str, ExportFormat] = {
     made.name: made for made in (coco.FORMAT, coco_stuff.FORMAT, voc.FORMAT, nyuv2.FORMAT, folder.FORMAT)
@@ -57,6 +57,7 @@ def export_scenes(
     images in all). Raises :class:`UnknownNameError` for a layout and :class:`UsageError` for a split that is not known,
     for a limit below 1 and a folder that holds something, and :class:`LocationError` where it cannot be written.
     """
+    refuse_unguarded()
     if name not in FORMATS:
         raise UnknownNameError(f"unknown layout {name!r}: choose {', '.join(FORMATS)}")
     rows = list_rows(splits, limit)
