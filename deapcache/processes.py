@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -62,7 +63,8 @@ def process_pool(count: int, purpose: str) -> Iterator[ProcessPoolExecutor]:
     """
     refuse_unguarded()
     context = _Context()
-    pool = ProcessPoolExecutor(count, mp_context=context)
+    with spawning():
+        pool = ProcessPoolExecutor(count, mp_context=context)
     try:
         yield pool
     except BrokenProcessPool:
@@ -112,8 +114,17 @@ def _exit_after(parent: BaseProcess) -> None:
 
 
 @contextlib.contextmanager
-def main_script_readable() -> Iterator[None]:
-    """Children that are started in the block do not try to run a main script that is no file: one on standard input."""
+def spawning() -> Iterator[None]:
+    """For a block that spawns: a main script that is no file is not run again, and no hangup ends Python's own helper.
+
+    The script may be on standard input. The helper is the process that ``multiprocessing`` starts to remember
+    semaphores; the one thing of a terminal that it does not ignore is SIGHUP.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # a process inherits what its parent blocks
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     main = sys.modules["__main__"]
     file = getattr(main, "__file__", None)
     if file is None or getattr(main, "__spec__", None) is not None or Path(file).is_file():
@@ -141,7 +152,7 @@ class _Child(SpawnProcess):
         # blocked in the child from its first instant; what arrives meanwhile reaches this process after the block
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)
         try:
-            with main_script_readable():
+            with spawning():
                 super().start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -27,7 +27,7 @@ from deapcache.extraction.prepare import PreparedSplit
 from deapcache.extraction.progress import Watch
 from deapcache.extraction.settings import ExtractionSettings
 from deapcache.extraction.tasks import Done, Job, compute_shard, keep
-from deapcache.processes import GUARD, follow_parent, main_script_readable, refuse_unguarded
+from deapcache.processes import GUARD, follow_parent, refuse_unguarded, spawning
 
 INSTALL = "pip install 'deapcache[cluster]'"
 
@@ -66,7 +66,7 @@ def open_cluster(
         opened.enter_context(silence_logging_cmgr(logging.CRITICAL))
         address: Any = scheduler
         if scheduler is None:
-            opened.enter_context(main_script_readable())
+            opened.enter_context(spawning())
             try:
                 address = opened.enter_context(_local_cluster(workers, device))
             except RuntimeError as error:
