@@ -61,8 +61,9 @@ def _read_safetensors(path: Path, remedy: str) -> State:
 def _read_torch(path: Path, remedy: str) -> Any:
     try:
         # argparse.Namespace holds the options of a training script in many published checkpoints; it runs no code
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # the open file: by its name, torch takes .safetensors for what it says
+        with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         reason = _reason(error)
         if "global" in reason.lower() or "torchscript" in reason.lower():  # it names classes that are not tensors
