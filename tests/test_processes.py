@@ -71,7 +71,9 @@ SCRIPTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("extract", "speed") else name for name in SCRIPTS]
+)
 def test_a_script_without_a_guard_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPTS[name])
     done = python(["script.py"], tmp_path)
@@ -88,6 +90,7 @@ def test_a_module_without_a_guard_is_refused(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1].endswith(UNGUARDED)
 
 
+@pytest.mark.slow
 def test_a_script_that_starts_workers_without_a_guard_is_refused(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(
         "from deapcache.extraction import open_cluster\nwith open_cluster(workers=1) as cluster:\n    print(cluster)\n"
@@ -222,12 +225,12 @@ MOMENTS = {
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [*[(moment, signal.SIGKILL) for moment in MOMENTS], ("waiting", signal.SIGTERM), ("waiting", signal.SIGHUP)],
+)
 def test_processes_end_with_a_script_that_is_killed(moment: str, number: signal.Signals, tmp_path: Path) -> None:
     job, arguments = MOMENTS[moment]
-    if number != signal.SIGKILL and moment != "waiting":
-        pytest.skip("to a script that handles no signal these are alike")
     (tmp_path / "script.py").write_text(POOL.replace("*JOB", f"*{job}"))
     with started([sys.executable, "script.py", *arguments], tmp_path) as process:
         assert process.stdout
@@ -248,6 +251,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_workers_of_this_machine_end_with_a_script_that_is_killed(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(CLUSTER)
