@@ -17,7 +17,19 @@ LEVELS = (
     {"experiments"},
     {"extraction", "probing", "results"},
     {"cache", "backbones", "datasets", "readouts", "tasks"},
-    {"allocator", "registry", "plugins", "recipe", "regions", "timing", "machine", "locations", "errors", "untrusted"},
+    {
+        "allocator",
+        "errors",
+        "locations",
+        "machine",
+        "plugins",
+        "processes",
+        "recipe",
+        "regions",
+        "registry",
+        "timing",
+        "untrusted",
+    },
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 

@@ -99,7 +99,7 @@ def test_the_python_examples_of_a_page_run(page, desk, readme_home, tmp_path):
     name = name_of(page)
     run(BEFORE.get(name, ""), desk)
     script = tmp_path / "page.py"
-    text = "\n".join([*blocks(page, "python"), AFTER.get(name, ""), ""])
+    text = "\n".join([*blocks(page, "python"), 'if __name__ == "__main__":', f"    {AFTER.get(name, 'pass')}", ""])
     # homes that a page imagines on other machines
     script.write_text(text.replace("/data/lab-a", str(tmp_path / "cache")).replace("/data/lab-b", str(readme_home)))
     done = subprocess.run([sys.executable, script], cwd=tmp_path, env=desk, capture_output=True, text=True, check=False)

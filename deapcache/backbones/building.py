@@ -177,8 +177,11 @@ def _read_weights(entry: BackboneEntry, given: Path | None) -> State | None:
         raise UsageError(f"backbone {entry.name!r} is untrained and takes no weights: leave out --weights {given}")
     if entry.untrained or (entry.own_weights and given is None):
         return None
-    path = weight_files.require_file(Path(given), entry) if given is not None else weight_files.fetch(entry)
-    return read_checkpoint(path)
+    if given is not None:
+        path = weight_files.require_file(Path(given), entry)
+        return read_checkpoint(path, remedy=f"give a whole checkpoint of {entry.architecture} with --weights FILE")
+    path = weight_files.fetch(entry)
+    return read_checkpoint(path, remedy=weight_files.remedy(entry, path))
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import pickle
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from deapcache.backbones.entries import BackboneEntry
+from deapcache.backbones.weight_format import find_damage, is_safetensors
 from deapcache.errors import WeightsError
 
 State = dict[str, Tensor]
@@ -34,36 +36,49 @@ PRETRAINING_PARTS = ("head.", "fc.", "classifier.", "projector.", "predictor.", 
 SHOWN = 4
 
 
-def read_checkpoint(path: Path) -> State:
+def read_checkpoint(path: Path, *, remedy: str = "give a whole file") -> State:
     """The tensors of a safetensors file or a torch checkpoint (read weights-only), without wrappers and prefixes.
 
-    Raises :class:`WeightsError` where the file is neither, or needs code to be run.
+    Content decides which of the two it is. Raises :class:`WeightsError` where the file is neither, or needs code to be
+    run; ``remedy`` says what to do about a file that is damaged.
     """
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if damage := find_damage(path):
+        raise WeightsError(f"{path} {damage}: {remedy}")
+    content = _read_safetensors(path, remedy) if is_safetensors(path) else _read_torch(path, remedy)
     state = _unwrap(content)
     if not state:
         raise WeightsError(f"{path} holds no tensors: expected the state dict of a model")
     return _only_encoder({_without_prefix(key): tensor for key, tensor in state.items()})
 
 
-def _read_safetensors(path: Path) -> State:
+def _read_safetensors(path: Path, remedy: str) -> State:
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} cannot be read as safetensors: {error}") from None
+        raise WeightsError(f"{path} cannot be read as safetensors ({error}): {remedy}") from None
 
 
-def _read_torch(path: Path) -> Any:
+def _read_torch(path: Path, remedy: str) -> Any:
     try:
         # argparse.Namespace holds the options of a training script in many published checkpoints; it runs no code
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # the open file: by its name, torch takes .safetensors for what it says
+        with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = _reason(error)
+        if "global" in reason.lower() or "torchscript" in reason.lower():  # it names classes that are not tensors
+            remedy = "save its state dict with safetensors.torch.save_file and give that"
         raise WeightsError(
-            f"{path} cannot be read as a torch checkpoint of tensors only ({reason}): "
-            "save its state dict with safetensors.torch.save_file and give that"
+            f"{path} cannot be read as a torch checkpoint of tensors only ({reason}): {remedy}"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    """What torch found, without its terminal codes and its advice to run what is in the file."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    found = re.search(r"WeightsUnpickler error: *([^\n]+)", text)
+    line = found[1] if found else (text.strip().splitlines() or [type(error).__name__])[0]
+    return line.partition(". ")[0].rstrip(". ")
 
 
 def _unwrap(content: Any) -> State:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
@@ -75,9 +76,22 @@ def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None
     if checkpoint is not None:
         convert = partial(_tower_state, tower)
         load_strictly(module, adapted(convert, checkpoint, entry), entry, heads=keys - set(module.state_dict()))
+        if isinstance(tower, VisionTransformer) and entry.pretrained_tag:
+            _warn_of_activation(entry, arguments["quick_gelu"])
     if image_size and isinstance(tower, TimmModel):
         tower.set_input_size(image_size)
     return Loaded(module, _feature_map(module, entry.final_norm), arguments)
+
+
+def _warn_of_activation(entry: BackboneEntry, quick_gelu: bool) -> None:
+    """Warn where open_clip says two things of the activation; that of weights with QuickGELU is always built."""
+    model = entry.architecture.removeprefix("open_clip:")
+    if quick_gelu and not get_pretrained_cfg(model, entry.pretrained_tag).get("quick_gelu"):
+        warnings.warn(
+            f"backbone {entry.name!r} is built with QuickGELU, as open_clip's configuration of the model says; "
+            f"its list of weights does not say so of {entry.pretrained_tag}",
+            stacklevel=2,
+        )
 
 
 def _parse(name: str) -> tuple[str, str]:

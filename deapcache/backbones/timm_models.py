@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -73,7 +74,21 @@ def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None
         _refuse_other_patch_size(created.model, checkpoint, entry)
         state = adapted(created.convert, checkpoint, entry)
         load_strictly(created.model, state, entry, heads=created.heads)
+        _pass_on_notes(entry)
     return Loaded(created.model, partial(feature_map, created.model, norm=entry.final_norm), arguments)
+
+
+def _pass_on_notes(entry: BackboneEntry) -> None:
+    """Warn where timm notes that weights were trained with QuickGELU, and the model has another activation."""
+    name = entry.architecture.removeprefix("timm:")
+    if not entry.pretrained_tag or "quickgelu" in name:
+        return
+    notes = _pretrained_config(f"{name}.{entry.pretrained_tag}").notes or ()
+    variants = [model for model in timm.list_models("*quickgelu*") if model.replace("_quickgelu", "") == name]
+    told = f"; timm:{variants[0]}.{entry.pretrained_tag} is that variant" if variants else ""
+    for note in (notes,) if isinstance(notes, str) else notes:
+        if "quickgelu" in note.lower():
+            warnings.warn(f"backbone {entry.name!r}: timm notes on its weights: {note}{told}", stacklevel=2)
 
 
 def create(name: str, arguments: Mapping[str, Any]) -> Created:

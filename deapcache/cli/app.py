@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import typer
 
@@ -27,6 +28,7 @@ from deapcache.cli.speed import speed_command
 from deapcache.cli.submit import submit_command
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.locations import redacted
+from deapcache.processes import signals_interrupt
 from deapcache.untrusted import printable
 
 app = typer.Typer(
@@ -66,11 +68,21 @@ _WITH_LESS_MEMORY = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 ok, 1 failure, 2 usage, 130 interrupted.
+    """Run the command line and exit: 0 ok, 1 failure, 2 usage, 130 interrupted (143 by SIGTERM, 129 by SIGHUP).
 
     ``DEAPCACHE_TRACEBACK=1`` shows the traceback of an expected error, for bug reports.
     """
-    sys.exit(_run(arguments))
+    with signals_interrupt() as signal_that_came:
+        code: int | str | None
+        try:
+            code = _run(arguments, signal_that_came)
+        except SystemExit as end:
+            code = end.code
+        except KeyboardInterrupt:  # before a verb began, or once more while it was ending
+            code = _interrupted()
+        if code == INTERRUPTED and (number := signal_that_came()):
+            code = 128 + number  # as shells give it
+    sys.exit(code)
 
 
 def _warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> str:
@@ -79,13 +91,16 @@ def _warning(message: Warning | str, category: type[Warning], *_: object, **__: 
     return f"warning: {kind}{printable(redacted(str(message)))}\n"
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str] | None, signal_that_came: Callable[[], int]) -> int:
     warnings.formatwarning = _warning
     try:
         outcome = app(args=arguments, standalone_mode=False)
     except DeapcacheError as error:
-        return _failed(error)
+        # children and workers of a job that is told to end die at the same time: that is no failure of theirs
+        return _interrupted() if signal_that_came() else _failed(error)
     except Exception as error:
+        if signal_that_came():
+            return _interrupted()
         if _is_short_of_memory(error):
             return _failed(DeapcacheError(f"out of memory: {_first_sentences(error)}. {_WITH_LESS_MEMORY}"))
         # Typer carries its own copy of click; its usage errors are told by what they can do
@@ -93,8 +108,14 @@ def _run(arguments: Sequence[str] | None) -> int:
             raise
         return _misused(error)
     if outcome == INTERRUPTED:  # how Typer hands on Ctrl-C
-        note("interrupted: everything published so far is whole and stays; run the same command again to go on")
+        return _interrupted()
     return outcome if isinstance(outcome, int) else 0
+
+
+def _interrupted() -> int:
+    with contextlib.suppress(OSError):  # SIGHUP: the terminal is gone
+        note("interrupted: everything published so far is whole and stays; run the same command again to go on")
+    return INTERRUPTED
 
 
 def _is_short_of_memory(error: Exception) -> bool:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from deapcache.datasets.base import Dataset
+from deapcache.processes import process_pool
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -21,16 +20,14 @@ Result = TypeVar("Result")
 def workers(dataset: Dataset) -> Iterator[Executor]:
     """Threads where decoding releases the interpreter lock, processes where making an image is Python's own work.
 
-    What has not begun when the block is left is not done.
+    What has not begun when the block is left is not done. Raises what :func:`process_pool` raises.
     """
     count = os.cpu_count() or 1
-    pool: Executor
     if dataset.computes_images:
-        # "spawn": a forked child of a process that runs torch's threads may hang
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(count, mp_context=context, initializer=_leave_interrupts_to_the_parent)
-    else:
-        pool = ThreadPoolExecutor(count)
+        with process_pool(count, f"reading {dataset.name}") as processes:
+            yield processes
+        return
+    pool = ThreadPoolExecutor(count)
     try:
         yield pool
     finally:
@@ -47,8 +44,3 @@ def in_order(pool: Executor, function: Callable[[Job], Result], jobs: Iterable[J
             yield first, future.result()
     for job, future in ahead:
         yield job, future.result()
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    # Ctrl-C goes to all processes of a terminal: children would each print a traceback
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

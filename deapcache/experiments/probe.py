@@ -18,6 +18,7 @@ from deapcache.errors import LocationError, TrainingError, UnknownNameError
 from deapcache.experiments.choosing import choose_backbones, choose_datasets
 from deapcache.locations import Location
 from deapcache.probing import PlannedRun, ProbeOptions, ProbeProgress, ProbeRun, probe_backbone, require_original
+from deapcache.processes import refuse_unguarded
 from deapcache.readouts import canonical_readout, check_readout
 from deapcache.results import Result, picture_key, save_picture, save_run
 from deapcache.results.record import largest_key, run_name
@@ -75,6 +76,7 @@ def probe(
     nothing is cached. Where some runs cannot be saved, the error is raised after the others of the pass; that some
     diverged is told at the end of all passes.
     """
+    refuse_unguarded()
     for readout in request.readouts:
         check_readout(readout)  # a wrong name is told before any cache is looked for
     require_original(request.where)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import signal
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,6 +27,7 @@ from deapcache.extraction.prepare import PreparedSplit
 from deapcache.extraction.progress import Watch
 from deapcache.extraction.settings import ExtractionSettings
 from deapcache.extraction.tasks import Done, Job, compute_shard, keep
+from deapcache.processes import GUARD, follow_parent, refuse_unguarded, spawning
 
 INSTALL = "pip install 'deapcache[cluster]'"
 
@@ -56,6 +56,7 @@ def open_cluster(
     cores. ``say`` is told, for people, when the cluster has no worker yet. Raises :class:`UsageError` where the package
     ``distributed`` is missing and :class:`ClusterError` where the scheduler cannot be reached.
     """
+    refuse_unguarded()
     _require_distributed()
     from distributed import Client
     from distributed.utils import silence_logging_cmgr
@@ -65,7 +66,14 @@ def open_cluster(
         opened.enter_context(silence_logging_cmgr(logging.CRITICAL))
         address: Any = scheduler
         if scheduler is None:
-            address = opened.enter_context(_local_cluster(workers, device))
+            opened.enter_context(spawning())
+            try:
+                address = opened.enter_context(_local_cluster(workers, device))
+            except RuntimeError as error:
+                raise ClusterError(
+                    f"workers of this machine could not be started ({error}): each of them runs the script that "
+                    f"starts it again, so {GUARD}"
+                ) from None
         try:
             client = opened.enter_context(Client(address, timeout=_CONNECT_SECONDS, set_as_default=False))
         except (OSError, ValueError) as error:
@@ -75,7 +83,7 @@ def open_cluster(
                 "such as tcp://10.0.0.1:8786, or --workers N for workers on this machine"
             ) from None
         if scheduler is None:
-            client.register_plugin(_quiet_plugin())
+            client.register_plugin(_following_plugin())
         elif not client.scheduler_info()["workers"]:
             say(f"waits for the first worker of {scheduler}")
             client.wait_for_workers(1)
@@ -216,16 +224,16 @@ def worker_environment(number: int, workers: int, device: str) -> dict[str, str]
     return environment
 
 
-def _quiet_plugin() -> Any:
+def _following_plugin() -> Any:
     from distributed import WorkerPlugin
 
-    class LeaveInterruptsToTheParent(WorkerPlugin):
-        """Ctrl-C goes to all processes of a terminal: the one that the user started cleans up."""
+    class FollowParent(WorkerPlugin):
+        """Workers of this machine end with the process that the user started, and leave Ctrl-C to it."""
 
         def setup(self, worker: Any) -> None:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            follow_parent()
 
-    return LeaveInterruptsToTheParent()
+    return FollowParent()
 
 
 def _require_distributed() -> None:

@@ -27,6 +27,7 @@ from deapcache.extraction.report import ExtractionReport
 from deapcache.extraction.settings import ExtractionSettings, choose_device
 from deapcache.extraction.views import image_source, split_views
 from deapcache.locations import Location
+from deapcache.processes import refuse_unguarded
 
 OnFailure = Callable[[str, Exception], None]
 """Called with the name of the backbone that failed and its error."""
@@ -78,6 +79,7 @@ class _Extraction:
         progress: Progress,
         hands: Hands | None,
     ) -> None:
+        refuse_unguarded()
         self._chosen = split_views(dataset, splits, settings.views)
         self._device = choose_device(settings.device)
         home.require_writable()

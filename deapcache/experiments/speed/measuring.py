@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import platform
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 
 import torch
 
@@ -19,6 +16,7 @@ from deapcache.errors import DeapcacheError, UsageError
 from deapcache.experiments.speed.child import Measured, Subject, measure
 from deapcache.extraction import choose_device
 from deapcache.machine import device_name, now, processor_model, versions
+from deapcache.processes import process_pool, refuse_unguarded
 from deapcache.readouts import canonical_readout
 from deapcache.results.speed_record import Speed
 
@@ -58,6 +56,7 @@ def measure_speeds(
     :class:`UnknownNameError` and :class:`UsageError` before anything is measured, and :class:`DeapcacheError` where the
     reference cannot be measured.
     """
+    refuse_unguarded()
     check_precision(precision)
     if not (backbones or readouts):
         raise UsageError("nothing to measure: name backbones with --backbone, or readouts with --readout")
@@ -105,11 +104,8 @@ def _reference(wanted: Sequence[Subject], device: str, precision: str, batch: in
 
 def _in_child(subject: Subject) -> Measured:
     # its own process: peak memory is of it alone, and nothing that was measured before is in its caches
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(measure, subject).result()
-        except BrokenProcessPool:
-            raise DeapcacheError(f"{subject.name}: its process was killed, as a rule since memory ran out") from None
+    with process_pool(1, subject.name) as pool:
+        return pool.submit(measure, subject).result()
 
 
 def _speed(subject: Subject, found: Measured, reference: str, median: float) -> Speed:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from deapcache.datasets.scenes.export import coco, coco_stuff, folder, nyuv2, vo
 from deapcache.datasets.scenes.export.rows import ExportFormat, Row, list_rows, render
 from deapcache.datasets.scenes.export.staging import whole_folder
 from deapcache.errors import UnknownNameError
+from deapcache.processes import process_pool, refuse_unguarded
 
 FORMATS: dict[str, ExportFormat] = {
     made.name: made for made in (coco.FORMAT, coco_stuff.FORMAT, voc.FORMAT, nyuv2.FORMAT, folder.FORMAT)
@@ -58,11 +57,13 @@ def export_scenes(
     images in all). Raises :class:`UnknownNameError` for a layout and :class:`UsageError` for a split that is not known,
     for a limit below 1 and a folder that holds something, and :class:`LocationError` where it cannot be written.
     """
+    refuse_unguarded()
     if name not in FORMATS:
         raise UnknownNameError(f"unknown layout {name!r}: choose {', '.join(FORMATS)}")
     rows = list_rows(splits, limit)
     chosen = FORMATS[name]
-    with whole_folder(out) as stage, _workers(len(rows)) as pool:
+    processes = min(os.cpu_count() or 1, len(rows))
+    with whole_folder(out) as stage, process_pool(processes, "rendering scenes") as pool:
         chosen.finish(stage, rows, _write_rows(pool, chosen, stage, rows, progress))
     return ExportReport(format=name, path=out, images=dict(Counter(row.split for row in rows)))
 
@@ -83,14 +84,3 @@ def _write_rows(
         yield ahead.popleft().result()
         if progress:
             progress(done, len(rows))
-
-
-@contextmanager
-def _workers(rows: int) -> Iterator[ProcessPoolExecutor]:
-    # "spawn": a forked child of a process that runs torch's threads may hang
-    count = min(os.cpu_count() or 1, rows)
-    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
