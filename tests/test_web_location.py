@@ -71,7 +71,7 @@ def test_without_lists_a_home_cannot_be_listed_and_a_cache_is_asked_shard_by_sha
         place = locate(url) / str(cache.location.path.relative_to(home.path))
         assert not place.can_list
         assert open_cache(place).present_shards() == {0, 5}
-        assert place.size("features/c.0.0.0.0") is None
+        assert place.size("features/c.0.0.0.0") == cache.location.size("features/c.0.0.0.0")
 
 
 def test_a_list_is_fetched_anew_when_it_is_old_or_something_is_missing(

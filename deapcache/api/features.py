@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from deapcache import locations
 from deapcache.api.html import facts_html
 from deapcache.cache import CacheEntry, FeatureCache, companions, name_view
-from deapcache.cache.group import Group
-from deapcache.cache.layout import StoredArray
+from deapcache.cache.format import Group, StoredArray
 from deapcache.cache.names import DEPTH, KINDS, original
 from deapcache.errors import AmbiguousCacheError, CacheMissError, IncompleteCacheError, UsageError
 from deapcache.locations import LocalLocation, Location

@@ -11,7 +11,7 @@ from deapcache import cache, locations
 from deapcache.api.features import Features
 from deapcache.api.places import Home, home_of
 from deapcache.cache import find_one
-from deapcache.cache.group import read_group
+from deapcache.cache.format import read_group
 from deapcache.datasets import images_owner
 from deapcache.errors import UsageError
 from deapcache.locations import Location

@@ -8,14 +8,15 @@
 from deapcache.cache.cache import Cache
 from deapcache.cache.companions import companions
 from deapcache.cache.feature_cache import FeatureCache
+from deapcache.cache.format import ArraySpec, shard_images_for
 from deapcache.cache.index import IndexEntry, list_home, rebuild, write_index
 from deapcache.cache.keeping import kept_true
-from deapcache.cache.layout import ArraySpec, shard_images_for
 from deapcache.cache.listing import CacheEntry, find_caches, find_one, list_caches
 from deapcache.cache.manifest import Manifest, list_cache, read_manifest, withdraw, write_manifest
 from deapcache.cache.names import CLAIMS, features_path, images_path, targets_path
 from deapcache.cache.opening import create_cache, open_cache
-from deapcache.cache.reader import Reading
+from deapcache.cache.parallel import ShardListener, ShardProgress
+from deapcache.cache.reading import Reading
 from deapcache.cache.removal import Removal, last_written, remove_bad_shards, remove_cache, set_aside
 from deapcache.cache.selecting import (
     CacheFolder,
@@ -30,7 +31,6 @@ from deapcache.cache.storage import STORAGE_FORMATS, decode_features, encode_cls
 from deapcache.cache.transfer import Refused, TransferReport, transfer_cache
 from deapcache.cache.verifying import BadShard, VerifyReport, verify_cache
 from deapcache.cache.views import HFLIP, ORIGINAL, VIEWS, check_views, mirror, name_view
-from deapcache.cache.work import ShardListener, ShardProgress
 
 __all__ = [
     "CLAIMS",

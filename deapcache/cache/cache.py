@@ -9,17 +9,19 @@ import threading
 import uuid
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from deapcache.cache.group import Group
-from deapcache.cache.identifiers import read_identifiers
+from deapcache.cache.format import ArraySpec, Group, StoredArray
+from deapcache.cache.image_ids import read_image_ids
 from deapcache.cache.keeping import ManifestKeeper
-from deapcache.cache.layout import ArraySpec, StoredArray
 from deapcache.cache.names import safe
-from deapcache.cache.reader import ArrayReader, Reading, checked_rows
-from deapcache.cache.shards import check_shard, publish_shard, shards_present, stored_size
+from deapcache.cache.parallel import REQUESTS
+from deapcache.cache.reading import ArrayReader, Reading, checked_rows
+from deapcache.cache.shards import encode_shard
+from deapcache.cache.tier import begin_reading
 from deapcache.errors import NotAFileError, UsageError
 from deapcache.locations import Location
 from deapcache.untrusted import is_hidden, parse_json
@@ -49,7 +51,9 @@ class Cache:
         self._lock = threading.Lock()
         self._image_ids: tuple[str, ...] | None = None
         self._readers = {
-            stored.spec.name: ArrayReader(location, stored, self._shard_keys, lambda: self.image_ids)
+            stored.spec.name: ArrayReader(
+                location, stored, begin_reading(location, stored), self._shard_keys, lambda: self.image_ids
+            )
             for stored in arrays
         }
         self._manifest = ManifestKeeper(location)
@@ -83,7 +87,7 @@ class Cache:
         """Ids of all images, in row order; raises :class:`CorruptCacheError` where they cannot be read."""
         with self._lock:
             if self._image_ids is None:
-                self._image_ids = read_identifiers(self.location, self._images)
+                self._image_ids = read_image_ids(self.location, self._images)
             return self._image_ids
 
     @property
@@ -123,7 +127,9 @@ class Cache:
 
     def stored_bytes(self) -> int:
         """Bytes that the shards of all arrays take."""
-        return sum(stored_size(self.location, stored) for stored in self._stored.values())
+        keys = [stored.shard_key(shard) for shard in self.present_shards() for stored in self._stored.values()]
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            return sum(pool.map(lambda key: self.location.size(key) or 0, keys))
 
     def write_shard(self, k: int, arrays: Mapping[str, np.ndarray]) -> bool:
         """Write shard ``k`` whole.
@@ -147,11 +153,22 @@ class Cache:
             Where it cannot be written; the shard then is not there.
         """
         rows = self.shard_rows(k)
-        check_shard(self.arrays, rows, k, arrays)
-        written = publish_shard(self.location, list(self._stored.values()), k, rows, arrays)
+        _check_shard(self.arrays, rows, k, arrays)
+        written = self._publish_shard(k, arrays)
         if written:
             self._manifest.published(len(rows))
         return written
+
+    def _publish_shard(self, k: int, arrays: Mapping[str, np.ndarray]) -> bool:
+        # The last array commits the shard: a kill before that leaves no shard. Two writers of an int8 cache may thus
+        # pair one's scales with the other's features; both come from one recipe, so they are equal, or close where
+        # devices differ.
+        *before, commit = self._stored.values()
+        if self.location.exists(commit.shard_key(k)):
+            return False
+        for stored in before:
+            self.location.publish(stored.shard_key(k), encode_shard(stored, arrays[stored.spec.name]))
+        return self.location.publish(commit.shard_key(k), encode_shard(commit, arrays[commit.spec.name]))
 
     def settle(self) -> None:
         """Bring ``manifest.json`` and the home's ``index.json`` up to date now; a failure to is a warning.
@@ -207,3 +224,33 @@ class Cache:
 
     def _shard_keys(self, shard: int) -> list[str]:
         return [stored.shard_key(shard) for stored in self._stored.values()]
+
+
+def shards_present(location: Location, stored: StoredArray, wanted: Collection[int]) -> set[int]:
+    """Those of the ``wanted`` shards whose key exists, which is to say that they are whole."""
+    if location.can_list:
+        found = _listed_shards(location, stored, wanted)
+        if len(found) < len(wanted) and location.look_again():
+            found = _listed_shards(location, stored, wanted)
+        return found
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        exists = pool.map(lambda shard: location.exists(stored.shard_key(shard)), wanted)
+        return {shard for shard, there in zip(wanted, exists, strict=True) if there}
+
+
+def _listed_shards(location: Location, stored: StoredArray, wanted: Collection[int]) -> set[int]:
+    found = {stored.shard_of_key(key) for key in location.keys(stored.spec.name)}
+    return {shard for shard in wanted if shard in found}
+
+
+def _check_shard(specs: Mapping[str, ArraySpec], rows: range, k: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise :class:`UsageError` unless ``arrays`` are all arrays of shard ``k``, in their shapes and dtypes."""
+    if set(arrays) != set(specs):
+        raise UsageError(f"shard {k} needs the arrays {', '.join(specs)}; found {', '.join(arrays) or 'none'}")
+    for name, spec in specs.items():
+        expected = ((len(rows), *spec.item_shape), spec.dtype)
+        found = (arrays[name].shape, arrays[name].dtype.name)
+        if found != expected:
+            raise UsageError(
+                f"array {name!r} of shard {k} must be {expected[0]} {expected[1]}; found {found[0]} {found[1]}"
+            )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from deapcache.cache.cache import Cache
-from deapcache.cache.reader import Reading
+from deapcache.cache.reading import Reading
 from deapcache.cache.storage import CLS, decode_features
 from deapcache.errors import UsageError
 

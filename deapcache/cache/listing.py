@@ -11,13 +11,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from deapcache.cache.cache import Cache
-from deapcache.cache.group import Group, added_fields, read_group
-from deapcache.cache.layout import METADATA_KEY
+from deapcache.cache.format import METADATA_KEY, Group, added_fields, read_group
 from deapcache.cache.misses import explain_ambiguity, explain_miss
 from deapcache.cache.names import DEPTH, KINDS, SUFFIX, original
 from deapcache.cache.opening import open_cache
+from deapcache.cache.parallel import REQUESTS
 from deapcache.cache.views import ORIGINAL
-from deapcache.cache.work import REQUESTS
 from deapcache.errors import AmbiguousCacheError, CacheMissError, CorruptCacheError, DeapcacheError, UsageError
 from deapcache.locations import Location
 

@@ -14,11 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deapcache.cache.group import read_group
-from deapcache.cache.layout import StoredArray, stored_array
+from deapcache.cache.format import StoredArray, read_group, stored_array
 from deapcache.cache.names import CLAIMS
-from deapcache.cache.shards import shard_size
-from deapcache.cache.work import REQUESTS
+from deapcache.cache.parallel import REQUESTS
 from deapcache.locations import LISTING_FORMAT, MANIFEST, LocalLocation, Location
 
 
@@ -60,7 +58,7 @@ def list_cache(
     arrays = [stored_array(location, name) for name in group.arrays]
     passing = (MANIFEST, f"{CLAIMS}/")
     keys = [key for key in location.keys("") if not key.startswith(passing) and key not in without]
-    sizes = _sizes(location, keys, arrays, {} if isinstance(location, LocalLocation) else known or {})
+    sizes = _sizes(location, keys, {} if isinstance(location, LocalLocation) else known or {})
     shards = {shard for key in sizes if (shard := arrays[-1].shard_of_key(key)) is not None}
     per_shard = arrays[-1].shard_images
     return Manifest(
@@ -115,12 +113,10 @@ def withdraw(location: Location, keys: Iterable[str]) -> None:
         location.publish(MANIFEST, manifest_bytes(left), replace=True)
 
 
-def _sizes(
-    location: Location, keys: Iterable[str], arrays: Iterable[StoredArray], known: Mapping[str, int]
-) -> dict[str, int]:
+def _sizes(location: Location, keys: Iterable[str], known: Mapping[str, int]) -> dict[str, int]:
     def size(key: str) -> tuple[str, int | None]:
         try:
-            return key, known[key] if key in known else _size(location, key, arrays)
+            return key, known[key] if key in known else _size(location, key)
         except FileNotFoundError:  # deleted since it was listed
             return key, None
 
@@ -128,11 +124,9 @@ def _sizes(
         return {key: found for key, found in pool.map(size, keys) if found is not None}
 
 
-def _size(location: Location, key: str, arrays: Iterable[StoredArray]) -> int:
-    if array := _array_of(key, arrays):
-        return shard_size(location, key, array.shard_images)
-    told = location.size(key)
-    return len(location.read(key)) if told is None else told
+def _size(location: Location, key: str) -> int:
+    found = location.size(key)
+    return len(location.read(key)) if found is None else found
 
 
 def _array_of(key: str, arrays: Iterable[StoredArray]) -> StoredArray | None:

@@ -8,9 +8,18 @@ from typing import Any
 
 from deapcache.cache.cache import Cache
 from deapcache.cache.feature_cache import FeatureCache
-from deapcache.cache.group import Group, new_group, read_group
-from deapcache.cache.identifiers import identifier_keys
-from deapcache.cache.layout import METADATA_KEY, ArraySpec, StoredArray, array_metadata, shard_images_for, stored_array
+from deapcache.cache.format import (
+    METADATA_KEY,
+    ArraySpec,
+    Group,
+    StoredArray,
+    array_metadata,
+    new_group,
+    read_group,
+    shard_images_for,
+    stored_array,
+)
+from deapcache.cache.image_ids import image_id_files
 from deapcache.errors import CacheMissError, CorruptCacheError, UsageError
 from deapcache.locations import Location
 from deapcache.recipe import Recipe, differences
@@ -25,7 +34,7 @@ def open_cache(location: Location, *, features: MakeFeatures = FeatureCache) -> 
     deapcache writes, :class:`FormatVersionError` where another version wrote it.
     """
     group = read_group(location)
-    arrays = [stored_array(location, name) for name in group.arrays]
+    arrays = [stored_array(location, name, group.images) for name in group.arrays]
     for stored in arrays:
         if (stored.images, stored.shard_images) != (group.images, arrays[0].shard_images):
             raise CorruptCacheError(
@@ -91,7 +100,7 @@ def _array_keys(arrays: Sequence[ArraySpec], image_ids: Sequence[str]) -> Iterat
     for spec in arrays:
         metadata = array_metadata(spec, len(image_ids), shard_images)
         yield f"{spec.name}/{METADATA_KEY}", json.dumps(metadata, indent=2).encode()
-    yield from identifier_keys(image_ids)
+    yield from image_id_files(image_ids)
 
 
 def _require_same(found: Cache, group: Group, arrays: Sequence[ArraySpec], image_ids: Sequence[str]) -> None:

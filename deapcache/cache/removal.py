@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deapcache.cache.cache import Cache
-from deapcache.cache.identifiers import IDENTIFIER_KEYS
+from deapcache.cache.format import METADATA_KEY
+from deapcache.cache.image_ids import IMAGE_ID_KEYS
 from deapcache.cache.index import home_of, write_index
-from deapcache.cache.layout import METADATA_KEY
 from deapcache.cache.manifest import withdraw
 from deapcache.cache.opening import open_cache
 from deapcache.cache.verifying import BadShard, verify_cache
@@ -100,7 +100,7 @@ def set_aside(location: Location, keys: Sequence[str]) -> tuple[str, ...]:
     They are kept beside, their names ending in ``.damaged``. Whole shards stay, and an extraction of the same recipe
     finds them. Returns the keys that were moved.
     """
-    of_ids = IDENTIFIER_KEYS if set(keys) & set(IDENTIFIER_KEYS) else ()  # which of them lies cannot be told
+    of_ids = IMAGE_ID_KEYS if set(keys) & set(IMAGE_ID_KEYS) else ()  # which of them lies cannot be told
     doomed = [key for key in dict.fromkeys([METADATA_KEY, *keys, *of_ids]) if location.exists(key)]
     location.delete(MANIFEST)  # of what is no cache for now; written again with the cache
     for key in doomed:

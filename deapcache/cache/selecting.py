@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from deapcache.cache.layout import METADATA_KEY
+from deapcache.cache.format import METADATA_KEY
 from deapcache.cache.listing import CacheEntry, entry_at, list_caches
 from deapcache.cache.misses import shown
 from deapcache.cache.names import DEPTH, KINDS, SUFFIX

@@ -1,82 +1,292 @@
-"""Whole shards: which are there, how large they are, and publishing one in a single step."""
+"""The bytes of a shard: encoding, the index, decoding, and what is wrong with one.
+
+A shard is each image's chunk, one after another, and at the end the index of chunks: (offset, length) of each, and the
+index's own crc32c. A chunk is what Blosc made of an image's numbers (or the numbers themselves) followed by its crc32c.
+That is Zarr v3 with the codecs ``sharding_indexed``, ``bytes``, ``blosc`` and ``crc32c``; bytes are as tensorstore
+writes them. Arrays that are not sharded (image ids) are one chunk.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+from crc32c import crc32c
+from numcodecs import blosc
 
-from deapcache.cache.layout import ArraySpec, StoredArray
-from deapcache.cache.store import encode_chunks, size_by_index
-from deapcache.cache.work import REQUESTS
-from deapcache.errors import UsageError
-from deapcache.locations import Location
+from deapcache.cache.finite import are_finite
+from deapcache.cache.format import UNCOMPRESSED, StoredArray
+from deapcache.cache.parallel import in_threads
 
+CHECKSUM_BYTES = 4
+"""Of a crc32c."""
 
-def shards_present(location: Location, stored: StoredArray, wanted: Collection[int]) -> set[int]:
-    """Those of the ``wanted`` shards whose key exists, which is to say that they are whole."""
-    if location.can_list:
-        found = _listed(location, stored, wanted)
-        if len(found) < len(wanted) and location.look_again():
-            found = _listed(location, stored, wanted)
-        return found
-    with ThreadPoolExecutor(REQUESTS) as pool:
-        exists = pool.map(lambda shard: location.exists(stored.shard_key(shard)), wanted)
-        return {shard for shard, there in zip(wanted, exists, strict=True) if there}
+ABSENT = 2**64 - 1
+"""Offset and length of an image that a shard lacks."""
 
+BLOSC_HEADER_BYTES = 16
+BLOSC_STORED = 0x2
+"""Flag of Blosc's header: the numbers follow as they are."""
 
-def _listed(location: Location, stored: StoredArray, wanted: Collection[int]) -> set[int]:
-    found = {stored.shard_of_key(key) for key in location.keys(stored.spec.name)}
-    return {shard for shard in wanted if shard in found}
+_SHUFFLES = {"noshuffle": blosc.NOSHUFFLE, "shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
 
+_UNPACKED_FREELY = 2**26
+_MOST_RATIO = 2_000
+"""Bytes that unpack to more are meant for nothing but memory: offsets of ids of one length, the most regular of what
+deapcache writes, become 720 times smaller; zeros 8,000."""
 
-def stored_size(location: Location, stored: StoredArray) -> int:
-    """Bytes of the shards of one array."""
-    keys = [stored.shard_key(shard) for shard in shards_present(location, stored, _all_shards(stored))]
-    with ThreadPoolExecutor(REQUESTS) as pool:
-        return sum(pool.map(lambda key: shard_size(location, key, stored.shard_images), keys))
+_SEGMENT_BYTES = 1 << 20
+"""Small chunks are checked together, up to so many bytes: they stay in the processor's cache meanwhile."""
 
 
-def shard_size(location: Location, key: str, shard_images: int) -> int:
-    """Bytes of the shard at ``key``: what the location tells, else what the shard's own index says."""
-    told = location.size(key)
-    return size_by_index(location, key, shard_images) if told is None else told
+class ShardBytes(Protocol):
+    """A shard's bytes, wherever they are."""
+
+    size: int
+
+    def read(self, offset: int, length: int) -> memoryview:
+        """So many bytes, valid until the next call; ``ValueError`` or ``OSError`` where they cannot be read."""
+        ...
 
 
-def check_shard(specs: Mapping[str, ArraySpec], rows: range, k: int, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raise :class:`UsageError` unless ``arrays`` are all arrays of shard ``k``, in their shapes and dtypes."""
-    if set(arrays) != set(specs):
-        raise UsageError(f"shard {k} needs the arrays {', '.join(specs)}; found {', '.join(arrays) or 'none'}")
-    for name, spec in specs.items():
-        expected = ((len(rows), *spec.item_shape), spec.dtype)
-        found = (arrays[name].shape, arrays[name].dtype.name)
-        if found != expected:
-            raise UsageError(
-                f"array {name!r} of shard {k} must be {expected[0]} {expected[1]}; found {found[0]} {found[1]}"
-            )
+class WholeShard:
+    """A shard that is in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self.size = len(data)
+        self._data = memoryview(data)
+
+    def read(self, offset: int, length: int) -> memoryview:
+        """A part of it, without a copy."""
+        return self._data[offset : offset + length]
 
 
-def publish_shard(
-    location: Location, stored: Sequence[StoredArray], k: int, rows: range, arrays: Mapping[str, np.ndarray]
-) -> bool:
-    """Encode shard ``k`` and publish it, array by array; False where it was there already.
+class ShardFile:
+    """A shard that is a file, read in order; closed at the end of the block."""
 
-    The last array commits the shard: a kill before that leaves no shard. Two writers of an ``int8`` cache may thus pair
-    one's scales with the other's features; both come from one recipe, so they are equal, or close where devices differ.
+    def __init__(self, path: Path, scratch: Scratch) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._scratch = scratch
+        self.size = os.fstat(self._file.fileno()).st_size
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+    def __enter__(self) -> ShardFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, offset: int, length: int) -> memoryview:
+        """A part of it, in the thread's buffer."""
+        buffer = self._scratch.packed(length)
+        self._file.seek(offset)
+        if self._file.readinto(buffer) != length:
+            raise ValueError("the file ends early")
+        return buffer
+
+
+class Scratch:
+    """Two buffers of one thread: packed bytes, and unpacked ones."""
+
+    def __init__(self) -> None:
+        self._packed = np.empty(0, np.uint8)
+        self._unpacked = np.empty(0, np.uint8)
+
+    def packed(self, length: int) -> memoryview:
+        """The first bytes of the buffer for what is read."""
+        if len(self._packed) < length:
+            self._packed = np.empty(length + length // 8, np.uint8)
+        return memoryview(self._packed)[:length]  # type: ignore[arg-type]
+
+    def unpacked(self, length: int) -> np.ndarray:
+        """The first bytes of the buffer for what is unpacked: (length,) uint8."""
+        if len(self._unpacked) < length:
+            self._unpacked = np.empty(length, np.uint8)
+        return self._unpacked[:length]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What is wrong with a shard."""
+
+    numbers: tuple[int, ...]
+    """The images concerned, counted from the shard's first."""
+    reason: str
+
+
+def encode_shard(stored: StoredArray, values: np.ndarray) -> bytes:
+    """A whole shard: ``values`` are (n, ``*item_shape``), the images beyond n (of the last shard) being absent."""
+    codecs = stored.metadata["codecs"][0]["configuration"]["codecs"]
+    chunks = in_threads(lambda image: encode_chunk(codecs, image), values)
+    entries = np.full((stored.shard_images, 2), ABSENT, "<u8")
+    ends = np.cumsum([len(chunk) for chunk in chunks], dtype="<u8")
+    entries[: len(chunks), 1] = [len(chunk) for chunk in chunks]
+    entries[: len(chunks), 0] = ends - entries[: len(chunks), 1]
+    index = entries.tobytes()
+    return b"".join([*chunks, index, _checksum(index)])
+
+
+def encode_chunk(codecs: list[dict[str, Any]], values: np.ndarray) -> bytes:
+    """One chunk, of the codecs ``bytes`` (little-endian), ``blosc`` where it is among them, and ``crc32c``."""
+    raw = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+    packing = next((codec["configuration"] for codec in codecs if codec["name"] == "blosc"), None)
+    if packing is None:
+        data = raw.tobytes()
+    else:
+        data = blosc.compress(
+            raw,
+            packing["cname"].encode(),
+            packing["clevel"],
+            _SHUFFLES[packing["shuffle"]],
+            packing["blocksize"],
+            packing["typesize"],
+        )
+    return data + _checksum(data)
+
+
+def decode_chunk(chunk: memoryview, row: np.ndarray | memoryview, *, packed: bool) -> None:
+    """One chunk into ``row``, its numbers as uint8; raises ``ValueError`` or ``RuntimeError``."""
+    if not ends_in_checksum(chunk):
+        raise ValueError("the checksum is another")
+    unpack_chunk(chunk[:-CHECKSUM_BYTES], row, packed=packed)
+
+
+def unpack_chunk(data: memoryview, row: np.ndarray | memoryview, *, packed: bool) -> None:
+    """The bytes of a chunk, less their checksum, into ``row``, uint8; raises ``ValueError`` or ``RuntimeError``."""
+    require_unpacked(data, len(row), packed=packed)
+    if packed:
+        blosc.decompress(data, row)
+    else:
+        np.asarray(row)[:] = np.frombuffer(data, np.uint8)
+
+
+def require_unpacked(data: memoryview, length: int, *, packed: bool) -> None:
+    """Raise ``ValueError`` unless a chunk, less its checksum, is of ``length`` bytes and not packed absurdly well."""
+    found = unpacked_bytes(data) if packed else len(data)
+    if found != length:
+        raise ValueError(f"the chunk has another size: it does not unpack to {length} bytes")
+    if found > _UNPACKED_FREELY and found > len(data) * _MOST_RATIO:
+        raise ValueError(f"the chunk has {len(data)} bytes, which would become {found}")
+
+
+def unpacked_bytes(packed: memoryview | bytearray) -> int:
+    """How many bytes Blosc's header says that a chunk unpacks to; 0 where there is no header."""
+    return int.from_bytes(packed[4:8], "little") if len(packed) >= BLOSC_HEADER_BYTES else 0
+
+
+def index_bytes(shard_images: int) -> int:
+    """Length of the index of a shard with room for so many images."""
+    return 16 * shard_images + CHECKSUM_BYTES
+
+
+def most_bytes(stored: StoredArray) -> int:
+    """Length of the longest shard that an array can have: all images, none of which packing made smaller."""
+    chunk = stored.spec.item_bytes + BLOSC_HEADER_BYTES + CHECKSUM_BYTES
+    return stored.shard_images * chunk + index_bytes(stored.shard_images)
+
+
+def decode_index(tail: memoryview, shard_images: int, size: int | None = None) -> np.ndarray:
+    """(shard_images, 2) uint64: offset and length of each chunk, from the last bytes of a shard.
+
+    Raises ``ValueError`` where the index is not what was written, or points outside of a shard of ``size`` bytes.
     """
-    *before, commit = stored
-    if location.exists(commit.shard_key(k)):
-        return False
-    for each in before:
-        location.publish(each.shard_key(k), _encode(each, k, rows, arrays))
-    return location.publish(commit.shard_key(k), _encode(commit, k, rows, arrays))
+    if len(tail) != index_bytes(shard_images):
+        raise ValueError(f"it has {len(tail)} bytes, its index has {index_bytes(shard_images)}: it was cut short")
+    if not ends_in_checksum(tail):
+        raise ValueError("the checksum of its index is another: the index was changed, or the file was cut short")
+    entries = np.frombuffer(tail[:-CHECKSUM_BYTES], "<u8").reshape(-1, 2).copy()
+    room = (2**63 if size is None else size) - len(tail)
+    there = entries[entries[:, 0] != ABSENT]
+    if (there > room).any() or (there.sum(axis=1) > room).any() or (there[:, 1] <= CHECKSUM_BYTES).any():
+        raise ValueError("its index points outside of it")
+    return entries
 
 
-def _encode(stored: StoredArray, k: int, rows: range, arrays: Mapping[str, np.ndarray]) -> bytes:
-    name = stored.spec.name
-    return encode_chunks(stored.metadata, rows, arrays[name])[stored.shard_key(k).removeprefix(f"{name}/")]
+def read_index(data: ShardBytes, shard_images: int) -> np.ndarray:
+    """:func:`decode_index` of a shard's bytes; raises what reading them raises, too."""
+    length = min(data.size, index_bytes(shard_images))
+    return decode_index(data.read(data.size - length, length), shard_images, data.size)
 
 
-def _all_shards(stored: StoredArray) -> range:
-    return range(-(-stored.images // stored.shard_images))
+def ends_in_checksum(data: memoryview) -> bool:
+    """Whether bytes end in the checksum of those before it."""
+    return crc32c(data[:-CHECKSUM_BYTES]) == int.from_bytes(data[-CHECKSUM_BYTES:], "little")
+
+
+def shard_faults(
+    data: ShardBytes, stored: StoredArray, images: int, scratch: Scratch, *, decompress: bool = True
+) -> list[Fault]:
+    """What is wrong with a shard of ``images`` images; [] where every byte is as it was written.
+
+    Every checksum is compared. With ``decompress``, each chunk is also unpacked, and its numbers must be finite. Chunks
+    are read in the order in which they lie in the file, about a megabyte at a time: a disk sees one long read, and
+    memory stays flat.
+    """
+    everything = tuple(range(images))
+    try:
+        entries = read_index(data, stored.shard_images)
+    except (ValueError, OSError) as error:
+        return [Fault(numbers=everything, reason=str(error))]
+    faults = []
+    if absent := tuple(number for number in everything if int(entries[number, 0]) == ABSENT):
+        faults.append(Fault(numbers=absent, reason="the shard is there but lacks the image"))
+    for segment in _segments(entries):
+        start = segment[0].offset
+        try:
+            read = data.read(start, max(chunk.offset + chunk.length for chunk in segment) - start)
+        except (ValueError, OSError) as error:
+            faults.append(Fault(numbers=tuple(chunk.number for chunk in segment), reason=str(error)))
+            continue
+        for chunk in segment:
+            if problem := _chunk_problem(read[chunk.offset - start :][: chunk.length], stored, scratch, decompress):
+                faults.append(Fault(numbers=(chunk.number,), reason=problem))
+    return faults
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    number: int
+    offset: int
+    length: int
+
+
+def _segments(entries: np.ndarray) -> Iterator[list[_Chunk]]:
+    """The chunks in file order, neighbours together up to some megabytes."""
+    there = np.flatnonzero(entries[:, 0] != ABSENT)
+    ordered = there[np.argsort(entries[there, 0], kind="stable")]
+    segment: list[_Chunk] = []
+    for number in ordered.tolist():
+        offset, length = entries[number].tolist()
+        if segment and offset + length - segment[0].offset > _SEGMENT_BYTES:
+            yield segment
+            segment = []
+        segment.append(_Chunk(number, offset, length))
+    if segment:
+        yield segment
+
+
+def _chunk_problem(chunk: memoryview, stored: StoredArray, scratch: Scratch, decompress: bool) -> str:
+    """What is wrong with one image's chunk; empty where nothing is."""
+    if not ends_in_checksum(chunk):
+        return "the checksum is another"
+    if not decompress:
+        return ""
+    packed = stored.spec.compression != UNCOMPRESSED
+    try:
+        # before there is memory for it
+        require_unpacked(chunk[:-CHECKSUM_BYTES], stored.spec.item_bytes, packed=packed)
+        row = scratch.unpacked(stored.spec.item_bytes)
+        unpack_chunk(chunk[:-CHECKSUM_BYTES], row, packed=packed)
+    except (ValueError, RuntimeError) as error:
+        return str(error)
+    finite = are_finite(row, np.dtype(stored.spec.dtype), overwrite=True)
+    return "" if finite else "a number in it is not finite"
+
+
+def _checksum(data: bytes) -> bytes:
+    return crc32c(data).to_bytes(CHECKSUM_BYTES, "little")

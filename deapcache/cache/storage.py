@@ -21,7 +21,7 @@ import numpy as np
 from numcodecs import BitRound
 
 from deapcache.cache.finite import are_finite
-from deapcache.cache.layout import DEFAULT_COMPRESSION, ROUNDED_COMPRESSION, UNCOMPRESSED, ArraySpec
+from deapcache.cache.format import DEFAULT_COMPRESSION, ROUNDED_COMPRESSION, UNCOMPRESSED, ArraySpec
 from deapcache.errors import FeatureError, UsageError
 
 STORAGE_FORMATS = ("float16", "bfloat16", "float32", "int8")

@@ -11,14 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from deapcache.cache.cache import PROVENANCE, Cache
-from deapcache.cache.identifiers import IDENTIFIER_KEYS
+from deapcache.cache.format import METADATA_KEY, StoredArray
+from deapcache.cache.image_ids import IMAGE_ID_KEYS
 from deapcache.cache.keeping import kept_true
-from deapcache.cache.layout import METADATA_KEY, StoredArray
 from deapcache.cache.opening import open_cache
-from deapcache.cache.shard_checking import Scratch, shard_faults
-from deapcache.cache.shard_index import WholeShard, is_known
-from deapcache.cache.shards import shard_size
-from deapcache.cache.work import ShardListener, ShardProgress, each, unheard
+from deapcache.cache.parallel import ShardListener, ShardProgress, each, unheard
+from deapcache.cache.shards import Scratch, WholeShard, shard_faults
 from deapcache.errors import CacheMissError, StorageFullError, UsageError
 from deapcache.locations import Location
 from deapcache.recipe import differences
@@ -133,7 +131,7 @@ def _cut(cache: Cache) -> list[dict[str, Any]]:
 def _copy_metadata(source: Cache, destination: Location) -> None:
     _ = source.image_ids  # damaged ones are an error before anything is published
     arrays = [f"{stored.spec.name}/{METADATA_KEY}" for stored in source.stored_arrays]
-    for key in (*arrays, *IDENTIFIER_KEYS, METADATA_KEY):
+    for key in (*arrays, *IMAGE_ID_KEYS, METADATA_KEY):
         destination.publish(key, source.location.read(key))
 
 
@@ -236,13 +234,11 @@ class _Copy:
 
 
 def _size_of(location: Location, stored: StoredArray, shard: int) -> int:
-    return shard_size(location, stored.shard_key(shard), stored.shard_images)
+    return location.size(stored.shard_key(shard)) or 0
 
 
 def _damage(file: _File, data: bytes) -> Refused | None:
-    if not is_known(file.stored):
-        return None
-    faults = shard_faults(WholeShard(data), file.stored, file.images, Scratch(), unpack=False)
+    faults = shard_faults(WholeShard(data), file.stored, file.images, Scratch(), decompress=False)
     if not faults:
         return None
     return Refused(key=file.key, reason=f"the source's is damaged ({faults[0].reason}): deapcache cache repair it")

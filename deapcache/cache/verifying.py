@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from deapcache.cache.cache import Cache
-from deapcache.cache.layout import StoredArray
-from deapcache.cache.metadata_checking import metadata_problems
+from deapcache.cache.cache import PROVENANCE, Cache
+from deapcache.cache.format import METADATA_KEY, MOST_METADATA, StoredArray, read_group, stored_array
+from deapcache.cache.image_ids import BYTES, OFFSETS, check_image_id_metadata, read_image_ids, read_offsets
 from deapcache.cache.opening import open_cache
-from deapcache.cache.shard_checking import Fault, Scratch, ShardFile, shard_faults
-from deapcache.cache.shard_index import WholeShard, is_known, most_bytes
-from deapcache.cache.work import ShardListener, ShardProgress, each, unheard
-from deapcache.errors import CorruptCacheError, LocationError, NotAFileError
+from deapcache.cache.parallel import ShardListener, ShardProgress, each, unheard
+from deapcache.cache.shards import Fault, Scratch, ShardFile, WholeShard, most_bytes, shard_faults
+from deapcache.errors import CacheMissError, CorruptCacheError, FormatVersionError, LocationError, NotAFileError
 from deapcache.locations import LocalLocation, Location
 
 _REMOTE_THREADS = 4
@@ -182,25 +181,11 @@ class _Scan:
 
     def _read(self, key: str, stored: StoredArray, shard: int, images: int) -> tuple[int, list[Fault]]:
         location = self._cache.location
-        if not is_known(stored):
-            return location.size(key) or 0, self._faults_by_row(stored, shard)
         if isinstance(location, LocalLocation):
             with ShardFile(location.path / key, self._scratch()) as file:
                 return file.size, shard_faults(file, stored, images, self._scratch())
         data = location.read(key, most=most_bytes(stored))
         return len(data), shard_faults(WholeShard(data), stored, images, self._scratch())
-
-    def _faults_by_row(self, stored: StoredArray, shard: int) -> list[Fault]:
-        """For codecs that another version wrote: each image through the store."""
-        found = ((n, self._row_problem(stored, row)) for n, row in enumerate(self._cache.shard_rows(shard)))
-        return [Fault(numbers=(number,), reason=problem) for number, problem in found if problem]
-
-    def _row_problem(self, stored: StoredArray, row: int) -> str:
-        try:
-            values = self._cache.read([row], stored.spec.name)
-        except CorruptCacheError as error:
-            return str(error)
-        return "" if values.dtype.kind != "f" or np.isfinite(values).all() else "a number in it is not finite"
 
     def _scratch(self) -> Scratch:
         if not hasattr(self._of_thread, "scratch"):
@@ -225,3 +210,49 @@ class _Scan:
             return tuple(self._cache.image_ids[row] for row in rows)
         except (CorruptCacheError, ValueError, IndexError):
             return ()  # the report has the image ids among its problems
+
+
+def metadata_problems(location: Location) -> dict[str, str]:
+    """Key → what is wrong with it, of all small files of the cache at ``location``; {} where nothing is.
+
+    Raises :class:`CacheMissError` where there is no cache and :class:`LocationError` where it cannot be reached.
+    """
+    found: dict[str, str] = {}
+
+    def check(key: str, look: Callable[[], object]) -> None:
+        try:
+            look()
+        except FormatVersionError:
+            raise
+        except (CorruptCacheError, NotAFileError, ValueError) as error:
+            found[key] = str(error)
+
+    images: int | None = None
+    names: tuple[str, ...] = ()
+    try:
+        group = read_group(location)
+        images, names = group.images, group.arrays
+    except CacheMissError:
+        raise
+    except CorruptCacheError as error:
+        found[METADATA_KEY] = str(error)
+    for name in names:
+        check(f"{name}/{METADATA_KEY}", functools.partial(stored_array, location, name, images))
+    for array, length in ((BYTES, None), (OFFSETS, None if images is None else images + 1)):
+        check(f"{array}/{METADATA_KEY}", functools.partial(check_image_id_metadata, location, array, length))
+    if images is not None and not found:
+        check(f"{OFFSETS}/c.0", functools.partial(read_offsets, location, images))
+    if images is not None and not found:
+        check(f"{BYTES}/c.0", functools.partial(read_image_ids, location, images))
+    if location.can_list:
+        for key in location.keys(PROVENANCE):
+            check(key, functools.partial(_require_object, location, key))
+    return found
+
+
+def _require_object(location: Location, key: str) -> None:
+    try:
+        if not isinstance(json.loads(location.read(key, most=MOST_METADATA)), dict):
+            raise ValueError("it is no JSON object")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is no JSON object ({error})") from None

@@ -20,7 +20,7 @@ from deapcache.errors import DeapcacheError, UsageError
 from deapcache.locations import Location
 from deapcache.machine import versions
 
-_PACKAGES = ("deapcache", "torch", "timm", "open_clip_torch", "zarr", "tensorstore", "numcodecs", "dask")
+_PACKAGES = ("deapcache", "torch", "timm", "open_clip_torch", "zarr", "numcodecs", "obstore", "dask")
 _ABSENT = "not installed"
 _PROBE_BYTES = 64 * 1024 * 1024
 

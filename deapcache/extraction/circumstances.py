@@ -17,7 +17,7 @@ from deapcache.cache import Cache
 from deapcache.errors import LocationError
 from deapcache.machine import device_name, now, versions
 
-_PACKAGES = ("deapcache", "torch", "timm", "open_clip_torch", "tensorstore")
+_PACKAGES = ("deapcache", "torch", "timm", "open_clip_torch", "numcodecs")
 
 
 _SAVED_EVERY = 30.0

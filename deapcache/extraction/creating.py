@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from deapcache.cache import ORIGINAL, ArraySpec, Cache, CacheEntry, create_cache, list_caches, name_view, open_cache
-from deapcache.cache.layout import METADATA_KEY
+from deapcache.cache.format import METADATA_KEY
 from deapcache.errors import CorruptCacheError
 from deapcache.extraction.progress import Progress, ProgressEvent
 from deapcache.locations import Location

@@ -19,7 +19,7 @@ from deapcache.cache import (
     verify_cache,
 )
 from deapcache.cache.cache import PROVENANCE
-from deapcache.cache.work import unheard
+from deapcache.cache.parallel import unheard
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.extraction.makers import Maker, RepairSettings, maker_of
 from deapcache.extraction.progress import Progress, silent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Self
@@ -121,9 +121,18 @@ class Location(ABC):
     def delete(self, key: str) -> None:
         """Remove ``key``; nothing happens where it is absent."""
 
+    @property
+    def origin(self) -> str:
+        """Where the bytes are, the server included: two locations with one origin hold the same."""
+        return self.url
+
     @abstractmethod
-    def kvstore(self) -> dict[str, Any]:
-        """tensorstore's key-value store specification of this folder."""
+    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        """The bytes of each (offset, length) of ``key``, less where the key ends; raises ``FileNotFoundError``."""
+
+    @abstractmethod
+    def read_tail(self, key: str, length: int) -> memoryview:
+        """The last ``length`` bytes of ``key``, all of it where it has less; raises ``FileNotFoundError``."""
 
     def free_bytes(self) -> int | None:
         """Bytes that can still be written here; None where that is not known."""

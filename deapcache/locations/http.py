@@ -12,7 +12,7 @@ from typing import Any
 
 from deapcache.errors import LocationError, NotAFileError
 from deapcache.locations.redaction import redacted
-from deapcache.locations.waiting import SILENCE_SECONDS
+from deapcache.locations.stores import RETRIES, silence_seconds
 
 MOST_BYTES = 1 << 32
 """Of a file for which nobody says how large it may be."""
@@ -21,7 +21,6 @@ MOST_OF_A_DOCUMENT = 1 << 24
 
 _LEAST_RATE = 1 << 16
 """Bytes a second: below it, on the whole, a server is given up as if it were silent."""
-_TRIES = 5
 _PIECE = 1 << 20
 _HEADERS = {"Accept-Encoding": "identity", "Cache-Control": "no-cache", "User-Agent": "deapcache"}
 _MISSING = (404, 410)
@@ -40,18 +39,19 @@ def read_url(url: str, most: int | None) -> bytes:
     waited out for some seconds. Raises ``FileNotFoundError``, :class:`NotAFileError` for a larger file, and
     :class:`LocationError`.
     """
+    silence = silence_seconds()
     limit = most if most is not None else MOST_OF_A_DOCUMENT if url.endswith(".json") else MOST_BYTES
-    for attempt in range(_TRIES):
+    for attempt in range(RETRIES["max_retries"] + 1):
         try:
-            return _within(SILENCE_SECONDS + limit / _LEAST_RATE, url, limit)
+            return _within(silence + limit / _LEAST_RATE, url, limit, silence)
         except (OSError, http.client.HTTPException) as error:
             problem: Exception = error
         if isinstance(problem, urllib.error.HTTPError):
             _raise_for_status(url, problem)
         if isinstance(problem, (FileNotFoundError, LocationError)):
             raise problem
-        if attempt < _TRIES - 1:
-            time.sleep(0.5 * 2**attempt)
+        if attempt < RETRIES["max_retries"]:
+            time.sleep(min(RETRIES["most_seconds"], RETRIES["initial_seconds"] * 2**attempt))
     raise LocationError(f"cannot reach {redacted(url)}: {_reason(problem)}") from problem
 
 
@@ -73,19 +73,19 @@ def _reason(problem: Exception) -> str:
     return redacted(" ".join(str(inner).split()) or type(inner).__name__)
 
 
-def _within(seconds: float, url: str, limit: int) -> bytes:
+def _within(seconds: float, url: str, limit: int, silence: float) -> bytes:
     """:func:`_fetched`, given up after so many seconds, wherever the server lets it hang."""
     outcome: dict[str, Any] = {}
 
     def work() -> None:
         try:
-            outcome["data"] = _fetched(url, limit, outcome)
+            outcome["data"] = _fetched(url, limit, silence, outcome)
         except BaseException as error:  # raised in the thread that asked
             outcome["error"] = error
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    thread.join(2 * SILENCE_SECONDS)
+    thread.join(2 * silence)
     if thread.is_alive() and "answered" in outcome:
         thread.join(seconds)
     if thread.is_alive():
@@ -96,10 +96,10 @@ def _within(seconds: float, url: str, limit: int) -> bytes:
     return data
 
 
-def _fetched(url: str, limit: int, outcome: dict[str, Any]) -> bytes:
+def _fetched(url: str, limit: int, silence: float, outcome: dict[str, Any]) -> bytes:
     begun = time.monotonic()
     request = urllib.request.Request(url, headers=_HEADERS)
-    with urllib.request.urlopen(request, timeout=SILENCE_SECONDS) as answer:
+    with urllib.request.urlopen(request, timeout=silence) as answer:
         outcome["answered"] = True
         encoding = answer.headers.get("Content-Encoding", "identity")
         if encoding != "identity":
@@ -116,7 +116,7 @@ def _fetched(url: str, limit: int, outcome: dict[str, Any]) -> bytes:
             received += len(piece)
             if received > limit:
                 raise _too_large(url, limit)
-            if time.monotonic() - begun > SILENCE_SECONDS + received / _LEAST_RATE:
+            if time.monotonic() - begun > silence + received / _LEAST_RATE:
                 raise LocationError(f"cannot reach {redacted(url)}: it comes too slowly, {received:,} bytes so far")
         if told.isdecimal() and received < int(told):
             raise http.client.IncompleteRead(b"", int(told) - received)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from deapcache.locations.base import Location
 
@@ -60,8 +59,15 @@ class LayeredHome(Location):
     def delete(self, key: str) -> None:
         self.own.delete(key)
 
-    def kvstore(self) -> dict[str, Any]:
-        return self.own.kvstore()
+    @property
+    def origin(self) -> str:
+        return self.own.origin
+
+    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        return self.own.read_ranges(key, ranges)
+
+    def read_tail(self, key: str, length: int) -> memoryview:
+        return self.own.read_tail(key, length)
 
     def free_bytes(self) -> int | None:
         return self.own.free_bytes()

@@ -1,92 +1,112 @@
-"""Object stores, and what they share with web servers: reading through tensorstore's key-value stores."""
+"""Object stores (S3, Google Cloud Storage), and what they share with web servers: whole objects through obstore."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import json
+import random
 import re
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from deapcache.errors import DeapcacheError, LocationError, NotAFileError, ReadOnlyError
 from deapcache.locations.base import PLAIN, Location, Use, inside
 from deapcache.locations.listings import forget_listings, remembered_listing
 from deapcache.locations.redaction import redacted
-from deapcache.locations.stores import RETRIES as _RETRIES
-from deapcache.locations.stores import gcs_spec, s3_spec
-from deapcache.locations.waiting import limit_silence
+from deapcache.locations.stores import RETRIES, open_store, silence_seconds, store_settings
+
+Answer = TypeVar("Answer")
+
+SCHEMES = ("s3", "gs", "http", "https")
+"""URL schemes that are not of a file system."""
 
 
 class RemoteLocation(Location):
-    """A prefix in an object store, through tensorstore's key-value stores."""
+    """A prefix in an object store."""
 
     def __init__(self, url: str, *, use: Use = PLAIN) -> None:
         super().__init__(url, use=use)
-        self.kvstore()  # an address that cannot be used is refused here, not at the first read
+        store_settings(self.url)  # an address that cannot be used is refused here, not at the first read
 
     def __truediv__(self, part: str) -> RemoteLocation:
         return type(self)(f"{self.url}/{inside(part)}", use=self.use)
 
-    def kvstore(self) -> dict[str, Any]:
-        limit_silence()
-        return SCHEMES[urlsplit(self.url).scheme](self.url + "/")
+    @property
+    def origin(self) -> str:
+        return json.dumps(store_settings(self.url), sort_keys=True)
 
-    def _store(self) -> Any:
-        with _explained_remote(self.url):
-            return _opened_store(json.dumps(self.kvstore()))
+    def _store(self, *, retries: int | None = None) -> Any:
+        with _explained(self.url):
+            return open_store(store_settings(self.url), retries=retries)
+
+    def _asked(self, question: Callable[[Any], Answer]) -> Answer:
+        """What a store answers to a read, again after a while where it was lost or the server was busy."""
+        if urlsplit(self.url).scheme in ("s3", "gs"):
+            return question(self._store())
+        # obstore asks again by itself, but not for the rest of a body that a web server without ETag has broken off
+        store = self._store(retries=0)
+        return _tried_again(lambda: question(store))
 
     def read(self, key: str, *, most: int | None = None) -> bytes:
-        data = self.read_stamped(key)[0]
-        if most is not None and len(data) > most:
-            raise NotAFileError(f"{self}/{key} has {len(data):,} bytes: at most {most:,} are read of such a file")
-        return data
+        return self._read(key, most)[0]
 
     def read_stamped(self, key: str) -> tuple[bytes, str | None]:
-        with _explained_remote(f"{self.url}/{key}"):
-            found = self._store().read(inside(key)).result()
-        return bytes(self._required(found, key).value), _stamp_of(found)
+        return self._read(key, None)
+
+    def _read(self, key: str, most: int | None) -> tuple[bytes, str | None]:
+        import obstore
+
+        def whole(store: Any) -> tuple[bytes, str | None]:
+            found = obstore.get(store, inside(key))
+            if most is not None and (size := int(found.meta["size"])) > most:
+                raise NotAFileError(f"{self}/{key} has {size:,} bytes: at most {most:,} are read of such a file")
+            return bytes(found.bytes()), found.meta["e_tag"]
+
+        with _explained(f"{self}/{key}"):
+            return self._asked(whole)
+
+    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        import obstore
+
+        starts, lengths = [start for start, _ in ranges], [length for _, length in ranges]
+        with _explained(f"{self}/{key}", verb="read"):
+            found = self._asked(lambda store: obstore.get_ranges(store, inside(key), starts=starts, lengths=lengths))
+            return [memoryview(part) for part in found]
+
+    def read_tail(self, key: str, length: int) -> memoryview:
+        import obstore
+
+        with _explained(f"{self}/{key}", verb="read"):
+            options: Any = {"range": {"suffix": length}}
+            return self._asked(lambda store: memoryview(obstore.get(store, inside(key), options=options).bytes()))
 
     def stamp(self, key: str) -> str | None:
-        with _explained_remote(f"{self.url}/{key}"):
-            found = _read_first_byte(self._store(), inside(key))
-        return _stamp_of(self._required(found, key))
+        tag: str | None = self._head(key)["e_tag"]
+        return tag
 
     def size(self, key: str) -> int | None:
-        if self._scheme != "s3":
-            return None
-        try:
-            # S3 tells the size of an object in its refusal of a range that lies behind it.
-            with _explained_remote(f"{self.url}/{key}"):
-                self._required(self._store().read(inside(key), byte_range=_BEHIND_ANY).result(), key)
-        except LocationError as error:
-            told = re.search(r"<ActualObjectSize>(\d+)<", str(error.__cause__).replace("\\n", ""))
-            if told is None and "OUT_OF_RANGE" not in str(error.__cause__):
-                raise
-            return int(told[1]) if told else None
-        return None
-
-    def _required(self, found: Any, key: str) -> Any:
-        if found.state != "value":
-            raise FileNotFoundError(errno.ENOENT, "no such key", f"{self}/{key}")
-        return found
+        return int(self._head(key)["size"])
 
     def exists(self, key: str) -> bool:
-        with _explained_remote(f"{self.url}/{key}"):
-            return bool(_read_first_byte(self._store(), inside(key)).state == "value")
+        try:
+            self._head(key)
+        except FileNotFoundError:
+            return False
+        return True
 
-    @property
-    def _scheme(self) -> str:
-        return urlsplit(self.url).scheme
+    def _head(self, key: str) -> Any:
+        import obstore
+
+        with _explained(f"{self}/{key}"):
+            return self._asked(lambda store: obstore.head(store, inside(key)))
 
     def find(self, pattern: str) -> list[str]:
         # An object store lists all keys below a prefix, shards too: the answer is kept for the moments in which a
         # probe asks again and again.
-        return remembered_listing(
-            (json.dumps(self.kvstore()), pattern), lambda: super(RemoteLocation, self).find(pattern)
-        )
+        return remembered_listing((self.origin, pattern), lambda: super(RemoteLocation, self).find(pattern))
 
     def require_writable(self) -> None:
         # Only a write can tell: what a user may do is decided by policies that nobody can read.
@@ -95,137 +115,152 @@ class RemoteLocation(Location):
             self.delete(_WRITABLE)
 
     def publish(self, key: str, data: bytes, *, replace: bool = False) -> bool:
+        import obstore
+
         self._require_own()
-        store = self._store()
         forget_listings()
-        with _explained_remote(f"{self.url}/{key}", writing=True):
-            if replace:
-                store.write(inside(key), data).result()
+        with _explained(f"{self}/{key}", writing=True):
+            if not replace:
+                return not self.exists(key) and self._create(inside(key), data)
+            obstore.put(self._store(), inside(key), data)
+            return True
+
+    def _create(self, key: str, data: bytes) -> bool:
+        """Put ``data`` where there was nothing a moment ago; False where there is now.
+
+        The store decides, in one step: Google's by the generation, S3 by ``If-None-Match: *``. A server that ignores
+        the header lets the last of two writers win; so does one that refuses it, which is then asked without.
+        """
+        import obstore
+        from obstore.exceptions import AlreadyExistsError
+
+        server = str(store_settings(self.url).get("config", {}).get("endpoint", ""))
+        once = self._store(retries=0)  # a refusal of the condition is an error 501, which obstore would try again
+        if server not in _UNCONDITIONAL:
+            try:
+                _tried_again(lambda: obstore.put(once, key, data, mode="create"))
                 return True
-            before = _read_first_byte(store, inside(key))
-            return before.state != "value" and _create(self.kvstore(), inside(key), data, before.stamp.generation)
+            except AlreadyExistsError:
+                return False
+            except Exception as error:
+                if not server or _status_of(error) != "501":
+                    raise
+        obstore.put(self._store(), key, data)
+        _UNCONDITIONAL.add(server)
+        return True
 
     def keys(self, prefix: str = "") -> list[str]:
-        import tensorstore
+        return sorted(self.sizes(prefix))
 
-        folder = f"{inside(prefix)}/" if prefix else ""
-        # "0" follows "/" in ASCII: the range holds exactly the keys that begin with the folder's name
-        keys = tensorstore.KvStore.KeyRange(folder, folder[:-1] + "0" if folder else "")
-        with _explained_remote(f"{self.url}/{folder}"):
-            return sorted(key.decode() for key in self._store().list(keys).result())
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        import obstore
+
+        folder = inside(prefix) if prefix else None
+
+        def listed() -> dict[str, int]:
+            pages = obstore.list(self._store(), prefix=folder)
+            return {str(each["path"]): int(each["size"]) for page in pages for each in page}
+
+        with _explained(f"{self}/{prefix}"):
+            return _tried_again(listed)
 
     def delete(self, key: str) -> None:
+        import obstore
+
         self._require_own()
         forget_listings()
-        with _explained_remote(f"{self.url}/{key}", writing=True):
-            self._store().delete_range(_single_key(inside(key))).result()
+        with _explained(f"{self}/{key}", writing=True), contextlib.suppress(FileNotFoundError):
+            obstore.delete(self._store(), inside(key))
 
 
 _WRITABLE = ".deapcache-writable"
 """A key that is put, and deleted again, to know whether a store can be written."""
 
-_BEHIND_ANY = slice(1 << 50, (1 << 50) + 1)
-"""A byte that no object has."""
-
-
-@functools.cache
-def _shared_context() -> Any:
-    """Connections, and credentials once they are found, serve all stores of this process."""
-    import tensorstore
-
-    return tensorstore.Context()
-
-
-@functools.lru_cache(maxsize=1024)
-def _opened_store(spec: str) -> Any:
-    import tensorstore
-
-    return tensorstore.KvStore.open(json.loads(spec), context=_shared_context()).result()
-
-
 _UNCONDITIONAL: set[str] = set()
 """Servers that speak S3, and know no condition on a write."""
 
 
-def _create(spec: dict[str, Any], key: str, data: bytes, nothing: bytes) -> bool:
-    """Put ``data`` where there was nothing a moment ago, whose generation is ``nothing``; False where there is now.
+def _tried_again(attempt: Callable[[], Answer]) -> Answer:
+    """``attempt``, again after a while where the answer was lost or the server busy.
 
-    The store decides, in one step: Google's by the generation, S3 by ``If-None-Match: *``. A server that ignores the
-    header lets the last of two writers win; so does one that refuses it, which is then asked without.
+    obstore repeats no conditional write by itself, for the first one may have succeeded: then the key is there.
     """
-    server = spec.get("endpoint", "")
-    conditional = {**spec, "use_conditional_write": True} if spec["driver"] == "s3" else spec
-    if server not in _UNCONDITIONAL:
+    wait = RETRIES["initial_seconds"]
+    for _ in range(RETRIES["max_retries"]):
         try:
-            return bool(_opened_store(json.dumps(conditional)).write(key, data, if_equal=nothing).result().generation)
-        except NotImplementedError:  # status 501: the server does not know a header
-            if not server:
+            return attempt()
+        except Exception as error:
+            status = _status_of(error)
+            if not (_is_lost(error) or status.startswith("5")) or status == "501":
                 raise
-    _opened_store(json.dumps(spec)).write(key, data).result()
-    _UNCONDITIONAL.add(server)
-    return True
+        time.sleep(wait * random.uniform(0.5, 1.0))
+        wait = min(2 * wait, RETRIES["most_seconds"])
+    return attempt()
 
 
-def _stamp_of(found: Any) -> str | None:
-    generation: bytes = found.stamp.generation
-    return generation.hex() or None
+def _is_lost(error: Exception) -> bool:
+    """Whether no answer came, or not all of it."""
+    return "HTTP error" in str(error)
 
 
-def _read_first_byte(store: Any, key: str) -> Any:
-    """Whether a key is there, and its generation, without fetching all of it."""
-    return store.read(key, byte_range=slice(0, 1)).result()
-
-
-def _single_key(key: str) -> Any:
-    import tensorstore
-
-    return tensorstore.KvStore.KeyRange(key, key + "\0")
-
-
-def _http_spec(url: str) -> dict[str, Any]:
-    return {"driver": "http", "base_url": url, "http_request_retries": _RETRIES}
-
-
-SCHEMES = {"s3": s3_spec, "gs": gcs_spec, "http": _http_spec, "https": _http_spec}
-"""URL scheme → the specification of its key-value store."""
+def _status_of(error: Exception) -> str:
+    found = re.search(r"status code: (\d+)", str(error))
+    return found[1] if found else ""
 
 
 @contextlib.contextmanager
-def _explained_remote(url: str, *, writing: bool = False) -> Iterator[None]:
+def _explained(place: str, *, writing: bool = False, verb: str = "reach") -> Iterator[None]:
+    from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+
     try:
         yield
-    except (ValueError, OSError, RuntimeError, LookupError) as error:  # tensorstore has no class of its own
-        if isinstance(error, (DeapcacheError, FileNotFoundError)):
-            raise
-        place, reason = redacted(url), remote_reason(error)
-        if not reason.startswith(_REFUSED):
-            raise LocationError(f"cannot reach {place}: {reason}") from error
+    except DeapcacheError:
+        raise
+    except FileNotFoundError as error:
+        if not writing:
+            raise FileNotFoundError(errno.ENOENT, "no such key", redacted(place)) from error
+        raise LocationError(f"cannot write {redacted(place)}: {remote_reason(error)}") from error
+    except (PermissionDeniedError, UnauthenticatedError) as error:
+        reason = remote_reason(error)
         if writing:
-            raise ReadOnlyError(f"cannot write {place}: {reason}; {_WHO}, or give another --home") from error
-        raise LocationError(f"cannot read {place}: {reason}; {_WHO}") from error
+            raise ReadOnlyError(f"cannot write {redacted(place)}: {reason}; {_WHO}, or give another --home") from error
+        raise LocationError(f"cannot read {redacted(place)}: {reason}; {_WHO}") from error
+    except (BaseError, ValueError, OSError, RuntimeError) as error:
+        if verb == "read" and (_status_of(error) == "416" or "InvalidRange" in str(error)):
+            raise ValueError("the file ends early") from error
+        raise LocationError(f"cannot {verb} {redacted(place)}: {remote_reason(error)}") from error
 
 
-_REFUSED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
 _WHO = (
     "check whose credentials are used (AWS_PROFILE, s3://PROFILE@bucket/prefix, s3://anonymous@bucket/prefix for what "
     "is public, GOOGLE_APPLICATION_CREDENTIALS) and what they may do"
 )
 
-
-_NO_RANGES = "was ignored by server"
-
-
-def ignores_ranges(error: Exception) -> bool:
-    """Whether a tensorstore error says that a web server sent a whole file where a part was asked for."""
-    return _NO_RANGES in str(error)
+_STATUS = re.compile(r"status code: (\d+[A-Za-z ]*)")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+_KINDS = {"ConnectionRefused": "connection refused", "ConnectionReset": "connection reset", "Connect": "no connection"}
 
 
 def remote_reason(error: Exception) -> str:
-    """The part of a tensorstore error that is meant for people."""
-    if ignores_ranges(error):
+    """The part of an obstore error that is meant for people."""
+    text = str(error)
+    if "range request not supported" in text.lower() or "wasn't a partial content" in text.lower():
         return (
             "the web server ignores byte ranges (Range was ignored by server) and would send whole files for every "
             "image: serve the folder with `deapcache cache serve`, nginx or any server that answers 206"
         )
-    # What follows in brackets are the server's words, which can name keys and accounts.
-    return redacted(str(error).split(" [")[0].removesuffix(": Unknown"))
+    if "token request" in text:
+        return "no credentials were found; check GOOGLE_APPLICATION_CREDENTIALS"
+    if found := _STATUS.search(text):
+        code = _CODE.search(text)
+        return f"{found[1].strip()} ({code[1]})" if code else found[1].strip()
+    if "kind: Timeout" in text:
+        return f"the server is too slow, or silent: no byte for {silence_seconds():g} s"
+    if known := next((said for kind, said in _KINDS.items() if f"kind: {kind}" in text), ""):
+        return f"{known}{_after_tries(text)}"
+    return redacted(text.split("\n\nDebug source")[0])
+
+
+def _after_tries(text: str) -> str:
+    found = re.search(r"after (\d+) retries", text)
+    return f" after {found[1]} retries" if found else ""

@@ -67,6 +67,9 @@ class WebLocation(RemoteLocation):
         found = self._keys_of_home(folder) if manifest is None else list(manifest)
         return sorted(key for key in found if _is_below(key, folder))
 
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        return {key: self.size(key) or 0 for key in self.keys(prefix)}
+
     def find(self, pattern: str) -> list[str]:
         if not pattern.endswith(f"/{_ROOT_KEY}"):
             return super().find(pattern)
@@ -76,9 +79,7 @@ class WebLocation(RemoteLocation):
 
     def size(self, key: str) -> int | None:
         listed = (self._manifest() or {}).get(inside(key))
-        if listed is None and not self.exists(key):
-            raise FileNotFoundError(f"no such key: {self.url}/{key}")
-        return listed
+        return super().size(key) if listed is None else listed
 
     def look_again(self) -> bool:
         times = [then for then, _ in self._remembered.values()]

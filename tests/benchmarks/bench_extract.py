@@ -23,7 +23,7 @@ import torch
 from deapcache.allocator import freed_memory_kept
 from deapcache.backbones import Backbone, build
 from deapcache.cache import Cache, FeatureCache, create_cache, feature_arrays
-from deapcache.cache.layout import MIN_SHARDS
+from deapcache.cache.format import MIN_SHARDS
 from deapcache.extraction.calibrating import calibrate
 from deapcache.extraction.pipeline import extract_shards
 from deapcache.extraction.recipes import image_array

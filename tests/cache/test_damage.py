@@ -55,7 +55,7 @@ def test_a_volume_missing_from_a_shard_that_is_there_is_damage(cache: FeatureCac
 
     metadata = json.loads((cache.location / "features").read("zarr.json"))
     del metadata["storage_transformers"]
-    spec = {"driver": "zarr3", "kvstore": (cache.location / "features").kvstore(), "metadata": metadata}
+    spec = {"driver": "zarr3", "kvstore": f"file://{cache.location}/features/", "metadata": metadata}
     tensorstore.open(spec, open=True).result()[30:32].write(volumes([30, 31]).astype(np.float16)).result()
     np.testing.assert_array_equal(cache.read([31]), volumes([31]).astype(np.float16))
     with pytest.raises(CorruptCacheError, match=r"c\.10\.0\.0\.0: damaged, image '000032éé' \(row 32\)"):

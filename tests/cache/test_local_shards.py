@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -12,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from deapcache_caches import IMAGES, feature_cache, feature_recipe, fill, shard_file
 
-from deapcache.cache import STORAGE_FORMATS, FeatureCache, create_cache, feature_arrays, local_shards
-from deapcache.cache.layout import StoredArray, stored_array
-from deapcache.cache.local_shards import LocalShards, NotReadError, can_read
-from deapcache.cache.store import open_for_reading
+from deapcache.cache import STORAGE_FORMATS, FeatureCache, create_cache, feature_arrays, reading
+from deapcache.cache.format import StoredArray, stored_array
+from deapcache.cache.reading import LocalShards, NotReadError, RangeShards
 from deapcache.locations import LocalLocation
 
 
@@ -31,21 +30,18 @@ def _shards(cache: FeatureCache) -> LocalShards:
 
 
 @pytest.mark.parametrize("storage", STORAGE_FORMATS)
-def test_rows_are_those_that_the_store_reads(home: LocalLocation, storage: str) -> None:
+def test_rows_are_those_that_zarr_python_reads(home: LocalLocation, storage: str) -> None:
     cache = feature_cache(home, storage)
     fill(cache)
     rows = np.random.default_rng(0).integers(0, IMAGES, 300)
-    stored = _stored(cache)
-    assert can_read(stored)
     found = _shards(cache).start(rows)()
-    expected = open_for_reading(cache.location / "features", stored.metadata)[rows].read().result()
+    expected = zarr.open_group(str(cache.location), mode="r")["features"][:][rows]
     np.testing.assert_array_equal(found, expected)
     assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(RangeShards(cache.location, _stored(cache)).start(rows)(), expected)
 
 
 def test_zarr_python_writes_what_is_read(home: LocalLocation) -> None:
-    import zarr
-
     cache = feature_cache(home)
     fill(cache)
     array = zarr.open_group(str(cache.location), mode="a")["features"]
@@ -128,8 +124,6 @@ def test_a_flipped_bit_anywhere_in_a_chunk_is_found(home: LocalLocation, kind: s
 
 
 def test_zarr_python_reads_what_is_stored_without_a_compressor(home: LocalLocation) -> None:
-    import zarr
-
     cache = _one_volume(home, _NOISE, "none")
     array = zarr.open_group(str(cache.location), mode="r")["features"]
     assert np.asarray(array[0]).tobytes() == _NOISE.tobytes()
@@ -144,19 +138,12 @@ def test_few_shards_are_kept_open(home: LocalLocation, monkeypatch: pytest.Monke
     cache = feature_cache(home)
     fill(cache)
     assert cache.shard_count > 5
-    monkeypatch.setattr(local_shards, "_MOST_OPEN", 2)
-    monkeypatch.setattr(local_shards, "_OPEN", OrderedDict())
+    monkeypatch.setattr(reading, "_MOST_OPEN", 2)
+    monkeypatch.setattr(reading, "_OPEN", OrderedDict())
     before = _open_files()
     expected = _shards(cache).start(np.arange(IMAGES))()
     assert _open_files() <= before + 2
     np.testing.assert_array_equal(_shards(cache).start(np.arange(IMAGES))(), expected)
-
-
-def test_other_codecs_are_left_to_the_store(home: LocalLocation) -> None:
-    stored = _stored(feature_cache(home))
-    metadata = json.loads(json.dumps(stored.metadata))
-    metadata["codecs"][0]["configuration"]["codecs"][1] = {"name": "zstd", "configuration": {"level": 3}}
-    assert not can_read(replace(stored, metadata=metadata))
 
 
 def _sum_of_first(cache: FeatureCache) -> float:

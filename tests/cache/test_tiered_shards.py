@@ -14,7 +14,7 @@ import pytest
 from deapcache_bucket import S3Bucket
 from deapcache_caches import feature_cache, fill, served, shard_file, volumes
 
-from deapcache.cache import FeatureCache, open_cache, tier, tiered_shards
+from deapcache.cache import FeatureCache, open_cache, tier
 from deapcache.errors import CorruptCacheError, IncompleteCacheError
 from deapcache.locations import LocalLocation, LocalTier, Location, locate
 
@@ -233,7 +233,7 @@ def test_a_shard_made_anew_in_a_store_is_noticed_within_a_day(
     assert len(s3.requests("/features/c.")) == asked
     for path in _shards(kept):
         note = path.with_name(path.name + ".json")
-        yesterday = time.time() - tiered_shards.CONFIRM_SECONDS - 60
+        yesterday = time.time() - tier.CONFIRM_SECONDS - 60
         os.utime(note, (yesterday, yesterday))
     later = _through(made, kept, place)
     changed = later.read_features(ROWS)

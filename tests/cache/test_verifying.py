@@ -13,7 +13,7 @@ import pytest
 from deapcache_caches import feature_cache, feature_recipe, fill, image_ids, served, shard_file, volumes
 
 from deapcache.cache import Cache, FeatureCache, VerifyReport, create_cache, feature_arrays, open_cache, verify_cache
-from deapcache.cache.metadata_checking import metadata_problems
+from deapcache.cache.verifying import metadata_problems
 from deapcache.errors import CacheMissError, CorruptCacheError
 from deapcache.locations import LocalLocation, locate
 
@@ -153,7 +153,7 @@ def test_an_image_that_the_index_lacks_is_damage(cache: FeatureCache) -> None:
 
     metadata = json.loads((cache.location / "features").read("zarr.json"))
     del metadata["storage_transformers"]
-    spec = {"driver": "zarr3", "kvstore": (cache.location / "features").kvstore(), "metadata": metadata}
+    spec = {"driver": "zarr3", "kvstore": f"file://{cache.location}/features/", "metadata": metadata}
     tensorstore.open(spec, open=True).result()[30:32].write(volumes([30, 31]).astype(np.float16)).result()
     (bad,) = verify_cache(cache.location).bad
     assert (bad.shard, bad.rows) == (10, (32,))

@@ -133,7 +133,7 @@ def test_a_second_writer_takes_the_shard_size_from_the_cache(
     home: LocalLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     feature_cache(home)
-    monkeypatch.setattr("deapcache.cache.layout.MIN_SHARDS", 2)  # another version's idea
+    monkeypatch.setattr("deapcache.cache.format.MIN_SHARDS", 2)  # another version's idea
     cache = feature_cache(home)
     assert cache.shard_images == 3
     fill(cache)

@@ -15,11 +15,11 @@ from typing import Any
 
 import timm  # noqa: F401 - imported once here, not in every child
 
-from deapcache.cache import store  # noqa: F401
+from deapcache.cache import reading  # noqa: F401
 from deapcache.cli import main
 from deapcache.datasets import open_dataset
 from deapcache.extraction import ExtractionSettings, extract
-from deapcache.locations import locate, remote
+from deapcache.locations import locate, stores
 
 ENDED: dict[int, int] = {}
 
@@ -80,6 +80,6 @@ def answer(request: dict[str, Any]) -> object:
 
 if __name__ == "__main__":
     # More fails here than outside of tests: more retries, with shorter waits between.
-    remote._RETRIES.update(max_retries=8, initial_delay="10ms", max_delay="50ms")
+    stores.RETRIES.update(max_retries=8, initial_seconds=0.01, most_seconds=0.05)
     for line in sys.stdin:
         print(answer(json.loads(line)), flush=True)

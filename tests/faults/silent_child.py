@@ -11,10 +11,10 @@ import time
 
 from deapcache.cache import open_cache
 from deapcache.errors import DeapcacheError
-from deapcache.locations import locate, remote
+from deapcache.locations import locate, stores
 
 if __name__ == "__main__":
-    remote._RETRIES.update(max_retries=1, initial_delay="50ms")
+    stores.RETRIES.update(max_retries=1, initial_seconds=0.05)
     start = time.monotonic()
     try:
         found = open_cache(locate(sys.argv[1])).read(range(8)).tolist()

@@ -12,7 +12,7 @@ from deapcache_proxy import always, proxied
 from deapcache_testing import deapcache
 
 from deapcache.errors import LocationError, UsageError
-from deapcache.locations import locate, redacted, remote
+from deapcache.locations import locate, redacted, stores
 
 SECRET = "pass/w0rd+of=ann"
 HOME = "http://ann:pa55-of-ann@127.0.0.1:9/lab"
@@ -73,7 +73,7 @@ def test_the_command_line_shows_no_password(traceback: str) -> None:
 
 
 def test_keys_of_a_store_are_in_no_message(s3: S3Bucket, tally: Tally, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(remote._RETRIES, "max_retries", 1)
+    monkeypatch.setitem(stores.RETRIES, "max_retries", 1)
     with proxied(s3.server.place) as proxy, tally.fault("keys in the environment", "nothing of them"):
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         home = locate(s3.url)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ from deapcache_faults import Tally
 from deapcache_hostile import SEEN, Change, edit, require_refused
 
 from deapcache.cache import FeatureCache
-from deapcache.cache.identifiers import identifier_metadata
-from deapcache.cache.store import encode_chunks
+from deapcache.cache.image_ids import plain_array_files
 
 
 def _shape(number: object, axis: int) -> Change:
@@ -86,10 +84,8 @@ def test_absurd_image_ids(cache: FeatureCache, tmp_path: Path, tally: Tally, arr
 def _with_ids(cache: FeatureCache, offsets: list[int], joined: bytes) -> None:
     """Ids that are stored properly, and say nonsense."""
     for name, values in (("image_id_offsets", np.array(offsets)), ("image_id", np.frombuffer(joined, np.uint8))):
-        folder, metadata = cache.location.path / name, identifier_metadata(name, len(values))
-        (folder / "zarr.json").write_text(json.dumps(metadata))
-        for key, data in encode_chunks(metadata, range(len(values)), values).items():
-            (folder / key).write_bytes(data)
+        for key, data in plain_array_files(name, values):
+            (cache.location.path / key).write_bytes(data)
 
 
 @pytest.mark.parametrize(

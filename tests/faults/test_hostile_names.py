@@ -14,7 +14,7 @@ from deapcache_servers import in_a_thread
 from deapcache_testing import deapcache
 
 from deapcache.cache import FeatureCache, create_cache, feature_arrays, features_path, open_cache
-from deapcache.cache.identifiers import identifier_keys
+from deapcache.cache.image_ids import image_id_files
 from deapcache.cache.names import original, safe
 from deapcache.cache.serving import HomeServer
 from deapcache.errors import DeapcacheError
@@ -32,7 +32,7 @@ def test_image_ids_are_never_paths(tmp_path: Path) -> None:
         cache.read(range(5))
     assert "\x1b" not in str(raised.value)
     assert {path.name for path in tmp_path.iterdir()} == {"home"}
-    assert list(dict(identifier_keys(ids)))  # written as bytes of one array, whatever they say
+    assert list(dict(image_id_files(ids)))  # written as bytes of one array, whatever they say
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ Either the bytes are right after retries, or there is one LocationError; never a
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -22,9 +21,9 @@ from deapcache_faults import LONG, Extractors, Tally, cache_bytes, environment, 
 from deapcache_proxy import FAULTS, FaultyProxy, always, proxied, some
 
 from deapcache.cache import open_cache
-from deapcache.errors import DeapcacheError, LocationError
+from deapcache.errors import DeapcacheError, LocationError, UsageError
 from deapcache.extraction.claims import Claims
-from deapcache.locations import LocalLocation, Location, locate, remote
+from deapcache.locations import LocalLocation, Location, locate, stores
 
 QUICK = tuple(fault for fault in FAULTS if fault != "stall") if LONG else ("503", "truncate", "lost")
 RIGHT, CLEAR = "the right bytes, after retries", "LocationError: which file or cache, which failure"
@@ -36,9 +35,9 @@ ROWS = range(IMAGES) if LONG else range(3 * len(SHARDS))
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """More retries than outside of tests, since more fails here, with shorter waits between."""
-    monkeypatch.setitem(remote._RETRIES, "max_retries", 8)
-    monkeypatch.setitem(remote._RETRIES, "initial_delay", "10ms")
-    monkeypatch.setitem(remote._RETRIES, "max_delay", "50ms")
+    monkeypatch.setitem(stores.RETRIES, "max_retries", 8)
+    monkeypatch.setitem(stores.RETRIES, "initial_seconds", 0.01)
+    monkeypatch.setitem(stores.RETRIES, "most_seconds", 0.05)
 
 
 @pytest.fixture
@@ -162,7 +161,7 @@ def test_a_server_that_is_gone_is_told(website: tuple[str, FaultyProxy], tally: 
 
 
 def _silent(address: str, **more: str) -> dict[str, object]:
-    limits = {"TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "1", **more}
+    limits = {"DEAPCACHE_SILENCE_SECONDS": "1", **more}
     command = [sys.executable, str(Path(__file__).with_name("silent_child.py")), address]
     done = subprocess.run(command, env=environment(**limits), capture_output=True, text=True, check=True, timeout=180)
     return dict(json.loads(done.stdout))
@@ -189,13 +188,16 @@ def test_a_store_that_falls_silent_once_is_asked_again(bucket: tuple[Location, F
 
 
 def test_silence_is_limited_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch):
-    name = "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS"
-    for given, expected in ((None, "30"), ("7", "7")):
+    name = "DEAPCACHE_SILENCE_SECONDS"
+    for given, expected in ((None, 30), ("7", 7)):
         monkeypatch.delenv(name, raising=False)
         if given:
             monkeypatch.setenv(name, given)
-        locate("https://host/home").kvstore()
-        assert os.environ[name] == expected
+        assert stores.silence_seconds() == expected
+    for wrong in ("soon", "0", "-1", "nan", "inf"):
+        monkeypatch.setenv(name, wrong)
+        with pytest.raises(UsageError, match=f"{name}='{wrong}': expected a number of seconds above 0"):
+            locate("https://host/home").exists("zarr.json")
 
 
 @pytest.mark.slow

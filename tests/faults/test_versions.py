@@ -12,7 +12,7 @@ import pytest
 from deapcache_faults import Tally
 
 from deapcache.cache import FeatureCache, list_caches, open_cache
-from deapcache.cache.group import FORMAT
+from deapcache.cache.format import FORMAT
 from deapcache.errors import FormatVersionError
 from deapcache.locations import LocalLocation
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import deapcache_gcs
 import pytest
 from deapcache_bucket import S3Bucket, environment_of
 from deapcache_faults import environment
@@ -47,7 +48,7 @@ def test_one_of_two_processes_creates_a_key_on_s3(s3: S3Bucket) -> None:
 
 def test_one_of_two_processes_creates_a_key_on_google_cloud_storage() -> None:
     with gcs_served() as (url, objects, _):
-        won = _race("gs://lab/home", TENSORSTORE_GCS_HTTP_URL=url, GOOGLE_AUTH_TOKEN_FOR_TESTING="token")
+        won = _race("gs://lab/home", **deapcache_gcs.environment_of(url))
         assert won["ann"] | won["bob"] == set(range(KEYS))
         assert not won["ann"] & won["bob"]
         assert all(number in won[objects[f"home/key-{number}"][0].decode()] for number in range(KEYS))

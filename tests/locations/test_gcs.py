@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import deapcache_gcs
-from deapcache_gcs import gcs_served
+from deapcache_gcs import environment_of, gcs_served
 
 _CHILD = """
 import json, sys
@@ -38,8 +38,7 @@ print(json.dumps([first, second, before != after, same, found.is_complete(), fou
 
 def test_a_home_in_google_cloud_storage() -> None:
     with gcs_served() as (url, objects, _):
-        # tensorstore reads these once for a process: hence a child
-        environment = {**os.environ, "TENSORSTORE_GCS_HTTP_URL": url, "GOOGLE_AUTH_TOKEN_FOR_TESTING": "token"}
+        environment = {**os.environ, **environment_of(url)}
         support = str(Path(deapcache_gcs.__file__).parent)
         command = [sys.executable, "-c", _CHILD, support]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)

@@ -15,8 +15,7 @@ import pytest
 
 from deapcache.cache import list_caches, open_cache
 from deapcache.errors import DeapcacheError, LocationError, NotAFileError
-from deapcache.locations import http as reading
-from deapcache.locations import locate
+from deapcache.locations import locate, stores
 
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
 
@@ -25,8 +24,8 @@ Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
 def answered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answer], str]]:
     """A function that starts a server which answers every request so; silence is a second."""
     servers: list[http.server.ThreadingHTTPServer] = []
-    monkeypatch.setattr(reading, "SILENCE_SECONDS", 1)
-    monkeypatch.setattr(reading, "_TRIES", 2)
+    monkeypatch.setenv(stores.SILENCE_SECONDS, "1")
+    monkeypatch.setitem(stores.RETRIES, "max_retries", 1)
 
     def start(answer: Answer) -> str:
         class Handler(http.server.BaseHTTPRequestHandler):

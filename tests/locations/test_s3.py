@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def test_sizes_and_stamps_fetch_nothing(s3: S3Bucket, place: RemoteLocation) -> 
     s3.write("home/key", bytes(123_455) + b"x")
     assert place.stamp("key") != before
     asked = s3.requests("/home/key")
-    assert [status for *_, status in asked] == [416, 206, 206, 200, 206]  # one whole read: read_stamped's
+    assert [status for method, _, status in asked if method == "GET"] == [200]  # one whole read: read_stamped's
     for question in (place.size, place.stamp):
         with pytest.raises(FileNotFoundError):
             question("nothing")
@@ -84,7 +85,7 @@ def test_public_objects_are_read_without_credentials(s3: S3Bucket, monkeypatch: 
         monkeypatch.delenv(name)
     place = locate(f"s3://anonymous@{s3.name}/home")
     assert place.read("open") == b"for all"
-    with pytest.raises(LocationError, match=r"cannot read s3://anonymous@.*/closed: PERMISSION_DENIED; check whose"):
+    with pytest.raises(LocationError, match=r"cannot read s3://anonymous@.*/closed: 403 Forbidden; check whose"):
         place.read("closed")
 
 
@@ -97,12 +98,12 @@ def test_a_profile_brings_its_endpoint_region_and_keys(s3: S3Bucket, monkeypatch
     named = locate(f"s3://lab@{s3.name}/home")
     assert named.publish("key", b"x")
     assert s3.read("home/key") == b"x"
-    assert named.kvstore()["aws_region"] == "eu-central-1"
+    assert json.loads(named.origin)["config"]["region"] == "eu-central-1"
     monkeypatch.setenv("AWS_PROFILE", "lab")
     assert locate(s3.url).read("key") == b"x"
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # after a profile in the address, before $AWS_PROFILE
     assert named.read("key") == b"x"
-    assert locate(s3.url).kvstore()["endpoint"] == "http://127.0.0.1:1"
+    assert json.loads(locate(s3.url).origin)["config"]["endpoint"] == "http://127.0.0.1:1"
     with pytest.raises(UsageError, match="no AWS profile 'labb'"):
         locate(f"s3://labb@{s3.name}/home")
 
@@ -121,7 +122,7 @@ def test_addresses_that_cannot_be_meant_are_refused_and_not_repeated() -> None:
 
 def test_a_bucket_that_is_not_there_is_explained_without_the_servers_words(s3: S3Bucket) -> None:
     with pytest.raises(
-        LocationError, match=r"cannot reach s3://no-such-bucket/home/: NOT_FOUND: NoSuchBucket"
+        LocationError, match=r"cannot reach s3://no-such-bucket/home/: 404 Not Found \(NoSuchBucket\)"
     ) as raised:
         locate("s3://no-such-bucket/home").keys()
     assert "RequestId" not in str(raised.value)

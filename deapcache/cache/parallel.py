@@ -1,9 +1,10 @@
-"""Work on many shards: several at once, with word of how far it has come."""
+"""Work on many shards or images: several at once, with word of how far it has come."""
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
@@ -59,3 +60,25 @@ def each(work: Callable[[Task], Outcome], tasks: Collection[Task], threads: int 
         finally:
             for future in running:
                 future.cancel()
+
+
+def core_threads() -> int:
+    """A thread a core that this process may use, and two at least: one waits for a disk while the other computes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(2, min(2 * _MOST_THREADS, cores))
+
+
+@functools.cache
+def _pool(purpose: str, threads: int, process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix=f"deapcache-{purpose}-{process}")
+
+
+def thread_pool(purpose: str, threads: int | None = None) -> ThreadPoolExecutor:
+    """The threads that this process keeps for one purpose; a child process gets its own, since threads survive no
+    fork."""
+    return _pool(purpose, threads or core_threads(), os.getpid())
+
+
+def in_threads(work: Callable[[Task], Outcome], tasks: Iterable[Task]) -> list[Outcome]:
+    """The outcomes of short tasks that let go of the interpreter lock, in order."""
+    return list(thread_pool("encode").map(work, tasks))
