@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 import uuid
@@ -16,13 +17,17 @@ from deapcache.cache.group import Group
 from deapcache.cache.identifiers import read_identifiers
 from deapcache.cache.keeping import ManifestKeeper
 from deapcache.cache.layout import ArraySpec, StoredArray
-from deapcache.cache.names import safe
+from deapcache.cache.names import PROVENANCE, safe
 from deapcache.cache.reader import ArrayReader, Reading, checked_rows
 from deapcache.cache.shards import check_shard, publish_shard, shards_present, stored_size
 from deapcache.errors import CorruptCacheError, UsageError
 from deapcache.locations import Location
 
-PROVENANCE = "provenance"
+def provenance_keys(location: Location) -> list[str]:
+    """The keys of what writers of the cache at ``location`` have recorded; [] where that cannot be listed."""
+    if not location.can_list:
+        return []
+    return [key for key in location.keys(PROVENANCE) if re.fullmatch(rf"{PROVENANCE}/[^/]+\.json", key)]
 
 
 class Cache:
@@ -99,18 +104,14 @@ class Cache:
 
     def present_shards(self) -> set[int]:
         """The shards that are there now, whole."""
-        return shards_present(self.location, self._commit, range(self.shard_count))
-
-    def is_present(self, k: int) -> bool:
-        """Whether shard ``k`` is there now, whole."""
-        return self.location.exists(self._commit.shard_key(k))
+        return shards_present(self.location, self.stored_arrays, range(self.shard_count))
 
     def missing_shards(self, rows: Sequence[int] | np.ndarray | None = None) -> list[int]:
         """The shards still to be written, in order; only those that ``rows`` need, where given."""
         wanted: Collection[int] = range(self.shard_count)
         if rows is not None:
             wanted = np.unique(checked_rows(rows, self._images) // self.shard_images).tolist()
-        present = shards_present(self.location, self._commit, wanted)
+        present = shards_present(self.location, self.stored_arrays, wanted)
         return [shard for shard in wanted if shard not in present]
 
     def is_complete(self, rows: Sequence[int] | np.ndarray | None = None) -> bool:
@@ -185,12 +186,14 @@ class Cache:
 
     def provenance(self) -> list[dict[str, Any]]:
         """What each writer recorded, sorted by writer; raises :class:`CorruptCacheError` naming a damaged file."""
-        keys = [key for key in self.location.keys(PROVENANCE) if key.endswith(".json")]
-        return [self._recorded(key) for key in keys]
+        recorded = (self._recorded(key) for key in provenance_keys(self.location))
+        return [facts for facts in recorded if facts is not None]
 
-    def _recorded(self, key: str) -> dict[str, Any]:
+    def _recorded(self, key: str) -> dict[str, Any] | None:
         try:
             return dict(json.loads(self.location.read(key)))
+        except FileNotFoundError:  # removed since it was listed
+            return None
         except (ValueError, TypeError, RecursionError) as error:
             raise CorruptCacheError(
                 f"{self.location}/{key} is no JSON object ({error}): nothing depends on it, delete it"

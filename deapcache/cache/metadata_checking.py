@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from deapcache.cache.cache import PROVENANCE
+from deapcache.cache.cache import provenance_keys
 from deapcache.cache.group import read_group
 from deapcache.cache.identifiers import BYTES, OFFSETS, identifier_metadata, read_identifiers
 from deapcache.cache.layout import METADATA_KEY, UNCOMPRESSED, StoredArray, array_metadata, stored_array
 from deapcache.cache.store import read_whole
-from deapcache.errors import CacheMissError, CorruptCacheError, DeapcacheError
+from deapcache.errors import CacheMissError, CorruptCacheError
 from deapcache.locations import Location
 
 _AXES = (("row", "column", "channel"), ("row", "column"), ("box", "column"), ("channel",))
@@ -41,7 +41,7 @@ def metadata_problems(location: Location) -> dict[str, str]:
     found = {key: problem for key, check in checks.items() if (problem := _told(check))}
     if not found:
         found = _identifier_problems(location)
-    return {**found, **_provenance_problems(location)}
+    return {**found, **dict(_bad_provenance(location))}
 
 
 def _told(check: Callable[[], str]) -> str:
@@ -131,17 +131,13 @@ def _names_problem(location: Location, images: int) -> str:
     return ""
 
 
-def _provenance_problems(location: Location) -> dict[str, str]:
-    if not location.can_list:
-        return {}
-    return dict(_bad_provenance(location))
-
-
 def _bad_provenance(location: Location) -> Iterator[tuple[str, str]]:
-    for key in location.keys(PROVENANCE):
+    for key in provenance_keys(location):
         try:
             facts = json.loads(location.read(key))
-        except (ValueError, DeapcacheError) as error:
+        except FileNotFoundError:  # removed since it was listed
+            continue
+        except (ValueError, RecursionError, CorruptCacheError) as error:
             yield key, f"it is no JSON ({error})"
             continue
         if not isinstance(facts, dict):

@@ -13,6 +13,8 @@ KINDS = ("features", "images", "targets")
 SUFFIX = ".zarr"
 CLAIMS = "claims"
 """Folder inside a cache that says what extractors are at work on; it is no part of what the cache is."""
+PROVENANCE = "provenance"
+"""Folder inside a cache in which each writer says how it was made."""
 DEPTH = 4
 """Parts of a cache's path: kind, dataset, split, name."""
 

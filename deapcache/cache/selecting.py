@@ -45,26 +45,17 @@ class CacheFolder:
 def list_folders(home: Location) -> list[CacheFolder]:
     """The folders of a home where caches belong, sorted by path: caches, damaged ones, remains of removed ones.
 
-    Every key of the home is listed for it. Raises :class:`LocationError` for a web server, which lists no folders.
+    Raises :class:`LocationError` for a web server, which lists no folders.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged caches, which are listed here
         entries = {entry.path: entry for entry in list_caches(home)}
-    keys = [key for kind in KINDS for key in home.keys(kind)]
-    paths = {_folder(key): False for key in keys} | {
-        _folder(key): True for key in keys if key == f"{_folder(key)}/{METADATA_KEY}"
-    }
+    patterns = [f"{kind}/*/*/*{SUFFIX}" for kind in KINDS]
+    rooted = {key.removesuffix(f"/{METADATA_KEY}") for each in patterns for key in home.find(f"{each}/{METADATA_KEY}")}
+    paths = [path for each in patterns for path in home.folders(each)]
     return [
-        CacheFolder(home=home, path=path, entry=entries.get(path), has_root=paths[path])
-        for path in sorted(paths)
-        if path.endswith(SUFFIX)
+        CacheFolder(home=home, path=path, entry=entries.get(path), has_root=path in rooted) for path in sorted(paths)
     ]
-
-
-def _folder(key: str) -> str:
-    """The cache's folder in which a key of the home lies; empty where it lies in none."""
-    parts = PurePosixPath(key).parts
-    return "/".join(parts[:DEPTH]) if len(parts) > DEPTH else ""
 
 
 def select_folders(home: Location, texts: Sequence[str]) -> list[CacheFolder]:

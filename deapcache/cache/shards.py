@@ -14,26 +14,33 @@ from deapcache.errors import UsageError
 from deapcache.locations import Location
 
 
-def shards_present(location: Location, stored: StoredArray, wanted: Collection[int]) -> set[int]:
-    """Those of the ``wanted`` shards whose key exists, which is to say that they are whole."""
+def shards_present(location: Location, arrays: Sequence[StoredArray], wanted: Collection[int]) -> set[int]:
+    """Those of the ``wanted`` shards that have a key in each of ``arrays``, which is to say that they are whole."""
     if location.can_list:
-        found = _listed(location, stored, wanted)
+        found = _listed(location, arrays, wanted)
         if len(found) < len(wanted) and location.look_again():
-            found = _listed(location, stored, wanted)
+            found = _listed(location, arrays, wanted)
         return found
     with ThreadPoolExecutor(REQUESTS) as pool:
-        exists = pool.map(lambda shard: location.exists(stored.shard_key(shard)), wanted)
+        exists = pool.map(lambda shard: has_shard(location, arrays, shard), wanted)
         return {shard for shard, there in zip(wanted, exists, strict=True) if there}
 
 
-def _listed(location: Location, stored: StoredArray, wanted: Collection[int]) -> set[int]:
-    found = {stored.shard_of_key(key) for key in location.keys(stored.spec.name)}
-    return {shard for shard in wanted if shard in found}
+def has_shard(location: Location, arrays: Sequence[StoredArray], shard: int) -> bool:
+    """Whether a shard has a key in each of ``arrays``."""
+    return all(location.exists(stored.shard_key(shard)) for stored in reversed(arrays))
+
+
+def _listed(location: Location, arrays: Sequence[StoredArray], wanted: Collection[int]) -> set[int]:
+    found = set(wanted)
+    for stored in arrays:
+        found &= {shard for key in location.keys(stored.spec.name) if (shard := stored.shard_of_key(key)) is not None}
+    return found
 
 
 def stored_size(location: Location, stored: StoredArray) -> int:
     """Bytes of the shards of one array."""
-    keys = [stored.shard_key(shard) for shard in shards_present(location, stored, _all_shards(stored))]
+    keys = [stored.shard_key(shard) for shard in shards_present(location, [stored], _all_shards(stored))]
     with ThreadPoolExecutor(REQUESTS) as pool:
         return sum(pool.map(lambda key: shard_size(location, key, stored.shard_images), keys))
 
@@ -64,13 +71,12 @@ def publish_shard(
 
     The last array commits the shard: a kill before that leaves no shard. Two writers of an ``int8`` cache may thus pair
     one's scales with the other's features; both come from one recipe, so they are equal, or close where devices differ.
+    Where the last one is there and another is not, which a removal that was cut off leaves, the other is made again.
     """
-    *before, commit = stored
-    if location.exists(commit.shard_key(k)):
+    if has_shard(location, stored, k):
         return False
-    for each in before:
-        location.publish(each.shard_key(k), _encode(each, k, rows, arrays))
-    return location.publish(commit.shard_key(k), _encode(commit, k, rows, arrays))
+    published = [location.publish(each.shard_key(k), _encode(each, k, rows, arrays)) for each in stored]
+    return published[-1]
 
 
 def _encode(stored: StoredArray, k: int, rows: range, arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deapcache.cache.cache import PROVENANCE, Cache
+from deapcache.cache.cache import Cache, provenance_keys
 from deapcache.cache.identifiers import IDENTIFIER_KEYS
 from deapcache.cache.keeping import kept_true
 from deapcache.cache.layout import METADATA_KEY, StoredArray
@@ -138,9 +138,7 @@ def _copy_metadata(source: Cache, destination: Location) -> None:
 
 
 def _copy_provenance(source: Location, destination: Location) -> None:
-    if not source.can_list:
-        return
-    for key in source.keys(PROVENANCE):
+    for key in provenance_keys(source):
         destination.publish(key, source.read(key))
 
 

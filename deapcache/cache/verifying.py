@@ -16,6 +16,7 @@ from deapcache.cache.metadata_checking import metadata_problems
 from deapcache.cache.opening import open_cache
 from deapcache.cache.shard_checking import Fault, Scratch, ShardFile, shard_faults
 from deapcache.cache.shard_index import WholeShard, is_known
+from deapcache.cache.shards import has_shard, shards_present
 from deapcache.cache.work import ShardListener, ShardProgress, each, unheard
 from deapcache.errors import CorruptCacheError, LocationError
 from deapcache.locations import LocalLocation, Location
@@ -153,7 +154,9 @@ class _Scan:
         self._progress = progress
         self._of_thread = threading.local()
         wanted = range(cache.shard_count) if shards is None else shards
-        present = cache.present_shards()
+        # One that lacks only a file before the last is damaged, and no shard that was not made yet.
+        self._commit = cache.stored_arrays[-1:]
+        present = shards_present(cache.location, self._commit, range(cache.shard_count))
         self.missing = set(wanted) - present
         self._tasks = [(shard, stored) for shard in sorted(present & set(wanted)) for stored in cache.stored_arrays]
 
@@ -173,7 +176,7 @@ class _Scan:
             size, faults = self._read(stored.shard_key(shard), stored, shard, images)
         except FileNotFoundError:
             faults = [Fault(numbers=tuple(range(images)), reason="it is missing while the rest of the shard is there")]
-            return _Seen(shard, stored, 0, faults if self._cache.is_present(shard) else [])
+            return _Seen(shard, stored, 0, faults if has_shard(self._cache.location, self._commit, shard) else [])
         except PermissionError as error:
             raise LocationError(f"cannot read {error.filename}: {error.strerror}; nothing was changed") from error
         return _Seen(shard, stored, size, faults)

@@ -18,7 +18,7 @@ from deapcache.cache import (
     set_aside,
     verify_cache,
 )
-from deapcache.cache.cache import PROVENANCE
+from deapcache.cache.names import PROVENANCE
 from deapcache.cache.work import unheard
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.extraction.makers import Maker, RepairSettings, maker_of

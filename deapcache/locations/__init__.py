@@ -4,9 +4,9 @@ A :class:`Location` is a folder: a local path, or a prefix in an object store or
 home is written through :meth:`Location.publish`, in one atomic step, so that a key exists if and only if it is whole.
 """
 
-from deapcache.locations.base import Location, Use
+from deapcache.locations.base import Location, Use, is_hidden
 from deapcache.locations.layers import LayeredHome
-from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation
+from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation, file_age
 from deapcache.locations.redaction import redacted
 from deapcache.locations.remote import RemoteLocation
 from deapcache.locations.resolving import data_root, home, locate
@@ -26,7 +26,9 @@ __all__ = [
     "Use",
     "WebLocation",
     "data_root",
+    "file_age",
     "home",
+    "is_hidden",
     "local_tier",
     "locate",
     "parse_bytes",

@@ -8,17 +8,21 @@ import os
 import shutil
 import socket
 import stat
-import time
 import uuid
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from deapcache.errors import LocationError, ReadOnlyError, StorageFullError
-from deapcache.locations.base import PLAIN, Location, Use, inside
+from deapcache.errors import ClosedError, CorruptCacheError, LocationError, ReadOnlyError, StorageFullError
+from deapcache.locations.base import PLAIN, Location, Use, inside, is_hidden
 
 TEMPORARY_SUFFIX = ".partial"
 """Ending of files that are being written; a kill can leave them behind, :meth:`LocalLocation.sweep` removes them."""
+
+_ABANDONED_AFTER = 86_400.0
+"""Seconds after which a temporary belongs to a writer that was killed."""
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -34,33 +38,39 @@ class LocalLocation(Location):
         return LocalLocation(self.path / inside(part), use=self.use)
 
     def read(self, key: str) -> bytes:
+        path = self.path / inside(key)
         try:
-            return (self.path / inside(key)).read_bytes()
+            return _read_file(path)
         except PermissionError as error:
-            raise LocationError(
-                f"cannot read {error.filename}: {error.strerror}; ask its owner to let your group read it"
-            ) from error
+            raise _closed("read", path, error) from error
 
     def stamp(self, key: str) -> str:
         facts = (self.path / inside(key)).stat()
         return f"{facts.st_ino}-{facts.st_size}-{facts.st_mtime_ns}"
 
     def exists(self, key: str) -> bool:
-        return (self.path / inside(key)).is_file()
+        path = self.path / inside(key)
+        try:
+            return path.is_file()
+        except OSError as error:
+            raise _closed("look at", path, error) from error
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def keys(self, prefix: str = "", *, hidden: bool = False) -> list[str]:
         top = self.path / inside(prefix) if prefix else self.path
+        _require_target(top)
         found = [
             str(PurePosixPath(Path(folder).relative_to(self.path)) / name)
-            for folder, _, names in os.walk(top)
+            for folder, _, names in os.walk(top, onerror=_not_listed)
             for name in names
-            if not name.endswith(TEMPORARY_SUFFIX)
         ]
-        return sorted(found)
+        return sorted(key for key in found if hidden or not is_hidden(key))
 
     def find(self, pattern: str) -> list[str]:
         # Looks at the named levels only: a home holds thousands of shard files below them.
-        return sorted(str(found.relative_to(self.path)) for found in self.path.glob(inside(pattern)))
+        return sorted(_fitting(self.path, PurePosixPath(inside(pattern)).parts))
+
+    def folders(self, pattern: str) -> list[str]:
+        return [folder for folder in self.find(pattern) if _holds_files(self.path / folder)]
 
     def size(self, key: str) -> int:
         return (self.path / inside(key)).stat().st_size
@@ -99,18 +109,132 @@ class LocalLocation(Location):
             finally:
                 temporary.unlink(missing_ok=True)
             _sync_folder(target.parent)
+        if published:
+            _sweep_once(target)
         return published
 
-    def sweep(self, *, older_than_seconds: float = 86_400.0) -> int:
+    def sweep(self, *, older_than_seconds: float = _ABANDONED_AFTER) -> int:
         self._require_own()
-        limit = time.time() - older_than_seconds
-        swept = 0
-        for path in self.path.rglob(f".*{TEMPORARY_SUFFIX}"):
-            with contextlib.suppress(OSError):
-                if path.stat().st_mtime < limit:
-                    path.unlink()
-                    swept += 1
-        return swept
+        if self.path.is_symlink():  # to another's cache, as a rule
+            return 0
+        places = [Path(folder, name) for folder, _, names in os.walk(self.path) for name in names]
+        found = [path for path in places if _is_temporary(path.name)]
+        return _remove_old(found, _now_in(self.path) - older_than_seconds) if found else 0
+
+
+_SWEPT: set[tuple[int, Path]] = set()
+"""Folders, each with the process that has looked there for what killed writers left."""
+
+
+def _sweep_once(published: Path) -> None:
+    """Remove what killed writers left beside a file that was just published, at a process's first write there."""
+    mark = os.getpid(), published.parent
+    if mark in _SWEPT:
+        return
+    _SWEPT.add(mark)
+    with contextlib.suppress(OSError):
+        limit = published.stat().st_mtime - _ABANDONED_AFTER
+        _remove_old([path for path in published.parent.iterdir() if _is_temporary(path.name)], limit)
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
+
+
+def _remove_old(paths: Iterable[Path], limit: float) -> int:
+    """Remove those files that were last written before ``limit``; how many."""
+    removed = 0
+    for path in paths:
+        with contextlib.suppress(OSError):
+            if path.lstat().st_mtime < limit:
+                path.unlink()
+                removed += 1
+    return removed
+
+
+def _now_in(folder: Path) -> float:
+    """The time of the file system's own clock, by which files are dated: a host's may be days off."""
+    probe = folder / f".{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+    try:
+        probe.touch(exist_ok=False)
+        return probe.stat().st_mtime
+    except OSError:
+        return float("-inf")  # where nothing can be written nothing is removed
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def file_age(path: Path) -> float:
+    """Seconds since a file was written, by its file system's own clock; 0 where nothing can be written beside it."""
+    return max(0.0, _now_in(path.parent) - path.stat().st_mtime)
+
+
+def _read_file(path: Path) -> bytes:
+    """The bytes of a file; a pipe is not waited for."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise CorruptCacheError(f"{path} is no file, but a folder, a pipe or a device: move it away")
+        with os.fdopen(handle, "rb", buffering=0, closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(handle)
+
+
+_ABSENT = (FileNotFoundError, NotADirectoryError)
+
+
+def _fitting(folder: Path, parts: Sequence[str], *, forgiving: bool = False) -> Iterator[str]:
+    """What lies below ``folder`` and fits, part by part; ``*`` stands for any names but hidden ones.
+
+    Where ``forgiving``, a folder that may not be entered is left out with a warning: it is one of many in a home.
+    """
+    first, *rest = parts
+    try:
+        if "*" in first:
+            names = [name for name in os.listdir(folder) if fnmatchcase(name, first) and not is_hidden(name)]
+        else:
+            names = [first] if rest or (folder / first).stat() else []
+    except _ABSENT:
+        return
+    except OSError as error:
+        problem = _closed("list", folder, error)
+        if not (forgiving and isinstance(error, PermissionError)):
+            raise problem from error
+        warnings.warn(f"left out: {problem}", stacklevel=2)
+        return
+    for name in names:
+        if rest:
+            below = _fitting(folder / name, rest, forgiving=forgiving or "*" in first)
+            yield from (f"{name}/{one}" for one in below)
+        else:
+            yield name
+
+
+def _holds_files(folder: Path) -> bool:
+    """Whether there is a file at any depth; True where that may not be looked at."""
+    try:
+        return any(not is_hidden(name) for _, _, names in os.walk(folder, onerror=_not_listed) for name in names)
+    except ClosedError:
+        return True
+
+
+def _require_target(folder: Path) -> None:
+    """Raise :class:`LocationError` for a link that leads nowhere: what it means is not empty, but out of reach."""
+    if folder.is_symlink() and not folder.exists():
+        raise LocationError(f"cannot list {folder}: it leads to {folder.readlink()}, which is not there; is it mounted?")
+
+
+def _not_listed(error: OSError) -> None:
+    if not isinstance(error, _ABSENT):
+        raise _closed("list", error.filename, error) from error
+
+
+def _closed(verb: str, path: Path | str, error: OSError) -> LocationError:
+    problem = f"cannot {verb} {path}: {error.strerror}"
+    if isinstance(error, PermissionError):
+        return ClosedError(f"{problem}; ask its owner to let your group read it")
+    return LocationError(problem)
 
 
 def _nearest_existing(path: Path) -> Path:

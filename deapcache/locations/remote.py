@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from deapcache.errors import DeapcacheError, LocationError, ReadOnlyError
-from deapcache.locations.base import PLAIN, Location, Use, inside
+from deapcache.locations.base import PLAIN, Location, Use, inside, is_hidden
 from deapcache.locations.listings import forget_listings, remembered_listing
 from deapcache.locations.redaction import redacted
 from deapcache.locations.stores import RETRIES as _RETRIES
@@ -102,14 +102,15 @@ class RemoteLocation(Location):
             before = _read_first_byte(store, inside(key))
             return before.state != "value" and _create(self.kvstore(), inside(key), data, before.stamp.generation)
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def keys(self, prefix: str = "", *, hidden: bool = False) -> list[str]:
         import tensorstore
 
         folder = f"{inside(prefix)}/" if prefix else ""
         # "0" follows "/" in ASCII: the range holds exactly the keys that begin with the folder's name
         keys = tensorstore.KvStore.KeyRange(folder, folder[:-1] + "0" if folder else "")
         with _explained_remote(f"{self.url}/{folder}"):
-            return sorted(key.decode() for key in self._store().list(keys).result())
+            found = [key.decode() for key in self._store().list(keys).result()]
+        return sorted(key for key in found if hidden or not is_hidden(key))
 
     def delete(self, key: str) -> None:
         self._require_own()
