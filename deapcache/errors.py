@@ -45,6 +45,10 @@ class LocationError(DeapcacheError, OSError):
     """A cache home or another location cannot be used as asked."""
 
 
+class NotAFileError(LocationError):
+    """What should be a file is a folder, a pipe or a device, or holds more than is read of such a file."""
+
+
 class ReadOnlyError(LocationError, PermissionError):
     """A location that must be written to cannot be written."""
 

@@ -20,8 +20,9 @@ from deapcache.cache.layout import ArraySpec, StoredArray
 from deapcache.cache.names import PROVENANCE, safe
 from deapcache.cache.reader import ArrayReader, Reading, checked_rows
 from deapcache.cache.shards import check_shard, publish_shard, shards_present, stored_size
-from deapcache.errors import CorruptCacheError, UsageError
+from deapcache.errors import CorruptCacheError, NotAFileError, UsageError
 from deapcache.locations import Location
+
 
 def provenance_keys(location: Location) -> list[str]:
     """The keys of what writers of the cache at ``location`` have recorded; [] where that cannot be listed."""
@@ -38,6 +39,7 @@ class Cache:
 
     def __init__(self, location: Location, group: Group, arrays: Sequence[StoredArray]) -> None:
         self.location = location
+        self.group = group
         self.kind = group.kind
         self.recipe = group.recipe
         self.digest = group.digest
@@ -194,7 +196,7 @@ class Cache:
             return dict(json.loads(self.location.read(key)))
         except FileNotFoundError:  # removed since it was listed
             return None
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError, NotAFileError) as error:
             raise CorruptCacheError(
                 f"{self.location}/{key} is no JSON object ({error}): nothing depends on it, delete it"
             ) from None

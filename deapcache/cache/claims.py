@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from deapcache.cache.names import CLAIMS
-from deapcache.errors import CorruptCacheError
+from deapcache.errors import NotAFileError
 from deapcache.locations import LocalLocation, Location, file_age
 
 CLAIM_SECONDS = 120.0
@@ -91,7 +91,7 @@ def _renewed(location: Location, before: dict[str, bytes]) -> Iterator[tuple[str
 
 
 def _read(location: Location, key: str) -> bytes | None:
-    with suppress(FileNotFoundError, CorruptCacheError):
+    with suppress(FileNotFoundError, NotAFileError):
         return location.read(key)
     return None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from deapcache.cache.bounds import require_names, require_printable, whole_numbers
 from deapcache.cache.layout import METADATA_KEY
-from deapcache.errors import CacheMissError, CorruptCacheError, FormatVersionError
+from deapcache.errors import CacheMissError, CorruptCacheError, FormatVersionError, NotAFileError
 from deapcache.locations import Location
 from deapcache.recipe import FeatureRecipe, ImageRecipe, Recipe, TargetRecipe
 
@@ -76,6 +76,8 @@ def read_group(location: Location) -> Group:
         raise CacheMissError(
             f"there is no cache at {location}: {METADATA_KEY} is missing (`deapcache list caches` shows what there is)"
         ) from None
+    except NotAFileError as error:
+        raise _foreign(location, str(error)) from None
     try:
         found = json.loads(raw)["attributes"]["deapcache"]
         require_printable(found)

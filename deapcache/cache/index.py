@@ -9,10 +9,18 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from deapcache.cache.layout import METADATA_KEY
 from deapcache.cache.listing import CacheEntry, list_caches
 from deapcache.cache.manifest import list_cache, read_manifest, write_manifest
 from deapcache.cache.names import DEPTH, KINDS, SUFFIX
-from deapcache.errors import CacheMissError, ClosedError, CorruptCacheError, LocationError, ReadOnlyError
+from deapcache.errors import (
+    CacheMissError,
+    ClosedError,
+    CorruptCacheError,
+    LocationError,
+    NotAFileError,
+    ReadOnlyError,
+)
 from deapcache.locations import INDEX, LISTING_FORMAT, LocalLocation, Location, locate
 
 
@@ -48,6 +56,16 @@ def list_home(home: Location, *, without: Collection[str] = ()) -> list[IndexEnt
 def index_bytes(entries: list[IndexEntry]) -> bytes:
     """The content of ``index.json``."""
     return json.dumps({"format": LISTING_FORMAT, "caches": [asdict(entry) for entry in entries]}, indent=1).encode()
+
+
+def is_index(data: bytes) -> bool:
+    """Whether ``data`` is what :func:`index_bytes` gives for some caches."""
+    try:
+        document = json.loads(data)
+        paths = [entry["path"] for entry in document["caches"]]
+        return document["format"] == LISTING_FORMAT and all(isinstance(path, str) for path in paths)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
 
 
 def write_index(home: Location, *, without: Collection[str] = ()) -> list[IndexEntry]:
@@ -115,6 +133,8 @@ def _entry(entry: CacheEntry) -> IndexEntry | None:
     except CacheMissError:  # deleted since it was listed
         return None
     except (CorruptCacheError, ClosedError) as error:
+        if not entry.location.exists(METADATA_KEY):  # it is being deleted
+            return None
         warnings.warn(f"left out: {error}", stacklevel=3)
         return None
     return IndexEntry(
@@ -134,5 +154,5 @@ def _entry(entry: CacheEntry) -> IndexEntry | None:
 def _stored(home: Location) -> bytes | None:
     try:
         return home.read(INDEX)
-    except (FileNotFoundError, CorruptCacheError, ClosedError):
+    except (FileNotFoundError, NotAFileError, ClosedError):
         return None

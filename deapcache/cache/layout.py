@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from deapcache.cache.bounds import INDEX_CODECS, MOST_IMAGES, require_codecs, require_size, shorten, whole_numbers
-from deapcache.errors import CorruptCacheError
+from deapcache.errors import CorruptCacheError, NotAFileError
 from deapcache.locations import Location
 
 METADATA_KEY = "zarr.json"
@@ -170,6 +170,8 @@ def stored_array(location: Location, name: str) -> StoredArray:
         return _parse(name, metadata)
     except FileNotFoundError:
         problem = "it is missing"
+    except NotAFileError as error:
+        problem = str(error)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         problem = f"it does not describe an array of deapcache ({type(error).__name__}: {error})"
     raise CorruptCacheError(

@@ -19,7 +19,7 @@ from deapcache.cache.layout import METADATA_KEY, StoredArray, stored_array
 from deapcache.cache.names import PROVENANCE
 from deapcache.cache.shards import shard_size
 from deapcache.cache.work import REQUESTS
-from deapcache.errors import ClosedError, CorruptCacheError
+from deapcache.errors import ClosedError, NotAFileError
 from deapcache.locations import LISTING_FORMAT, MANIFEST, LocalLocation, Location
 
 _MOST = 2**63
@@ -81,7 +81,7 @@ def read_manifest(location: Location) -> Manifest | None:
     """The manifest that is kept at ``location``; None where there is none that can be used."""
     try:
         return parse_manifest(location.read(MANIFEST))
-    except (FileNotFoundError, CorruptCacheError, ClosedError):
+    except (FileNotFoundError, NotAFileError, ClosedError):
         return None
 
 

@@ -11,7 +11,7 @@ from deapcache.cache.group import read_group
 from deapcache.cache.identifiers import BYTES, OFFSETS, identifier_metadata, read_identifiers
 from deapcache.cache.layout import METADATA_KEY, UNCOMPRESSED, StoredArray, array_metadata, stored_array
 from deapcache.cache.store import read_whole
-from deapcache.errors import CacheMissError, CorruptCacheError
+from deapcache.errors import CacheMissError, CorruptCacheError, NotAFileError
 from deapcache.locations import Location
 
 _AXES = (("row", "column", "channel"), ("row", "column"), ("box", "column"), ("channel",))
@@ -48,7 +48,7 @@ def _told(check: Callable[[], str]) -> str:
     """The problem that a check returns or raises."""
     try:
         return check()
-    except (CorruptCacheError, ValueError, KeyError, TypeError) as error:
+    except (CorruptCacheError, NotAFileError, ValueError, KeyError, TypeError) as error:
         return str(error)
 
 
@@ -137,7 +137,7 @@ def _bad_provenance(location: Location) -> Iterator[tuple[str, str]]:
             facts = json.loads(location.read(key))
         except FileNotFoundError:  # removed since it was listed
             continue
-        except (ValueError, RecursionError, CorruptCacheError) as error:
+        except (ValueError, RecursionError, NotAFileError) as error:
             yield key, f"it is no JSON ({error})"
             continue
         if not isinstance(facts, dict):

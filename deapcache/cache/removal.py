@@ -167,7 +167,7 @@ def _provenance_times(location: Location) -> Iterable[datetime]:
 def _modified(folder: Path) -> datetime:
     """The newest of the folders of a cache: a shard that is put in place changes its folder."""
     stamps = []
-    for path in (folder, *(folder / name for name in os.listdir(folder) if not is_hidden(name))):
+    for path in (folder, *(each for each in folder.iterdir() if not is_hidden(each.name))):
         with contextlib.suppress(FileNotFoundError):  # removed since it was listed
             stamps.append(path.stat().st_mtime)
     return datetime.fromtimestamp(max(stamps), UTC)

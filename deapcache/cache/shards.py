@@ -42,7 +42,14 @@ def stored_size(location: Location, stored: StoredArray) -> int:
     """Bytes of the shards of one array."""
     keys = [stored.shard_key(shard) for shard in shards_present(location, [stored], _all_shards(stored))]
     with ThreadPoolExecutor(REQUESTS) as pool:
-        return sum(pool.map(lambda key: shard_size(location, key, stored.shard_images), keys))
+        return sum(pool.map(lambda key: _size_or_none(location, key, stored.shard_images), keys))
+
+
+def _size_or_none(location: Location, key: str, shard_images: int) -> int:
+    try:
+        return shard_size(location, key, shard_images)
+    except FileNotFoundError:  # removed since it was listed
+        return 0
 
 
 def shard_size(location: Location, key: str, shard_images: int) -> int:

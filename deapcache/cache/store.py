@@ -13,7 +13,7 @@ import tensorstore
 from deapcache.cache.bounds import require_codecs, require_size, whole_numbers
 from deapcache.cache.layout import METADATA_KEY
 from deapcache.cache.shard_index import ABSENT, index_bytes, index_entries
-from deapcache.errors import CorruptCacheError, LocationError
+from deapcache.errors import CorruptCacheError, LocationError, NotAFileError
 from deapcache.locations import LocalLocation, Location
 from deapcache.locations.remote import ignores_ranges, remote_reason
 
@@ -110,6 +110,8 @@ def read_whole(folder: Location, dtype: str, *, length: int) -> np.ndarray:
         _require_whole(metadata, dtype, length)
     except FileNotFoundError:
         raise _unreadable(folder, f"{METADATA_KEY} is missing") from None
+    except NotAFileError as error:
+        raise _unreadable(folder, str(error)) from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _unreadable(folder, f"{METADATA_KEY}: {error}") from None
     if length == 0:

@@ -12,15 +12,16 @@ from typing import Any
 
 from deapcache.cache.cache import Cache, provenance_keys
 from deapcache.cache.identifiers import IDENTIFIER_KEYS
+from deapcache.cache.index import require_own
 from deapcache.cache.keeping import kept_true
 from deapcache.cache.layout import METADATA_KEY, StoredArray
-from deapcache.cache.opening import open_cache
+from deapcache.cache.opening import open_cache, restore_metadata
 from deapcache.cache.shard_checking import Scratch, shard_faults
 from deapcache.cache.shard_index import WholeShard, is_known
 from deapcache.cache.shards import shard_size
 from deapcache.cache.work import ShardListener, ShardProgress, each, unheard
 from deapcache.errors import CacheMissError, StorageFullError, UsageError
-from deapcache.locations import Location
+from deapcache.locations import LocalLocation, Location
 from deapcache.recipe import differences
 
 _THREADS = 4
@@ -84,6 +85,8 @@ def transfer_cache(
     """
     if source.location == destination:
         raise UsageError(f"{destination} is both source and destination: name another home")
+    if isinstance(destination, LocalLocation) and destination.path.is_symlink():
+        require_own(destination)
     target = _prepared(source, destination)
     wanted = sorted(set(range(source.shard_count) if shards is None else shards))
     present = sorted(source.present_shards() & set(wanted))
@@ -93,6 +96,7 @@ def transfer_cache(
     with kept_true(target):
         copy.run(progress)
         _copy_provenance(source.location, destination)
+        restore_metadata(target)  # somebody may have removed the copy meanwhile
     return TransferReport(
         source=str(source.location),
         destination=str(destination),

@@ -22,6 +22,7 @@ from deapcache.cache import CLAIMS
 from deapcache.cache.claims import BEATS, CLAIM_SECONDS, Claim, parse_claim, this_machine
 from deapcache.locations import Location
 
+
 def new_claim(writer: str) -> Claim:
     """The claim of a run of this process."""
     return Claim(writer=writer, host=platform.node(), pid=os.getpid(), machine=this_machine())

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from deapcache.errors import ClosedError, CorruptCacheError, LocationError, ReadOnlyError, StorageFullError
+from deapcache.errors import ClosedError, LocationError, NotAFileError, ReadOnlyError, StorageFullError
 from deapcache.locations.base import PLAIN, Location, Use, inside, is_hidden
 
 TEMPORARY_SUFFIX = ".partial"
@@ -174,7 +174,7 @@ def _read_file(path: Path) -> bytes:
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise CorruptCacheError(f"{path} is no file, but a folder, a pipe or a device: move it away")
+            raise NotAFileError(f"cannot read {path}: it is a folder, a pipe or a device, and no file")
         with os.fdopen(handle, "rb", buffering=0, closefd=False) as file:
             return file.read()
     finally:
@@ -192,7 +192,8 @@ def _fitting(folder: Path, parts: Sequence[str], *, forgiving: bool = False) -> 
     first, *rest = parts
     try:
         if "*" in first:
-            names = [name for name in os.listdir(folder) if fnmatchcase(name, first) and not is_hidden(name)]
+            everything = [path.name for path in folder.iterdir()]
+            names = [name for name in everything if fnmatchcase(name, first) and not is_hidden(name)]
         else:
             names = [first] if rest or (folder / first).stat() else []
     except _ABSENT:
@@ -222,7 +223,9 @@ def _holds_files(folder: Path) -> bool:
 def _require_target(folder: Path) -> None:
     """Raise :class:`LocationError` for a link that leads nowhere: what it means is not empty, but out of reach."""
     if folder.is_symlink() and not folder.exists():
-        raise LocationError(f"cannot list {folder}: it leads to {folder.readlink()}, which is not there; is it mounted?")
+        raise LocationError(
+            f"cannot list {folder}: it leads to {folder.readlink()}, which is not there; is it mounted?"
+        )
 
 
 def _not_listed(error: OSError) -> None:

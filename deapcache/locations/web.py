@@ -156,7 +156,9 @@ def _parsed(place: str, data: bytes, parse: Callable[[dict[str, Any]], Any]) -> 
             "`deapcache cache index --home …` over the folder that is served"
         ) from None
     if found is None:
-        raise _UnusableError(f"{place} has format {version!r}, this deapcache reads {LISTING_FORMAT}: upgrade deapcache")
+        raise _UnusableError(
+            f"{place} has format {version!r}, this deapcache reads {LISTING_FORMAT}: upgrade deapcache"
+        )
     return found
 
 
