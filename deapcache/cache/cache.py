@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import threading
 import uuid
@@ -17,7 +16,7 @@ from deapcache.cache.group import Group
 from deapcache.cache.identifiers import read_identifiers
 from deapcache.cache.keeping import ManifestKeeper
 from deapcache.cache.layout import ArraySpec, StoredArray
-from deapcache.cache.names import PROVENANCE, safe
+from deapcache.cache.names import PROVENANCE, is_provenance, safe
 from deapcache.cache.reader import ArrayReader, Reading, checked_rows
 from deapcache.cache.shards import check_shard, publish_shard, shards_present, stored_size
 from deapcache.errors import CorruptCacheError, NotAFileError, UsageError
@@ -28,7 +27,7 @@ def provenance_keys(location: Location) -> list[str]:
     """The keys of what writers of the cache at ``location`` have recorded; [] where that cannot be listed."""
     if not location.can_list:
         return []
-    return [key for key in location.keys(PROVENANCE) if re.fullmatch(rf"{PROVENANCE}/[^/]+\.json", key)]
+    return [key for key in location.keys(PROVENANCE) if is_provenance(key)]
 
 
 class Cache:

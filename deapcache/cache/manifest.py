@@ -16,7 +16,7 @@ from typing import Any
 from deapcache.cache.group import read_group
 from deapcache.cache.identifiers import IDENTIFIER_KEYS
 from deapcache.cache.layout import METADATA_KEY, StoredArray, stored_array
-from deapcache.cache.names import PROVENANCE
+from deapcache.cache.names import is_provenance
 from deapcache.cache.shards import shard_size
 from deapcache.cache.work import REQUESTS
 from deapcache.errors import ClosedError, NotAFileError
@@ -152,7 +152,7 @@ def _size(location: Location, key: str, arrays: Iterable[StoredArray]) -> int:
 def _is_own(key: str, arrays: Sequence[StoredArray]) -> bool:
     """Whether ``key`` is one that a cache of these arrays has; strays are none, nor are claims and the manifest."""
     small = (METADATA_KEY, *(f"{array.spec.name}/{METADATA_KEY}" for array in arrays), *IDENTIFIER_KEYS)
-    return key in small or key.startswith(f"{PROVENANCE}/") or _array_of(key, arrays) is not None
+    return key in small or is_provenance(key) or _array_of(key, arrays) is not None
 
 
 def _array_of(key: str, arrays: Iterable[StoredArray]) -> StoredArray | None:

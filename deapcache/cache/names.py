@@ -23,6 +23,12 @@ _ODD = re.compile(r"[^A-Za-z0-9_.@+=-]|^\.")
 _ESCAPED = re.compile(r"~([0-9a-f]{1,6})\.")
 
 
+def is_provenance(key: str) -> bool:
+    """Whether a key of a cache is what one writer has recorded: ``provenance/<writer>.json``."""
+    folder, _, name = key.rpartition("/")
+    return folder == PROVENANCE and name.endswith(".json")
+
+
 def features_path(dataset: str, split: str, backbone: str, digest: str) -> str:
     """``features/coco/train/siglip-384-0123456789ab.zarr``, relative to the home."""
     return _path("features", dataset, split, f"{safe(backbone)}-{digest[:SHORT]}")

@@ -73,7 +73,8 @@ class LocalLocation(Location):
         return [folder for folder in self.find(pattern) if _holds_files(self.path / folder)]
 
     def size(self, key: str) -> int:
-        return (self.path / inside(key)).stat().st_size
+        with _loops_as_absent():
+            return (self.path / inside(key)).stat().st_size
 
     def delete(self, key: str) -> None:
         self._require_own()
@@ -161,7 +162,8 @@ def _now_in(folder: Path) -> float:
     except OSError:
         return float("-inf")  # where nothing can be written nothing is removed
     finally:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
 
 def file_age(path: Path) -> float:
@@ -171,7 +173,8 @@ def file_age(path: Path) -> float:
 
 def _read_file(path: Path) -> bytes:
     """The bytes of a file; a pipe is not waited for."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with _loops_as_absent():
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise NotAFileError(f"cannot read {path}: it is a folder, a pipe or a device, and no file")
@@ -179,6 +182,17 @@ def _read_file(path: Path) -> bytes:
             return file.read()
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def _loops_as_absent() -> Iterator[None]:
+    """A link that leads to itself leads to nothing, as ``is_file`` says, too."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), error.filename) from None
 
 
 _ABSENT = (FileNotFoundError, NotADirectoryError)
@@ -195,7 +209,8 @@ def _fitting(folder: Path, parts: Sequence[str], *, forgiving: bool = False) -> 
             everything = [path.name for path in folder.iterdir()]
             names = [name for name in everything if fnmatchcase(name, first) and not is_hidden(name)]
         else:
-            names = [first] if rest or (folder / first).stat() else []
+            with _loops_as_absent():
+                names = [first] if rest or (folder / first).stat() else []
     except _ABSENT:
         return
     except OSError as error:

@@ -163,7 +163,10 @@ def _parsed(place: str, data: bytes, parse: Callable[[dict[str, Any]], Any]) -> 
 
 
 def _keys_and_sizes(document: dict[str, Any]) -> Listed:
-    return {inside(key): int(size) for key, size in document["keys"].items()}
+    sizes: dict[str, Any] = document["keys"]
+    if odd := [key for key, size in sizes.items() if type(size) is not int or size < 0]:
+        raise ValueError(f"{odd[0]!r} has no size")
+    return {inside(key): size for key, size in sizes.items()}
 
 
 def _paths(document: dict[str, Any]) -> list[str]:
