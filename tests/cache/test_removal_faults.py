@@ -1,4 +1,4 @@
-"""Removal that is killed, that meets links, live runs and strays: nobody's work is lost, nothing half is called whole."""
+"""Removal that is killed, or meets links, live runs and strays: no work is lost, and nothing half is called whole."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_what_lies_outside_the_home_is_not_removed(home: LocalLocation, colleagu
     part = "/".join(path.split("/")[:depth])
     (home.path / part).parent.mkdir(parents=True, exist_ok=True)
     (home.path / part).symlink_to(theirs / part)
-    with pytest.raises(ReadOnlyError, match="links lead out of the home to .*colleague"):
+    with pytest.raises(ReadOnlyError, match=r"links lead out of the home to .*colleague"):
         remove_cache(home / path)
     assert files(theirs) == before
 

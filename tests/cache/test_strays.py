@@ -1,4 +1,4 @@
-"""Files that are none of deapcache's, beside every one of a home: nobody counts, lists, copies, serves or fears them."""
+"""Files that are none of deapcache's beside every one of a home: nobody counts, copies, serves or fears them."""
 
 from __future__ import annotations
 
