@@ -13,7 +13,7 @@ from deapcache.cache.listing import CacheEntry, entry_at, list_caches
 from deapcache.cache.misses import shown
 from deapcache.cache.names import DEPTH, KINDS, SUFFIX
 from deapcache.cache.opening import open_cache
-from deapcache.errors import AmbiguousCacheError, CacheMissError, UsageError
+from deapcache.errors import AmbiguousCacheError, CacheMissError, ClosedError, UsageError
 from deapcache.locations import Location
 
 _LISTED = 12
@@ -54,8 +54,19 @@ def list_folders(home: Location) -> list[CacheFolder]:
     rooted = {key.removesuffix(f"/{METADATA_KEY}") for each in patterns for key in home.find(f"{each}/{METADATA_KEY}")}
     paths = [path for each in patterns for path in home.folders(each)]
     return [
-        CacheFolder(home=home, path=path, entry=entries.get(path), has_root=path in rooted) for path in sorted(paths)
+        CacheFolder(
+            home=home, path=path, entry=entries.get(path), has_root=path in rooted or _may_have_root(home, path)
+        )
+        for path in sorted(paths)
     ]
+
+
+def _may_have_root(home: Location, path: str) -> bool:
+    """Whether there is a root, or that may not be looked at, as whoever looks closer is told."""
+    try:
+        return home.exists(f"{path}/{METADATA_KEY}")
+    except ClosedError:
+        return True
 
 
 def select_folders(home: Location, texts: Sequence[str]) -> list[CacheFolder]:

@@ -111,7 +111,7 @@ def as_nobody() -> Iterator[None]:
 
 
 @pytest.fixture
-def shared() -> Iterator[LocalLocation]:
+def shared(cli) -> Iterator[LocalLocation]:
     """A home that everybody may write, at a place that everybody may reach."""
     folder = Path("/tmp") / f"deapcache-shared-{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -122,6 +122,8 @@ def shared() -> Iterator[LocalLocation]:
     rebuild(home)
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o777 if path.is_dir() else 0o666)
+    for verb in (("ls",), ("verify",), ("prune", "--unused", "--dry-run"), ("rm", "--all", "features", "--dry-run")):
+        assert cli("cache", *verb, "--home", home).code == 0  # all is imported that others may not read
     yield home
     shutil.rmtree(folder)
 
