@@ -249,10 +249,9 @@ def _not_listed(error: OSError) -> None:
 
 
 def _closed(verb: str, path: Path | str, error: OSError) -> LocationError:
-    problem = f"cannot {verb} {path}: {error.strerror}"
     if isinstance(error, PermissionError):
-        return ClosedError(f"{problem}; ask its owner to let your group read it")
-    return LocationError(problem)
+        return ClosedError(f"cannot {verb} {path}: {error.strerror}; ask its owner to let your group read it")
+    return LocationError(f"cannot {verb} {path}: {error.strerror}")
 
 
 def _nearest_existing(path: Path) -> Path:
