@@ -307,15 +307,21 @@ def test_a_store_is_watched_for_a_beat(s3, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_cache_that_is_removed_while_a_home_is_listed_is_left_out(home: LocalLocation) -> None:
-    stays = new_cache(home, "float32")
-    child = os.fork()
+    stays, comes_and_goes = new_cache(home, "float32"), new_cache(home, "int8").location
+    kept = home.path.with_name("kept")
+    comes_and_goes.path.rename(kept)
+    child = os.fork()  # it touches no library that has threads
     if not child:
         while True:
-            remove_cache(new_cache(home, "int8", count=2).location)
+            shutil.copytree(kept, kept.with_name("copy"))
+            comes_and_goes.path.parent.mkdir(parents=True, exist_ok=True)
+            kept.with_name("copy").rename(comes_and_goes.path)
+            remove_cache(comes_and_goes)
     try:
         for _ in range(60):
             assert str(stays.location.path) in [str(entry.location) for entry in list_caches(home)]
             assert [folder for folder in list_folders(home) if folder.location == stays.location]
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), "nothing came and went any more"
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
