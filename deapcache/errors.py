@@ -58,6 +58,10 @@ class ReadOnlyError(LocationError, PermissionError):
     """A location that must be written to cannot be written."""
 
 
+class UnreadableError(LocationError, PermissionError):
+    """A file or folder may not be looked at: what is in it is not known."""
+
+
 class StorageFullError(LocationError):
     """A location has too little free space, or ran out of it."""
 
@@ -68,6 +72,10 @@ class ClusterError(DeapcacheError, RuntimeError):
 
 class CacheMissError(DeapcacheError, FileNotFoundError):
     """No cache fits the request; the message says which recipe fields of the nearest ones differ."""
+
+
+class CacheInUseError(LocationError):
+    """A cache is not removed, since a run is at work on it."""
 
 
 class AmbiguousCacheError(DeapcacheError, LookupError):

@@ -9,12 +9,12 @@ from deapcache.cache.cache import Cache
 from deapcache.cache.companions import companions
 from deapcache.cache.feature_cache import FeatureCache
 from deapcache.cache.format import ArraySpec, shard_images_for
-from deapcache.cache.index import IndexEntry, list_home, rebuild, write_index
+from deapcache.cache.index import IndexEntry, lies_elsewhere, list_home, rebuild, require_own, write_index
 from deapcache.cache.keeping import kept_true
 from deapcache.cache.listing import CacheEntry, find_caches, find_one, list_caches
 from deapcache.cache.manifest import Manifest, list_cache, read_manifest, withdraw, write_manifest
 from deapcache.cache.names import CLAIMS, features_path, images_path, targets_path
-from deapcache.cache.opening import create_cache, open_cache
+from deapcache.cache.opening import create_cache, open_cache, restore_metadata
 from deapcache.cache.parallel import ShardListener, ShardProgress
 from deapcache.cache.reading import Reading
 from deapcache.cache.removal import Removal, last_written, remove_bad_shards, remove_cache, set_aside
@@ -67,6 +67,7 @@ __all__ = [
     "images_path",
     "kept_true",
     "last_written",
+    "lies_elsewhere",
     "list_cache",
     "list_caches",
     "list_folders",
@@ -78,6 +79,8 @@ __all__ = [
     "rebuild",
     "remove_bad_shards",
     "remove_cache",
+    "require_own",
+    "restore_metadata",
     "select_cache",
     "select_caches",
     "select_folder",

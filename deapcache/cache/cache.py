@@ -17,18 +17,24 @@ import numpy as np
 from deapcache.cache.format import ArraySpec, Group, StoredArray
 from deapcache.cache.image_ids import read_image_ids
 from deapcache.cache.keeping import ManifestKeeper
-from deapcache.cache.names import safe
+from deapcache.cache.names import PROVENANCE, is_provenance, safe
 from deapcache.cache.parallel import REQUESTS
 from deapcache.cache.reading import ArrayReader, Reading, checked_rows
 from deapcache.cache.shards import encode_shard
 from deapcache.cache.tier import begin_reading
 from deapcache.errors import NotAFileError, UsageError
 from deapcache.locations import Location
-from deapcache.untrusted import is_hidden, parse_json
+from deapcache.untrusted import parse_json
 
-PROVENANCE = "provenance"
 _MOST_PROVENANCE = 16_000_000
 """Bytes of one writer's record: it lists the shards that it wrote."""
+
+
+def provenance_keys(location: Location) -> list[str]:
+    """The keys of what writers of the cache at ``location`` have recorded; [] where that cannot be listed."""
+    if not location.can_list:
+        return []
+    return [key for key in location.keys(PROVENANCE) if is_provenance(key)]
 
 
 class Cache:
@@ -39,6 +45,7 @@ class Cache:
 
     def __init__(self, location: Location, group: Group, arrays: Sequence[StoredArray]) -> None:
         self.location = location
+        self.group = group
         self.kind = group.kind
         self.recipe = group.recipe
         self.digest = group.digest
@@ -107,18 +114,14 @@ class Cache:
 
     def present_shards(self) -> set[int]:
         """The shards that are there now, whole."""
-        return shards_present(self.location, self._commit, range(self.shard_count))
-
-    def is_present(self, k: int) -> bool:
-        """Whether shard ``k`` is there now, whole."""
-        return self.location.exists(self._commit.shard_key(k))
+        return shards_present(self.location, self.stored_arrays, range(self.shard_count))
 
     def missing_shards(self, rows: Sequence[int] | np.ndarray | None = None) -> list[int]:
         """The shards still to be written, in order; only those that ``rows`` need, where given."""
         wanted: Collection[int] = range(self.shard_count)
         if rows is not None:
             wanted = np.unique(checked_rows(rows, self._images) // self.shard_images).tolist()
-        present = shards_present(self.location, self._commit, wanted)
+        present = shards_present(self.location, self.stored_arrays, wanted)
         return [shard for shard in wanted if shard not in present]
 
     def is_complete(self, rows: Sequence[int] | np.ndarray | None = None) -> bool:
@@ -127,9 +130,21 @@ class Cache:
 
     def stored_bytes(self) -> int:
         """Bytes that the shards of all arrays take."""
-        keys = [stored.shard_key(shard) for shard in self.present_shards() for stored in self._stored.values()]
+        everything = range(self.shard_count)
+        keys = [
+            stored.shard_key(shard)
+            for stored in self._stored.values()
+            for shard in shards_present(self.location, [stored], everything)
+        ]
+
+        def size(key: str) -> int:
+            try:
+                return self.location.size(key) or 0
+            except FileNotFoundError:  # removed since it was listed
+                return 0
+
         with ThreadPoolExecutor(REQUESTS) as pool:
-            return sum(pool.map(lambda key: self.location.size(key) or 0, keys))
+            return sum(pool.map(size, keys))
 
     def write_shard(self, k: int, arrays: Mapping[str, np.ndarray]) -> bool:
         """Write shard ``k`` whole.
@@ -162,13 +177,12 @@ class Cache:
     def _publish_shard(self, k: int, arrays: Mapping[str, np.ndarray]) -> bool:
         # The last array commits the shard: a kill before that leaves no shard. Two writers of an int8 cache may thus
         # pair one's scales with the other's features; both come from one recipe, so they are equal, or close where
-        # devices differ.
-        *before, commit = self._stored.values()
-        if self.location.exists(commit.shard_key(k)):
+        # devices differ. Where the last one is there and another is not, which a removal that was cut off leaves, the
+        # other is made again.
+        if has_shard(self.location, self.stored_arrays, k):
             return False
-        for stored in before:
-            self.location.publish(stored.shard_key(k), encode_shard(stored, arrays[stored.spec.name]))
-        return self.location.publish(commit.shard_key(k), encode_shard(commit, arrays[commit.spec.name]))
+        files = ((stored.shard_key(k), encode_shard(stored, arrays[name])) for name, stored in self._stored.items())
+        return [self.location.publish(key, data) for key, data in files][-1]
 
     def settle(self) -> None:
         """Bring ``manifest.json`` and the home's ``index.json`` up to date now; a failure to is a warning.
@@ -207,14 +221,14 @@ class Cache:
     def provenance(self) -> list[dict[str, Any]]:
         """What each writer recorded, sorted by writer; a damaged file is left out with a warning that names it."""
         found = []
-        for key in self.location.keys(PROVENANCE):
-            if not key.endswith(".json") or is_hidden(key):
-                continue
+        for key in provenance_keys(self.location):
             try:
                 facts = parse_json(self.location.read(key, most=_MOST_PROVENANCE))
                 if not isinstance(facts, dict):
                     raise ValueError("it is no JSON object")
-            except (FileNotFoundError, NotAFileError, ValueError) as error:
+            except FileNotFoundError:  # removed since it was listed
+                continue
+            except (NotAFileError, ValueError) as error:
                 warnings.warn(
                     f"left out: {self.location}/{key}: {error}; nothing depends on it, delete it", stacklevel=2
                 )
@@ -226,21 +240,28 @@ class Cache:
         return [stored.shard_key(shard) for stored in self._stored.values()]
 
 
-def shards_present(location: Location, stored: StoredArray, wanted: Collection[int]) -> set[int]:
-    """Those of the ``wanted`` shards whose key exists, which is to say that they are whole."""
+def shards_present(location: Location, arrays: Sequence[StoredArray], wanted: Collection[int]) -> set[int]:
+    """Those of the ``wanted`` shards that have a key in each of ``arrays``, which is to say that they are whole."""
     if location.can_list:
-        found = _listed_shards(location, stored, wanted)
+        found = _listed_shards(location, arrays, wanted)
         if len(found) < len(wanted) and location.look_again():
-            found = _listed_shards(location, stored, wanted)
+            found = _listed_shards(location, arrays, wanted)
         return found
     with ThreadPoolExecutor(REQUESTS) as pool:
-        exists = pool.map(lambda shard: location.exists(stored.shard_key(shard)), wanted)
+        exists = pool.map(lambda shard: has_shard(location, arrays, shard), wanted)
         return {shard for shard, there in zip(wanted, exists, strict=True) if there}
 
 
-def _listed_shards(location: Location, stored: StoredArray, wanted: Collection[int]) -> set[int]:
-    found = {stored.shard_of_key(key) for key in location.keys(stored.spec.name)}
-    return {shard for shard in wanted if shard in found}
+def has_shard(location: Location, arrays: Sequence[StoredArray], shard: int) -> bool:
+    """Whether a shard has a key in each of ``arrays``."""
+    return all(location.exists(stored.shard_key(shard)) for stored in reversed(arrays))
+
+
+def _listed_shards(location: Location, arrays: Sequence[StoredArray], wanted: Collection[int]) -> set[int]:
+    found = set(wanted)
+    for stored in arrays:
+        found &= {shard for key in location.keys(stored.spec.name) if (shard := stored.shard_of_key(key)) is not None}
+    return found
 
 
 def _check_shard(specs: Mapping[str, ArraySpec], rows: range, k: int, arrays: Mapping[str, np.ndarray]) -> None:

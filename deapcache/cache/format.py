@@ -318,7 +318,9 @@ def read_json(location: Location, key: str, parse: Callable[[Any], Parsed]) -> P
         return parse(json.loads(location.read(key, most=MOST_METADATA)))
     except FileNotFoundError:
         problem = "it is missing"
-    except (NotAFileError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except NotAFileError as error:
+        problem = str(error)
+    except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         problem = f"it does not describe an array of deapcache ({type(error).__name__}: {error})"
     except ValueError as error:
         problem = f"it does not describe an array of deapcache ({error})"

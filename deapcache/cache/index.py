@@ -7,12 +7,21 @@ import json
 import warnings
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
+from deapcache.cache.format import METADATA_KEY
 from deapcache.cache.listing import CacheEntry, list_caches
 from deapcache.cache.manifest import list_cache, read_manifest, write_manifest
 from deapcache.cache.names import DEPTH, KINDS, SUFFIX
-from deapcache.errors import CacheMissError, CorruptCacheError
-from deapcache.locations import INDEX, LISTING_FORMAT, Location, locate
+from deapcache.errors import (
+    CacheMissError,
+    CorruptCacheError,
+    LocationError,
+    NotAFileError,
+    ReadOnlyError,
+    UnreadableError,
+)
+from deapcache.locations import INDEX, LISTING_FORMAT, LocalLocation, Location, locate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +45,10 @@ class IndexEntry:
 
 
 def list_home(home: Location, *, without: Collection[str] = ()) -> list[IndexEntry]:
-    """The caches of ``home``, less those at the paths ``without``, by path; one that cannot be used is warned of."""
+    """The caches of ``home``, less those at the paths ``without``, by path; one that cannot be used is warned of.
+
+    A manifest that is damaged, or of another cache, is not believed: what is there is listed.
+    """
     found = [_entry(entry) for entry in list_caches(home) if entry.path not in without]
     return [entry for entry in found if entry]
 
@@ -44,6 +56,16 @@ def list_home(home: Location, *, without: Collection[str] = ()) -> list[IndexEnt
 def index_bytes(entries: list[IndexEntry]) -> bytes:
     """The content of ``index.json``."""
     return json.dumps({"format": LISTING_FORMAT, "caches": [asdict(entry) for entry in entries]}, indent=1).encode()
+
+
+def is_index(data: bytes) -> bool:
+    """Whether ``data`` is what :func:`index_bytes` gives for some caches."""
+    try:
+        document = json.loads(data)
+        paths = [entry["path"] for entry in document["caches"]]
+        return document["format"] == LISTING_FORMAT and all(isinstance(path, str) for path in paths)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
 
 
 def write_index(home: Location, *, without: Collection[str] = ()) -> list[IndexEntry]:
@@ -65,8 +87,17 @@ def rebuild(home: Location) -> list[IndexEntry]:
     for entry in list_caches(home):
         # what cannot be used, or was deleted since it was listed, is warned of where the index is made
         with contextlib.suppress(CorruptCacheError, CacheMissError):
-            write_manifest(entry.location, afresh=True)
+            _renew(entry.location)
     return write_index(home)
+
+
+def _renew(cache: Location) -> None:
+    if lies_elsewhere(cache):  # its own home looks after it
+        return
+    try:
+        write_manifest(cache, afresh=True)
+    except LocationError as error:  # others have theirs all the same
+        warnings.warn(f"{cache} has no true manifest for readers over HTTP: {error}", stacklevel=3)
 
 
 def home_of(cache: Location) -> Location | None:
@@ -76,12 +107,34 @@ def home_of(cache: Location) -> Location | None:
     return locate(head or "/") if belongs else None
 
 
+def lies_elsewhere(cache: Location) -> Path | None:
+    """Where a cache really lies, if links lead out of the home in which it is found; else None."""
+    home = home_of(cache)
+    if home is None or not isinstance(cache, LocalLocation):
+        return None
+    real = cache.path.resolve()
+    return None if real.is_relative_to(Path(home.url).resolve()) else real
+
+
+def require_own(cache: Location) -> None:
+    """Raise :class:`ReadOnlyError` for a cache that :func:`lies_elsewhere`: it is another's, as a rule."""
+    if real := lies_elsewhere(cache):
+        raise ReadOnlyError(
+            f"{cache} is left as it is: links lead out of the home to {real}, which others may use. Look after it in "
+            "the home in which it lies (--home), or remove the link"
+        )
+
+
 def _entry(entry: CacheEntry) -> IndexEntry | None:
     try:
-        manifest = read_manifest(entry.location) or list_cache(entry.location)
+        manifest = read_manifest(entry.location)
+        if manifest is None or manifest.digest != entry.digest:
+            manifest = list_cache(entry.location)
     except CacheMissError:  # deleted since it was listed
         return None
-    except CorruptCacheError as error:
+    except (CorruptCacheError, UnreadableError) as error:
+        if not entry.location.exists(METADATA_KEY):  # it is being deleted
+            return None
         warnings.warn(f"left out: {error}", stacklevel=3)
         return None
     return IndexEntry(
@@ -101,5 +154,5 @@ def _entry(entry: CacheEntry) -> IndexEntry | None:
 def _stored(home: Location) -> bytes | None:
     try:
         return home.read(INDEX)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotAFileError, UnreadableError):
         return None

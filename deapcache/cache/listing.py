@@ -17,7 +17,14 @@ from deapcache.cache.names import DEPTH, KINDS, SUFFIX, original
 from deapcache.cache.opening import open_cache
 from deapcache.cache.parallel import REQUESTS
 from deapcache.cache.views import ORIGINAL
-from deapcache.errors import AmbiguousCacheError, CacheMissError, CorruptCacheError, DeapcacheError, UsageError
+from deapcache.errors import (
+    AmbiguousCacheError,
+    CacheMissError,
+    CorruptCacheError,
+    DeapcacheError,
+    UnreadableError,
+    UsageError,
+)
 from deapcache.locations import Location
 
 _NAME_FIELDS = {"features": "backbone", "targets": "annotation"}
@@ -59,7 +66,8 @@ def list_caches(home: Location, kind: str | None = None) -> list[CacheEntry]:
 
     Where homes are read beside it (``home.layers``), their caches follow. Of a cache that several have, the one of the
     first home that has all of it is listed; where none has, the one with the most shards.
-    A folder whose metadata cannot be used is left out with a warning. Raises :class:`LocationError` for a web server,
+    A folder whose metadata cannot be used, or that may not be entered, is left out with a warning; one that is removed
+    meanwhile, or that an old index of a web server names, without. Raises :class:`LocationError` for a web server,
     which cannot be listed: open its caches by their address.
     """
     found: dict[str, list[CacheEntry]] = {}
@@ -74,8 +82,8 @@ def _of_layer(home: Location, kind: str | None) -> list[CacheEntry]:
     patterns = [f"{each}/*/*/*{SUFFIX}/{METADATA_KEY}" for each in kinds]
     paths = [str(PurePosixPath(key).parent) for pattern in patterns for key in home.find(pattern)]
     with ThreadPoolExecutor(REQUESTS) as pool:
-        entries = list(pool.map(lambda path: _entry(home, path), paths))
-    for problem in (each for each in entries if isinstance(each, str)):
+        entries = list(pool.map(lambda path: _entry_or_none(home, path), paths))
+    for problem in (each for each in entries if isinstance(each, str)):  # None: removed since it was listed
         warnings.warn(f"left out: {problem}", stacklevel=4)
     return [entry for entry in entries if isinstance(entry, CacheEntry)]
 
@@ -158,11 +166,18 @@ def entry_at(home: Location, path: str) -> CacheEntry | None:
     return found
 
 
+def _entry_or_none(home: Location, path: str) -> CacheEntry | str | None:
+    try:
+        return _entry(home, path)
+    except CacheMissError:
+        return None
+
+
 def _entry(home: Location, path: str) -> CacheEntry | str:
     """The cache at ``path``, or why it cannot be listed."""
     try:
         group = read_group(home / path)
-    except CorruptCacheError as error:
+    except (CorruptCacheError, UnreadableError) as error:
         return str(error)
     parts = PurePosixPath(path).parts
     if len(parts) != DEPTH or parts[0] != group.kind:

@@ -7,17 +7,21 @@ sees less. Whoever deletes a key leaves it out first (:func:`withdraw`), so that
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deapcache.cache.format import StoredArray, read_group, stored_array
-from deapcache.cache.names import CLAIMS
+from deapcache.cache.format import METADATA_KEY, StoredArray, read_group, stored_array
+from deapcache.cache.image_ids import IMAGE_ID_KEYS
+from deapcache.cache.names import is_provenance
 from deapcache.cache.parallel import REQUESTS
+from deapcache.errors import NotAFileError, UnreadableError
 from deapcache.locations import LISTING_FORMAT, MANIFEST, LocalLocation, Location
+
+_MOST = 2**63
+"""More images or bytes than there can be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +60,10 @@ def list_cache(
     """
     group = read_group(location)
     arrays = [stored_array(location, name) for name in group.arrays]
-    passing = (MANIFEST, f"{CLAIMS}/")
-    keys = [key for key in location.keys("") if not key.startswith(passing) and key not in without]
+    keys = [key for key in location.keys("") if _is_own(key, arrays) and key not in without]
     sizes = _sizes(location, keys, {} if isinstance(location, LocalLocation) else known or {})
-    shards = {shard for key in sizes if (shard := arrays[-1].shard_of_key(key)) is not None}
+    in_each = [{array.shard_of_key(key) for key in sizes} - {None} for array in arrays]
+    shards = [shard for shard in set.intersection(*in_each) if shard is not None]
     per_shard = arrays[-1].shard_images
     return Manifest(
         kind=group.kind,
@@ -73,18 +77,28 @@ def list_cache(
 
 def read_manifest(location: Location) -> Manifest | None:
     """The manifest that is kept at ``location``; None where there is none that can be used."""
-    # Anything but a manifest is written anew by whoever writes next; who only reads does as if there were none.
-    with contextlib.suppress(FileNotFoundError, ValueError, TypeError, AttributeError):
-        found: dict[str, Any] = json.loads(location.read(MANIFEST))
-        if found.pop("format", None) == LISTING_FORMAT and _counts(found) and _counts(found["keys"], every=True):
-            return Manifest(**found)
-    return None
+    try:
+        return parse_manifest(location.read(MANIFEST))
+    except (FileNotFoundError, NotAFileError, UnreadableError):
+        return None
 
 
-def _counts(found: Mapping[str, Any], *, every: bool = False) -> bool:
-    """Whether what should be whole numbers is."""
-    names = found if every else ("images", "total", "bytes")
-    return all(isinstance(found.get(name), int) for name in names)
+def parse_manifest(data: bytes) -> Manifest | None:
+    """The manifest that ``data`` is; None where it is none.
+
+    It is derived: whoever writes next makes it anew, and who only reads does as if there were none.
+    """
+    try:
+        found: dict[str, Any] = json.loads(data)
+        if found.pop("format") != LISTING_FORMAT:
+            return None
+        manifest = Manifest(**found)
+        counts = [manifest.images, manifest.total, manifest.bytes, *manifest.keys.values()]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    texts = (manifest.kind, manifest.digest, *manifest.keys)
+    whole = all(type(count) is int and 0 <= count < _MOST for count in counts)
+    return manifest if whole and all(isinstance(text, str) for text in texts) else None
 
 
 def write_manifest(location: Location, *, afresh: bool = False) -> Manifest:
@@ -127,6 +141,12 @@ def _sizes(location: Location, keys: Iterable[str], known: Mapping[str, int]) ->
 def _size(location: Location, key: str) -> int:
     found = location.size(key)
     return len(location.read(key)) if found is None else found
+
+
+def _is_own(key: str, arrays: Sequence[StoredArray]) -> bool:
+    """Whether ``key`` is one that a cache of these arrays has; strays are none, nor are claims and the manifest."""
+    small = (METADATA_KEY, *(f"{array.spec.name}/{METADATA_KEY}" for array in arrays), *IMAGE_ID_KEYS)
+    return key in small or is_provenance(key) or _array_of(key, arrays) is not None
 
 
 def _array_of(key: str, arrays: Iterable[StoredArray]) -> StoredArray | None:

@@ -13,12 +13,20 @@ KINDS = ("features", "images", "targets")
 SUFFIX = ".zarr"
 CLAIMS = "claims"
 """Folder inside a cache that says what extractors are at work on; it is no part of what the cache is."""
+PROVENANCE = "provenance"
+"""Folder inside a cache in which each writer says how it was made."""
 DEPTH = 4
 """Parts of a cache's path: kind, dataset, split, name."""
 
 _CONTROL = ("Cc", "Cs")
 _ODD = re.compile(r"[^A-Za-z0-9_.@+=-]|^\.")
 _ESCAPED = re.compile(r"~([0-9a-f]{1,6})\.")
+
+
+def is_provenance(key: str) -> bool:
+    """Whether a key of a cache is what one writer has recorded: ``provenance/<writer>.json``."""
+    folder, _, name = key.rpartition("/")
+    return folder == PROVENANCE and name.endswith(".json")
 
 
 def features_path(dataset: str, split: str, backbone: str, digest: str) -> str:

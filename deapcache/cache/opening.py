@@ -95,11 +95,33 @@ def _publish(location: Location, group: Group, arrays: Sequence[ArraySpec], imag
     location.publish(METADATA_KEY, group.to_bytes())
 
 
+def restore_metadata(cache: Cache) -> None:
+    """Publish again those small files of ``cache`` that somebody has removed since it was opened, the root last.
+
+    Raises :class:`CorruptCacheError` where another cache has taken its place.
+    """
+    location, arrays = cache.location, cache.stored_arrays
+    for key, data in (*_small_files(arrays, cache.image_ids), (METADATA_KEY, cache.group.to_bytes())):
+        if not location.exists(key):
+            location.publish(key, data)
+    found = open_cache(location)
+    if found.digest != cache.digest or found.stored_arrays != arrays:
+        raise CorruptCacheError(
+            f"{location} was removed and made anew in another form while it was extracted: remove it, and extract again"
+        )
+
+
 def _array_keys(arrays: Sequence[ArraySpec], image_ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    shard_images = shard_images_for(arrays, len(image_ids))
-    for spec in arrays:
-        metadata = array_metadata(spec, len(image_ids), shard_images)
-        yield f"{spec.name}/{METADATA_KEY}", json.dumps(metadata, indent=2).encode()
+    images, shard_images = len(image_ids), shard_images_for(arrays, len(image_ids))
+    described = [(spec, array_metadata(spec, images, shard_images)) for spec in arrays]
+    stored = [StoredArray(spec=s, images=images, shard_images=shard_images, metadata=found) for s, found in described]
+    return _small_files(stored, image_ids)
+
+
+def _small_files(arrays: Sequence[StoredArray], image_ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """All that says what the shards are, but for the root."""
+    for stored in arrays:
+        yield f"{stored.spec.name}/{METADATA_KEY}", json.dumps(stored.metadata, indent=2).encode()
     yield from image_id_files(image_ids)
 
 

@@ -1,28 +1,30 @@
 """Taking things away: whole caches, and single shards that are damaged.
 
 A cache is one by its root ``zarr.json``, which is deleted first. What a kill leaves is then no cache to anyone, and
-removing it again, by its path, goes on. Shards are deleted before the ``zarr.json`` that says how they are cut: an
-extraction that comes in between finds whole shards, or none.
+removing it again, by its path, goes on. Of a shard the file that commits it goes before its others, and all shards
+before the ``zarr.json`` that says how they are cut: an extraction that comes in between finds whole shards, or none.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from deapcache.cache.cache import Cache
-from deapcache.cache.format import METADATA_KEY
+from deapcache.cache.claims import live_runs
+from deapcache.cache.format import METADATA_KEY, read_group
 from deapcache.cache.image_ids import IMAGE_ID_KEYS
-from deapcache.cache.index import home_of, write_index
+from deapcache.cache.index import home_of, require_own, write_index
 from deapcache.cache.manifest import withdraw
 from deapcache.cache.opening import open_cache
 from deapcache.cache.verifying import BadShard, verify_cache
-from deapcache.errors import CorruptCacheError, DeapcacheError
+from deapcache.errors import CacheInUseError, CacheMissError, CorruptCacheError, DeapcacheError
 from deapcache.locations import MANIFEST, LocalLocation, Location
+from deapcache.untrusted import is_hidden
 
 SET_ASIDE = ".damaged"
 """Ending of a small file that was moved out of the way."""
@@ -39,28 +41,60 @@ class Removal:
 
 
 def remove_cache(location: Location) -> Removal:
-    """Remove all that is at ``location``, be it a cache, a damaged one or the rest of one.
+    """Remove all that is at ``location``, be it a cache, a damaged one or the rest of one; strays go with it.
 
-    Raises :class:`ReadOnlyError` or :class:`LocationError` where something cannot be removed; calling it again goes on.
+    A link is removed, and what it leads to stays: it may be another's. Raises :class:`CacheInUseError` where a run is
+    at work on the cache, :class:`ReadOnlyError` or :class:`LocationError` where something may not or cannot be removed;
+    calling it again goes on.
     """
+    if isinstance(location, LocalLocation) and location.path.is_symlink():
+        return _remove_link(location)
+    require_own(location)
+    if runs := live_runs(location):
+        raise CacheInUseError(
+            f"{location} is being extracted by {', '.join(runs)}: wait for that run, or end it; it was not removed"
+        )
     keys = location.keys()
     size = sum(_size(location, key) for key in keys)
-    home = home_of(location)
-    if home:  # readers over HTTP must not be sent to what is going
-        write_index(home, without=[location.url.removeprefix(f"{home.url}/")])
-    for key in sorted(keys, key=_rank):
+    _leave_out(location)
+    for key in sorted(keys, key=_order(location)):
         location.delete(key)
+    for stray in location.keys(hidden=True):
+        location.delete(stray)
     if isinstance(location, LocalLocation):
-        location.sweep(older_than_seconds=0.0)
         _remove_empty_folders(location.path)
     return Removal(location=str(location), files=len(keys), bytes=size)
 
 
-def _rank(key: str) -> tuple[int, str]:
-    """The root first, then all that is no ``zarr.json``, then those of the arrays."""
-    if key == METADATA_KEY:
-        return 0, key
-    return (2 if key.endswith(f"/{METADATA_KEY}") else 1), key
+def _remove_link(location: LocalLocation) -> Removal:
+    require_own(LocalLocation(location.path.parent) / "itself")
+    _leave_out(location)
+    location.path.unlink()
+    return Removal(location=str(location), files=1, bytes=0)
+
+
+def _leave_out(location: Location) -> None:
+    """Leave a cache out of its home's index: readers over HTTP must not be sent to what is going."""
+    if home := home_of(location):
+        write_index(home, without=[location.url.removeprefix(f"{home.url}/")])
+
+
+def _order(location: Location) -> Callable[[str], tuple[int, str]]:
+    """The root first, then what names shards, then shards, last array first, then the ``zarr.json`` of arrays."""
+    try:
+        arrays = read_group(location).arrays
+    except (CacheMissError, CorruptCacheError):  # the rest of a cache, or a damaged one
+        arrays = ()
+    places = {name: 2 + place for place, name in enumerate(reversed(arrays))}
+
+    def order(key: str) -> tuple[int, str]:
+        if key in (METADATA_KEY, MANIFEST):
+            return (0 if key == METADATA_KEY else 1), key
+        folder, _, name = key.rpartition("/")
+        last = 2 + len(arrays)
+        return (last + 1 if name == METADATA_KEY else places.get(folder, last)), key
+
+    return order
 
 
 def _size(location: Location, key: str) -> int:
@@ -70,7 +104,9 @@ def _size(location: Location, key: str) -> int:
 
 
 def _remove_empty_folders(path: Path) -> None:
-    for folder, _, _ in os.walk(path, topdown=False):
+    for folder, names, _ in os.walk(path, topdown=False):
+        for link in (each for name in names if (each := Path(folder, name)).is_symlink()):
+            link.unlink(missing_ok=True)  # what it leads to may be another's
         with contextlib.suppress(OSError):  # not empty: somebody writes into it
             Path(folder).rmdir()
 
@@ -81,6 +117,7 @@ def remove_bad_shards(cache: Cache, bad: Iterable[BadShard]) -> tuple[int, ...]:
     Each is looked at once more just before: a shard that somebody has made anew meanwhile stays. The file that commits
     a shard goes first, so that a kill leaves a shard that is not there.
     """
+    require_own(cache.location)
     files = {one.shard: one.keys for one in bad}
     removed = []
     for shard, keys in sorted(files.items()):
@@ -100,6 +137,7 @@ def set_aside(location: Location, keys: Sequence[str]) -> tuple[str, ...]:
     They are kept beside, their names ending in ``.damaged``. Whole shards stay, and an extraction of the same recipe
     finds them. Returns the keys that were moved.
     """
+    require_own(location)
     of_ids = IMAGE_ID_KEYS if set(keys) & set(IMAGE_ID_KEYS) else ()  # which of them lies cannot be told
     doomed = [key for key in dict.fromkeys([METADATA_KEY, *keys, *of_ids]) if location.exists(key)]
     location.delete(MANIFEST)  # of what is no cache for now; written again with the cache
@@ -113,12 +151,13 @@ def last_written(location: Location) -> datetime | None:
     """When the cache was last written to: by its provenance, or on a file system by its files; None: not known."""
     times = list(_provenance_times(location))
     if isinstance(location, LocalLocation):
-        times += [_modified(location.path)]
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            times += [_modified(location.path)]
     return max(times, default=None)
 
 
 def _provenance_times(location: Location) -> Iterable[datetime]:
-    with contextlib.suppress(CorruptCacheError, ValueError):
+    with contextlib.suppress(CorruptCacheError, CacheMissError, ValueError):
         for facts in open_cache(location).provenance():
             for name in ("started", "finished"):
                 with contextlib.suppress(KeyError, TypeError, ValueError, DeapcacheError):
@@ -127,5 +166,8 @@ def _provenance_times(location: Location) -> Iterable[datetime]:
 
 def _modified(folder: Path) -> datetime:
     """The newest of the folders of a cache: a shard that is put in place changes its folder."""
-    stamps = [path.stat().st_mtime for path in (folder, *folder.iterdir())]
+    stamps = []
+    for path in (folder, *(each for each in folder.iterdir() if not is_hidden(each.name))):
+        with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+            stamps.append(path.stat().st_mtime)
     return datetime.fromtimestamp(max(stamps), UTC)

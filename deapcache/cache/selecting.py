@@ -13,7 +13,7 @@ from deapcache.cache.listing import CacheEntry, entry_at, list_caches
 from deapcache.cache.misses import shown
 from deapcache.cache.names import DEPTH, KINDS, SUFFIX
 from deapcache.cache.opening import open_cache
-from deapcache.errors import AmbiguousCacheError, CacheMissError, UsageError
+from deapcache.errors import AmbiguousCacheError, CacheMissError, UnreadableError, UsageError
 from deapcache.locations import Location
 
 _LISTED = 12
@@ -45,26 +45,28 @@ class CacheFolder:
 def list_folders(home: Location) -> list[CacheFolder]:
     """The folders of a home where caches belong, sorted by path: caches, damaged ones, remains of removed ones.
 
-    Every key of the home is listed for it. Raises :class:`LocationError` for a web server, which lists no folders.
+    Raises :class:`LocationError` for a web server, which lists no folders.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged caches, which are listed here
         entries = {entry.path: entry for entry in list_caches(home)}
-    keys = [key for kind in KINDS for key in home.keys(kind)]
-    paths = {_folder(key): False for key in keys} | {
-        _folder(key): True for key in keys if key == f"{_folder(key)}/{METADATA_KEY}"
-    }
+    patterns = [f"{kind}/*/*/*{SUFFIX}" for kind in KINDS]
+    rooted = {key.removesuffix(f"/{METADATA_KEY}") for each in patterns for key in home.find(f"{each}/{METADATA_KEY}")}
+    paths = [path for each in patterns for path in home.folders(each)]
     return [
-        CacheFolder(home=home, path=path, entry=entries.get(path), has_root=paths[path])
+        CacheFolder(
+            home=home, path=path, entry=entries.get(path), has_root=path in rooted or _may_have_root(home, path)
+        )
         for path in sorted(paths)
-        if path.endswith(SUFFIX)
     ]
 
 
-def _folder(key: str) -> str:
-    """The cache's folder in which a key of the home lies; empty where it lies in none."""
-    parts = PurePosixPath(key).parts
-    return "/".join(parts[:DEPTH]) if len(parts) > DEPTH else ""
+def _may_have_root(home: Location, path: str) -> bool:
+    """Whether there is a root, or that may not be looked at, as whoever looks closer is told."""
+    try:
+        return home.exists(f"{path}/{METADATA_KEY}")
+    except UnreadableError:
+        return True
 
 
 def select_folders(home: Location, texts: Sequence[str]) -> list[CacheFolder]:

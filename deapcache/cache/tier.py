@@ -127,7 +127,8 @@ class TierFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:
                 file.truncate(len(data) + _NOTE_BYTES)
-                if not self._make_room(len(data) + _NOTE_BYTES):
+                # dated by the file system's own clock, as the others are: a host's may be days off
+                if not self._make_room(len(data) + _NOTE_BYTES, now=os.fstat(file.fileno()).st_mtime):
                     return False
                 file.write(data)
                 file.truncate()
@@ -152,10 +153,10 @@ class TierFolder:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _make_room(self, needed: int) -> bool:
+    def _make_room(self, needed: int, *, now: float) -> bool:
         """Give up idle shards until what is there, the reserved room included, is within the tier's size."""
         with self._lock:
-            found = list(_files(self.tier.shards))
+            found = list(_files(self.tier.shards, now))
             excess = sum(size for _, size, _ in found) - self.tier.bytes
             idle = [one for one in found if one[2] < time.time() - IDLE_SECONDS and _is_shard(one[0])]
             if excess > sum(size for _, size, _ in idle):
@@ -201,14 +202,14 @@ def _identity(facts: os.stat_result) -> str:
     return f"{facts.st_ino}-{facts.st_size}"
 
 
-def _files(folder: Path) -> Iterator[tuple[Path, int, float]]:
+def _files(folder: Path, now: float) -> Iterator[tuple[Path, int, float]]:
     """Every file below ``folder``: path, bytes, last use; what killed writers left is removed."""
     for place, _, names in os.walk(folder):
         for name in names:
             path = Path(place, name)
             with contextlib.suppress(OSError):  # another process may remove it meanwhile
                 facts = path.stat()
-                if name.endswith(TEMPORARY_SUFFIX) and facts.st_mtime < time.time() - _ABANDONED_AFTER:
+                if name.endswith(TEMPORARY_SUFFIX) and facts.st_mtime < now - _ABANDONED_AFTER:
                     path.unlink()
                     continue
                 yield path, facts.st_size, facts.st_atime

@@ -10,15 +10,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deapcache.cache.cache import PROVENANCE, Cache
+from deapcache.cache.cache import Cache, provenance_keys
 from deapcache.cache.format import METADATA_KEY, StoredArray
 from deapcache.cache.image_ids import IMAGE_ID_KEYS
+from deapcache.cache.index import require_own
 from deapcache.cache.keeping import kept_true
-from deapcache.cache.opening import open_cache
+from deapcache.cache.opening import open_cache, restore_metadata
 from deapcache.cache.parallel import ShardListener, ShardProgress, each, unheard
 from deapcache.cache.shards import Scratch, WholeShard, shard_faults
 from deapcache.errors import CacheMissError, StorageFullError, UsageError
-from deapcache.locations import Location
+from deapcache.locations import LocalLocation, Location
 from deapcache.recipe import differences
 
 _THREADS = 4
@@ -82,6 +83,8 @@ def transfer_cache(
     """
     if source.location == destination:
         raise UsageError(f"{destination} is both source and destination: name another home")
+    if isinstance(destination, LocalLocation) and destination.path.is_symlink():
+        require_own(destination)
     target = _prepared(source, destination)
     wanted = sorted(set(range(source.shard_count) if shards is None else shards))
     present = sorted(source.present_shards() & set(wanted))
@@ -91,6 +94,7 @@ def transfer_cache(
     with kept_true(target):
         copy.run(progress)
         _copy_provenance(source.location, destination)
+        restore_metadata(target)  # somebody may have removed the copy meanwhile
     return TransferReport(
         source=str(source.location),
         destination=str(destination),
@@ -136,9 +140,7 @@ def _copy_metadata(source: Cache, destination: Location) -> None:
 
 
 def _copy_provenance(source: Location, destination: Location) -> None:
-    if not source.can_list:
-        return
-    for key in source.keys(PROVENANCE):
+    for key in provenance_keys(source):
         destination.publish(key, source.read(key))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deapcache.cache.cache import PROVENANCE, Cache
+from deapcache.cache.cache import Cache, has_shard, provenance_keys, shards_present
 from deapcache.cache.format import METADATA_KEY, MOST_METADATA, StoredArray, read_group, stored_array
 from deapcache.cache.image_ids import BYTES, OFFSETS, check_image_id_metadata, read_image_ids, read_offsets
 from deapcache.cache.opening import open_cache
@@ -152,7 +152,9 @@ class _Scan:
         self._progress = progress
         self._of_thread = threading.local()
         wanted = range(cache.shard_count) if shards is None else shards
-        present = cache.present_shards()
+        # One that lacks only a file before the last is damaged, and no shard that was not made yet.
+        self._commit = cache.stored_arrays[-1:]
+        present = shards_present(cache.location, self._commit, range(cache.shard_count))
         self.missing = set(wanted) - present
         self._tasks = [(shard, stored) for shard in sorted(present & set(wanted)) for stored in cache.stored_arrays]
 
@@ -174,7 +176,7 @@ class _Scan:
             return _Seen(shard, stored, 0, [Fault(numbers=tuple(range(images)), reason=str(error))])
         except FileNotFoundError:
             faults = [Fault(numbers=tuple(range(images)), reason="it is missing while the rest of the shard is there")]
-            return _Seen(shard, stored, 0, faults if self._cache.is_present(shard) else [])
+            return _Seen(shard, stored, 0, faults if has_shard(self._cache.location, self._commit, shard) else [])
         except PermissionError as error:
             raise LocationError(f"cannot read {error.filename}: {error.strerror}; nothing was changed") from error
         return _Seen(shard, stored, size, faults)
@@ -244,9 +246,8 @@ def metadata_problems(location: Location) -> dict[str, str]:
         check(f"{OFFSETS}/c.0", functools.partial(read_offsets, location, images))
     if images is not None and not found:
         check(f"{BYTES}/c.0", functools.partial(read_image_ids, location, images))
-    if location.can_list:
-        for key in location.keys(PROVENANCE):
-            check(key, functools.partial(_require_object, location, key))
+    for key in provenance_keys(location):
+        check(key, functools.partial(_require_object, location, key))
     return found
 
 
@@ -254,5 +255,7 @@ def _require_object(location: Location, key: str) -> None:
     try:
         if not isinstance(json.loads(location.read(key, most=MOST_METADATA)), dict):
             raise ValueError("it is no JSON object")
+    except FileNotFoundError:  # removed since it was listed
+        return
     except (ValueError, RecursionError) as error:
         raise ValueError(f"it is no JSON object ({error})") from None

@@ -10,57 +10,22 @@ many seconds of its own monotonic clock, or when the process that made it ran on
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from deapcache.cache import CLAIMS
+from deapcache.cache.claims import BEATS, CLAIM_SECONDS, Claim, parse_claim, this_machine
 from deapcache.locations import Location
-
-CLAIM_SECONDS = 120.0
-"""A claim that nobody renewed for so long is void; network file systems may show a renewal up to a minute late."""
-
-_BEATS = 6
-"""Renewals within that time."""
-
-_MOST_PROCESSES = 2**31
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """Who is at work on a unit."""
-
-    writer: str
-    """Name of the run; no other run has it."""
-    host: str
-    pid: int
-    machine: str
-    """What tells process numbers of one machine or container from those of another; empty where that is unknown."""
-    beat: int = 0
-    """Raised by every renewal."""
-
-    def to_bytes(self) -> bytes:
-        """The content of the claim's file."""
-        return json.dumps(asdict(self), sort_keys=True).encode()
-
-    @property
-    def is_dead(self) -> bool:
-        """Whether its process ran on this machine and has ended."""
-        return bool(self.machine) and self.machine == _machine() and not _is_alive(self.pid)
-
-    def __str__(self) -> str:
-        return f"{self.host} (process {self.pid})"
 
 
 def new_claim(writer: str) -> Claim:
     """The claim of a run of this process."""
-    return Claim(writer=writer, host=platform.node(), pid=os.getpid(), machine=_machine())
+    return Claim(writer=writer, host=platform.node(), pid=os.getpid(), machine=this_machine())
 
 
 class Claims:
@@ -114,7 +79,7 @@ class Claims:
     def owner(self, unit: int) -> Claim | None:
         """Who claims ``unit``; None where nobody does, or nobody can tell."""
         content = self._read(unit)
-        return None if content is None else _parse(content)
+        return None if content is None else parse_claim(content)
 
     def release(self, unit: int) -> None:
         """Give back the claim on ``unit``, where this run has it."""
@@ -156,11 +121,11 @@ class Claims:
                 self._heart.start()
 
     def _keep_beating(self) -> None:
-        while not self._end.wait(self._seconds / _BEATS):
+        while not self._end.wait(self._seconds / BEATS):
             self.beat()
 
     def _is_abandoned(self, unit: int, content: bytes) -> bool:
-        claim = _parse(content)
+        claim = parse_claim(content)
         if claim is not None and claim.is_dead:
             return True
         before = self._seen.get(unit)
@@ -171,7 +136,7 @@ class Claims:
 
     def _is_own(self, unit: int) -> bool:
         try:
-            claim = _parse(self._location.read(_key(unit)))
+            claim = parse_claim(self._location.read(_key(unit)))
         except FileNotFoundError:
             return False
         except OSError:
@@ -194,32 +159,3 @@ class Claims:
 
 def _key(unit: int) -> str:
     return f"{CLAIMS}/{unit}.json"
-
-
-def _parse(content: bytes) -> Claim | None:
-    """The claim that a file holds; None for one of another form, which is void in time like any other."""
-    try:
-        claim = Claim(**json.loads(content))
-        is_sound = isinstance(claim.writer, str) and isinstance(claim.host, str) and 0 < claim.pid < _MOST_PROCESSES
-        return claim if is_sound else None
-    except (ValueError, TypeError):
-        return None
-
-
-def _machine() -> str:
-    """The running system and its process numbers; two containers of one host name have different ones."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}:{Path('/proc/self/ns/pid').stat().st_ino}"
-    except OSError:
-        return ""
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # another user's
-    return True

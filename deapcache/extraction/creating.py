@@ -87,6 +87,7 @@ def make_cache(
         return there
     others = _others(home, path, recipe)
     cache = create_cache(home, path, recipe=recipe, arrays=arrays, image_ids=image_ids)
+    cache.location.sweep()  # of a complete one too: a writer that was second may have been killed
     if others:
         new = _compared(path, recipe, others)
         progress(ProgressEvent(stage=new.what, done=0, total=len(image_ids), new_cache=new))

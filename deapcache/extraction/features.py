@@ -9,6 +9,7 @@ from typing import cast
 
 from deapcache.backbones import CLS, Backbone, BackboneIdentity
 from deapcache.cache import FeatureCache, feature_arrays, features_path, kept_true, name_view
+from deapcache.errors import IncompleteCacheError
 from deapcache.extraction.creating import make_cache
 from deapcache.extraction.hands import Hands
 from deapcache.extraction.plan import item_bytes, require_space
@@ -46,6 +47,11 @@ def extract_split(
     if missing:
         kept = backbone if lacking == caches else backbone.narrowed([c.recipe["layer"] for c in lacking])
         done = _extract_missing(lacking, missing, kept, prepared, settings, progress, hands)
+        if lost := set(missing) - _in_all(lacking):
+            raise IncompleteCacheError(
+                f"{lacking[0].location} lacks {len(lost)} shards that were just made: somebody removed them meanwhile; "
+                "run the same command again to make them anew"
+            )
     seconds = time.perf_counter() - start
     return [
         _report(cache, prepared, wanted, extracted=done if cache in lacking else 0, seconds=seconds) for cache in caches
@@ -121,8 +127,6 @@ def _extract_missing(
     first = caches[0]  # shards are claimed there, and are those of all
     images = sum(len(first.shard_rows(k)) for k in shards)
     require_space(first.location, images * sum(map(item_bytes, caches)))
-    for cache in caches:
-        cache.location.sweep()
     complete_images(prepared, [row for k in shards for row in first.shard_rows(k)], settings.sharing, progress)
     stage = name_view(f"{backbone.name} · {prepared.dataset.images_name}/{prepared.split}", prepared.view)
     work = Work(
@@ -130,6 +134,7 @@ def _extract_missing(
         units=shards,
         present=lambda: _in_all(caches),
         images=lambda k: len(first.shard_rows(k)),
+        caches=caches,
     )
     with kept_true(*caches), share(work, settings.sharing, lambda text: progress(said(stage, text))) as mine:
         tally = _Tally(mine, progress, stage)

@@ -30,8 +30,6 @@ def fill(dataset: Dataset, split: str, windows: Windows, mine: Share, *, progres
     Returns the number of rows read. Raises the dataset's own errors (they name the file); shards published until then
     stay.
     """
-    for cache in windows.written:
-        cache.location.sweep()
     read = functools.partial(_read_row, dataset, split)
     done = published = 0
     with kept_true(*windows.written), workers(dataset) as pool, ThreadPoolExecutor(1) as writer:

@@ -137,6 +137,7 @@ def _fill(
         units=missing,
         present=lambda: set(missing) - windows.missing(missing),
         images=lambda window: to_do[window].rows,
+        caches=windows.written,
     )
     with share(work, sharing, lambda text: progress(said(stage, text))) as mine:
         fill(dataset, split, windows, mine, progress=progress, stage=stage)

@@ -15,10 +15,12 @@ from deapcache.cache import (
     kept_true,
     open_cache,
     remove_bad_shards,
+    require_own,
+    restore_metadata,
     set_aside,
     verify_cache,
 )
-from deapcache.cache.cache import PROVENANCE
+from deapcache.cache.names import PROVENANCE
 from deapcache.cache.parallel import unheard
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.extraction.makers import Maker, RepairSettings, maker_of
@@ -69,6 +71,8 @@ def repair_cache(
     Raises :class:`ReadOnlyError`, :class:`StorageFullError` and :class:`LocationError`.
     """
     settings = settings or RepairSettings()
+    require_own(folder.location)
+    folder.location.sweep()
     found = verify_cache(folder.location, progress=checking)
     if found.is_sound and (settings.only_bad or not found.missing):
         return RepairReport(verified=found)
@@ -114,6 +118,7 @@ def _with_maker(
     with kept_true(cache):
         if shards:
             maker.make(cache, shards, progress)
+            restore_metadata(cache)
     return RepairReport(verified=found, removed=removed, set_aside=moved, remade=tuple(shards))
 
 

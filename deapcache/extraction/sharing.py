@@ -9,14 +9,16 @@ import random
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from deapcache.cache import Cache, restore_metadata
+from deapcache.cache.claims import CLAIM_SECONDS
 from deapcache.errors import UsageError
 from deapcache.extraction.circumstances import new_writer_name
-from deapcache.extraction.claims import CLAIM_SECONDS, Claims
+from deapcache.extraction.claims import Claims
 from deapcache.locations import Location
 
 _LONGEST_PAUSE = 2.0
@@ -76,6 +78,8 @@ class Work:
     """The units that are there now; asked again and again."""
     images: Callable[[int], int]
     """Images of a unit."""
+    caches: Sequence[Cache] = ()
+    """Those that are filled: at the end they are made sure of, since somebody may have removed them meanwhile."""
 
 
 class Share:
@@ -108,6 +112,8 @@ class Share:
             else:
                 yield self._round(first)
             self._look()
+            if not self._open:
+                self._make_sure()
 
     def finish(self, unit: int) -> None:
         """Say that ``unit`` has been published."""
@@ -150,6 +156,12 @@ class Share:
         self._open = set(self._work.units).difference(self._work.present())
         self._queue = deque(unit for unit in self._queue if unit in self._open)
         self.total = sum(map(self._work.images, self._given | self._open))
+
+    def _make_sure(self) -> None:
+        """Restore what says that the shards are a cache, then look once more whether they all are there."""
+        for cache in self._work.caches:
+            restore_metadata(cache)
+        self._look()
 
     def _turn(self) -> None:
         """Go on elsewhere: runs that follow each other would get in each other's way again and again."""

@@ -7,7 +7,7 @@ home is written through :meth:`Location.publish`, in one atomic step, so that a 
 from deapcache.locations.addresses import local_path
 from deapcache.locations.base import Location, Use
 from deapcache.locations.layers import LayeredHome
-from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation
+from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation, file_age
 from deapcache.locations.redaction import redacted
 from deapcache.locations.remote import RemoteLocation
 from deapcache.locations.resolving import data_root, home, locate
@@ -27,6 +27,7 @@ __all__ = [
     "Use",
     "WebLocation",
     "data_root",
+    "file_age",
     "home",
     "local_path",
     "local_tier",

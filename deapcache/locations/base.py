@@ -95,8 +95,13 @@ class Location(ABC):
         """Whether ``key`` is there."""
 
     @abstractmethod
-    def keys(self, prefix: str = "") -> list[str]:
-        """All keys below the folder ``prefix``, relative to this location, sorted; temporaries are left out."""
+    def keys(self, prefix: str = "", *, hidden: bool = False) -> list[str]:
+        """All keys below the folder ``prefix``, relative to this location, sorted.
+
+        Names that begin with a dot are left out unless ``hidden`` says otherwise: deapcache's temporaries, and what
+        desktops, file servers and sync programs put beside files. Raises :class:`LocationError` where a folder cannot
+        be listed: what could not be looked at is not absent.
+        """
 
     @property
     def can_list(self) -> bool:
@@ -112,6 +117,13 @@ class Location(ABC):
         parts = len(PurePosixPath(pattern).parts)
         below = self.keys(pattern.partition("/")[0])
         return [key for key in below if len(PurePosixPath(key).parts) == parts and PurePosixPath(key).match(pattern)]
+
+    def folders(self, pattern: str) -> list[str]:
+        """The folders that fit a pattern such as ``features/*/*/*.zarr`` and in which a key lies, sorted."""
+        depth = len(PurePosixPath(pattern).parts)
+        keys = self.keys(pattern.partition("/")[0])
+        above = {"/".join(parts[:depth]) for key in keys if len(parts := PurePosixPath(key).parts) > depth}
+        return sorted(folder for folder in above if PurePosixPath(folder).match(pattern))
 
     def size(self, key: str) -> int | None:
         """Bytes of ``key``, None where the store does not say; raises ``FileNotFoundError``."""

@@ -40,8 +40,8 @@ class LayeredHome(Location):
     def exists(self, key: str) -> bool:
         return self.own.exists(key)
 
-    def keys(self, prefix: str = "") -> list[str]:
-        return self.own.keys(prefix)
+    def keys(self, prefix: str = "", *, hidden: bool = False) -> list[str]:
+        return self.own.keys(prefix, hidden=hidden)
 
     @property
     def can_list(self) -> bool:
@@ -49,6 +49,9 @@ class LayeredHome(Location):
 
     def find(self, pattern: str) -> list[str]:
         return self.own.find(pattern)
+
+    def folders(self, pattern: str) -> list[str]:
+        return self.own.folders(pattern)
 
     def look_again(self) -> bool:
         return bool(sum([place.look_again() for place in self.layers]))  # each of them looks

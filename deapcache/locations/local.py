@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import fnmatch
+import functools
 import os
 import shutil
 import stat
-import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from deapcache.errors import LocationError, NotAFileError, ReadOnlyError, StorageFullError
+from deapcache.errors import DeapcacheError, LocationError, ReadOnlyError, StorageFullError, UnreadableError
 from deapcache.locations.base import PLAIN, Location, Use, inside
+from deapcache.locations.looking import (
+    advice,
+    entries_of,
+    facts_of,
+    files_below,
+    is_file,
+    is_folder,
+    opened,
+    read_file,
+    reading,
+)
+from deapcache.untrusted import is_hidden
 
 TEMPORARY_SUFFIX = ".partial"
 """Ending of files that are being written; a kill can leave them behind, :meth:`LocalLocation.sweep` removes them."""
 
-_NO_FILE = {errno.EISDIR: "a folder", errno.ELOOP: "a link that leads to itself", errno.ENXIO: "a socket"}
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_ABANDONED_AFTER = 86_400.0
+"""Seconds after which a temporary belongs to a writer that was killed."""
+
+_NOT_OFFERED = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENOTTY}
+"""How file systems (CIFS, FAT, FUSE, NFS) say that they do not know permissions, hard links or syncing of folders."""
 
 
 class LocalLocation(Location):
@@ -34,67 +52,78 @@ class LocalLocation(Location):
         return LocalLocation(self.path / inside(part), use=self.use)
 
     def read(self, key: str, *, most: int | None = None) -> bytes:
-        path = self.path / inside(key)
-        try:
-            with open(path, "rb", opener=_open_without_waiting) as file:
-                facts = os.fstat(file.fileno())
-                if not stat.S_ISREG(facts.st_mode):
-                    raise NotAFileError(f"cannot read {path}: it is a pipe or a device, and no file")
-                if most is not None and facts.st_size > most:
-                    raise NotAFileError(f"{path} has {facts.st_size:,} bytes: at most {most:,} are read of such a file")
-                return file.read()
-        except OSError as error:
-            if error.errno in _NO_FILE:
-                raise NotAFileError(f"cannot read {path}: it is {_NO_FILE[error.errno]}, and no file") from None
-            if isinstance(error, PermissionError):
-                raise LocationError(
-                    f"cannot read {error.filename}: {error.strerror}; ask its owner to let your group read it"
-                ) from error
-            raise
+        return read_file(self.path / inside(key), most)
 
     def stamp(self, key: str) -> str:
-        facts = (self.path / inside(key)).stat()
+        facts = self._facts(key)
         return f"{facts.st_ino}-{facts.st_size}-{facts.st_mtime_ns}"
 
     def exists(self, key: str) -> bool:
-        try:
-            return (self.path / inside(key)).is_file()
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                return False  # no file here can have that name
-            raise
+        return is_file(self.path / inside(key))
 
-    def keys(self, prefix: str = "") -> list[str]:
-        top = self.path / inside(prefix) if prefix else self.path
-        found = [
-            str(PurePosixPath(Path(folder).relative_to(self.path)) / name)
-            for folder, _, names in os.walk(top)
-            for name in names
-            if not name.endswith(TEMPORARY_SUFFIX)
-        ]
-        return sorted(found)
+    def keys(self, prefix: str = "", *, hidden: bool = False) -> list[str]:
+        found = files_below(self.path / inside(prefix) if prefix else self.path)
+        return sorted(key for key in map(self._key, found) if hidden or not is_hidden(key))
 
     def find(self, pattern: str) -> list[str]:
         # Looks at the named levels only: a home holds thousands of shard files below them.
-        return sorted(str(found.relative_to(self.path)) for found in self.path.glob(inside(pattern)))
+        found = [self.path]
+        forgiving = False
+        for part in PurePosixPath(inside(pattern)).parts:
+            found = [path for folder in found for path in self._below(folder, part, forgiving)]
+            forgiving = forgiving or "*" in part
+        return sorted(self._key(path) for path in found if facts_of(path) is not None)
+
+    def _below(self, folder: Path, part: str, forgiving: bool) -> list[Path]:
+        """What in ``folder`` fits one part of a pattern.
+
+        Where ``forgiving``, a folder that may not be entered is left out with a warning: it is one of many in a home.
+        """
+        if "*" not in part:
+            return [folder / part]
+        try:
+            names = [entry.name for entry in entries_of(folder)]
+        except UnreadableError as error:
+            if not forgiving:
+                raise
+            warnings.warn(f"left out: {error}", stacklevel=4)
+            return []
+        return [folder / name for name in fnmatch.filter(names, part) if not is_hidden(name)]
+
+    def folders(self, pattern: str) -> list[str]:
+        return [folder for folder in self.find(pattern) if _holds_files(self.path / folder)]
+
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self.path).as_posix()
+
+    def _facts(self, key: str) -> os.stat_result:
+        path = self.path / inside(key)
+        found = facts_of(path)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return found
 
     def size(self, key: str) -> int:
-        return (self.path / inside(key)).stat().st_size
+        return self._facts(key).st_size
 
     def delete(self, key: str) -> None:
         self._require_own()
-        (self.path / inside(key)).unlink(missing_ok=True)
+        path = self.path / inside(key)
+        with _explained(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
 
     def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
-        with (self.path / inside(key)).open("rb") as file:
+        with opened(self.path / inside(key)) as file:
             return [_part(file, start, length) for start, length in ranges]
 
     def read_tail(self, key: str, length: int) -> memoryview:
-        with (self.path / inside(key)).open("rb") as file:
+        with opened(self.path / inside(key)) as file:
             return _part(file, max(0, os.fstat(file.fileno()).st_size - length), length)
 
     def free_bytes(self) -> int | None:
-        return shutil.disk_usage(_nearest_existing(self.path)).free
+        folder = _nearest_existing(self.path)
+        with reading(folder):
+            return shutil.disk_usage(folder).free
 
     def require_writable(self) -> None:
         self._require_own()
@@ -127,20 +156,76 @@ class LocalLocation(Location):
                 _write_whole(temporary, data, modes)
                 published = _put_in_place(temporary, target, replace=replace)
             finally:
-                temporary.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # what stays behind is swept one day
+                    temporary.unlink(missing_ok=True)
             _sync_folder(target.parent)
+        if published:
+            _sweep_once(target)
         return published
 
-    def sweep(self, *, older_than_seconds: float = 86_400.0) -> int:
+    def sweep(self, *, older_than_seconds: float = _ABANDONED_AFTER) -> int:
         self._require_own()
-        limit = time.time() - older_than_seconds
-        swept = 0
-        for path in self.path.rglob(f".*{TEMPORARY_SUFFIX}"):
-            with contextlib.suppress(OSError):
-                if path.stat().st_mtime < limit:
-                    path.unlink()
-                    swept += 1
-        return swept
+        if self.path.is_symlink():  # to another's cache, as a rule
+            return 0
+        places = [Path(folder, name) for folder, _, names in os.walk(self.path) for name in names]
+        found = [path for path in places if _is_temporary(path.name)]
+        return _remove_old(found, _now_in(self.path) - older_than_seconds) if found else 0
+
+
+_SWEPT: set[tuple[int, Path]] = set()
+"""Folders, each with the process that has looked there for what killed writers left."""
+
+
+def _sweep_once(published: Path) -> None:
+    """Remove what killed writers left beside a file that was just published, at a process's first write there."""
+    mark = os.getpid(), published.parent
+    if mark in _SWEPT:
+        return
+    _SWEPT.add(mark)
+    with contextlib.suppress(OSError):
+        limit = published.stat().st_mtime - _ABANDONED_AFTER
+        _remove_old([path for path in published.parent.iterdir() if _is_temporary(path.name)], limit)
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
+
+
+def _remove_old(paths: Iterable[Path], limit: float) -> int:
+    """Remove those files that were last written before ``limit``; how many."""
+    removed = 0
+    for path in paths:
+        with contextlib.suppress(OSError):
+            if path.lstat().st_mtime < limit:
+                path.unlink()
+                removed += 1
+    return removed
+
+
+def _now_in(folder: Path) -> float:
+    """The time of the file system's own clock, by which files are dated: a host's may be days off."""
+    probe = folder / _temporary_name()
+    try:
+        probe.touch(exist_ok=False)
+        return probe.stat().st_mtime
+    except OSError:
+        return float("-inf")  # where nothing can be written nothing is removed
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+
+
+def file_age(path: Path) -> float:
+    """Seconds since a file was written, by its file system's own clock; 0 where nothing can be written beside it."""
+    return max(0.0, _now_in(path.parent) - path.stat().st_mtime)
+
+
+def _holds_files(folder: Path) -> bool:
+    """Whether there is a file at any depth; True where that may not be looked at."""
+    try:
+        return any(not is_hidden(path.relative_to(folder).as_posix()) for path in files_below(folder))
+    except UnreadableError:
+        return True
 
 
 def _part(file: BinaryIO, start: int, length: int) -> memoryview:
@@ -148,13 +233,8 @@ def _part(file: BinaryIO, start: int, length: int) -> memoryview:
     return memoryview(file.read(length))
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
-    # without it, opening a pipe waits until somebody writes to it
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
 def _nearest_existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+    return next(folder for folder in (path, *path.parents) if is_folder(folder))
 
 
 def _temporary_name() -> str:
@@ -190,12 +270,21 @@ class _Modes:
     def apply(self, path: Path, mode: int) -> None:
         # Only a member of the group may give a file to it; a reader outside it still gets the mode.
         with contextlib.suppress(PermissionError):
-            os.chown(path, -1, self.group)
-        path.chmod(mode)
+            _offered(os.chown, path, -1, self.group)
+        _offered(os.chmod, path, mode)
+
+
+def _offered(call: Callable[..., None], *arguments: Any) -> None:
+    """Do what not every file system can do; one that cannot is no reason to refuse a home that can be written."""
+    try:
+        call(*arguments)
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
 
 
 def _make_folders(folder: Path, modes: _Modes) -> None:
-    if folder.is_dir():
+    if is_folder(folder):
         return
     _make_folders(folder.parent, modes)
     try:
@@ -209,7 +298,7 @@ def _write_whole(path: Path, data: bytes, modes: _Modes) -> None:
     with path.open("xb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        _offered(os.fsync, file.fileno())
     modes.apply(path, modes.file)
 
 
@@ -222,21 +311,50 @@ def _put_in_place(temporary: Path, target: Path, *, replace: bool) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in {*_NOT_OFFERED, errno.EMLINK}:
             raise
-        if target.exists():
-            return False
-        temporary.rename(target)
+        return _rename_where_free(temporary, target)
     return True
+
+
+def _rename_where_free(temporary: Path, target: Path) -> bool:
+    """Move a file to where there is none; False where there is one. In one step where the system can."""
+    rename = _renameat2()
+    if rename is not None:
+        if not rename(_HERE, os.fsencode(temporary), _HERE, os.fsencode(target), _NO_REPLACE):
+            return True
+        if ctypes.get_errno() == errno.EEXIST:
+            return False
+        if ctypes.get_errno() not in _NOT_OFFERED:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(target))
+    if is_file(target):
+        return False
+    temporary.rename(target)
+    return True
+
+
+_HERE = -100
+"""AT_FDCWD of Linux."""
+
+_NO_REPLACE = 1
+"""RENAME_NOREPLACE."""
+
+
+@functools.cache
+def _renameat2() -> Any:
+    """The C library's function of that name; None where it has none."""
+    try:
+        found = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return None
+    found.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+    return found
 
 
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems cannot sync a folder
-            raise
+        _offered(os.fsync, handle)
     finally:
         os.close(handle)
 
@@ -245,27 +363,33 @@ def _sync_folder(folder: Path) -> None:
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
+    except DeapcacheError:
+        raise
     except OSError as error:
         raise _explain_os_error(error, path) from error
 
 
 def _explain_os_error(error: OSError, path: Path) -> OSError:
+    cause = error.strerror or error
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return ReadOnlyError(
-            f"cannot write {path}: {error.strerror}; give a home that you may write to (--home, or DEAPCACHE_HOME)"
+            f"cannot write {path}: {cause}; give a home that you may write to (--home, or DEAPCACHE_HOME)"
         )
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFullError(
-            f"cannot write {path}: {error.strerror}; what was published before is whole and stays. "
+            f"cannot write {path}: {cause}; what was published before is whole and stays. "
             "Free some space, then run the same command again: it goes on where it stopped"
         )
     if error.errno == errno.EFBIG:
         return StorageFullError(
-            f"cannot write {path}: {error.strerror}; the file system, or the limit that `ulimit -f` shows, allows no "
+            f"cannot write {path}: {cause}; the file system, or the limit that `ulimit -f` shows, allows no "
             "files of this size. What was published before is whole and stays: raise the limit, or choose another home"
         )
     if error.errno in (errno.ENOTDIR, errno.EISDIR):
+        return LocationError(f"cannot write {path}: {cause}; a file stands where a folder should be, or the reverse")
+    if error.errno in (errno.ENOENT, errno.ESTALE):
         return LocationError(
-            f"cannot write {path}: {error.strerror}; a file stands where a folder should be, or the reverse"
+            f"cannot write {path}: {cause}; its folder was moved or removed meanwhile. What was published before is "
+            "whole, where the folder is now: put it back, or give another home, then run the same command again"
         )
-    return LocationError(f"cannot write {path}: {error.strerror or error}")
+    return LocationError(f"cannot write {path}: {cause}; {advice(error)}")

@@ -17,6 +17,7 @@ from deapcache.locations.base import PLAIN, Location, Use, inside
 from deapcache.locations.listings import forget_listings, remembered_listing
 from deapcache.locations.redaction import redacted
 from deapcache.locations.stores import RETRIES, open_store, silence_seconds, store_settings
+from deapcache.untrusted import is_hidden
 
 Answer = TypeVar("Answer")
 
@@ -149,8 +150,8 @@ class RemoteLocation(Location):
         _UNCONDITIONAL.add(server)
         return True
 
-    def keys(self, prefix: str = "") -> list[str]:
-        return sorted(self.sizes(prefix))
+    def keys(self, prefix: str = "", *, hidden: bool = False) -> list[str]:
+        return sorted(key for key in self.sizes(prefix) if hidden or not is_hidden(key))
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         import obstore

@@ -61,7 +61,7 @@ class WebLocation(RemoteLocation):
     def can_list(self) -> bool:
         return self._manifest() is not None or self._index() is not None
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def keys(self, prefix: str = "", *, hidden: bool = False) -> list[str]:
         folder = inside(prefix) if prefix else ""
         manifest = self._manifest()
         found = self._keys_of_home(folder) if manifest is None else list(manifest)
@@ -136,7 +136,7 @@ class WebLocation(RemoteLocation):
         return self._document(INDEX, _paths)
 
     def _document(self, name: str, parse: Callable[[dict[str, Any]], Any]) -> Any:
-        """What the document says, None where there is none."""
+        """What the document says, None where there is none; a manifest that cannot be used is as if there were none."""
         then, found = self._remembered.get(name, (0.0, None))
         if then and time.monotonic() - then < _LIFE:
             return found
@@ -144,8 +144,16 @@ class WebLocation(RemoteLocation):
             found = _parsed(f"{self.url}/{name}", self.read(name), parse)
         except FileNotFoundError:
             found = None
+        except _UnusableError:
+            if name == INDEX:
+                raise
+            found = None
         self._remembered[name] = time.monotonic(), found
         return found
+
+
+class _UnusableError(LocationError):
+    """A document is not what this version of deapcache writes."""
 
 
 def _web_location(url: str, use: Use) -> WebLocation:
@@ -158,17 +166,22 @@ def _parsed(place: str, data: bytes, parse: Callable[[dict[str, Any]], Any]) -> 
         version = document["format"]
         found = parse(document) if version == LISTING_FORMAT else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
-        raise LocationError(
+        raise _UnusableError(
             f"{place} is not what deapcache writes ({type(error).__name__}: {error}): check the address, or run "
             "`deapcache cache index --home …` over the folder that is served"
         ) from None
     if found is None:
-        raise LocationError(f"{place} has format {version!r}, this deapcache reads {LISTING_FORMAT}: upgrade deapcache")
+        raise _UnusableError(
+            f"{place} has format {version!r}, this deapcache reads {LISTING_FORMAT}: upgrade deapcache"
+        )
     return found
 
 
 def _keys_and_sizes(document: dict[str, Any]) -> Listed:
-    return {inside(key): int(size) for key, size in document["keys"].items()}
+    sizes: dict[str, Any] = document["keys"]
+    if odd := [key for key, size in sizes.items() if type(size) is not int or size < 0]:
+        raise ValueError(f"{odd[0]!r} has no size")
+    return {inside(key): size for key, size in sizes.items()}
 
 
 def _paths(document: dict[str, Any]) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import BinaryIO
 
-from deapcache.cache.index import IndexEntry, index_bytes, list_home
-from deapcache.cache.manifest import list_cache, manifest_bytes
+from deapcache.cache.index import IndexEntry, index_bytes, is_index, list_home
+from deapcache.cache.manifest import list_cache, manifest_bytes, parse_manifest
 from deapcache.cache.serving.files import cache_of
 from deapcache.locations import INDEX, LocalLocation
 
@@ -37,6 +38,14 @@ class Derived:
             return index_bytes(self.entries())
         cache = cache_of(key)
         return None if cache is None else self._manifest(cache)
+
+    def can_be_sent(self, key: str, content: BinaryIO) -> bool:
+        """Whether a file can be sent as it is: not one of these documents where it is damaged. It is left rewound."""
+        if key != INDEX and cache_of(key) is None:
+            return True
+        data = content.read()
+        content.seek(0)
+        return is_index(data) if key == INDEX else parse_manifest(data) is not None
 
     def _manifest(self, cache: str) -> bytes:
         with self._lock:

@@ -116,6 +116,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     @contextlib.contextmanager
     def _opened(self, key: str | None) -> Iterator[OpenFile | None]:
         found = open_key(self.server.home.path, key) if key else None
+        if found and key and not self.server.derived.can_be_sent(key, found.content):
+            found.content.close()
+            found = None
         if found is None and key and (data := self.server.derived.document(key)) is not None:
             etag = hashlib.sha256(data).hexdigest()[:32]
             found = OpenFile(content=io.BytesIO(data), size=len(data), etag=f'"{etag}"')

@@ -46,7 +46,7 @@ def info_command(
     place = options.place(home, read_home)
     fitting = select_caches(place, [cache])
     used = uses(place, used_by).last
-    rows = [{**summary(entry, used.get(entry.digest)), **_details(entry, statistics)} for entry in fitting]
+    rows = [{**(summary(entry, used.get(entry.digest)) or {}), **_details(entry, statistics)} for entry in fitting]
     if picture is not None:
         _draw(fitting, picture)
     if json:

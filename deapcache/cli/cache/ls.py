@@ -22,8 +22,9 @@ def list_command(
     place = options.place(home, read_home)
     used = uses(place, used_by).last
     entries = list_caches(place)
-    told = [summary(entry, used.get(entry.digest)) for entry in entries]
-    fields = [{**entry.fields, **row} for entry, row in zip(entries, told, strict=True)]
+    asked = [(entry, summary(entry, used.get(entry.digest))) for entry in entries]
+    fields = [{**entry.fields, **row} for entry, row in asked if row]
+    told = [row for _, row in asked if row]
     rows = [row for row, wanted in zip(told, are_wanted(fields, filters or []), strict=True) if wanted]
     if json:
         print_json(rows)

@@ -13,10 +13,11 @@ import typer
 from deapcache.cli import options
 from deapcache.cli.cache.rows import Filter, UsedBy, shown_moment, summary, uses
 from deapcache.cli.console import err, note, out, print_json, size, table
-from deapcache.errors import ResultsError, UsageError
+from deapcache.errors import CacheInUseError, ResultsError, UsageError
+from deapcache.locations import LocalLocation
 
 if TYPE_CHECKING:
-    from deapcache.cache import Removal
+    from deapcache.cache import CacheEntry, Removal
     from deapcache.locations import Location
 
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
@@ -78,7 +79,8 @@ def prune_command(
     limit = datetime.now(UTC) - parse_age(older_than) if older_than else None
     rows = list(_candidates(place, _kinds(kinds), filters or [], used_by))
     doomed = [row for row in rows if _is_doomed(row, limit, unused)]
-    _remove(place, [row["path"] for row in doomed], yes=yes, dry_run=dry_run, json=json, rows=doomed)
+    paths = [row["path"] for row in doomed]
+    _remove(place, paths, yes=yes, dry_run=dry_run, json=json, rows=doomed, passing=True)
 
 
 def parse_age(text: str) -> timedelta:
@@ -113,13 +115,26 @@ def _candidates(
             "these files or move them away, then prune again; nothing was removed"
         )
     entries = [entry for kind in kinds for entry in list_caches(place, kind)]
-    told = [summary(entry, found.last.get(entry.digest)) for entry in entries]
-    fields = [{**entry.fields, **row} for entry, row in zip(entries, told, strict=True)]
+    asked = [(entry, summary(entry, found.last.get(entry.digest))) for entry in entries if _is_own(entry)]
+    fields = [{**entry.fields, **row} for entry, row in asked if row]
+    told = [row for _, row in asked if row]
     for row, wanted in zip(told, are_wanted(fields, filters), strict=True):
         if "error" in row:
             note(f"{row['path']} stays, for it cannot be opened: {row['error']}")
         elif wanted:
             yield row
+
+
+def _is_own(entry: CacheEntry) -> bool:
+    """Whether a cache lies in the home, or there is a link to it alone, which can be removed."""
+    from deapcache.cache import lies_elsewhere
+
+    real = lies_elsewhere(entry.location)
+    is_link = isinstance(entry.location, LocalLocation) and entry.location.path.is_symlink()
+    if real and not is_link:
+        note(f"{entry.path} stays, for links lead out of the home to {real}")
+        return False
+    return True
 
 
 def _is_doomed(row: dict[str, Any], limit: datetime | None, unused: bool) -> bool:
@@ -136,18 +151,34 @@ def _is_doomed(row: dict[str, Any], limit: datetime | None, unused: bool) -> boo
 
 
 def _remove(
-    place: Location, paths: list[str], *, yes: bool, dry_run: bool, json: bool, rows: list[dict[str, Any]] | None = None
+    place: Location,
+    paths: list[str],
+    *,
+    yes: bool,
+    dry_run: bool,
+    json: bool,
+    rows: list[dict[str, Any]] | None = None,
+    passing: bool = False,
 ) -> None:
+    """Remove caches; where ``passing``, those that a run is at work on are passed over with a note."""
     from deapcache.cache import remove_cache
 
     if not json:
         _show(paths, rows)
     if dry_run or not paths:
-        _tell([], paths, json)
+        _tell({}, paths if dry_run else [], json)
         return
     place.require_writable()
     _ask(len(paths), yes)
-    _tell([remove_cache(place / path) for path in paths], paths, json)
+    removed = {}
+    for path in paths:
+        try:
+            removed[path] = remove_cache(place / path)
+        except CacheInUseError as error:
+            if not passing:
+                raise
+            note(f"{path} stays: {error}")
+    _tell(removed, [], json)
 
 
 def _ask(count: int, yes: bool) -> None:
@@ -174,10 +205,10 @@ def _show(paths: list[str], rows: list[dict[str, Any]] | None) -> None:
     out.print(shown)
 
 
-def _tell(removed: list[Removal], paths: list[str], json: bool) -> None:
+def _tell(removed: dict[str, Removal], would_remove: list[str], json: bool) -> None:
     if json:
-        facts = [{"path": path, **vars(one)} for path, one in zip(paths, removed, strict=False)]
-        print_json({"would_remove": paths if not removed else [], "removed": facts})
+        facts = [{"path": path, **vars(one)} for path, one in removed.items()]
+        print_json({"would_remove": would_remove, "removed": facts})
         return
-    for one in removed:
+    for one in removed.values():
         out.print(f"removed {one.location}: {one.files} files, {size(one.bytes)}", markup=False)

@@ -11,8 +11,8 @@ import typer
 
 from deapcache import locations
 from deapcache.cli.console import Bars, note
-from deapcache.errors import CorruptCacheError, DeapcacheError, LocationError
-from deapcache.locations import Location
+from deapcache.errors import CorruptCacheError, DeapcacheError, LocationError, UnreadableError, UsageError
+from deapcache.locations import Location, redacted
 
 if TYPE_CHECKING:
     from deapcache.cache import Cache, CacheEntry, ShardListener
@@ -33,18 +33,21 @@ Filter = Annotated[
 ]
 
 
-def summary(entry: CacheEntry, last_use: datetime | None) -> dict[str, Any]:
-    """One cache in JSON: what, how much of it, who made it and when, and when it was last used."""
+def summary(entry: CacheEntry, last_use: datetime | None) -> dict[str, Any] | None:
+    """One cache in JSON: what, how much of it, who made it and when, and when it was last used.
+
+    None where it was removed since it was listed.
+    """
     known = {"path": entry.path, "kind": entry.kind, "dataset": entry.dataset, "split": entry.split, "name": entry.name}
     known |= {"home": str(entry.home), "view": entry.fields.get("view", ""), "digest": entry.digest}
     try:
         cache = entry.open()
         present = cache.present_shards()
         size = cache.stored_bytes()
-    except LocationError:
-        raise
     except DeapcacheError as error:
-        return {**known, "error": str(error)}
+        if isinstance(error, LocationError) and not isinstance(error, UnreadableError):
+            raise
+        return {**known, "error": str(error)} if entry.location.exists("zarr.json") else None
     return {
         **known,
         "images": len(cache),
@@ -58,15 +61,30 @@ def summary(entry: CacheEntry, last_use: datetime | None) -> dict[str, Any]:
 
 
 def uses(home: Location, others: Sequence[str] | None) -> Uses:
-    """When caches were last used, by the results in ``home`` and in ``others``; says what could not be read."""
+    """When caches were last used, by the results in ``home`` and in ``others``; says what could not be read.
+
+    Raises :class:`UsageError` for one of ``others`` that has no results: mistyped, not mounted, or a web server.
+    """
     from deapcache.results.uses import last_uses
 
-    places = (*home.layers, *map(locations.locate, others or ()))
+    places = (*home.layers, *map(_with_results, others or ()))
     homes = [place for place in places if not isinstance(place, locations.WebLocation)]  # which lists no results
     found = last_uses(homes)
     for file in found.unreadable:
         note(f"{file} is not a result, so that it cannot be told which caches it used")
     return found
+
+
+def _with_results(text: str) -> Location:
+    place = locations.locate(text)
+    if isinstance(place, locations.WebLocation):
+        raise UsageError(f"--used-by {redacted(text)}: a web server lists no results; give a path, s3:// or gs://")
+    if not place.keys("results"):
+        raise UsageError(
+            f"--used-by {redacted(text)}: there are no results in {place}/results. Is it mistyped, or not mounted? "
+            "Leave it out if nothing was ever measured there"
+        )
+    return place
 
 
 def shown_moment(text: str | None) -> str:
@@ -89,7 +107,7 @@ def follow(shown: Bars, stage: str) -> ShardListener:
 def _who(cache: Cache) -> str:
     """Those who wrote it, as user@host; empty where nothing says so."""
     facts: list[dict[str, Any]] = []
-    with suppress(CorruptCacheError):  # verify says so, and repair clears it away
+    with suppress(CorruptCacheError, UnreadableError):  # verify says so, and repair clears it away
         facts = cache.provenance()
     names = {f"{one['user']}@{one['host']}" for one in facts if {"user", "host"} <= one.keys()}
     return ", ".join(sorted(names))

@@ -12,7 +12,7 @@ from deapcache.cli import options
 from deapcache.cli.cache.rows import follow
 from deapcache.cli.console import Bars, bars, duration, out, print_json, size
 from deapcache.cli.extract import progress_on
-from deapcache.errors import DeapcacheError, UsageError
+from deapcache.errors import CacheMissError, DeapcacheError, UsageError
 
 if TYPE_CHECKING:
     from deapcache.cache import BadShard, CacheFolder, VerifyReport
@@ -84,7 +84,11 @@ def _verify(folder: CacheFolder, threads: int | None, shown: Bars) -> tuple[dict
         text = f"{folder.path}: no cache: its root zarr.json is missing, as a removal or a creation that was cut off"
         text += f" leaves it. Extract again to make it whole, or {_command('rm', folder)}"
         return {"path": folder.path, "sound": True, "error": text}, [text]
-    report = verify_cache(folder.location, threads=threads, progress=follow(shown, folder.path))
+    try:
+        report = verify_cache(folder.location, threads=threads, progress=follow(shown, folder.path))
+    except CacheMissError:
+        text = f"{folder.path}: it was removed since it was listed"
+        return {"path": folder.path, "sound": True, "error": text}, [text]
     return {"path": folder.path, **report.to_json()}, _told(folder, report)
 
 
