@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-_RANDOM_FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.erfinv_}
-"""What initialisers are made of; erfinv_ turns uniform into truncated normal values."""
+_RANDOM_FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, init.normal_, init.uniform_, init.kaiming_uniform_}
+"""What initialisers are made of, and those that torch hands to a mode whole; erfinv_ turns uniform into truncated normal
+values."""
 
 
 @contextlib.contextmanager
@@ -30,4 +32,6 @@ class _Undrawn(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return args[0] if func in _RANDOM_FILLS else func(*args, **(kwargs or {}))
+        if func in _RANDOM_FILLS:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
