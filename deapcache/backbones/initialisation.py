@@ -12,8 +12,7 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 _RANDOM_FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, init.normal_, init.uniform_, init.kaiming_uniform_}
-"""What initialisers are made of, and those that torch hands to a mode whole; erfinv_ turns uniform into truncated normal
-values."""
+"""What initialisers are made of, and those that torch hands to a mode whole; erfinv_ makes truncated normal values."""
 
 
 @contextlib.contextmanager

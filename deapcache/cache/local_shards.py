@@ -24,6 +24,7 @@ from numcodecs import blosc
 
 from deapcache.cache.layout import UNCOMPRESSED, StoredArray
 from deapcache.cache.shard_index import CHECKSUM_BYTES, ends_in_checksum, index_bytes, is_known, unpacked_bytes
+from deapcache.machine import cpu_count
 
 _BLOSC_HEADER_BYTES = 16
 _BLOSC_STORED = 0x2
@@ -182,8 +183,7 @@ def _buffer(length: int) -> memoryview:
 
 def _threads() -> int:
     """A thread a core, and two at least: one waits for a disk while the other checks."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(2, min(_MOST_THREADS, cores))
+    return max(2, min(_MOST_THREADS, cpu_count()))
 
 
 @functools.cache

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
+
+from deapcache.machine import cpu_count
 
 Task = TypeVar("Task")
 Outcome = TypeVar("Outcome")
@@ -38,7 +39,7 @@ def unheard(_: ShardProgress) -> None:
 
 def default_threads() -> int:
     """Twice the cores: some wait for a disk or a network while others compute."""
-    return min(_MOST_THREADS, 2 * (os.cpu_count() or 1))
+    return min(_MOST_THREADS, 2 * cpu_count())
 
 
 def each(work: Callable[[Task], Outcome], tasks: Collection[Task], threads: int | None) -> Iterator[Outcome]:

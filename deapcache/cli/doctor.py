@@ -18,7 +18,7 @@ from deapcache.cli.doctor_dataset import check_dataset
 from deapcache.cli.listing import found
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.locations import Location
-from deapcache.machine import versions
+from deapcache.machine import cpu_count, versions
 
 _PACKAGES = ("deapcache", "torch", "timm", "open_clip_torch", "zarr", "tensorstore", "numcodecs", "dask")
 _ABSENT = "not installed"
@@ -67,7 +67,9 @@ def doctor_command(
 def _devices() -> dict[str, str]:
     import torch
 
-    found = {"cpu": f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"}
+    mine, all_of_them = cpu_count(), os.cpu_count()
+    cores = f"{mine} of {all_of_them}" if mine != all_of_them else f"{mine}"
+    found = {"cpu": f"{cores} cores, torch uses {torch.get_num_threads()} threads"}
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         found[f"cuda:{index}"] = f"{properties.name}, {size(properties.total_memory)}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +11,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from typing import TypeVar
 
 from deapcache.datasets.base import Dataset
+from deapcache.machine import cpu_count
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -23,7 +23,7 @@ def workers(dataset: Dataset) -> Iterator[Executor]:
 
     What has not begun when the block is left is not done.
     """
-    count = os.cpu_count() or 1
+    count = cpu_count()
     pool: Executor
     if dataset.computes_images:
         # "spawn": a forked child of a process that runs torch's threads may hang
@@ -40,9 +40,10 @@ def workers(dataset: Dataset) -> Iterator[Executor]:
 def in_order(pool: Executor, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
     """Jobs with their results, in the order of the jobs, with a bounded number of them done ahead."""
     ahead: deque[tuple[Job, Future[Result]]] = deque()
+    most = 4 * cpu_count()
     for job in jobs:
         ahead.append((job, pool.submit(function, job)))
-        if len(ahead) >= 4 * (os.cpu_count() or 1):
+        if len(ahead) >= most:
             first, future = ahead.popleft()
             yield first, future.result()
     for job, future in ahead:

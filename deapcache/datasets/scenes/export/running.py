@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,6 +17,7 @@ from deapcache.datasets.scenes.export import coco, coco_stuff, folder, nyuv2, vo
 from deapcache.datasets.scenes.export.rows import ExportFormat, Row, list_rows, render
 from deapcache.datasets.scenes.export.staging import whole_folder
 from deapcache.errors import UnknownNameError
+from deapcache.machine import cpu_count
 
 FORMATS: dict[str, ExportFormat] = {
     made.name: made for made in (coco.FORMAT, coco_stuff.FORMAT, voc.FORMAT, nyuv2.FORMAT, folder.FORMAT)
@@ -76,9 +76,9 @@ def _write_rows(
 ) -> Iterator[Any]:
     """What ``write_row`` made of each row, in order, with a bounded number of rows under way."""
     ahead: deque[Future[Any]] = deque()
-    waiting = iter(rows)
+    waiting, most = iter(rows), 4 * cpu_count()
     for done in range(1, len(rows) + 1):
-        while len(ahead) < 4 * (os.cpu_count() or 1) and (row := next(waiting, None)):
+        while len(ahead) < most and (row := next(waiting, None)):
             ahead.append(pool.submit(_write_row, chosen, stage, row))
         yield ahead.popleft().result()
         if progress:
@@ -88,7 +88,7 @@ def _write_rows(
 @contextmanager
 def _workers(rows: int) -> Iterator[ProcessPoolExecutor]:
     # "spawn": a forked child of a process that runs torch's threads may hang
-    count = min(os.cpu_count() or 1, rows)
+    count = min(cpu_count(), rows)
     pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
     try:
         yield pool
