@@ -6,16 +6,18 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
 from deapcache.cli import cache, listing, scenes
-from deapcache.cli.console import err, note
+from deapcache.cli.console import err, note, out
 from deapcache.cli.demo import demo_command
 from deapcache.cli.doctor import doctor_command
 from deapcache.cli.extract import extract_command
 from deapcache.cli.figures import figures_command
 from deapcache.cli.leaderboard import leaderboard_command
+from deapcache.cli.parsing import App
 from deapcache.cli.plan import plan_command
 from deapcache.cli.predict import predict_command
 from deapcache.cli.probe import probe_command
@@ -23,11 +25,13 @@ from deapcache.cli.results import results_command
 from deapcache.cli.run import run_command
 from deapcache.cli.serve import index_command, serve_command
 from deapcache.cli.speed import speed_command
+from deapcache.cli.streams import Output, nobody_reads, steady_streams
 from deapcache.cli.submit import submit_command
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.locations import redacted
+from deapcache.machine import versions
 
-app = typer.Typer(
+app = App(
     name="deapcache",
     help="Extract a vision backbone's dense features once; probe them many times with tiny attentive readouts.",
     no_args_is_help=True,
@@ -35,6 +39,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"deapcache {versions('deapcache').get('deapcache', 'of a source folder, not installed')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 app.command("extract")(extract_command)
 app.command("probe")(probe_command)
 app.command("predict")(predict_command)
@@ -68,7 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     ``DEAPCACHE_TRACEBACK=1`` shows the traceback of an expected error, for bug reports.
     """
-    sys.exit(_run(arguments))
+    with steady_streams() as output:
+        code = _run(arguments)
+        sys.stdout.flush()
+        if output is not None and not nobody_reads(output):
+            code = _unshown(output, code)
+    sys.exit(code)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -104,6 +130,13 @@ def _failed(error: DeapcacheError) -> int:
         err.print(redacted(traceback.format_exc()), markup=False, highlight=False)
     err.print(f"error: {error}", markup=False, style="red")
     return USAGE if isinstance(error, UsageError) else FAILURE
+
+
+def _unshown(output: Output, code: int) -> int:
+    """Where a disk that is full has taken the rest of stdout, a script must not take what is there for the whole."""
+    reason = output.failure.strerror if output.failure else ""
+    note(f"error: stdout cannot be written: {reason}; what the command made stays, what it had to show is lost")
+    return code or FAILURE
 
 
 def _misused(error: Exception) -> int:

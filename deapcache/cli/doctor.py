@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import time
 import uuid
 from typing import Annotated, Any
@@ -37,11 +36,11 @@ def doctor_command(
     plugin: options.Plugin = None,
     data_root: options.DataRoot = None,
     json: options.Json = False,
-) -> None:
+) -> int:
     """Check device, versions, cache home (free space, measured bandwidth), datasets and weights, or one dataset."""
     root = locations.data_root(data_root)
     if dataset is not None:
-        sys.exit(check_dataset(dataset, root, full=full, json=json))
+        return check_dataset(dataset, root, full=full, json=json)
     if full:
         raise UsageError("--full opens every file of one dataset: say which with --dataset")
     place = locations.home(home)
@@ -55,13 +54,14 @@ def doctor_command(
     }
     if json:
         print_json(report)
-        return
+        return 0
     shown = table("", "")
     shown.show_header = False
     for topic, facts in report.items():
         for name, value in facts.items() if isinstance(facts, dict) else [("", facts)]:
             shown.add_row(f"{topic} {name}".strip(), str(value))
     out.print(shown)
+    return 0
 
 
 def _devices() -> dict[str, str]:

@@ -7,6 +7,7 @@ home is written through :meth:`Location.publish`, in one atomic step, so that a 
 from deapcache.locations.base import Location, Use
 from deapcache.locations.layers import LayeredHome
 from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation
+from deapcache.locations.paths import expanded
 from deapcache.locations.redaction import redacted
 from deapcache.locations.remote import RemoteLocation
 from deapcache.locations.resolving import data_root, home, locate
@@ -26,6 +27,7 @@ __all__ = [
     "Use",
     "WebLocation",
     "data_root",
+    "expanded",
     "home",
     "local_tier",
     "locate",

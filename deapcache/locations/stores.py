@@ -90,8 +90,10 @@ def _environment() -> dict[str, str]:
 def _files() -> dict[str, str]:
     config = os.environ.get("AWS_CONFIG_FILE") or _CONFIG
     credentials = os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or _CREDENTIALS
-    given = {"config_file": Path(config).expanduser(), "credentials_file": Path(credentials).expanduser()}
-    return {name: str(path) for name, path in given.items() if path.is_file()}
+    given = {"config_file": config, "credentials_file": credentials}
+    # not expanded(): where no home folder is known these files are simply not there
+    paths = {name: os.path.expanduser(path) for name, path in given.items()}  # noqa: PTH111
+    return {name: path for name, path in paths.items() if Path(path).is_file()}
 
 
 def _profile_settings(profile: str, *, required: bool) -> Mapping[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deapcache.errors import LocationError, UsageError
+from deapcache.locations.paths import expanded, given_or_set
 
 SHARDS = "deapcache-shards"
 """The one folder below the tier's that deapcache writes to, counts and deletes from."""
@@ -35,8 +36,8 @@ def local_tier(folder: str | os.PathLike[str] | None = None, size: str | None = 
     The folder is made. Raises :class:`UsageError` where one is given without the other or the size is none, and
     :class:`LocationError` where nothing can be written to the folder.
     """
-    place = folder or os.environ.get("DEAPCACHE_LOCAL_TIER")
-    limit = size or os.environ.get("DEAPCACHE_LOCAL_TIER_SIZE")
+    place = given_or_set(folder, "DEAPCACHE_LOCAL_TIER", "local tier's folder")
+    limit = given_or_set(size, "DEAPCACHE_LOCAL_TIER_SIZE", "local tier's size")
     if not place and not limit:
         return None
     if not place or not limit:
@@ -44,7 +45,7 @@ def local_tier(folder: str | os.PathLike[str] | None = None, size: str | None = 
             "a local tier needs a folder and a size: --local-tier DIR --local-tier-size 200GB "
             "(or DEAPCACHE_LOCAL_TIER and DEAPCACHE_LOCAL_TIER_SIZE)"
         )
-    tier = LocalTier(folder=Path(os.path.abspath(Path(place).expanduser())), bytes=parse_bytes(limit))  # noqa: PTH100
+    tier = LocalTier(folder=Path(os.path.abspath(expanded(place))), bytes=parse_bytes(str(limit)))  # noqa: PTH100
     _require_usable(tier)
     return tier
 
