@@ -74,7 +74,7 @@ def read_group(location: Location) -> Group:
         raw = location.read(METADATA_KEY)
     except (FileNotFoundError, NotADirectoryError):
         raise CacheMissError(
-            f"there is no cache at {location}: {METADATA_KEY} is missing (`deapcache list caches` shows what there is)"
+            f"there is no cache at {location}: {METADATA_KEY} is missing (`deapcache cache ls` shows what there is)"
         ) from None
     try:
         found = json.loads(raw)["attributes"]["deapcache"]
