@@ -15,6 +15,8 @@ from deapcache.cli import main
 from deapcache.cli.streams import steady_streams
 
 DEAPCACHE = Path(sys.executable).with_name("deapcache")
+
+
 def sh(script: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         ["bash", "-c", script],
@@ -64,8 +66,7 @@ def test_streams_that_are_closed_full_or_not_read(redirections: str, code: int, 
 def test_a_closed_stdout_is_no_file_of_the_home(tmp_path: Path) -> None:
     """The next file that a process opens takes the lowest free descriptor: what is printed would go into it."""
     code = (
-        "import os, sys; from deapcache.cli import main
-from deapcache.cli.streams import steady_streams\n"
+        "import os, sys; from deapcache.cli.streams import steady_streams\n"
         f"with steady_streams():\n  file = os.open({str(tmp_path / 'shard')!r}, os.O_CREAT | os.O_WRONLY)\n"
         "  print('text'); os.write(1, b'of a library'); sys.exit(0 if file > 2 else 5)"
     )
