@@ -66,14 +66,14 @@ def locate(place: Place) -> Location:
     if not text.strip():
         raise UsageError("an empty string is no location: give a path or URL")
     if text.lower().startswith("file:"):
-        return LocalLocation(path_of_url(text))
+        return _folder(path_of_url(text))
     if slash := _ONE_SLASH.match(text):
         raise UsageError(
             f"location {redacted(text)!r}: an address begins with {slash[1]}://, and where a folder of this machine is "
             "asked for, none will do"
         )
     if "://" not in text:
-        return LocalLocation(expanded(text))
+        return _folder(expanded(text))
     parts = urlsplit(text)
     if parts.scheme in SCHEMES:
         return WebLocation(text) if parts.scheme in ("http", "https") else RemoteLocation(text)
@@ -82,10 +82,20 @@ def locate(place: Place) -> Location:
     raise UsageError(f"location {shown!r} has the unknown scheme {parts.scheme!r}: give a path, or one of {known}")
 
 
+def _folder(path: Path) -> LocalLocation:
+    """Raises :class:`UsageError` for names that tensorstore, which reads the caches, cannot open."""
+    place = LocalLocation(path)
+    has_backslash = "\\" in place.url
+    if has_backslash or not place.url.isprintable():
+        what = "a backslash" if has_backslash else "a character that cannot be printed, or is not UTF-8,"
+        raise UsageError(f"{place.url!r} has {what} in its path: give another folder, or a symbolic link to this one")
+    return place
+
+
 def _own(given: Place | None) -> Location:
     if (place := given_or_set(given, "DEAPCACHE_HOME", "home")) is not None:
         return locate(place)
-    return LocalLocation(_user_caches() / "deapcache")
+    return _folder(_user_caches() / "deapcache")
 
 
 def _user_caches() -> Path:

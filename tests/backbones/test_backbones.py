@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from deapcache.backbones import build, build_count, describe, forward_count
+from deapcache.backbones.building import load_model
 from deapcache.errors import UnknownNameError, UsageError
 
 
