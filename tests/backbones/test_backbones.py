@@ -12,6 +12,7 @@ from PIL import Image
 
 from deapcache.backbones import build, build_count, describe, forward_count
 from deapcache.backbones.building import load_model
+from deapcache.backbones.initialisation import initialisation
 from deapcache.errors import UnknownNameError, UsageError
 
 
@@ -288,11 +289,24 @@ def test_a_backbone_is_built_once_to_be_described(monkeypatch):
     assert describe("timm:swin_tiny_patch4_window7_224@untrained").untrained
 
 
-def test_weights_that_a_checkpoint_replaces_are_not_drawn(monkeypatch):
-    from deapcache.backbones.initialisation import initialisation
-
+def test_weights_that_a_checkpoint_replaces_are_not_drawn():
     with initialisation(0, wanted=False):
         before = torch.random.get_rng_state()
-        torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 4), torch.nn.Embedding(4, 4)
-        torch.nn.init.trunc_normal_(torch.empty(4, 4))
+        layers = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 4), torch.nn.Embedding(4, 4)
+        for layer in layers:
+            torch.nn.init.kaiming_normal_(layer.weight)
+            torch.nn.init.xavier_uniform_(layer.weight)
         assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "bounds", [(0.0, 1.0, -2.0, 2.0), (3.0, 0.1, 2.9, 3.1), (0.0, 1.0, 1.5, 1.6), (9.0, 1.0, -2, 2)]
+)
+@pytest.mark.parametrize("held", [float("nan"), float("inf"), 1e30, -7.0])
+@pytest.mark.filterwarnings("ignore:mean is more than 2 std")
+def test_no_initialiser_waits_for_values_that_are_not_drawn(bounds, held):
+    """torch draws truncated values again until all are within their bounds, whatever the memory held before."""
+    mean, std, low, high = bounds
+    with initialisation(0, wanted=False):
+        found = torch.nn.init.trunc_normal_(torch.full((8, 8), held), mean, std, low, high)
+    assert found.shape == (8, 8)
