@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,6 +34,46 @@ def processor_model() -> str:
         lines = []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else processor_kind()
+
+
+def cpu_count(root: Path = Path("/")) -> int:
+    """Cores that this process may use, at least 1: those of its affinity, as far as a container's quota reaches.
+
+    ``root`` is where ``proc`` and ``sys`` lie. A machine may have many more; a batch system lends a few of them.
+    """
+    if hasattr(os, "process_cpu_count"):  # Python 3.13; PYTHON_CPU_COUNT overrides it
+        allowed = os.process_cpu_count() or 1
+    else:
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [quota for group in control_groups("cpu", root) if (quota := _cpu_quota(group)) is not None]
+    return max(1, min([allowed, *quotas]))
+
+
+def control_groups(controller: str, root: Path = Path("/")) -> Iterator[Path]:
+    """Folders of the groups that hold this process: its own and all above, as each may have a limit."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # no Linux, or one without control groups
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "" or controller in controllers.split(","):
+            top = root / "sys/fs/cgroup" / (controller if controllers else "")
+            own = top / path.lstrip("/")
+            # in a container the path may be the host's, and what is mounted is the container's own group alone
+            yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(top))
+
+
+def _cpu_quota(group: Path) -> int | None:
+    """Cores' worth of time that one group may take, rounded up; None: no limit."""
+    for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            quota, period = (int(word) for file in files for word in (group / file).read_text().split())
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+        if quota > 0 and period > 0:
+            return -(-quota // period)
+    return None
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -27,6 +27,7 @@ from pathlib import Path
 from types import ModuleType
 
 from deapcache.errors import DeapcacheError, PluginError, UsageError
+from deapcache.locations.paths import expanded
 
 VARIABLE = "DEAPCACHE_PLUGINS"
 ENTRY_POINT_GROUP = "deapcache.plugins"
@@ -166,7 +167,7 @@ def _checked(file: Path) -> Path:
 
 
 def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - resolve() would follow links
+    return Path(os.path.abspath(expanded(path)))  # noqa: PTH100 - resolve() would follow links
 
 
 def _module_name(file: Path) -> str:

@@ -8,10 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-_RANDOM_FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.erfinv_}
-"""What initialisers are made of; erfinv_ turns uniform into truncated normal values."""
+_SKIPPED = {Tensor.erfinv_, init.normal_, init.uniform_, init.kaiming_uniform_}
+"""Initialisers that torch hands to a mode whole, and what makes truncated normal values of uniform ones."""
+_FILLED = {Tensor.normal_: "mean", Tensor.uniform_: "from"}
+"""What other initialisers are made of → the name of its first parameter. Those of torch that truncate draw again until
+all values are within their bounds: what memory held before may never be, and a mean or lower bound is."""
 
 
 @contextlib.contextmanager
@@ -30,4 +34,9 @@ class _Undrawn(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return args[0] if func in _RANDOM_FILLS else func(*args, **(kwargs or {}))
+        named = kwargs or {}
+        if func in _SKIPPED:
+            return args[0] if args else named["tensor"]
+        if func in _FILLED:
+            return args[0].fill_(args[1] if len(args) > 1 else named.get(_FILLED[func], 0.0))
+        return func(*args, **named)

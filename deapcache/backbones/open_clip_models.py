@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,8 +30,9 @@ LOADER = f"{__name__}:load"
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
+@cache
 def describe(name: str) -> BackboneEntry:
-    """The entry of ``MODEL/TAG`` or ``MODEL``, measured on a tower without storage (meta device).
+    """The entry of ``MODEL/TAG`` or ``MODEL``, measured once on a tower without storage (meta device).
 
     Raises :class:`UnknownNameError` with the nearest models or the tags of the model.
     """

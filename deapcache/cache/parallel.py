@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
+from deapcache.machine import cpu_count
+
 Task = TypeVar("Task")
 Outcome = TypeVar("Outcome")
 
@@ -39,7 +41,7 @@ def unheard(_: ShardProgress) -> None:
 
 def default_threads() -> int:
     """Twice the cores: some wait for a disk or a network while others compute."""
-    return min(_MOST_THREADS, 2 * (os.cpu_count() or 1))
+    return min(_MOST_THREADS, 2 * cpu_count())
 
 
 def each(work: Callable[[Task], Outcome], tasks: Collection[Task], threads: int | None) -> Iterator[Outcome]:
@@ -64,8 +66,7 @@ def each(work: Callable[[Task], Outcome], tasks: Collection[Task], threads: int 
 
 def core_threads() -> int:
     """A thread a core that this process may use, and two at least: one waits for a disk while the other computes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(2, min(2 * _MOST_THREADS, cores))
+    return max(2, min(2 * _MOST_THREADS, cpu_count()))
 
 
 @functools.cache

@@ -8,16 +8,18 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import typer
 
 from deapcache.cli import cache, listing, scenes
-from deapcache.cli.console import err, note
+from deapcache.cli.console import err, note, out
 from deapcache.cli.demo import demo_command
 from deapcache.cli.doctor import doctor_command
 from deapcache.cli.extract import extract_command
 from deapcache.cli.figures import figures_command
 from deapcache.cli.leaderboard import leaderboard_command
+from deapcache.cli.parsing import App
 from deapcache.cli.plan import plan_command
 from deapcache.cli.predict import predict_command
 from deapcache.cli.probe import probe_command
@@ -25,13 +27,15 @@ from deapcache.cli.results import results_command
 from deapcache.cli.run import run_command
 from deapcache.cli.serve import index_command, serve_command
 from deapcache.cli.speed import speed_command
+from deapcache.cli.streams import Output, nobody_reads, steady_streams
 from deapcache.cli.submit import submit_command
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.locations import redacted
+from deapcache.machine import versions
 from deapcache.processes import signals_interrupt
 from deapcache.untrusted import printable
 
-app = typer.Typer(
+app = App(
     name="deapcache",
     help="Extract a vision backbone's dense features once; probe them many times with tiny attentive readouts.",
     no_args_is_help=True,
@@ -39,6 +43,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"deapcache {versions('deapcache').get('deapcache', 'of a source folder, not installed')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 app.command("extract")(extract_command)
 app.command("probe")(probe_command)
 app.command("predict")(predict_command)
@@ -72,16 +93,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     ``DEAPCACHE_TRACEBACK=1`` shows the traceback of an expected error, for bug reports.
     """
-    with signals_interrupt() as signal_that_came:
+    with steady_streams() as output, signals_interrupt() as signal_that_came:
         code: int | str | None
         try:
             code = _run(arguments, signal_that_came)
+            sys.stdout.flush()
         except SystemExit as end:
             code = end.code
         except KeyboardInterrupt:  # before a verb began, or once more while it was ending
             code = _interrupted()
         if code == INTERRUPTED and (number := signal_that_came()):
             code = 128 + number  # as shells give it
+        if output is not None and not nobody_reads(output):
+            code = _unshown(output, code if isinstance(code, int) else FAILURE)
     sys.exit(code)
 
 
@@ -134,6 +158,13 @@ def _failed(error: DeapcacheError) -> int:
         err.print(redacted(traceback.format_exc()), markup=False, highlight=False)
     err.print(f"error: {error}", markup=False, style="red")
     return USAGE if isinstance(error, UsageError) else FAILURE
+
+
+def _unshown(output: Output, code: int) -> int:
+    """Where a disk that is full has taken the rest of stdout, a script must not take what is there for the whole."""
+    reason = output.failure.strerror if output.failure else ""
+    note(f"error: stdout cannot be written: {reason}; what the command made stays, what it had to show is lost")
+    return code or FAILURE
 
 
 def _misused(error: Exception) -> int:

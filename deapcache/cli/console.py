@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -30,7 +29,7 @@ class _Console(Console):
 
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else _PIPE_WIDTH
+    width = None if stream is not None and stream.isatty() else _PIPE_WIDTH
     # never markup, for the same reason
     return _Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
 
@@ -40,8 +39,9 @@ err = _console(stderr=True)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    sys.stdout.write(printable_json(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
+    """One JSON document on stdout; where its encoding is not one of Unicode's, other characters are escaped."""
+    unicode = sys.stdout.encoding.lower().startswith("utf")
+    sys.stdout.write(printable_json(json.dumps(value, indent=2, ensure_ascii=not unicode)) + "\n")
 
 
 def note(text: str) -> None:
@@ -86,7 +86,7 @@ class Bars:
     def show(self, stage: str, done: int, total: int, unit: str, detail: str = "") -> None:
         """Bring the bar of ``stage`` up to ``done`` of ``total``; a stage that begins anew is timed anew."""
         if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(escape(stage), total=total, rate="")
+            self._tasks[stage] = self._progress.add_task(stage, total=total, rate="")
         if done < self._done.get(stage, total + 1):
             self._progress.reset(self._tasks[stage])
             self._starts[stage] = time.perf_counter()
@@ -105,10 +105,10 @@ class Bars:
 def bars() -> Iterator[Bars]:
     """Bars that live as long as the block."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(),
     )
     progress = Progress(*columns, console=err)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import time
 import uuid
 from typing import Annotated, Any
@@ -18,7 +17,7 @@ from deapcache.cli.doctor_dataset import check_dataset
 from deapcache.cli.listing import found
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.locations import Location
-from deapcache.machine import versions
+from deapcache.machine import cpu_count, versions
 
 _PACKAGES = ("deapcache", "torch", "timm", "open_clip_torch", "zarr", "numcodecs", "obstore", "dask")
 _ABSENT = "not installed"
@@ -37,11 +36,11 @@ def doctor_command(
     plugin: options.Plugin = None,
     data_root: options.DataRoot = None,
     json: options.Json = False,
-) -> None:
+) -> int:
     """Check device, versions, cache home (free space, measured bandwidth), datasets and weights, or one dataset."""
     root = locations.data_root(data_root)
     if dataset is not None:
-        sys.exit(check_dataset(dataset, root, full=full, json=json))
+        return check_dataset(dataset, root, full=full, json=json)
     if full:
         raise UsageError("--full opens every file of one dataset: say which with --dataset")
     place = locations.home(home)
@@ -55,19 +54,22 @@ def doctor_command(
     }
     if json:
         print_json(report)
-        return
+        return 0
     shown = table("", "")
     shown.show_header = False
     for topic, facts in report.items():
         for name, value in facts.items() if isinstance(facts, dict) else [("", facts)]:
             shown.add_row(f"{topic} {name}".strip(), str(value))
     out.print(shown)
+    return 0
 
 
 def _devices() -> dict[str, str]:
     import torch
 
-    found = {"cpu": f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"}
+    mine, all_of_them = cpu_count(), os.cpu_count()
+    cores = f"{mine} of {all_of_them}" if mine != all_of_them else f"{mine}"
+    found = {"cpu": f"{cores} cores, torch uses {torch.get_num_threads()} threads"}
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         found[f"cuda:{index}"] = f"{properties.name}, {size(properties.total_memory)}"

@@ -85,6 +85,9 @@ def _write(board: Leaderboard, format: Format, folder: Path | None, name: str) -
 
     if folder is None and format == "table":
         print_blocks(blocks(board))
+    elif folder is None and format == "html":
+        sys.stdout.flush()
+        sys.stdout.buffer.write(rendered(board, format).encode("utf-8"))  # which the page says it is in
     elif folder is None:
         sys.stdout.write(rendered(board, format))
     else:

@@ -10,6 +10,7 @@ import typer
 from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.console import out, print_json, size, table
+from deapcache.cli.parsing import App
 from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _DEPENDS = "depend on its files"
 
 _NEXT_LINE = "\n            "
 
-app = typer.Typer(help="Show what there is: backbones, datasets, tasks, readouts.", no_args_is_help=True)
+app = App(help="Show what there is: backbones, datasets, tasks, readouts.", no_args_is_help=True)
 
 
 @app.command("backbones")

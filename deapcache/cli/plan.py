@@ -124,9 +124,10 @@ class RateSource:
             raise MissingDataError(f"--rates {self._given}: no such file; --measure makes it")
         if self._measure:
             rates = self._measured(rates, forwards, groups)
+        speeds = Speeds(rates=rates, throughput=self._throughput)
         if self._throughput:
-            note("counting the operations of what was not measured; that can take a minute or two")
-        return Speeds(rates=rates, throughput=self._throughput)
+            _count(speeds, forwards)
+        return speeds
 
     def _measured(
         self, rates: Rates | None, forwards: Sequence[tuple[str, str]], groups: Sequence[StepGroup]
@@ -156,6 +157,14 @@ class RateSource:
         if self._keep and rates is not None:
             note(f"rates of {name} are kept in {self._place}/{self._key}")
         return rates
+
+
+def _count(speeds: Speeds, forwards: Sequence[tuple[str, str]]) -> None:
+    """Count the operations of backbones that were not measured, saying each: that of a large one takes seconds."""
+    for backbone, precision in forwards:
+        speed = speeds.forward(backbone, precision)
+        if speed.gflops is not None:
+            note(f"counted {backbone}: {speed.gflops:,.1f} GFLOP an image")
 
 
 def _giga(value: float | None) -> float | None:

@@ -18,9 +18,9 @@ def print_plan(plan: GridPlan) -> None:
     """All tables of a plan, its totals, and what stands in its way."""
     for one in plan.plans:
         out.print(f"{one.pipeline.name}: {one.pipeline.description}".rstrip(": "), markup=False)
-    for shown in (_images(plan), _caches(plan), _features(plan), _passes(plan), _storage(plan), _stages(plan)):
+    for made in (_images, _caches, _features, _passes, _storage, _stages):  # each as it comes: times may need counting
         out.print()
-        out.print(shown)
+        out.print(made(plan))
     out.print()
     for line in (*_hardware(plan), *_speeds(plan), _totals(plan), *_notes(plan)):
         out.print(line, markup=False)

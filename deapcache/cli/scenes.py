@@ -9,8 +9,9 @@ import typer
 
 from deapcache.cli import options
 from deapcache.cli.console import bars, out, print_json
+from deapcache.cli.parsing import App
 
-app = typer.Typer(help="The embedded dataset: rendered rooms with exact annotations.", no_args_is_help=True)
+app = App(help="The embedded dataset: rendered rooms with exact annotations.", no_args_is_help=True)
 
 
 @app.command("export")

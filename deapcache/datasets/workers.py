@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from deapcache.datasets.base import Dataset
+from deapcache.machine import cpu_count
 from deapcache.processes import process_pool
 
 Job = TypeVar("Job")
@@ -22,7 +22,7 @@ def workers(dataset: Dataset) -> Iterator[Executor]:
 
     What has not begun when the block is left is not done. Raises what :func:`process_pool` raises.
     """
-    count = os.cpu_count() or 1
+    count = cpu_count()
     if dataset.computes_images:
         with process_pool(count, f"reading {dataset.name}") as processes:
             yield processes
@@ -37,9 +37,10 @@ def workers(dataset: Dataset) -> Iterator[Executor]:
 def in_order(pool: Executor, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
     """Jobs with their results, in the order of the jobs, with a bounded number of them done ahead."""
     ahead: deque[tuple[Job, Future[Result]]] = deque()
+    most = 4 * cpu_count()
     for job in jobs:
         ahead.append((job, pool.submit(function, job)))
-        if len(ahead) >= 4 * (os.cpu_count() or 1):
+        if len(ahead) >= most:
             first, future = ahead.popleft()
             yield first, future.result()
     for job, future in ahead:

@@ -27,6 +27,7 @@ from deapcache.extraction.prepare import PreparedSplit
 from deapcache.extraction.progress import Watch
 from deapcache.extraction.settings import ExtractionSettings
 from deapcache.extraction.tasks import Done, Job, compute_shard, keep
+from deapcache.machine import cpu_count
 from deapcache.processes import GUARD, follow_parent, refuse_unguarded, spawning
 
 INSTALL = "pip install 'deapcache[cluster]'"
@@ -214,7 +215,7 @@ def _local_cluster(workers: int, device: str) -> Any:
 
 def worker_environment(number: int, workers: int, device: str) -> dict[str, str]:
     """Environment of one of so many workers on this machine: its GPU, or its share of the cores."""
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cpu_count() // workers))
     environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     if gpus:

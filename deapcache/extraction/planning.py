@@ -15,7 +15,7 @@ from deapcache.datasets import BOXES, Dataset
 from deapcache.extraction.outline import Outline, outline_of
 from deapcache.extraction.plan import ExtractionPlan, PlannedCache, measure_rate
 from deapcache.extraction.prepare import limited_rows, require_one_region, target_size
-from deapcache.extraction.progress import Progress, silent
+from deapcache.extraction.progress import Progress, said, silent
 from deapcache.extraction.recipes import BaseSize, base_size_name, image_array, target_array
 from deapcache.extraction.settings import ExtractionSettings, choose_device, default_batch_size
 from deapcache.extraction.views import split_views
@@ -51,13 +51,15 @@ def plan_extraction(
         for kind, name, arrays, fields in _wanted(backbones, dataset, split, views, settings)
     ]
     to_run = {cache.name for cache in caches if cache.kind == "features" and cache.to_do}
-    measured = [name for name in backbones if measure and name in to_run]
+    measured = [name for name in dict.fromkeys(backbones) if measure and name in to_run]
     batch_size, base_size = settings.batch_size or default_batch_size(device), settings.base_size_for(dataset)
+    rates: dict[str, float] = {}
+    for name in measured:
+        rates[name] = untrained_rate(name, base_size, settings.precision, batch_size, device)
+        progress(said(name, f"{rates[name]:.1f} images/s ({len(rates)} of {len(measured)} backbones measured)"))
     return ExtractionPlan(
         caches=tuple(caches),
-        images_per_second={
-            name: untrained_rate(name, base_size, settings.precision, batch_size, device) for name in measured
-        },
+        images_per_second=rates,
         device=str(device),
         home=str(home),
         free_bytes=home.free_bytes(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
@@ -12,6 +11,7 @@ import numpy as np
 from deapcache.cache import Cache
 from deapcache.datasets import Dataset, resize_image
 from deapcache.extraction.filling import offering_to_skip
+from deapcache.machine import cpu_count
 
 
 class Batch(Protocol):
@@ -49,7 +49,7 @@ class NativeImages:
         self._split = split
         self._size = image_size
         self._fit = fit
-        self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(cpu_count())
 
     def request(self, rows: Sequence[int]) -> Batch:
         """Start decoding ``rows``."""

@@ -8,6 +8,7 @@ from deapcache.locations.addresses import local_path
 from deapcache.locations.base import Location, Use
 from deapcache.locations.layers import LayeredHome
 from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation, file_age
+from deapcache.locations.paths import expanded
 from deapcache.locations.redaction import redacted
 from deapcache.locations.remote import RemoteLocation
 from deapcache.locations.resolving import data_root, home, locate
@@ -27,6 +28,7 @@ __all__ = [
     "Use",
     "WebLocation",
     "data_root",
+    "expanded",
     "file_age",
     "home",
     "local_path",

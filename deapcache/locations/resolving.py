@@ -12,12 +12,11 @@ from deapcache.locations.addresses import require_both_slashes
 from deapcache.locations.base import Location
 from deapcache.locations.layers import LayeredHome
 from deapcache.locations.local import LocalLocation
+from deapcache.locations.paths import Place, expanded, given_or_set, path_of_url
 from deapcache.locations.redaction import redacted
 from deapcache.locations.remote import SCHEMES, RemoteLocation
 from deapcache.locations.tier import LocalTier, local_tier
 from deapcache.locations.web import WebLocation
-
-Place = str | os.PathLike[str]
 
 
 def home(
@@ -52,21 +51,23 @@ def home(
 
 def data_root(given: Place | None = None) -> Path:
     """Where datasets lie: ``given``, else ``$DEAPCACHE_DATA``, else ``./data``. It need not exist."""
-    return Path(given or os.environ.get("DEAPCACHE_DATA") or "data").expanduser()
+    return expanded(given_or_set(given, "DEAPCACHE_DATA", "data root") or "data")
 
 
 def locate(place: Place) -> Location:
     """A location from a path or URL (``file://``, ``s3://``, ``gs://``, ``http(s)://``).
 
-    Raises :class:`UsageError` for any other scheme, and for an address that cannot be used.
+    Raises :class:`UsageError` for any other scheme, and for an address that is empty or cannot be used.
     """
     text = os.fspath(place)
-    parts = urlsplit(text)
+    if not text.strip():
+        raise UsageError("an empty string is no location: give a path or URL")
+    if text.lower().startswith("file:"):
+        return _folder(path_of_url(text))
     require_both_slashes(text)
     if "://" not in text:
-        return LocalLocation(Path(text).expanduser())
-    if parts.scheme == "file":
-        return LocalLocation(Path(parts.path))
+        return _folder(expanded(text))
+    parts = urlsplit(text)
     if parts.scheme in SCHEMES:
         return WebLocation(text) if parts.scheme in ("http", "https") else RemoteLocation(text)
     known = ", ".join(f"{scheme}://" for scheme in ("file", *SCHEMES))
@@ -74,18 +75,37 @@ def locate(place: Place) -> Location:
     raise UsageError(f"location {shown!r} has the unknown scheme {parts.scheme!r}: give a path, or one of {known}")
 
 
+def _folder(path: Path) -> LocalLocation:
+    """Raises :class:`UsageError` for a name that no message could show."""
+    place = LocalLocation(path)
+    if not place.url.isprintable():
+        raise UsageError(
+            f"{place.url!r} has a character that cannot be printed, or is not UTF-8, in its path: give another folder, "
+            "or a symbolic link to this one"
+        )
+    return place
+
+
 def _own(given: Place | None) -> Location:
-    if given:
-        return locate(given)
-    if configured := os.environ.get("DEAPCACHE_HOME"):
-        return locate(configured)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return LocalLocation(Path(base) / "deapcache")
+    if (place := given_or_set(given, "DEAPCACHE_HOME", "home")) is not None:
+        return locate(place)
+    return _folder(_user_caches() / "deapcache")
+
+
+def _user_caches() -> Path:
+    choice = "say where caches go with --home PATH, or DEAPCACHE_HOME"
+    try:
+        base = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    except UsageError as error:
+        raise UsageError(f"{error}; or {choice}") from None
+    if not base.is_absolute():
+        raise UsageError(f"XDG_CACHE_HOME is {str(base)!r}, which is not an absolute path: set it so, or {choice}")
+    return base
 
 
 def _read_homes(given: Sequence[Place] | None) -> list[Place]:
     if given:
-        return list(given)
+        return list(given)  # an empty one is refused where it is located
     # Not os.pathsep: URLs have colons. Not a space: folders have them.
     configured = os.environ.get("DEAPCACHE_READ_HOMES", "").split(",")
     return [place.strip() for place in configured if place.strip()]

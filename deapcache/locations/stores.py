@@ -160,7 +160,9 @@ def _environment() -> dict[str, str]:
 def _files() -> list[str]:
     config = os.environ.get("AWS_CONFIG_FILE") or _CONFIG
     credentials = os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or _CREDENTIALS
-    return [str(path) for path in (Path(config).expanduser(), Path(credentials).expanduser()) if path.is_file()]
+    # not expanded(): where no home folder is known these files are simply not there
+    paths = [Path(os.path.expanduser(path)) for path in (config, credentials)]  # noqa: PTH111
+    return [str(path) for path in paths if path.is_file()]
 
 
 def _profile(profile: str, *, required: bool) -> Mapping[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from deapcache.errors import LocationError, UsageError
 from deapcache.locations.addresses import local_path
+from deapcache.locations.paths import expanded, given_or_set
 
 SHARDS = "deapcache-shards"
 """The one folder below the tier's that deapcache writes to, counts and deletes from."""
@@ -36,8 +37,8 @@ def local_tier(folder: str | os.PathLike[str] | None = None, size: str | None = 
     The folder is made. Raises :class:`UsageError` where one is given without the other or the size is none, and
     :class:`LocationError` where nothing can be written to the folder.
     """
-    place = folder or os.environ.get("DEAPCACHE_LOCAL_TIER")
-    limit = size or os.environ.get("DEAPCACHE_LOCAL_TIER_SIZE")
+    place = given_or_set(folder, "DEAPCACHE_LOCAL_TIER", "local tier's folder")
+    limit = given_or_set(size, "DEAPCACHE_LOCAL_TIER_SIZE", "local tier's size")
     if not place and not limit:
         return None
     if not place or not limit:
@@ -45,8 +46,8 @@ def local_tier(folder: str | os.PathLike[str] | None = None, size: str | None = 
             "a local tier needs a folder and a size: --local-tier DIR --local-tier-size 200GB "
             "(or DEAPCACHE_LOCAL_TIER and DEAPCACHE_LOCAL_TIER_SIZE)"
         )
-    path = local_path(place, what="the local tier").expanduser()
-    tier = LocalTier(folder=Path(os.path.abspath(path)), bytes=parse_bytes(limit))  # noqa: PTH100
+    path = expanded(local_path(place, what="the local tier"))
+    tier = LocalTier(folder=Path(os.path.abspath(path)), bytes=parse_bytes(str(limit)))  # noqa: PTH100
     _require_usable(tier)
     return tier
 

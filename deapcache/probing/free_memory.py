@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from deapcache.machine import control_groups
+
 _RECLAIMED = "inactive_file"
 """What a control group counts as used though it gives it up first: file pages that were not touched for a while."""
 
@@ -35,7 +37,8 @@ def free_host_memory(root: Path = Path("/")) -> int:
     the first version), and end a job that passes it, however much the machine has left. ``root`` is where ``proc`` and
     ``sys`` lie.
     """
-    return max(0, min([_of_machine(root), *(room for group in _groups(root) for room in _rooms(group))]))
+    groups = control_groups("memory", root)
+    return max(0, min([_of_machine(root), *(room for group in groups for room in _rooms(group))]))
 
 
 def _of_machine(root: Path) -> int:
@@ -48,21 +51,6 @@ def _of_machine(root: Path) -> int:
         # macOS does not tell what is available, only what is there
         pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
         return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _groups(root: Path) -> Iterator[Path]:
-    """Folders of the groups that hold this process: its own and all above, as each may have a limit."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:  # no Linux, or one without control groups
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "" or "memory" in controllers.split(","):
-            top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
-            own = top / path.lstrip("/")
-            # in a container the path may be the host's, and what is mounted is the container's own group alone
-            yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(top))
 
 
 def _rooms(group: Path) -> Iterator[int]:

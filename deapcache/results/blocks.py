@@ -45,7 +45,7 @@ def _one_line(text: str) -> str:
 
 def print_blocks(blocks: Sequence[Block], *, file: IO[str] | None = None) -> None:
     """Print tables: in colour on a terminal, else as plain text that is never wrapped or cut."""
-    console = Console(file=file, highlight=False)
+    console = Console(file=file, highlight=False, emoji=False)
     for block in blocks:
         if console.is_terminal:
             console.print(rich_table(block))

@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 from deapcache.backbones import build, build_count, describe, forward_count
+from deapcache.backbones.building import load_model
+from deapcache.backbones.initialisation import initialisation
 from deapcache.errors import UnknownNameError, UsageError
 
 
@@ -236,3 +238,75 @@ def test_counters():
     assert (build_count() - built, forward_count() - forwarded) == (1, 5)
     describe("timm:resnet18")
     assert (build_count() - built, forward_count() - forwarded) == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "dim", "grid"),
+    [
+        ("samvit_base_patch16", 256, (64, 64)),
+        ("samvit_large_patch16.sa1b", 256, (64, 64)),
+        ("samvit_base_patch16_224", None, (14, 14)),
+        ("swin_tiny_patch4_window7_224", 768, (7, 7)),
+        ("convnext_atto", 320, (7, 7)),
+        ("maxvit_nano_rw_256", 512, (8, 8)),
+        ("xcit_nano_12_p16_224", 128, (14, 14)),
+        ("davit_tiny", 768, (7, 7)),
+        ("pvt_v2_b0", 256, (7, 7)),
+        ("levit_128s", 384, (4, 4)),
+        ("mobilenetv4_conv_small", None, (7, 7)),
+        ("vitamin_small_224", 384, (14, 14)),
+        ("hiera_tiny_224", 768, (7, 7)),
+        ("eva02_tiny_patch14_224", 192, (16, 16)),
+        ("beit_base_patch16_224", 768, (14, 14)),
+        ("coat_tiny", None, None),
+        ("fastvit_t8", None, None),
+        ("twins_svt_small", None, None),
+    ],
+)
+def test_the_map_that_is_used_has_the_shape_that_is_described(name, dim, grid):
+    """SAM's final norm comes with a neck that changes the width: the shape is measured on the path that is taken."""
+    entry = describe(f"timm:{name}@untrained")
+    with torch.device("meta"), torch.no_grad():
+        loaded = load_model(entry, None, None)
+        loaded.module.eval()
+        shape = loaded.feature_map(torch.zeros(1, 3, *entry.image_size)).shape
+    assert tuple(shape) == (1, entry.dim, *entry.grid)
+    assert dim in (None, entry.dim)
+    assert grid in (None, entry.grid)
+
+
+def test_a_model_without_a_map_is_one_clear_line():
+    with pytest.raises(UsageError, match="has no feature map that can be measured: RuntimeError"):
+        describe("timm:gemma4_vit_167m")
+
+
+def test_a_backbone_is_built_once_to_be_described(monkeypatch):
+    from deapcache.backbones import timm_models
+
+    before = describe("timm:swin_tiny_patch4_window7_224")
+    monkeypatch.setattr(timm_models, "create", None)
+    assert describe("timm:swin_tiny_patch4_window7_224") is before
+    assert describe("timm:swin_tiny_patch4_window7_224@untrained").untrained
+
+
+def test_weights_that_a_checkpoint_replaces_are_not_drawn():
+    with initialisation(0, wanted=False):
+        before = torch.random.get_rng_state()
+        layers = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 4), torch.nn.Embedding(4, 4)
+        for layer in layers:
+            torch.nn.init.kaiming_normal_(layer.weight)
+            torch.nn.init.xavier_uniform_(layer.weight)
+        assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "bounds", [(0.0, 1.0, -2.0, 2.0), (3.0, 0.1, 2.9, 3.1), (0.0, 1.0, 1.5, 1.6), (9.0, 1.0, -2, 2)]
+)
+@pytest.mark.parametrize("held", [float("nan"), float("inf"), 1e30, -7.0])
+@pytest.mark.filterwarnings("ignore:mean is more than 2 std")
+def test_no_initialiser_waits_for_values_that_are_not_drawn(bounds, held):
+    """torch draws truncated values again until all are within their bounds, whatever the memory held before."""
+    mean, std, low, high = bounds
+    with initialisation(0, wanted=False):
+        found = torch.nn.init.trunc_normal_(torch.full((8, 8), held), mean, std, low, high)
+    assert found.shape == (8, 8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import signal
 import threading
 import time
@@ -14,6 +13,7 @@ import pytest
 
 from deapcache.datasets import in_order, open_dataset, workers
 from deapcache.datasets.checking import read_problems
+from deapcache.machine import cpu_count
 
 
 def test_results_keep_the_order_of_the_jobs_and_few_are_done_ahead() -> None:
@@ -28,7 +28,7 @@ def test_results_keep_the_order_of_the_jobs_and_few_are_done_ahead() -> None:
     with ThreadPoolExecutor(3) as pool:
         results = in_order(pool, work, iter(range(200)))
         assert next(results) == (0, 0)
-        assert len(started) <= 4 * (os.cpu_count() or 1)
+        assert len(started) <= 4 * cpu_count()
         assert list(results) == [(job, job * job) for job in range(1, 200)]
 
 

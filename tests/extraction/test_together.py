@@ -136,7 +136,7 @@ def test_the_workers_of_one_host_take_its_gpus_in_turn(monkeypatch):
 
 
 def test_cpu_workers_share_the_cores_unless_told(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(cluster_module, "cpu_count", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert worker_environment(0, 3, "cpu")["OMP_NUM_THREADS"] == "2"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 from deapcache.cli.cache.diff import diff_command
 from deapcache.cli.cache.info import info_command
 from deapcache.cli.cache.ls import list_command
@@ -11,8 +9,9 @@ from deapcache.cli.cache.remove import prune_command, rm_command
 from deapcache.cli.cache.repair import repair_command
 from deapcache.cli.cache.transfer import pull_command, push_command
 from deapcache.cli.cache.verify import verify_command
+from deapcache.cli.parsing import App
 
-app = typer.Typer(help="Look at the caches of a home, and look after them.", no_args_is_help=True)
+app = App(help="Look at the caches of a home, and look after them.", no_args_is_help=True)
 app.command("ls")(list_command)
 app.command("info")(info_command)
 app.command("diff")(diff_command)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ from deapcache.experiments.planning.work import StepGroup
 from deapcache.extraction import choose_device, untrained_rate
 from deapcache.extraction.circumstances import circumstances
 from deapcache.extraction.settings import default_batch_size
-from deapcache.machine import device_name, now
+from deapcache.machine import cpu_count, device_name, now
 from deapcache.probing import ProbeOptions
 from deapcache.probing.learner import Learner
 from deapcache.probing.posed import PosedTask
@@ -104,10 +103,10 @@ def _circumstances(device: torch.device) -> dict[str, Any]:
 
 
 def machine_name(device: str) -> str:
-    """Of the GPU, or of the processor with its number of cores."""
+    """Of the GPU, or of the processor with the number of cores that this process may use."""
     chosen = choose_device(device)
     name = device_name(chosen)
-    return name if chosen.type == "cuda" else f"{name} {os.cpu_count()} cores"
+    return name if chosen.type == "cuda" else f"{name} {cpu_count()} cores"
 
 
 def measure_step(group: StepGroup, device: torch.device) -> float:

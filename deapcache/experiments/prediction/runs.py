@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from pathlib import Path
 
 from deapcache.errors import ResultsError, UnknownNameError, UsageError
-from deapcache.locations import Location, locate
+from deapcache.locations import Location, expanded, locate
 from deapcache.recipe import FeatureRecipe
 from deapcache.results import ReadoutFile, Result, load_readout_file, load_results
 from deapcache.results.files import runs_in
@@ -46,7 +45,7 @@ def find_run(home: Location, given: str) -> TrainedRun:
 
 
 def _of_file(given: str) -> tuple[Location, str]:
-    text = given if "://" in given else str(Path(given).expanduser().absolute())
+    text = given if "://" in given else str(expanded(given).absolute())
     root, folder, name = text.rpartition(f"/{_FOLDER}")
     if not folder or "/" in name:
         raise UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,6 +15,7 @@ from deapcache.datasets.scenes.export import coco, coco_stuff, folder, nyuv2, vo
 from deapcache.datasets.scenes.export.rows import ExportFormat, Row, list_rows, render
 from deapcache.datasets.scenes.export.staging import whole_folder
 from deapcache.errors import UnknownNameError
+from deapcache.machine import cpu_count
 from deapcache.processes import process_pool, refuse_unguarded
 
 FORMATS: dict[str, ExportFormat] = {
@@ -62,7 +62,7 @@ def export_scenes(
         raise UnknownNameError(f"unknown layout {name!r}: choose {', '.join(FORMATS)}")
     rows = list_rows(splits, limit)
     chosen = FORMATS[name]
-    processes = min(os.cpu_count() or 1, len(rows))
+    processes = min(cpu_count(), len(rows))
     with whole_folder(out) as stage, process_pool(processes, "rendering scenes") as pool:
         chosen.finish(stage, rows, _write_rows(pool, chosen, stage, rows, progress))
     return ExportReport(format=name, path=out, images=dict(Counter(row.split for row in rows)))
@@ -77,9 +77,9 @@ def _write_rows(
 ) -> Iterator[Any]:
     """What ``write_row`` made of each row, in order, with a bounded number of rows under way."""
     ahead: deque[Future[Any]] = deque()
-    waiting = iter(rows)
+    waiting, most = iter(rows), 4 * cpu_count()
     for done in range(1, len(rows) + 1):
-        while len(ahead) < 4 * (os.cpu_count() or 1) and (row := next(waiting, None)):
+        while len(ahead) < most and (row := next(waiting, None)):
             ahead.append(pool.submit(_write_row, chosen, stage, row))
         yield ahead.popleft().result()
         if progress:
