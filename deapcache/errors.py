@@ -45,6 +45,10 @@ class LocationError(DeapcacheError, OSError):
     """A cache home or another location cannot be used as asked."""
 
 
+class UnreadableError(LocationError, PermissionError):
+    """A file or folder may not be read by this user."""
+
+
 class ReadOnlyError(LocationError, PermissionError):
     """A location that must be written to cannot be written."""
 

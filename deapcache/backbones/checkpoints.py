@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from deapcache.backbones.entries import BackboneEntry
 from deapcache.errors import WeightsError
+from deapcache.locations import require_reached
 
 State = dict[str, Tensor]
 
@@ -50,6 +51,7 @@ def _read_safetensors(path: Path) -> State:
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError) as error:
+        require_reached(error, path)
         raise WeightsError(f"{path} cannot be read as safetensors: {error}") from None
 
 
@@ -59,6 +61,7 @@ def _read_torch(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        require_reached(error, path)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsError(
             f"{path} cannot be read as a torch checkpoint of tensors only ({reason}): "

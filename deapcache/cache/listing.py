@@ -18,7 +18,14 @@ from deapcache.cache.names import DEPTH, KINDS, SUFFIX, original
 from deapcache.cache.opening import open_cache
 from deapcache.cache.views import ORIGINAL
 from deapcache.cache.work import REQUESTS
-from deapcache.errors import AmbiguousCacheError, CacheMissError, CorruptCacheError, DeapcacheError, UsageError
+from deapcache.errors import (
+    AmbiguousCacheError,
+    CacheMissError,
+    CorruptCacheError,
+    DeapcacheError,
+    UnreadableError,
+    UsageError,
+)
 from deapcache.locations import Location
 
 _NAME_FIELDS = {"features": "backbone", "targets": "annotation"}
@@ -60,8 +67,9 @@ def list_caches(home: Location, kind: str | None = None) -> list[CacheEntry]:
 
     Where homes are read beside it (``home.layers``), their caches follow. Of a cache that several have, the one of the
     first home that has all of it is listed; where none has, the one with the most shards.
-    A folder whose metadata cannot be used is left out with a warning. Raises :class:`LocationError` for a web server,
-    which cannot be listed: open its caches by their address.
+    A folder whose metadata cannot be used, or that may not be read, is left out with a warning. Raises
+    :class:`LocationError` for a web server, which cannot be listed (open its caches by their address), and where the
+    home could not be looked at.
     """
     found: dict[str, list[CacheEntry]] = {}
     for layer in home.layers:
@@ -163,7 +171,7 @@ def _entry(home: Location, path: str) -> CacheEntry | str:
     """The cache at ``path``, or why it cannot be listed."""
     try:
         group = read_group(home / path)
-    except CorruptCacheError as error:
+    except (CorruptCacheError, UnreadableError) as error:
         return str(error)
     parts = PurePosixPath(path).parts
     if len(parts) != DEPTH or parts[0] != group.kind:

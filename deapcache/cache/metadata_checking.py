@@ -11,7 +11,7 @@ from deapcache.cache.group import read_group
 from deapcache.cache.identifiers import BYTES, OFFSETS, identifier_metadata, read_identifiers
 from deapcache.cache.layout import METADATA_KEY, UNCOMPRESSED, StoredArray, array_metadata, stored_array
 from deapcache.cache.store import read_whole
-from deapcache.errors import CacheMissError, CorruptCacheError, DeapcacheError
+from deapcache.errors import CacheMissError, CorruptCacheError
 from deapcache.locations import Location
 
 _AXES = (("row", "column", "channel"), ("row", "column"), ("box", "column"), ("channel",))
@@ -141,7 +141,9 @@ def _bad_provenance(location: Location) -> Iterator[tuple[str, str]]:
     for key in location.keys(PROVENANCE):
         try:
             facts = json.loads(location.read(key))
-        except (ValueError, DeapcacheError) as error:
+        except FileNotFoundError:  # deleted since it was listed
+            continue
+        except (ValueError, RecursionError) as error:
             yield key, f"it is no JSON ({error})"
             continue
         if not isinstance(facts, dict):

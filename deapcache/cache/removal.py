@@ -22,7 +22,7 @@ from deapcache.cache.manifest import withdraw
 from deapcache.cache.opening import open_cache
 from deapcache.cache.verifying import BadShard, verify_cache
 from deapcache.errors import CorruptCacheError, DeapcacheError
-from deapcache.locations import MANIFEST, LocalLocation, Location
+from deapcache.locations import MANIFEST, LocalLocation, Location, reading
 
 SET_ASIDE = ".damaged"
 """Ending of a small file that was moved out of the way."""
@@ -127,5 +127,6 @@ def _provenance_times(location: Location) -> Iterable[datetime]:
 
 def _modified(folder: Path) -> datetime:
     """The newest of the folders of a cache: a shard that is put in place changes its folder."""
-    stamps = [path.stat().st_mtime for path in (folder, *folder.iterdir())]
+    with reading(folder):
+        stamps = [path.stat().st_mtime for path in (folder, *folder.iterdir())]
     return datetime.fromtimestamp(max(stamps), UTC)

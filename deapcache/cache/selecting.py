@@ -13,7 +13,7 @@ from deapcache.cache.listing import CacheEntry, entry_at, list_caches
 from deapcache.cache.misses import shown
 from deapcache.cache.names import DEPTH, KINDS, SUFFIX
 from deapcache.cache.opening import open_cache
-from deapcache.errors import AmbiguousCacheError, CacheMissError, UsageError
+from deapcache.errors import AmbiguousCacheError, CacheMissError, UnreadableError, UsageError
 from deapcache.locations import Location
 
 _LISTED = 12
@@ -50,7 +50,7 @@ def list_folders(home: Location) -> list[CacheFolder]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged caches, which are listed here
         entries = {entry.path: entry for entry in list_caches(home)}
-    keys = [key for kind in KINDS for key in home.keys(kind)]
+    keys = [key for kind in KINDS for key in _keys(home, kind)]
     paths = {_folder(key): False for key in keys} | {
         _folder(key): True for key in keys if key == f"{_folder(key)}/{METADATA_KEY}"
     }
@@ -59,6 +59,14 @@ def list_folders(home: Location) -> list[CacheFolder]:
         for path in sorted(paths)
         if path.endswith(SUFFIX)
     ]
+
+
+def _keys(home: Location, kind: str) -> list[str]:
+    try:
+        return home.keys(kind)
+    except UnreadableError:  # somebody's private folder: look around it, with a warning
+        inner = (f"{kind}/*/*/*{SUFFIX}{below}" for below in ("/*", "/*/*"))
+        return [key for pattern in inner for key in home.find(pattern)]
 
 
 def _folder(key: str) -> str:

@@ -81,12 +81,13 @@ def shard_faults(
 ) -> list[Fault]:
     """What is wrong with a shard of ``images`` images; [] where every byte is as it was written.
 
-    Every checksum is compared. With ``unpack``, each chunk is also decompressed, and its numbers must be finite.
+    Every checksum is compared. With ``unpack``, each chunk is also decompressed, and its numbers must be finite. What
+    the operating system raises is passed on: bytes that could not be read are not known to be damaged.
     """
     everything = tuple(range(images))
     try:
         entries = read_index(data, stored.shard_images)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         return [Fault(numbers=everything, reason=str(error))]
     faults = []
     if absent := tuple(number for number in everything if int(entries[number, 0]) == ABSENT):
@@ -124,7 +125,7 @@ def _segment_faults(
     start = segment[0].offset
     try:
         read = data.read(start, max(chunk.offset + chunk.length for chunk in segment) - start)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         return [Fault(numbers=tuple(chunk.number for chunk in segment), reason=str(error))]
     found = ((c, _chunk_problem(read[c.offset - start :][: c.length], stored, scratch, unpack)) for c in segment)
     return [Fault(numbers=(chunk.number,), reason=problem) for chunk, problem in found if problem]

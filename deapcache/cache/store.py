@@ -35,6 +35,9 @@ class Failure(Enum):
 
 _DAMAGED = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "OUT_OF_RANGE")
 
+_OF_THE_SYSTEM = "[OS error "
+"""How tensorstore tells an error of the operating system, whatever the status that it gives it."""
+
 
 def failure_of(error: Exception) -> Failure:
     """What a tensorstore error says."""
@@ -43,6 +46,8 @@ def failure_of(error: Exception) -> Failure:
         return Failure.UNREACHABLE
     if message.startswith("NOT_FOUND"):
         return Failure.MISSING
+    if _OF_THE_SYSTEM in message:  # EIO, EMFILE and the like say nothing about what the file holds
+        return Failure.UNREACHABLE
     return Failure.DAMAGED if message.startswith(_DAMAGED) else Failure.UNREACHABLE
 
 

@@ -120,7 +120,8 @@ class TierFolder:
             self._full_until = time.monotonic() + _FULL_FOR
             return False
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
         self.use(path)
         return True
 

@@ -17,8 +17,8 @@ from deapcache.cache.opening import open_cache
 from deapcache.cache.shard_checking import Fault, Scratch, ShardFile, shard_faults
 from deapcache.cache.shard_index import WholeShard, is_known
 from deapcache.cache.work import ShardListener, ShardProgress, each, unheard
-from deapcache.errors import CorruptCacheError, LocationError
-from deapcache.locations import LocalLocation, Location
+from deapcache.errors import CorruptCacheError
+from deapcache.locations import LocalLocation, Location, reading
 
 _REMOTE_THREADS = 4
 """Each holds a whole shard in memory."""
@@ -174,8 +174,6 @@ class _Scan:
         except FileNotFoundError:
             faults = [Fault(numbers=tuple(range(images)), reason="it is missing while the rest of the shard is there")]
             return _Seen(shard, stored, 0, faults if self._cache.is_present(shard) else [])
-        except PermissionError as error:
-            raise LocationError(f"cannot read {error.filename}: {error.strerror}; nothing was changed") from error
         return _Seen(shard, stored, size, faults)
 
     def _read(self, key: str, stored: StoredArray, shard: int, images: int) -> tuple[int, list[Fault]]:
@@ -183,7 +181,8 @@ class _Scan:
         if not is_known(stored):
             return location.size(key) or 0, self._faults_by_row(stored, shard)
         if isinstance(location, LocalLocation):
-            with ShardFile(location.path / key, self._scratch()) as file:
+            path = location.path / key
+            with reading(path), ShardFile(path, self._scratch()) as file:
                 return file.size, shard_faults(file, stored, images, self._scratch())
         data = location.read(key)
         return len(data), shard_faults(WholeShard(data), stored, images, self._scratch())

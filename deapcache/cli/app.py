@@ -26,6 +26,7 @@ from deapcache.cli.speed import speed_command
 from deapcache.cli.submit import submit_command
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.locations import redacted
+from deapcache.locations.looking import advice
 
 app = typer.Typer(
     name="deapcache",
@@ -79,6 +80,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except Exception as error:
         if _is_short_of_memory(error):
             return _failed(DeapcacheError(f"out of memory: {_first_sentences(error)}. {_WITH_LESS_MEMORY}"))
+        if isinstance(error, OSError) and error.filename and error.strerror:  # the path and the cause are all there is
+            return _failed(DeapcacheError(f"{error.filename}: {error.strerror}; {advice(error)}"))
         # Typer carries its own copy of click; its usage errors are told by what they can do
         if not hasattr(error, "format_message"):
             raise

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deapcache.errors import DataError, MissingDataError
+from deapcache.locations import read_file
 from deapcache.recipe import canonical_json
 
 
@@ -54,7 +55,7 @@ def _essence(annotation: Mapping[str, Any]) -> list[Any]:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_file(path))
     except FileNotFoundError:
         raise MissingDataError(f"annotation file {path} is missing") from None
     except ValueError as error:

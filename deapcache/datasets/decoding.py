@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from deapcache.errors import DataError, MissingDataError
+from deapcache.locations import require_reached
 
 COLOUR = "rgb8; alpha over white; grey16/257; cmyk by pillow; icc ignored; exif applied"
 """Recipe field: how :func:`decode_image` makes RGB from files."""
@@ -61,7 +62,10 @@ def upright_size(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def explained(path: Path, what: str) -> Iterator[None]:
-    """Errors of decoding a file turned into :class:`MissingDataError` and :class:`DataError` that name it."""
+    """Errors of decoding a file turned into :class:`MissingDataError` and :class:`DataError` that name it.
+
+    What the disk or a limit keeps from being read is no fault of the file: :class:`LocationError`.
+    """
     try:
         yield
     except FileNotFoundError:
@@ -73,6 +77,7 @@ def explained(path: Path, what: str) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise DataError(f"cannot decode {path}: {error}") from None
     except _BROKEN as error:
+        require_reached(error, path)
         raise DataError(f"cannot decode {path}: {error}; replace the file") from error
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from deapcache.datasets.decoding import explained
 from deapcache.errors import DataError, MissingDataError
+from deapcache.locations import require_reached
 
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
 """Modes that Pillow gives a greyscale PNG of 16 bits; older versions widen it to ``I``."""
@@ -47,6 +48,7 @@ def read_depth_npy(path: Path) -> NDArray[np.float32]:
     except FileNotFoundError:
         raise MissingDataError(f"depth map {path} is missing; put the file back, or take its image away") from None
     except _BROKEN as error:
+        require_reached(error, path)
         raise DataError(f"cannot read depth map {path}: {error or 'it ends too early'}; replace the file") from None
     if not isinstance(stored, np.ndarray) or stored.ndim != 2 or stored.dtype.kind != "f":
         found = f"{stored.dtype} of shape {stored.shape}" if isinstance(stored, np.ndarray) else "an archive"

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from deapcache.errors import LEAVE_OUT, MissingDataError, ReadOnlyError
-from deapcache.locations import Location
+from deapcache.locations import Location, reading
 from deapcache.recipe import SHORT, canonical_json, digest_of
 
 Progress = Callable[[int, int], None]
@@ -31,7 +31,7 @@ SETTLED_NS = 2_000_000_000
 def file_digest(path: Path) -> str:
     """sha256 of a file's bytes, 64 hexadecimal characters; raises :class:`MissingDataError`."""
     try:
-        with path.open("rb") as file:
+        with reading(path), path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise MissingDataError(f"image {path} is missing; put the file back, {LEAVE_OUT}") from None
@@ -131,7 +131,8 @@ def digest_parts(parts: Sequence[str], digest_part: DigestPart, *, progress: Pro
 def _look_up(path: Path, digest_it: Callable[[Path], str], known: _Entry | None) -> tuple[str, _Entry | None, bool]:
     """Digest, the entry to remember (None while the file is too fresh to trust its time), whether it was read."""
     try:
-        facts = path.stat()
+        with reading(path):
+            facts = path.stat()
     except FileNotFoundError:
         raise MissingDataError(f"image {path} is missing; put the file back, {LEAVE_OUT}") from None
     if known is not None and known[:2] == [facts.st_size, facts.st_mtime_ns]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.errors import DataError, MissingDataError
+from deapcache.locations import require_reached
 
 _READING = threading.Lock()  # of the module, so that a file can be pickled; h5py itself reads one item at a time
 
@@ -45,6 +46,7 @@ class ArrayFile:
             try:
                 return np.asarray(array[number])
             except (OSError, RuntimeError, ValueError, IndexError) as error:
+                require_reached(error, self.path)
                 raise DataError(
                     f"{self.path}: item {number} of {name} cannot be read ({error}); download the file again"
                 ) from error
@@ -89,6 +91,7 @@ def _open(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except OSError as error:
+        require_reached(error, path)
         raise DataError(
             f"{path} cannot be opened as HDF5 ({error}); expected MATLAB's version 7.3 format. The download is "
             "probably cut short, or is a web page: download it again"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deapcache.errors import DataError, MissingDataError
+from deapcache.locations import read_file
 
 NO_DEPTH = "None"
 """Second field of images for which there is no ground truth."""
@@ -42,7 +43,7 @@ def read_list(path: Path) -> tuple[Listed, ...]:
     a line has another form, or an image is listed twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_file(path).decode().splitlines()
     except FileNotFoundError:
         raise MissingDataError(f"list {path} is missing; take it from the files of BTS or AdaBins") from None
     except UnicodeDecodeError as error:

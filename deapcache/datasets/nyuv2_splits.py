@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.errors import DataError, MissingDataError
+from deapcache.locations import require_reached
 
 _NAMES = {"train": "trainNdxs", "val": "testNdxs"}
 """The official test images are our ``val``: their labels are public."""
@@ -39,6 +40,7 @@ def _load(path: Path) -> dict[str, Any]:
             "http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat"
         ) from None
     except Exception as error:  # scipy documents none; damaged files raise ValueError, TypeError, zlib.error and others
+        require_reached(error, path)
         raise DataError(f"{path} is no MATLAB file of version 5 ({error}); download it again") from error
 
 

@@ -22,6 +22,7 @@ from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
 from deapcache.datasets.folders import absent, not_under, require_all, require_split, stems
 from deapcache.datasets.labels import require_values
 from deapcache.errors import DataError, MissingDataError
+from deapcache.locations import read_file
 
 LAYOUT = """\
 VOCdevkit/VOC2012/JPEGImages/*.jpg               17,125 images, of all its tasks
@@ -135,7 +136,7 @@ def read_ids(path: Path) -> tuple[str, ...]:
     one twice, or has a line with more than an id.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_file(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no text file ({error}); give the original list") from None
     ids = [_parse_id(line.strip(), number, path) for number, line in enumerate(lines, start=1) if line.strip()]

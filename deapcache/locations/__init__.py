@@ -7,6 +7,16 @@ home is written through :meth:`Location.publish`, in one atomic step, so that a 
 from deapcache.locations.base import Location, Use
 from deapcache.locations.layers import LayeredHome
 from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation
+from deapcache.locations.looking import (
+    entries_of,
+    files_below,
+    is_file,
+    is_folder,
+    not_reached,
+    read_file,
+    reading,
+    require_reached,
+)
 from deapcache.locations.redaction import redacted
 from deapcache.locations.remote import RemoteLocation
 from deapcache.locations.resolving import data_root, home, locate
@@ -26,9 +36,17 @@ __all__ = [
     "Use",
     "WebLocation",
     "data_root",
+    "entries_of",
+    "files_below",
     "home",
+    "is_file",
+    "is_folder",
     "local_tier",
     "locate",
+    "not_reached",
     "parse_bytes",
+    "read_file",
+    "reading",
     "redacted",
+    "require_reached",
 ]

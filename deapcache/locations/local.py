@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import fnmatch
+import functools
 import os
 import shutil
 import socket
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from deapcache.errors import LocationError, ReadOnlyError, StorageFullError
+from deapcache.errors import DeapcacheError, LocationError, ReadOnlyError, StorageFullError, UnreadableError
 from deapcache.locations.base import PLAIN, Location, Use, inside
+from deapcache.locations.looking import advice, entries_of, files_below, is_file, is_folder, read_file, reading
 
 TEMPORARY_SUFFIX = ".partial"
 """Ending of files that are being written; a kill can leave them behind, :meth:`LocalLocation.sweep` removes them."""
 
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_NOT_OFFERED = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENOTTY}
+"""How file systems (CIFS, FAT, FUSE, NFS) say that they do not know permissions, hard links or syncing of folders."""
 
 
 class LocalLocation(Location):
@@ -34,47 +40,65 @@ class LocalLocation(Location):
         return LocalLocation(self.path / inside(part), use=self.use)
 
     def read(self, key: str) -> bytes:
-        try:
-            return (self.path / inside(key)).read_bytes()
-        except PermissionError as error:
-            raise LocationError(
-                f"cannot read {error.filename}: {error.strerror}; ask its owner to let your group read it"
-            ) from error
+        return read_file(self.path / inside(key))
 
     def stamp(self, key: str) -> str:
-        facts = (self.path / inside(key)).stat()
+        facts = self._facts(key)
         return f"{facts.st_ino}-{facts.st_size}-{facts.st_mtime_ns}"
 
     def exists(self, key: str) -> bool:
-        return (self.path / inside(key)).is_file()
+        return is_file(self.path / inside(key))
 
     def keys(self, prefix: str = "") -> list[str]:
-        top = self.path / inside(prefix) if prefix else self.path
-        found = [
-            str(PurePosixPath(Path(folder).relative_to(self.path)) / name)
-            for folder, _, names in os.walk(top)
-            for name in names
-            if not name.endswith(TEMPORARY_SUFFIX)
-        ]
-        return sorted(found)
+        found = files_below(self.path / inside(prefix) if prefix else self.path)
+        return sorted(self._key(path) for path in found if not path.name.endswith(TEMPORARY_SUFFIX))
 
     def find(self, pattern: str) -> list[str]:
         # Looks at the named levels only: a home holds thousands of shard files below them.
-        return sorted(str(found.relative_to(self.path)) for found in self.path.glob(inside(pattern)))
+        found = [self.path]
+        for part in PurePosixPath(inside(pattern)).parts:
+            found = [path for folder in found for path in self._below(folder, part)]
+        return sorted(self._key(path) for path in found if is_file(path))
+
+    def _below(self, folder: Path, part: str) -> list[Path]:
+        """What in ``folder`` fits one part of a pattern; somebody's private folder is left out, with a warning."""
+        if not set(part) & set("*?["):
+            return [folder / part]
+        try:
+            names = [entry.name for entry in entries_of(folder)]
+        except UnreadableError as error:
+            if self.path in (folder, folder.parent):  # all of the home, or all caches of one kind
+                raise
+            warnings.warn(f"left out: {error}", stacklevel=4)
+            return []
+        fitting = fnmatch.filter(names, part)
+        return [folder / name for name in fitting if not name.endswith(TEMPORARY_SUFFIX)]
+
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self.path).as_posix()
+
+    def _facts(self, key: str) -> os.stat_result:
+        path = self.path / inside(key)
+        with reading(path):
+            return path.stat()
 
     def size(self, key: str) -> int:
-        return (self.path / inside(key)).stat().st_size
+        return self._facts(key).st_size
 
     def delete(self, key: str) -> None:
         self._require_own()
-        (self.path / inside(key)).unlink(missing_ok=True)
+        path = self.path / inside(key)
+        with _explained(path, "remove"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
 
     def kvstore(self) -> dict[str, Any]:
         # Locks and temporaries of the driver play no part: deapcache publishes files itself (see publish).
         return {"driver": "file", "path": f"{self.path}/", "file_io_locking": {"mode": "none"}}
 
     def free_bytes(self) -> int | None:
-        return shutil.disk_usage(_nearest_existing(self.path)).free
+        folder = _nearest_existing(self.path)
+        with reading(folder):
+            return shutil.disk_usage(folder).free
 
     def require_writable(self) -> None:
         self._require_own()
@@ -97,7 +121,8 @@ class LocalLocation(Location):
                 _write_whole(temporary, data, modes)
                 published = _put_in_place(temporary, target, replace=replace)
             finally:
-                temporary.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # what stays behind is swept one day
+                    temporary.unlink(missing_ok=True)
             _sync_folder(target.parent)
         return published
 
@@ -105,16 +130,18 @@ class LocalLocation(Location):
         self._require_own()
         limit = time.time() - older_than_seconds
         swept = 0
-        for path in self.path.rglob(f".*{TEMPORARY_SUFFIX}"):
-            with contextlib.suppress(OSError):
-                if path.stat().st_mtime < limit:
-                    path.unlink()
-                    swept += 1
+        for folder, _, names in os.walk(self.path):  # what cannot be looked at stays, as it does where it is young
+            for name in fnmatch.filter(names, f".*{TEMPORARY_SUFFIX}"):
+                path = Path(folder, name)
+                with contextlib.suppress(OSError):
+                    if path.stat().st_mtime < limit:
+                        path.unlink()
+                        swept += 1
         return swept
 
 
 def _nearest_existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+    return next(folder for folder in (path, *path.parents) if is_folder(folder))
 
 
 class _Modes:
@@ -136,12 +163,21 @@ class _Modes:
     def apply(self, path: Path, mode: int) -> None:
         # Only a member of the group may give a file to it; a reader outside it still gets the mode.
         with contextlib.suppress(PermissionError):
-            os.chown(path, -1, self.group)
-        path.chmod(mode)
+            _offered(os.chown, path, -1, self.group)
+        _offered(os.chmod, path, mode)
+
+
+def _offered(call: Callable[..., None], *arguments: Any) -> None:
+    """Do what not every file system can do; one that cannot is no reason to refuse a home that can be written."""
+    try:
+        call(*arguments)
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
 
 
 def _make_folders(folder: Path, modes: _Modes) -> None:
-    if folder.is_dir():
+    if is_folder(folder):
         return
     _make_folders(folder.parent, modes)
     try:
@@ -155,7 +191,7 @@ def _write_whole(path: Path, data: bytes, modes: _Modes) -> None:
     with path.open("xb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        _offered(os.fsync, file.fileno())
     modes.apply(path, modes.file)
 
 
@@ -168,50 +204,83 @@ def _put_in_place(temporary: Path, target: Path, *, replace: bool) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in {*_NOT_OFFERED, errno.EMLINK}:
             raise
-        if target.exists():
-            return False
-        temporary.rename(target)
+        return _rename_where_free(temporary, target)
     return True
+
+
+def _rename_where_free(temporary: Path, target: Path) -> bool:
+    """Move a file to where there is none; False where there is one. In one step where the system can."""
+    rename = _renameat2()
+    if rename is not None:
+        if not rename(_HERE, os.fsencode(temporary), _HERE, os.fsencode(target), _NO_REPLACE):
+            return True
+        if ctypes.get_errno() == errno.EEXIST:
+            return False
+        if ctypes.get_errno() not in _NOT_OFFERED:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(target))
+    if is_file(target):
+        return False
+    temporary.rename(target)
+    return True
+
+
+_HERE = -100
+"""AT_FDCWD of Linux."""
+
+_NO_REPLACE = 1
+"""RENAME_NOREPLACE."""
+
+
+@functools.cache
+def _renameat2() -> Any:
+    """The C library's function of that name; None where it has none."""
+    try:
+        found = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return None
+    found.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+    return found
 
 
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems cannot sync a folder
-            raise
+        _offered(os.fsync, handle)
     finally:
         os.close(handle)
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path, doing: str = "write") -> Iterator[None]:
     try:
         yield
+    except DeapcacheError:
+        raise
     except OSError as error:
-        raise _explain_os_error(error, path) from error
+        raise _explain_os_error(error, path, doing) from error
 
 
-def _explain_os_error(error: OSError, path: Path) -> OSError:
+def _explain_os_error(error: OSError, path: Path, doing: str) -> OSError:
+    told = f"cannot {doing} {path}: {error.strerror or error}"
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return ReadOnlyError(
-            f"cannot write {path}: {error.strerror}; give a home that you may write to (--home, or DEAPCACHE_HOME)"
-        )
+        return ReadOnlyError(f"{told}; give a home that you may write to (--home, or DEAPCACHE_HOME)")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFullError(
-            f"cannot write {path}: {error.strerror}; what was published before is whole and stays. "
+            f"{told}; what was published before is whole and stays. "
             "Free some space, then run the same command again: it goes on where it stopped"
         )
     if error.errno == errno.EFBIG:
         return StorageFullError(
-            f"cannot write {path}: {error.strerror}; the file system, or the limit that `ulimit -f` shows, allows no "
+            f"{told}; the file system, or the limit that `ulimit -f` shows, allows no "
             "files of this size. What was published before is whole and stays: raise the limit, or choose another home"
         )
     if error.errno in (errno.ENOTDIR, errno.EISDIR):
+        return LocationError(f"{told}; a file stands where a folder should be, or the reverse")
+    if error.errno in (errno.ENOENT, errno.ESTALE):
         return LocationError(
-            f"cannot write {path}: {error.strerror}; a file stands where a folder should be, or the reverse"
+            f"{told}; its folder was moved or removed meanwhile. What was published before is whole, where the folder "
+            "is now: put it back, or give another home, then run the same command again"
         )
-    return LocationError(f"cannot write {path}: {error.strerror or error}")
+    return LocationError(f"{told}; {advice(error)}")

@@ -68,7 +68,7 @@ class HomeIntervals:
         try:
             kept = json.loads(self._home.read(key))["intervals"]
             return Uncertainty(intervals={metric: _numbers(*pair) for metric, pair in kept.items()})
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, LocationError, ValueError, KeyError, TypeError):
             return None  # it is made again, whatever is wrong with it
 
     def _computed(self, summary: Summary, key: str) -> Uncertainty:

@@ -20,6 +20,7 @@ from deapcache.datasets.folder.listing import IMAGES, KINDS, gather, read_split_
 from deapcache.datasets.folders import describe
 from deapcache.datasets.labels import bits_of, read_index_map, require_values
 from deapcache.errors import DataError, MissingDataError
+from deapcache.locations import read_file
 
 FAMILY = "folder"
 SPLIT_FILE = "split.json"
@@ -143,10 +144,10 @@ def name_of(root: Path) -> str:
 def _read_classes(path: Path) -> tuple[str, ...]:
     expected = 'a list of the names of all classes, ["wall", "floor", ...]: the first is value 0 of the label maps'
     try:
-        names = json.loads(path.read_bytes())
+        names = json.loads(read_file(path))
     except FileNotFoundError:
         raise MissingDataError(f"{path} is missing, which labels need: expected {expected}") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise DataError(f"{path} is not valid JSON ({error}): expected {expected}") from None
     if not (isinstance(names, list) and names and all(isinstance(name, str) and name for name in names)):
         raise DataError(f"{path} is not what labels need: expected {expected}")

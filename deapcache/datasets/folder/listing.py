@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from deapcache.datasets.boxes import BOXES
 from deapcache.datasets.files import Sample
 from deapcache.errors import DataError
+from deapcache.locations import not_reached, read_file
 
 IMAGES = "images"
 KINDS = {"labels": "classes", "instances": "instances", "depth": "depth"}
@@ -125,8 +126,8 @@ def gather(root: Path, base: str, kinds: Sequence[str]) -> Gathered:
 def read_split_file(path: Path, splits: Sequence[str]) -> dict[str, list[str]]:
     """Split → names of images; raises :class:`DataError` that names the file for anything else."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        content = json.loads(read_file(path))
+    except ValueError as error:
         raise DataError(f"{path} is not valid JSON ({error})") from None
     if isinstance(content, dict) and set(content) <= set(splits) and all(map(_is_names, content.values())):
         return content
@@ -141,7 +142,7 @@ def _is_names(value: object) -> bool:
 
 
 def _refuse_folder(error: OSError) -> None:
-    raise DataError(f"cannot list {error.filename}: {error.strerror}") from None
+    raise not_reached(error, error.filename) from None
 
 
 def _id_of(path: PurePosixPath) -> str:
