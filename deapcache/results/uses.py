@@ -17,13 +17,14 @@ class Uses:
     last: dict[str, datetime]
     """Digest of a cache → date of the newest result that names it."""
     unreadable: tuple[str, ...]
-    """Result files that could not be looked at: what they name may be in use."""
+    """Files that are no results: what they name may be in use."""
 
 
 def last_uses(homes: Sequence[Location]) -> Uses:
     """The newest use of every cache that a result in one of ``homes`` names.
 
-    Results of any version count: only their date and the digests are read.
+    Results of any version count: only their date and the digests are read. Raises :class:`LocationError` where a home
+    could not be looked at.
     """
     last: dict[str, datetime] = {}
     unreadable = []
@@ -33,7 +34,9 @@ def last_uses(homes: Sequence[Location]) -> Uses:
                 continue
             try:
                 date, digests = _read(home, key)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            except FileNotFoundError:  # deleted since it was listed
+                continue
+            except (ValueError, KeyError, TypeError, AttributeError):
                 unreadable.append(f"{home}/{key}")
                 continue
             last |= {digest: max(date, last.get(digest, date)) for digest in digests}
