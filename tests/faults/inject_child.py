@@ -9,10 +9,12 @@ preloaded; ``{"save": home, ...}`` saves a run through the library instead. Besi
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import json
 import os
 import pkgutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from deapcache.locations import locate
 
 INJECTOR = ctypes.CDLL(os.environ["LD_PRELOAD"])
 KINDS = 11
+MOST_SECONDS = 300
 ABREAST = len(os.sched_getaffinity(0))
 
 
@@ -48,6 +51,7 @@ def start(job: dict[str, Any]) -> int:
     code = 1
     for handle, ending in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{job['log']}.{ending}", os.O_WRONLY | os.O_CREAT), handle)
+    signal.alarm(MOST_SECONDS)  # one that hangs is told as killed
     under, kind, number, lasting, error = job["inject"]
     try:
         INJECTOR.inject_arm(under.encode(), kind, ctypes.c_long(number), lasting, error)
@@ -87,5 +91,6 @@ if __name__ == "__main__":
             importlib.import_module(module.name)
         except ImportError:  # of an extra that is not installed
             continue
+    gc.freeze()  # a fork then copies less
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)
