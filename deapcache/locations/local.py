@@ -88,7 +88,7 @@ class LocalLocation(Location):
     def delete(self, key: str) -> None:
         self._require_own()
         path = self.path / inside(key)
-        with _explained(path, "remove"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with _explained(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
 
     def kvstore(self) -> dict[str, Any]:
@@ -253,34 +253,36 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _explained(path: Path, doing: str = "write") -> Iterator[None]:
+def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except DeapcacheError:
         raise
     except OSError as error:
-        raise _explain_os_error(error, path, doing) from error
+        raise _explain_os_error(error, path) from error
 
 
-def _explain_os_error(error: OSError, path: Path, doing: str) -> OSError:
-    told = f"cannot {doing} {path}: {error.strerror or error}"
+def _explain_os_error(error: OSError, path: Path) -> OSError:
+    cause = error.strerror or error
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return ReadOnlyError(f"{told}; give a home that you may write to (--home, or DEAPCACHE_HOME)")
+        return ReadOnlyError(
+            f"cannot write {path}: {cause}; give a home that you may write to (--home, or DEAPCACHE_HOME)"
+        )
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFullError(
-            f"{told}; what was published before is whole and stays. "
+            f"cannot write {path}: {cause}; what was published before is whole and stays. "
             "Free some space, then run the same command again: it goes on where it stopped"
         )
     if error.errno == errno.EFBIG:
         return StorageFullError(
-            f"{told}; the file system, or the limit that `ulimit -f` shows, allows no "
+            f"cannot write {path}: {cause}; the file system, or the limit that `ulimit -f` shows, allows no "
             "files of this size. What was published before is whole and stays: raise the limit, or choose another home"
         )
     if error.errno in (errno.ENOTDIR, errno.EISDIR):
-        return LocationError(f"{told}; a file stands where a folder should be, or the reverse")
+        return LocationError(f"cannot write {path}: {cause}; a file stands where a folder should be, or the reverse")
     if error.errno in (errno.ENOENT, errno.ESTALE):
         return LocationError(
-            f"{told}; its folder was moved or removed meanwhile. What was published before is whole, where the folder "
-            "is now: put it back, or give another home, then run the same command again"
+            f"cannot write {path}: {cause}; its folder was moved or removed meanwhile. What was published before is "
+            "whole, where the folder is now: put it back, or give another home, then run the same command again"
         )
-    return LocationError(f"{told}; {advice(error)}")
+    return LocationError(f"cannot write {path}: {cause}; {advice(error)}")

@@ -38,8 +38,10 @@ def require_reached(error: Exception, path: str | os.PathLike[str]) -> None:
 
 def not_reached(error: OSError, path: str | os.PathLike[str]) -> LocationError:
     """``error`` as one line that names ``path``, the cause, and what to do."""
-    told = f"cannot read {os.fspath(path)}: {error.strerror or error}; {advice(error)}"
-    return UnreadableError(told) if isinstance(error, PermissionError) else LocationError(told)
+    cause = error.strerror or error
+    if isinstance(error, PermissionError):
+        return UnreadableError(f"cannot read {os.fspath(path)}: {cause}; ask its owner to let your group read it")
+    return LocationError(f"cannot read {os.fspath(path)}: {cause}; {advice(error)}")
 
 
 def advice(error: OSError) -> str:
@@ -47,7 +49,7 @@ def advice(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "it was moved or removed meanwhile"
     if isinstance(error, PermissionError):
-        return "ask its owner to let your group read it"
+        return "ask its owner"
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return f"this process may have {_limit()} files open (`ulimit -n`): raise that limit, and run it again"
     return "see to the disk or the file server, then run the same command again"
