@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from deapcache.backbones.entries import BackboneEntry
 from deapcache.backbones.weight_format import find_damage, is_safetensors
 from deapcache.errors import WeightsError
+from deapcache.locations import require_reached
 
 State = dict[str, Tensor]
 
@@ -55,6 +56,7 @@ def _read_safetensors(path: Path, remedy: str) -> State:
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError) as error:
+        require_reached(error, path)
         raise WeightsError(f"{path} cannot be read as safetensors ({error}): {remedy}") from None
 
 
@@ -65,6 +67,7 @@ def _read_torch(path: Path, remedy: str) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        require_reached(error, path)
         reason = _reason(error)
         if "global" in reason.lower() or "torchscript" in reason.lower():  # it names classes that are not tensors
             remedy = "save its state dict with safetensors.torch.save_file and give that"

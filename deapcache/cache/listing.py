@@ -68,7 +68,8 @@ def list_caches(home: Location, kind: str | None = None) -> list[CacheEntry]:
     first home that has all of it is listed; where none has, the one with the most shards.
     A folder whose metadata cannot be used, or that may not be entered, is left out with a warning; one that is removed
     meanwhile, or that an old index of a web server names, without. Raises :class:`LocationError` for a web server,
-    which cannot be listed: open its caches by their address.
+    which cannot be listed (open its caches by their address), and where the home could not be
+    looked at.
     """
     found: dict[str, list[CacheEntry]] = {}
     for layer in home.layers:

@@ -17,6 +17,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 import numpy as np
 from crc32c import crc32c
 
@@ -155,6 +160,9 @@ class _OpenShard:
 _MOST_OPEN = 256
 """Shards kept open: opening one costs a network file system a round trip."""
 
+_SHARE_OPEN = 4
+"""At most one in so many of the files that the process may have open is a shard that is kept."""
+
 _OPEN: OrderedDict[str, _OpenShard] = OrderedDict()
 _OPENING = threading.Lock()
 
@@ -170,9 +178,16 @@ def open_shard(path: str, images: int) -> _OpenShard:
         known = _OpenShard(path, images)
         with _OPENING:
             _OPEN[path] = known
-            while len(_OPEN) > _MOST_OPEN:
+            while len(_OPEN) > _most_open():
                 _OPEN.popitem(last=False)
     return known
+
+
+def _most_open() -> int:
+    if resource is None:
+        return _MOST_OPEN
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _MOST_OPEN if limit == resource.RLIM_INFINITY else min(_MOST_OPEN, limit // _SHARE_OPEN)
 
 
 def _stamp(facts: os.stat_result) -> tuple[int, int, int]:

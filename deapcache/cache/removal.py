@@ -23,7 +23,7 @@ from deapcache.cache.manifest import withdraw
 from deapcache.cache.opening import open_cache
 from deapcache.cache.verifying import BadShard, verify_cache
 from deapcache.errors import CacheInUseError, CacheMissError, CorruptCacheError, DeapcacheError
-from deapcache.locations import MANIFEST, LocalLocation, Location
+from deapcache.locations import MANIFEST, LocalLocation, Location, reading
 from deapcache.untrusted import is_hidden
 
 SET_ASIDE = ".damaged"
@@ -167,7 +167,8 @@ def _provenance_times(location: Location) -> Iterable[datetime]:
 def _modified(folder: Path) -> datetime:
     """The newest of the folders of a cache: a shard that is put in place changes its folder."""
     stamps = []
-    for path in (folder, *(each for each in folder.iterdir() if not is_hidden(each.name))):
-        with contextlib.suppress(FileNotFoundError):  # removed since it was listed
-            stamps.append(path.stat().st_mtime)
+    with reading(folder):
+        for path in (folder, *(each for each in folder.iterdir() if not is_hidden(each.name))):
+            with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                stamps.append(path.stat().st_mtime)
     return datetime.fromtimestamp(max(stamps), UTC)

@@ -223,14 +223,15 @@ def shard_faults(
 ) -> list[Fault]:
     """What is wrong with a shard of ``images`` images; [] where every byte is as it was written.
 
-    Every checksum is compared. With ``decompress``, each chunk is also unpacked, and its numbers must be finite. Chunks
+    Every checksum is compared. With ``decompress``, each chunk is also unpacked, and its numbers must be finite. What
+    the operating system raises is passed on: bytes that could not be read are not known to be damaged. Chunks
     are read in the order in which they lie in the file, about a megabyte at a time: a disk sees one long read, and
     memory stays flat.
     """
     everything = tuple(range(images))
     try:
         entries = read_index(data, stored.shard_images)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         return [Fault(numbers=everything, reason=str(error))]
     faults = []
     if absent := tuple(number for number in everything if int(entries[number, 0]) == ABSENT):
@@ -239,7 +240,7 @@ def shard_faults(
         start = segment[0].offset
         try:
             read = data.read(start, max(chunk.offset + chunk.length for chunk in segment) - start)
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             faults.append(Fault(numbers=tuple(chunk.number for chunk in segment), reason=str(error)))
             continue
         for chunk in segment:

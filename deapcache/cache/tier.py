@@ -141,7 +141,8 @@ class TierFolder:
             self._full_until = time.monotonic() + _FULL_FOR
             return False
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
         self.use(path)
         return True
 
@@ -295,7 +296,9 @@ class TieredShards:
         """Whether a shard is there and need not be compared with its origin."""
         path = self._path(shard)
         known = self._confirmed.get(shard)
-        if known is None or time.time() - known > self._patience or not path.exists():
+        if known is None or time.time() - known > self._patience:
+            return False
+        if not os.path.exists(path):  # noqa: PTH110 - False on any error: then it is read at its origin
             return False
         self._tier.use(path)
         return True

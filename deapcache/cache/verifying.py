@@ -16,8 +16,8 @@ from deapcache.cache.image_ids import BYTES, OFFSETS, check_image_id_metadata, r
 from deapcache.cache.opening import open_cache
 from deapcache.cache.parallel import ShardListener, ShardProgress, each, unheard
 from deapcache.cache.shards import Fault, Scratch, ShardFile, WholeShard, most_bytes, shard_faults
-from deapcache.errors import CacheMissError, CorruptCacheError, FormatVersionError, LocationError, NotAFileError
-from deapcache.locations import LocalLocation, Location
+from deapcache.errors import CacheMissError, CorruptCacheError, FormatVersionError, NotAFileError
+from deapcache.locations import LocalLocation, Location, reading
 
 _REMOTE_THREADS = 4
 """Each holds a whole shard in memory."""
@@ -177,14 +177,13 @@ class _Scan:
         except FileNotFoundError:
             faults = [Fault(numbers=tuple(range(images)), reason="it is missing while the rest of the shard is there")]
             return _Seen(shard, stored, 0, faults if has_shard(self._cache.location, self._commit, shard) else [])
-        except PermissionError as error:
-            raise LocationError(f"cannot read {error.filename}: {error.strerror}; nothing was changed") from error
         return _Seen(shard, stored, size, faults)
 
     def _read(self, key: str, stored: StoredArray, shard: int, images: int) -> tuple[int, list[Fault]]:
         location = self._cache.location
         if isinstance(location, LocalLocation):
-            with ShardFile(location.path / key, self._scratch()) as file:
+            path = location.path / key
+            with reading(path), ShardFile(path, self._scratch()) as file:
                 return file.size, shard_faults(file, stored, images, self._scratch())
         data = location.read(key, most=most_bytes(stored))
         return len(data), shard_faults(WholeShard(data), stored, images, self._scratch())

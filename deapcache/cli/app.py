@@ -31,6 +31,7 @@ from deapcache.cli.streams import Output, nobody_reads, steady_streams
 from deapcache.cli.submit import submit_command
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.locations import redacted
+from deapcache.locations.looking import advice
 from deapcache.machine import versions
 from deapcache.processes import signals_interrupt
 from deapcache.untrusted import printable
@@ -127,6 +128,8 @@ def _run(arguments: Sequence[str] | None, signal_that_came: Callable[[], int]) -
             return _interrupted()
         if _is_short_of_memory(error):
             return _failed(DeapcacheError(f"out of memory: {_first_sentences(error)}. {_WITH_LESS_MEMORY}"))
+        if isinstance(error, OSError) and error.filename and error.strerror:  # the path and the cause are all there is
+            return _failed(DeapcacheError(f"{error.filename}: {error.strerror}; {advice(error)}"))
         # Typer carries its own copy of click; its usage errors are told by what they can do
         if not hasattr(error, "format_message"):
             raise

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from deapcache.datasets.folders import access_error
 from deapcache.errors import DataError, MissingDataError
+from deapcache.locations import require_reached
 
 _NAMES = {"train": "trainNdxs", "val": "testNdxs"}
 """The official test images are our ``val``: their labels are public."""
@@ -44,6 +45,7 @@ def _load(path: Path) -> dict[str, Any]:
             raise access_error(error, path) from None
         raise DataError(f"{path} is no MATLAB file of version 5 ({error}); download it again") from error
     except Exception as error:  # scipy documents none; damaged files raise ValueError, TypeError, zlib.error and others
+        require_reached(error, path)
         raise DataError(f"{path} is no MATLAB file of version 5 ({error}); download it again") from error
 
 

@@ -8,6 +8,16 @@ from deapcache.locations.addresses import local_path
 from deapcache.locations.base import Location, Use
 from deapcache.locations.layers import LayeredHome
 from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation, file_age
+from deapcache.locations.looking import (
+    entries_of,
+    files_below,
+    is_file,
+    is_folder,
+    not_reached,
+    read_file,
+    reading,
+    require_reached,
+)
 from deapcache.locations.paths import expanded
 from deapcache.locations.redaction import redacted
 from deapcache.locations.remote import RemoteLocation
@@ -28,12 +38,20 @@ __all__ = [
     "Use",
     "WebLocation",
     "data_root",
+    "entries_of",
     "expanded",
     "file_age",
+    "files_below",
     "home",
+    "is_file",
+    "is_folder",
     "local_path",
     "local_tier",
     "locate",
+    "not_reached",
     "parse_bytes",
+    "read_file",
+    "reading",
     "redacted",
+    "require_reached",
 ]

@@ -12,6 +12,7 @@ from deapcache.locations.addresses import require_both_slashes
 from deapcache.locations.base import Location
 from deapcache.locations.layers import LayeredHome
 from deapcache.locations.local import LocalLocation
+from deapcache.locations.looking import is_folder
 from deapcache.locations.paths import Place, expanded, given_or_set, path_of_url
 from deapcache.locations.redaction import redacted
 from deapcache.locations.remote import SCHEMES, RemoteLocation
@@ -112,7 +113,7 @@ def _read_homes(given: Sequence[Place] | None) -> list[Place]:
 
 
 def _required(place: Location) -> Location:
-    if isinstance(place, LocalLocation) and not place.path.is_dir():
+    if isinstance(place, LocalLocation) and not is_folder(place.path):
         raise LocationError(
             f"there is no read-home {place}: is it mounted? --read-home (or DEAPCACHE_READ_HOMES) names homes that "
             "others have made"
@@ -127,4 +128,4 @@ def _tiered(place: Location, tier: LocalTier | None) -> Location:
 
 
 def _device(path: Path) -> int:
-    return next(folder for folder in (path, *path.parents) if folder.is_dir()).stat().st_dev
+    return next(folder for folder in (path, *path.parents) if is_folder(folder)).stat().st_dev

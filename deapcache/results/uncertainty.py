@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from deapcache.errors import DeapcacheError, LocationError, NotAFileError, ResultsError
+from deapcache.errors import DeapcacheError, LocationError, ResultsError
 from deapcache.locations import Location
 from deapcache.recipe import SHORT, digest_of
 from deapcache.results.aggregate import Summary
@@ -74,7 +74,7 @@ class HomeIntervals:
     def _kept(self, key: str) -> Uncertainty | None:
         try:
             kept = _INTERVALS.validate_json(self._home.read(key, most=MOST_BYTES), strict=True)["intervals"]
-        except (FileNotFoundError, NotAFileError, ValueError):
+        except (FileNotFoundError, LocationError, ValueError):
             return None  # it is made again, whatever is wrong with it
         return Uncertainty(intervals={metric: _numbers(*pair) for metric, pair in kept.items()})
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from pydantic import TypeAdapter
 
+from deapcache.errors import NotAFileError
 from deapcache.locations import Location
 from deapcache.results.documents import UseDocument
 from deapcache.results.files import MOST_BYTES, keys_below
@@ -22,7 +23,7 @@ class Uses:
     last: dict[str, datetime]
     """Digest of a cache → date of the newest result that names it."""
     unreadable: tuple[str, ...]
-    """Result files that could not be looked at: what they name may be in use."""
+    """Files that are no results: what they name may be in use."""
 
 
 def last_uses(homes: Sequence[Location]) -> Uses:
@@ -30,6 +31,7 @@ def last_uses(homes: Sequence[Location]) -> Uses:
 
     Results of any version count: only their date and the digests are read. What is no result but looks
     like one, such as a copy under another name, counts as well: a cache is in use as long as anything says so.
+    Raises :class:`LocationError` where a home could not be looked at.
     """
     last: dict[str, datetime] = {}
     unreadable = []
@@ -37,7 +39,9 @@ def last_uses(homes: Sequence[Location]) -> Uses:
         for key in keys_below(home, "results", ".json"):
             try:
                 use = _USE.validate_json(home.read(key, most=MOST_BYTES), strict=True)
-            except (OSError, ValueError):
+            except FileNotFoundError:  # deleted since it was listed
+                continue
+            except (NotAFileError, ValueError):
                 unreadable.append(f"{home}/{key}")
                 continue
             date = datetime.fromisoformat(use["date"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -11,10 +12,13 @@ from typing import BinaryIO
 from urllib.parse import unquote
 
 from deapcache.cache.names import DEPTH, KINDS, SUFFIX
-from deapcache.locations import INDEX, MANIFEST
+from deapcache.locations import INDEX, MANIFEST, not_reached
 
 _PART = re.compile(r"[A-Za-z0-9_@+=~-][A-Za-z0-9_.@+=~-]*", re.ASCII)
 """One part of a key: what names and shards are made of. No dot comes first, so neither ``..`` nor a temporary fits."""
+
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG}
+"""Of what is not there, or is no file: a socket is ENXIO."""
 
 _SHARD = re.compile(r"c\.\d+(\.0)*", re.ASCII)
 
@@ -52,16 +56,18 @@ def is_shard(key: str) -> bool:
 def open_key(home: Path, key: str) -> OpenFile | None:
     """The file of ``key``; None where there is none, or where links lead out of ``home``.
 
-    Raises ``PermissionError`` where it may not be read.
+    Raises ``PermissionError`` where it may not be read, :class:`LocationError` where one could not look.
     """
     try:
         path = (home / key).resolve(strict=True)
         if not path.is_relative_to(home.resolve()):
             return None
         content = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0)
-    except PermissionError:
-        raise
-    except (OSError, RuntimeError):  # absent, a folder, or links in a circle
+    except RuntimeError:  # links in a circle
+        return None
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise not_reached(error, home / key) from error
         return None
     facts = os.fstat(content.fileno())
     if not stat.S_ISREG(facts.st_mode):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from deapcache.errors import BundleError
+from deapcache.locations import require_reached
 from deapcache.results.bundle.contents import (
     LIMITS,
     MANIFEST,
@@ -80,6 +81,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
     except BundleError as error:
         raise BundleError(f"bundle {path} is refused: {error}") from None
     except (zipfile.BadZipFile, OSError) as error:
+        require_reached(error, path)
         raise BundleError(f"bundle {path} is refused: it is no zip file that can be read: {error}") from None
 
 

@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from deapcache.errors import DataError, MissingDataError
+from deapcache.locations import read_file
 from deapcache.results.paper import paper_backbones, paper_score
 
 _KEY = "backbone"
@@ -68,10 +69,10 @@ def read_reference(file: Path) -> list[Reference]:
     read.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_file(file).decode("utf-8-sig").splitlines()
     except FileNotFoundError:
         raise MissingDataError(f"--reference {file}: no such file; expected {_expected()}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise DataError(
             f"--reference {file}: cannot be read as text in UTF-8 ({error}); expected {_expected()}"
         ) from None
