@@ -25,6 +25,7 @@ from deapcache.locations.looking import (
     files_below,
     is_file,
     is_folder,
+    not_reached,
     opened,
     read_file,
     reading,
@@ -70,25 +71,9 @@ class LocalLocation(Location):
         found = [self.path]
         forgiving = False
         for part in PurePosixPath(inside(pattern)).parts:
-            found = [path for folder in found for path in self._below(folder, part, forgiving)]
+            found = [path for folder in found for path in _below(folder, part, forgiving)]
             forgiving = forgiving or "*" in part
-        return sorted(self._key(path) for path in found if facts_of(path) is not None)
-
-    def _below(self, folder: Path, part: str, forgiving: bool) -> list[Path]:
-        """What in ``folder`` fits one part of a pattern.
-
-        Where ``forgiving``, a folder that may not be entered is left out with a warning: it is one of many in a home.
-        """
-        if "*" not in part:
-            return [folder / part]
-        try:
-            names = [entry.name for entry in entries_of(folder)]
-        except UnreadableError as error:
-            if not forgiving:
-                raise
-            warnings.warn(f"left out: {error}", stacklevel=4)
-            return []
-        return [folder / name for name in fnmatch.filter(names, part) if not is_hidden(name)]
+        return sorted(self._key(path) for path in found)
 
     def folders(self, pattern: str) -> list[str]:
         return [folder for folder in self.find(pattern) if _holds_files(self.path / folder)]
@@ -170,6 +155,24 @@ class LocalLocation(Location):
         places = [Path(folder, name) for folder, _, names in os.walk(self.path) for name in names]
         found = [path for path in places if _is_temporary(path.name)]
         return _remove_old(found, _now_in(self.path) - older_than_seconds) if found else 0
+
+
+def _below(folder: Path, part: str, forgiving: bool) -> list[Path]:
+    """What is in ``folder`` and fits one part of a pattern.
+
+    Where ``forgiving``, a folder that may not be entered is left out with a warning: it is one of many in a home.
+    """
+    try:
+        if "*" not in part:
+            return [folder / part] if facts_of(folder / part) is not None else []
+        names = [entry.name for entry in entries_of(folder)]
+    except UnreadableError as error:
+        if not forgiving:
+            raise
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        warnings.warn(f"left out: {not_reached(cause, folder, 'list')}", stacklevel=4)
+        return []
+    return [folder / name for name in fnmatch.filter(names, part) if not is_hidden(name)]
 
 
 _SWEPT: set[tuple[int, Path]] = set()

@@ -14,6 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+try:
+    import resource  # here: where no more files can be opened, no module can be, either
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 from deapcache.errors import DeapcacheError, LocationError, NotAFileError, UnreadableError
 
 _OF_THE_FILE = {
@@ -62,9 +67,7 @@ def advice(error: OSError) -> str:
 
 
 def _limit() -> str:
-    try:
-        import resource
-    except ImportError:  # Windows
+    if resource is None:
         return "no more"
     return str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 

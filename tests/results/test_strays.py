@@ -313,7 +313,7 @@ def test_a_damaged_speed_is_named_and_the_others_are_shown(home: LocalLocation, 
         assert [one.backbone for one in load_speeds(home)] == ["mae"]
 
 
-@pytest.mark.parametrize("damage", BYTES.keys() - {"UTF-16"})
+@pytest.mark.parametrize("damage", sorted(BYTES.keys() - {"UTF-16"}))
 def test_damaged_statistics_are_told_where_intervals_would_be(home: LocalLocation, damage: str) -> None:
     result = save_depth(home)
     key = f"results/{result.run}.stats.safetensors"
