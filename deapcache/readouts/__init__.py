@@ -1,6 +1,10 @@
 """Readouts: frozen feature volumes in, dense outputs out. Tensors only."""
 
-from deapcache.readouts.building import (
+from deapcache.readouts.base import (
+    READOUTS,
+    Readout,
+    ReadoutConfig,
+    ReadoutEntry,
     blank_readout,
     build_readout,
     canonical_readout,
@@ -10,7 +14,6 @@ from deapcache.readouts.building import (
     needs_upsampler,
     restore_readout,
 )
-from deapcache.readouts.config import READOUTS, Readout, ReadoutConfig, ReadoutEntry
 
 __all__ = [
     "READOUTS",

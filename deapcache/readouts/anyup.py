@@ -21,8 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from deapcache.errors import MissingWeightsError, WeightsError
 from deapcache.locations.waiting import socket_timeout
-from deapcache.readouts.config import READOUTS, ReadoutConfig, ReadoutEntry
-from deapcache.readouts.guided import GuidedReadout, normalised_images, weights_digest
+from deapcache.readouts.base import READOUTS, ReadoutConfig, ReadoutEntry
+from deapcache.readouts.featup import GuidedReadout, normalised_images, weights_digest
 
 HUB = "wimmerth/anyup"
 MODEL = "anyup_multi_backbone"

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deapcache.readouts.positions import REGION
+REGION = 8
+"""Side in output pixels of the square region that one query answers for (section 3): the CNN doubles three times."""
 
 LANES = 16
 """Channels that are computed in about the time of one."""

@@ -17,12 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deapcache.readouts.attention import largest_block
-from deapcache.readouts.cnn import UpsamplingCNN, run_side_by_side
-from deapcache.readouts.config import READOUTS, Readout, ReadoutConfig, ReadoutEntry
-from deapcache.readouts.masked import attend_masked
-from deapcache.readouts.positions import CODE_WIDTH, REGION, Geometry, locate_regions_and_cells
-from deapcache.readouts.projection import Projection, project_cells
+from deapcache.readouts.attention import attend_masked, largest_block
+from deapcache.readouts.base import READOUTS, Readout, ReadoutConfig, ReadoutEntry
+from deapcache.readouts.cnn import REGION, UpsamplingCNN, run_side_by_side
+from deapcache.readouts.regions import CODE_WIDTH, Geometry, Projection, locate_regions_and_cells, project_cells
 from deapcache.readouts.separable import attend_from_grid, suits, sum_queries
 
 SIGMA_FLOOR = 0.01
@@ -231,4 +229,29 @@ def _options(config: DeapConfig) -> dict[str, Any]:
 
 READOUTS.add(
     "deap", ReadoutEntry(summary="dense attentive probing, the paper's readout", config=partial(DeapConfig, mask=True))
+)
+
+
+READOUTS.add(
+    "8-dim",
+    ReadoutEntry(
+        summary="ablation of deap: D = 8, the same as deap:8", config=partial(DeapConfig, code_dim=8), sizes=()
+    ),
+)
+READOUTS.add(
+    "no-sigma",
+    ReadoutEntry(summary="ablation of deap: attention without Gaussian masks", config=partial(DeapConfig, mask=False)),
+)
+READOUTS.add(
+    "no-indiv-sigma",
+    ReadoutEntry(
+        summary="ablation of deap: one width of the mask for all heads", config=partial(DeapConfig, shared_sigma=True)
+    ),
+)
+READOUTS.add(
+    "only-mask",
+    ReadoutEntry(
+        summary="ablation of deap: attention by the mask alone, without queries and keys",
+        config=partial(DeapConfig, content=False),
+    ),
 )

@@ -6,20 +6,262 @@ that are upsampled, h and w pixels.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import hashlib
+import pickle
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from deapcache.errors import UsageError, WeightsError
-from deapcache.readouts.config import READOUTS, Readout, ReadoutConfig, ReadoutEntry
-from deapcache.readouts.guided import GuidedReadout, normalised_images, weights_digest
-from deapcache.readouts.joint_bilateral import FACTOR, JointBilateralStack
-from deapcache.readouts.lightning import read_state
+from deapcache.errors import MissingWeightsError, UsageError, WeightsError
+from deapcache.readouts.base import READOUTS, Readout, ReadoutConfig, ReadoutEntry
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors under ``state_dict``, on the CPU.
+
+    Lightning keeps hyperparameters and callbacks beside the weights, as objects of classes that need not be installed
+    here. PyTorch's weights-only reader, which calls nothing but what is on its list, gets a stand-in for each of them.
+
+    Raises :class:`MissingWeightsError` where there is no file, :class:`WeightsError` where it is no such checkpoint.
+    """
+    if not path.is_file():
+        raise MissingWeightsError(f"{path} is no file: give the checkpoint of an upsampler")
+    try:
+        others = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals([(_StandIn, name) for name in others]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError) as error:
+        raise WeightsError(f"{path} cannot be read as a torch checkpoint of tensors ({_reason(error)})") from None
+    state = content.get("state_dict") if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping):
+        raise WeightsError(f"{path} is no Lightning checkpoint: it has no state_dict")
+    return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _reason(error: Exception) -> str:
+    """One line; PyTorch puts what happened behind advice that would be bad advice here."""
+    text = str(error).strip()
+    if text.startswith("Weights only load failed"):
+        _, _, text = text.partition("\n")
+        text = text.rpartition("WeightsUnpickler error:")[2]
+    return (text.strip() or type(error).__name__).splitlines()[0]
+
+
+class _StandIn:
+    """Whatever it stands in for, calling it gives an empty dictionary of a kind that the reader fills as it is told."""
+
+    def __new__(cls, *_: Any) -> Any:
+        return OrderedDict()
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""What both published upsamplers take images normalised by, whatever the backbone."""
+
+
+class GuidedReadout(Readout):
+    """A linear map D' → D → D_out, to be applied to upsampled features.
+
+    Two maps without anything in between are one of rank D: it is as large as the readouts that it is compared to.
+    """
+
+    needs_guidance = True
+
+    def __init__(self, config: ReadoutConfig) -> None:
+        super().__init__()
+        self.project = nn.Linear(config.feature_dim, config.code_dim)
+        self.output = nn.Linear(config.code_dim, config.out_channels)
+
+    def set_output_bias(self, values: Tensor) -> None:
+        """Start each channel's output at ``values`` (D_out,), in the last bias; the one before becomes 0."""
+        with torch.no_grad():
+            self.project.bias.zero_()
+            self.output.bias.copy_(values)
+
+
+def normalised_images(guidance: Tensor | None, batch: int, readout: str) -> Tensor:
+    """(B, 3, h, w) float32, as the upsamplers take them, from base images (B, h, w, 3) uint8.
+
+    Raises :class:`UsageError` where they are not given, or are not one an image.
+    """
+    if guidance is None:
+        raise UsageError(
+            f"readout {readout} is conditioned on the image: give the base images (B, h, w, 3) uint8 as guidance"
+        )
+    if guidance.dtype != torch.uint8 or guidance.ndim != 4 or guidance.shape[0] != batch or guidance.shape[3] != 3:
+        raise UsageError(
+            f"readout {readout}: guidance is {tuple(guidance.shape)} {guidance.dtype}, "
+            f"expected base images ({batch}, h, w, 3) torch.uint8"
+        )
+    mean, std = (guidance.new_tensor(values, dtype=torch.float32) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return ((guidance / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """``sha256:…`` over name, dtype, shape and bytes of the tensors, sorted by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}\0{values.dtype}\0{tuple(values.shape)}\0".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+RADIUS = 3
+"""Of the window that a pixel is filtered from."""
+
+DIAMETER = 2 * RADIUS + 1
+
+FACTOR = 16
+"""How much finer the output of the stack is than the features: four times two."""
+
+CPU_STRIP = 8_192
+"""Pixels whose filters a CPU makes together: their keys are 1 MB, and stay in its cache for the 49 taps."""
+
+DEVICE_STRIP = 4_000_000
+"""The same for an accelerator, which wants much work at once."""
+
+_KEY_WIDTH = 32
+_TEMPERATURE_RANGE = (1e-4, 1e4)
+_LEAST_SUM = 1e-7
+_CORRECTION = 0.1
+"""Share of what the learned correction adds, to each kernel and to the output."""
+
+
+class JointBilateralUpsampler(nn.Module):
+    """Twice the resolution: bicubic upsampling, then a filter for each pixel that is computed from the image alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        taps = DIAMETER**2
+        self.range_temp = nn.Parameter(torch.tensor(0.0))
+        self.sigma_spatial = nn.Parameter(torch.tensor(1.0))
+        self.range_proj = _two_layers(3, _KEY_WIDTH)
+        self.fixup_proj = _two_layers(3 + taps, taps)
+
+    def forward(self, source_BCHW: Tensor, image_B3hw: Tensor) -> Tensor:
+        """(B, C, h, w) from (B, C, H, W) and an image of the wanted size; linear in the source, channel by channel."""
+        coarse = F.interpolate(source_BCHW, image_B3hw.shape[2:], mode="bicubic", align_corners=False)
+        return filter_locally(_padded(coarse), self.kernels(image_B3hw))
+
+    def kernels(self, image_B3hw: Tensor) -> Tensor:
+        """(B, P, h, w): the filter of each pixel, from similarity and distance, with a learned correction."""
+        B, _, h, w = image_B3hw.shape
+        keys_BKhw = self.range_proj(image_B3hw)
+        padded = _padded(keys_BKhw)
+        rows = max(1, (CPU_STRIP if image_B3hw.device.type == "cpu" else DEVICE_STRIP) // (B * w))
+        strips = zip(keys_BKhw.split(rows, 2), image_B3hw.split(rows, 2), range(0, h, rows), strict=True)
+        made = [self._kernels(padded[:, :, top:], keys, image) for keys, image, top in strips]
+        return torch.cat(made, 2)
+
+    def _kernels(self, padded_BKhw: Tensor, keys_BKhw: Tensor, image_B3hw: Tensor) -> Tensor:
+        """Of some rows: keys from three rows above them on and columns on both sides, keys, and image of the rows."""
+        # Similarity is the softmax over the window of the products of its keys with the pixel's own.
+        windows = _windows(padded_BKhw[:, :, : keys_BKhw.shape[2] + 2 * RADIUS])
+        products = torch.stack([(shifted * keys_BKhw).sum(1) for shifted in windows], 1)
+        similarity = (self.range_temp.exp().clamp(*_TEMPERATURE_RANGE) * products).softmax(1)
+        joint = similarity * self._closeness()
+        joint = joint / joint.sum(1, keepdim=True).clamp(min=_LEAST_SUM)
+        return joint + _CORRECTION * self.fixup_proj(torch.cat([joint, image_B3hw], 1))
+
+    def _closeness(self) -> Tensor:
+        """(1, P, 1, 1): a Gaussian of the distance within the window, whose corners are at (±1, ±1)."""
+        sigma = self.sigma_spatial
+        squares = torch.linspace(-1, 1, DIAMETER, dtype=sigma.dtype, device=sigma.device).square()
+        distances = (squares[:, None] + squares).reshape(1, -1, 1, 1)
+        return torch.exp(-distances / (2 * sigma**2))
+
+
+class JointBilateralStack(nn.Module):
+    """Layer norm of the features, four upsamplers in a row to 16 times the resolution, a last map of the channels.
+
+    Frozen. What comes between norm and last map is linear in the features and the same for all channels, so a caller
+    who wants a projection of the output can project the input: see :class:`deapcache.readouts.featup.FeatUp`.
+    """
+
+    def __init__(self, feature_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(feature_dim)
+        self.up1 = JointBilateralUpsampler()
+        self.up2 = JointBilateralUpsampler()
+        self.up3 = JointBilateralUpsampler()
+        self.up4 = JointBilateralUpsampler()
+        # The published module has dropout in front of it, which does nothing at inference but count in the names.
+        self.fixup_proj = nn.Sequential(nn.Identity(), nn.Conv2d(feature_dim, feature_dim, 1))
+        self.requires_grad_(False)
+
+    def upsample(self, source_BCHW: Tensor, image_B3hw: Tensor) -> Tensor:
+        """(B, C, 16 H, 16 W) for any number of channels: all of the stack but its last map."""
+        for upsampler in (self.up1, self.up2, self.up3, self.up4):
+            H, W = source_BCHW.shape[2:]
+            source_BCHW = upsampler(source_BCHW, F.adaptive_avg_pool2d(image_B3hw, (2 * H, 2 * W)))
+        return source_BCHW
+
+    def last_map(self) -> tuple[Tensor, Tensor]:
+        """Weight (D', D') and bias (D',) of the map that follows :meth:`upsample`: the identity and a correction."""
+        convolution = self.fixup_proj[1]
+        assert isinstance(convolution, nn.Conv2d)  # as made above
+        assert convolution.bias is not None
+        weight = convolution.weight.flatten(1)
+        return torch.eye(len(weight)).to(weight) + _CORRECTION * weight, _CORRECTION * convolution.bias
+
+
+def filter_locally(padded_BCHW: Tensor, kernels_BPhw: Tensor) -> Tensor:
+    """(B, C, h, w): each pixel is the sum of its window in ``padded`` (B, C, h + 6, w + 6), weighted by its kernel.
+
+    All channels share the kernel. Differentiable once, in ``padded`` only: the kernels are constants here.
+    """
+    filtered: Tensor = _LocalFilter.apply(padded_BCHW, kernels_BPhw)
+    return filtered
+
+
+class _LocalFilter(torch.autograd.Function):
+    """Tap by tap: unfolding would hold 49 copies of the source."""
+
+    @staticmethod
+    def forward(ctx: Any, padded_BCHW: Tensor, kernels_BPhw: Tensor) -> Tensor:
+        ctx.save_for_backward(kernels_BPhw)
+        (B, C), (h, w) = padded_BCHW.shape[:2], kernels_BPhw.shape[2:]
+        filtered = padded_BCHW.new_zeros(B, C, h, w)
+        for window, kernel_Bhw in zip(_windows(padded_BCHW), kernels_BPhw.unbind(1), strict=True):
+            filtered.addcmul_(window, kernel_Bhw[:, None])
+        return filtered
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_BChw: Tensor) -> tuple[Tensor, None]:
+        (kernels_BPhw,) = ctx.saved_tensors
+        B, C, h, w = gradient_BChw.shape
+        gradient = gradient_BChw.new_zeros(B, C, h + 2 * RADIUS, w + 2 * RADIUS)
+        for window, kernel_Bhw in zip(_windows(gradient), kernels_BPhw.unbind(1), strict=True):
+            window.addcmul_(gradient_BChw, kernel_Bhw[:, None])
+        return gradient, None
+
+
+def _windows(padded: Tensor) -> Iterator[Tensor]:
+    """The P shifted views (..., h, w) of (..., h + 6, w + 6), row by row."""
+    h, w = (side - 2 * RADIUS for side in padded.shape[-2:])
+    for row in range(DIAMETER):
+        for column in range(DIAMETER):
+            yield padded[..., row : row + h, column : column + w]
+
+
+def _padded(x: Tensor) -> Tensor:
+    return F.pad(x, [RADIUS] * 4, mode="reflect")
+
+
+def _two_layers(in_channels: int, out_channels: int) -> nn.Sequential:
+    # The third module stands where the published ones have dropout, so that the names are theirs.
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1), nn.GELU(), nn.Identity(), nn.Conv2d(out_channels, out_channels, 1)
+    )
+
 
 PUBLISHED = "dino16, dinov2 and vit (ViT-S, D' = 384), clip and maskclip (D' = 512), resnet50 (D' = 2048)"
 """What the authors trained upsamplers for: https://github.com/mhamilton723/FeatUp."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deapcache.errors import DataError
-from deapcache.tasks.task import TASKS, Maps, Metric, Task, per_image_sum
+from deapcache.tasks.task import Maps, Metric, Task, per_image_sum
 
 _LAMBDA = 0.85
 _NEAREST = 1e-3
@@ -186,6 +186,3 @@ def _mean_depth(total: Tensor, known: Tensor) -> Tensor:
             "check the dataset's depth maps, or take more training images"
         )
     return total / known
-
-
-TASKS.add("depth", Depth)

@@ -2,18 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from deapcache.errors import DataError
-from deapcache.tasks.class_softmax import softmax_cross_entropy
-from deapcache.tasks.clustering import RESTARTS, SEED, cluster_all
-from deapcache.tasks.task import TASKS, Maps, Metric, Target, Task
+from deapcache.tasks.task import Maps, Metric, Target, Task
+
+BLOCK_BYTES = 256 * 2**20
+"""Most memory that logits take at any time, unless those of a single pixel need more."""
+
+
+def softmax_cross_entropy(
+    embeddings: Tensor, weight: Tensor, bias: Tensor, classes: Tensor, *, block_bytes: int = BLOCK_BYTES
+) -> Tensor:
+    """``F.cross_entropy(F.linear(embeddings, weight, bias), classes, ignore_index=-1)``, 0 where all are ignored.
+
+    Parameters
+    ----------
+    embeddings
+        (M, D) of a floating dtype; the other two have the same.
+    weight, bias
+        (C, D) and (C,), those of a linear layer.
+    classes
+        (M,) int64 in [0, C), or -1: left out of the mean.
+    block_bytes
+        The logits of ``max(1, block_bytes // bytes of C logits)`` rows exist at a time.
+
+    Gradients reach the first three; they are computed with the loss, so it cannot be differentiated twice.
+    """
+    return cast(Tensor, _BlockwiseCrossEntropy.apply(embeddings, weight, bias, classes, block_bytes))
+
+
+class _BlockwiseCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, embeddings: Tensor, weight: Tensor, bias: Tensor, classes: Tensor, block_bytes: int
+    ) -> Tensor:
+        known = classes >= 0
+        shares = known.to(embeddings.dtype) / known.sum().clamp(min=1)
+        wanted = classes.clamp(min=0)[:, None]
+        rows = max(1, block_bytes // (len(weight) * weight.element_size()))
+        buffer = embeddings.new_empty(min(rows, len(embeddings)), len(weight))
+        gradients = torch.zeros_like(embeddings), torch.zeros_like(weight), torch.zeros_like(bias)
+        loss = embeddings.new_zeros(())
+        for start in range(0, len(embeddings), rows):
+            block = slice(start, start + rows)
+            logits = torch.addmm(bias, embeddings[block], weight.T, out=buffer[: len(wanted[block])])
+            loss += _loss_and_slopes(logits, wanted[block], shares[block])
+            torch.mm(logits, weight, out=gradients[0][block])
+            gradients[1].addmm_(logits.T, embeddings[block])
+            gradients[2].add_(logits.sum(0))
+        ctx.save_for_backward(*gradients)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        return *(slope * gradient for gradient in ctx.saved_tensors), None, None
+
+
+def _loss_and_slopes(logits: Tensor, wanted: Tensor, shares: Tensor) -> Tensor:
+    """The block's part of the loss; ``logits`` (m, C) become the loss's slopes at them, in place.
+
+    ``wanted`` is (m, 1) int64, ``shares`` (m,): each row's weight in the mean.
+    """
+    logits -= logits.amax(1, keepdim=True)
+    right = logits.gather(1, wanted)
+    total = logits.exp_().sum(1, keepdim=True)
+    logits *= shares[:, None] / total
+    logits.scatter_add_(1, wanted, -shares[:, None])
+    return ((total.log() - right)[:, 0] * shares).sum()
+
+
+RESTARTS = 10
+"""Runs of k-means++ for each image; the one of least inertia counts."""
+
+SEED = 0
+"""Of every image's own generator, so that an image's clusters do not depend on its batch."""
+
+
+def cluster_all(problems: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
+    """Cluster labels (P,) int32 from 0 on, for each ``(points, clusters)``: points (P, D) floating, clusters up to P.
+
+    Where fewer points differ than clusters are asked for, the other clusters stay empty. The problems are solved by as
+    many threads as PyTorch uses, each problem by one: with several, sums would be rounded as their number has it.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
+    # The limit on BLAS and the warnings' filter belong to the process, that on OpenMP to each thread.
+    with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # empty clusters
+        with ThreadPoolExecutor(torch.get_num_threads(), initializer=_use_one_thread) as pool:
+            return list(pool.map(_cluster, problems))
+
+
+def _use_one_thread() -> None:
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1, user_api="openmp")
+
+
+def _cluster(problem: tuple[np.ndarray, int]) -> np.ndarray:
+    from sklearn.cluster import KMeans
+
+    points, clusters = problem
+    found = KMeans(clusters, init="k-means++", n_init=RESTARTS, random_state=SEED).fit(points)
+    return np.asarray(found.labels_)
+
 
 _DIM = 32
 _PIXELS = 256
@@ -209,6 +313,3 @@ def _agreement(instances: np.ndarray, found: np.ndarray) -> Tensor:
     pairs = ((ids[ids > 0], labels[ids > 0]) for ids, labels in zip(instances, found, strict=True))
     scores = [adjusted_rand_score(ids, labels) if len(ids) else np.nan for ids, labels in pairs]
     return torch.tensor(scores, dtype=torch.float64)
-
-
-TASKS.add("discrimination", Discrimination)

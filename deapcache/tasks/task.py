@@ -152,15 +152,7 @@ class Task(ABC):
 
 TASKS: Registry[Callable[..., Task]] = Registry(
     "task",
-    modules=(
-        "deapcache.tasks.boundaries",
-        "deapcache.tasks.detection",
-        "deapcache.tasks.discrimination",
-        "deapcache.tasks.foreground",
-        "deapcache.tasks.segmentation",
-        "deapcache.tasks.named_segmentation",
-        "deapcache.tasks.depth",
-    ),
+    modules=("deapcache.tasks",),
     entry_point_group="deapcache.tasks",
 )
 

@@ -22,9 +22,8 @@ from deapcache.locations import locate
 from deapcache.probing import ProbeOptions, probe_backbone
 from deapcache.readouts import READOUTS, Readout, ReadoutConfig, ReadoutEntry
 from deapcache.readouts.deap import SIGMA_FLOOR, SIGMA_LEARNING_RATE
-from deapcache.readouts.positions import locate_regions_and_cells
+from deapcache.readouts.regions import locate_regions_and_cells, standardise
 from deapcache.readouts.separable import attend_from_grid
-from deapcache.readouts.tokens import standardise
 
 CELL_CODE, QUERY_CODE, HEADS = 16, 8, 8
 TASKS = ("foreground", "segmentation", "depth")

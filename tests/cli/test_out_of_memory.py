@@ -12,7 +12,7 @@ NAME = "one-convolution"
 GREEDY = """
 import torch
 from deapcache.readouts import READOUTS, ReadoutConfig, ReadoutEntry
-from deapcache.readouts.linear import Linear
+from deapcache.readouts.baselines import Linear
 
 
 class Greedy(Linear):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deapcache.errors import MissingWeightsError, UsageError, WeightsError
 from deapcache.readouts import Readout, featup, restore_readout
-from deapcache.readouts.joint_bilateral import JointBilateralUpsampler
+from deapcache.readouts.featup import JointBilateralUpsampler
 
 
 @pytest.fixture(scope="module")

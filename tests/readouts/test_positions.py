@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from deapcache.readouts.positions import locate_regions_and_cells
+from deapcache.readouts.regions import locate_regions_and_cells
 
 
 def test_a_square_image_is_the_unit_square() -> None:

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, jaccard_score, log_loss
 from torch import Tensor
 
 from deapcache.tasks import Task, get_task
-from deapcache.tasks.average_precision import logit_bins
+from deapcache.tasks.binary import logit_bins
 
 BINARY = [get_task("boundaries"), get_task("foreground")]
 by_name = pytest.mark.parametrize("task", BINARY, ids=lambda task: task.name)

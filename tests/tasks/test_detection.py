@@ -13,7 +13,7 @@ from torch import Tensor
 from deapcache.datasets import open_dataset, pad_table, resize_map
 from deapcache.errors import DataError
 from deapcache.tasks import get_task
-from deapcache.tasks.centernet import focal_loss
+from deapcache.tasks.detection import focal_loss
 
 TASK = get_task("detection")
 SIZE = (64, 64)

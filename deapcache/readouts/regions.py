@@ -1,24 +1,28 @@
-"""Where output regions and feature cells lie, and what follows from that: codes and Gaussian masks.
+"""Readouts that work on a grid of output regions: where regions and cells lie, and what such readouts share.
 
 Positions are in units of the longer side of the output: a square image is the unit square, a 216 × 288 image spans
 0.75 × 1, and σ means the same distance along both axes. A feature grid always covers the whole image, whatever its
 shape, because base images are squashed to the backbone's size. Where base images are crops, "the image" is the crop.
 
-Shape legend: R, C rows and columns of output regions; H, W rows and columns of feature cells; S heads.
+Shape legend: B batch, H and W feature grid, N = H·W cells, R and C rows and columns of output regions, S heads, D
+feature width, V = 2D width of a mixture, O outputs of all projections or output channels, h and w pixels.
 """
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-REGION = 8
-"""Side in output pixels of the square region that one query answers for (section 3)."""
+from deapcache.readouts.base import Readout, ReadoutConfig
+from deapcache.readouts.cnn import REGION, UpsamplingCNN, run_side_by_side
 
 CODE_WIDTH = 8
 """Sine and cosine at two frequencies on each of two coordinates (section 3: queries in ℝ⁸)."""
@@ -174,3 +178,151 @@ def sinusoidal_codes(rows: Tensor, columns: Tensor) -> Tensor:
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     angles = torch.stack([y * math.pi, y * 2 * math.pi, x * math.pi, x * 2 * math.pi], -1).flatten(0, 1)
     return torch.cat([angles.sin(), angles.cos()], -1)
+
+
+VARIANCE_FLOOR = 1e-10
+"""Added to a cell's variance: far below that of any features, so that their scale drops out, and above rounding."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A layer norm over [code, features], (8 + D) wide, and the linear maps that follow it."""
+
+    norm: nn.LayerNorm
+    linears: Sequence[nn.Linear]
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight (O, 8 + D) and bias (O,) of all linear maps, with the norm's scale and shift in them."""
+        weight = torch.cat([linear.weight for linear in self.linears])
+        bias = torch.cat([linear.bias for linear in self.linears]) + weight @ self.norm.bias
+        return weight * self.norm.weight, bias
+
+
+def project_cells(features_BHWD: Tensor, codes_NC: Tensor, projections: Sequence[Projection]) -> Tensor:
+    """(B, N, O) float32 (float64 for float64 features): the outputs of all ``projections`` side by side.
+
+    What it computes is ``linear(norm(cat([code, standardised features])))``. Both normalisations are affine in a cell's
+    features, with two numbers a cell, so they come after the product instead of before it: the features are read, never
+    copied, and once for all projections.
+    """
+    folded = [projection.folded() for projection in projections]
+    weight_OW, bias_O = torch.cat([weight for weight, _ in folded]), torch.cat([bias for _, bias in folded])
+    cells_BND = features_BHWD.flatten(1, 2).to(weight_OW.dtype)
+    code_width = codes_NC.shape[1]
+    for_code, for_features = weight_OW[:, :code_width], weight_OW[:, code_width:]
+    with torch.no_grad():
+        scales = _scales(cells_BND, codes_NC.to(weight_OW.dtype), projections[0].norm.eps)
+    products_BNO = cells_BND @ for_features.T
+    codes_NO = codes_NC.to(weight_OW.dtype) @ for_code.T
+    shift_BNO = scales.mean_of_features * for_features.sum(1)
+    centre_BNO = scales.mean * weight_OW.sum(1)
+    return scales.of_features * (products_BNO - shift_BNO) + scales.of_all * (codes_NO - centre_BNO) + bias_O
+
+
+@dataclass(frozen=True)
+class _Scales:
+    """What the two normalisations do to each cell, all (B, N, 1)."""
+
+    mean_of_features: Tensor
+    of_features: Tensor
+    """Factor on features less their mean, through both normalisations."""
+    mean: Tensor
+    """Of code and standardised features together."""
+    of_all: Tensor
+    """Factor of the layer norm."""
+
+
+def _scales(cells_BND: Tensor, codes_NC: Tensor, eps: float) -> _Scales:
+    # A layer norm's moments are several times as fast as var_mean on a CPU; what it makes of the cells is dropped.
+    D = cells_BND.shape[-1]
+    _, mean, standardising = torch.native_layer_norm(cells_BND, [D], None, None, VARIANCE_FLOOR)
+    width = D + codes_NC.shape[-1]
+    # standardised features sum to 0, and their squares to D (to 0 in a cell whose features are all equal)
+    squares = D * (1 - VARIANCE_FLOOR * standardising.square()).clamp(min=0)
+    mean_of_all = codes_NC.sum(-1, keepdim=True) / width
+    variance_of_all = (squares + codes_NC.square().sum(-1, keepdim=True)) / width - mean_of_all.square()
+    of_all = torch.rsqrt(variance_of_all + eps)
+    return _Scales(mean, of_all * standardising, mean_of_all, of_all)
+
+
+STANDARDISED = "standardised per cell"
+"""What the protocol says of features that went through :func:`standardise`."""
+
+
+def standardise(features_BHWD: Tensor) -> Tensor:
+    """(B, H, W, D) float32: each cell with mean 0 and variance 1 over its channels.
+
+    Backbones without a final norm give features of any scale; at one learning rate for all, that would decide how far
+    a readout gets.
+    """
+    return F.layer_norm(features_BHWD.float(), features_BHWD.shape[-1:], eps=VARIANCE_FLOOR)
+
+
+class RegionReadout(Readout):
+    """A baseline of section 4.2: DeAP with something else in place of the cross-attention.
+
+    ``norm`` is over [code of a cell's position, its standardised features]; MLP and CNN are DeAP's. A subclass says how
+    cells become mixtures on the grid of regions, and how the output is brought to its size.
+    """
+
+    def __init__(self, config: ReadoutConfig) -> None:
+        super().__init__()
+        self.config = config
+        code, width = config.code_dim, config.feature_dim + CODE_WIDTH
+        self.norm = nn.LayerNorm(width)
+        self.ffn = nn.Sequential(nn.Linear(2 * code, 4 * code), nn.GELU(), nn.Linear(4 * code, code))
+        self.cnn = UpsamplingCNN(code, config.width, config.out_channels)
+        self.options = _options(config)
+
+    @classmethod
+    @abstractmethod
+    def mix(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
+        """Each member's mixtures (B, R, C, 2D)."""
+
+    @staticmethod
+    @abstractmethod
+    def fit(output_BOhw: Tensor, output_size: tuple[int, int]) -> Tensor:
+        """The output at the size asked for."""
+
+    def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
+        """See :meth:`Readout.forward`."""
+        return self.forward_stacked([self], features_BHWD, output_size)[0]
+
+    def stack_key(self) -> Hashable:
+        """Members of one configuration run side by side."""
+        return self.config
+
+    @classmethod
+    def forward_stacked(
+        cls,
+        members: Sequence[Readout],
+        features_BHWD: Tensor,
+        output_size: tuple[int, int],
+        guidance: Tensor | None = None,
+    ) -> list[Tensor]:
+        """See :meth:`Readout.forward_stacked`."""
+        ours = [member for member in members if isinstance(member, cls)]
+        _, H, W, _ = features_BHWD.shape
+        shape, device = ours[0].trained_size, features_BHWD.device
+        geometry = locate_regions_and_cells(output_size, (H, W), shape=shape, device=device)
+        mixed = cls.mix(ours, features_BHWD, geometry)
+        tokens_BDRC = [
+            member.ffn(mixed_BRCV).permute(0, 3, 1, 2) for member, mixed_BRCV in zip(ours, mixed, strict=True)
+        ]
+        outputs = run_side_by_side([member.cnn for member in ours], tokens_BDRC)
+        return [cls.fit(output_BOhw.float(), output_size) for output_BOhw in outputs]
+
+    def set_output_bias(self, values: Tensor) -> None:
+        """Start each channel's output at ``values`` (D_out,), in the final convolution's bias; the skip's becomes 0."""
+        self.cnn.set_output_bias(values)
+
+
+def _options(config: ReadoutConfig) -> dict[str, Any]:
+    return {
+        "code_dim": config.code_dim,
+        "position_code": "sin, cos at pi and 2 pi",
+        "features": STANDARDISED,
+        "region": REGION,
+        "cnn_layout": "entry convolution, 3 blocks, skip",
+        "cnn_width": config.width,
+    }
