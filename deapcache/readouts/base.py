@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from deapcache.errors import UsageError
+from deapcache.errors import UnknownNameError, UsageError
 from deapcache.registry import Registry
 
 SIZES = (8, 16, 32, 64, 128)
@@ -22,15 +23,47 @@ DEFAULT_SIZE = 16
 """D where the name carries none."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReadoutConfig:
+    """The sizes that a readout is built for."""
+
+    feature_dim: int
+    """D', channels of the feature volumes."""
+    out_channels: int
+    """D_out, decided by the task."""
+    grid: tuple[int, int]
+    """Rows and columns of the feature volumes that it will be trained on."""
+    cnn_width: int | None = None
+    """Channels of the CNN where the task asks for a number; ``None``: the readout's own rule."""
+    code_dim: int = DEFAULT_SIZE
+    """D, width of the tokens: what Figure 4 sweeps."""
+
+    @property
+    def width(self) -> int:
+        """CNN channels: ``cnn_width``, or max(D / 4, D_out // 2), the rule that the paper's parameter counts follow."""
+        return self.cnn_width or max(self.code_dim // 4, self.out_channels // 2)
+
+
 class Readout(nn.Module, ABC):
     """A trainable map from a frozen feature volume to a dense output.
 
+    ``READOUTS["name"] = Class`` registers it; the class attributes say what must be known before it is built. Its
+    constructor draws the initialisation from PyTorch's global CPU generator and needs neither file nor network.
     Parameters that are frozen do not require gradients; they are part of the state, not of the count.
     """
 
+    summary: ClassVar[str] = ""
+    """One line for ``deapcache list readouts``."""
+    sizes: ClassVar[tuple[int, ...]] = ()
+    """D that the name may carry; none: it comes in one size."""
+    default_size: ClassVar[int] = DEFAULT_SIZE
+    """D where the name carries none."""
     needs_guidance: ClassVar[bool] = False
     """Whether it is conditioned on the image: then :meth:`forward` must be given ``guidance``."""
+    needs_upsampler: ClassVar[bool] = False
+    """Whether :meth:`load_upsampler` needs a file."""
 
+    config: ReadoutConfig
     options: dict[str, Any]
     """Choices that change results, as JSON values: part of a probe's protocol.
 
@@ -41,6 +74,11 @@ class Readout(nn.Module, ABC):
     trained_size: tuple[int, int] | None = None
     """(height, width) of the outputs that it was trained for: the shape of the image that positions are measured in.
     ``None``: the shape of the output asked for."""
+
+    def __init__(self, config: ReadoutConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.options = {}
 
     @abstractmethod
     def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
@@ -64,6 +102,14 @@ class Readout(nn.Module, ABC):
     @abstractmethod
     def set_output_bias(self, values: Tensor) -> None:
         """Start the output of each channel at ``values`` (D_out,), in one bias only where several are summed."""
+
+    def load_upsampler(self, checkpoint: Path | None) -> None:
+        """Load the published upsampler that a fresh readout is built around; most have none."""
+        return
+
+    def restore(self, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+        """Take the options and the state dict of a trained readout; raises :class:`WeightsError` where it cannot."""
+        self.load_state_dict(state)
 
     def stack_key(self) -> Hashable:
         """Readouts of one class with equal keys may be run as one by :meth:`forward_stacked`; ``None``: not at all."""
@@ -93,66 +139,41 @@ class Readout(nn.Module, ABC):
         return [{"params": learnable, "lr": lr, "weight_decay": weight_decay}]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReadoutConfig(ABC):
-    """What decides a readout's architecture. A subclass adds its own choices and builds."""
-
-    feature_dim: int
-    """D', channels of the feature volumes."""
-    out_channels: int
-    """D_out, decided by the task."""
-    grid: tuple[int, int]
-    """Rows and columns of the feature volumes that it will be trained on."""
-    cnn_width: int | None = None
-    """Channels of the CNN where the task asks for a number; ``None``: the readout's own rule."""
-    code_dim: int = DEFAULT_SIZE
-    """D, width of the tokens: what Figure 4 sweeps."""
+class ReadoutEntry(Protocol):
+    """A registered readout: a subclass of :class:`Readout`, or a :func:`variant` of one."""
 
     @property
-    def width(self) -> int:
-        """CNN channels: ``cnn_width``, or max(D / 4, D_out // 2), the rule that the paper's parameter counts follow."""
-        return self.cnn_width or max(self.code_dim // 4, self.out_channels // 2)
-
-    @abstractmethod
-    def build(self) -> Readout:
-        """A freshly initialised readout, drawn from PyTorch's global CPU generator."""
-
-    def blank(self) -> Readout:
-        """A readout without what comes from files or a network: to count its parameters, or to give it a state."""
-        return self.build()
-
-    def restore(self, options: Mapping[str, Any]) -> Readout:
-        """A readout that takes the state of a trained one, whose ``options`` these are."""
-        return self.blank()
+    def summary(self) -> str: ...
+    @property
+    def sizes(self) -> tuple[int, ...]: ...
+    @property
+    def default_size(self) -> int: ...
+    @property
+    def needs_guidance(self) -> bool: ...
+    @property
+    def needs_upsampler(self) -> bool: ...
+    def __call__(self, config: ReadoutConfig) -> Readout: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReadoutEntry:
-    """A registered readout."""
+def variant(readout: type[Readout], summary: str, *, size: int | None = None, **choices: Any) -> ReadoutEntry:
+    """A partial of a readout's class with some of its keyword arguments set, to register under a name of its own.
 
-    summary: str
-    """One line for ``deapcache list readouts``."""
-    config: Callable[..., ReadoutConfig]
-    """Called with the keyword arguments ``feature_dim``, ``out_channels``, ``grid`` and ``cnn_width``; where the name
-    carries D, with ``code_dim`` as well, and where ``needs_upsampler``, with ``upsampler``."""
-    sizes: tuple[int, ...] = SIZES
-    """D that the name may carry; none: it comes in one size."""
-    needs_guidance: bool = False
-    """:attr:`Readout.needs_guidance` of what it builds, known before it is built."""
-    needs_upsampler: bool = False
-    """Whether it is built around a published upsampler that is given as a file."""
+    ``size`` is D where the variant comes in that size alone; else it comes in those of the class.
+    """
+    made = partial(readout, **choices)
+    same = {name: getattr(readout, name) for name in ("sizes", "default_size", "needs_guidance", "needs_upsampler")}
+    vars(made).update(same, summary=summary)
+    if size is not None:
+        vars(made).update(sizes=(), default_size=size)
+    return cast(ReadoutEntry, made)
 
 
 READOUTS: Registry[ReadoutEntry] = Registry(
-    "readout",
-    modules=(
-        "deapcache.readouts.deap",
-        "deapcache.readouts.baselines",
-        "deapcache.readouts.featup",
-        "deapcache.readouts.anyup",
-    ),
-    entry_point_group="deapcache.readouts",
+    "readout", modules=("deapcache.readouts",), entry_point_group="deapcache.readouts"
 )
+
+_NOW_A_PLUGIN = {"anyup": "docs/templates/anyup.py"}
+"""Readouts that earlier versions had, and the example plugins that have them now."""
 
 
 def check_readout(name: str) -> None:
@@ -162,8 +183,8 @@ def check_readout(name: str) -> None:
 
 def canonical_readout(name: str) -> str:
     """The one name of a readout that has two: ``deap:16`` is ``deap``."""
-    base, _, size = _parse(name)
-    return base if size in (None, DEFAULT_SIZE) else f"{base}:{size}"
+    base, entry, size = _parse(name)
+    return base if size in (None, entry.default_size) else f"{base}:{size}"
 
 
 def needs_guidance(name: str) -> bool:
@@ -188,14 +209,28 @@ def learnable_parameters(
 
 
 def blank_readout(
-    name: str, *, feature_dim: int, out_channels: int, grid: tuple[int, int], cnn_width: int | None = None
+    name: str,
+    *,
+    feature_dim: int,
+    out_channels: int,
+    grid: tuple[int, int],
+    cnn_width: int | None = None,
+    seed: int = 0,
 ) -> Readout:
     """A readout like those that :func:`build_readout` gives, on the CPU, with random numbers for what comes from files.
 
     Raises what :func:`build_readout` raises for a wrong name.
     """
-    with _seeded(0):
-        return _config(name, feature_dim, out_channels, grid, cnn_width, None).blank()
+    _, entry, size = _parse(name)
+    config = ReadoutConfig(
+        feature_dim=feature_dim,
+        out_channels=out_channels,
+        grid=grid,
+        cnn_width=cnn_width,
+        code_dim=size or entry.default_size,
+    )
+    with _seeded(seed):
+        return entry(config)
 
 
 def build_readout(
@@ -236,9 +271,12 @@ def build_readout(
     WeightsError
         The upsampler's checkpoint cannot be read, or was made for another feature width.
     """
-    config = _config(name, feature_dim, out_channels, grid, cnn_width, upsampler)
+    readout = blank_readout(
+        name, feature_dim=feature_dim, out_channels=out_channels, grid=grid, cnn_width=cnn_width, seed=seed
+    )
     with _seeded(seed):
-        return config.build()
+        readout.load_upsampler(upsampler)
+    return readout
 
 
 def restore_readout(
@@ -253,34 +291,22 @@ def restore_readout(
 ) -> Readout:
     """A trained readout on the CPU, in evaluation mode, from its ``options`` and its state dict.
 
-    Needs no checkpoint of an upsampler: that is part of the state. The exception is ``anyup``, whose code and weights
-    are its hub's. Raises what :func:`build_readout` raises.
+    Needs no checkpoint of an upsampler: that is part of the state. Raises what :func:`build_readout` raises.
     """
-    config = _config(name, feature_dim, out_channels, grid, cnn_width, None)
+    readout = blank_readout(name, feature_dim=feature_dim, out_channels=out_channels, grid=grid, cnn_width=cnn_width)
     with _seeded(0):
-        readout = config.restore(options)
-    readout.load_state_dict(state)
+        readout.restore(options, state)
     return readout.eval()
-
-
-def _config(
-    name: str,
-    feature_dim: int,
-    out_channels: int,
-    grid: tuple[int, int],
-    cnn_width: int | None,
-    upsampler: Path | None,
-) -> ReadoutConfig:
-    _, entry, size = _parse(name)
-    more: dict[str, Any] = {} if size is None else {"code_dim": size}
-    if entry.needs_upsampler:
-        more["upsampler"] = upsampler
-    return entry.config(feature_dim=feature_dim, out_channels=out_channels, grid=grid, cnn_width=cnn_width, **more)
 
 
 def _parse(name: str) -> tuple[str, ReadoutEntry, int | None]:
     """Base name, entry and D; ``None`` where the name carries no D."""
     base, colon, size = name.partition(":")
+    if base in _NOW_A_PLUGIN and base not in READOUTS:
+        raise UnknownNameError(
+            f"readout {base} is no part of deapcache any more, but an example of a plugin: get {_NOW_A_PLUGIN[base]} "
+            "from deapcache's source and give it with --plugin (docs/readouts.md says more)"
+        )
     entry = READOUTS.get(base)
     if not colon:
         return base, entry, None

@@ -7,14 +7,13 @@ width of all values, O output channels, h and w pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deapcache.readouts.base import READOUTS, Readout, ReadoutConfig, ReadoutEntry
+from deapcache.readouts.base import Readout, ReadoutConfig
 from deapcache.readouts.regions import (
     CODE_WIDTH,
     STANDARDISED,
@@ -28,20 +27,18 @@ from deapcache.readouts.regions import (
 _SHARPNESS = -0.75
 """Slope of the cubic kernel at 1, as PyTorch and OpenCV have it."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class BicubicConfig(ReadoutConfig):
-    """Architecture of :class:`Bicubic`."""
-
-    def build(self) -> Bicubic:
-        return Bicubic(self)
+_REGIONS = 28
+"""Regions along a side of the paper's 224 × 224 output: what the stride of ``transposed-conv`` aims at."""
 
 
 class Bicubic(RegionReadout):
     """Tokens projected to 2D channels, interpolated to the grid of regions; then DeAP's MLP and CNN."""
 
-    def __init__(self, config: BicubicConfig) -> None:
+    summary = "baseline: projection and bicubic interpolation, then deap's MLP and CNN"
+
+    def __init__(self, config: ReadoutConfig) -> None:
         super().__init__(config)
+        self.add_decoder()
         self.value = nn.Linear(config.feature_dim + CODE_WIDTH, 2 * config.code_dim)
         self.options = {**self.options, "interpolation": "bicubic"}
 
@@ -56,12 +53,6 @@ class Bicubic(RegionReadout):
         values_BHWV = values_BNV.unflatten(1, features_BHWD.shape[1:3])
         mixed_BRCV = torch.einsum("rh,cw,bhwv->brcv", rows_RH, columns_CW, values_BHWV)
         return list(mixed_BRCV.chunk(len(members), -1))
-
-    @staticmethod
-    def fit(output_BOhw: Tensor, output_size: tuple[int, int]) -> Tensor:
-        """Where a side is no multiple of 8, the last regions reach beyond the output, and are cropped."""
-        height, width = output_size
-        return output_BOhw[:, :, :height, :width]
 
 
 def cubic_weights(places: Tensor, cells: Tensor) -> Tensor:
@@ -85,32 +76,6 @@ def _kernel(distance: Tensor) -> Tensor:
     return torch.where(distance <= 1, near, far)
 
 
-READOUTS.add(
-    "bicubic",
-    ReadoutEntry(
-        summary="baseline: projection and bicubic interpolation, then deap's MLP and CNN", config=BicubicConfig
-    ),
-)
-
-
-REGIONS = 28
-"""Regions along a side of the paper's 224 × 224 output: what the stride aims at."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransposedConfig(ReadoutConfig):
-    """Architecture of :class:`Transposed`."""
-
-    @property
-    def stride(self) -> tuple[int, int]:
-        """Regions per feature cell along each axis."""
-        rows, columns = (max(1, round(REGIONS / cells)) for cells in self.grid)
-        return rows, columns
-
-    def build(self) -> Transposed:
-        return Transposed(self)
-
-
 class Transposed(RegionReadout):
     """Tokens to stride × stride regions each, by learned filters; then DeAP's MLP and CNN.
 
@@ -118,13 +83,19 @@ class Transposed(RegionReadout):
     bilinearly to the size asked for.
     """
 
-    def __init__(self, config: TransposedConfig) -> None:
+    summary = "baseline: one transposed convolution, then deap's MLP and CNN"
+
+    def __init__(self, config: ReadoutConfig) -> None:
         super().__init__(config)
-        width, stride = config.feature_dim + CODE_WIDTH, config.stride
+        self.add_decoder()
+        width = config.feature_dim + CODE_WIDTH
+        rows, columns = config.grid
+        # regions per feature cell along each axis
+        stride = max(1, round(_REGIONS / rows)), max(1, round(_REGIONS / columns))
         self.value = nn.ConvTranspose2d(width, 2 * config.code_dim, stride, stride)
         # Each region sees one cell; PyTorch's start takes the number of outputs for that of inputs.
         nn.init.uniform_(self.value.weight, -(width**-0.5), width**-0.5)
-        self.options = {**self.options, "stride": f"max(1, round({REGIONS} / cells))", "resizing": "bilinear"}
+        self.options = {**self.options, "stride": f"max(1, round({_REGIONS} / cells))", "resizing": "bilinear"}
 
     @classmethod
     def mix(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
@@ -141,25 +112,13 @@ class Transposed(RegionReadout):
         return F.interpolate(output_BOhw, output_size, mode="bilinear", align_corners=False)
 
 
-READOUTS.add(
-    "transposed-conv",
-    ReadoutEntry(summary="baseline: one transposed convolution, then deap's MLP and CNN", config=TransposedConfig),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearConfig(ReadoutConfig):
-    """Architecture of :class:`Linear`; it has no D and no CNN."""
-
-    def build(self) -> Linear:
-        return Linear(self)
-
-
 class Linear(Readout):
-    """D' → D_out in every cell of the standardised features, resized bilinearly."""
+    """D' → D_out in every cell of the standardised features, resized bilinearly; it has no D and no CNN."""
 
-    def __init__(self, config: LinearConfig) -> None:
-        super().__init__()
+    summary = "yardstick: one linear map of each cell, upsampled"
+
+    def __init__(self, config: ReadoutConfig) -> None:
+        super().__init__(config)
         self.linear = nn.Linear(config.feature_dim, config.out_channels)
         self.options = {"features": STANDARDISED, "resizing": "bilinear"}
 
@@ -172,9 +131,3 @@ class Linear(Readout):
         """Start each channel's output at ``values`` (D_out,)."""
         with torch.no_grad():
             self.linear.bias.copy_(values)
-
-
-READOUTS.add(
-    "linear",
-    ReadoutEntry(summary="yardstick: one linear map of each cell, upsampled", config=LinearConfig, sizes=()),
-)

@@ -10,7 +10,6 @@ import hashlib
 import pickle
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from deapcache.errors import MissingWeightsError, UsageError, WeightsError
-from deapcache.readouts.base import READOUTS, Readout, ReadoutConfig, ReadoutEntry
+from deapcache.readouts.base import SIZES, Readout, ReadoutConfig
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -71,10 +70,11 @@ class GuidedReadout(Readout):
     Two maps without anything in between are one of rank D: it is as large as the readouts that it is compared to.
     """
 
+    sizes = SIZES
     needs_guidance = True
 
     def __init__(self, config: ReadoutConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.project = nn.Linear(config.feature_dim, config.code_dim)
         self.output = nn.Linear(config.code_dim, config.out_channels)
 
@@ -276,36 +276,6 @@ _PIXELS_AT_ONCE = 400_000
 """Output pixels of the stack that are computed together: filters and their making take 1 kB a pixel."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FeatUpConfig(ReadoutConfig):
-    """Architecture of :class:`FeatUp`; it has no CNN."""
-
-    upsampler: Path | None = None
-    """Published checkpoint for the backbone that the features are from."""
-
-    def build(self) -> FeatUp:
-        """See :meth:`ReadoutConfig.build`; raises :class:`UsageError` without a file, else :class:`WeightsError`."""
-        if self.upsampler is None:
-            raise UsageError(
-                f"readout featup needs its upsampler's published checkpoint for the backbone (there are {PUBLISHED}): "
-                "get NAME_jbu_stack_cocostuff.ckpt from https://github.com/mhamilton723/FeatUp and give it with "
-                "--upsampler FILE; for other backbones there are anyup and linear"
-            )
-        readout = self.blank()
-        readout.load_upsampler(self.upsampler)
-        return readout
-
-    def blank(self) -> FeatUp:
-        """See :meth:`ReadoutConfig.blank`: the upsampler is there, its weights are random."""
-        return FeatUp(self)
-
-    def restore(self, options: Mapping[str, Any]) -> FeatUp:
-        """See :meth:`ReadoutConfig.restore`: the upsampler's weights come with the state."""
-        readout = self.blank()
-        readout.options = dict(options)
-        return readout
-
-
 class FeatUp(GuidedReadout):
     """The authors' stack of joint bilateral upsamplers, frozen, and a linear map D' → D → D_out of its output.
 
@@ -313,9 +283,11 @@ class FeatUp(GuidedReadout):
     mapping the upsampled features, with min(D, D_out) channels to upsample in place of D'. Biases come last.
     """
 
-    def __init__(self, config: FeatUpConfig) -> None:
+    summary = "baseline: FeatUp's image-conditioned upsampling (--upsampler FILE), then a linear map"
+    needs_upsampler = True
+
+    def __init__(self, config: ReadoutConfig) -> None:
         super().__init__(config)
-        self.config = config
         self.upsampler = JointBilateralStack(config.feature_dim)
         self.options = {
             "code_dim": config.code_dim,
@@ -325,15 +297,29 @@ class FeatUp(GuidedReadout):
             "resizing": "bilinear",
         }
 
-    def load_upsampler(self, path: Path) -> None:
-        """Load a published checkpoint; raises :class:`WeightsError` where it is none, or for another feature width."""
-        found = read_state(path)
+    def load_upsampler(self, checkpoint: Path | None) -> None:
+        """Load a published checkpoint, made for the backbone that the features are from.
+
+        Raises :class:`UsageError` without one, :class:`WeightsError` where it is none, or for another feature width.
+        """
+        if checkpoint is None:
+            raise UsageError(
+                f"readout featup needs its upsampler's published checkpoint for the backbone (there are {PUBLISHED}): "
+                "get NAME_jbu_stack_cocostuff.ckpt from https://github.com/mhamilton723/FeatUp and give it with "
+                "--upsampler FILE; for other backbones there is linear"
+            )
+        found = read_state(checkpoint)
         state = {f"norm.{key}": value for key, value in self.upsampler.norm.state_dict().items()}
         for prefix, ours in ((_NORM_IN_FILE, "norm."), (_IN_FILE, "")):
             state |= {ours + key.removeprefix(prefix): t for key, t in found.items() if key.startswith(prefix)}
-        _check(path, state, self.upsampler.state_dict(), self.config.feature_dim)
+        _check(checkpoint, state, self.upsampler.state_dict(), self.config.feature_dim)
         self.upsampler.load_state_dict(state)
         self.options["upsampler"] = weights_digest(self.upsampler.state_dict())
+
+    def restore(self, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+        """See :meth:`Readout.restore`: the upsampler's weights come with the state."""
+        self.options = dict(options)
+        super().restore(options, state)
 
     def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
         """See :meth:`Readout.forward`; ``guidance`` is required."""
@@ -414,14 +400,3 @@ def _check(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tenso
                 f"{path} is no checkpoint of FeatUp's upsampler: {_IN_FILE}{key} is {tuple(found[key].shape)}, "
                 f"expected {tuple(expected[key].shape)}"
             )
-
-
-READOUTS.add(
-    "featup",
-    ReadoutEntry(
-        summary="baseline: FeatUp's image-conditioned upsampling (--upsampler FILE), then a linear map",
-        config=FeatUpConfig,
-        needs_guidance=True,
-        needs_upsampler=True,
-    ),
-)

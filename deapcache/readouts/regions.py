@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from deapcache.readouts.base import Readout, ReadoutConfig
+from deapcache.readouts.base import SIZES, Readout, ReadoutConfig
 from deapcache.readouts.cnn import REGION, UpsamplingCNN, run_side_by_side
 
 CODE_WIDTH = 8
@@ -259,20 +259,32 @@ def standardise(features_BHWD: Tensor) -> Tensor:
 
 
 class RegionReadout(Readout):
-    """A baseline of section 4.2: DeAP with something else in place of the cross-attention.
+    """A readout that brings cells to the grid of output regions, and regions to pixels by DeAP's MLP and CNN.
 
-    ``norm`` is over [code of a cell's position, its standardised features]; MLP and CNN are DeAP's. A subclass says how
-    cells become mixtures on the grid of regions, and how the output is brought to its size.
+    ``norm`` is over [code of a cell's position, its standardised features]. A subclass says in :meth:`mix` how cells
+    become mixtures on the grid of regions, and adds the layers for it before or after those of :meth:`add_decoder`:
+    the order decides which random numbers they start with, and that of the saved state.
     """
 
+    sizes = SIZES
+
     def __init__(self, config: ReadoutConfig) -> None:
-        super().__init__()
-        self.config = config
-        code, width = config.code_dim, config.feature_dim + CODE_WIDTH
-        self.norm = nn.LayerNorm(width)
+        super().__init__(config)
+        self.norm = nn.LayerNorm(config.feature_dim + CODE_WIDTH)
+        self.options = {
+            "code_dim": config.code_dim,
+            "position_code": "sin, cos at pi and 2 pi",
+            "features": STANDARDISED,
+            "region": REGION,
+            "cnn_layout": "entry convolution, 3 blocks, skip",
+            "cnn_width": config.width,
+        }
+
+    def add_decoder(self) -> None:
+        """Add MLP and CNN; every subclass calls it once."""
+        code = self.config.code_dim
         self.ffn = nn.Sequential(nn.Linear(2 * code, 4 * code), nn.GELU(), nn.Linear(4 * code, code))
-        self.cnn = UpsamplingCNN(code, config.width, config.out_channels)
-        self.options = _options(config)
+        self.cnn = UpsamplingCNN(code, self.config.width, self.config.out_channels)
 
     @classmethod
     @abstractmethod
@@ -280,9 +292,10 @@ class RegionReadout(Readout):
         """Each member's mixtures (B, R, C, 2D)."""
 
     @staticmethod
-    @abstractmethod
     def fit(output_BOhw: Tensor, output_size: tuple[int, int]) -> Tensor:
-        """The output at the size asked for."""
+        """The output at the size asked for: regions are 8 × 8 pixels, and what reaches beyond the output is cropped."""
+        height, width = output_size
+        return output_BOhw[:, :, :height, :width]
 
     def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
         """See :meth:`Readout.forward`."""
@@ -302,9 +315,8 @@ class RegionReadout(Readout):
     ) -> list[Tensor]:
         """See :meth:`Readout.forward_stacked`."""
         ours = [member for member in members if isinstance(member, cls)]
-        _, H, W, _ = features_BHWD.shape
-        shape, device = ours[0].trained_size, features_BHWD.device
-        geometry = locate_regions_and_cells(output_size, (H, W), shape=shape, device=device)
+        grid, shape = (features_BHWD.shape[1], features_BHWD.shape[2]), ours[0].trained_size
+        geometry = locate_regions_and_cells(output_size, grid, shape=shape, device=features_BHWD.device)
         mixed = cls.mix(ours, features_BHWD, geometry)
         tokens_BDRC = [
             member.ffn(mixed_BRCV).permute(0, 3, 1, 2) for member, mixed_BRCV in zip(ours, mixed, strict=True)
@@ -315,14 +327,3 @@ class RegionReadout(Readout):
     def set_output_bias(self, values: Tensor) -> None:
         """Start each channel's output at ``values`` (D_out,), in the final convolution's bias; the skip's becomes 0."""
         self.cnn.set_output_bias(values)
-
-
-def _options(config: ReadoutConfig) -> dict[str, Any]:
-    return {
-        "code_dim": config.code_dim,
-        "position_code": "sin, cos at pi and 2 pi",
-        "features": STANDARDISED,
-        "region": REGION,
-        "cnn_layout": "entry convolution, 3 blocks, skip",
-        "cnn_width": config.width,
-    }
