@@ -305,7 +305,7 @@ def _parse(name: str) -> tuple[str, ReadoutEntry, int | None]:
     if base in _NOW_A_PLUGIN and base not in READOUTS:
         raise UnknownNameError(
             f"readout {base} is no part of deapcache any more, but an example of a plugin: get {_NOW_A_PLUGIN[base]} "
-            "from deapcache's source and give it with --plugin (docs/readouts.md says more)"
+            "from deapcache's source and give it with --plugin (docs/readouts.md)"
         )
     entry = READOUTS.get(base)
     if not colon:

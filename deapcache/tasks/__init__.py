@@ -7,13 +7,13 @@ from deapcache.tasks.discrimination import Discrimination
 from deapcache.tasks.segmentation import CocoStuff, Segmentation, Voc
 from deapcache.tasks.task import TASKS, VOID, Maps, Metric, Target, Task, get_task
 
-TASKS.add("boundaries", Boundaries)
-TASKS.add("detection", Detection)
-TASKS.add("discrimination", Discrimination)
-TASKS.add("foreground", Foreground)
-TASKS.add("segmentation", Segmentation)
-TASKS.add("voc", Voc)
-TASKS.add("coco-stuff", CocoStuff)
-TASKS.add("depth", Depth)
+TASKS["boundaries"] = Boundaries
+TASKS["detection"] = Detection
+TASKS["discrimination"] = Discrimination
+TASKS["foreground"] = Foreground
+TASKS["segmentation"] = Segmentation
+TASKS["voc"] = Voc
+TASKS["coco-stuff"] = CocoStuff
+TASKS["depth"] = Depth
 
 __all__ = ["TASKS", "VOID", "Maps", "Metric", "Target", "Task", "get_task"]

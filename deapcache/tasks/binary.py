@@ -65,6 +65,8 @@ class BinaryTask(Task):
     positives among them. A subclass names in ``metrics`` those that it is judged by.
     """
 
+    iterations = 30_000
+    meaning = "probability of the positive class"
     picture = "probability"
     scores_from_sums = True
 

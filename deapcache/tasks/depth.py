@@ -38,6 +38,8 @@ class Depth(Task):
 
     name = "depth"
     annotations = ("depth",)
+    meaning = "depth"
+    unit = "m"
     picture = "depth"
     default_dataset = "nyuv2"
     metrics: ClassVar = {

@@ -312,6 +312,8 @@ class Detection(Task):
 
     name = "detection"
     annotations = ("boxes", "instances")
+    iterations = 30_000
+    meaning = "x, y, width and height as fractions of the image, and score; the best first, then zeros"
     picture = "boxes"
     default_dataset = "coco"
     metrics: ClassVar = {

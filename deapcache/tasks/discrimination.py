@@ -169,6 +169,8 @@ class Discrimination(Task):
 
     name = "discrimination"
     annotations = ("instances", "boxes")
+    iterations = 30_000
+    meaning = "embedding of each pixel, channels first"
     picture = "segments"
     default_dataset = "coco"
     metrics: ClassVar = {"ari": Metric(label="ARI", unit="", higher_is_better=True)}

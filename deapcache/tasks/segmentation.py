@@ -26,6 +26,7 @@ class Segmentation(Task):
 
     name = "segmentation"
     annotations = ("classes",)
+    meaning = "class, by its place in classes"
     picture = "classes"
     scores_from_sums = True
     default_dataset = "scenes"
@@ -161,6 +162,7 @@ class CocoStuff(_NamedSegmentation):
 
     name = "coco-stuff"
     default_dataset = "coco-stuff"
+    iterations = 30_000
     class_count = 171
 
     def cnn_width(self, classes: tuple[str, ...]) -> int:

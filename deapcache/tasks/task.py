@@ -50,6 +50,12 @@ class Task(ABC):
     default_dataset: ClassVar[str]
     metrics: ClassVar[Mapping[str, Metric]]
     main_metric: ClassVar[str]
+    iterations: ClassVar[int] = 10_000
+    """Training steps of each readout where the user gives no number."""
+    meaning: ClassVar[str] = ""
+    """What the numbers of :meth:`prediction` are, for the description beside a saved array."""
+    unit: ClassVar[str] = ""
+    """Unit of :meth:`prediction`, such as ``m``; empty without one."""
     picture: ClassVar[str]
     """How :meth:`shown` is drawn: ``probability``, ``classes``, ``depth``, ``boxes`` or ``segments``."""
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
