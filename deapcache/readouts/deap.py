@@ -69,11 +69,13 @@ class Deap(RegionReadout):
             "sigma_start": [f"max({SIGMA_NARROWEST}, {SIGMA_WIDEST} / cells)", SIGMA_WIDEST],
             "sigma_learning_rate": SIGMA_LEARNING_RATE,
         }
-        self.options |= {
+        self.options = {
+            "code_dim": code,
             "heads": heads,
             "mask": widths if mask else None,
             "shared_sigma": shared_sigma,
             "content": content,
+            **self.options,
         }
 
     def stack_key(self) -> Hashable:
