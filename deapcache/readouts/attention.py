@@ -205,8 +205,10 @@ def attend_masked(
 ) -> Tensor:
     """softmax(q kᵀ + mask of σ) v, for every image with the same queries and widths; (B, H, Q, V).
 
-    Equal to :func:`deapcache.readouts.attention.attend` with ``distances.density(sigma)`` as bias. Differentiable once,
-    in all four tensors.
+    Equal to :func:`attend` with ``distances.density(sigma)`` as bias. Differentiable once, in all four tensors. The
+    masks of all heads would take heads · queries · cells numbers, 103 MB at 64×64 cells, and their gradient as much
+    again. Made anew for the backward pass, a group of heads at a time, they take what one group does, and are never
+    kept.
     """
     kT_BHKN, vT_BHVN = k_BHNK.transpose(2, 3).contiguous(), v_BHNV.transpose(2, 3).contiguous()
     oT_BHVQ: Tensor = _Masked.apply(distances, q_HQK, sigma_H, kT_BHKN, vT_BHVN)

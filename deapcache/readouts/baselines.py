@@ -18,7 +18,6 @@ from deapcache.readouts.regions import (
     CODE_WIDTH,
     STANDARDISED,
     Geometry,
-    Projection,
     RegionReadout,
     project_cells,
     standardise,
@@ -46,7 +45,7 @@ class Bicubic(RegionReadout):
     def mix(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
         """See :meth:`RegionReadout.mix`: all projections as one, and one interpolation of what they give."""
         with torch.autocast(features_BHWD.device.type, enabled=False):
-            projections = [Projection(member.norm, [member.value]) for member in members]
+            projections = [(member.norm, [member.value]) for member in members]
             values_BNV = project_cells(features_BHWD, geometry.cell_codes(), projections)
         rows_RH = cubic_weights(geometry.region_rows, geometry.cell_rows).to(values_BNV.dtype)
         columns_CW = cubic_weights(geometry.region_columns, geometry.cell_columns).to(values_BNV.dtype)

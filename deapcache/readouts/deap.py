@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from deapcache.readouts.attention import attend_masked, largest_block
 from deapcache.readouts.base import ReadoutConfig
-from deapcache.readouts.regions import CODE_WIDTH, Geometry, Projection, RegionReadout, project_cells
+from deapcache.readouts.regions import CODE_WIDTH, Geometry, RegionReadout, project_cells
 from deapcache.readouts.separable import attend_from_grid, suits, sum_queries
 
 SIGMA_FLOOR = 0.01
@@ -57,7 +57,7 @@ class Deap(RegionReadout):
     ) -> None:
         super().__init__(config)
         self.heads = heads
-        self._choices = (heads, mask, shared_sigma, content)
+        self._key = (config, heads, mask, shared_sigma, content)
         code, width = config.code_dim, config.feature_dim + CODE_WIDTH
         self.key = nn.Linear(width, code) if content else None
         self.value = nn.Linear(width, 2 * code)
@@ -80,14 +80,14 @@ class Deap(RegionReadout):
 
     def stack_key(self) -> Hashable:
         """Members of one configuration run side by side: their heads as one attention, their projections as one."""
-        return self.config, self._choices
+        return self._key
 
     @classmethod
     def mix(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
         """See :meth:`RegionReadout.mix`: masked cross-attention, equation 2; float32."""
         with torch.autocast(features_BHWD.device.type, enabled=False):
             # Logits reach 40 where a mask is narrow; half precision would lose what the features add to them.
-            projections = [Projection(m.norm, [m.value] if m.key is None else [m.key, m.value]) for m in members]
+            projections = [(m.norm, [m.value] if m.key is None else [m.key, m.value]) for m in members]
             tokens_BNO = project_cells(features_BHWD, geometry.cell_codes(), projections)
             mixed = _attend(members, tokens_BNO, geometry)
         return [mixed_BQV.unflatten(1, geometry.region_grid) for mixed_BQV in mixed]
@@ -128,39 +128,24 @@ def _attend_group(members: Sequence[Deap], tokens_BNMT: Tensor, geometry: Geomet
         return part.unflatten(-1, (heads, -1)).flatten(2, 3).transpose(1, 2)
 
     # Neither queries nor mask depend on the image: once a step, not once an image.
+    sigmas = [sigma for member in members if (sigma := member.sigma()) is not None]
+    sigma_S, queries = torch.cat(sigmas) if sigmas else None, _queries(members, geometry)
     values_BSNV = heads_of(tokens_BNMT[..., -2 * code :])
-    sigma_S, queries = _sigmas(members), _queries(members, geometry)
     if queries is None:
         assert sigma_S is not None  # the configuration has one of the two
-        mixed_BSQV = _average(torch.softmax(geometry.gaussian_mask(sigma_S), -1), values_BSNV)
+        weights_SQN = torch.softmax(geometry.gaussian_mask(sigma_S), -1)
+        # The same weights for every image, which are not copied for each of them.
+        mixed_SQT = weights_SQN @ values_BSNV.permute(1, 2, 0, 3).flatten(2)
+        mixed_BSQV = mixed_SQT.unflatten(-1, (len(values_BSNV), -1)).permute(2, 0, 1, 3)
     else:
         keys_BSNK = heads_of(tokens_BNMT[..., :code])
-        mixed_BSQV = _attend_cells(queries, sigma_S, geometry, keys_BSNK, values_BSNV)
+        if sigma_S is None or suits(*queries, keys_BSNK.shape[2]):
+            mask_SQN = None if sigma_S is None else geometry.gaussian_mask(sigma_S)
+            mixed_BSQV = attend_from_grid(*queries, mask_SQN, keys_BSNK, values_BSNV)
+        else:  # without ever holding the masks of all heads
+            distances = geometry.squared_distances(sigma_S.dtype)
+            mixed_BSQV = attend_masked(sum_queries(*queries), sigma_S, distances, keys_BSNK, values_BSNV)
     return [mixed.transpose(1, 2).flatten(2) for mixed in mixed_BSQV.chunk(len(members), 1)]
-
-
-def _average(weights_SQN: Tensor, values_BSNV: Tensor) -> Tensor:
-    """(B, S, Q, V): every image's values under the same weights, which are not copied for each image."""
-    B, _, _, V = values_BSNV.shape
-    found_SQT = weights_SQN @ values_BSNV.permute(1, 2, 0, 3).flatten(2)
-    return found_SQT.unflatten(-1, (B, V)).permute(2, 0, 1, 3)
-
-
-def _attend_cells(
-    queries: tuple[Tensor, Tensor], sigma_S: Tensor | None, geometry: Geometry, keys_BSNK: Tensor, values_BSNV: Tensor
-) -> Tensor:
-    """(B, S, Q, V): by products where that is faster; else, with masks, without ever holding those of all heads."""
-    if sigma_S is None or suits(*queries, keys_BSNK.shape[2]):
-        mask_SQN = None if sigma_S is None else geometry.gaussian_mask(sigma_S)
-        return attend_from_grid(*queries, mask_SQN, keys_BSNK, values_BSNV)
-    distances = geometry.squared_distances(sigma_S.dtype)
-    return attend_masked(sum_queries(*queries), sigma_S, distances, keys_BSNK, values_BSNV)
-
-
-def _sigmas(members: Sequence[Deap]) -> Tensor | None:
-    """(M · heads,) widths of the members' masks; ``None`` where they have none."""
-    sigmas = [sigma for member in members if (sigma := member.sigma()) is not None]
-    return torch.cat(sigmas) if sigmas else None
 
 
 def _queries(members: Sequence[Deap], geometry: Geometry) -> tuple[Tensor, Tensor] | None:

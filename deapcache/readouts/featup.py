@@ -65,7 +65,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class GuidedReadout(Readout):
-    """A linear map D' → D → D_out, to be applied to upsampled features.
+    """Features upsampled conditional on the image by a published, frozen upsampler; then a linear map D' → D → D_out.
 
     Two maps without anything in between are one of rank D: it is as large as the readouts that it is compared to.
     """
@@ -181,8 +181,12 @@ class JointBilateralUpsampler(nn.Module):
 class JointBilateralStack(nn.Module):
     """Layer norm of the features, four upsamplers in a row to 16 times the resolution, a last map of the channels.
 
+    Fu et al., "FeatUp: a model-agnostic framework for features at any resolution", ICLR 2024, section 3.1. The
+    arithmetic and the names in the state are those of the authors' published code and checkpoints, whose CUDA kernel
+    :func:`filter_locally` stands for.
+
     Frozen. What comes between norm and last map is linear in the features and the same for all channels, so a caller
-    who wants a projection of the output can project the input: see :class:`deapcache.readouts.featup.FeatUp`.
+    who wants a projection of the output can project the input: see :class:`FeatUp`.
     """
 
     def __init__(self, feature_dim: int) -> None:
@@ -340,14 +344,23 @@ class FeatUp(GuidedReadout):
     ) -> list[Tensor]:
         """See :meth:`Readout.forward_stacked`."""
         ours = [member for member in members if isinstance(member, FeatUp)]
-        images_B3hw = _images(features_BHWD, guidance)
+        B, H, W, _ = features_BHWD.shape
+        images_B3hw = normalised_images(guidance, B, "featup")
+        # At least as fine as the stack's output, as the backbone's own view of a base image would be.
+        size = max(images_B3hw.shape[2], FACTOR * H), max(images_B3hw.shape[3], FACTOR * W)
+        if images_B3hw.shape[2:] != size:
+            images_B3hw = F.interpolate(images_B3hw, size, mode="bicubic", align_corners=False)
         with torch.autocast(features_BHWD.device.type, enabled=False):
             maps = [member._linear() for member in ours]
             befores = [before for before, _, _ in maps]
             fine_BCHW = ours[0]._upsampled(features_BHWD, images_B3hw, torch.cat(befores))
             fine_BChw = F.interpolate(fine_BCHW, output_size, mode="bilinear", align_corners=False)
+            outputs = []
             parts = fine_BChw.split([len(before) for before in befores], 1)
-            return [_finished(part, after, bias) for part, (_, after, bias) in zip(parts, maps, strict=True)]
+            for part_BChw, (_, after, bias_O) in zip(parts, maps, strict=True):
+                mapped = part_BChw if after is None else F.conv2d(part_BChw, after[:, :, None, None])
+                outputs.append((mapped + bias_O[:, None, None]).float())
+            return outputs
 
     def _upsampled(self, features_BHWD: Tensor, images_B3hw: Tensor, weight_CD: Tensor) -> Tensor:
         """(B, C, 16 H, 16 W): the normalised features mapped to C channels, and those upsampled."""
@@ -366,20 +379,6 @@ class FeatUp(GuidedReadout):
         if self.config.code_dim < self.config.out_channels:
             return inner, self.output.weight, all_bias
         return self.output.weight @ inner, None, all_bias
-
-
-def _images(features_BHWD: Tensor, guidance: Tensor | None) -> Tensor:
-    """(B, 3, h, w), at least as fine as the stack's output, as the backbone's own view of a base image would be."""
-    B, H, W, _ = features_BHWD.shape
-    images = normalised_images(guidance, B, "featup")
-    h, w = images.shape[2:]
-    size = max(h, FACTOR * H), max(w, FACTOR * W)
-    return images if size == (h, w) else F.interpolate(images, size, mode="bicubic", align_corners=False)
-
-
-def _finished(fine_BChw: Tensor, after_OC: Tensor | None, bias_O: Tensor) -> Tensor:
-    output = fine_BChw if after_OC is None else F.conv2d(fine_BChw, after_OC[:, :, None, None])
-    return (output + bias_O[:, None, None]).float()
 
 
 def _check(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], feature_dim: int) -> None:

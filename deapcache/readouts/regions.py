@@ -49,10 +49,6 @@ class Geometry:
         """Rows and columns of output regions."""
         return len(self.region_rows), len(self.region_columns)
 
-    def region_codes(self) -> Tensor:
-        """(R·C, 8) code of every region, row by row."""
-        return sinusoidal_codes(self.region_rows, self.region_columns)
-
     def axis_codes(self) -> tuple[Tensor, Tensor]:
         """(R, 8) and (C, 8): a region's code is the sum of its row's and its column's, zeros where the other's are."""
         rows, columns = self.region_rows, self.region_columns
@@ -184,65 +180,41 @@ VARIANCE_FLOOR = 1e-10
 """Added to a cell's variance: far below that of any features, so that their scale drops out, and above rounding."""
 
 
-@dataclass(frozen=True)
-class Projection:
-    """A layer norm over [code, features], (8 + D) wide, and the linear maps that follow it."""
+def project_cells(
+    features_BHWD: Tensor, codes_NC: Tensor, projections: Sequence[tuple[nn.LayerNorm, Sequence[nn.Linear]]]
+) -> Tensor:
+    """(B, N, O) float32 (float64 for float64 features): standardise cells, join the position code, layer norm, project.
 
-    norm: nn.LayerNorm
-    linears: Sequence[nn.Linear]
-
-    def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight (O, 8 + D) and bias (O,) of all linear maps, with the norm's scale and shift in them."""
-        weight = torch.cat([linear.weight for linear in self.linears])
-        bias = torch.cat([linear.bias for linear in self.linears]) + weight @ self.norm.bias
-        return weight * self.norm.weight, bias
-
-
-def project_cells(features_BHWD: Tensor, codes_NC: Tensor, projections: Sequence[Projection]) -> Tensor:
-    """(B, N, O) float32 (float64 for float64 features): the outputs of all ``projections`` side by side.
-
-    What it computes is ``linear(norm(cat([code, standardised features])))``. Both normalisations are affine in a cell's
-    features, with two numbers a cell, so they come after the product instead of before it: the features are read, never
-    copied, and once for all projections.
+    Equation 1 of the paper, ψ([PE, features]). Each of ``projections`` is a layer norm over [code, features], (8 + D)
+    wide, and the linear maps that follow it; their outputs are side by side. What it computes is
+    ``linear(norm(cat([code, standardised features])))``. Both normalisations are affine in a cell's features, with two
+    numbers a cell, so they come after the product instead of before it: the features are read, never copied, and once
+    for all projections.
     """
-    folded = [projection.folded() for projection in projections]
-    weight_OW, bias_O = torch.cat([weight for weight, _ in folded]), torch.cat([bias for _, bias in folded])
-    cells_BND = features_BHWD.flatten(1, 2).to(weight_OW.dtype)
-    code_width = codes_NC.shape[1]
+    weights, biases = [], []
+    for norm, linears in projections:
+        weight = torch.cat([linear.weight for linear in linears])
+        biases.append(torch.cat([linear.bias for linear in linears]) + weight @ norm.bias)
+        weights.append(weight * norm.weight)
+    weight_OW, bias_O = torch.cat(weights), torch.cat(biases)
+    cells_BND, codes_NC = features_BHWD.flatten(1, 2).to(weight_OW.dtype), codes_NC.to(weight_OW.dtype)
+    D, code_width = cells_BND.shape[-1], codes_NC.shape[1]
     for_code, for_features = weight_OW[:, :code_width], weight_OW[:, code_width:]
     with torch.no_grad():
-        scales = _scales(cells_BND, codes_NC.to(weight_OW.dtype), projections[0].norm.eps)
+        # A layer norm's moments are several times as fast as var_mean on a CPU; what it makes of the cells is dropped.
+        mean_BN1, standardising_BN1 = torch.native_layer_norm(cells_BND, [D], None, None, VARIANCE_FLOOR)[1:]
+        # Standardised features sum to 0, and their squares to D (to 0 in a cell whose features are all equal).
+        squares_BN1 = D * (1 - VARIANCE_FLOOR * standardising_BN1.square()).clamp(min=0)
+        mean_of_all_N1 = codes_NC.sum(-1, keepdim=True) / (D + code_width)
+        code_squares_N1 = codes_NC.square().sum(-1, keepdim=True)
+        variance_BN1 = (squares_BN1 + code_squares_N1) / (D + code_width) - mean_of_all_N1.square()
+        norming_BN1 = torch.rsqrt(variance_BN1 + projections[0][0].eps)
+        factor_BN1 = norming_BN1 * standardising_BN1
     products_BNO = cells_BND @ for_features.T
-    codes_NO = codes_NC.to(weight_OW.dtype) @ for_code.T
-    shift_BNO = scales.mean_of_features * for_features.sum(1)
-    centre_BNO = scales.mean * weight_OW.sum(1)
-    return scales.of_features * (products_BNO - shift_BNO) + scales.of_all * (codes_NO - centre_BNO) + bias_O
-
-
-@dataclass(frozen=True)
-class _Scales:
-    """What the two normalisations do to each cell, all (B, N, 1)."""
-
-    mean_of_features: Tensor
-    of_features: Tensor
-    """Factor on features less their mean, through both normalisations."""
-    mean: Tensor
-    """Of code and standardised features together."""
-    of_all: Tensor
-    """Factor of the layer norm."""
-
-
-def _scales(cells_BND: Tensor, codes_NC: Tensor, eps: float) -> _Scales:
-    # A layer norm's moments are several times as fast as var_mean on a CPU; what it makes of the cells is dropped.
-    D = cells_BND.shape[-1]
-    _, mean, standardising = torch.native_layer_norm(cells_BND, [D], None, None, VARIANCE_FLOOR)
-    width = D + codes_NC.shape[-1]
-    # standardised features sum to 0, and their squares to D (to 0 in a cell whose features are all equal)
-    squares = D * (1 - VARIANCE_FLOOR * standardising.square()).clamp(min=0)
-    mean_of_all = codes_NC.sum(-1, keepdim=True) / width
-    variance_of_all = (squares + codes_NC.square().sum(-1, keepdim=True)) / width - mean_of_all.square()
-    of_all = torch.rsqrt(variance_of_all + eps)
-    return _Scales(mean, of_all * standardising, mean_of_all, of_all)
+    codes_NO = codes_NC @ for_code.T
+    shift_BNO = mean_BN1 * for_features.sum(1)
+    centre_NO = mean_of_all_N1 * weight_OW.sum(1)
+    return factor_BN1 * (products_BNO - shift_BNO) + norming_BN1 * (codes_NO - centre_NO) + bias_O
 
 
 STANDARDISED = "standardised per cell"

@@ -28,6 +28,11 @@ def logit_bins(logit: Tensor) -> Tensor:
 def score_histograms(logit: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
     """(B, 2, 512) int32: how many valid negatives (first) and positives of each image fall in each bin.
 
+    From these, average precision can be pooled over any choice of images. Pooling all pixels of COCO's 5,000 validation
+    images exactly would mean sorting 250 million scores, again for each bootstrap resample. Scores that share a bin are
+    tied, which costs less than 0.002 with logits like a trained readout's (rare positives, spread of 0.5 to 5), and up
+    to 0.02 in the extremes (all logits within a tenth, or in the hundreds).
+
     ``logit`` is (B, h, w) float32, ``positive`` and ``valid`` are (B, h, w) bool.
     """
     images = len(logit)

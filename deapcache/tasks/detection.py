@@ -21,6 +21,208 @@ MIN_OVERLAP = 0.7
 FLOOR = 1e-4
 """Probabilities are kept this far from 0 and 1 in the loss."""
 
+_CENTRE_BIAS = -2.19
+"""CenterNet's: a tenth of the pixels are taken for centres at first."""
+
+_NMS_OVERLAP = 0.5
+_SIZE_WEIGHT = 1.0
+
+_SPREAD = 0.02
+"""Of the prior's centres, as a fraction of the image: σ of the Gaussian that they are smoothed with."""
+
+_OBJECT, _CROWD = 1, 2
+"""Kinds of row in the ``boxes`` annotation."""
+
+_CROWD_PIXEL = -1
+"""In instance maps."""
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+"""IoU from which a detection is a hit."""
+
+AREAS = {"all": (0.0, 1e10), "large": (96.0**2, 1e10)}
+"""Objects counted, by their area in pixels, both ends included; pycocotools' ranges of these names."""
+
+DETECTIONS = 100
+"""Of an image, at most (pycocotools' ``maxDets``)."""
+
+_RECALLS = np.linspace(0, 1, 101)
+_CELLS = len(AREAS) * len(THRESHOLDS)
+"""Each pair of a range of areas and a threshold has a bit in the codes."""
+
+
+class Detection(Task):
+    """Boxes of all objects, whatever they are, by two readouts: where centres are, and how large the box there is.
+
+    Outputs are the logit of a centre, and width and height as fractions of the image. Scores are COCO's, in pixels of
+    the original image, of boxes alone (``useCats=0``): ``ap_large``, average precision over the IoU thresholds 0.5 to
+    0.95 for objects of at least 96² pixels; ``ap`` for all objects; ``ap50_large`` at the threshold 0.5.
+
+    The table's first row is the region that is seen, the whole image as a rule: fractions are of that region.
+
+    Crowds (many objects under one outline) are no objects to be found. Their pixels, but for centres of objects among
+    them, are left out of the centres' loss; in scoring what lies in one is neither hit nor false alarm.
+    """
+
+    name = "detection"
+    annotations = ("boxes", "instances")
+    iterations = 30_000
+    meaning = "x, y, width and height as fractions of the image, and score; the best first, then zeros"
+    picture = "boxes"
+    default_dataset = "coco"
+    metrics: ClassVar = {
+        "ap_large": Metric(label="AP lg", unit="", higher_is_better=True),
+        "ap": Metric(label="AP", unit="", higher_is_better=True),
+        "ap50_large": Metric(label="AP50 lg", unit="", higher_is_better=True),
+    }
+    main_metric = "ap_large"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {
+            "centres": {
+                "loss": "focal, alpha 2, beta 4",
+                "radius": "corrected roots",
+                "overlap": MIN_OVERLAP,
+                "floor": FLOOR,
+                "bias": _CENTRE_BIAS,
+                "crowd": "ignored",
+            },
+            "sizes": {"loss": "l1", "unit": "image fraction", "weight": _SIZE_WEIGHT, "bias": "mean"},
+            "peaks": {"window": 3, "top": DETECTIONS, "nms": _NMS_OVERLAP},
+            "scores": "pycocotools, useCats=0, original pixels",
+        }
+
+    def heads(self, classes: tuple[str, ...]) -> tuple[int, ...]:
+        """One readout for the centres, one for width and height."""
+        return (1, 2)
+
+    def target(self, maps: Maps) -> dict[str, Tensor]:
+        """What loss and scores look at; the instance maps (B, h, w) say the output's size, and where crowds are.
+
+        ``table``: (B, n + 1, 7) float64, the boxes as annotated. Of its n last rows, cut at the image's border:
+        ``objects``: (B, n) bool, which of them are objects with something left; ``sizes``: (B, n, 2) float32, width and
+        height as fractions of the image; ``cells``: (B, n) int64, the pixel of each centre, counted along the rows.
+        ``heat``: (B, h, w) float32, CenterNet's heat map; ``counted``: (B, h, w) bool, pixels that its loss looks at.
+        """
+        table, instances = maps["boxes"], maps["instances"]
+        height, width = instances.shape[-2:]
+        whole = _fractions(table)
+        corner, opposite = whole[..., :2].clamp(0, 1), (whole[..., :2] + whole[..., 2:]).clamp(0, 1)
+        boxes = torch.cat([corner, opposite - corner], dim=-1)  # what is outside gets no size
+        objects = (table[:, 1:, 5] == _OBJECT) & (boxes[..., 2:] > 0).all(-1)
+        heat = heat_maps(boxes, objects, (height, width))
+        cells = centre_cells(boxes, (height, width))
+        return {
+            "table": table,
+            "objects": objects,
+            "sizes": boxes[..., 2:].float(),
+            "cells": cells[..., 1] * width + cells[..., 0],
+            "heat": heat,
+            "counted": (instances != _CROWD_PIXEL) | (heat == 1),
+        }
+
+    def loss(self, output: Tensor, target: Mapping[str, Tensor], criterion: nn.Module | None = None) -> Tensor:
+        """Focal loss of the centres, plus the mean distance of width and height from the truth, at true centres.
+
+        The two belong to separate readouts and AdamW does not mind a factor: the weight of the second (1) decides no
+        more than its part in the clipped gradient norm and in the reported sum.
+        """
+        centres = focal_loss(output[:, 0], target["heat"], target["counted"])
+        found = values_at(output[:, 1:3].float(), target["cells"])
+        objects = target["objects"]
+        distance = ((found - target["sizes"]).abs().mean(-1) * objects).sum() / objects.sum().clamp(min=1)
+        return centres + _SIZE_WEIGHT * distance
+
+    def output_bias(self, target: Mapping[str, Tensor]) -> Tensor:
+        """(3,): -2.19, and the objects' mean width and height; raises :class:`DataError` without any object."""
+        sizes = target["sizes"][target["objects"]]
+        return torch.cat([sizes.new_tensor([_CENTRE_BIAS]), _require_objects(sizes).mean(0)])
+
+    def statistics(self, output: Tensor, target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Which detections of each image hit or are false alarms, as :func:`match` keeps it, on the CPU."""
+        found = []
+        detections, tables = self.prediction(output).double().cpu().numpy(), target["table"].cpu().numpy()
+        for boxes, table in zip(detections, tables, strict=True):
+            left, top, width, height = table[0, :4]
+            pixels = boxes[boxes[:, 4] > 0] * (width, height, width, height, 1) + (left, top, 0, 0, 0)
+            rows = table[(table[:, 5] == _OBJECT) | (table[:, 5] == _CROWD)]
+            found.append(match(pixels, np.column_stack([rows[:, :5], rows[:, 5] == _CROWD])))
+        return {name: torch.from_numpy(np.stack([one[name] for one in found])) for name in found[0]}
+
+    def scores(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
+        precisions = average_precisions(statistics)
+        large = precisions["large"]
+        return {"ap_large": float(large.mean()), "ap": float(precisions["all"].mean()), "ap50_large": float(large[0])}
+
+    def prior(self, targets: Iterable[Mapping[str, Tensor]], classes: tuple[str, ...]) -> Tensor:
+        """How much has its centre near a pixel, and how large it is, over the training images.
+
+        An object counts by its area: unweighted, the many small ones would decide, and no guess would overlap a large
+        object. The weight near a pixel is taken for the probability of a centre, the weighted mean for the size.
+        """
+        total = torch.zeros((), dtype=torch.float64)
+        images = 0
+        for target in targets:
+            total = total + _centre_sums(target)
+            images += len(target["heat"])
+        _require_objects(total[0].flatten().nonzero())
+        weight, *sizes = _smoothed(total)
+        centres = torch.logit((weight / images).clamp(1e-12, 1 - 1e-12))
+        return torch.stack([centres, *(size / weight for size in sizes)]).float()
+
+    def prediction(self, output: Tensor) -> Tensor:
+        """(B, 100, 5) float32: x, y, width, height as fractions of the image, and score, the best first, then zeros."""
+        return decode(output, DETECTIONS, _NMS_OVERLAP)
+
+    def shown(self, output: Tensor, target: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The target's boxes and those found, as :meth:`prediction` gives them.
+
+        The former are (B, n, 5) float32, fractions alike, then 1 for an object, 2 for a crowd and 0 for no box.
+        """
+        table = target["table"]
+        return torch.cat([_fractions(table), table[:, 1:, 5:6]], dim=-1).float(), self.prediction(output)
+
+
+def _fractions(table: Tensor) -> Tensor:
+    """(B, n, 4): the boxes after the first row, which is the region that is seen, as fractions of it."""
+    corner, sides = table[:, :1, :2], table[:, :1, 2:4]
+    return torch.cat([table[:, 1:, :2] - corner, table[:, 1:, 2:4]], dim=-1) / torch.cat([sides, sides], dim=-1)
+
+
+def _centre_sums(target: Mapping[str, Tensor]) -> Tensor:
+    """(3, h, w) float64, on the CPU: sums of area, area × width and area × height of objects centred in each pixel."""
+    shape = target["heat"].shape[1:]
+    # On a GPU the sums would differ in the last digits from run to run.
+    objects, cells, sizes = (target[name].cpu() for name in ("objects", "cells", "sizes"))
+    chosen = sizes[objects].double()
+    area = chosen.prod(-1)
+    values = torch.stack([area, *(area[:, None] * chosen).T])
+    return values.new_zeros(3, shape.numel()).index_add_(1, cells[objects], values).view(3, *shape)
+
+
+def _smoothed(maps: Tensor) -> Tensor:
+    """(C, h, w) maps smoothed with a Gaussian; far from all values the map's mean, else all but weightless, decides."""
+    for axis in (1, 2):
+        length = maps.shape[axis]
+        place = torch.arange(length, dtype=maps.dtype) / length
+        weights = torch.exp(-(place - place[:, None]).square() / (2 * _SPREAD**2)) + 1e-9
+        maps = torch.tensordot(maps, weights / weights.sum(0), dims=([axis], [0])).movedim(-1, axis)
+    return maps
+
+
+def _require_objects(found: Tensor) -> Tensor:
+    if not len(found):
+        raise DataError(
+            "no training target has a box: expected objects, found none (crowds are none); check the dataset's boxes, "
+            "or take more training images"
+        )
+    return found
+
+
+# CenterNet's heat maps: an object is a bump around the centre of its box (Zhou et al., 2019, "Objects as Points").
+# Boxes are (..., 4): x, y of the upper left corner, width, height, as fractions of the image. The pixel of a heat map
+# in column i covers the fractions from i / w to (i + 1) / w.
+
 
 def gaussian_radius(width: Tensor, height: Tensor, overlap: float = MIN_OVERLAP) -> Tensor:
     """How far both corners of a box may move, along both axes, with an IoU of at least ``overlap`` with where it was.
@@ -138,23 +340,12 @@ def _without_repeats(found: Tensor, overlap: float) -> Tensor:
     return F.pad(kept, (0, 0, 0, len(found) - len(kept)))
 
 
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
-"""IoU from which a detection is a hit."""
-
-AREAS = {"all": (0.0, 1e10), "large": (96.0**2, 1e10)}
-"""Objects counted, by their area in pixels, both ends included; pycocotools' ranges of these names."""
-
-DETECTIONS = 100
-"""Of an image, at most (pycocotools' ``maxDets``)."""
-
-_RECALLS = np.linspace(0, 1, 101)
-_CELLS = len(AREAS) * len(THRESHOLDS)
-"""Each pair of a range of areas and a threshold has a bit in the codes."""
-
-Statistics = dict[str, NDArray[np.generic]]
+# COCO's average precision in two steps: pycocotools (``COCOeval``, boxes, ``useCats=0``) matches image by image; what
+# it finds is kept in a few bits a detection, so that its ``accumulate`` can be done over images that are chosen, and
+# repeated, later (bootstrap).
 
 
-def match(detections: NDArray[np.float64], objects: NDArray[np.float64]) -> Statistics:
+def match(detections: NDArray[np.float64], objects: NDArray[np.float64]) -> dict[str, NDArray[np.generic]]:
     """What the scores need to know of one image.
 
     Parameters
@@ -198,32 +389,27 @@ def _matched(detections: NDArray[np.float64], objects: NDArray[np.float64]) -> t
     # pycocotools tries every detection on every object in Python. Most have no object that they could ever be
     # matched with: those that have one are all that it needs to see.
     near = (overlaps >= THRESHOLDS[0]).any(1)
-    if near.any():
-        evaluation = _evaluation(detections[near], objects, overlaps[near])
-        for place, area in enumerate(AREAS.values()):
-            matches = evaluation.evaluateImg(0, -1, area, DETECTIONS)
-            has_match, is_ignored = matches["dtMatches"] > 0, matches["dtIgnore"].astype(bool)
-            found[0, place][:, near] = has_match & ~is_ignored
-            found[1, place][:, near] = has_match & is_ignored
-    return found[0], found[1]
-
-
-def _evaluation(detections: NDArray[np.float64], objects: NDArray[np.float64], overlaps: NDArray[np.float64]) -> Any:
-    """pycocotools' ``COCOeval`` ready to match one image (id 0, all of one category)."""
+    if not near.any():
+        return found[0], found[1]
     from pycocotools.cocoeval import COCOeval  # draws in matplotlib, which other tasks do without
 
     evaluation = COCOeval(iouType="bbox")
     evaluation.params.useCats, evaluation.params.catIds = 0, [1]
+    # One image, of id 0, with objects of one category. Their ids start at 1: pycocotools takes the id 0 for no match.
     evaluation._gts[0, 1] = [
-        # Ids start at 1: pycocotools takes the id 0 for no match.
         {"id": number, "area": row[4], "iscrowd": int(row[5]), "ignore": int(row[5])}
         for number, row in enumerate(objects, start=1)
     ]
     evaluation._dts[0, 1] = [
-        {"id": number, "area": row[2] * row[3], "score": row[4]} for number, row in enumerate(detections, start=1)
+        {"id": number, "area": row[2] * row[3], "score": row[4]} for number, row in enumerate(detections[near], start=1)
     ]
-    evaluation.ious = {(0, -1): overlaps}
-    return evaluation
+    evaluation.ious = {(0, -1): overlaps[near]}
+    for place, area in enumerate(AREAS.values()):
+        matches = evaluation.evaluateImg(0, -1, area, DETECTIONS)
+        has_match, is_ignored = matches["dtMatches"] > 0, matches["dtIgnore"].astype(bool)
+        found[0, place][:, near] = has_match & ~is_ignored
+        found[1, place][:, near] = has_match & is_ignored
+    return found[0], found[1]
 
 
 def average_precisions(statistics: Mapping[str, np.ndarray]) -> dict[str, NDArray[np.float64]]:
@@ -279,194 +465,3 @@ def _codes(flags: NDArray[np.bool_]) -> NDArray[np.int32]:
 
 def _padded(values: NDArray[np.generic]) -> NDArray[np.generic]:
     return np.pad(values, (0, DETECTIONS - len(values)))
-
-
-_CENTRE_BIAS = -2.19
-"""CenterNet's: a tenth of the pixels are taken for centres at first."""
-
-_NMS_OVERLAP = 0.5
-_SIZE_WEIGHT = 1.0
-
-_SPREAD = 0.02
-"""Of the prior's centres, as a fraction of the image: σ of the Gaussian that they are smoothed with."""
-
-_OBJECT, _CROWD = 1, 2
-"""Kinds of row in the ``boxes`` annotation."""
-
-_CROWD_PIXEL = -1
-"""In instance maps."""
-
-
-class Detection(Task):
-    """Boxes of all objects, whatever they are, by two readouts: where centres are, and how large the box there is.
-
-    Outputs are the logit of a centre, and width and height as fractions of the image. Scores are COCO's, in pixels of
-    the original image, of boxes alone (``useCats=0``): ``ap_large``, average precision over the IoU thresholds 0.5 to
-    0.95 for objects of at least 96² pixels; ``ap`` for all objects; ``ap50_large`` at the threshold 0.5.
-
-    The table's first row is the region that is seen, the whole image as a rule: fractions are of that region.
-
-    Crowds (many objects under one outline) are no objects to be found. Their pixels, but for centres of objects among
-    them, are left out of the centres' loss; in scoring what lies in one is neither hit nor false alarm.
-    """
-
-    name = "detection"
-    annotations = ("boxes", "instances")
-    iterations = 30_000
-    meaning = "x, y, width and height as fractions of the image, and score; the best first, then zeros"
-    picture = "boxes"
-    default_dataset = "coco"
-    metrics: ClassVar = {
-        "ap_large": Metric(label="AP lg", unit="", higher_is_better=True),
-        "ap": Metric(label="AP", unit="", higher_is_better=True),
-        "ap50_large": Metric(label="AP50 lg", unit="", higher_is_better=True),
-    }
-    main_metric = "ap_large"
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return {
-            "centres": {
-                "loss": "focal, alpha 2, beta 4",
-                "radius": "corrected roots",
-                "overlap": MIN_OVERLAP,
-                "floor": FLOOR,
-                "bias": _CENTRE_BIAS,
-                "crowd": "ignored",
-            },
-            "sizes": {"loss": "l1", "unit": "image fraction", "weight": _SIZE_WEIGHT, "bias": "mean"},
-            "peaks": {"window": 3, "top": DETECTIONS, "nms": _NMS_OVERLAP},
-            "scores": "pycocotools, useCats=0, original pixels",
-        }
-
-    def heads(self, classes: tuple[str, ...]) -> tuple[int, ...]:
-        """One readout for the centres, one for width and height."""
-        return (1, 2)
-
-    def target(self, maps: Maps) -> dict[str, Tensor]:
-        """What loss and scores look at; the instance maps (B, h, w) say the output's size, and where crowds are.
-
-        ``table``: (B, n + 1, 7) float64, the boxes as annotated. Of its n last rows, cut at the image's border:
-        ``objects``: (B, n) bool, which of them are objects with something left; ``sizes``: (B, n, 2) float32, width and
-        height as fractions of the image; ``cells``: (B, n) int64, the pixel of each centre, counted along the rows.
-        ``heat``: (B, h, w) float32, CenterNet's heat map; ``counted``: (B, h, w) bool, pixels that its loss looks at.
-        """
-        table, instances = maps["boxes"], maps["instances"]
-        height, width = instances.shape[-2:]
-        boxes = _inside(_fractions(table))
-        objects = (table[:, 1:, 5] == _OBJECT) & (boxes[..., 2:] > 0).all(-1)
-        heat = heat_maps(boxes, objects, (height, width))
-        cells = centre_cells(boxes, (height, width))
-        return {
-            "table": table,
-            "objects": objects,
-            "sizes": boxes[..., 2:].float(),
-            "cells": cells[..., 1] * width + cells[..., 0],
-            "heat": heat,
-            "counted": (instances != _CROWD_PIXEL) | (heat == 1),
-        }
-
-    def loss(self, output: Tensor, target: Mapping[str, Tensor], criterion: nn.Module | None = None) -> Tensor:
-        """Focal loss of the centres, plus the mean distance of width and height from the truth, at true centres.
-
-        The two belong to separate readouts and AdamW does not mind a factor: the weight of the second (1) decides no
-        more than its part in the clipped gradient norm and in the reported sum.
-        """
-        centres = focal_loss(output[:, 0], target["heat"], target["counted"])
-        found = values_at(output[:, 1:3].float(), target["cells"])
-        objects = target["objects"]
-        distance = ((found - target["sizes"]).abs().mean(-1) * objects).sum() / objects.sum().clamp(min=1)
-        return centres + _SIZE_WEIGHT * distance
-
-    def output_bias(self, target: Mapping[str, Tensor]) -> Tensor:
-        """(3,): -2.19, and the objects' mean width and height; raises :class:`DataError` without any object."""
-        sizes = target["sizes"][target["objects"]]
-        return torch.cat([sizes.new_tensor([_CENTRE_BIAS]), _require_objects(sizes).mean(0)])
-
-    def statistics(self, output: Tensor, target: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Which detections of each image hit or are false alarms, as ``detection_ap.match`` keeps it, on the CPU."""
-        detections, tables = self.prediction(output).double().cpu().numpy(), target["table"].cpu().numpy()
-        found = [_match_image(*pair) for pair in zip(detections, tables, strict=True)]
-        return {name: torch.from_numpy(np.stack([one[name] for one in found])) for name in found[0]}
-
-    def scores(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
-        precisions = average_precisions(statistics)
-        large = precisions["large"]
-        return {"ap_large": float(large.mean()), "ap": float(precisions["all"].mean()), "ap50_large": float(large[0])}
-
-    def prior(self, targets: Iterable[Mapping[str, Tensor]], classes: tuple[str, ...]) -> Tensor:
-        """How much has its centre near a pixel, and how large it is, over the training images.
-
-        An object counts by its area: unweighted, the many small ones would decide, and no guess would overlap a large
-        object. The weight near a pixel is taken for the probability of a centre, the weighted mean for the size.
-        """
-        total = torch.zeros((), dtype=torch.float64)
-        images = 0
-        for target in targets:
-            total = total + _centre_sums(target)
-            images += len(target["heat"])
-        _require_objects(total[0].flatten().nonzero())
-        weight, *sizes = _smoothed(total)
-        centres = torch.logit((weight / images).clamp(1e-12, 1 - 1e-12))
-        return torch.stack([centres, *(size / weight for size in sizes)]).float()
-
-    def prediction(self, output: Tensor) -> Tensor:
-        """(B, 100, 5) float32: x, y, width, height as fractions of the image, and score, the best first, then zeros."""
-        return decode(output, DETECTIONS, _NMS_OVERLAP)
-
-    def shown(self, output: Tensor, target: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The target's boxes and those found, as :meth:`prediction` gives them.
-
-        The former are (B, n, 5) float32, fractions alike, then 1 for an object, 2 for a crowd and 0 for no box.
-        """
-        table = target["table"]
-        return torch.cat([_fractions(table), table[:, 1:, 5:6]], dim=-1).float(), self.prediction(output)
-
-
-def _fractions(table: Tensor) -> Tensor:
-    """(B, n, 4): the boxes after the first row, which is the region that is seen, as fractions of it."""
-    corner, sides = table[:, :1, :2], table[:, :1, 2:4]
-    return torch.cat([table[:, 1:, :2] - corner, table[:, 1:, 2:4]], dim=-1) / torch.cat([sides, sides], dim=-1)
-
-
-def _inside(boxes: Tensor) -> Tensor:
-    """(..., 4) boxes in fractions, cut at the image's border; what is outside gets no size."""
-    corner, opposite = boxes[..., :2].clamp(0, 1), (boxes[..., :2] + boxes[..., 2:]).clamp(0, 1)
-    return torch.cat([corner, opposite - corner], dim=-1)
-
-
-def _match_image(detections: np.ndarray, table: np.ndarray) -> dict[str, np.ndarray]:
-    left, top, width, height = table[0, :4]
-    pixels = detections[detections[:, 4] > 0] * (width, height, width, height, 1) + (left, top, 0, 0, 0)
-    rows = table[(table[:, 5] == _OBJECT) | (table[:, 5] == _CROWD)]
-    return dict(match(pixels, np.column_stack([rows[:, :5], rows[:, 5] == _CROWD])))
-
-
-def _centre_sums(target: Mapping[str, Tensor]) -> Tensor:
-    """(3, h, w) float64, on the CPU: sums of area, area × width and area × height of objects centred in each pixel."""
-    shape = target["heat"].shape[1:]
-    # On a GPU the sums would differ in the last digits from run to run.
-    objects, cells, sizes = (target[name].cpu() for name in ("objects", "cells", "sizes"))
-    chosen = sizes[objects].double()
-    area = chosen.prod(-1)
-    values = torch.stack([area, *(area[:, None] * chosen).T])
-    return values.new_zeros(3, shape.numel()).index_add_(1, cells[objects], values).view(3, *shape)
-
-
-def _smoothed(maps: Tensor) -> Tensor:
-    """(C, h, w) maps smoothed with a Gaussian; far from all values the map's mean, else all but weightless, decides."""
-    for axis in (1, 2):
-        length = maps.shape[axis]
-        place = torch.arange(length, dtype=maps.dtype) / length
-        weights = torch.exp(-(place - place[:, None]).square() / (2 * _SPREAD**2)) + 1e-9
-        maps = torch.tensordot(maps, weights / weights.sum(0), dims=([axis], [0])).movedim(-1, axis)
-    return maps
-
-
-def _require_objects(found: Tensor) -> Tensor:
-    if not len(found):
-        raise DataError(
-            "no training target has a box: expected objects, found none (crowds are none); check the dataset's boxes, "
-            "or take more training images"
-        )
-    return found
