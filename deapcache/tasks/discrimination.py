@@ -96,9 +96,9 @@ SEED = 0
 def cluster_all(problems: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
     """k-means of many images' pixels at once, with the same labels on any number of cores: (P,) int32 from 0 on.
 
-    A problem is ``(points, clusters)``: points (P, D) floating, clusters up to P.
-    Where fewer points differ than clusters are asked for, the other clusters stay empty. The problems are solved by as
-    many threads as PyTorch uses, each problem by one: with several, sums would be rounded as their number has it.
+    A problem is ``(points, clusters)``: points (P, D) floating, clusters up to P. Where fewer
+    points differ than clusters are asked for, the other clusters stay empty. The problems are solved by as many threads
+    as PyTorch uses, each problem by one: with several, sums would be rounded as their number has it.
     """
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
