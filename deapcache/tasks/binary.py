@@ -110,7 +110,7 @@ class BinaryTask(Task):
         found = rates | ious | {"average_precision": average_precision(total["histograms"])}
         return {name: float(found[name]) for name in (*self.metrics, "positive_rate")}
 
-    def prior(self, targets: Iterable[Tensor], classes: tuple[str, ...]) -> Tensor:
+    def constant_baseline(self, targets: Iterable[Tensor], classes: tuple[str, ...]) -> Tensor:
         """Each pixel's log odds over the training images, with one more image at the overall rate."""
         positive, valid = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for target in targets:

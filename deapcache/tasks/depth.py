@@ -129,7 +129,7 @@ class Depth(Task):
         averaged = {name: float(values.mean()) for name, values in per_image.items()}
         return {name: pooled if name == "rmse_pooled" else averaged[name] for name in self.metrics}
 
-    def prior(self, targets: Iterable[Tensor], classes: tuple[str, ...]) -> Tensor:
+    def constant_baseline(self, targets: Iterable[Tensor], classes: tuple[str, ...]) -> Tensor:
         """Each pixel's mean depth over the training images, the overall mean where it was never known."""
         total, known = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
         for target in targets:

@@ -154,7 +154,7 @@ class Detection(Task):
         large = precisions["large"]
         return {"ap_large": float(large.mean()), "ap": float(precisions["all"].mean()), "ap50_large": float(large[0])}
 
-    def prior(self, targets: Iterable[Mapping[str, Tensor]], classes: tuple[str, ...]) -> Tensor:
+    def constant_baseline(self, targets: Iterable[Mapping[str, Tensor]], classes: tuple[str, ...]) -> Tensor:
         """How much has its centre near a pixel, and how large it is, over the training images.
 
         An object counts by its area: unweighted, the many small ones would decide, and no guess would overlap a large
@@ -174,7 +174,7 @@ class Detection(Task):
         """(B, 100, 5) float32: x, y, width, height as fractions of the image, and score, the best first, then zeros."""
         return decode(output, DETECTIONS, _NMS_OVERLAP)
 
-    def shown(self, output: Tensor, target: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def picture_values(self, output: Tensor, target: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The target's boxes and those found, as :meth:`prediction` gives them.
 
         The former are (B, n, 5) float32, fractions alike, then 1 for an object, 2 for a crowd and 0 for no box.

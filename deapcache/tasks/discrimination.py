@@ -200,7 +200,7 @@ class Discrimination(Task):
     def heads(self, classes: tuple[str, ...]) -> tuple[int, ...]:
         return (_DIM,)
 
-    def survey(self, training: Iterable[tuple[np.ndarray, Maps]]) -> None:
+    def scan_targets(self, training: Iterable[tuple[np.ndarray, Maps]]) -> None:
         """Give each training instance its class; raises :class:`DataError` where there is none.
 
         An image's ids count up to the largest one that its map still shows. An instance that was lost on the way to the
@@ -224,7 +224,7 @@ class Discrimination(Task):
     def training_target(self, maps: Maps, rows: np.ndarray, generator: torch.Generator) -> Target:
         """``pixels`` and ``classes`` (B, 256) int64: places in the flattened map, and the classes there.
 
-        Classes are -1 in images without instances. The images must have been seen by :meth:`survey`.
+        Classes are -1 in images without instances. The images must have been seen by :meth:`scan_targets`.
         """
         ids = maps["instances"].flatten(1)
         drawn = torch.rand(len(ids), _PIXELS, generator=generator, dtype=torch.float64).to(ids.device)
@@ -269,7 +269,7 @@ class Discrimination(Task):
             **{f"images_{name}": float(statistics[name].sum(dtype=np.int64)) for name in LARGE},
         }
 
-    def prior(self, targets: Iterable[Target], classes: tuple[str, ...]) -> Tensor:
+    def constant_baseline(self, targets: Iterable[Target], classes: tuple[str, ...]) -> Tensor:
         """Each pixel's position in two of the channels: its clusters cut the foreground into compact pieces.
 
         The instances of training images say nothing about those of others, so nothing more can be known unseen.
@@ -284,7 +284,7 @@ class Discrimination(Task):
         """The embedding, (B, 32, h, w) float32."""
         return output.float()
 
-    def shown(self, output: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+    def picture_values(self, output: Tensor, target: Target) -> tuple[Tensor, Tensor]:
         """Instances and clusters, each (B, h, w): clusters count from 1 on, and are 0 outside the foreground."""
         return target["instances"], clusters(output, target["instances"].cpu())
 

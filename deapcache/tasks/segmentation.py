@@ -87,7 +87,7 @@ class Segmentation(Task):
             "pixel_accuracy": float(intersection.sum() / total["valid"]),
         }
 
-    def prior(self, targets: Iterable[Tensor], classes: tuple[str, ...]) -> Tensor:
+    def constant_baseline(self, targets: Iterable[Tensor], classes: tuple[str, ...]) -> Tensor:
         """Each pixel's log class frequencies over the training images, with one more image at the overall ones."""
         (known,) = self.heads(classes)
         counts = torch.zeros((), dtype=torch.float64)
