@@ -65,7 +65,7 @@ def _mean_loss(learners: Sequence[Learner]) -> float | None:
 
 
 def prepare_task(posed: PosedTask, stream: BatchStream, rows: np.ndarray, batch_size: int) -> torch.Tensor | None:
-    """Let the task survey all training targets; where its outputs start, from the first 256 of them."""
+    """Let the task look at all training targets; where its outputs start, from the first 256 of them."""
     task = posed.task
     task.scan_targets(stream.maps(task.annotations, sequential(rows, batch_size)))
     _, sample = next(stream.maps(task.annotations, [rows[:_BIAS_SAMPLE]]))

@@ -63,16 +63,12 @@ def cubic_weights(places: Tensor, cells: Tensor) -> Tensor:
     # A grid covers the whole axis, so its first centre is half a cell from the edge.
     steps = places / (2 * cells[0]) - 0.5
     taps = steps.floor()[:, None] + torch.arange(-1, 3, device=steps.device)
-    weights = _kernel((steps[:, None] - taps).abs())
-    owners = taps.long().clamp(0, len(cells) - 1)
-    return (weights[..., None] * F.one_hot(owners, len(cells))).sum(1)
-
-
-def _kernel(distance: Tensor) -> Tensor:
-    a = _SHARPNESS
+    a, distance = _SHARPNESS, (steps[:, None] - taps).abs()
     near = ((a + 2) * distance - (a + 3)) * distance.square() + 1
     far = a * (((distance - 5) * distance + 8) * distance - 4)
-    return torch.where(distance <= 1, near, far)
+    weights = torch.where(distance <= 1, near, far)
+    owners = taps.long().clamp(0, len(cells) - 1)
+    return (weights[..., None] * F.one_hot(owners, len(cells))).sum(1)
 
 
 class Transposed(RegionReadout):

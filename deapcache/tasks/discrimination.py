@@ -296,17 +296,14 @@ def clusters(output: Tensor, instances: Tensor) -> Tensor:
     """
     found = torch.zeros(instances.shape, dtype=torch.int32)
     foreground = [i for i in range(len(instances)) if bool((instances[i] > 0).any())]
-    problems = [
-        (_points(output[i], (instances[i] > 0).to(output.device)), _instances(instances[i])) for i in foreground
-    ]
+    problems = []
+    for i in foreground:
+        mask = (instances[i] > 0).to(output.device)
+        points_PD = output[i].permute(1, 2, 0)[mask].float().cpu().numpy()
+        problems.append((points_PD, _instances(instances[i])))
     for i, labels in zip(foreground, cluster_all(problems), strict=True):
         found[i][instances[i] > 0] = torch.from_numpy(labels) + 1
     return found
-
-
-def _points(embedding: Tensor, mask: Tensor) -> np.ndarray:
-    """(P, D) float32 from (D, h, w) and the P pixels of an (h, w) mask."""
-    return embedding.permute(1, 2, 0)[mask].float().cpu().numpy()
 
 
 def _instances(ids: Tensor) -> int:
