@@ -51,6 +51,8 @@ class Registry(Generic[Entry]):
             self._sources[name] = source_of_caller().digest
         return entry
 
+    __setitem__ = add
+
     def get(self, name: str) -> Entry:
         """The entry of that name; raises :class:`UnknownNameError` that offers the nearest names."""
         self._fill()

@@ -26,7 +26,7 @@ class Examples:
     rows: np.ndarray
     """(n,) rows of the validation caches."""
     targets: np.ndarray
-    """(n, ...) targets of the task, as ``Task.shown`` gives them."""
+    """(n, ...) targets of the task, as ``Task.picture_values`` gives them."""
     predictions: np.ndarray
     """(n, ...): probability, class, metres, boxes or clusters."""
 
@@ -128,7 +128,7 @@ class Gathered:
         self._done += len(rows)
         wanted = min(EXAMPLES - self._kept, len(rows))
         if wanted > 0:
-            shown, prediction = self.task.shown(output[:wanted], _first(target, wanted))
+            shown, prediction = self.task.picture_values(output[:wanted], _first(target, wanted))
             self._examples.append((rows[:wanted], shown.cpu().numpy(), prediction.cpu().numpy()))
             self._kept += wanted
 

@@ -10,15 +10,13 @@ from typing import Any, Literal, get_args
 
 from deapcache.cache import ORIGINAL, VIEWS, check_views
 from deapcache.errors import UsageError
+from deapcache.tasks import get_task
 
 WARM_UP = 0.05
 """Share of the iterations over which the learning rate rises linearly; afterwards it falls to 0 along a cosine."""
 
 GRADIENT_CLIP = 1.0
 """Largest gradient norm of one readout."""
-
-_ITERATIONS = dict.fromkeys(("boundaries", "foreground", "detection", "discrimination", "coco-stuff"), 30_000)
-_OTHER_ITERATIONS = 10_000
 
 Residency = Literal["gpu", "pinned", "memory", "stream"]
 """Where training arrays live: in the memory of the GPU, in pinned memory of its host, in the host's memory, or in the
@@ -101,4 +99,4 @@ class ProbeOptions:
 
 def default_iterations(task: str) -> int:
     """Training steps of ``task`` unless told otherwise: 30,000 for the COCO tasks, 10,000 for the others."""
-    return _ITERATIONS.get(task, _OTHER_ITERATIONS)
+    return get_task(task).iterations

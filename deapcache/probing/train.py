@@ -65,9 +65,9 @@ def _mean_loss(learners: Sequence[Learner]) -> float | None:
 
 
 def prepare_task(posed: PosedTask, stream: BatchStream, rows: np.ndarray, batch_size: int) -> torch.Tensor | None:
-    """Let the task survey all training targets; where its outputs start, from the first 256 of them."""
+    """Let the task look at all training targets; where its outputs start, from the first 256 of them."""
     task = posed.task
-    task.survey(stream.maps(task.annotations, sequential(rows, batch_size)))
+    task.scan_targets(stream.maps(task.annotations, sequential(rows, batch_size)))
     _, sample = next(stream.maps(task.annotations, [rows[:_BIAS_SAMPLE]]))
     return task.output_bias(task.target(sample))
 
@@ -75,4 +75,4 @@ def prepare_task(posed: PosedTask, stream: BatchStream, rows: np.ndarray, batch_
 def image_independent_prior(posed: PosedTask, stream: BatchStream, rows: np.ndarray, batch_size: int) -> torch.Tensor:
     """The best output (C, h, w) or (C,) that does not look at the image, from one pass over the training targets."""
     maps = stream.maps(posed.task.annotations, sequential(rows, batch_size))
-    return posed.task.prior((posed.task.target(some) for _, some in maps), posed.classes)
+    return posed.task.constant_baseline((posed.task.target(some) for _, some in maps), posed.classes)

@@ -1,6 +1,11 @@
 """Readouts: frozen feature volumes in, dense outputs out. Tensors only."""
 
-from deapcache.readouts.building import (
+from deapcache.readouts.base import (
+    READOUTS,
+    SIZES,
+    Readout,
+    ReadoutConfig,
+    ReadoutEntry,
     blank_readout,
     build_readout,
     canonical_readout,
@@ -9,11 +14,16 @@ from deapcache.readouts.building import (
     needs_guidance,
     needs_upsampler,
     restore_readout,
+    variant,
 )
-from deapcache.readouts.config import READOUTS, Readout, ReadoutConfig, ReadoutEntry
+from deapcache.readouts.baselines import Bicubic, Linear, Transposed
+from deapcache.readouts.deap import Deap
+from deapcache.readouts.featup import FeatUp, GuidedReadout, normalised_images, weights_digest
 
 __all__ = [
     "READOUTS",
+    "SIZES",
+    "GuidedReadout",
     "Readout",
     "ReadoutConfig",
     "ReadoutEntry",
@@ -24,5 +34,22 @@ __all__ = [
     "learnable_parameters",
     "needs_guidance",
     "needs_upsampler",
+    "normalised_images",
     "restore_readout",
+    "variant",
+    "weights_digest",
 ]
+
+READOUTS["deap"] = Deap
+# the ablations of Table 5
+READOUTS["8-dim"] = variant(Deap, "ablation of deap: D = 8, the same as deap:8", size=8)
+READOUTS["no-sigma"] = variant(Deap, "ablation of deap: attention without Gaussian masks", mask=False)
+READOUTS["no-indiv-sigma"] = variant(Deap, "ablation of deap: one width of the mask for all heads", shared_sigma=True)
+READOUTS["only-mask"] = variant(
+    Deap, "ablation of deap: attention by the mask alone, without queries and keys", content=False
+)
+# the baselines of section 4.2, and the field's
+READOUTS["bicubic"] = Bicubic
+READOUTS["transposed-conv"] = Transposed
+READOUTS["linear"] = Linear
+READOUTS["featup"] = FeatUp

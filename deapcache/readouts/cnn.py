@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deapcache.readouts.positions import REGION
+REGION = 8
+"""Side in output pixels of the square region that one query answers for (section 3): the CNN doubles three times."""
 
 LANES = 16
 """Channels that are computed in about the time of one."""
@@ -99,7 +100,8 @@ def _run_group(cnns: Sequence[UpsamplingCNN], tokens: Sequence[Tensor]) -> list[
     fine = entered
     for blocks in zip(*(cnn.steps() for cnn in cnns), strict=True):
         fine = _convolve(fine, [block.convolution for block in blocks], padding=1)
-        fine = F.relu(_upsample(fine, [block.upsampling for block in blocks]), inplace=True)
+        weight, bias = _side_by_side([block.upsampling for block in blocks])
+        fine = F.relu(F.conv_transpose2d(fine, weight, bias, stride=2), inplace=True)
     coarse = _convolve(entered, [cnn.skip for cnn in cnns])
     return list(_finish(fine, coarse, [cnn.final for cnn in cnns]).chunk(len(cnns), 1))
 
@@ -121,11 +123,6 @@ def _convolve(x: Tensor, layers: Sequence[nn.Conv2d], padding: int = 0) -> Tenso
     return F.conv2d(x, weight, bias, padding=padding)
 
 
-def _upsample(x: Tensor, layers: Sequence[nn.ConvTranspose2d]) -> Tensor:
-    weight, bias = _side_by_side(layers)
-    return F.conv_transpose2d(x, weight, bias, stride=2)
-
-
 def _side_by_side(layers: Sequence[nn.Conv2d | nn.ConvTranspose2d]) -> tuple[Tensor, Tensor]:
     """Weight and bias of the layers as one: block-diagonal over the first two axes, channels in the layers' order."""
     if len(layers) == 1:
@@ -144,11 +141,10 @@ def upsample_bilinear(x_BCRW: Tensor, factor: int) -> Tensor:
     """
     if x_BCRW.shape[1] > MATRIX_CHANNELS:
         return F.interpolate(x_BCRW, scale_factor=factor, mode="bilinear", align_corners=False)
-    rows, columns = (_interpolation(side, factor, x_BCRW) for side in x_BCRW.shape[2:])
+    matrices = []
+    for side in x_BCRW.shape[2:]:
+        ones = torch.eye(side, dtype=x_BCRW.dtype, device=x_BCRW.device)[None]
+        # (factor · side, side): each row holds what the old values add to a new one.
+        matrices.append(F.interpolate(ones, scale_factor=factor, mode="linear", align_corners=False)[0].T)
+    rows, columns = matrices
     return rows @ x_BCRW @ columns.T
-
-
-def _interpolation(side: int, factor: int, like: Tensor) -> Tensor:
-    """(factor · side, side): each row holds what the old values add to a new one."""
-    ones = torch.eye(side, dtype=like.dtype, device=like.device)[None]
-    return F.interpolate(ones, scale_factor=factor, mode="linear", align_corners=False)[0].T

@@ -10,19 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from deapcache.readouts.attention import largest_block
-from deapcache.readouts.cnn import UpsamplingCNN, run_side_by_side
-from deapcache.readouts.config import READOUTS, Readout, ReadoutConfig, ReadoutEntry
-from deapcache.readouts.masked import attend_masked
-from deapcache.readouts.positions import CODE_WIDTH, REGION, Geometry, locate_regions_and_cells
-from deapcache.readouts.projection import Projection, project_cells
+from deapcache.readouts.attention import attend_masked, largest_block
+from deapcache.readouts.base import ReadoutConfig
+from deapcache.readouts.regions import CODE_WIDTH, Geometry, RegionReadout, project_cells
 from deapcache.readouts.separable import attend_from_grid, suits, sum_queries
 
 SIGMA_FLOOR = 0.01
@@ -34,81 +29,74 @@ SIGMA_LEARNING_RATE = 10.0
 """Factor on the learning rate of log σ, which has a long way to go in few, small steps."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DeapConfig(ReadoutConfig):
-    """Architecture of :class:`Deap`; the defaults are the paper's full model."""
+class Deap(RegionReadout):
+    """The readout of the paper; with other than the default choices, its ablations.
 
-    heads: int = 8
-    mask: bool = True
-    """Whether a Gaussian of the distance is added to the logits; ``no-sigma`` of Table 5 drops it."""
-    shared_sigma: bool = False
-    """Whether all heads share one width, ``no-indiv-sigma`` of Table 5, which starts at the geometric mean."""
-    content: bool = True
-    """Whether logits hold the product of query and key; ``only-mask`` of Table 5 drops it, and both projections."""
+    Parameters
+    ----------
+    heads
+        Heads of the attention.
+    mask
+        Whether a Gaussian of the distance is added to the logits; ``no-sigma`` of Table 5 drops it.
+    shared_sigma
+        Whether all heads share one width, ``no-indiv-sigma`` of Table 5, which starts at the geometric mean.
+    content
+        Whether logits hold the product of query and key; ``only-mask`` of Table 5 drops it, and both projections.
+    """
 
-    def build(self) -> Deap:
-        return Deap(self)
+    summary = "dense attentive probing, the paper's readout"
 
-
-class Deap(Readout):
-    """The readout of the paper, and its ablations."""
-
-    def __init__(self, config: DeapConfig) -> None:
-        super().__init__()
-        self.config = config
+    def __init__(
+        self,
+        config: ReadoutConfig,
+        *,
+        heads: int = 8,
+        mask: bool = True,
+        shared_sigma: bool = False,
+        content: bool = True,
+    ) -> None:
+        super().__init__(config)
+        self.heads = heads
+        self._key = (config, heads, mask, shared_sigma, content)
         code, width = config.code_dim, config.feature_dim + CODE_WIDTH
-        self.norm = nn.LayerNorm(width)
-        self.key = nn.Linear(width, code) if config.content else None
+        self.key = nn.Linear(width, code) if content else None
         self.value = nn.Linear(width, 2 * code)
-        self.query = nn.Linear(CODE_WIDTH, code) if config.content else None
-        self.log_sigma = nn.Parameter(_initial_log_sigma(config)) if config.mask else None
-        self.ffn = nn.Sequential(nn.Linear(2 * code, 4 * code), nn.GELU(), nn.Linear(4 * code, code))
-        self.cnn = UpsamplingCNN(code, config.width, config.out_channels)
-        self.options = _options(config)
-
-    def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
-        """See :meth:`Readout.forward`.
-
-        Regions are 8 × 8 pixels; where a side of ``output_size`` is no multiple of 8, the last regions are cropped.
-        """
-        return self.forward_stacked([self], features_BHWD, output_size)[0]
+        self.query = nn.Linear(CODE_WIDTH, code) if content else None
+        self.log_sigma = nn.Parameter(_initial_log_sigma(config.grid, 1 if shared_sigma else heads)) if mask else None
+        self.add_decoder()
+        widths = {
+            "sigma_floor": SIGMA_FLOOR,
+            "sigma_start": [f"max({SIGMA_NARROWEST}, {SIGMA_WIDEST} / cells)", SIGMA_WIDEST],
+            "sigma_learning_rate": SIGMA_LEARNING_RATE,
+        }
+        self.options = {
+            "code_dim": code,
+            "heads": heads,
+            "mask": widths if mask else None,
+            "shared_sigma": shared_sigma,
+            "content": content,
+            **self.options,
+        }
 
     def stack_key(self) -> Hashable:
         """Members of one configuration run side by side: their heads as one attention, their projections as one."""
-        return self.config
+        return self._key
 
     @classmethod
-    def forward_stacked(
-        cls,
-        members: Sequence[Readout],
-        features_BHWD: Tensor,
-        output_size: tuple[int, int],
-        guidance: Tensor | None = None,
-    ) -> list[Tensor]:
-        """See :meth:`Readout.forward_stacked`."""
-        deaps = [member for member in members if isinstance(member, Deap)]
-        H, W = features_BHWD.shape[1:3]
-        shape, device = deaps[0].trained_size, features_BHWD.device
-        geometry = locate_regions_and_cells(output_size, (H, W), shape=shape, device=device)
+    def mix(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
+        """See :meth:`RegionReadout.mix`: masked cross-attention, equation 2; float32."""
         with torch.autocast(features_BHWD.device.type, enabled=False):
             # Logits reach 40 where a mask is narrow; half precision would lose what the features add to them.
-            projections = [Projection(m.norm, [m.value] if m.key is None else [m.key, m.value]) for m in deaps]
+            projections = [(m.norm, [m.value] if m.key is None else [m.key, m.value]) for m in members]
             tokens_BNO = project_cells(features_BHWD, geometry.cell_codes(), projections)
-            mixed = _attend(deaps, tokens_BNO, geometry)
-        tokens = [m.ffn(one).unflatten(1, geometry.region_grid) for m, one in zip(deaps, mixed, strict=True)]
-        outputs = run_side_by_side([m.cnn for m in deaps], [one.permute(0, 3, 1, 2) for one in tokens])
-        height, width = output_size
-        return [output[..., :height, :width].float() for output in outputs]
+            mixed = _attend(members, tokens_BNO, geometry)
+        return [mixed_BQV.unflatten(1, geometry.region_grid) for mixed_BQV in mixed]
 
     def sigma(self) -> Tensor | None:
         """Width of each head's mask, (heads,), above 0.01, in units of the image's longer side; ``None`` without."""
         if self.log_sigma is None:
             return None
-        return (SIGMA_FLOOR + self.log_sigma.exp()).expand(self.config.heads)
-
-    def set_output_bias(self, values: Tensor) -> None:
-        """Start each channel's output at ``values`` (D_out,), in the final convolution's bias; the skip's becomes 0."""
-        self.cnn.set_output_bias(values)
+        return (SIGMA_FLOOR + self.log_sigma.exp()).expand(self.heads)
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """All parameters, and apart from them log σ: ten times the learning rate and no weight decay."""
@@ -123,7 +111,7 @@ def _attend(members: Sequence[Deap], tokens_BNO: Tensor, geometry: Geometry) -> 
     """Each member's (B, Q, V · heads) float32: all heads' outputs side by side, equation 2."""
     by_member_BNMT = tokens_BNO.unflatten(-1, (len(members), -1))
     queries, cells = math.prod(geometry.region_grid), tokens_BNO.shape[1]
-    together = max(1, largest_block(tokens_BNO.device) // (members[0].config.heads * queries * cells))
+    together = max(1, largest_block(tokens_BNO.device) // (members[0].heads * queries * cells))
     mixed: list[Tensor] = []
     # Members are taken together only while their masks fit into a block: larger ones would leave the cache.
     for start in range(0, len(members), together):
@@ -133,46 +121,31 @@ def _attend(members: Sequence[Deap], tokens_BNO: Tensor, geometry: Geometry) -> 
 
 
 def _attend_group(members: Sequence[Deap], tokens_BNMT: Tensor, geometry: Geometry) -> list[Tensor]:
-    config = members[0].config
+    code, heads = members[0].config.code_dim, members[0].heads
 
     def heads_of(part: Tensor) -> Tensor:
         # (B, N, M, heads · width) to (B, M · heads, N, width)
-        return part.unflatten(-1, (config.heads, -1)).flatten(2, 3).transpose(1, 2)
+        return part.unflatten(-1, (heads, -1)).flatten(2, 3).transpose(1, 2)
 
     # Neither queries nor mask depend on the image: once a step, not once an image.
-    values_BSNV = heads_of(tokens_BNMT[..., -2 * config.code_dim :])
-    sigma_S, queries = _sigmas(members), _queries(members, geometry)
+    sigmas = [sigma for member in members if (sigma := member.sigma()) is not None]
+    sigma_S, queries = torch.cat(sigmas) if sigmas else None, _queries(members, geometry)
+    values_BSNV = heads_of(tokens_BNMT[..., -2 * code :])
     if queries is None:
         assert sigma_S is not None  # the configuration has one of the two
-        mixed_BSQV = _average(torch.softmax(geometry.gaussian_mask(sigma_S), -1), values_BSNV)
+        weights_SQN = torch.softmax(geometry.gaussian_mask(sigma_S), -1)
+        # The same weights for every image, which are not copied for each of them.
+        mixed_SQT = weights_SQN @ values_BSNV.permute(1, 2, 0, 3).flatten(2)
+        mixed_BSQV = mixed_SQT.unflatten(-1, (len(values_BSNV), -1)).permute(2, 0, 1, 3)
     else:
-        keys_BSNK = heads_of(tokens_BNMT[..., : config.code_dim])
-        mixed_BSQV = _attend_cells(queries, sigma_S, geometry, keys_BSNK, values_BSNV)
+        keys_BSNK = heads_of(tokens_BNMT[..., :code])
+        if sigma_S is None or suits(*queries, keys_BSNK.shape[2]):
+            mask_SQN = None if sigma_S is None else geometry.gaussian_mask(sigma_S)
+            mixed_BSQV = attend_from_grid(*queries, mask_SQN, keys_BSNK, values_BSNV)
+        else:  # without ever holding the masks of all heads
+            distances = geometry.squared_distances(sigma_S.dtype)
+            mixed_BSQV = attend_masked(sum_queries(*queries), sigma_S, distances, keys_BSNK, values_BSNV)
     return [mixed.transpose(1, 2).flatten(2) for mixed in mixed_BSQV.chunk(len(members), 1)]
-
-
-def _average(weights_SQN: Tensor, values_BSNV: Tensor) -> Tensor:
-    """(B, S, Q, V): every image's values under the same weights, which are not copied for each image."""
-    B, _, _, V = values_BSNV.shape
-    found_SQT = weights_SQN @ values_BSNV.permute(1, 2, 0, 3).flatten(2)
-    return found_SQT.unflatten(-1, (B, V)).permute(2, 0, 1, 3)
-
-
-def _attend_cells(
-    queries: tuple[Tensor, Tensor], sigma_S: Tensor | None, geometry: Geometry, keys_BSNK: Tensor, values_BSNV: Tensor
-) -> Tensor:
-    """(B, S, Q, V): by products where that is faster; else, with masks, without ever holding those of all heads."""
-    if sigma_S is None or suits(*queries, keys_BSNK.shape[2]):
-        mask_SQN = None if sigma_S is None else geometry.gaussian_mask(sigma_S)
-        return attend_from_grid(*queries, mask_SQN, keys_BSNK, values_BSNV)
-    distances = geometry.squared_distances(sigma_S.dtype)
-    return attend_masked(sum_queries(*queries), sigma_S, distances, keys_BSNK, values_BSNV)
-
-
-def _sigmas(members: Sequence[Deap]) -> Tensor | None:
-    """(M · heads,) widths of the members' masks; ``None`` where they have none."""
-    sigmas = [sigma for member in members if (sigma := member.sigma()) is not None]
-    return torch.cat(sigmas) if sigmas else None
 
 
 def _queries(members: Sequence[Deap], geometry: Geometry) -> tuple[Tensor, Tensor] | None:
@@ -185,7 +158,7 @@ def _queries(members: Sequence[Deap], geometry: Geometry) -> tuple[Tensor, Tenso
         return None
     weight = torch.cat([query.weight for query in projections])
     bias = torch.cat([query.bias for query in projections])
-    heads = members[0].config.heads * len(members)
+    heads = members[0].heads * len(members)
     row_codes, column_codes = (codes.to(weight.dtype) for codes in geometry.axis_codes())
     rows, columns = nn.functional.linear(row_codes, weight, bias), nn.functional.linear(column_codes, weight)
 
@@ -196,39 +169,15 @@ def _queries(members: Sequence[Deap], geometry: Geometry) -> tuple[Tensor, Tenso
     return by_head(rows), by_head(columns)
 
 
-def _initial_log_sigma(config: DeapConfig) -> Tensor:
+def _initial_log_sigma(grid: tuple[int, int], count: int) -> Tensor:
     """Widths spread evenly in logarithm over the heads, from about half a cell to half the image.
 
-    At a width of 0.03, most queries of a 7×7 grid have no cell in reach, and the head attends everywhere.
+    A single one starts at the geometric mean. At a width of 0.03, most queries of a 7×7 grid have no cell in reach, and
+    the head attends everywhere.
     """
-    narrowest = max(SIGMA_NARROWEST, SIGMA_WIDEST / min(config.grid))
-    if config.shared_sigma:
+    narrowest = max(SIGMA_NARROWEST, SIGMA_WIDEST / min(grid))
+    if count == 1:
         widths = torch.tensor([math.sqrt(narrowest * SIGMA_WIDEST)])
     else:
-        widths = torch.logspace(math.log10(narrowest), math.log10(SIGMA_WIDEST), config.heads)
+        widths = torch.logspace(math.log10(narrowest), math.log10(SIGMA_WIDEST), count)
     return (widths - SIGMA_FLOOR).log()
-
-
-def _options(config: DeapConfig) -> dict[str, Any]:
-    mask = {
-        "sigma_floor": SIGMA_FLOOR,
-        "sigma_start": [f"max({SIGMA_NARROWEST}, {SIGMA_WIDEST} / cells)", SIGMA_WIDEST],
-        "sigma_learning_rate": SIGMA_LEARNING_RATE,
-    }
-    return {
-        "code_dim": config.code_dim,
-        "heads": config.heads,
-        "mask": mask if config.mask else None,
-        "shared_sigma": config.shared_sigma,
-        "content": config.content,
-        "position_code": "sin, cos at pi and 2 pi",
-        "features": "standardised per cell",
-        "region": REGION,
-        "cnn_layout": "entry convolution, 3 blocks, skip",
-        "cnn_width": config.width,
-    }
-
-
-READOUTS.add(
-    "deap", ReadoutEntry(summary="dense attentive probing, the paper's readout", config=partial(DeapConfig, mask=True))
-)

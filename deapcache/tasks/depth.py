@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deapcache.errors import DataError
-from deapcache.tasks.task import TASKS, Maps, Metric, Task, per_image_sum
+from deapcache.tasks.task import Maps, Metric, Task, per_image_sum
 
 _LAMBDA = 0.85
 _NEAREST = 1e-3
@@ -38,6 +38,8 @@ class Depth(Task):
 
     name = "depth"
     annotations = ("depth",)
+    meaning = "depth"
+    unit = "m"
     picture = "depth"
     default_dataset = "nyuv2"
     metrics: ClassVar = {
@@ -76,8 +78,14 @@ class Depth(Task):
         et al. (2019, "From Big to Small") gave it, without their factor 10. Both depths count as at least 1 mm.
         With ``l1`` the mean of |prediction - target|, metres.
         """
-        metres, known = self._metres(output), target > 0
-        return _l1(metres, target, known) if self.chosen["loss"] == "l1" else _silog(metres, target, known)
+        metres, known = self.prediction(output), target > 0
+        count = known.sum().clamp(min=1)
+        if self.chosen["loss"] == "l1":
+            return ((metres - target).abs() * known).sum() / count
+        errors = (_log(metres) - _log(target)) * known
+        inside = errors.square().sum() / count - _LAMBDA * (errors.sum() / count).square()
+        # The root has no slope at 0: a perfect prediction, or a batch without depth, must not give NaN.
+        return inside.clamp(min=1e-12).sqrt()
 
     def output_bias(self, target: Tensor) -> Tensor:
         """(1,): the softplus of it is the mean of the known depths; raises :class:`DataError` without any."""
@@ -85,7 +93,9 @@ class Depth(Task):
 
     def statistics(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Sums over the known pixels of each image, within the crop, (B,): float64, counts int64."""
-        metres, known = self._metres(output), self._scored(target)
+        metres, known = self.prediction(output), target > 0
+        if self.chosen["crop"] == "eigen":
+            known &= eigen_crop(*target.shape[-2:]).to(known.device)
         errors = _log(metres) - _log(target)
         sums = {
             "squares": (metres - target).square(),
@@ -100,11 +110,6 @@ class Depth(Task):
             **{name: per_image_sum(values.masked_fill(~known, 0.0)) for name, values in sums.items()},
             **{name: per_image_sum(values & known) for name, values in counts.items()},
         }
-
-    def _scored(self, target: Tensor) -> Tensor:
-        """(B, h, w) bool: known pixels, within the crop."""
-        known = target > 0
-        return known & eigen_crop(*target.shape[-2:]).to(known.device) if self.chosen["crop"] == "eigen" else known
 
     def scores(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
         seen = statistics["known"] > 0
@@ -124,7 +129,7 @@ class Depth(Task):
         averaged = {name: float(values.mean()) for name, values in per_image.items()}
         return {name: pooled if name == "rmse_pooled" else averaged[name] for name in self.metrics}
 
-    def prior(self, targets: Iterable[Tensor], classes: tuple[str, ...]) -> Tensor:
+    def constant_baseline(self, targets: Iterable[Tensor], classes: tuple[str, ...]) -> Tensor:
         """Each pixel's mean depth over the training images, the overall mean where it was never known."""
         total, known = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
         for target in targets:
@@ -135,9 +140,6 @@ class Depth(Task):
 
     def prediction(self, output: Tensor) -> Tensor:
         """Metres, (B, h, w) float32, above 0."""
-        return self._metres(output)
-
-    def _metres(self, output: Tensor) -> Tensor:
         return F.softplus(output[:, 0].float())
 
 
@@ -147,32 +149,19 @@ def eigen_crop(height: int, width: int) -> Tensor:
     The crop of Eigen et al. (2014) as BTS, AdaBins and others apply it, in shares of the image where it has another
     size. A map that was brought to this size by nearest neighbour shows cropped pixels exactly there.
     """
-    rows, columns = (_inside(*part, size) for part, size in zip(_EIGEN, (height, width), strict=True))
+    inside = []
+    for (first, end, of), size in zip(_EIGEN, (height, width), strict=True):
+        # Twice the places of the centres, which are whole numbers of 1 / size: nothing is rounded.
+        centres = (2 * torch.arange(size) + 1) * of
+        inside.append((centres >= 2 * size * first) & (centres < 2 * size * end))
+    rows, columns = inside
     return rows[:, None] & columns
-
-
-def _inside(first: int, end: int, of: int, size: int) -> Tensor:
-    # Twice the places of the centres, which are whole numbers of 1 / size: nothing is rounded.
-    centres = (2 * torch.arange(size) + 1) * of
-    return (centres >= 2 * size * first) & (centres < 2 * size * end)
 
 
 def inverse_softplus(metres: Tensor) -> Tensor:
     """The x whose softplus is ``metres``, any shape, float64 for accuracy."""
     wanted = metres.double()
     return wanted + torch.log(-torch.expm1(-wanted))
-
-
-def _silog(metres: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    errors = (_log(metres) - _log(target)) * known
-    count = known.sum().clamp(min=1)
-    inside = errors.square().sum() / count - _LAMBDA * (errors.sum() / count).square()
-    # The root has no slope at 0: a perfect prediction, or a batch without depth, must not give NaN.
-    return inside.clamp(min=1e-12).sqrt()
-
-
-def _l1(metres: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    return ((metres - target).abs() * known).sum() / known.sum().clamp(min=1)
 
 
 def _log(metres: Tensor) -> Tensor:
@@ -186,6 +175,3 @@ def _mean_depth(total: Tensor, known: Tensor) -> Tensor:
             "check the dataset's depth maps, or take more training images"
         )
     return total / known
-
-
-TASKS.add("depth", Depth)

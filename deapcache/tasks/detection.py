@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deapcache.errors import DataError
-from deapcache.tasks import centernet
-from deapcache.tasks.detection_ap import DETECTIONS, average_precisions, match
-from deapcache.tasks.task import TASKS, Maps, Metric, Task
+from deapcache.tasks.task import Maps, Metric, Task
+
+MIN_OVERLAP = 0.7
+"""IoU that two boxes keep whose corners are moved by the bump's radius."""
+
+FLOOR = 1e-4
+"""Probabilities are kept this far from 0 and 1 in the loss."""
 
 _CENTRE_BIAS = -2.19
 """CenterNet's: a tenth of the pixels are taken for centres at first."""
@@ -28,6 +35,19 @@ _OBJECT, _CROWD = 1, 2
 
 _CROWD_PIXEL = -1
 """In instance maps."""
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+"""IoU from which a detection is a hit."""
+
+AREAS = {"all": (0.0, 1e10), "large": (96.0**2, 1e10)}
+"""Objects counted, by their area in pixels, both ends included; pycocotools' ranges of these names."""
+
+DETECTIONS = 100
+"""Of an image, at most (pycocotools' ``maxDets``)."""
+
+_RECALLS = np.linspace(0, 1, 101)
+_CELLS = len(AREAS) * len(THRESHOLDS)
+"""Each pair of a range of areas and a threshold has a bit in the codes."""
 
 
 class Detection(Task):
@@ -45,6 +65,8 @@ class Detection(Task):
 
     name = "detection"
     annotations = ("boxes", "instances")
+    iterations = 30_000
+    meaning = "x, y, width and height as fractions of the image, and score; the best first, then zeros"
     picture = "boxes"
     default_dataset = "coco"
     metrics: ClassVar = {
@@ -60,8 +82,8 @@ class Detection(Task):
             "centres": {
                 "loss": "focal, alpha 2, beta 4",
                 "radius": "corrected roots",
-                "overlap": centernet.MIN_OVERLAP,
-                "floor": centernet.FLOOR,
+                "overlap": MIN_OVERLAP,
+                "floor": FLOOR,
                 "bias": _CENTRE_BIAS,
                 "crowd": "ignored",
             },
@@ -84,10 +106,12 @@ class Detection(Task):
         """
         table, instances = maps["boxes"], maps["instances"]
         height, width = instances.shape[-2:]
-        boxes = _inside(_fractions(table))
+        whole = _fractions(table)
+        corner, opposite = whole[..., :2].clamp(0, 1), (whole[..., :2] + whole[..., 2:]).clamp(0, 1)
+        boxes = torch.cat([corner, opposite - corner], dim=-1)  # what is outside gets no size
         objects = (table[:, 1:, 5] == _OBJECT) & (boxes[..., 2:] > 0).all(-1)
-        heat = centernet.heat_maps(boxes, objects, (height, width))
-        cells = centernet.centre_cells(boxes, (height, width))
+        heat = heat_maps(boxes, objects, (height, width))
+        cells = centre_cells(boxes, (height, width))
         return {
             "table": table,
             "objects": objects,
@@ -103,8 +127,8 @@ class Detection(Task):
         The two belong to separate readouts and AdamW does not mind a factor: the weight of the second (1) decides no
         more than its part in the clipped gradient norm and in the reported sum.
         """
-        centres = centernet.focal_loss(output[:, 0], target["heat"], target["counted"])
-        found = centernet.values_at(output[:, 1:3].float(), target["cells"])
+        centres = focal_loss(output[:, 0], target["heat"], target["counted"])
+        found = values_at(output[:, 1:3].float(), target["cells"])
         objects = target["objects"]
         distance = ((found - target["sizes"]).abs().mean(-1) * objects).sum() / objects.sum().clamp(min=1)
         return centres + _SIZE_WEIGHT * distance
@@ -115,9 +139,14 @@ class Detection(Task):
         return torch.cat([sizes.new_tensor([_CENTRE_BIAS]), _require_objects(sizes).mean(0)])
 
     def statistics(self, output: Tensor, target: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Which detections of each image hit or are false alarms, as ``detection_ap.match`` keeps it, on the CPU."""
+        """Which detections of each image hit or are false alarms, as :func:`match` keeps it, on the CPU."""
+        found = []
         detections, tables = self.prediction(output).double().cpu().numpy(), target["table"].cpu().numpy()
-        found = [_matched(*pair) for pair in zip(detections, tables, strict=True)]
+        for boxes, table in zip(detections, tables, strict=True):
+            left, top, width, height = table[0, :4]
+            pixels = boxes[boxes[:, 4] > 0] * (width, height, width, height, 1) + (left, top, 0, 0, 0)
+            rows = table[(table[:, 5] == _OBJECT) | (table[:, 5] == _CROWD)]
+            found.append(match(pixels, np.column_stack([rows[:, :5], rows[:, 5] == _CROWD])))
         return {name: torch.from_numpy(np.stack([one[name] for one in found])) for name in found[0]}
 
     def scores(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -125,7 +154,7 @@ class Detection(Task):
         large = precisions["large"]
         return {"ap_large": float(large.mean()), "ap": float(precisions["all"].mean()), "ap50_large": float(large[0])}
 
-    def prior(self, targets: Iterable[Mapping[str, Tensor]], classes: tuple[str, ...]) -> Tensor:
+    def constant_baseline(self, targets: Iterable[Mapping[str, Tensor]], classes: tuple[str, ...]) -> Tensor:
         """How much has its centre near a pixel, and how large it is, over the training images.
 
         An object counts by its area: unweighted, the many small ones would decide, and no guess would overlap a large
@@ -143,9 +172,9 @@ class Detection(Task):
 
     def prediction(self, output: Tensor) -> Tensor:
         """(B, 100, 5) float32: x, y, width, height as fractions of the image, and score, the best first, then zeros."""
-        return centernet.decode(output, DETECTIONS, _NMS_OVERLAP)
+        return decode(output, DETECTIONS, _NMS_OVERLAP)
 
-    def shown(self, output: Tensor, target: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def picture_values(self, output: Tensor, target: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The target's boxes and those found, as :meth:`prediction` gives them.
 
         The former are (B, n, 5) float32, fractions alike, then 1 for an object, 2 for a crowd and 0 for no box.
@@ -158,19 +187,6 @@ def _fractions(table: Tensor) -> Tensor:
     """(B, n, 4): the boxes after the first row, which is the region that is seen, as fractions of it."""
     corner, sides = table[:, :1, :2], table[:, :1, 2:4]
     return torch.cat([table[:, 1:, :2] - corner, table[:, 1:, 2:4]], dim=-1) / torch.cat([sides, sides], dim=-1)
-
-
-def _inside(boxes: Tensor) -> Tensor:
-    """(..., 4) boxes in fractions, cut at the image's border; what is outside gets no size."""
-    corner, opposite = boxes[..., :2].clamp(0, 1), (boxes[..., :2] + boxes[..., 2:]).clamp(0, 1)
-    return torch.cat([corner, opposite - corner], dim=-1)
-
-
-def _matched(detections: np.ndarray, table: np.ndarray) -> dict[str, np.ndarray]:
-    left, top, width, height = table[0, :4]
-    pixels = detections[detections[:, 4] > 0] * (width, height, width, height, 1) + (left, top, 0, 0, 0)
-    rows = table[(table[:, 5] == _OBJECT) | (table[:, 5] == _CROWD)]
-    return dict(match(pixels, np.column_stack([rows[:, :5], rows[:, 5] == _CROWD])))
 
 
 def _centre_sums(target: Mapping[str, Tensor]) -> Tensor:
@@ -203,4 +219,249 @@ def _require_objects(found: Tensor) -> Tensor:
     return found
 
 
-TASKS.add("detection", Detection)
+# CenterNet's heat maps: an object is a bump around the centre of its box (Zhou et al., 2019, "Objects as Points").
+# Boxes are (..., 4): x, y of the upper left corner, width, height, as fractions of the image. The pixel of a heat map
+# in column i covers the fractions from i / w to (i + 1) / w.
+
+
+def gaussian_radius(width: Tensor, height: Tensor, overlap: float = MIN_OVERLAP) -> Tensor:
+    """How far both corners of a box may move, along both axes, with an IoU of at least ``overlap`` with where it was.
+
+    The smallest of three cases, each the smaller positive root of a r² + b r + c = 0, with m = ``overlap``:
+
+    * both corners move alike: s / (2wh - s) = m with s = (w - r)(h - r), so a = 1, b = -(w + h), c = wh(1 - m)/(1 + m)
+    * both move inwards: (w - 2r)(h - 2r) / wh = m, so a = 4, b = -2(w + h), c = wh(1 - m)
+    * both move outwards: wh / ((w + 2r)(h + 2r)) = m, so a = 4m, b = 2m(w + h), c = -wh(1 - m)
+
+    CenterNet's published code takes the larger root of the first two and divides every root by 2 instead of 2a, which
+    gives bumps three to four times as wide (CornerNet, where it comes from, was corrected later). These are the right
+    roots. Any shape, in any unit of length.
+    """
+    total, area = width + height, width * height
+    cases = (
+        (1.0, -total, area * (1 - overlap) / (1 + overlap), -1),
+        (4.0, -2 * total, area * (1 - overlap), -1),
+        (4.0 * overlap, 2 * overlap * total, area * (overlap - 1), 1),
+    )
+    roots = [(-b + sign * (b.square() - 4 * a * c).clamp(min=0).sqrt()) / (2 * a) for a, b, c, sign in cases]
+    return torch.stack(roots).amin(0)
+
+
+def centre_cells(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """(..., 2) int64: column and row of the pixel with each box's centre, in a map of ``size`` (height, width)."""
+    sides = boxes.new_tensor((size[1], size[0]))
+    cells = ((boxes[..., :2] + boxes[..., 2:4] / 2) * sides).floor().long()
+    return cells.clamp(min=0).minimum(sides.long() - 1)
+
+
+def heat_maps(boxes: Tensor, objects: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, h, w) float32 in [0, 1]: a bump for each box, the highest where several meet, 1 at the centres' pixels alone.
+
+    A bump is exp(-d² / 2σ²) within whole pixels of the radius r = ⌊``gaussian_radius``⌋ along both axes, with
+    σ = (2r + 1) / 6, and 0 beyond.
+
+    Parameters
+    ----------
+    boxes
+        (B, n, 4), inside the image.
+    objects
+        (B, n) bool: which of them are to be drawn.
+    size
+        Height and width of the map.
+    """
+    height, width = size
+    image, place = objects.nonzero(as_tuple=True)
+    chosen = boxes[image, place]
+    radius = gaussian_radius(chosen[:, 2] * width, chosen[:, 3] * height).floor()
+    # No box is larger than the image, and no window larger than the largest bump: one shape for all of them.
+    largest = int(gaussian_radius(*torch.tensor((width, height), dtype=torch.float64)))
+    offsets = torch.arange(-largest, largest + 1, device=boxes.device)
+    within = offsets.abs() <= radius[:, None]
+    profile = torch.exp(-offsets.square() * 18 / (2 * radius[:, None] + 1).square()).where(within, 0)
+    columns, rows = (centre_cells(chosen, size)[:, axis, None] + offsets for axis in (0, 1))
+    across = profile.where((columns >= 0) & (columns < width), 0)
+    down = profile.where((rows >= 0) & (rows < height), 0)
+    places = (image[:, None] * height + rows.clamp(0, height - 1))[:, :, None] * width
+    places = places + columns.clamp(0, width - 1)[:, None, :]
+    heat = torch.zeros(len(boxes) * height * width, device=boxes.device)
+    values = (down[:, :, None] * across[:, None, :]).float()
+    return heat.scatter_reduce_(0, places.flatten(), values.flatten(), "amax").view(-1, height, width)
+
+
+def focal_loss(logit: Tensor, heat: Tensor, counted: Tensor) -> Tensor:
+    """CenterNet's penalty-reduced focal loss (α = 2, β = 4): summed over pixels, divided by the number of centres.
+
+    -(1 - p)² ln p where ``heat`` is 1, else -(1 - heat)⁴ p² ln(1 - p); p is the sigmoid, kept between 1e-4 and
+    1 - 1e-4. All (B, h, w): logits, :func:`heat_maps`, and which pixels count (bool). Without any centre the sum is
+    divided by 1.
+    """
+    p = logit.float().sigmoid().clamp(FLOOR, 1 - FLOOR)
+    centre = heat == 1
+    at_centre = (1 - p).square() * p.log()
+    elsewhere = (1 - heat) ** 4 * p.square() * (1 - p).log()
+    losses = -torch.where(centre, at_centre, elsewhere) * counted
+    return losses.sum() / (centre & counted).sum().clamp(min=1)
+
+
+def decode(output: Tensor, count: int, overlap: float) -> Tensor:
+    """The boxes that an output stands for: (B, count, 5) float32 x, y, width, height and score, the best first.
+
+    Centres are the ``count`` highest pixels that none of eight neighbours exceeds; a box stands around the middle of
+    its pixel and has the size said there, but at least one pixel's. Then those go that have an IoU above ``overlap``
+    with a better one. The score is the centre's probability; rows that are left over are 0.
+
+    output: (B, 3, h, w): logit of a centre, width and height as fractions of the image.
+    """
+    height, width = output.shape[-2:]
+    logit = output[:, 0].float()
+    is_peak = logit == F.max_pool2d(logit[:, None], 3, stride=1, padding=1)[:, 0]
+    peaks = logit.masked_fill(~is_peak, -math.inf).flatten(1)
+    best, cells = peaks.topk(min(count, height * width))
+    centres = torch.stack([(cells % width + 0.5) / width, (cells // width + 0.5) / height], dim=-1)
+    smallest = output.new_tensor((1 / width, 1 / height), dtype=torch.float32)
+    sizes = values_at(output[:, 1:3].float(), cells).maximum(smallest)
+    found = torch.cat([centres - sizes / 2, sizes, best.sigmoid()[..., None]], dim=-1)
+    return F.pad(torch.stack([_without_repeats(one, overlap) for one in found]), (0, 0, 0, count - found.shape[1]))
+
+
+def values_at(maps: Tensor, cells: Tensor) -> Tensor:
+    """(B, n, C): the values of (B, C, h, w) maps at (B, n) pixels, counted along the rows."""
+    channels = maps.shape[1]
+    return maps.flatten(2).gather(2, cells[:, None].expand(-1, channels, -1)).mT
+
+
+def _without_repeats(found: Tensor, overlap: float) -> Tensor:
+    """The (n, 5) boxes of one image that non-maximum suppression leaves, in order, then zeros."""
+    from torchvision.ops import nms  # loads an image library, which other tasks do without
+
+    corners = torch.cat([found[:, :2], found[:, :2] + found[:, 2:4]], dim=1)
+    kept = found[nms(corners, found[:, 4], overlap)]
+    kept = kept[kept[:, 4] > 0]
+    return F.pad(kept, (0, 0, 0, len(found) - len(kept)))
+
+
+# COCO's average precision in two steps: pycocotools (``COCOeval``, boxes, ``useCats=0``) matches image by image; what
+# it finds is kept in a few bits a detection, so that its ``accumulate`` can be done over images that are chosen, and
+# repeated, later (bootstrap).
+
+
+def match(detections: NDArray[np.float64], objects: NDArray[np.float64]) -> dict[str, NDArray[np.generic]]:
+    """What the scores need to know of one image.
+
+    Parameters
+    ----------
+    detections
+        (n, 5), n up to 100: x, y, width, height in pixels of the original image, score above 0; the best first.
+    objects
+        (m, 6): box alike, area in pixels, whether it is a crowd (1, or 0). A crowd is never missed, and a detection in
+        it is no false alarm.
+
+    Returns
+    -------
+    score
+        (100,) float32, 0 after the last detection.
+    hits, alarms
+        (100,) int32: bit 10 a + t says that with the a-th range of areas and the t-th threshold it finds an object, or
+        is a false alarm; neither where it is ignored.
+    objects
+        (2,) int64: how many objects there are to be found in each range of areas.
+    """
+    hits, ignored = _matched(detections, objects)
+    outside = np.array([~_in_range(detections[:, 2] * detections[:, 3], area) for area in AREAS.values()])
+    alarms = ~hits & ~ignored & ~outside[:, None]
+    single = objects[objects[:, 5] == 0]
+    return {
+        "score": _padded(detections[:, 4].astype(np.float32)),
+        "hits": _padded(_codes(hits)),
+        "alarms": _padded(_codes(alarms)),
+        "objects": np.array([_in_range(single[:, 4], area).sum() for area in AREAS.values()]),
+    }
+
+
+def _matched(detections: NDArray[np.float64], objects: NDArray[np.float64]) -> tuple[NDArray[np.bool_], ...]:
+    """(2, 10, n) each: detections that have an object that counts, and that have one that is ignored."""
+    found = np.zeros((2, len(AREAS), len(THRESHOLDS), len(detections)), bool)
+    if not len(objects) or not len(detections):
+        return found[0], found[1]
+    from pycocotools import mask as coco_mask
+
+    overlaps = coco_mask.iou(detections[:, :4], objects[:, :4], objects[:, 5].astype(np.uint8))
+    # pycocotools tries every detection on every object in Python. Most have no object that they could ever be
+    # matched with: those that have one are all that it needs to see.
+    near = (overlaps >= THRESHOLDS[0]).any(1)
+    if not near.any():
+        return found[0], found[1]
+    from pycocotools.cocoeval import COCOeval  # draws in matplotlib, which other tasks do without
+
+    evaluation = COCOeval(iouType="bbox")
+    evaluation.params.useCats, evaluation.params.catIds = 0, [1]
+    # One image, of id 0, with objects of one category. Their ids start at 1: pycocotools takes the id 0 for no match.
+    evaluation._gts[0, 1] = [
+        {"id": number, "area": row[4], "iscrowd": int(row[5]), "ignore": int(row[5])}
+        for number, row in enumerate(objects, start=1)
+    ]
+    evaluation._dts[0, 1] = [
+        {"id": number, "area": row[2] * row[3], "score": row[4]} for number, row in enumerate(detections[near], start=1)
+    ]
+    evaluation.ious = {(0, -1): overlaps[near]}
+    for place, area in enumerate(AREAS.values()):
+        matches = evaluation.evaluateImg(0, -1, area, DETECTIONS)
+        has_match, is_ignored = matches["dtMatches"] > 0, matches["dtIgnore"].astype(bool)
+        found[0, place][:, near] = has_match & ~is_ignored
+        found[1, place][:, near] = has_match & is_ignored
+    return found[0], found[1]
+
+
+def average_precisions(statistics: Mapping[str, np.ndarray]) -> dict[str, NDArray[np.float64]]:
+    """Range of areas → (10,) average precision at each threshold, over the images that the statistics are of.
+
+    Equal to the mean over recalls of what pycocotools' ``accumulate`` gives for them; NaN without any object.
+    """
+    order = _descending(statistics["score"].ravel())
+    hits, alarms = (statistics[name].ravel()[order] for name in ("hits", "alarms"))
+    objects = statistics["objects"].sum(0)
+    # Precision is looked up only where recall rises, which is at hits: all else needs no more than counting.
+    places = np.flatnonzero(hits)
+    hits = hits[places]
+    found = np.empty((len(AREAS), len(THRESHOLDS)))
+    for cell in range(_CELLS):
+        false = np.cumsum((alarms >> cell) & 1, dtype=np.int32)[places]
+        area, threshold = divmod(cell, len(THRESHOLDS))
+        found[area, threshold] = _average_precision(false[(hits >> cell) & 1 == 1], int(objects[area]))
+    return dict(zip(AREAS, found, strict=True))
+
+
+def _average_precision(alarms_before: NDArray[np.int32], objects: int) -> float:
+    """Mean over 101 recalls of the best precision from there on, given the false alarms before each hit."""
+    if objects == 0:
+        return float("nan")
+    hits = np.arange(1, len(alarms_before) + 1)
+    precision = hits / (hits + alarms_before + np.spacing(1))
+    best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
+    reached = np.searchsorted(hits / objects, _RECALLS)
+    return float(np.append(best_from_here, 0.0)[np.minimum(reached, len(hits))].mean())
+
+
+def _descending(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The stable order from high to low of scores that are not negative.
+
+    Of such floats the bits, taken as whole numbers, are in the same order; numpy sorts 16-bit numbers by radix, so two
+    passes over the halves take half of the time of a sort by comparison.
+    """
+    keys = ~scores.view(np.uint32)
+    by_low = np.argsort(keys.astype(np.uint16), kind="stable")
+    return by_low[np.argsort((keys >> 16).astype(np.uint16)[by_low], kind="stable")]
+
+
+def _in_range(areas: NDArray[np.float64], limits: tuple[float, float]) -> NDArray[np.bool_]:
+    return (areas >= limits[0]) & (areas <= limits[1])
+
+
+def _codes(flags: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """(n,): the bits of (2, 10, n)."""
+    weights = np.int32(1) << np.arange(_CELLS, dtype=np.int32)
+    return (flags.reshape(_CELLS, -1) * weights[:, None]).sum(0, dtype=np.int32)
+
+
+def _padded(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    return np.pad(values, (0, DETECTIONS - len(values)))

@@ -2,18 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from deapcache.errors import DataError
-from deapcache.tasks.class_softmax import softmax_cross_entropy
-from deapcache.tasks.clustering import RESTARTS, SEED, cluster_all
-from deapcache.tasks.task import TASKS, Maps, Metric, Target, Task
+from deapcache.tasks.task import Maps, Metric, Target, Task
+
+BLOCK_BYTES = 256 * 2**20
+"""Most memory that logits take at any time, unless those of a single pixel need more."""
+
+
+def softmax_cross_entropy(
+    embeddings: Tensor, weight: Tensor, bias: Tensor, classes: Tensor, *, block_bytes: int = BLOCK_BYTES
+) -> Tensor:
+    """``F.cross_entropy(F.linear(embeddings, weight, bias), classes, ignore_index=-1)``, 0 where all are ignored.
+
+    60,000 classes at 8,192 pixels are 2 GB of logits in float32, and autograd would hold them twice. Here a block of
+    pixels at a time gets all its logits, gives its part of the loss and of every gradient, and is overwritten by the
+    next one.
+
+    Parameters
+    ----------
+    embeddings
+        (M, D) of a floating dtype; the other two have the same.
+    weight, bias
+        (C, D) and (C,), those of a linear layer.
+    classes
+        (M,) int64 in [0, C), or -1: left out of the mean.
+    block_bytes
+        The logits of ``max(1, block_bytes // bytes of C logits)`` rows exist at a time.
+
+    Gradients reach the first three; they are computed with the loss, so it cannot be differentiated twice.
+    """
+    return cast(Tensor, _BlockwiseCrossEntropy.apply(embeddings, weight, bias, classes, block_bytes))
+
+
+class _BlockwiseCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, embeddings: Tensor, weight: Tensor, bias: Tensor, classes: Tensor, block_bytes: int
+    ) -> Tensor:
+        known = classes >= 0
+        shares = known.to(embeddings.dtype) / known.sum().clamp(min=1)
+        wanted = classes.clamp(min=0)[:, None]
+        rows = max(1, block_bytes // (len(weight) * weight.element_size()))
+        buffer = embeddings.new_empty(min(rows, len(embeddings)), len(weight))
+        gradients = torch.zeros_like(embeddings), torch.zeros_like(weight), torch.zeros_like(bias)
+        loss = embeddings.new_zeros(())
+        for start in range(0, len(embeddings), rows):
+            block = slice(start, start + rows)
+            logits = torch.addmm(bias, embeddings[block], weight.T, out=buffer[: len(wanted[block])])
+            loss += _loss_and_slopes(logits, wanted[block], shares[block])
+            torch.mm(logits, weight, out=gradients[0][block])
+            gradients[1].addmm_(logits.T, embeddings[block])
+            gradients[2].add_(logits.sum(0))
+        ctx.save_for_backward(*gradients)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        return *(slope * gradient for gradient in ctx.saved_tensors), None, None
+
+
+def _loss_and_slopes(logits: Tensor, wanted: Tensor, shares: Tensor) -> Tensor:
+    """The block's part of the loss; ``logits`` (m, C) become the loss's slopes at them, in place.
+
+    ``wanted`` is (m, 1) int64, ``shares`` (m,): each row's weight in the mean.
+    """
+    logits -= logits.amax(1, keepdim=True)
+    right = logits.gather(1, wanted)
+    total = logits.exp_().sum(1, keepdim=True)
+    logits *= shares[:, None] / total
+    logits.scatter_add_(1, wanted, -shares[:, None])
+    return ((total.log() - right)[:, 0] * shares).sum()
+
+
+RESTARTS = 10
+"""Runs of k-means++ for each image; the one of least inertia counts."""
+
+SEED = 0
+"""Of every image's own generator, so that an image's clusters do not depend on its batch."""
+
+
+def cluster_all(problems: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
+    """k-means of many images' pixels at once, with the same labels on any number of cores: (P,) int32 from 0 on.
+
+    A problem is ``(points, clusters)``: points (P, D) floating, clusters up to P. Where fewer
+    points differ than clusters are asked for, the other clusters stay empty. The problems are solved by as many threads
+    as PyTorch uses, each problem by one: with several, sums would be rounded as their number has it.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
+    # The limit on BLAS and the warnings' filter belong to the process, that on OpenMP to each thread.
+    with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # empty clusters
+        with ThreadPoolExecutor(torch.get_num_threads(), initializer=_use_one_thread) as pool:
+            return list(pool.map(_cluster, problems))
+
+
+def _use_one_thread() -> None:
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1, user_api="openmp")
+
+
+def _cluster(problem: tuple[np.ndarray, int]) -> np.ndarray:
+    from sklearn.cluster import KMeans
+
+    points, clusters = problem
+    found = KMeans(clusters, init="k-means++", n_init=RESTARTS, random_state=SEED).fit(points)
+    return np.asarray(found.labels_)
+
 
 _DIM = 32
 _PIXELS = 256
@@ -65,6 +174,8 @@ class Discrimination(Task):
 
     name = "discrimination"
     annotations = ("instances", "boxes")
+    iterations = 30_000
+    meaning = "embedding of each pixel, channels first"
     picture = "segments"
     default_dataset = "coco"
     metrics: ClassVar = {"ari": Metric(label="ARI", unit="", higher_is_better=True)}
@@ -89,7 +200,7 @@ class Discrimination(Task):
     def heads(self, classes: tuple[str, ...]) -> tuple[int, ...]:
         return (_DIM,)
 
-    def survey(self, training: Iterable[tuple[np.ndarray, Maps]]) -> None:
+    def scan_targets(self, training: Iterable[tuple[np.ndarray, Maps]]) -> None:
         """Give each training instance its class; raises :class:`DataError` where there is none.
 
         An image's ids count up to the largest one that its map still shows. An instance that was lost on the way to the
@@ -113,7 +224,7 @@ class Discrimination(Task):
     def training_target(self, maps: Maps, rows: np.ndarray, generator: torch.Generator) -> Target:
         """``pixels`` and ``classes`` (B, 256) int64: places in the flattened map, and the classes there.
 
-        Classes are -1 in images without instances. The images must have been seen by :meth:`survey`.
+        Classes are -1 in images without instances. The images must have been seen by :meth:`scan_targets`.
         """
         ids = maps["instances"].flatten(1)
         drawn = torch.rand(len(ids), _PIXELS, generator=generator, dtype=torch.float64).to(ids.device)
@@ -158,7 +269,7 @@ class Discrimination(Task):
             **{f"images_{name}": float(statistics[name].sum(dtype=np.int64)) for name in LARGE},
         }
 
-    def prior(self, targets: Iterable[Target], classes: tuple[str, ...]) -> Tensor:
+    def constant_baseline(self, targets: Iterable[Target], classes: tuple[str, ...]) -> Tensor:
         """Each pixel's position in two of the channels: its clusters cut the foreground into compact pieces.
 
         The instances of training images say nothing about those of others, so nothing more can be known unseen.
@@ -173,7 +284,7 @@ class Discrimination(Task):
         """The embedding, (B, 32, h, w) float32."""
         return output.float()
 
-    def shown(self, output: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+    def picture_values(self, output: Tensor, target: Target) -> tuple[Tensor, Tensor]:
         """Instances and clusters, each (B, h, w): clusters count from 1 on, and are 0 outside the foreground."""
         return target["instances"], clusters(output, target["instances"].cpu())
 
@@ -185,17 +296,14 @@ def clusters(output: Tensor, instances: Tensor) -> Tensor:
     """
     found = torch.zeros(instances.shape, dtype=torch.int32)
     foreground = [i for i in range(len(instances)) if bool((instances[i] > 0).any())]
-    problems = [
-        (_points(output[i], (instances[i] > 0).to(output.device)), _instances(instances[i])) for i in foreground
-    ]
+    problems = []
+    for i in foreground:
+        mask = (instances[i] > 0).to(output.device)
+        points_PD = output[i].permute(1, 2, 0)[mask].float().cpu().numpy()
+        problems.append((points_PD, _instances(instances[i])))
     for i, labels in zip(foreground, cluster_all(problems), strict=True):
         found[i][instances[i] > 0] = torch.from_numpy(labels) + 1
     return found
-
-
-def _points(embedding: Tensor, mask: Tensor) -> np.ndarray:
-    """(P, D) float32 from (D, h, w) and the P pixels of an (h, w) mask."""
-    return embedding.permute(1, 2, 0)[mask].float().cpu().numpy()
 
 
 def _instances(ids: Tensor) -> int:
@@ -209,6 +317,3 @@ def _agreement(instances: np.ndarray, found: np.ndarray) -> Tensor:
     pairs = ((ids[ids > 0], labels[ids > 0]) for ids, labels in zip(instances, found, strict=True))
     scores = [adjusted_rand_score(ids, labels) if len(ids) else np.nan for ids, labels in pairs]
     return torch.tensor(scores, dtype=torch.float64)
-
-
-TASKS.add("discrimination", Discrimination)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deapcache.errors import DataError, UsageError
-from deapcache.tasks.task import TASKS, VOID, Maps, Metric, Task, per_image_sum
+from deapcache.tasks.task import VOID, Maps, Metric, Task, per_image_sum
 
 _ADVICE = "compare the dataset's class names with its class maps, then prepare the targets anew"
 
@@ -26,6 +26,7 @@ class Segmentation(Task):
 
     name = "segmentation"
     annotations = ("classes",)
+    meaning = "class, by its place in classes"
     picture = "classes"
     scores_from_sums = True
     default_dataset = "scenes"
@@ -86,7 +87,7 @@ class Segmentation(Task):
             "pixel_accuracy": float(intersection.sum() / total["valid"]),
         }
 
-    def prior(self, targets: Iterable[Tensor], classes: tuple[str, ...]) -> Tensor:
+    def constant_baseline(self, targets: Iterable[Tensor], classes: tuple[str, ...]) -> Tensor:
         """Each pixel's log class frequencies over the training images, with one more image at the overall ones."""
         (known,) = self.heads(classes)
         counts = torch.zeros((), dtype=torch.float64)
@@ -133,4 +134,37 @@ def _require_known(target: Tensor, classes: int) -> None:
         )
 
 
-TASKS.add("segmentation", Segmentation)
+class _NamedSegmentation(Segmentation):
+    """Segmentation of one dataset's classes, whose number is known without the dataset."""
+
+    class_count: ClassVar[int]
+
+    def heads(self, classes: tuple[str, ...]) -> tuple[int, ...]:
+        """One logit a class; raises :class:`UsageError` for a dataset that names another number of classes."""
+        if classes and len(classes) != self.class_count:
+            raise UsageError(
+                f"task {self.name} has {self.class_count} classes, and this dataset's class map has {len(classes)}: "
+                f"choose the dataset {self.default_dataset}, or the task segmentation, which takes any"
+            )
+        return (self.class_count,)
+
+
+class Voc(_NamedSegmentation):
+    """PASCAL VOC 2012: 20 kinds of object and the background, which counts as a class."""
+
+    name = "voc"
+    default_dataset = "voc"
+    class_count = 21
+
+
+class CocoStuff(_NamedSegmentation):
+    """COCO-Stuff 164k: 80 kinds of thing and 91 of stuff."""
+
+    name = "coco-stuff"
+    default_dataset = "coco-stuff"
+    iterations = 30_000
+    class_count = 171
+
+    def cnn_width(self, classes: tuple[str, ...]) -> int:
+        """32: the width that gives the paper's number of parameters; the readout's own rule would say 85."""
+        return 32

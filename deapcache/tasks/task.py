@@ -50,8 +50,14 @@ class Task(ABC):
     default_dataset: ClassVar[str]
     metrics: ClassVar[Mapping[str, Metric]]
     main_metric: ClassVar[str]
+    iterations: ClassVar[int] = 10_000
+    """Training steps of each readout where the user gives no number."""
+    meaning: ClassVar[str] = ""
+    """What the numbers of :meth:`prediction` are, for the description beside a saved array."""
+    unit: ClassVar[str] = ""
+    """Unit of :meth:`prediction`, such as ``m``; empty without one."""
     picture: ClassVar[str]
-    """How :meth:`shown` is drawn: ``probability``, ``classes``, ``depth``, ``boxes`` or ``segments``."""
+    """How :meth:`picture_values` is drawn: ``probability``, ``classes``, ``depth``, ``boxes`` or ``segments``."""
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """What a user may choose: name → values, the default first."""
     scores_from_sums: ClassVar[bool] = False
@@ -88,7 +94,7 @@ class Task(ABC):
         """Width of the readout's CNN where this task sets it; ``None``: the readout's own rule."""
         return None
 
-    def survey(self, training: Iterable[tuple[np.ndarray, Maps]]) -> None:
+    def scan_targets(self, training: Iterable[tuple[np.ndarray, Maps]]) -> None:
         """Look at all training targets, given as (rows, maps), once before anything else; most tasks need not."""
         return
 
@@ -135,7 +141,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def prior(self, targets: Iterable[Target], classes: tuple[str, ...]) -> Tensor:
+    def constant_baseline(self, targets: Iterable[Target], classes: tuple[str, ...]) -> Tensor:
         """The best output that does not look at the image, (C, h, w) float32, from all training targets.
 
         It is an output like a readout's, so that the same code scores it: what a readout must beat.
@@ -145,22 +151,14 @@ class Task(ABC):
     def prediction(self, output: Tensor) -> Tensor:
         """What an output says, target unseen: a probability, class or metres (B, h, w), boxes, or an embedding."""
 
-    def shown(self, output: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+    def picture_values(self, output: Tensor, target: Target) -> tuple[Tensor, Tensor]:
         """Target and prediction as pictures show them, each (B, ...)."""
         return target, self.prediction(output)
 
 
 TASKS: Registry[Callable[..., Task]] = Registry(
     "task",
-    modules=(
-        "deapcache.tasks.boundaries",
-        "deapcache.tasks.detection",
-        "deapcache.tasks.discrimination",
-        "deapcache.tasks.foreground",
-        "deapcache.tasks.segmentation",
-        "deapcache.tasks.named_segmentation",
-        "deapcache.tasks.depth",
-    ),
+    modules=("deapcache.tasks",),
     entry_point_group="deapcache.tasks",
 )
 

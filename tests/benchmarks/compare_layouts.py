@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -20,29 +19,23 @@ from torch import Tensor, nn
 
 from deapcache.locations import locate
 from deapcache.probing import ProbeOptions, probe_backbone
-from deapcache.readouts import READOUTS, Readout, ReadoutConfig, ReadoutEntry
+from deapcache.readouts import READOUTS, SIZES, Readout, ReadoutConfig
 from deapcache.readouts.deap import SIGMA_FLOOR, SIGMA_LEARNING_RATE
-from deapcache.readouts.positions import locate_regions_and_cells
+from deapcache.readouts.regions import locate_regions_and_cells, standardise
 from deapcache.readouts.separable import attend_from_grid
-from deapcache.readouts.tokens import standardise
 
 CELL_CODE, QUERY_CODE, HEADS = 16, 8, 8
 TASKS = ("foreground", "segmentation", "depth")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SecondLayoutConfig(ReadoutConfig):
-    """The second layout; sizes as in the first."""
-
-    def build(self) -> SecondLayout:
-        return SecondLayout(self)
-
-
 class SecondLayout(Readout):
     """DeAP with the second layout."""
 
+    summary = "the second layout"
+    sizes = SIZES
+
     def __init__(self, config: ReadoutConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         code, width = config.code_dim, config.feature_dim + CELL_CODE
         self.norm = nn.LayerNorm(width)
         self.key, self.value = nn.Linear(width, code, bias=False), nn.Linear(width, 2 * code, bias=False)
@@ -102,7 +95,7 @@ def _codes(rows: Tensor, columns: Tensor) -> Tensor:
 
 def register() -> None:
     """Make the second layout known as ``second-layout``."""
-    READOUTS.add("second-layout", ReadoutEntry(summary="the second layout", config=SecondLayoutConfig))
+    READOUTS["second-layout"] = SecondLayout
 
 
 def main() -> None:

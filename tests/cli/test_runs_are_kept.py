@@ -132,7 +132,7 @@ def test_a_run_that_cannot_be_saved_costs_no_other(probe, toys: LocalLocation, p
     assert done.out.count("picture: ") == 2
 
 
-@pytest.mark.parametrize(("moment", "call"), [("statistics", 1), ("shown", 1), ("scores", 2)])
+@pytest.mark.parametrize(("moment", "call"), [("statistics", 1), ("picture_values", 1), ("scores", 2)])
 def test_a_task_that_cannot_score_costs_no_other(probe, toys: LocalLocation, monkeypatch, moment, call) -> None:
     """The first scores are those of what does not look at the image."""
     runs = names(toys)

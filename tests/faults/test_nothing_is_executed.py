@@ -17,7 +17,7 @@ from deapcache_faults import ROOT, Tally
 from deapcache.backbones import build
 from deapcache.datasets.depth import read_depth_npy
 from deapcache.errors import DeapcacheError
-from deapcache.readouts.lightning import read_state
+from deapcache.readouts.featup import read_state
 
 
 class Malice:

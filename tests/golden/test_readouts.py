@@ -9,9 +9,6 @@ import pytest
 from deapcache_featup import published_state, write_published
 from deapcache_golden import Golden, quiet_surroundings, readout_state, run
 
-FROM_A_HUB = "anyup"
-"""Its upsampler cannot be had here; what it adds is ``linear``'s."""
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _surroundings() -> Iterator[None]:
@@ -23,8 +20,6 @@ def test_state_of_every_readout(golden: Golden, tmp_path: Path) -> None:
     upsampler = write_published(tmp_path / "featup.ckpt", published_state(24))
     lines = []
     for row in run("list", "readouts", "--json").json:
-        if row["name"] == FROM_A_HUB:
-            continue
         for name in [row["name"], *(f"{row['name']}:{size}" for size in row["sizes"][2:3])]:
             state = readout_state(
                 name, feature_dim=24, out_channels=3, grid=(5, 6), cnn_width=None, seed=0, upsampler=upsampler

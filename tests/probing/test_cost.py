@@ -11,7 +11,7 @@ from deapcache_readouts import draw, draw_images, make
 from torch import Tensor, nn
 
 from deapcache.probing.cost import measure_cost
-from deapcache.readouts import Readout
+from deapcache.readouts import Readout, ReadoutConfig
 
 
 class Keeps(torch.autograd.Function):
@@ -31,7 +31,7 @@ class Toy(Readout):
     """Sums the channels, times one learned factor."""
 
     def __init__(self, *, extra: int = 0) -> None:
-        super().__init__()
+        super().__init__(ReadoutConfig(feature_dim=8, out_channels=1, grid=(3, 3)))
         self.factor = nn.Parameter(torch.ones(1))
         self.register_buffer("constant", torch.ones(1000))
         self.extra = extra

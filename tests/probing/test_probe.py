@@ -147,8 +147,8 @@ def test_sharing_a_pass_changes_nothing(toys) -> None:
 
 
 def test_tasks_of_different_length_share_a_pass(toys, monkeypatch) -> None:
-    monkeypatch.setattr(options, "_ITERATIONS", {"foreground": 12})
-    monkeypatch.setattr(options, "_OTHER_ITERATIONS", 5)
+    monkeypatch.setattr(type(get_task("foreground")), "iterations", 12)
+    monkeypatch.setattr(type(get_task("depth")), "iterations", 5)
     shared = probe(toys, ("foreground", "depth"), iterations=None)
     assert [run.protocol.iterations for run in shared] == [12, 5]
     assert _same(shared[1], probe(toys, ("depth",), iterations=None)[0])

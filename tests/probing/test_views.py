@@ -122,7 +122,7 @@ def test_memory_holds_the_features_of_both_views(arrays) -> None:
 def test_instances_of_the_mirror_image_are_the_same_classes(arrays) -> None:
     task = get_task("discrimination")
     stream = BatchStream(arrays, "memory", torch.device("cpu"))
-    task.survey(stream.maps(task.annotations, sequential(arrays.rows, 8)))
+    task.scan_targets(stream.maps(task.annotations, sequential(arrays.rows, 8)))
     draws = np.array([4, TRAIN + 4, 9, TRAIN + 9])
     (batch,) = stream.batches([draws])
     target = task.training_target(batch.maps, batch.rows, torch.Generator().manual_seed(0))

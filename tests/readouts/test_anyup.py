@@ -1,19 +1,25 @@
-"""AnyUp as far as it goes without its hub: a stand-in for the upsampler, and the error."""
+"""The example plugin of a readout, AnyUp, as far as it goes without its hub: a stand-in for the upsampler."""
 
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 import torch.nn.functional as F
+from deapcache_plugins import TEMPLATE, forgotten_plugins
 from deapcache_readouts import check_gradients, check_nothing_is_dead, count, draw, draw_images, make, shake
 from torch import Tensor, nn
 
-from deapcache.errors import MissingWeightsError, UsageError, WeightsError
-from deapcache.readouts import anyup, restore_readout
+from deapcache import plugins
+from deapcache.errors import MissingWeightsError, UnknownNameError, UsageError, WeightsError
+from deapcache.readouts import READOUTS, check_readout, learnable_parameters, needs_guidance, restore_readout
+
+PLUGIN = TEMPLATE.with_name("anyup.py")
 
 
 class StandIn(nn.Module):
@@ -32,18 +38,37 @@ class StandIn(nn.Module):
         return fine * (1 + self.gain * brightness) + F.normalize(fine, dim=1)
 
 
+@pytest.fixture(autouse=True)
+def anyup() -> Iterator[ModuleType]:
+    """The plugin's module, freshly run."""
+    with forgotten_plugins():
+        plugins.use([PLUGIN])
+        yield sys.modules[READOUTS.get("anyup").__module__]
+
+
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StandIn]:
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     """A hub that has the stand-in, and that it was fetched from."""
     upsampler = StandIn()
     (tmp_path / "wimmerth_anyup_main").mkdir()
     (tmp_path / "wimmerth_anyup_main" / "hubconf.py").touch()
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    torch.rand(3)
-    anyup.load_upsampler.cache_clear()
     monkeypatch.setattr(torch.hub, "load", lambda *_, **__: upsampler)
-    yield upsampler
-    anyup.load_upsampler.cache_clear()
+    return upsampler
+
+
+def test_without_the_plugin_the_name_leads_to_it() -> None:
+    with forgotten_plugins():
+        for read in (check_readout, needs_guidance, make):
+            for name in ("anyup", "anyup:32"):
+                with pytest.raises(UnknownNameError, match=r"docs/templates/anyup.py .* --plugin .*docs/readouts.md"):
+                    read(name)
+        assert PLUGIN.is_file()
+
+
+def test_it_is_a_readout_like_any_other() -> None:
+    assert needs_guidance("anyup:32")
+    assert learnable_parameters("anyup:8", feature_dim=768, out_channels=21, grid=(37, 37)) == 6_341
 
 
 def formula(readout, upsampler: nn.Module, features: Tensor, size: tuple[int, int], images: Tensor) -> Tensor:
@@ -120,11 +145,9 @@ def test_the_hub_is_asked_for_the_authors_model_and_prints_no_result(
         asked.append(arguments)
         return StandIn()
 
-    anyup.load_upsampler.cache_clear()
     monkeypatch.setattr(torch.hub, "load", load)
     make("anyup")
     make("anyup")
-    anyup.load_upsampler.cache_clear()
     assert asked == [("wimmerth/anyup", "anyup_multi_backbone")]
     assert capsys.readouterr().out == ""
 
@@ -134,7 +157,6 @@ def test_a_hub_out_of_reach_is_one_error(error: Exception, monkeypatch: pytest.M
     def fail(*_: object, **__: object) -> nn.Module:
         raise error
 
-    anyup.load_upsampler.cache_clear()
     monkeypatch.setattr(torch.hub, "load", fail)
     with pytest.raises(MissingWeightsError) as refused:
         make("anyup")

@@ -19,7 +19,7 @@ from deapcache_readouts import (
 )
 from torch import Tensor
 
-from deapcache.readouts.bicubic import cubic_weights
+from deapcache.readouts.baselines import cubic_weights
 
 
 def formula(readout, features: Tensor, size: tuple[int, int]) -> Tensor:

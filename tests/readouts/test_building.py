@@ -24,7 +24,7 @@ SIZES = (8, 16, 32, 64, 128)
 
 
 def test_all_readouts_of_the_paper_are_there() -> None:
-    assert set(READOUTS.names()) == {*LOCAL, "featup", "anyup"}
+    assert set(READOUTS.names()) == {*LOCAL, "featup"}
 
 
 @pytest.mark.parametrize("name", SIZED)
@@ -45,7 +45,7 @@ def test_sixteen_is_the_size_of_a_name_without_one(name: str) -> None:
     assert canonical_readout(f"{name}:32") == f"{name}:32"
 
 
-@pytest.mark.parametrize("name", [*LOCAL, *(f"{name}:64" for name in (*SIZED, "featup", "anyup"))])
+@pytest.mark.parametrize("name", [*LOCAL, *(f"{name}:64" for name in (*SIZED, "featup"))])
 def test_good_names_pass(name: str) -> None:
     check_readout(name)
     assert canonical_readout(name) == name
@@ -79,8 +79,8 @@ def test_an_unknown_name_offers_the_nearest(name: str) -> None:
 
 
 def test_which_ones_look_at_the_image() -> None:
-    assert {name for name in READOUTS.names() if needs_guidance(name)} == {"featup", "anyup"}
-    assert needs_guidance("anyup:32")
+    assert {name for name in READOUTS.names() if needs_guidance(name)} == {"featup"}
+    assert needs_guidance("featup:32")
     assert not any(make(name).needs_guidance for name in LOCAL)
 
 

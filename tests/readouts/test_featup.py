@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deapcache.errors import MissingWeightsError, UsageError, WeightsError
 from deapcache.readouts import Readout, featup, restore_readout
-from deapcache.readouts.joint_bilateral import JointBilateralUpsampler
+from deapcache.readouts.featup import JointBilateralUpsampler
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_the_output_bias_is_the_last_one(checkpoint: Path) -> None:
 def test_without_a_checkpoint_it_says_which_there_are() -> None:
     with pytest.raises(UsageError) as refused:
         make("featup")
-    for word in ("dino16", "dinov2", "clip", "maskclip", "vit", "resnet50", "--upsampler FILE", "anyup", "linear"):
+    for word in ("dino16", "dinov2", "clip", "maskclip", "vit", "resnet50", "--upsampler FILE", "linear"):
         assert word in str(refused.value)
 
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from deapcache_featup import published_state, upsampled_by_formula
 from deapcache_readouts import draw
 
-from deapcache.readouts import joint_bilateral
-from deapcache.readouts.joint_bilateral import JointBilateralStack, filter_locally
+from deapcache.readouts import featup
+from deapcache.readouts.featup import JointBilateralStack, filter_locally
 
 
 @pytest.mark.parametrize(("batch", "channels", "height", "width"), [(1, 1, 1, 1), (2, 3, 5, 4), (3, 2, 2, 9)])
@@ -46,9 +46,9 @@ def test_the_stack_is_the_published_one(grid: tuple[int, int], image: tuple[int,
 @pytest.mark.parametrize("strip", [1, 100, 10**9])
 def test_strips_make_no_difference(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
     upsampler, image = JointBilateralStack(6).up1, draw(2, 3, 22, 14)
-    monkeypatch.setattr(joint_bilateral, "CPU_STRIP", 7 * 2 * 14)  # seven rows, and a last strip of one
+    monkeypatch.setattr(featup, "CPU_STRIP", 7 * 2 * 14)  # seven rows, and a last strip of one
     expected = upsampler.kernels(image)
-    monkeypatch.setattr(joint_bilateral, "CPU_STRIP", strip)
+    monkeypatch.setattr(featup, "CPU_STRIP", strip)
     torch.testing.assert_close(upsampler.kernels(image), expected)
 
 

@@ -12,7 +12,7 @@ import torch
 from deapcache_featup import published_state, write_published
 
 from deapcache.errors import MissingWeightsError, WeightsError
-from deapcache.readouts.lightning import read_state
+from deapcache.readouts.featup import read_state
 
 
 class Hyperparameters(dict):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deapcache.readouts import masked
-from deapcache.readouts.attention import attend
-from deapcache.readouts.masked import attend_masked
-from deapcache.readouts.positions import locate_regions_and_cells
+from deapcache.readouts import attention
+from deapcache.readouts.attention import attend, attend_masked
+from deapcache.readouts.regions import locate_regions_and_cells
 
 HEADS, GRID, SIZE = 5, (3, 4), (16, 24)
 QUERIES, CELLS = 6, 12
@@ -16,7 +15,7 @@ QUERIES, CELLS = 6, 12
 
 @pytest.mark.parametrize("limit", [1, QUERIES * CELLS, 2 * QUERIES * CELLS, 10**6])
 def test_equals_attention_with_all_masks_forward_and_backward(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masked, "largest_block", lambda device: limit)
+    monkeypatch.setattr(attention, "largest_block", lambda device: limit)
     generator = torch.Generator().manual_seed(0)
     shapes = ((HEADS, QUERIES, 2), (3, HEADS, CELLS, 2), (3, HEADS, CELLS, 4))
     q, k, v = (torch.randn(*s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from deapcache.readouts.positions import locate_regions_and_cells
+from deapcache.readouts.regions import locate_regions_and_cells
 
 
 def test_a_square_image_is_the_unit_square() -> None:
@@ -37,7 +37,8 @@ def test_regions_are_eight_pixels_apart_whatever_the_size() -> None:
 
 def test_codes_are_sines_and_cosines_at_pi_and_two_pi() -> None:
     geometry = locate_regions_and_cells((16, 24), (2, 3))
-    codes = geometry.region_codes().numpy()
+    rows, columns = geometry.axis_codes()
+    codes = (rows[:, None] + columns).flatten(0, 1).numpy()
     assert codes.shape == (6, 8)
     for index, (row, column) in enumerate(np.ndindex(2, 3)):
         y, x = (8 * row + 4) / 24, (8 * column + 4) / 24

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, jaccard_score, log_loss
 from torch import Tensor
 
 from deapcache.tasks import Task, get_task
-from deapcache.tasks.average_precision import logit_bins
+from deapcache.tasks.binary import logit_bins
 
 BINARY = [get_task("boundaries"), get_task("foreground")]
 by_name = pytest.mark.parametrize("task", BINARY, ids=lambda task: task.name)
@@ -148,7 +148,7 @@ def test_statistics_do_not_depend_on_the_batch(task: Task) -> None:
 def test_the_prior_beats_every_other_constant_on_its_own_images(task: Task) -> None:
     _, target = sample(images=50)
     target[:, :20][target[:, :20] == 1] = 0  # the upper half is never positive
-    prior = task.prior(iter(target.split(7)), ())
+    prior = task.constant_baseline(iter(target.split(7)), ())
     assert prior.shape == (1, 40, 50)
     assert prior.isfinite().all()
     loss = scored(task, prior.expand(50, -1, -1, -1), target)["cross_entropy"]
@@ -162,7 +162,7 @@ def test_the_prior_is_each_pixels_rate() -> None:
     target = torch.tensor([[[1, 0]], [[1, 0]], [[0, 255]]], dtype=torch.uint8)
     rate = 2.5 / 6  # 2 of 5 valid pixels, half a pixel more of each kind
     expected = torch.tensor([[[(2 + rate) / 4, rate / 3]]])
-    torch.testing.assert_close(BINARY[0].prior([target], ()).sigmoid(), expected)
+    torch.testing.assert_close(BINARY[0].constant_baseline([target], ()).sigmoid(), expected)
 
 
 @by_name

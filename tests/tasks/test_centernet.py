@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deapcache.tasks.centernet import centre_cells, decode, focal_loss, gaussian_radius, heat_maps
+from deapcache.tasks.detection import centre_cells, decode, focal_loss, gaussian_radius, heat_maps
 
 
 def iou(a: list[float], b: list[float]) -> float:

@@ -11,7 +11,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from deapcache.tasks.clustering import cluster_all
+from deapcache.tasks.discrimination import cluster_all
 
 
 def problems(count: int = 7) -> list[tuple[np.ndarray, int]]:

@@ -141,11 +141,11 @@ def test_the_output_starts_at_the_mean_of_the_known_depths() -> None:
 
 def test_the_prior_is_each_pixels_mean_depth() -> None:
     depth = torch.tensor([[[1.0, 0.0, 2.0]], [[3.0, 0.0, 0.0]]])
-    prior = TASK.prior(iter(depth.split(1)), ())
+    prior = TASK.constant_baseline(iter(depth.split(1)), ())
     assert prior.dtype == torch.float32
     torch.testing.assert_close(TASK.prediction(prior[None]), torch.tensor([[[2.0, 2.0, 2.0]]]))
     _, depth = sample(images=9)
-    prior = TASK.prior([depth], ()).expand(9, -1, -1, -1)
+    prior = TASK.constant_baseline([depth], ()).expand(9, -1, -1, -1)
     constant = TASK.output_bias(depth).view(1, 1, 1, 1).expand_as(prior)
     assert scored(prior, depth)["rmse_pooled"] < scored(constant, depth)["rmse_pooled"]
 

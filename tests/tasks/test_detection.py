@@ -13,7 +13,7 @@ from torch import Tensor
 from deapcache.datasets import open_dataset, pad_table, resize_map
 from deapcache.errors import DataError
 from deapcache.tasks import get_task
-from deapcache.tasks.centernet import focal_loss
+from deapcache.tasks.detection import focal_loss
 
 TASK = get_task("detection")
 SIZE = (64, 64)
@@ -154,7 +154,7 @@ def test_training_images_without_objects_are_refused() -> None:
     with pytest.raises(DataError, match="no training target has a box"):
         TASK.output_bias(target)
     with pytest.raises(DataError, match="no training target has a box"):
-        TASK.prior([target], ())
+        TASK.constant_baseline([target], ())
 
 
 def test_statistics_do_not_depend_on_the_batch(coco_mini: Path) -> None:
@@ -188,7 +188,7 @@ def test_boxes_of_photographs_survive_the_way_there_and_back(coco_mini: Path) ->
 
 def test_the_prior_says_where_objects_usually_are() -> None:
     target = TASK.target(maps_of([[DISTINCT[0]], [DISTINCT[0]], [DISTINCT[1]], []]))
-    prior = TASK.prior([{name: values[i : i + 2] for name, values in target.items()} for i in (0, 2)], ())
+    prior = TASK.constant_baseline([{name: values[i : i + 2] for name, values in target.items()} for i in (0, 2)], ())
     assert prior.shape == (3, *SIZE)
     assert prior.dtype == torch.float32
     assert prior.isfinite().all()
@@ -202,7 +202,7 @@ def test_the_prior_says_where_objects_usually_are() -> None:
 
 def test_what_is_shown_are_boxes_in_fractions() -> None:
     target = TASK.target(maps_of([[DISTINCT[0], (0.0, 0.0, 60.0, 60.0, 2)]]))
-    boxes, found = TASK.shown(perfect(target), target)
+    boxes, found = TASK.picture_values(perfect(target), target)
     assert boxes.shape == (1, 7, 5)
     torch.testing.assert_close(boxes[0, 0], torch.tensor([4.5 / 64, 6.5 / 64, 20 / 64, 30 / 64, 1]))
     assert boxes[0, 1:, 4].tolist() == [2, 0, 0, 0, 0, 0]
@@ -250,6 +250,6 @@ class TestOfACrop:
         assert scored(self.output(14, 10), self.target(elsewhere))["ap_large"] == 0
 
     def test_pictures_show_boxes_in_the_region(self) -> None:
-        target, prediction = TASK.shown(self.output(14, 10), self.target())
+        target, prediction = TASK.picture_values(self.output(14, 10), self.target())
         np.testing.assert_allclose(target[0, 0], [65 / 200, 80 / 400, 80 / 200, 120 / 400, 1])
         np.testing.assert_allclose(prediction[0, 0, :4], [65 / 200, 85 / 400, 80 / 200, 120 / 400], rtol=1e-6)

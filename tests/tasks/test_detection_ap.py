@@ -16,7 +16,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from deapcache.tasks.detection_ap import DETECTIONS, average_precisions, match
+from deapcache.tasks.detection import DETECTIONS, average_precisions, match
 
 Image = tuple[np.ndarray, np.ndarray]
 """Detections (n, 5) and objects (m, 6) of one image, as ``match`` takes them."""

@@ -73,7 +73,7 @@ def scene(seed: int = 0, images: int = 3, size: tuple[int, int] = (24, 30)) -> T
 def surveyed(instances: Tensor, rows: list[int], batch: int = 2) -> Task:
     task = get_task("discrimination")
     parts = range(0, len(rows), batch)
-    task.survey((np.array(rows[i : i + batch]), {"instances": instances[i : i + batch]}) for i in parts)
+    task.scan_targets((np.array(rows[i : i + batch]), {"instances": instances[i : i + batch]}) for i in parts)
     return task
 
 
@@ -329,7 +329,7 @@ def test_the_prior_knows_where_a_pixel_is_and_no_more() -> None:
     instances = torch.zeros(2, 12, 24, dtype=torch.int32)
     instances[0, :, 2:10], instances[0, :, 14:22] = 1, 2  # side by side: position tells them apart
     instances[1, ::2], instances[1, 1::2] = 1, 2  # interleaved: it does not
-    prior = task.prior(iter([target(instances)]), ())
+    prior = task.constant_baseline(iter([target(instances)]), ())
     assert prior.shape == (32, 12, 24)
     ari = arrays(task, prior.expand(2, -1, -1, -1), target(instances))["ari"]
     assert ari[0] == 1.0
@@ -339,7 +339,7 @@ def test_the_prior_knows_where_a_pixel_is_and_no_more() -> None:
 def test_what_is_shown_are_instances_and_their_clusters() -> None:
     task, instances = get_task("discrimination"), scene()
     output = embedding_of(instances)
-    truth, found = task.shown(output, target(instances, tables(*[[1.0]] * 3)))  # also where no object is large
+    truth, found = task.picture_values(output, target(instances, tables(*[[1.0]] * 3)))  # also where no object is large
     assert torch.equal(truth, instances)
     assert ((found > 0) == (instances > 0)).all()
     for one, labels in zip(instances, found, strict=True):

@@ -123,7 +123,7 @@ def test_a_value_beyond_the_classes_is_named(value: int) -> None:
         with pytest.raises(DataError, match=f"value {value}, but the dataset has 5 classes"):
             use(output, target)
     with pytest.raises(DataError, match=f"value {value}"):
-        TASK.prior([target], CLASSES)
+        TASK.constant_baseline([target], CLASSES)
 
 
 def test_counts_of_a_large_dataset_stay_exact() -> None:
@@ -135,7 +135,7 @@ def test_counts_of_a_large_dataset_stay_exact() -> None:
 
 def test_the_prior_is_each_pixels_class_frequencies() -> None:
     maps = torch.tensor([[[0, 1]], [[0, 2]], [[1, 255]]])
-    prior = TASK.prior(iter(maps.split(1)), ("a", "b", "c"))
+    prior = TASK.constant_baseline(iter(maps.split(1)), ("a", "b", "c"))
     assert prior.shape == (3, 1, 2)
     overall = torch.tensor([2.5, 2.5, 1.5]) / 6.5
     expected = torch.stack([(torch.tensor([2.0, 1, 0]) + overall) / 4, (torch.tensor([0.0, 1, 1]) + overall) / 3], -1)
@@ -144,7 +144,7 @@ def test_the_prior_is_each_pixels_class_frequencies() -> None:
 
 def test_the_prior_beats_a_uniform_guess() -> None:
     _, target = sample()
-    prior = TASK.prior([target], CLASSES)
+    prior = TASK.constant_baseline([target], CLASSES)
     assert prior.isfinite().all()
     assert scored(prior.expand(len(target), -1, -1, -1), target)["cross_entropy"] < math.log(5)
 

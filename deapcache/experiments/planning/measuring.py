@@ -119,7 +119,7 @@ def measure_step(group: StepGroup, device: torch.device) -> float:
     features = torch.randn(key.batch_size, *key.grid, key.dim, generator=generator).to(device)
     guidance = torch.randint(0, 256, (key.batch_size, *key.output_size, 3), dtype=torch.uint8, generator=generator)
     maps = {name: made_up(name, posed, key.batch_size).to(device) for name in posed.task.annotations}
-    posed.task.survey(_surveyed(maps, key.surveyed, key.batch_size))
+    posed.task.scan_targets(_surveyed(maps, key.surveyed, key.batch_size))
     bias = posed.task.output_bias(posed.task.target(maps))
     learners = [
         Learner(posed, key.readout, seed=seed, lr=1e-3, device=device, output_bias=bias) for seed in range(key.members)

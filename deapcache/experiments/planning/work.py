@@ -231,6 +231,6 @@ class _Posing:
             output_size=size,
             batch_size=unit.options.batch_size,
             members=members,
-            surveyed=self.train_images if type(task).survey is not Task.survey else 0,
+            surveyed=self.train_images if type(task).scan_targets is not Task.scan_targets else 0,
         )
         return StepGroup(key=key, iterations=posed.iterations, posed=posed)

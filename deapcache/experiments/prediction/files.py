@@ -19,15 +19,7 @@ from deapcache.experiments.prediction.predictor import Predictor, Size, load_pre
 from deapcache.experiments.prediction.runs import TrainedRun
 from deapcache.locations import LocalLocation, Location
 from deapcache.regions import Region
-
-_MEANINGS = {
-    "probability": ("probability of the positive class", ""),
-    "classes": ("class, by its place in classes", ""),
-    "depth": ("depth", "m"),
-    "boxes": ("x, y, width and height as fractions of the image, and score; the best first, then zeros", ""),
-    "segments": ("embedding of each pixel, channels first", ""),
-}
-"""What the numbers of an array are, and their unit, by ``Task.picture``."""
+from deapcache.tasks import Task
 
 _OF_ONE_IMAGE = (DataError, MissingDataError, FeatureError)
 """Errors that say nothing about the other images."""
@@ -153,7 +145,7 @@ class _Job:
             for key, values in zip(names.arrays, found, strict=True):
                 self._publish(key, _npy(values))
         for key in names.facts:
-            facts = self._facts(image, kind, pixels, found, seen)
+            facts = self._facts(image, predictor.task, pixels, found, seen)
             text = json.dumps(facts, indent=1, ensure_ascii=False)
             self._publish(key, text.encode(errors="backslashreplace"))  # an image's name may be no UTF-8
         problem = ""
@@ -194,10 +186,9 @@ class _Job:
             raise _taken(out, key)
 
     def _facts(
-        self, image: Path, kind: str, pixels: np.ndarray, found: Sequence[np.ndarray], seen: Region
+        self, image: Path, task: Task, pixels: np.ndarray, found: Sequence[np.ndarray], seen: Region
     ) -> dict[str, Any]:
         result = self._run.result
-        meaning, unit = _MEANINGS[kind]
         files = zip(self._names[image].arrays, self._sizes, found, strict=True)
         return {
             "run": result.run,
@@ -211,9 +202,9 @@ class _Job:
             "region": asdict(seen),
             "colour": COLOUR,
             "trained_size": list(self._run.readouts.output_size),
-            "values": meaning,
-            "unit": unit,
-            "classes": list(result.classes) if kind == "classes" else [],
+            "values": task.meaning,
+            "unit": task.unit,
+            "classes": list(result.classes) if task.picture == "classes" else [],
             "arrays": [
                 {"file": key, "size": list(size), "shape": list(values.shape), "dtype": str(values.dtype)}
                 for key, size, values in files

@@ -1,24 +1,28 @@
-"""Where output regions and feature cells lie, and what follows from that: codes and Gaussian masks.
+"""Readouts that work on a grid of output regions: where regions and cells lie, and what such readouts share.
 
 Positions are in units of the longer side of the output: a square image is the unit square, a 216 × 288 image spans
 0.75 × 1, and σ means the same distance along both axes. A feature grid always covers the whole image, whatever its
 shape, because base images are squashed to the backbone's size. Where base images are crops, "the image" is the crop.
 
-Shape legend: R, C rows and columns of output regions; H, W rows and columns of feature cells; S heads.
+Shape legend: B batch, H and W feature grid, N = H·W cells, R and C rows and columns of output regions, S heads, D
+feature width, V = 2D width of a mixture, O outputs of all projections or output channels, h and w pixels.
 """
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-REGION = 8
-"""Side in output pixels of the square region that one query answers for (section 3)."""
+from deapcache.readouts.base import SIZES, Readout, ReadoutConfig
+from deapcache.readouts.cnn import REGION, UpsamplingCNN, run_side_by_side
 
 CODE_WIDTH = 8
 """Sine and cosine at two frequencies on each of two coordinates (section 3: queries in ℝ⁸)."""
@@ -44,10 +48,6 @@ class Geometry:
     def region_grid(self) -> tuple[int, int]:
         """Rows and columns of output regions."""
         return len(self.region_rows), len(self.region_columns)
-
-    def region_codes(self) -> Tensor:
-        """(R·C, 8) code of every region, row by row."""
-        return sinusoidal_codes(self.region_rows, self.region_columns)
 
     def axis_codes(self) -> tuple[Tensor, Tensor]:
         """(R, 8) and (C, 8): a region's code is the sum of its row's and its column's, zeros where the other's are."""
@@ -174,3 +174,128 @@ def sinusoidal_codes(rows: Tensor, columns: Tensor) -> Tensor:
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     angles = torch.stack([y * math.pi, y * 2 * math.pi, x * math.pi, x * 2 * math.pi], -1).flatten(0, 1)
     return torch.cat([angles.sin(), angles.cos()], -1)
+
+
+VARIANCE_FLOOR = 1e-10
+"""Added to a cell's variance: far below that of any features, so that their scale drops out, and above rounding."""
+
+
+def project_cells(
+    features_BHWD: Tensor, codes_NC: Tensor, projections: Sequence[tuple[nn.LayerNorm, Sequence[nn.Linear]]]
+) -> Tensor:
+    """(B, N, O) float32 (float64 for float64 features): standardise cells, join the position code, layer norm, project.
+
+    Equation 1 of the paper, ψ([PE, features]). Each of ``projections`` is a layer norm over [code, features], (8 + D)
+    wide, and the linear maps that follow it; their outputs are side by side. What it computes is
+    ``linear(norm(cat([code, standardised features])))``. Both normalisations are affine in a cell's features, with two
+    numbers a cell, so they come after the product instead of before it: the features are read, never copied, and once
+    for all projections.
+    """
+    weights, biases = [], []
+    for norm, linears in projections:
+        weight = torch.cat([linear.weight for linear in linears])
+        biases.append(torch.cat([linear.bias for linear in linears]) + weight @ norm.bias)
+        weights.append(weight * norm.weight)
+    weight_OW, bias_O = torch.cat(weights), torch.cat(biases)
+    cells_BND, codes_NC = features_BHWD.flatten(1, 2).to(weight_OW.dtype), codes_NC.to(weight_OW.dtype)
+    D, code_width = cells_BND.shape[-1], codes_NC.shape[1]
+    for_code, for_features = weight_OW[:, :code_width], weight_OW[:, code_width:]
+    with torch.no_grad():
+        # A layer norm's moments are several times as fast as var_mean on a CPU; what it makes of the cells is dropped.
+        mean_BN1, standardising_BN1 = torch.native_layer_norm(cells_BND, [D], None, None, VARIANCE_FLOOR)[1:]
+        # Standardised features sum to 0, and their squares to D (to 0 in a cell whose features are all equal).
+        squares_BN1 = D * (1 - VARIANCE_FLOOR * standardising_BN1.square()).clamp(min=0)
+        mean_of_all_N1 = codes_NC.sum(-1, keepdim=True) / (D + code_width)
+        code_squares_N1 = codes_NC.square().sum(-1, keepdim=True)
+        variance_BN1 = (squares_BN1 + code_squares_N1) / (D + code_width) - mean_of_all_N1.square()
+        norming_BN1 = torch.rsqrt(variance_BN1 + projections[0][0].eps)
+        factor_BN1 = norming_BN1 * standardising_BN1
+    products_BNO = cells_BND @ for_features.T
+    codes_NO = codes_NC @ for_code.T
+    shift_BNO = mean_BN1 * for_features.sum(1)
+    centre_NO = mean_of_all_N1 * weight_OW.sum(1)
+    return factor_BN1 * (products_BNO - shift_BNO) + norming_BN1 * (codes_NO - centre_NO) + bias_O
+
+
+STANDARDISED = "standardised per cell"
+"""What the protocol says of features that went through :func:`standardise`."""
+
+
+def standardise(features_BHWD: Tensor) -> Tensor:
+    """(B, H, W, D) float32: each cell with mean 0 and variance 1 over its channels.
+
+    Backbones without a final norm give features of any scale; at one learning rate for all, that would decide how far
+    a readout gets.
+    """
+    return F.layer_norm(features_BHWD.float(), features_BHWD.shape[-1:], eps=VARIANCE_FLOOR)
+
+
+class RegionReadout(Readout):
+    """A readout that brings cells to the grid of output regions, and regions to pixels by DeAP's MLP and CNN.
+
+    ``norm`` is over [code of a cell's position, its standardised features]. A subclass says in :meth:`mix` how cells
+    become mixtures on the grid of regions, and adds the layers for it before or after those of :meth:`add_decoder`:
+    the order decides which random numbers they start with, and that of the saved state.
+    """
+
+    sizes = SIZES
+
+    def __init__(self, config: ReadoutConfig) -> None:
+        super().__init__(config)
+        self.norm = nn.LayerNorm(config.feature_dim + CODE_WIDTH)
+        self.options = {
+            "code_dim": config.code_dim,
+            "position_code": "sin, cos at pi and 2 pi",
+            "features": STANDARDISED,
+            "region": REGION,
+            "cnn_layout": "entry convolution, 3 blocks, skip",
+            "cnn_width": config.width,
+        }
+
+    def add_decoder(self) -> None:
+        """Add MLP and CNN; every subclass calls it once."""
+        code = self.config.code_dim
+        self.ffn = nn.Sequential(nn.Linear(2 * code, 4 * code), nn.GELU(), nn.Linear(4 * code, code))
+        self.cnn = UpsamplingCNN(code, self.config.width, self.config.out_channels)
+
+    @classmethod
+    @abstractmethod
+    def mix(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
+        """Each member's mixtures (B, R, C, 2D)."""
+
+    @staticmethod
+    def fit(output_BOhw: Tensor, output_size: tuple[int, int]) -> Tensor:
+        """The output at the size asked for: regions are 8 × 8 pixels, and what reaches beyond the output is cropped."""
+        height, width = output_size
+        return output_BOhw[:, :, :height, :width]
+
+    def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
+        """See :meth:`Readout.forward`."""
+        return self.forward_stacked([self], features_BHWD, output_size)[0]
+
+    def stack_key(self) -> Hashable:
+        """Members of one configuration run side by side."""
+        return self.config
+
+    @classmethod
+    def forward_stacked(
+        cls,
+        members: Sequence[Readout],
+        features_BHWD: Tensor,
+        output_size: tuple[int, int],
+        guidance: Tensor | None = None,
+    ) -> list[Tensor]:
+        """See :meth:`Readout.forward_stacked`."""
+        ours = [member for member in members if isinstance(member, cls)]
+        grid, shape = (features_BHWD.shape[1], features_BHWD.shape[2]), ours[0].trained_size
+        geometry = locate_regions_and_cells(output_size, grid, shape=shape, device=features_BHWD.device)
+        mixed = cls.mix(ours, features_BHWD, geometry)
+        tokens_BDRC = [
+            member.ffn(mixed_BRCV).permute(0, 3, 1, 2) for member, mixed_BRCV in zip(ours, mixed, strict=True)
+        ]
+        outputs = run_side_by_side([member.cnn for member in ours], tokens_BDRC)
+        return [cls.fit(output_BOhw.float(), output_size) for output_BOhw in outputs]
+
+    def set_output_bias(self, values: Tensor) -> None:
+        """Start each channel's output at ``values`` (D_out,), in the final convolution's bias; the skip's becomes 0."""
+        self.cnn.set_output_bias(values)

@@ -1,0 +1,327 @@
+"""What every readout is, which there are, and fresh and trained ones by name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from deapcache.errors import UnknownNameError, UsageError
+from deapcache.registry import Registry
+
+SIZES = (8, 16, 32, 64, 128)
+"""Values of D that a name may carry, as in ``bicubic:32``: those of the paper's Figure 4."""
+
+DEFAULT_SIZE = 16
+"""D where the name carries none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadoutConfig:
+    """The sizes that a readout is built for."""
+
+    feature_dim: int
+    """D', channels of the feature volumes."""
+    out_channels: int
+    """D_out, decided by the task."""
+    grid: tuple[int, int]
+    """Rows and columns of the feature volumes that it will be trained on."""
+    cnn_width: int | None = None
+    """Channels of the CNN where the task asks for a number; ``None``: the readout's own rule."""
+    code_dim: int = DEFAULT_SIZE
+    """D, width of the tokens: what Figure 4 sweeps."""
+
+    @property
+    def width(self) -> int:
+        """CNN channels: ``cnn_width``, or max(D / 4, D_out // 2), the rule that the paper's parameter counts follow."""
+        return self.cnn_width or max(self.code_dim // 4, self.out_channels // 2)
+
+
+class Readout(nn.Module, ABC):
+    """A trainable map from a frozen feature volume to a dense output.
+
+    ``READOUTS["name"] = Class`` registers it; the class attributes say what must be known before it is built. Its
+    constructor draws the initialisation from PyTorch's global CPU generator and needs neither file nor network.
+    Parameters that are frozen do not require gradients; they are part of the state, not of the count.
+    """
+
+    summary: ClassVar[str] = ""
+    """One line for ``deapcache list readouts``."""
+    sizes: ClassVar[tuple[int, ...]] = ()
+    """D that the name may carry; none: it comes in one size."""
+    default_size: ClassVar[int] = DEFAULT_SIZE
+    """D where the name carries none."""
+    needs_guidance: ClassVar[bool] = False
+    """Whether it is conditioned on the image: then :meth:`forward` must be given ``guidance``."""
+    needs_upsampler: ClassVar[bool] = False
+    """Whether :meth:`load_upsampler` needs a file."""
+
+    config: ReadoutConfig
+    options: dict[str, Any]
+    """Choices that change results, as JSON values: part of a probe's protocol.
+
+    Nothing here depends on the backbone, so that a protocol is the same for all of them; the digest of an upsampler
+    that was made for one backbone is the exception.
+    """
+
+    trained_size: tuple[int, int] | None = None
+    """(height, width) of the outputs that it was trained for: the shape of the image that positions are measured in.
+    ``None``: the shape of the output asked for."""
+
+    def __init__(self, config: ReadoutConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.options = {}
+
+    @abstractmethod
+    def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
+        """Dense output of any size from feature volumes of any grid.
+
+        Parameters
+        ----------
+        features_BHWD
+            (B, H, W, D') of any floating dtype; the grid covers the whole image.
+        output_size
+            Height and width in pixels.
+        guidance
+            Base images (B, h, w, 3) uint8 for readouts that are conditioned on the image; others leave it unread.
+
+        Returns
+        -------
+        Tensor
+            (B, D_out, height, width) float32.
+        """
+
+    @abstractmethod
+    def set_output_bias(self, values: Tensor) -> None:
+        """Start the output of each channel at ``values`` (D_out,), in one bias only where several are summed."""
+
+    def load_upsampler(self, checkpoint: Path | None) -> None:
+        """Load the published upsampler that a fresh readout is built around; most have none."""
+        return
+
+    def restore(self, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+        """Take the options and the state dict of a trained readout; raises :class:`WeightsError` where it cannot."""
+        self.load_state_dict(state)
+
+    def stack_key(self) -> Hashable:
+        """Readouts of one class with equal keys may be run as one by :meth:`forward_stacked`; ``None``: not at all."""
+        return None
+
+    @classmethod
+    def forward_stacked(
+        cls,
+        members: Sequence[Readout],
+        features_BHWD: Tensor,
+        output_size: tuple[int, int],
+        guidance: Tensor | None = None,
+    ) -> list[Tensor]:
+        """What each of ``members`` gives for the same features, with the work that they share done once.
+
+        Equal to calling them one after the other, up to rounding. Members have one class and one :meth:`stack_key`.
+        """
+        return [member(features_BHWD, output_size, guidance) for member in members]
+
+    def sigma(self) -> Tensor | None:
+        """Width of each head's Gaussian mask, (heads,), in units of the image's longer side; ``None`` without masks."""
+        return None
+
+    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """All learnable parameters in groups as ``torch.optim.AdamW`` takes them."""
+        learnable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return [{"params": learnable, "lr": lr, "weight_decay": weight_decay}]
+
+
+class ReadoutEntry(Protocol):
+    """A registered readout: a subclass of :class:`Readout`, or a :func:`variant` of one."""
+
+    @property
+    def summary(self) -> str: ...
+    @property
+    def sizes(self) -> tuple[int, ...]: ...
+    @property
+    def default_size(self) -> int: ...
+    @property
+    def needs_guidance(self) -> bool: ...
+    @property
+    def needs_upsampler(self) -> bool: ...
+    def __call__(self, config: ReadoutConfig) -> Readout: ...
+
+
+def variant(readout: type[Readout], summary: str, *, size: int | None = None, **choices: Any) -> ReadoutEntry:
+    """A partial of a readout's class with some of its keyword arguments set, to register under a name of its own.
+
+    ``size`` is D where the variant comes in that size alone; else it comes in those of the class.
+    """
+    made = partial(readout, **choices)
+    same = {name: getattr(readout, name) for name in ("sizes", "default_size", "needs_guidance", "needs_upsampler")}
+    vars(made).update(same, summary=summary)
+    if size is not None:
+        vars(made).update(sizes=(), default_size=size)
+    return cast(ReadoutEntry, made)
+
+
+READOUTS: Registry[ReadoutEntry] = Registry(
+    "readout", modules=("deapcache.readouts",), entry_point_group="deapcache.readouts"
+)
+
+_NOW_A_PLUGIN = {"anyup": "docs/templates/anyup.py"}
+"""Readouts that earlier versions had, and the example plugins that have them now."""
+
+
+def check_readout(name: str) -> None:
+    """Raise what :func:`build_readout` raises for a wrong name."""
+    _parse(name)
+
+
+def canonical_readout(name: str) -> str:
+    """The one name of a readout that has two: ``deap:16`` is ``deap``."""
+    base, entry, size = _parse(name)
+    return base if size in (None, entry.default_size) else f"{base}:{size}"
+
+
+def needs_guidance(name: str) -> bool:
+    """Whether the readout of that name is conditioned on the base images."""
+    return _parse(name)[1].needs_guidance
+
+
+def needs_upsampler(name: str) -> bool:
+    """Whether :func:`build_readout` must be given the checkpoint of a published upsampler for it."""
+    return _parse(name)[1].needs_upsampler
+
+
+def learnable_parameters(
+    name: str, *, feature_dim: int, out_channels: int, grid: tuple[int, int], cnn_width: int | None = None
+) -> int:
+    """Learnable parameters of a readout, counted from its modules; needs neither file nor network.
+
+    Raises what :func:`build_readout` raises for a wrong name.
+    """
+    readout = blank_readout(name, feature_dim=feature_dim, out_channels=out_channels, grid=grid, cnn_width=cnn_width)
+    return sum(parameter.numel() for parameter in readout.parameters() if parameter.requires_grad)
+
+
+def blank_readout(
+    name: str,
+    *,
+    feature_dim: int,
+    out_channels: int,
+    grid: tuple[int, int],
+    cnn_width: int | None = None,
+    seed: int = 0,
+) -> Readout:
+    """A readout like those that :func:`build_readout` gives, on the CPU, with random numbers for what comes from files.
+
+    Raises what :func:`build_readout` raises for a wrong name.
+    """
+    _, entry, size = _parse(name)
+    config = ReadoutConfig(
+        feature_dim=feature_dim,
+        out_channels=out_channels,
+        grid=grid,
+        cnn_width=cnn_width,
+        code_dim=size or entry.default_size,
+    )
+    with _seeded(seed):
+        return entry(config)
+
+
+def build_readout(
+    name: str,
+    *,
+    feature_dim: int,
+    out_channels: int,
+    grid: tuple[int, int],
+    cnn_width: int | None = None,
+    seed: int,
+    upsampler: Path | None = None,
+) -> Readout:
+    """A freshly initialised readout on the CPU, the same for the same arguments.
+
+    Leaves PyTorch's global random state as it was.
+
+    Parameters
+    ----------
+    name
+        One of ``READOUTS.names()``, or ``NAME:D`` with D one of the entry's sizes.
+    feature_dim, out_channels
+        D' of the features and D_out of the task.
+    grid
+        (H, W) of the features.
+    cnn_width
+        Channels of the CNN; ``None``: the readout's own rule.
+    seed
+        Of the initialisation.
+    upsampler
+        Checkpoint of a published upsampler; readouts without one leave it unread.
+
+    Raises
+    ------
+    UnknownNameError
+        No readout of that name; offers the nearest names.
+    UsageError
+        A size that there is not, a readout without sizes, or one that lacks its upsampler.
+    WeightsError
+        The upsampler's checkpoint cannot be read, or was made for another feature width.
+    """
+    readout = blank_readout(
+        name, feature_dim=feature_dim, out_channels=out_channels, grid=grid, cnn_width=cnn_width, seed=seed
+    )
+    with _seeded(seed):
+        readout.load_upsampler(upsampler)
+    return readout
+
+
+def restore_readout(
+    name: str,
+    *,
+    feature_dim: int,
+    out_channels: int,
+    grid: tuple[int, int],
+    cnn_width: int | None = None,
+    options: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+) -> Readout:
+    """A trained readout on the CPU, in evaluation mode, from its ``options`` and its state dict.
+
+    Needs no checkpoint of an upsampler: that is part of the state. Raises what :func:`build_readout` raises.
+    """
+    readout = blank_readout(name, feature_dim=feature_dim, out_channels=out_channels, grid=grid, cnn_width=cnn_width)
+    with _seeded(0):
+        readout.restore(options, state)
+    return readout.eval()
+
+
+def _parse(name: str) -> tuple[str, ReadoutEntry, int | None]:
+    """Base name, entry and D; ``None`` where the name carries no D."""
+    base, colon, size = name.partition(":")
+    if base in _NOW_A_PLUGIN and base not in READOUTS:
+        raise UnknownNameError(
+            f"readout {base} is no part of deapcache any more, but an example of a plugin: get {_NOW_A_PLUGIN[base]} "
+            "from deapcache's source and give it with --plugin (docs/readouts.md)"
+        )
+    entry = READOUTS.get(base)
+    if not colon:
+        return base, entry, None
+    if not entry.sizes:
+        raise UsageError(f"readout {name!r}: {base} comes in one size; leave out ':{size}'")
+    if size not in map(str, entry.sizes):
+        known = ", ".join(map(str, entry.sizes))
+        raise UsageError(f"readout {name!r}: the size after the colon is {size!r}, expected one of {known}")
+    return base, entry, int(size)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """PyTorch's global CPU generator freshly seeded, and afterwards as it was."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would reseed accelerators as well.
+        torch.default_generator.manual_seed(seed)
+        yield
