@@ -24,6 +24,8 @@ import pytest
     ids=lambda command: command[0] if command[0] not in ("cache", "probe") else " ".join(command[:2] + command[-2:-1]),
 )
 def test_an_address_is_refused_where_only_paths_are_written(cli, tmp_path, monkeypatch, command, address) -> None:
+    if "{slash}" in command and address.startswith("file:"):
+        pytest.skip("file:/path is a path, too")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEAPCACHE_HOME", str(tmp_path / "home"))
     lost_a_slash = str(Path(address))

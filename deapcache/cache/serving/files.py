@@ -17,7 +17,7 @@ from deapcache.locations import INDEX, MANIFEST, not_reached
 _PART = re.compile(r"[A-Za-z0-9_@+=~-][A-Za-z0-9_.@+=~-]*", re.ASCII)
 """One part of a key: what names and shards are made of. No dot comes first, so neither ``..`` nor a temporary fits."""
 
-_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG}
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG}
 """Of what is not there, or is no file: a socket is ENXIO."""
 
 _SHARD = re.compile(r"c\.\d+(\.0)*", re.ASCII)
