@@ -14,7 +14,7 @@ from deapcache.locations import Location
 
 if TYPE_CHECKING:
     from deapcache.experiments import Report
-    from deapcache.probing.options import Residency
+    from deapcache.probing import Residency
 
 T = TypeVar("T")
 
@@ -48,33 +48,31 @@ def probe(
     are scored by then are saved, and :func:`load_results` has them. A picture that cannot be drawn is a warning.
     """
     told = {name: value for name, value in locals().items() if name not in ("task", "report")}
-    from deapcache.experiments import ProbeRequest, choose_device
+    from deapcache.experiments import choose_device
     from deapcache.experiments import probe as run
-    from deapcache.probing import ProbeOptions
+    from deapcache.probing import ProbeConfig
 
-    request = ProbeRequest(
+    config = ProbeConfig(
         tasks=_several(task),
         dataset=dataset,
         backbones=_several(backbone),
         readouts=_several(readout),
         seeds=_several(seed),
         where=where,
-        options=ProbeOptions(
-            lrs=_several(lr),
-            task_options=task_options,
-            upsampler=None if upsampler is None else Path(upsampler),
-            batch_size=batch_size,
-            iterations=iterations,
-            train_limit=limit,
-            val_limit=limit,
-            views=_several(views),
-            residency=residency,
-            device=str(choose_device(device)),
-        ),
+        lrs=_several(lr),
+        task_options=task_options,
+        upsampler=None if upsampler is None else Path(upsampler),
+        batch_size=batch_size,
+        iterations=iterations,
+        train_limit=limit,
+        val_limit=limit,
+        views=_several(views),
+        residency=residency,
+        device=str(choose_device(device)),
     )
     caches = home_of(home)
     own = caches if results_home is None else home_of(results_home)
-    done = list(run(caches, request, results_home=own, report=report, command=_command(task, told)))
+    done = list(run(caches, config, results_home=own, report=report, command=_command(task, told)))
     for one in done:
         if one.picture_problem:
             warnings.warn(f"no picture of {one.result.run}, which is saved: {one.picture_problem}", stacklevel=2)

@@ -10,7 +10,7 @@ import torch
 from deapcache_readouts import draw, draw_images, make
 from torch import Tensor, nn
 
-from deapcache.probing.cost import measure_cost
+from deapcache.probing.evaluate import measure_cost
 from deapcache.readouts import Readout
 
 
