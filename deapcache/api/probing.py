@@ -47,7 +47,7 @@ def probe(
     has come. Raises what the command says: ``CacheMissError``, ``UsageError``, ``TrainingError`` and others; runs that
     are scored by then are saved, and :func:`load_results` has them. A picture that cannot be drawn is a warning.
     """
-    told = {name: value for name, value in locals().items() if name not in ("task", "report")}
+    given = {name: value for name, value in locals().items() if name not in ("task", "report")}
     from deapcache.experiments import choose_device
     from deapcache.experiments import probe as run
     from deapcache.probing import ProbeConfig
@@ -72,7 +72,7 @@ def probe(
     )
     caches = home_of(home)
     own = caches if results_home is None else home_of(results_home)
-    done = list(run(caches, config, results_home=own, report=report, command=_command(task, told)))
+    done = list(run(caches, config, results_home=own, report=report, command=_command(task, given)))
     for one in done:
         if one.picture_problem:
             warnings.warn(f"no picture of {one.result.run}, which is saved: {one.picture_problem}", stacklevel=2)
@@ -84,10 +84,12 @@ def _several(given: T | Sequence[T]) -> tuple[T, ...]:
     return tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
 
 
-def _command(task: str | Sequence[str], told: Mapping[str, Any]) -> list[str]:
+def _command(task: str | Sequence[str], given: Mapping[str, Any]) -> list[str]:
     """The call as a command that repeats it, which results keep: what differs from the defaults."""
     defaults = probe.__kwdefaults__ or {}
-    given = {name: value for name, value in told.items() if value != defaults[name]}
-    plain = {name: str(value) if isinstance(value, Location | os.PathLike) else value for name, value in given.items()}
+    changed = {name: value for name, value in given.items() if value != defaults[name]}
+    plain = {
+        name: str(value) if isinstance(value, Location | os.PathLike) else value for name, value in changed.items()
+    }
     arguments = ", ".join([repr(task), *(f"{name}={value!r}" for name, value in plain.items())])
     return ["python", "-c", f"import deapcache; deapcache.probe({arguments})"]

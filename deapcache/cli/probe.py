@@ -54,8 +54,8 @@ def probe_command(
         str | None,
         typer.Option(
             "--residency",
-            help="Where training arrays live: gpu, pinned (host memory that a GPU reads), memory, stream (read from "
-            "the cache as training goes). Default: the first of these that fits.",
+            help="Where training arrays live: gpu, memory, stream (read from the cache as training goes). Default: the "
+            "first of these that fits.",
         ),
     ] = None,
     device: options.Device = "auto",

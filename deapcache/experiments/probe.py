@@ -17,7 +17,7 @@ from deapcache.datasets import images_owner
 from deapcache.errors import LocationError, TrainingError, UnknownNameError
 from deapcache.experiments.choosing import choose_backbones, choose_datasets
 from deapcache.locations import Location
-from deapcache.probing import ProbeConfig, ProbeProgress, ProbeResult, RunSpec, probe_backbone, require_original
+from deapcache.probing import ProbeConfig, ProbeProgress, ProbeResult, RunSpec, probe_backbone
 from deapcache.readouts import canonical_readout, check_readout
 from deapcache.results import Result, picture_key, save_picture, save_run
 from deapcache.results.record import largest_key, run_name
@@ -59,7 +59,6 @@ def probe(
     """
     for readout in config.readouts:
         check_readout(readout)  # a wrong name is refused before any cache is looked for
-    require_original(config.where)
     passes = [
         replace(
             config,

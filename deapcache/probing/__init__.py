@@ -5,7 +5,7 @@ becomes :class:`RunSpec` s, which name what is trained, and these become :class:
 """
 
 from deapcache.probing.caches import feature_fields
-from deapcache.probing.config import ProbeConfig, ProbeProgress, Residency, default_iterations, require_original
+from deapcache.probing.config import ProbeConfig, ProbeProgress, Residency, default_iterations
 from deapcache.probing.evaluate import Examples
 from deapcache.probing.probe import ProbeResult, RunSpec, plan_runs, probe_backbone
 from deapcache.probing.train import MAX_STACK, ReadoutTrainer, StackedGroup, TaskSpec
@@ -25,5 +25,4 @@ __all__ = [
     "feature_fields",
     "plan_runs",
     "probe_backbone",
-    "require_original",
 ]

@@ -7,11 +7,9 @@ are read ahead. Every way gives the same bytes.
 from __future__ import annotations
 
 import os
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, tee
 from pathlib import Path
 
@@ -34,9 +32,6 @@ _HOST_SHARE = 0.25
 
 _GPU_SHARE = 0.5
 """Part of a GPU's free memory that they take unasked: readouts, their activations and scoring need the rest."""
-
-_PORTABLE = 1
-"""``cudaHostRegisterPortable``: pinned for every GPU."""
 
 Tensors = dict[str, torch.Tensor]
 """Name of an array → rows of it, (n, ...)."""
@@ -107,10 +102,6 @@ class BatchStream:
             self._held = {name: _read_all(read, caches.rows, where) for name, read in self._reads.items()}
             self._places = np.full(int(caches.rows.max(initial=-1)) + 1, -1)  # row of the cache → row of these tensors
             self._places[caches.rows] = np.arange(len(caches.rows))
-        if self.residency == "pinned":
-            for tensor in self._held.values():
-                _pin(tensor, device)
-                weakref.finalize(self, torch.cuda.cudart().cudaHostUnregister, tensor.data_ptr())
 
     def batches(self, order: Iterable[np.ndarray]) -> Iterator[Batch]:
         """One :class:`Batch` for each array of draws in ``order``."""
@@ -138,15 +129,11 @@ class BatchStream:
         """The wanted rows of each batch on the device; to a GPU, one batch is copied while the one before is used."""
         if self.residency == "gpu":
             return map(self._gather_on_device, wanted)
-        if self.residency == "pinned":
-            copies = (partial(self._fetch, rows) for rows in wanted)
-        else:
-            gathered = self._read_ahead(wanted) if self.residency == "stream" else map(self._gather, wanted)
-            if self._device.type != "cuda":
-                return ({name: rows.to(self._device) for name, rows in tensors.items()} for tensors in gathered)
-            copies = (partial(self._copy, tensors) for tensors in gathered)
-        stream = _SideStream(self._device)
-        return one_ahead(stream.start(copy) for copy in copies)
+        gathered = self._read_ahead(wanted) if self.residency == "stream" else map(self._gather, wanted)
+        if self._device.type != "cuda":
+            return ({name: rows.to(self._device) for name, rows in tensors.items()} for tensors in gathered)
+        stream = torch.cuda.Stream(self._device)
+        return one_ahead(_start_copy(tensors, self._device, stream) for tensors in gathered)
 
     def _read_ahead(self, wanted: Iterable[Rows]) -> Iterator[Tensors]:
         ahead: deque[dict[str, Reading]] = deque()
@@ -166,20 +153,6 @@ class BatchStream:
         places = {name: torch.from_numpy(self._places[rows]).to(self._device) for name, rows in wanted.items()}
         return {name: self._held[name].index_select(0, some) for name, some in places.items()}
 
-    def _copy(self, tensors: Tensors) -> Tensors:
-        # torch reuses a buffer of pin_memory() once its copy is done
-        return {name: rows.pin_memory().to(self._device, non_blocking=True) for name, rows in tensors.items()}
-
-    def _fetch(self, wanted: Rows) -> Tensors:
-        """The rows from pinned memory, each copied by itself: nothing is gathered on the host."""
-        tensors: Tensors = {}
-        for name, rows in wanted.items():
-            held = self._held[name]
-            tensors[name] = torch.empty((len(rows), *held.shape[1:]), dtype=held.dtype, device=self._device)
-            for target, place in zip(tensors[name], self._places[rows].tolist(), strict=True):
-                target.copy_(held[place], non_blocking=True)
-        return tensors
-
 
 def _read_all(read: Callable[[np.ndarray], Reading], rows: np.ndarray, device: torch.device) -> torch.Tensor:
     """All of ``rows`` in one tensor, read a chunk at a time, so that memory holds them once and not twice."""
@@ -189,20 +162,6 @@ def _read_all(read: Callable[[np.ndarray], Reading], rows: np.ndarray, device: t
     for start in range(len(first), len(rows), _CHUNK):
         whole[start : start + _CHUNK] = torch.from_numpy(read(rows[start : start + _CHUNK]).result())
     return whole
-
-
-def _pin(tensor: torch.Tensor, device: torch.device) -> None:
-    """Lock the tensor's pages, so that a GPU can copy from them.
-
-    ``torch.empty(pin_memory=True)`` would take the next power of two of bytes, almost twice as many at worst.
-    """
-    with torch.cuda.device(device):  # else CUDA would initialise the first GPU, too
-        status = int(torch.cuda.cudart().cudaHostRegister(tensor.data_ptr(), tensor.nbytes, _PORTABLE))
-    if status:
-        raise UsageError(
-            f"residency pinned: CUDA cannot pin {tensor.nbytes:,} bytes of host memory (cudaHostRegister says "
-            f"{status}): choose --residency stream"
-        )
 
 
 def one_ahead(started: Iterable[Callable[[], Tensors]]) -> Iterator[Tensors]:
@@ -216,27 +175,21 @@ def one_ahead(started: Iterable[Callable[[], Tensors]]) -> Iterator[Tensors]:
         yield waiting()
 
 
-class _SideStream:
-    """Copies to a GPU beside its computing."""
+def _start_copy(tensors: Tensors, device: torch.device, stream: torch.cuda.Stream) -> Callable[[], Tensors]:
+    """Begin to copy to a GPU beside its computing; the function returned makes what is computed then wait for it."""
+    with torch.cuda.stream(stream):
+        # torch reuses a buffer of pin_memory() once its copy is done
+        copies = {name: rows.pin_memory().to(device, non_blocking=True) for name, rows in tensors.items()}
+        copied = stream.record_event()
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device)
+    def finish() -> Tensors:
+        computing = torch.cuda.current_stream(device)
+        computing.wait_event(copied)
+        for tensor in copies.values():
+            tensor.record_stream(computing)  # or torch could reuse its memory while it is in use
+        return copies
 
-    def start(self, copy: Callable[[], Tensors]) -> Callable[[], Tensors]:
-        """Begin ``copy``; the function returned makes the computing that follows wait for it, and gives its tensors."""
-        with torch.cuda.stream(self._stream):
-            tensors = copy()
-            copied = self._stream.record_event()
-
-        def finish() -> Tensors:
-            computing = torch.cuda.current_stream(self._device)
-            computing.wait_event(copied)
-            for tensor in tensors.values():
-                tensor.record_stream(computing)  # or torch could reuse its memory while it is in use
-            return tensors
-
-        return finish
+    return finish
 
 
 def apply_hflip(tensors: Tensors, names: Sequence[str], mirrored: np.ndarray) -> Tensors:
@@ -275,9 +228,8 @@ def mirror_tensor(kind: str, values: torch.Tensor) -> torch.Tensor:
 def choose_residency(needed: int, asked: Residency | None, host: int, gpu: int | None) -> Residency:
     """Where training arrays of ``needed`` bytes live: as asked for, or in the first place that has room.
 
-    On a GPU: ``gpu`` where they fit in half of its free memory, ``pinned`` where they fit in a quarter of the host's,
-    else ``stream``. Elsewhere (``gpu`` is ``None``): ``memory`` where they fit in a quarter of the host's, else
-    ``stream``. All training arrays, of features, targets and base images, are in one place.
+    ``gpu`` where they fit in half of a GPU's free memory (``None``: there is none), ``memory`` where they fit in a
+    quarter of the host's, else ``stream``. All training arrays, of features, targets and base images, are in one place.
 
     Raises :class:`UsageError` where they do not fit in the ``host``'s or ``gpu``'s free bytes as asked for.
     """
@@ -286,9 +238,7 @@ def choose_residency(needed: int, asked: Residency | None, host: int, gpu: int |
     if asked is None:
         if gpu is not None and needed <= gpu * _GPU_SHARE:
             return "gpu"
-        if needed <= host * _HOST_SHARE:
-            return "memory" if gpu is None else "pinned"
-        return "stream"
+        return "memory" if needed <= host * _HOST_SHARE else "stream"
     room, where = (gpu, "GPU memory") if asked == "gpu" else (host, "host memory")
     if room is not None and needed > room:
         raise UsageError(

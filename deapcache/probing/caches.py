@@ -11,7 +11,7 @@ import numpy as np
 from deapcache.cache import HFLIP, Cache, CacheEntry, FeatureCache, find_caches, find_one
 from deapcache.errors import CacheMissError, CorruptCacheError, IncompleteCacheError, UsageError
 from deapcache.locations import Location
-from deapcache.probing.config import ProbeConfig, require_original
+from deapcache.probing.config import ProbeConfig
 from deapcache.recipe import Difference, FeatureRecipe, TargetRecipe, differences
 from deapcache.regions import CROP, SQUASH, have_one_shape
 
@@ -82,10 +82,9 @@ def open_caches(
 
     Raises :class:`CacheMissError` or :class:`AmbiguousCacheError` where the caches are not there, or not one of each,
     or where those of the two splits do not belong together; :class:`IncompleteCacheError` where they lack rows;
-    :class:`CorruptCacheError` where features and targets list different images; :class:`UsageError` where features of
-    another view than the original images' are asked for, or targets of another part of the images.
+    :class:`CorruptCacheError` where features and targets list different images; :class:`UsageError` where targets of
+    another part of the images are asked for.
     """
-    require_original(config.where)
     pair = _find_features(home, config)
     targets = [{name: _find_targets(home, config, name, features) for name in annotations} for features in pair]
     for name in annotations:

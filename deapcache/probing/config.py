@@ -25,9 +25,9 @@ GRADIENT_CLIP = 1.0
 _ITERATIONS = dict.fromkeys(("boundaries", "foreground", "detection", "discrimination", "coco-stuff"), 30_000)
 _OTHER_ITERATIONS = 10_000
 
-Residency = Literal["gpu", "pinned", "memory", "stream"]
-"""Where training arrays live: in the memory of the GPU, in pinned memory of its host, in the host's memory, or in the
-cache, from which batches are read ahead."""
+Residency = Literal["gpu", "memory", "stream"]
+"""Where training arrays live: in the memory of the GPU, in the host's memory, or in the cache, from which batches are
+read ahead."""
 
 RESIDENCIES: tuple[str, ...] = get_args(Residency)
 
@@ -88,6 +88,12 @@ class ProbeConfig:
                 f"views {', '.join(self.views)}: scores are of original images, so training draws from these as well: "
                 f"expected {', '.join(VIEWS)}, or nothing for the original images alone"
             )
+        view = self.where.get("view", ORIGINAL)
+        if view != ORIGINAL:
+            raise UsageError(
+                f"view={view} cannot choose the features of a probe: scores are of original images. To train on "
+                f"mirrored ones as well, ask for the views {ORIGINAL},{HFLIP} (--views)"
+            )
         if not self.lrs:
             raise UsageError("no learning rate is given: expected at least one, such as 1e-3")
         given = [("lr", lr) for lr in self.lrs]
@@ -100,11 +106,13 @@ class ProbeConfig:
         self._check_residency()
 
     def _check_residency(self) -> None:
+        if self.residency == "pinned":
+            raise UsageError("residency pinned is no longer there: choose memory, with a GPU as well")
         if self.residency is not None and self.residency not in RESIDENCIES:
             raise UsageError(f"unknown residency {self.residency!r}: choose one of {', '.join(RESIDENCIES)}")
-        if self.residency in ("gpu", "pinned") and self.device.partition(":")[0] != "cuda":
+        if self.residency == "gpu" and self.device.partition(":")[0] != "cuda":
             raise UsageError(
-                f"residency {self.residency} needs a GPU, and training runs on {self.device}: choose memory or stream, "
+                f"residency gpu needs a GPU, and training runs on {self.device}: choose memory or stream, "
                 "or --device cuda"
             )
 
@@ -135,16 +143,6 @@ class ProbeConfig:
 def default_iterations(task: str) -> int:
     """Training steps of ``task`` where none are given: 30,000 for the COCO tasks, 10,000 for the others."""
     return _ITERATIONS.get(task, _OTHER_ITERATIONS)
-
-
-def require_original(where: Mapping[str, Any]) -> None:
-    """Raise :class:`UsageError` where the recipe fields that features must have are those of another view."""
-    asked = where.get("view", ORIGINAL)
-    if asked != ORIGINAL:
-        raise UsageError(
-            f"view={asked} cannot choose the features of a probe: scores are of original images. To train on mirrored "
-            f"ones as well, ask for the views {ORIGINAL},{HFLIP} (--views)"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,7 +99,7 @@ class ProbeResult(RunSpec):
     """Training images per second of that pass."""
     device: str
     residency: str
-    """``gpu``, ``pinned``, ``memory`` or ``stream``: where the training arrays lived."""
+    """``gpu``, ``memory`` or ``stream``: where the training arrays lived."""
     backbone_forwards: int
     """Images that a backbone was run on in this process while probing."""
     backbone_builds: int

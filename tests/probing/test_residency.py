@@ -35,8 +35,8 @@ CPU = torch.device("cpu")
         (25, 100, None, "memory"),
         (26, 100, None, "stream"),
         (40, 100, 80, "gpu"),
-        (41, 1000, 80, "pinned"),
-        (41, 164, 80, "pinned"),
+        (41, 1000, 80, "memory"),
+        (41, 164, 80, "memory"),
         (41, 163, 80, "stream"),
         (0, 0, None, "memory"),
         (1, 0, 0, "stream"),
@@ -48,7 +48,7 @@ def test_choice_by_what_fits(needed, host, device, expected) -> None:
 
 @pytest.mark.parametrize(
     ("residency", "where"),
-    [("gpu", "80 bytes of GPU"), ("pinned", "1,000 bytes of host"), ("memory", "1,000 bytes of")],
+    [("gpu", "80 bytes of GPU"), ("memory", "1,000 bytes of host")],
 )
 def test_what_does_not_fit_is_refused_with_needed_and_free_bytes(residency, where) -> None:
     room = 80 if residency == "gpu" else 1000
@@ -59,13 +59,16 @@ def test_what_does_not_fit_is_refused_with_needed_and_free_bytes(residency, wher
         choose_residency(room + 1, residency, 1000, 80)
 
 
-@pytest.mark.parametrize("residency", ["gpu", "pinned"])
-def test_a_residency_that_needs_a_gpu_is_refused_without(residency) -> None:
-    with pytest.raises(
-        UsageError, match=rf"residency {residency} needs a GPU, and training runs on cpu: choose memory"
-    ):
-        ProbeConfig(residency=residency)
-    assert ProbeConfig(residency=residency, device="cuda:1").residency == residency
+def test_a_residency_that_needs_a_gpu_is_refused_without() -> None:
+    with pytest.raises(UsageError, match="residency gpu needs a GPU, and training runs on cpu: choose memory"):
+        ProbeConfig(residency="gpu")
+    assert ProbeConfig(residency="gpu", device="cuda:1").residency == "gpu"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_residency_that_is_no_longer_there_names_what_takes_its_place(device) -> None:
+    with pytest.raises(UsageError, match=r"residency pinned .*: choose memory"):
+        ProbeConfig(residency="pinned", device=device)
 
 
 def test_the_command_line_tells_it_in_one_line(toys) -> None:
