@@ -96,10 +96,10 @@ class BatchStream:
         self._reads: dict[str, Callable[[np.ndarray], Reading]]
         self._reads = {name: cache.read_features_async for name, cache in caches.feature_views.items()}
         self._reads |= {name: cache.read_async for name, cache in caches.others.items()}
-        self._held: Tensors = {}
+        self._arrays: Tensors = {}
         if self.residency != "stream":
             where = device if self.residency == "gpu" else torch.device("cpu")
-            self._held = {name: _read_all(read, caches.rows, where) for name, read in self._reads.items()}
+            self._arrays = {name: _read_all(read, caches.rows, where) for name, read in self._reads.items()}
             self._places = np.full(int(caches.rows.max(initial=-1)) + 1, -1)  # row of the cache → row of these tensors
             self._places[caches.rows] = np.arange(len(caches.rows))
 
@@ -146,12 +146,12 @@ class BatchStream:
 
     def _gather(self, wanted: Rows) -> Tensors:
         # NumPy gathers twice as fast as torch does
-        held = {name: self._held[name].numpy() for name in wanted}
-        return {name: torch.from_numpy(held[name][self._places[rows]]) for name, rows in wanted.items()}
+        arrays = {name: self._arrays[name].numpy() for name in wanted}
+        return {name: torch.from_numpy(arrays[name][self._places[rows]]) for name, rows in wanted.items()}
 
     def _gather_on_device(self, wanted: Rows) -> Tensors:
         places = {name: torch.from_numpy(self._places[rows]).to(self._device) for name, rows in wanted.items()}
-        return {name: self._held[name].index_select(0, some) for name, some in places.items()}
+        return {name: self._arrays[name].index_select(0, some) for name, some in places.items()}
 
 
 def _read_all(read: Callable[[np.ndarray], Reading], rows: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -101,7 +101,7 @@ def score(
         for head in (head for trainer in group.trainers for head in trainer.heads):
             head.eval()
     scorers = {one: Scorer(one.spec.task, len(rows)) for group in groups for one in group.trainers}
-    of_baselines = {name: Scorer(spec.task, len(rows)) for name, spec in specs.items()}
+    baseline_scorers = {name: Scorer(spec.task, len(rows)) for name, spec in specs.items()}
     timer, done = StageTimer("score", len(rows), progress), 0
     for batch in stream.batches(sequential(rows, batch_size)):
         with torch.no_grad():
@@ -112,10 +112,10 @@ def score(
             for name, spec in specs.items():
                 constant = baselines[name] if baselines[name].ndim == 3 else baselines[name][:, None, None]
                 output = constant.to(features.device).expand(len(features), -1, *spec.output_size)
-                of_baselines[name].add(output, targets[name], batch.rows)
+                baseline_scorers[name].add(output, targets[name], batch.rows)
         done += len(batch.rows)
         timer.report(done)
-    return scorers, of_baselines, timer.seconds
+    return scorers, baseline_scorers, timer.seconds
 
 
 def _score_group(

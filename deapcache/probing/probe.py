@@ -270,12 +270,12 @@ class _Probe:
         baselines = {name: spec.constant_baseline(stream, rows, batch_size) for name, spec in specs.items()}
         # the validation images are read once, so there is nothing to gain from holding them
         val_stream = BatchStream(self._val, "stream", device)
-        scorers, of_baselines, score_seconds = score(
+        scorers, baseline_scorers, score_seconds = score(
             groups, baselines, specs, val_stream, self._val.rows, batch_size=batch_size, progress=progress
         )
-        baseline_scores = {name: scorer.scores() for name, scorer in of_baselines.items()}
+        baseline_scores = {name: scorer.scores() for name, scorer in baseline_scorers.items()}
         forwards, builds = (now - before for now, before in zip(_backbone_counts(), counts_before, strict=True))
-        of_the_pass: dict[str, Any] = {
+        pass_facts: dict[str, Any] = {
             "train_images": len(rows),
             "image_ids": self._val.image_ids,
             "seconds": {"train": train_seconds, "score": score_seconds},
@@ -290,7 +290,7 @@ class _Probe:
         for run, trainer in zip(runs, trainers, strict=True):
             if trainer.failure:
                 continue
-            task, scorer, baseline = trainer.spec.task, scorers[trainer], of_baselines[run.task]
+            task, scorer, baseline = trainer.spec.task, scorers[trainer], baseline_scorers[run.task]
             try:
                 scores, examples = scorer.scores(), scorer.examples()
             except Exception as error:  # a task's own code: it ends this run, not those that were trained beside it
@@ -298,7 +298,7 @@ class _Probe:
                 continue
             yield ProbeResult(
                 **vars(run),
-                **of_the_pass,
+                **pass_facts,
                 classes=trainer.spec.classes,
                 build=trainer.build_facts(),
                 scores=scores,
