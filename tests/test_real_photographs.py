@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from deapcache.datasets import open_dataset
-from deapcache.experiments import ProbeRequest, probe
+from deapcache.experiments import probe
 from deapcache.extraction import extract
-from deapcache.probing import ProbeOptions
+from deapcache.probing import ProbeConfig
 
 PRETRAINED = "efficientnet-lite0-s16"
 CONTROL = f"{PRETRAINED}@untrained"
@@ -16,12 +16,10 @@ CONTROL = f"{PRETRAINED}@untrained"
 @pytest.mark.slow
 def test_pretrained_features_beat_their_untrained_control(coco_mini, home):
     list(extract([PRETRAINED, CONTROL], open_dataset("coco", coco_mini), home))
-    request = ProbeRequest(
-        tasks=["boundaries", "foreground"],
-        backbones=[PRETRAINED, CONTROL],
-        options=ProbeOptions(iterations=150, batch_size=8),
+    config = ProbeConfig(
+        tasks=["boundaries", "foreground"], backbones=[PRETRAINED, CONTROL], iterations=150, batch_size=8
     )
-    results = {(one.result.task, one.result.backbone): one.result for one in probe(home, request)}
+    results = {(one.result.task, one.result.backbone): one.result for one in probe(home, config)}
     border, border_control = results["boundaries", PRETRAINED], results["boundaries", CONTROL]
     assert border.scores["cross_entropy"] < border_control.scores["cross_entropy"] - 0.02
     assert border.scores["average_precision"] > border_control.scores["average_precision"] + 0.05

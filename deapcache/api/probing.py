@@ -14,7 +14,7 @@ from deapcache.locations import Location
 
 if TYPE_CHECKING:
     from deapcache.experiments import Report
-    from deapcache.probing.options import Residency
+    from deapcache.probing import Residency
 
 T = TypeVar("T")
 
@@ -47,34 +47,32 @@ def probe(
     has come. Raises what the command says: ``CacheMissError``, ``UsageError``, ``TrainingError`` and others; runs that
     are scored by then are saved, and :func:`load_results` has them. A picture that cannot be drawn is a warning.
     """
-    told = {name: value for name, value in locals().items() if name not in ("task", "report")}
-    from deapcache.experiments import ProbeRequest, choose_device
+    given = {name: value for name, value in locals().items() if name not in ("task", "report")}
+    from deapcache.experiments import choose_device
     from deapcache.experiments import probe as run
-    from deapcache.probing import ProbeOptions
+    from deapcache.probing import ProbeConfig
 
-    request = ProbeRequest(
+    config = ProbeConfig(
         tasks=_several(task),
         dataset=dataset,
         backbones=_several(backbone),
         readouts=_several(readout),
         seeds=_several(seed),
         where=where,
-        options=ProbeOptions(
-            lrs=_several(lr),
-            task_options=task_options,
-            upsampler=None if upsampler is None else Path(upsampler),
-            batch_size=batch_size,
-            iterations=iterations,
-            train_limit=limit,
-            val_limit=limit,
-            views=_several(views),
-            residency=residency,
-            device=str(choose_device(device)),
-        ),
+        lrs=_several(lr),
+        task_options=task_options,
+        upsampler=None if upsampler is None else Path(upsampler),
+        batch_size=batch_size,
+        iterations=iterations,
+        train_limit=limit,
+        val_limit=limit,
+        views=_several(views),
+        residency=residency,
+        device=str(choose_device(device)),
     )
     caches = home_of(home)
     own = caches if results_home is None else home_of(results_home)
-    done = list(run(caches, request, results_home=own, report=report, command=_command(task, told)))
+    done = list(run(caches, config, results_home=own, report=report, command=_command(task, given)))
     for one in done:
         if one.picture_problem:
             warnings.warn(f"no picture of {one.result.run}, which is saved: {one.picture_problem}", stacklevel=2)
@@ -86,10 +84,12 @@ def _several(given: T | Sequence[T]) -> tuple[T, ...]:
     return tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
 
 
-def _command(task: str | Sequence[str], told: Mapping[str, Any]) -> list[str]:
+def _command(task: str | Sequence[str], given: Mapping[str, Any]) -> list[str]:
     """The call as a command that repeats it, which results keep: what differs from the defaults."""
     defaults = probe.__kwdefaults__ or {}
-    given = {name: value for name, value in told.items() if value != defaults[name]}
-    plain = {name: str(value) if isinstance(value, Location | os.PathLike) else value for name, value in given.items()}
+    changed = {name: value for name, value in given.items() if value != defaults[name]}
+    plain = {
+        name: str(value) if isinstance(value, Location | os.PathLike) else value for name, value in changed.items()
+    }
     arguments = ", ".join([repr(task), *(f"{name}={value!r}" for name, value in plain.items())])
     return ["python", "-c", f"import deapcache; deapcache.probe({arguments})"]

@@ -12,9 +12,9 @@ from deapcache.cli import options
 from deapcache.cli.console import Bars, bars, note, out, print_json
 
 if TYPE_CHECKING:
-    from deapcache.experiments import Probed, Report
+    from deapcache.experiments import Report, SavedRun
     from deapcache.locations import Location
-    from deapcache.probing.options import Residency
+    from deapcache.probing import Residency
 
 
 def probe_command(
@@ -54,8 +54,8 @@ def probe_command(
         str | None,
         typer.Option(
             "--residency",
-            help="Where training arrays live: gpu, pinned (host memory that a GPU reads), memory, stream (read from "
-            "the cache as training goes). Default: the first of these that fits.",
+            help="Where training arrays live: gpu, memory, stream (read from the cache as training goes). Default: the "
+            "first of these that fits.",
         ),
     ] = None,
     device: options.Device = "auto",
@@ -71,35 +71,33 @@ def probe_command(
 
     All tasks, readouts, seeds and learning rates of a backbone share one pass over its cache; no backbone is run.
     """
-    from deapcache.experiments import ProbeRequest, choose_device, probe
-    from deapcache.probing import ProbeOptions
+    from deapcache.experiments import choose_device, probe
+    from deapcache.probing import ProbeConfig
 
-    request = ProbeRequest(
+    config = ProbeConfig(
         tasks=options.names(task),
         dataset=dataset,
         backbones=options.names(backbone),
         readouts=options.names(readout),
         seeds=options.numbers(seed, "--seed"),
         where=options.fields(where or []),
-        options=ProbeOptions(
-            lrs=options.rates(lr, "--lr"),
-            task_options=options.task_options(task_option or [], options.names(task)),
-            upsampler=upsampler,
-            batch_size=batch_size,
-            iterations=iterations,
-            train_limit=limit,
-            val_limit=limit,
-            views=tuple(options.names(views)),
-            residency=cast("Residency | None", residency),  # checked there
-            device=str(choose_device(device)),
-        ),
+        lrs=options.rates(lr, "--lr"),
+        task_options=options.task_options(task_option or [], options.names(task)),
+        upsampler=upsampler,
+        batch_size=batch_size,
+        iterations=iterations,
+        train_limit=limit,
+        val_limit=limit,
+        views=tuple(options.names(views)),
+        residency=cast("Residency | None", residency),  # checked there
+        device=str(choose_device(device)),
     )
     place = options.place(home, read_home, local_tier, local_tier_size)
     own = options.results_home(results_home, place)
-    done: list[Probed] = []
+    done: list[SavedRun] = []
     try:
         with bars() as shown:
-            for one in probe(place, request, results_home=own, report=report_on(shown), command=sys.argv):
+            for one in probe(place, config, results_home=own, report=report_on(shown), command=sys.argv):
                 done.append(one)
     except Exception:
         if done:  # they are saved, whatever became of the others
@@ -120,7 +118,7 @@ def report_on(shown: Bars) -> Report:
     return show
 
 
-def show_results(done: list[Probed], home: Location, json: bool) -> None:
+def show_results(done: list[SavedRun], home: Location, json: bool) -> None:
     """The tables of all runs, whose statistics are in ``home``, and where their pictures are."""
     from deapcache.results import HomeIntervals, print_tables, summarise
 
@@ -134,7 +132,7 @@ def show_results(done: list[Probed], home: Location, json: bool) -> None:
             out.print(f"picture: {one.picture}", markup=False)
 
 
-def note_pictures(done: list[Probed]) -> None:
+def note_pictures(done: list[SavedRun]) -> None:
     """Say which runs have no picture, and why."""
     for one in done:
         if one.picture_problem:

@@ -20,7 +20,7 @@ from deapcache.experiments.prediction import (
     parse_sizes,
     predict_files,
 )
-from deapcache.experiments.probe import Probed, ProbeRequest, Report, probe
+from deapcache.experiments.probe import Report, SavedRun, probe
 from deapcache.extraction import choose_device
 
 __all__ = [
@@ -31,9 +31,8 @@ __all__ = [
     "PredictRequest",
     "Predicted",
     "Predictor",
-    "ProbeRequest",
-    "Probed",
     "Report",
+    "SavedRun",
     "TrainedRun",
     "choose_device",
     "find_run",

@@ -1,11 +1,11 @@
-"""A probe from request to files: choose the caches, train, score, save results, readouts and pictures."""
+"""A probe from config to files: choose the caches, train, score, save results, readouts and pictures."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -17,7 +17,7 @@ from deapcache.datasets import images_owner
 from deapcache.errors import LocationError, TrainingError, UnknownNameError
 from deapcache.experiments.choosing import choose_backbones, choose_datasets
 from deapcache.locations import Location
-from deapcache.probing import PlannedRun, ProbeOptions, ProbeProgress, ProbeRun, probe_backbone, require_original
+from deapcache.probing import ProbeConfig, ProbeProgress, ProbeResult, RunSpec, probe_backbone
 from deapcache.processes import refuse_unguarded
 from deapcache.readouts import canonical_readout, check_readout
 from deapcache.results import Result, picture_key, save_picture, save_run
@@ -28,25 +28,7 @@ Report = Callable[[str, ProbeProgress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeRequest:
-    """What to probe, by name."""
-
-    tasks: Sequence[str]
-    dataset: str | None = None
-    """None: each task's default dataset, or the only one cached that suits it."""
-    backbones: Sequence[str] = ()
-    """Empty: every one cached for the dataset."""
-    readouts: Sequence[str] = ("deap",)
-    seeds: Sequence[int] = (0,)
-    options: ProbeOptions = field(default_factory=ProbeOptions)
-    where: Mapping[str, Any] = field(default_factory=dict)
-    """Recipe fields that the features must have, where several caches of a backbone are there."""
-    images_name: str | None = None
-    """Dataset whose images the features are of; None: as it is registered."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Probed:
+class SavedRun:
     """One finished run and its files."""
 
     result: Result
@@ -58,13 +40,13 @@ class Probed:
 
 def probe(
     home: Location,
-    request: ProbeRequest,
+    config: ProbeConfig,
     *,
     results_home: Location | None = None,
     report: Report = lambda *_: None,
     command: Sequence[str] = (),
-    skip: Callable[[PlannedRun], bool] = lambda _: False,
-) -> Iterator[Probed]:
+    skip: Callable[[RunSpec], bool] = lambda _: False,
+) -> Iterator[SavedRun]:
     """Probe everything that is asked for, and yield each run once its files are written.
 
     Caches are read from ``home``; results, readouts and pictures go to ``results_home``, by default ``home`` as well.
@@ -73,46 +55,40 @@ def probe(
     pass are: whatever fails later, nothing that was trained is lost.
 
     Raises what :func:`deapcache.probing.probe_backbone` raises, and ``CacheMissError`` with the command to run where
-    nothing is cached. Where some runs cannot be saved, the error is raised after the others of the pass; that some
-    diverged is told at the end of all passes.
+    nothing is cached. Where some runs cannot be saved, the error is raised after the others of the pass; where some
+    diverged, at the end of all passes.
     """
     refuse_unguarded()
-    for readout in request.readouts:
-        check_readout(readout)  # a wrong name is told before any cache is looked for
-    require_original(request.where)
-    plan = [
-        (dataset, backbone, tasks)
-        for dataset, tasks in choose_datasets(home, request.tasks, request.dataset, request.backbones).items()
-        for backbone in choose_backbones(home, dataset, request.backbones, request.where)
+    for readout in config.readouts:
+        check_readout(readout)  # a wrong name is refused before any cache is looked for
+    passes = [
+        replace(
+            config,
+            dataset=dataset,
+            tasks=tasks,
+            backbones=(backbone,),
+            images_name=config.images_name or images_owner(dataset),
+        )
+        for dataset, tasks in choose_datasets(home, config.tasks, config.dataset, config.backbones).items()
+        for backbone in choose_backbones(home, dataset, config.backbones, config.where)
     ]
     results_home = results_home or home
-    results_home.require_writable()  # told before hours of training, not after
-    names = (canonical_readout(readout) for readout in request.readouts)
+    results_home.require_writable()  # refused before hours of training, not after
+    names = (canonical_readout(readout) for readout in config.readouts)
     results_home.require_names(
-        largest_key(run_name(task, dataset, backbone, name, seed))
-        for name, seed, (dataset, backbone, tasks) in product(names, request.seeds, plan)
-        for task in tasks
+        largest_key(run_name(task, str(one.dataset), one.backbone, name, seed))
+        for name, seed, one in product(names, config.seeds, passes)
+        for task in one.tasks
     )
     diverged: list[TrainingError] = []
-    for dataset, backbone, tasks in plan:
-        name = f"{backbone} · {dataset}"
+    for one in passes:
         runs = probe_backbone(
-            home,
-            dataset=dataset,
-            backbone=backbone,
-            tasks=tasks,
-            readouts=request.readouts,
-            seeds=request.seeds,
-            options=request.options,
-            fields=request.where,
-            images_name=request.images_name or images_owner(dataset),
-            skip=skip,
-            progress=functools.partial(report, name),
+            home, one, skip=skip, progress=functools.partial(report, f"{one.backbone} · {one.dataset}")
         )
         saved, failure = _save_all(results_home, runs, command)
         for run, result in saved:
-            is_first = run.seed == request.seeds[0]
-            yield _pictured(results_home, run, result, home) if is_first else Probed(result=result, picture=None)
+            is_first = run.seed == config.seeds[0]
+            yield _draw(results_home, run, result, home) if is_first else SavedRun(result=result, picture=None)
         if isinstance(failure, TrainingError):
             diverged.append(failure)  # says nothing about the next backbone
         elif failure:
@@ -122,50 +98,29 @@ def probe(
 
 
 def _save_all(
-    home: Location, runs: Iterator[ProbeRun], command: Sequence[str]
-) -> tuple[list[tuple[ProbeRun, Result]], Exception | None]:
-    """The runs of a pass with their results, each saved as soon as it is there, and what others failed by."""
-    saved: list[tuple[ProbeRun, Result]] = []
+    home: Location, runs: Iterator[ProbeResult], command: Sequence[str]
+) -> tuple[list[tuple[ProbeResult, Result]], Exception | None]:
+    """The runs of a pass with their results, each saved as soon as it is there, and the first error of the others."""
+    saved: list[tuple[ProbeResult, Result]] = []
     failure: Exception | None = None
     try:
         for run in runs:
             try:
-                saved.append((run, _save(home, run, command)))
+                result = save_run(
+                    home,
+                    {**run.to_json(), "about": _about(run.backbone)},
+                    statistics=run.statistics,
+                    prior_statistics=run.baseline_statistics,
+                    image_ids=run.image_ids,
+                    weights=run.weights,
+                    command=command,
+                )
+                saved.append((run, result))
             except LocationError as error:
                 failure = failure or error
     except Exception as error:  # raised once the pictures of those saved are drawn
         failure = failure or error
     return saved, failure
-
-
-def _save(home: Location, run: ProbeRun, command: Sequence[str]) -> Result:
-    return save_run(
-        home,
-        {**run.facts(), "about": _about(run.backbone)},
-        statistics=run.statistics,
-        prior_statistics=run.prior_statistics,
-        image_ids=run.image_ids,
-        weights=run.weights,
-        command=command,
-    )
-
-
-def _pictured(home: Location, run: ProbeRun, result: Result, caches: Location) -> Probed:
-    shown = run.examples
-    try:
-        picture = save_picture(
-            home,
-            result,
-            images=_base_images(caches, run),
-            targets=shown.targets,
-            predictions=shown.predictions,
-            image_ids=run.image_ids[: len(shown.rows)],
-        )
-    except Exception as error:  # whatever drawing meets: the result is there, and is worth more
-        with contextlib.suppress(OSError):
-            home.delete(picture_key(result.run))  # of an earlier run of this name, and not of this one
-        return Probed(result=result, picture=None, picture_problem=str(error) or type(error).__name__)
-    return Probed(result=result, picture=f"{home}/{picture}")
 
 
 @functools.cache
@@ -179,7 +134,26 @@ def _about(backbone: str) -> dict[str, Any]:
     return {"category": category, "parameters": entry.parameters, "training_data": entry.training_data}
 
 
-def _base_images(home: Location, run: ProbeRun) -> np.ndarray | None:
+def _draw(home: Location, run: ProbeResult, result: Result, caches: Location) -> SavedRun:
+    """The saved run with its picture, or with why there is none."""
+    examples = run.examples
+    try:
+        picture = save_picture(
+            home,
+            result,
+            images=_base_images(caches, run),
+            targets=examples.targets,
+            predictions=examples.predictions,
+            image_ids=run.image_ids[: len(examples.rows)],
+        )
+    except Exception as error:  # whatever drawing meets: the result is there, and is worth more
+        with contextlib.suppress(OSError):
+            home.delete(picture_key(result.run))  # of an earlier run of this name, and not of this one
+        return SavedRun(result=result, picture=None, picture_problem=str(error) or type(error).__name__)
+    return SavedRun(result=result, picture=f"{home}/{picture}")
+
+
+def _base_images(home: Location, run: ProbeResult) -> np.ndarray | None:
     """(n, h, w, 3) uint8 of the run's examples; None where the home does not have these base images in that size."""
     features = run.caches["val"]["recipe"]
     wanted = (features["images"], features["base_fit"], list(run.protocol.output_size))

@@ -1,23 +1,28 @@
-"""Stage 2: cached features in; trained readouts, scores and per-image statistics out. Never runs a backbone."""
+"""Stage 2: cached features in; trained readouts, scores and per-image statistics out. Never runs a backbone.
 
+Read from top to bottom: ``config``, ``caches``, ``batches``, ``train``, ``evaluate``, ``probe``. A :class:`ProbeConfig`
+becomes :class:`RunSpec` s, which name what is trained, and these become :class:`ProbeResult` s.
+"""
+
+from deapcache.probing.caches import feature_fields
+from deapcache.probing.config import ProbeConfig, ProbeProgress, Residency, default_iterations
 from deapcache.probing.evaluate import Examples
-from deapcache.probing.finding import feature_fields
-from deapcache.probing.mirrored import require_original
-from deapcache.probing.options import ProbeOptions, default_iterations
-from deapcache.probing.planned import PlannedRun
-from deapcache.probing.probe import planned_runs, probe_backbone
-from deapcache.probing.progress import ProbeProgress
-from deapcache.probing.run import ProbeRun
+from deapcache.probing.probe import ProbeResult, RunSpec, plan_runs, probe_backbone
+from deapcache.probing.train import MAX_STACK, ReadoutTrainer, StackedGroup, TaskSpec
 
 __all__ = [
+    "MAX_STACK",
     "Examples",
-    "PlannedRun",
-    "ProbeOptions",
+    "ProbeConfig",
     "ProbeProgress",
-    "ProbeRun",
+    "ProbeResult",
+    "ReadoutTrainer",
+    "Residency",
+    "RunSpec",
+    "StackedGroup",
+    "TaskSpec",
     "default_iterations",
     "feature_fields",
-    "planned_runs",
+    "plan_runs",
     "probe_backbone",
-    "require_original",
 ]

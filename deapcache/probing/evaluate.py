@@ -1,27 +1,40 @@
-"""Scores: one pass over the validation images for all readouts, and for what guesses without looking."""
+"""After training: scores from one pass over the validation images, and what each readout costs in time and memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from deapcache.probing.batches import Batch, BatchStream, sequential
-from deapcache.probing.learner import Learner
-from deapcache.probing.posed import PosedTask
-from deapcache.probing.progress import Clock, Progress
-from deapcache.probing.team import Team, is_finite
+from deapcache.probing.config import Progress, StageTimer
+from deapcache.probing.train import ReadoutTrainer, StackedGroup, TaskSpec, is_finite
+from deapcache.readouts import Readout
 from deapcache.tasks import Target, Task
+from deapcache.timing import seconds_of
 
 EXAMPLES = 6
 """Validation images, the first ones, whose predictions are kept for pictures."""
 
+COST_IMAGES = 4
+"""Cost is measured on so many images of a batch at most."""
+
+_REPEATS = 5
+_SECONDS = 0.2
+"""No repetition starts after so long."""
+
 
 @dataclass(frozen=True)
 class Examples:
-    """What a readout said about the first validation images."""
+    """What a readout predicts for the first validation images."""
 
     rows: np.ndarray
     """(n,) rows of the validation caches."""
@@ -31,119 +44,194 @@ class Examples:
     """(n, ...): probability, class, metres, boxes or clusters."""
 
 
-@dataclass
-class Scored:
-    """One predictor's outcome."""
+class Scorer:
+    """Statistics and scores of one readout or baseline, batch by batch: of each image only its statistics are kept."""
 
-    task: Task
-    statistics: dict[str, np.ndarray] = field(default_factory=dict)
-    """Name → (n images, ...): what the scores, and bootstrap intervals, are computed from."""
-    scores: dict[str, float] = field(default_factory=dict)
-    examples: Examples | None = None
+    def __init__(self, task: Task, images: int) -> None:
+        self.statistics: dict[str, np.ndarray] = {}
+        """Name → (images, ...): what the scores, and bootstrap intervals, are computed from."""
+        self._task = task
+        self._images = images
+        self._done = 0
+        self._examples: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def add(self, output: Tensor, target: Target, rows: np.ndarray) -> None:
+        """Take the output (B, C, h, w) for the next images, which have these ``rows`` of the validation caches."""
+        for name, tensor in self._task.statistics(output, target).items():
+            values = tensor.cpu().numpy()
+            if name not in self.statistics:  # of all images at once: joining pieces at the end would hold them twice
+                self.statistics[name] = np.empty((self._images, *values.shape[1:]), values.dtype)
+            self.statistics[name][self._done : self._done + len(values)] = values
+        wanted = min(EXAMPLES - self._done, len(rows))
+        if wanted > 0:
+            is_mapping = isinstance(target, Mapping)
+            first = {name: values[:wanted] for name, values in target.items()} if is_mapping else target[:wanted]
+            shown, prediction = self._task.shown(output[:wanted], first)
+            self._examples.append((rows[:wanted], shown.cpu().numpy(), prediction.cpu().numpy()))
+        self._done += len(rows)
+
+    def scores(self) -> dict[str, float]:
+        """The scores of all images that were added."""
+        return {name: float(value) for name, value in self._task.scores(self.statistics).items()}
+
+    def examples(self) -> Examples:
+        """Targets and predictions of the first images."""
+        rows, targets, predictions = (np.concatenate(parts) for parts in zip(*self._examples, strict=True))
+        return Examples(rows, targets, predictions)
 
 
-def score_teams(
-    teams: Sequence[Team],
-    priors: Mapping[str, torch.Tensor],
-    posed: Sequence[PosedTask],
+def score(
+    groups: Sequence[StackedGroup],
+    baselines: Mapping[str, Tensor],
+    specs: Mapping[str, TaskSpec],
     stream: BatchStream,
     rows: np.ndarray,
     *,
     batch_size: int,
     progress: Progress,
-) -> tuple[dict[int, Gathered], dict[str, Scored], float]:
-    """Look at every learner's and every task's prior output in one pass.
+) -> tuple[dict[ReadoutTrainer, Scorer], dict[str, Scorer], float]:
+    """Score every trainer's outputs and every task's constant baseline in one pass over the validation ``rows``.
 
-    Returns learner (its id) → what its scores are made of, the priors' outcomes by task name, and the seconds it took.
-    A learner whose output cannot be scored has a ``failure``; the others are scored on.
+    Returns the scorers by trainer, those of the baselines by task, and the seconds it took. A trainer whose output
+    cannot be scored gets a ``failure``; the others are scored on.
     """
-    for team in teams:
-        for learner in [one for one in team.learners if one.failure]:
-            team.drop(learner)
-        team.eval()
-    gathered = {id(one): Gathered(one.posed.task, len(rows)) for team in teams for one in team.learners}
-    by_task = {one.task.name: Gathered(one.task, len(rows)) for one in posed}
-    clock = Clock("score", len(rows), progress)
-    done = 0
+    for group in groups:
+        for trainer in [one for one in group.trainers if one.failure]:
+            group.drop(trainer)
+        for head in (head for trainer in group.trainers for head in trainer.heads):
+            head.eval()
+    scorers = {one: Scorer(one.spec.task, len(rows)) for group in groups for one in group.trainers}
+    baseline_scorers = {name: Scorer(spec.task, len(rows)) for name, spec in specs.items()}
+    timer, done = StageTimer("score", len(rows), progress), 0
     for batch in stream.batches(sequential(rows, batch_size)):
-        _add_batch(batch, teams, gathered, priors, posed, by_task)
+        with torch.no_grad():
+            features = batch.features.float()
+            targets = {name: spec.task.target(batch.maps) for name, spec in specs.items()}
+            for group in (one for one in groups if one.trainers):
+                _score_group(group, features, batch, targets, scorers)
+            for name, spec in specs.items():
+                constant = baselines[name] if baselines[name].ndim == 3 else baselines[name][:, None, None]
+                output = constant.to(features.device).expand(len(features), -1, *spec.output_size)
+                baseline_scorers[name].add(output, targets[name], batch.rows)
         done += len(batch.rows)
-        clock.report(done)
-    return gathered, {name: one.outcome() for name, one in by_task.items()}, clock.seconds
+        timer.report(done)
+    return scorers, baseline_scorers, timer.seconds
 
 
-@torch.no_grad()
-def _add_batch(
+def _score_group(
+    group: StackedGroup,
+    features: Tensor,
     batch: Batch,
-    teams: Sequence[Team],
-    gathered: Mapping[int, Gathered],
-    priors: Mapping[str, torch.Tensor],
-    posed: Sequence[PosedTask],
-    by_task: Mapping[str, Gathered],
+    targets: Mapping[str, Target],
+    scorers: Mapping[ReadoutTrainer, Scorer],
 ) -> None:
+    for trainer, output in zip(tuple(group.trainers), group.outputs(features, batch.guidance), strict=True):
+        if not is_finite(output):  # weights may be finite
+            trainer.diverge("the output for the validation images is not finite after the last iteration")
+        else:
+            try:
+                scorers[trainer].add(output, targets[trainer.spec.task.name], batch.rows)
+            except Exception as error:  # a task's own code: it ends this run, not those that were trained beside it
+                trainer.failure = error
+        if trainer.failure:
+            group.drop(trainer)
+
+
+def costs_of(groups: Sequence[StackedGroup], batch: Batch) -> dict[ReadoutTrainer, dict[str, Any]]:
+    """Time and memory of each trainer's readouts on one batch; measured once for those of one shape.
+
+    Empty, with a warning, where the measurement fails, as a rule for lack of memory: it must not lose what was trained.
+    """
     features = batch.features.float()
-    targets = {one.task.name: one.task.target(batch.maps) for one in posed}
-    for team in teams:
-        outputs = team.outputs(features, batch.guidance) if team.learners else []
-        for learner, output in zip(tuple(team.learners), outputs, strict=True):
-            _add_output(learner, gathered[id(learner)], output, targets[learner.posed.task.name], batch.rows)
-            if learner.failure:
-                team.drop(learner)
-    for task in posed:
-        name = task.task.name
-        by_task[name].add(_constant(priors[name], task.output_size, features), targets[name], batch.rows)
+    costs: dict[ReadoutTrainer, dict[str, Any]] = {}
+    for group in (one for one in groups if one.trainers):
+        first = group.trainers[0]
+        try:
+            cost = measure_cost(first.heads, features, first.spec.output_size, batch.guidance)
+        except RuntimeError as error:
+            warnings.warn(f"the cost of readout {first.readout} could not be measured: {error}", stacklevel=2)
+            cost = {}
+        costs |= dict.fromkeys(group.trainers, cost)
+    return costs
 
 
-def _add_output(learner: Learner, gathered: Gathered, output: torch.Tensor, target: Target, rows: np.ndarray) -> None:
-    if not is_finite(output):  # weights may be
-        learner.diverge("the output for the validation images is not finite after the last iteration")
-        return
-    try:
-        gathered.add(output, target, rows)
-    except Exception as error:  # a task's own code: it ends this run, and not those that were trained beside it
-        learner.failure = error
+def measure_cost(
+    readouts: Sequence[Readout], features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None
+) -> dict[str, Any]:
+    """Cost of all ``readouts`` of one task together, on the first images of a batch, as JSON values.
+
+    Takes three training steps and a prediction, and up to half a second for more of them where they are fast.
+    Parameters, their gradients and the random state are left as they were. The paper holds FeatUp's cost against its
+    parameters (section 5.2): it is four times that of dense attentive probing.
+
+    Parameters
+    ----------
+    features_BHWD, output_size, guidance
+        As :meth:`Readout.forward` takes them, on the readouts' device.
+
+    Returns
+    -------
+    dict
+        ``images``: how many were measured. ``train_ms_per_image``: forward and backward, the median of a few.
+        ``predict_ms_per_image``. ``backward_bytes_per_image``: what the forward pass keeps for the backward pass, less
+        parameters, buffers, features and guidance, which are there anyway. ``peak_bytes``: of device memory during a
+        step, above what was in use before; ``None`` where the device does not count it.
+    """
+    features, guide = features_BHWD[:COST_IMAGES], None if guidance is None else guidance[:COST_IMAGES]
+    images, device = len(features), features.device
+    learnable = [p for readout in readouts for p in readout.parameters() if p.requires_grad]
+
+    def forward() -> Tensor:
+        outputs = [readout(features, output_size, guide) for readout in readouts]
+        return torch.stack([output.square().mean() for output in outputs]).sum()
+
+    def step() -> None:
+        torch.autograd.grad(forward(), learnable)
+
+    @torch.no_grad()
+    def predict() -> None:
+        forward()
+
+    state = [tensor for readout in readouts for tensor in (*readout.parameters(), *readout.buffers())]
+    with _saved_storages([features, *([] if guide is None else [guide]), *state]) as saved:
+        step()
+    return {
+        "images": images,
+        "train_ms_per_image": _median_ms(step, device) / images,
+        "predict_ms_per_image": _median_ms(predict, device) / images,
+        "backward_bytes_per_image": round(sum(saved.values()) / images),
+        "peak_bytes": _peak_bytes(step, device),
+    }
 
 
-def _constant(output: torch.Tensor, size: tuple[int, int], features: torch.Tensor) -> torch.Tensor:
-    """(B, C, h, w) from (C, h, w) or (C,): the same for every image."""
-    whole = output if output.ndim == 3 else output[:, None, None]
-    return whole.to(features.device).expand(len(features), -1, *size)
+@contextmanager
+def _saved_storages(present: Sequence[Tensor]) -> Iterator[dict[int, int]]:
+    """Address → bytes of each storage that autograd saves a tensor of in the block; those ``present`` do not count."""
+    known = {tensor.untyped_storage().data_ptr() for tensor in present}
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        yield saved
 
 
-class Gathered:
-    """One predictor's outcome, filled batch by batch: of each image its statistics are kept, and nothing else."""
-
-    def __init__(self, task: Task, images: int) -> None:
-        self.task = task
-        self._images = images
-        self._done = 0
-        self._statistics: dict[str, np.ndarray] = {}
-        self._examples: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        self._kept = 0
-
-    def add(self, output: torch.Tensor, target: Target, rows: np.ndarray) -> None:
-        """Take the output (B, C, h, w) for the next images, which have these ``rows`` of the validation caches."""
-        for name, values in self.task.statistics(output, target).items():
-            self._keep(name, values.cpu().numpy())
-        self._done += len(rows)
-        wanted = min(EXAMPLES - self._kept, len(rows))
-        if wanted > 0:
-            shown, prediction = self.task.picture_values(output[:wanted], _first(target, wanted))
-            self._examples.append((rows[:wanted], shown.cpu().numpy(), prediction.cpu().numpy()))
-            self._kept += wanted
-
-    def _keep(self, name: str, values: np.ndarray) -> None:
-        # where they belong at once: pieces that are put together at the end are there twice then
-        if name not in self._statistics:
-            self._statistics[name] = np.empty((self._images, *values.shape[1:]), values.dtype)
-        self._statistics[name][self._done : self._done + len(values)] = values
-
-    def outcome(self) -> Scored:
-        """The scores of all images that were added."""
-        scores = {name: float(value) for name, value in self.task.scores(self._statistics).items()}
-        rows, targets, predictions = (np.concatenate(parts) for parts in zip(*self._examples, strict=True))
-        return Scored(self.task, self._statistics, scores, Examples(rows, targets, predictions))
+def _median_ms(run: Callable[[], None], device: torch.device) -> float:
+    times: list[float] = []
+    start = time.perf_counter()
+    while len(times) < _REPEATS and (not times or time.perf_counter() - start < _SECONDS):
+        times.append(1e3 * seconds_of(run, device))
+    return statistics.median(times)
 
 
-def _first(target: Target, count: int) -> Target:
-    return {name: values[:count] for name, values in target.items()} if isinstance(target, Mapping) else target[:count]
+def _peak_bytes(step: Callable[[], None], device: torch.device) -> int | None:
+    if device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    step()
+    return torch.cuda.max_memory_allocated(device) - before

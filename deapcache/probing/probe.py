@@ -1,67 +1,156 @@
-"""Stage 2: train readouts from a cache alone, and score them."""
+"""Train readouts from a cache alone, and score them: from a config to its runs, from a run to its result."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 
 from deapcache.errors import TrainingError, UsageError
 from deapcache.locations import Location
+from deapcache.machine import device_name
 from deapcache.probing.batches import BatchStream
-from deapcache.probing.evaluate import Gathered, Scored, score_teams
-from deapcache.probing.facts import backbone_counts, caches_read, costs_of, shared_facts
-from deapcache.probing.learner import Learner
-from deapcache.probing.options import ProbeOptions, default_iterations
-from deapcache.probing.planned import PlannedRun
-from deapcache.probing.posed import PosedTask
-from deapcache.probing.progress import Progress, silent
-from deapcache.probing.protocols import protocol_of
-from deapcache.probing.residency import residency_of
-from deapcache.probing.run import ProbeRun
-from deapcache.probing.sources import Request, Sources, resolve_sources
-from deapcache.probing.team import form_teams
-from deapcache.probing.train import image_independent_prior, prepare_task, train
-from deapcache.probing.workers import lanes_of
-from deapcache.readouts import canonical_readout, check_readout, needs_guidance, needs_upsampler
+from deapcache.probing.caches import SplitCaches, cache_records, open_caches
+from deapcache.probing.config import ProbeConfig, Progress, default_iterations
+from deapcache.probing.evaluate import Examples, costs_of, score
+from deapcache.probing.train import ReadoutTrainer, TaskSpec, stack_trainers, thread_count, train
+from deapcache.readouts import READOUTS, canonical_readout, check_readout, needs_guidance, needs_upsampler
+from deapcache.recipe import Protocol
 from deapcache.regions import SQUASH
-from deapcache.tasks import Task, get_task
+from deapcache.registry import Registry
+from deapcache.tasks import TASKS, Task, get_task
 
-Skip = Callable[[PlannedRun], bool]
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One run before it is trained: a (task, readout, seed, learning rate) of a backbone, with all that decides it."""
+
+    protocol: Protocol
+    seed: int
+    backbone: str
+    caches: Mapping[str, Mapping[str, Any]]
+    """``train``, ``val``, ``train hflip`` (where mirror images are drawn), ``train instances targets``, … → path inside
+    the home, digest and recipe."""
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return self.protocol.task
+
+    @property
+    def readout(self) -> str:
+        """Name of the readout."""
+        return self.protocol.readout
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate."""
+        lr: float = self.protocol.optimiser["lr"]
+        return lr
+
+    def to_json(self) -> dict[str, Any]:
+        """What :func:`deapcache.results.record.run_id` names the run by, before and after training."""
+        return {
+            "protocol": self.protocol.to_json(),
+            "protocol_digest": self.protocol.digest,
+            "seed": self.seed,
+            "backbone": self.backbone,
+            "caches": {name: dict(record) for name, record in self.caches.items()},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult(RunSpec):
+    """A run, trained and scored: plain data and arrays."""
+
+    classes: tuple[str, ...]
+    """Class names of ``classes`` maps, by value; empty otherwise."""
+    build: Mapping[str, Any]
+    """What restores the readouts (``restore_readout``'s arguments, and ``heads``), as JSON."""
+    scores: Mapping[str, float]
+    baseline_scores: Mapping[str, float]
+    """Scores of the best output that does not look at the image, by the same code."""
+    metrics: Mapping[str, Mapping[str, Any]]
+    """Metric → label, unit and whether higher is better."""
+    main_metric: str
+    statistics: Mapping[str, np.ndarray]
+    """Name → (validation images, ...): per-image sufficient statistics of the scores."""
+    baseline_statistics: Mapping[str, np.ndarray]
+    image_ids: tuple[str, ...]
+    """Ids of the validation images scored, in the order of the statistics."""
+    train_images: int
+    loss_curve: tuple[tuple[int, float], ...]
+    """At most 200 (iteration, mean loss since the point before)."""
+    sigma: tuple[float, ...] | None
+    """Learned width of each attention head, in image fractions; ``None`` for a readout without."""
+    parameters: int
+    """Learnable parameters of the readout."""
+    cost: Mapping[str, float | None]
+    """Time and memory of the readout alone on one batch (:func:`deapcache.probing.evaluate.measure_cost`)."""
+    seconds: Mapping[str, float]
+    """``train`` and ``score``: of the pass that ``readouts_sharing`` readouts shared."""
+    readouts_sharing: int
+    images_per_second: float
+    """Training images per second of that pass."""
+    device: str
+    residency: str
+    """``gpu``, ``memory`` or ``stream``: where the training arrays lived."""
+    backbone_forwards: int
+    """Images that a backbone was run on in this process while probing."""
+    backbone_builds: int
+    weights: Mapping[str, np.ndarray]
+    """The readout's state."""
+    examples: Examples
+    """Predictions for the first validation images."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the arrays, as :func:`deapcache.results.save_run` takes it."""
+        return {
+            **super().to_json(),
+            "classes": list(self.classes),
+            "readout": dict(self.build),
+            "scores": dict(self.scores),
+            "prior": dict(self.baseline_scores),
+            "metrics": {name: dict(metric) for name, metric in self.metrics.items()},
+            "main_metric": self.main_metric,
+            "train_images": self.train_images,
+            "val_images": len(self.image_ids),
+            "loss_curve": [list(point) for point in self.loss_curve],
+            "sigma": None if self.sigma is None else list(self.sigma),
+            "parameters": self.parameters,
+            "cost": dict(self.cost),
+            "seconds": dict(self.seconds),
+            "readouts_sharing": self.readouts_sharing,
+            "images_per_second": self.images_per_second,
+            "device": self.device,
+            "residency": self.residency,
+            "backbone_forwards": self.backbone_forwards,
+            "backbone_builds": self.backbone_builds,
+        }
 
 
 def probe_backbone(
     home: Location,
+    config: ProbeConfig,
     *,
-    dataset: str,
-    backbone: str,
-    tasks: Sequence[str],
-    readouts: Sequence[str],
-    seeds: Sequence[int] = (0,),
-    options: ProbeOptions | None = None,
-    fields: Mapping[str, Any] | None = None,
-    images_name: str | None = None,
-    splits: tuple[str, str] = ("train", "val"),
-    skip: Skip = lambda _: False,
-    progress: Progress = silent,
-) -> Iterator[ProbeRun]:
+    skip: Callable[[RunSpec], bool] = lambda _: False,
+    progress: Progress = lambda _: None,
+) -> Iterator[ProbeResult]:
     """Train and score every (task, readout, seed, learning rate) on one backbone's cached features, in one pass.
 
     Neither a backbone nor an image file is touched: features and targets are read from ``home``. A readout's weights
-    and scores are those it would get alone, up to rounding. Each run is given as soon as it is scored; where some come
-    to nothing, the error is raised after all others were given.
+    and scores are those it would get alone, up to rounding. Each result is given as soon as the run is scored; where
+    some runs fail, the error is raised after all others were given.
 
     Parameters
     ----------
-    fields
-        Recipe fields that the features must have, where the home has several caches of the backbone.
-    images_name
-        Dataset that the features were extracted from, where ``dataset`` shares its images.
-    splits
-        Names of the splits to train and to score on.
+    config
+        With one dataset and one backbone.
     skip
         Runs for which it is true are left out; where it leaves none, nothing is read.
 
@@ -69,200 +158,185 @@ def probe_backbone(
     ``IncompleteCacheError``, ``CorruptCacheError``, ``UsageError``; after the last run ``TrainingError`` that names
     those that diverged, or what a task's own code raised.
     """
-    probe = _open(home, dataset, backbone, tasks, readouts, options, fields, images_name, splits)
-    chosen = [planned for planned in probe.plan(seeds) if not skip(planned)]
-    return probe.run(chosen, progress) if chosen else iter(())
+    probe = _Probe(home, config)
+    runs = [run for run in probe.runs() if not skip(run)]
+    return probe.results(runs, progress) if runs else iter(())
 
 
-def planned_runs(
-    home: Location,
-    *,
-    dataset: str,
-    backbone: str,
-    tasks: Sequence[str],
-    readouts: Sequence[str],
-    seeds: Sequence[int] = (0,),
-    options: ProbeOptions | None = None,
-    fields: Mapping[str, Any] | None = None,
-    images_name: str | None = None,
-    splits: tuple[str, str] = ("train", "val"),
-) -> list[PlannedRun]:
-    """What :func:`probe_backbone` would train and score, and raises as well."""
-    return _open(home, dataset, backbone, tasks, readouts, options, fields, images_name, splits).plan(seeds)
-
-
-def _open(
-    home: Location,
-    dataset: str,
-    backbone: str,
-    tasks: Sequence[str],
-    readouts: Sequence[str],
-    options: ProbeOptions | None,
-    fields: Mapping[str, Any] | None,
-    images_name: str | None,
-    splits: tuple[str, str],
-) -> _Probe:
-    options = options or ProbeOptions()
-    chosen = [get_task(name, options.task_options.get(name)) for name in dict.fromkeys(tasks)]
-    for name in readouts:
-        check_readout(name)
-    names = list(dict.fromkeys(canonical_readout(name) for name in readouts))
-    if options.upsampler is not None and not any(needs_upsampler(name) for name in names):
-        raise UsageError(
-            f"an upsampler is given ({options.upsampler}), but none of the readouts {', '.join(names)} is built around "
-            "one: leave --upsampler out, or add --readout featup"
-        )
-    request = Request(
-        home=home,
-        dataset=dataset,
-        backbone=backbone,
-        annotations=tuple(dict.fromkeys(annotation for task in chosen for annotation in task.annotations)),
-        fields=fields or {},
-        images_name=images_name or dataset,
-        splits=splits,
-        with_images=any(needs_guidance(name) for name in names),
-    )
-    return _Probe(request, resolve_sources(request, options), options, chosen, names)
+def plan_runs(home: Location, config: ProbeConfig) -> list[RunSpec]:
+    """What :func:`probe_backbone` would train and score, task by task, readout by readout; raises as it does."""
+    return _Probe(home, config).runs()
 
 
 class _Probe:
-    """One backbone's probe: its caches, and what is derived from them."""
+    """The tasks, readouts and open caches of a config with one dataset and one backbone."""
 
-    def __init__(
-        self, request: Request, sources: Sources, options: ProbeOptions, tasks: Sequence[Task], readouts: Sequence[str]
-    ) -> None:
-        self._request = request
-        self._sources = sources
-        self._options = options
-        self._readouts = readouts
-        self._posed = {task.name: self._pose(task) for task in tasks}
-
-    def _pose(self, task: Task) -> PosedTask:
-        features = self._sources.train.arrays.features
-        classes = [tuple(self._sources.target_recipe(name)["classes"]) for name in task.annotations]
-        posed = PosedTask(
-            task=task,
-            backbone=self._request.backbone,
-            classes=next((names for names in classes if names), ()),
-            output_size=self._sources.output_size(task.annotations[0]),
-            grid=features.grid,
-            feature_dim=features.dim,
-            iterations=self._options.iterations or default_iterations(task.name),
-            upsampler=self._options.upsampler,
+    def __init__(self, home: Location, config: ProbeConfig) -> None:
+        if config.dataset is None:
+            raise UsageError("one pass probes one dataset, and none is given")
+        tasks = [get_task(name, config.task_options.get(name)) for name in dict.fromkeys(config.tasks)]
+        for name in config.readouts:
+            check_readout(name)
+        self._config = config
+        self._readouts = list(dict.fromkeys(canonical_readout(name) for name in config.readouts))
+        if config.upsampler is not None and not any(needs_upsampler(name) for name in self._readouts):
+            raise UsageError(
+                f"an upsampler is given ({config.upsampler}), but none of the readouts {', '.join(self._readouts)} is "
+                "built around one: leave --upsampler out, or add --readout featup"
+            )
+        self._train, self._val = open_caches(
+            home,
+            config,
+            tuple(dict.fromkeys(annotation for task in tasks for annotation in task.annotations)),
+            with_images=any(needs_guidance(name) for name in self._readouts),
         )
-        task.heads(posed.classes)  # tells a dataset that does not suit the task
-        self._require_whole_image(task)
-        return posed
+        self._specs = {task.name: self._task_spec(task) for task in tasks}
 
-    def _require_whole_image(self, task: Task) -> None:
-        fit = self._sources.target_recipe(task.annotations[0])["fit"]
-        if task.needs_whole_image and fit != SQUASH:
+    def _task_spec(self, task: Task) -> TaskSpec:
+        targets = [self._train.entries[name].recipe for name in task.annotations]
+        height, width = targets[0]["size"]
+        spec = TaskSpec(
+            task=task,
+            backbone=self._config.backbone,
+            classes=next((tuple(recipe["classes"]) for recipe in targets if recipe["classes"]), ()),
+            output_size=(height, width),
+            grid=self._train.features.grid,
+            feature_dim=self._train.features.dim,
+            iterations=self._config.iterations or default_iterations(task.name),
+            upsampler=self._config.upsampler,
+        )
+        task.heads(spec.classes)  # raises for a dataset that does not suit the task
+        if task.needs_whole_image and targets[0]["fit"] != SQUASH:
             raise UsageError(
                 f"task {task.name}: {task.chosen} is about places in the whole image, and these features and targets "
-                f"are of a part of it (fit {fit}): leave the choice out, or extract with --fit {SQUASH}"
+                f"are of a part of it (fit {targets[0]['fit']}): leave the choice out, or extract with --fit {SQUASH}"
             )
+        return spec
 
-    def plan(self, seeds: Sequence[int]) -> list[PlannedRun]:
-        """Every run, task by task, readout by readout."""
-        runs = []
-        for posed, readout in product(self._posed.values(), self._readouts):
-            readout_options = posed.build(readout, 0)[0].options
-            for lr, seed in product(dict.fromkeys(self._options.lrs), dict.fromkeys(seeds)):
-                protocol = protocol_of(
-                    posed,
-                    readout,
-                    readout_options,
-                    lr,
-                    dataset=self._request.dataset,
-                    sources=self._sources,
-                    options=self._options,
-                )
-                caches = caches_read(self._sources, posed.task.annotations)
-                backbone = self._request.backbone
-                runs.append(
-                    PlannedRun(protocol=protocol, readout=readout, seed=seed, lr=lr, backbone=backbone, caches=caches)
-                )
-        return runs
+    def runs(self) -> list[RunSpec]:
+        """Every run of the config."""
+        config, found = self._config, []
+        for spec, readout in product(self._specs.values(), self._readouts):
+            readout_options = spec.build(readout, 0)[0].options
+            caches = cache_records(self._train, self._val, spec.task.annotations)
+            for lr, seed in product(dict.fromkeys(config.lrs), dict.fromkeys(config.seeds)):
+                protocol = self._protocol(spec, readout, readout_options, lr)
+                found.append(RunSpec(protocol=protocol, seed=seed, backbone=config.backbone, caches=caches))
+        return found
 
-    def run(self, planned: Sequence[PlannedRun], progress: Progress) -> Iterator[ProbeRun]:
-        """Train and score them, in one pass over the features; raises at the end what some of them failed by."""
-        before = backbone_counts()
-        options, device = self._options, torch.device(self._options.device)
-        arrays = self._sources.train.arrays
-        residency = residency_of(arrays, options.residency, device)
-        stream = BatchStream(arrays, residency, device)
-        posed = {run.task: self._posed[run.task] for run in planned}
-        biases = {name: prepare_task(one, stream, arrays.rows, options.batch_size) for name, one in posed.items()}
-        learners = [
-            Learner(posed[run.task], run.readout, seed=run.seed, lr=run.lr, device=device, output_bias=biases[run.task])
-            for run in planned
+    def _protocol(self, spec: TaskSpec, readout: str, readout_options: Mapping[str, Any], lr: float) -> Protocol:
+        """Everything but features and seed that decides a score; the same for all seeds and backbones."""
+        config, task = self._config, spec.task
+        recipes = {name: self._train.entries[name].recipe for name in task.annotations}
+        targets = {name: {part: recipe[part] for part in ("fit", "options")} for name, recipe in recipes.items()}
+        return Protocol(
+            task=task.name,
+            task_options={**task.options, "targets": targets, **_plugin_source(TASKS, task.name)},
+            dataset=str(config.dataset),
+            output_size=spec.output_size,
+            readout=readout,
+            readout_options={**readout_options, **_plugin_source(READOUTS, readout.partition(":")[0])},
+            optimiser=config.optimiser(lr),
+            iterations=spec.iterations,
+            batch_size=config.batch_size,
+            order_seed=config.order_seed,
+            train_limit=_effective_limit(config.train_limit, self._train),
+            val_limit=_effective_limit(config.val_limit, self._val),
+            views=config.views,
+        )
+
+    def results(self, runs: Sequence[RunSpec], progress: Progress) -> Iterator[ProbeResult]:
+        """Train and score ``runs`` in one pass over the features; raises at the end what made some of them fail."""
+        config, device, counts_before = self._config, torch.device(self._config.device), _backbone_counts()
+        rows, batch_size = self._train.rows, config.batch_size
+        stream = BatchStream(self._train, config.residency, device)
+        specs = {run.task: self._specs[run.task] for run in runs}
+        biases = {name: spec.prepare(stream, rows, batch_size) for name, spec in specs.items()}
+        trainers = [
+            ReadoutTrainer(
+                specs[run.task],
+                run.readout,
+                seed=run.seed,
+                lr=run.lr,
+                device=device,
+                output_bias=biases[run.task],
+            )
+            for run in runs
         ]
-        teams = form_teams(learners, options.weight_decay, lanes=lanes_of(device))
-        trained = train(teams, stream, arrays.draws, options, progress)
-        if all(learner.failure for learner in learners):
-            raise _together(learners)
-        priors = {
-            name: image_independent_prior(one, stream, arrays.rows, options.batch_size) for name, one in posed.items()
+        groups = stack_trainers(trainers, config.weight_decay, threads=thread_count(device))
+        train_seconds = train(groups, stream, self._train.draws, config, progress)
+        if all(trainer.failure for trainer in trainers):
+            raise _combined_error(trainers)
+        baselines = {name: spec.constant_baseline(stream, rows, batch_size) for name, spec in specs.items()}
+        # the validation images are read once, so there is nothing to gain from holding them
+        val_stream = BatchStream(self._val, "stream", device)
+        scorers, baseline_scorers, score_seconds = score(
+            groups, baselines, specs, val_stream, self._val.rows, batch_size=batch_size, progress=progress
+        )
+        baseline_scores = {name: scorer.scores() for name, scorer in baseline_scorers.items()}
+        forwards, builds = (now - before for now, before in zip(_backbone_counts(), counts_before, strict=True))
+        pass_facts: dict[str, Any] = {
+            "train_images": len(rows),
+            "image_ids": self._val.image_ids,
+            "seconds": {"train": train_seconds, "score": score_seconds},
+            "readouts_sharing": len(trainers),
+            "images_per_second": max(one.iteration for one in trainers) * batch_size / max(train_seconds, 1e-9),
+            "device": f"{device} ({device_name(device)})" if device.type == "cuda" else str(device),
+            "residency": stream.residency,
+            "backbone_forwards": forwards,
+            "backbone_builds": builds,
         }
-        gathered, by_task, scored = score_teams(
-            teams,
-            priors,
-            list(posed.values()),
-            # the validation images are read once, so there is nothing to gain from holding them
-            BatchStream(self._sources.val.arrays, "stream", device),
-            self._sources.val.arrays.rows,
-            batch_size=options.batch_size,
-            progress=progress,
-        )
-        shared = shared_facts(learners, options, residency, trained, scored, before)
-        costs = costs_of(teams, stream, arrays.rows[: options.batch_size])
-        for run, learner in zip(planned, learners, strict=True):
-            if outcome := _outcome(learner, gathered):
-                yield self._result(run, learner, outcome, by_task[run.task], {**shared, "cost": costs[id(learner)]})
-        if any(learner.failure for learner in learners):
-            raise _together(learners)
-
-    def _result(
-        self, planned: PlannedRun, learner: Learner, outcome: Scored, prior: Scored, shared: Mapping[str, Any]
-    ) -> ProbeRun:
-        task = learner.posed.task
-        assert outcome.examples is not None  # set by score_teams
-        return ProbeRun(
-            protocol=planned.protocol,
-            seed=planned.seed,
-            backbone=planned.backbone,
-            caches=planned.caches,
-            classes=learner.posed.classes,
-            readout=learner.facts(),
-            scores=outcome.scores,
-            prior_scores=prior.scores,
-            metrics={name: asdict(metric) for name, metric in task.metrics.items()},
-            main_metric=task.main_metric,
-            statistics=outcome.statistics,
-            prior_statistics=prior.statistics,
-            image_ids=self._sources.val.image_ids,
-            train_images=len(self._sources.train.arrays.rows),
-            loss_curve=tuple(learner.loss_curve()),
-            sigma=learner.sigma(),
-            parameters=learner.parameters(),
-            weights=learner.weights(),
-            examples=outcome.examples,
-            **shared,
-        )
+        costs = costs_of(groups, next(iter(stream.batches([rows[:batch_size]]))))
+        for run, trainer in zip(runs, trainers, strict=True):
+            if trainer.failure:
+                continue
+            task, scorer, baseline = trainer.spec.task, scorers[trainer], baseline_scorers[run.task]
+            try:
+                scores, examples = scorer.scores(), scorer.examples()
+            except Exception as error:  # a task's own code: it ends this run, not those that were trained beside it
+                trainer.failure = error
+                continue
+            yield ProbeResult(
+                **vars(run),
+                **pass_facts,
+                classes=trainer.spec.classes,
+                build=trainer.build_facts(),
+                scores=scores,
+                baseline_scores=baseline_scores[run.task],
+                metrics={name: asdict(metric) for name, metric in task.metrics.items()},
+                main_metric=task.main_metric,
+                statistics=scorer.statistics,
+                baseline_statistics=baseline.statistics,
+                loss_curve=tuple(trainer.loss_curve()),
+                sigma=trainer.sigma(),
+                parameters=sum(weights.numel() for weights in trainer.trainable),
+                cost=costs[trainer],
+                weights=trainer.weights(),
+                examples=examples,
+            )
+        if any(trainer.failure for trainer in trainers):
+            raise _combined_error(trainers)
 
 
-def _outcome(learner: Learner, gathered: Mapping[int, Gathered]) -> Scored | None:
-    """What a learner came to; None where that cannot be told, which is its failure."""
-    if learner.failure is None:
-        try:
-            return gathered[id(learner)].outcome()
-        except Exception as error:  # as in score_teams
-            learner.failure = error
-    return None
+def _plugin_source(registry: Registry[Any], name: str) -> dict[str, str]:
+    """The source of the plugin that registered ``name``: part of the protocol, as it may change; else empty."""
+    source = registry.source(name)
+    return {"plugin": source} if source else {}
 
 
-def _together(learners: Sequence[Learner]) -> Exception:
-    """The error of all learners that failed; one of a task's own code comes first, as it is."""
-    failures = [learner.failure for learner in learners if learner.failure]
+def _effective_limit(asked: int | None, caches: SplitCaches) -> int | None:
+    """``None`` for a limit that leaves nothing out: both are the same probe."""
+    return asked if asked is not None and asked < len(caches.features) else None
+
+
+def _backbone_counts() -> tuple[int, int]:
+    """Images forwarded and backbones built in this process; (0, 0) where nothing imported the backbones' room."""
+    room = sys.modules.get("deapcache.backbones")
+    return (0, 0) if room is None else (room.forward_count(), room.build_count())
+
+
+def _combined_error(trainers: Sequence[ReadoutTrainer]) -> Exception:
+    """One error of all trainers that failed; what a task's own code raised comes first, as it is."""
+    failures = [trainer.failure for trainer in trainers if trainer.failure]
     unforeseen = [failure for failure in failures if not isinstance(failure, TrainingError)]
     return unforeseen[0] if unforeseen else TrainingError("\n".join(map(str, failures)))

@@ -161,7 +161,7 @@ def run_name(task: str, dataset: str, backbone: str, readout: str, seed: int, di
 
 
 def make_result(facts: Mapping[str, Any], *, command: Sequence[str] = ()) -> Result:
-    """A result from the facts of a probe (``ProbeRun.facts()``), dated now."""
+    """A result from the facts of a probe (``ProbeResult.to_json()``), dated now."""
     protocol = facts["protocol"]
     named = {f.name: facts[f.name] for f in fields(Result) if f.name in facts}
     named |= {
@@ -193,7 +193,7 @@ def save_run(
     Parameters
     ----------
     facts
-        JSON object as ``ProbeRun.facts()`` gives it.
+        JSON object as ``ProbeResult.to_json()`` gives it.
     statistics, prior_statistics
         Name → (images, ...) per-image statistics of the readout and of the image-independent prior.
     image_ids

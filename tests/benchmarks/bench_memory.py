@@ -172,12 +172,12 @@ def _extracted(folder: Path, home: Path, sizes: Sizes) -> float:
 def _probe(folder: Path, sizes: Sizes) -> float:
     """Train and score one readout; returns the mebibytes of all that could be read."""
     from deapcache.locations import LocalLocation
-    from deapcache.probing import ProbeOptions, probe_backbone
+    from deapcache.probing import ProbeConfig, probe_backbone
 
     home = LocalLocation(folder / "home")
-    options = ProbeOptions(iterations=sizes.iterations, batch_size=8, residency="stream")
-    asked = {"dataset": "coco", "backbone": BACKBONE, "tasks": ["boundaries"], "readouts": ["deap"]}
-    list(probe_backbone(home, options=options, **asked))
+    asked = {"dataset": "coco", "backbones": [BACKBONE], "tasks": ["boundaries"]}
+    config = ProbeConfig(iterations=sizes.iterations, batch_size=8, residency="stream", **asked)
+    list(probe_backbone(home, config))
     return _decoded(home)
 
 

@@ -33,14 +33,12 @@ from deapcache.extraction.pipeline import extract_shards
 from deapcache.extraction.recipes import image_array
 from deapcache.extraction.sources import CachedImages
 from deapcache.locations import LocalLocation
-from deapcache.probing.arrays import SplitArrays
-from deapcache.probing.batches import Batch, BatchStream
-from deapcache.probing.feeding import READ_AHEAD
-from deapcache.probing.options import ProbeOptions
-from deapcache.probing.team import form_teams
-from deapcache.probing.train import train
+from deapcache.probing import ProbeConfig
+from deapcache.probing.batches import READ_AHEAD, Batch, BatchStream
+from deapcache.probing.caches import SplitCaches
+from deapcache.probing.train import stack_trainers, train
 from deapcache.recipe import ImageRecipe, TargetRecipe
-from tests.benchmarks.bench_probe import Marked, new_learner
+from tests.benchmarks.bench_probe import Marked, new_trainer
 from tests.benchmarks.bench_read import random_recipe
 from tests.benchmarks.bench_stack import Sizes
 from tests.benchmarks.figures import Figure
@@ -161,14 +159,14 @@ def _rates(row: Row, fly: OnTheFly, home: LocalLocation, backbone: Backbone, ima
 def _train(stream: OnTheFly | BatchStream, backbone: Backbone, images: int, steps: int) -> tuple[list[float], float]:
     """When each batch was there, and the mean loss of the last epoch."""
     sizes = Sizes(features=(*backbone.grid, backbone.dim), output=SIZE)
-    learner, marked = new_learner(sizes, steps), Marked(stream)  # type: ignore[arg-type]
-    options = ProbeOptions(batch_size=BATCH)
-    train(form_teams([learner], options.weight_decay), marked, np.arange(images), options, lambda _: None)  # type: ignore[arg-type]
-    last = [loss for _, loss in learner.loss_curve()][-max(1, images // BATCH) :]
+    trainer, marked = new_trainer(sizes, steps), Marked(stream)  # type: ignore[arg-type]
+    options = ProbeConfig(batch_size=BATCH)
+    train(stack_trainers([trainer], options.weight_decay), marked, np.arange(images), options, lambda _: None)  # type: ignore[arg-type]
+    last = [loss for _, loss in trainer.loss_curve()][-max(1, images // BATCH) :]
     return marked.marks, float(np.mean(last))
 
 
-def _extracted(home: LocalLocation, backbone: Backbone, images: Cache, targets: Cache) -> SplitArrays:
+def _extracted(home: LocalLocation, backbone: Backbone, images: Cache, targets: Cache) -> SplitCaches:
     """The features of all images, extracted now."""
     arrays = feature_arrays("float16", backbone.grid, backbone.dim)
     cache = create_cache(home, "features.zarr", recipe=random_recipe(), arrays=arrays, image_ids=images.image_ids)
@@ -176,7 +174,7 @@ def _extracted(home: LocalLocation, backbone: Backbone, images: Cache, targets: 
     source = CachedImages(images)
     every = range(cache.shard_count)
     extract_shards([cache], every, backbone, source, batch_size=BATCH)
-    return SplitArrays(cache, {"instances": targets}, np.arange(len(images)))
+    return SplitCaches(cache, {"instances": targets}, np.arange(len(images)))
 
 
 def _base_images(home: LocalLocation, count: int) -> Cache:

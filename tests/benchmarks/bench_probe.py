@@ -21,14 +21,11 @@ import numpy as np
 import torch
 
 from deapcache.locations import LocalLocation
-from deapcache.probing.arrays import SplitArrays
-from deapcache.probing.batches import Batch, BatchStream
-from deapcache.probing.feeding import READ_AHEAD
-from deapcache.probing.learner import Learner
-from deapcache.probing.options import ProbeOptions
-from deapcache.probing.team import form_teams
-from deapcache.probing.train import train
-from tests.benchmarks.bench_stack import Sizes, make_caches, pose_boundaries
+from deapcache.probing import ProbeConfig, ReadoutTrainer
+from deapcache.probing.batches import READ_AHEAD, Batch, BatchStream
+from deapcache.probing.caches import SplitCaches
+from deapcache.probing.train import stack_trainers, train
+from tests.benchmarks.bench_stack import Sizes, boundaries_spec, make_caches
 from tests.benchmarks.figures import Figure, ratios
 
 WARM_UP, TAIL = 3, READ_AHEAD + 1
@@ -66,9 +63,9 @@ class Row:
 class InMemory:
     """Batches gathered from arrays in memory, which NumPy does faster than torch."""
 
-    def __init__(self, arrays: SplitArrays, device: torch.device) -> None:
-        self._features = arrays.features.read_features(arrays.rows)
-        self._maps = {name: cache.read(arrays.rows) for name, cache in arrays.targets.items()}
+    def __init__(self, caches: SplitCaches, device: torch.device) -> None:
+        self._features = caches.features.read_features(caches.rows)
+        self._maps = {name: cache.read(caches.rows) for name, cache in caches.targets.items()}
         self._device = device
 
     def batches(self, order: Iterable[np.ndarray]) -> Iterator[Batch]:
@@ -102,17 +99,17 @@ def run(quick: bool = False, device: str = "cpu") -> list[Row]:
     rows = [Row(sizes=sizes) for sizes in (QUICK if quick else CONFIGURATIONS)]
     for row in rows:
         with tempfile.TemporaryDirectory() as folder:
-            arrays = make_caches(LocalLocation(Path(folder)), row.sizes)
+            caches = make_caches(LocalLocation(Path(folder)), row.sizes)
             ways = (
-                (row.cache, BatchStream(arrays, "stream", torch.device(device))),
+                (row.cache, BatchStream(caches, "stream", torch.device(device))),
                 (
                     row.memory,
-                    InMemory(arrays, torch.device(device)),
+                    InMemory(caches, torch.device(device)),
                 ),
             )
             for _ in range(1 if quick else 5):
                 for speeds, stream in ways:  # in turn, so that a busy moment of the machine hits both alike
-                    speed, loss = _train(stream, arrays.rows, row.sizes, device)
+                    speed, loss = _train(stream, caches.rows, row.sizes, device)
                     speeds.append(speed)
                     row.losses.append(loss)
     return rows
@@ -121,16 +118,16 @@ def run(quick: bool = False, device: str = "cpu") -> list[Row]:
 def _train(stream: BatchStream | InMemory, rows: np.ndarray, sizes: Sizes, device: str) -> tuple[float, float]:
     """Images a second, and the loss of the last step."""
     steps = STEPS[sizes.batch]
-    learner = new_learner(sizes, WARM_UP + steps + TAIL, device)
-    options, marked = ProbeOptions(batch_size=sizes.batch, device=device), Marked(stream)
-    train(form_teams([learner], options.weight_decay), marked, rows, options, lambda _: None)  # type: ignore[arg-type]
+    trainer = new_trainer(sizes, WARM_UP + steps + TAIL, device)
+    config, marked = ProbeConfig(batch_size=sizes.batch, device=device), Marked(stream)
+    train(stack_trainers([trainer], config.weight_decay), marked, rows, config, lambda _: None)  # type: ignore[arg-type]
     seconds = marked.marks[WARM_UP + steps] - marked.marks[WARM_UP]
-    return steps * sizes.batch / seconds, learner.loss_curve()[-1][1]
+    return steps * sizes.batch / seconds, trainer.loss_curve()[-1][1]
 
 
-def new_learner(sizes: Sizes, iterations: int, device: str = "cpu") -> Learner:
+def new_trainer(sizes: Sizes, iterations: int, device: str = "cpu") -> ReadoutTrainer:
     """A DeAP readout for boundaries."""
-    return Learner(pose_boundaries(sizes, iterations), "deap", seed=0, lr=1e-3, device=device)
+    return ReadoutTrainer(boundaries_spec(sizes, iterations), "deap", seed=0, lr=1e-3, device=device)
 
 
 def main() -> list[Figure]:

@@ -21,14 +21,10 @@ import torch
 
 from deapcache.cache import ArraySpec, Cache, create_cache, encode_features, feature_arrays
 from deapcache.locations import LocalLocation
-from deapcache.probing.arrays import SplitArrays
+from deapcache.probing import ProbeConfig, ReadoutTrainer, TaskSpec
 from deapcache.probing.batches import BatchStream, image_order
-from deapcache.probing.learner import Learner
-from deapcache.probing.options import ProbeOptions
-from deapcache.probing.posed import PosedTask
-from deapcache.probing.team import form_teams
-from deapcache.probing.train import train
-from deapcache.probing.workers import lanes_of
+from deapcache.probing.caches import SplitCaches
+from deapcache.probing.train import stack_trainers, thread_count, train
 from deapcache.recipe import TargetRecipe
 from deapcache.tasks import get_task
 from tests.benchmarks.bench_read import random_recipe
@@ -72,13 +68,13 @@ class Times:
 def run(sizes: Sizes) -> Times:
     """Measure reading, and each number of readouts together."""
     with tempfile.TemporaryDirectory() as folder:
-        arrays = make_caches(LocalLocation(Path(folder)), sizes)
-        stream = BatchStream(arrays, "stream", torch.device(sizes.device))
-        reading = _reading_time(stream, arrays.rows, sizes)
+        caches = make_caches(LocalLocation(Path(folder)), sizes)
+        stream = BatchStream(caches, "stream", torch.device(sizes.device))
+        reading = _reading_time(stream, caches.rows, sizes)
         together: dict[int, list[float]] = {count: [] for count in READOUTS}
         for _ in range(sizes.repeats):  # in turn, so that a busy moment of the machine hits all alike
             for count in READOUTS:
-                together[count].append(_step_time(stream, arrays.rows, range(count), sizes))
+                together[count].append(_step_time(stream, caches.rows, range(count), sizes))
     return Times(reading, together)
 
 
@@ -91,19 +87,19 @@ def _reading_time(stream: BatchStream, rows: np.ndarray, sizes: Sizes) -> float:
 
 
 def _step_time(stream: BatchStream, rows: np.ndarray, seeds: Sequence[int], sizes: Sizes) -> float:
-    posed = pose_boundaries(sizes, 10 * (sizes.spans + 1))
-    options = ProbeOptions(batch_size=sizes.batch, device=sizes.device)
-    learners = [Learner(posed, "deap", seed=seed, lr=1e-3, device=sizes.device) for seed in seeds]
+    spec = boundaries_spec(sizes, 10 * (sizes.spans + 1))
+    config = ProbeConfig(batch_size=sizes.batch, device=sizes.device)
+    trainers = [ReadoutTrainer(spec, "deap", seed=seed, lr=1e-3, device=sizes.device) for seed in seeds]
     marks: list[float] = []
-    teams = form_teams(learners, options.weight_decay, lanes=lanes_of(sizes.device))
-    train(teams, stream, rows, options, lambda _: marks.append(time.perf_counter()))
+    groups = stack_trainers(trainers, config.weight_decay, threads=thread_count(sizes.device))
+    train(groups, stream, rows, config, lambda _: marks.append(time.perf_counter()))
     spans = np.diff(marks)  # of ten steps each; the first mark ends the first ten
     return 1e3 * float(np.median(spans)) / 10
 
 
-def pose_boundaries(sizes: Sizes, iterations: int) -> PosedTask:
+def boundaries_spec(sizes: Sizes, iterations: int) -> TaskSpec:
     """What a readout learns from :func:`make_caches`."""
-    return PosedTask(
+    return TaskSpec(
         task=get_task("boundaries"),
         backbone="random",
         classes=(),
@@ -114,7 +110,7 @@ def pose_boundaries(sizes: Sizes, iterations: int) -> PosedTask:
     )
 
 
-def make_caches(home: LocalLocation, sizes: Sizes) -> SplitArrays:
+def make_caches(home: LocalLocation, sizes: Sizes) -> SplitCaches:
     """Caches of random features, and of instance maps of blobs of 8 × 8 pixels."""
     rng = np.random.default_rng(0)
     ids = [str(row) for row in range(sizes.images)]
@@ -135,7 +131,7 @@ def make_caches(home: LocalLocation, sizes: Sizes) -> SplitArrays:
     targets = create_cache(home, "targets.zarr", recipe=recipe, arrays=[spec], image_ids=ids)
     blobs = rng.integers(0, 5, (sizes.images, sizes.output[0] // 8, sizes.output[1] // 8), dtype=np.int32)
     _fill(targets, {"targets": blobs.repeat(8, 1).repeat(8, 2)})
-    return SplitArrays(features, {"instances": targets}, np.arange(sizes.images))  # type: ignore[arg-type]
+    return SplitCaches(features, {"instances": targets}, np.arange(sizes.images))  # type: ignore[arg-type]
 
 
 def _fill(cache: Cache, arrays: dict[str, np.ndarray]) -> None:

@@ -26,7 +26,7 @@ from deapcache.datasets import open_dataset
 from deapcache.extraction import ExtractionSettings, extract, prepare_split
 from deapcache.extraction.progress import silent
 from deapcache.locations import Location, locate
-from deapcache.probing import PlannedRun, ProbeOptions, ProbeProgress, probe_backbone
+from deapcache.probing import ProbeConfig, ProbeProgress, RunSpec, probe_backbone
 from deapcache.recipe import FeatureRecipe
 from deapcache.results import Result, load_results, save_run
 from deapcache.results.cells import heading
@@ -126,21 +126,21 @@ def _probe(home: Location, column: str, sizes: Sizes) -> dict[tuple[str, int], R
     known = {result.run: result for result in load_results(home)}
     wanted: set[str] = set()
 
-    def is_done(planned: PlannedRun) -> bool:
-        name = run_id(planned.facts())
+    def is_done(planned: RunSpec) -> bool:
+        name = run_id(planned.to_json())
         wanted.add(name)
         return name in known
 
     runs = list(
         probe_backbone(
             home,
-            dataset="scenes",
-            backbone=sizes.control if column == CONTROL else sizes.backbone,
-            tasks=sizes.tasks,
-            readouts=[sizes.readout],
-            seeds=sizes.seeds,
-            fields={"storage": REFERENCE if column == CONTROL else column},
-            options=ProbeOptions(
+            ProbeConfig(
+                dataset="scenes",
+                backbones=[sizes.control if column == CONTROL else sizes.backbone],
+                tasks=sizes.tasks,
+                readouts=[sizes.readout],
+                seeds=sizes.seeds,
+                where={"storage": REFERENCE if column == CONTROL else column},
                 iterations=sizes.iterations,
                 batch_size=sizes.batch,
                 output_size=(sizes.output, sizes.output),
@@ -154,9 +154,9 @@ def _probe(home: Location, column: str, sizes: Sizes) -> dict[tuple[str, int], R
     for one in runs:
         saved = save_run(
             home,
-            one.facts(),
+            one.to_json(),
             statistics=one.statistics,
-            prior_statistics=one.prior_statistics,
+            prior_statistics=one.baseline_statistics,
             image_ids=one.image_ids,
             weights=one.weights,
         )

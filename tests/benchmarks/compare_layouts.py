@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deapcache.locations import locate
-from deapcache.probing import ProbeOptions, probe_backbone
+from deapcache.probing import ProbeConfig, probe_backbone
 from deapcache.readouts import READOUTS, SIZES, Readout, ReadoutConfig
 from deapcache.readouts.deap import SIGMA_FLOOR, SIGMA_LEARNING_RATE
 from deapcache.readouts.regions import locate_regions_and_cells, standardise
@@ -106,12 +106,15 @@ def main() -> None:
     runs = list(
         probe_backbone(
             locate(arguments[0]),
-            dataset="scenes",
-            backbone="efficientnet-lite0-s16",
-            tasks=TASKS,
-            readouts=["deap", "second-layout"],
-            seeds=[0, 1, 2],
-            options=ProbeOptions(iterations=iterations, batch_size=8),
+            ProbeConfig(
+                dataset="scenes",
+                backbones=["efficientnet-lite0-s16"],
+                tasks=TASKS,
+                readouts=["deap", "second-layout"],
+                seeds=[0, 1, 2],
+                iterations=iterations,
+                batch_size=8,
+            ),
         )
     )
     for task in TASKS:

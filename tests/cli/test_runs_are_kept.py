@@ -12,7 +12,7 @@ import pytest
 from deapcache_toys import COUNTS, TARGET_DTYPES, add_features, add_targets
 
 from deapcache.locations import LocalLocation
-from deapcache.probing import ProbeOptions, planned_runs
+from deapcache.probing import ProbeConfig, plan_runs
 from deapcache.results import load_readout_file, load_results, load_statistics
 from deapcache.results.record import run_id
 from deapcache.tasks.depth import Depth
@@ -59,10 +59,8 @@ def probe(cli, toys: LocalLocation):
 
 def names(home: LocalLocation, seeds=(0,)) -> dict[tuple[str, int], str]:
     """(task, seed) → the run that a probe of one step would make."""
-    options = ProbeOptions(iterations=1, batch_size=4)
-    asked = {"dataset": "toys", "backbone": "toy", "tasks": TASKS, "readouts": ["deap"]}
-    planned = planned_runs(home, seeds=seeds, options=options, **asked)
-    return {(one.task, one.seed): run_id(one.facts()) for one in planned}
+    config = ProbeConfig(dataset="toys", backbones=["toy"], tasks=TASKS, seeds=seeds, iterations=1, batch_size=4)
+    return {(run.task, run.seed): run_id(run.to_json()) for run in plan_runs(home, config)}
 
 
 def whole(home: LocalLocation) -> list[str]:

@@ -11,11 +11,11 @@ from PIL import Image
 
 from deapcache.datasets import open_dataset
 from deapcache.errors import CacheMissError
-from deapcache.experiments import ProbeRequest, probe
+from deapcache.experiments import probe
 from deapcache.experiments.choosing import choose_backbones, choose_datasets
 from deapcache.extraction import extract
 from deapcache.locations import LocalLocation
-from deapcache.probing import ProbeOptions
+from deapcache.probing import ProbeConfig
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def test_features_serve_every_dataset_of_their_images(both: Path, home: LocalLoc
     chosen = choose_datasets(home, ["coco-stuff", "foreground"], None, [])
     assert chosen == {"coco-stuff": ["coco-stuff"], "coco": ["foreground"]}
     assert all(choose_backbones(home, name, [], {}) == [ONE] for name in names)
-    options = ProbeOptions(iterations=1, batch_size=1, train_limit=2, val_limit=1)
-    (done,) = probe(home, ProbeRequest(tasks=["coco-stuff"], options=options))
+    config = ProbeConfig(tasks=["coco-stuff"], iterations=1, batch_size=1, train_limit=2, val_limit=1)
+    (done,) = probe(home, config)
     assert (done.result.dataset, done.result.backbone) == ("coco-stuff", ONE)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from deapcache.errors import PipelineError, UsageError
 from deapcache.experiments import load_pipeline, shipped_pipelines
-from deapcache.probing import ProbeOptions
+from deapcache.probing import ProbeConfig
 
 GOOD = """\
 name: mine
@@ -39,8 +39,8 @@ def test_a_probe_takes_the_pipelines_values_and_its_own_win(write):
     first, second = pipeline.probes
     assert first.backbones == ("dinov2", "mae")
     assert first.readouts == second.readouts == ("deap", "no-sigma")
-    assert first.options == ProbeOptions(iterations=200, lrs=(1e-3, 3e-4), train_limit=64, val_limit=64)
-    assert second.options == ProbeOptions(iterations=200, lrs=(1e-3, 3e-4), batch_size=8)
+    assert first.options == ProbeConfig(iterations=200, lrs=(1e-3, 3e-4), train_limit=64, val_limit=64)
+    assert second.options == ProbeConfig(iterations=200, lrs=(1e-3, 3e-4), batch_size=8)
     assert (second.tasks, second.backbones, second.seeds) == (("boundaries",), ("timm:resnet18@untrained",), (7,))
 
 
@@ -50,7 +50,7 @@ def test_what_is_not_said_has_the_defaults_of_probe_and_extract(write):
     assert (pipeline.name, pipeline.layouts) == ("small", ("plain",))
     assert (pipeline.fit, pipeline.storage, pipeline.precision, pipeline.where) == ("squash", "float16", "fp32", {})
     assert pipeline.on_error == "stop"
-    assert (probe.readouts, probe.seeds, probe.options) == (("deap",), (0,), ProbeOptions())
+    assert (probe.readouts, probe.seeds, probe.options) == (("deap",), (0,), ProbeConfig())
 
 
 def test_one_name_for_one_readout(write):

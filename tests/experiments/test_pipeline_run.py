@@ -19,9 +19,9 @@ from deapcache.backbones import build
 from deapcache.datasets import DATASETS
 from deapcache.datasets.coco import CocoInstances
 from deapcache.errors import MissingWeightsError, StorageFullError
-from deapcache.experiments import ProbeRequest, load_pipeline, plan_pipeline, probe
+from deapcache.experiments import load_pipeline, plan_pipeline, probe
 from deapcache.locations import LocalLocation
-from deapcache.probing import ProbeOptions
+from deapcache.probing import ProbeConfig
 
 EXTRACTION = importlib.import_module("deapcache.extraction.extract")
 CHILD = Path(__file__).with_name("pipeline_child.py")
@@ -102,8 +102,7 @@ def test_probes_with_other_options_are_passes_of_their_own(plan):
 
 @pytest.mark.usefixtures("done")
 def test_other_results_of_the_home_stay_out(plan, home):
-    options = ProbeOptions(iterations=1, batch_size=4)
-    (other,) = probe(home, ProbeRequest(tasks=["foreground"], dataset="coco", options=options))
+    (other,) = probe(home, ProbeConfig(tasks=["foreground"], dataset="coco", iterations=1, batch_size=4))
     assert home.exists(f"results/{other.result.run}.json")
     again = Counted(plan(SMALL)).outcome.results
     assert len(again) == 5

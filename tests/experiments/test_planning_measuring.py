@@ -12,7 +12,7 @@ from deapcache.backbones import forward_count
 from deapcache.experiments.planning import StepGroup, lacking, measure_rates
 from deapcache.experiments.planning.measuring import made_up, measure_step
 from deapcache.experiments.planning.rates import StepKey
-from deapcache.probing.posed import PosedTask
+from deapcache.probing import TaskSpec
 from deapcache.tasks import TASKS, get_task
 
 CLASSES = {"voc": 21, "coco-stuff": 171, "segmentation": 3}
@@ -23,7 +23,7 @@ def group_of(task: str, members: int = 1, readout: str = "deap") -> StepGroup:
     made = get_task(task)
     classes = tuple(f"class {place}" for place in range(CLASSES.get(task, 0)))
     size, grid = (16, 24), (2, 3)
-    posed = PosedTask(
+    posed = TaskSpec(
         task=made, backbone="toy", classes=classes, output_size=size, grid=grid, feature_dim=16, iterations=100
     )
     key = StepKey(

@@ -166,7 +166,7 @@ def test_features_of_another_width_are_refused(trained: Trained, tmp_path: Path)
     weights = {f"0.{name}": tensor.numpy() for name, tensor in narrow.state_dict().items()}
     run = replace(trained.runs["depth"], weights=weights)
     home = LocalLocation(tmp_path)
-    name = save(home, run, readout={**run.readout, "feature_dim": 100})
+    name = save(home, run, readout={**run.build, "feature_dim": 100})
     with pytest.raises(ResultsError, match="feature width: 100 there, 112 here"):
         load_predictor(find_run(home, name))
 

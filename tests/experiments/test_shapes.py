@@ -23,7 +23,7 @@ from deapcache.experiments import PredictRequest, find_run, load_predictor, pred
 from deapcache.experiments.prediction.predictor import boxes_in_image
 from deapcache.extraction import ExtractionSettings, extract
 from deapcache.locations import LocalLocation
-from deapcache.probing import ProbeOptions, probe_backbone
+from deapcache.probing import ProbeConfig, probe_backbone
 from deapcache.regions import Region
 
 TASKS = ("foreground", "boundaries", "segmentation", "depth", "detection", "discrimination")
@@ -127,11 +127,11 @@ def test_a_guided_readout_gets_the_images_of_its_fit(tmp_path: Path) -> None:
     trained = train(tmp_path, ["depth"], fit="crop", **given)
     for _ in extract([given["backbone"]], trained.dataset, trained.home, settings=ExtractionSettings(device="cpu")):
         pass
-    options = ProbeOptions(iterations=1, batch_size=3, lrs=(0.01,), upsampler=upsampler)
-    (again,) = probe_backbone(
-        trained.home, dataset="photographs", backbone=given["backbone"], tasks=["depth"], readouts=["featup"],
-        options=options, fields={"fit": "crop"},
+    config = ProbeConfig(
+        dataset="photographs", backbones=[given["backbone"]], tasks=["depth"], readouts=["featup"],
+        iterations=1, batch_size=3, lrs=(0.01,), upsampler=upsampler, where={"fit": "crop"},
     )  # fmt: skip
+    (again,) = probe_backbone(trained.home, config)
     assert again.scores == pytest.approx(trained.runs["depth"].scores)
     predictor = load_predictor(find_run(trained.home, trained.names["depth"]), device="cpu")
     (found,) = predictor(decode_image(trained.dataset.path("val", 0)))

@@ -17,12 +17,12 @@ from deapcache.datasets import Dataset, open_dataset
 from deapcache.datasets.folder.dataset import FolderDataset
 from deapcache.datasets.scenes import Scenes
 from deapcache.errors import AmbiguousCacheError, DataError, MissingDataError, UsageError
-from deapcache.experiments import ProbeRequest, probe
+from deapcache.experiments import probe
 from deapcache.extraction import ExtractionReport, ExtractionSettings, extract, plan_extraction
 from deapcache.extraction.checking import without_unreadable
 from deapcache.extraction.recipes import omitted_from
 from deapcache.locations import LocalLocation
-from deapcache.probing import ProbeOptions
+from deapcache.probing import ProbeConfig
 
 BACKBONE = "efficientnet-lite0-s16"
 
@@ -221,9 +221,8 @@ def test_an_untrained_control_is_calibrated_on_what_can_be_read(few: Path, home:
 
 
 def probed(home: LocalLocation, **where: str) -> Any:
-    options = ProbeOptions(iterations=2, batch_size=2)
-    request = ProbeRequest(tasks=["segmentation"], dataset="folder:few", options=options, where=where)
-    (done,) = probe(home, request)
+    config = ProbeConfig(tasks=["segmentation"], dataset="folder:few", iterations=2, batch_size=2, where=where)
+    (done,) = probe(home, config)
     return done.result
 
 
@@ -258,8 +257,7 @@ def test_a_folder_of_odd_files_extracts_probes_and_says_what_was_left_out(tmp_pa
     assert train.images == len(outcomes) - len(refused)
     assert val.images == 3
     tasks = ["segmentation", "depth"]
-    request = ProbeRequest(tasks=tasks, options=ProbeOptions(iterations=2, batch_size=4))
-    results = [one.result for one in probe(home, request)]
+    results = [one.result for one in probe(home, ProbeConfig(tasks=tasks, iterations=2, batch_size=4))]
     assert {result.task for result in results} == set(tasks)
     for result in results:
         assert result.dataset == "folder:odd"

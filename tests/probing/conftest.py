@@ -8,9 +8,8 @@ import pytest
 from deapcache_toys import COUNTS, TARGET_DTYPES, add_features, add_targets
 
 from deapcache.locations import LocalLocation
-from deapcache.probing import ProbeOptions
-from deapcache.probing.arrays import SplitArrays
-from deapcache.probing.sources import Request, resolve_sources
+from deapcache.probing import ProbeConfig
+from deapcache.probing.caches import SplitCaches, open_caches
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -37,15 +36,7 @@ def toys(made_toys: LocalLocation, home: LocalLocation) -> LocalLocation:
 
 
 @pytest.fixture
-def arrays(toys: LocalLocation) -> SplitArrays:
+def caches(toys: LocalLocation) -> SplitCaches:
     """The first 20 training images with two kinds of annotations."""
-    request = Request(
-        home=toys,
-        dataset="toys",
-        backbone="toy",
-        annotations=("instances", "depth"),
-        fields={},
-        images_name="toys",
-        splits=("train", "val"),
-    )
-    return resolve_sources(request, ProbeOptions(train_limit=20)).train.arrays
+    config = ProbeConfig(dataset="toys", backbones=["toy"], train_limit=20)
+    return open_caches(toys, config, ("instances", "depth"))[0]

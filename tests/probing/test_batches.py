@@ -9,9 +9,8 @@ import pytest
 import torch
 from deapcache_toys import COUNTS, target_maps, volumes
 
-from deapcache.probing.arrays import SplitArrays
-from deapcache.probing.batches import BatchStream, image_order, sequential
-from deapcache.probing.feeding import READ_AHEAD
+from deapcache.probing.batches import READ_AHEAD, BatchStream, image_order, sequential
+from deapcache.probing.caches import SplitCaches
 
 ROWS = np.arange(10, 20)
 
@@ -48,9 +47,9 @@ def test_fewer_images_than_a_batch() -> None:
 
 
 @pytest.mark.parametrize("residency", ["memory", "stream"])
-def test_batches_hold_the_cached_bytes(arrays, residency) -> None:
-    stream = BatchStream(arrays, residency, torch.device("cpu"))
-    order = list(image_order(0, arrays.rows, iterations=9, batch_size=7))
+def test_batches_hold_the_cached_bytes(caches, residency) -> None:
+    stream = BatchStream(caches, residency, torch.device("cpu"))
+    order = list(image_order(0, caches.rows, iterations=9, batch_size=7))
     found = list(stream.batches(order))
     assert len(found) == 9
     for rows, batch in zip(order, found, strict=True):
@@ -60,10 +59,10 @@ def test_batches_hold_the_cached_bytes(arrays, residency) -> None:
             np.testing.assert_array_equal(batch.maps[annotation].numpy(), target_maps("train", annotation)[rows])
 
 
-def test_maps_alone(arrays) -> None:
+def test_maps_alone(caches) -> None:
     for residency in ("memory", "stream"):
-        stream = BatchStream(arrays, residency, torch.device("cpu"))
-        pieces = [maps["depth"].numpy() for _, maps in stream.maps(["depth"], sequential(arrays.rows, 6))]
+        stream = BatchStream(caches, residency, torch.device("cpu"))
+        pieces = [maps["depth"].numpy() for _, maps in stream.maps(["depth"], sequential(caches.rows, 6))]
         found = np.concatenate(pieces)
         np.testing.assert_array_equal(found, target_maps("train", "depth")[:20])
 
@@ -87,21 +86,21 @@ class _Counting:
 
 
 @pytest.mark.parametrize(("residency", "reads"), [("stream", 3), ("memory", 1)])
-def test_each_volume_is_read_once_an_epoch_or_once_at_all(arrays, residency, reads) -> None:
-    counting = _Counting(arrays.features)
-    stream = BatchStream(SplitArrays(counting, arrays.targets, arrays.rows), residency, torch.device("cpu"))
-    for _ in stream.batches(image_order(0, arrays.rows, iterations=12, batch_size=5)):
+def test_each_volume_is_read_once_an_epoch_or_once_at_all(caches, residency, reads) -> None:
+    counting = _Counting(caches.features)
+    stream = BatchStream(SplitCaches(counting, caches.targets, caches.rows), residency, torch.device("cpu"))
+    for _ in stream.batches(image_order(0, caches.rows, iterations=12, batch_size=5)):
         pass
     assert sorted(counting.rows) == sorted(list(range(20)) * reads)
 
 
-def test_reading_ahead_is_bounded(arrays) -> None:
-    counting = _Counting(arrays.features)
-    stream = BatchStream(SplitArrays(counting, arrays.targets, arrays.rows), "stream", torch.device("cpu"))
-    next(iter(stream.batches(image_order(0, arrays.rows, iterations=1000, batch_size=2))))
+def test_reading_ahead_is_bounded(caches) -> None:
+    counting = _Counting(caches.features)
+    stream = BatchStream(SplitCaches(counting, caches.targets, caches.rows), "stream", torch.device("cpu"))
+    next(iter(stream.batches(image_order(0, caches.rows, iterations=1000, batch_size=2))))
     assert len(counting.rows) == 2 * (READ_AHEAD + 1)
 
 
-def test_bytes_that_memory_would_hold(arrays) -> None:
-    assert arrays.decoded_bytes() == 20 * (7 * 7 * 16 * 2 + 2 * 56 * 56 * 4)
+def test_bytes_that_memory_would_hold(caches) -> None:
+    assert caches.decoded_bytes() == 20 * (7 * 7 * 16 * 2 + 2 * 56 * 56 * 4)
     assert COUNTS["train"] > 20

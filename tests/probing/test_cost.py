@@ -10,8 +10,8 @@ import torch
 from deapcache_readouts import draw, draw_images, make
 from torch import Tensor, nn
 
-from deapcache.probing.cost import measure_cost
-from deapcache.readouts import Readout, ReadoutConfig
+from deapcache.probing.evaluate import measure_cost
+from deapcache.readouts import Readout
 
 
 class Keeps(torch.autograd.Function):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deapcache.probing.free_memory import free_host_memory
+from deapcache.probing.batches import free_host_memory
 
 MACHINE = 1000 * 1024
 

@@ -15,8 +15,8 @@ from deapcache_toys import COUNTS, add_features, probe, target_maps, volumes
 
 from deapcache.cache import FeatureCache
 from deapcache.errors import TrainingError, UsageError
-from deapcache.probing import default_iterations, options, planned_runs, probe_backbone
-from deapcache.probing.team import learning_rate_factor
+from deapcache.probing import ProbeConfig, default_iterations, plan_runs, probe_backbone
+from deapcache.probing.train import learning_rate_factor
 from deapcache.readouts import build_readout
 from deapcache.tasks import get_task
 
@@ -34,8 +34,8 @@ def learned(made_toys):
 def test_scores_beat_what_needs_no_image(learned) -> None:
     runs, _ = learned
     for name, metric, margin in (("foreground", "mean_iou", 0.2), ("segmentation", "mean_iou", 0.2)):
-        assert runs[name].scores[metric] > runs[name].prior_scores[metric] + margin
-    assert runs["depth"].scores["rmse"] < 0.7 * runs["depth"].prior_scores["rmse"]
+        assert runs[name].scores[metric] > runs[name].baseline_scores[metric] + margin
+    assert runs["depth"].scores["rmse"] < 0.7 * runs["depth"].baseline_scores["rmse"]
 
 
 def test_loss_falls(learned) -> None:
@@ -51,7 +51,7 @@ def test_statistics_give_the_scores_again(learned) -> None:
     for name, run in learned[0].items():
         assert all(len(values) == COUNTS["val"] for values in run.statistics.values())
         assert get_task(name).scores(run.statistics) == pytest.approx(run.scores)
-        assert get_task(name).scores(run.prior_statistics) == pytest.approx(run.prior_scores)
+        assert get_task(name).scores(run.baseline_statistics) == pytest.approx(run.baseline_scores)
         assert run.image_ids == tuple(f"val-{i}" for i in range(12))
 
 
@@ -66,13 +66,13 @@ def test_prior_is_scored_by_hand(learned) -> None:
     union = ((targets != 0) | frequent).sum()
     neither = ((targets == 0) & ~frequent).sum()
     expected = (hits.sum() / union + neither / ((targets == 0) | ~frequent).sum()) / 2
-    assert run.prior_scores["mean_iou"] == pytest.approx(expected, abs=1e-6)
+    assert run.baseline_scores["mean_iou"] == pytest.approx(expected, abs=1e-6)
     assert background > 0.5
 
 
 def test_weights_rebuild_the_predictions(learned) -> None:
     for name, run in learned[0].items():
-        about = run.readout
+        about = run.build
         model = build_readout(
             about["name"],
             feature_dim=about["feature_dim"],
@@ -100,7 +100,7 @@ def test_examples_are_the_first_images(learned) -> None:
 def test_the_run_says_what_happened(learned) -> None:
     run = learned[0]["segmentation"]
     assert run.classes == ("background", "chair", "table")
-    assert run.readout["heads"] == [3]
+    assert run.build["heads"] == [3]
     assert len(run.sigma) == 8
     assert run.parameters == sum(values.size for values in run.weights.values())
     assert (run.backbone_forwards, run.backbone_builds) == (0, 0)
@@ -109,7 +109,7 @@ def test_the_run_says_what_happened(learned) -> None:
     assert set(run.caches) == {"train", "val", "train classes targets", "val classes targets"}
     assert run.protocol.optimiser["lr"] == 1e-2
     assert run.protocol.task_options["targets"] == {"classes": {"fit": "squash", "options": {}}}
-    document = run.facts()
+    document = run.to_json()
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
@@ -171,7 +171,7 @@ def test_order_seed_is_another_protocol_and_a_readout_seed_is_not(toys) -> None:
 def test_protocol_is_the_same_for_all_backbones(toys) -> None:
     for split in COUNTS:
         add_features(toys, split, backbone="other", storage="int8")
-    (first,), (other,) = probe(toys), probe(toys, backbone="other")
+    (first,), (other,) = probe(toys), probe(toys, backbones=["other"])
     assert first.protocol == other.protocol
     assert first.caches["train"]["digest"] != other.caches["train"]["digest"]
 
@@ -200,9 +200,9 @@ def test_probing_loads_no_backbone_and_no_image_library(toys) -> None:
     code = f"""
 import sys
 from deapcache.locations import locate
-from deapcache.probing import ProbeOptions, probe_backbone
-runs = list(probe_backbone(locate({str(toys)!r}), dataset="toys", backbone="toy", tasks=["foreground"],
-                           readouts=["deap"], options=ProbeOptions(iterations=2)))
+from deapcache.probing import ProbeConfig, probe_backbone
+config = ProbeConfig(dataset="toys", backbones=["toy"], tasks=["foreground"], iterations=2)
+runs = list(probe_backbone(locate({str(toys)!r}), config))
 loaded = {{name for name in sys.modules if name.split(".")[0] in ("timm", "open_clip", "PIL", "pycocotools")
           or name.startswith(("deapcache.backbones", "deapcache.datasets", "deapcache.extraction"))}}
 print(runs[0].backbone_forwards, runs[0].backbone_builds, loaded)
@@ -254,19 +254,21 @@ def test_several_learning_rates_are_several_protocols_of_one_pass(toys) -> None:
 
 
 def test_runs_are_known_before_they_are_trained_and_can_be_left_out(toys) -> None:
-    asked = {"dataset": "toys", "backbone": "toy", "tasks": ("foreground", "depth"), "readouts": ["deap", "linear"]}
-    chosen = options.ProbeOptions(iterations=5, batch_size=8)
-    planned = planned_runs(toys, seeds=(0, 1), options=chosen, **asked)
+    asked = ProbeConfig(
+        dataset="toys", backbones=["toy"], tasks=("foreground", "depth"), readouts=["deap", "linear"], seeds=(0, 1),
+        iterations=5, batch_size=8,
+    )  # fmt: skip
+    planned = plan_runs(toys, asked)
     assert [(one.task, one.readout, one.seed) for one in planned] == [
         (task, readout, seed) for task in ("foreground", "depth") for readout in ("deap", "linear") for seed in (0, 1)
     ]
-    runs = list(probe_backbone(toys, seeds=(0, 1), options=chosen, skip=lambda one: one.readout == "linear", **asked))
+    runs = list(probe_backbone(toys, asked, skip=lambda one: one.readout == "linear"))
     kept = [one for one in planned if one.readout == "deap"]
     assert [run.protocol for run in runs] == [one.protocol for one in kept]
     for run, one in zip(runs, kept, strict=True):
-        facts = run.facts()
-        assert one.facts() == {name: facts[name] for name in one.facts()}
-    assert list(probe_backbone(toys, options=chosen, skip=lambda _: True, **asked)) == []
+        facts = run.to_json()
+        assert one.to_json() == {name: facts[name] for name in one.to_json()}
+    assert list(probe_backbone(toys, asked, skip=lambda _: True)) == []
 
 
 def test_a_choice_of_a_task_is_part_of_the_protocol(toys) -> None:

@@ -15,12 +15,16 @@ from typer.testing import CliRunner
 from deapcache.cache import mirror
 from deapcache.cli.app import app
 from deapcache.errors import UsageError
-from deapcache.probing.batches import BatchStream, image_order
-from deapcache.probing.drawn import mirror_tensor
-from deapcache.probing.feeding import _one_ahead
-from deapcache.probing.free_memory import FreeMemory, free_memory
-from deapcache.probing.options import RESIDENCIES, ProbeOptions
-from deapcache.probing.residency import choose_residency, require_room
+from deapcache.probing import ProbeConfig
+from deapcache.probing.batches import (
+    BatchStream,
+    choose_residency,
+    free_memory,
+    image_order,
+    mirror_tensor,
+    one_ahead,
+)
+from deapcache.probing.config import RESIDENCIES
 
 CPU = torch.device("cpu")
 
@@ -31,38 +35,40 @@ CPU = torch.device("cpu")
         (25, 100, None, "memory"),
         (26, 100, None, "stream"),
         (40, 100, 80, "gpu"),
-        (41, 1000, 80, "pinned"),
-        (41, 164, 80, "pinned"),
+        (41, 1000, 80, "memory"),
+        (41, 164, 80, "memory"),
         (41, 163, 80, "stream"),
         (0, 0, None, "memory"),
         (1, 0, 0, "stream"),
     ],
 )
 def test_choice_by_what_fits(needed, host, device, expected) -> None:
-    assert choose_residency(needed, FreeMemory(host=host, device=device)) == expected
+    assert choose_residency(needed, None, host, device) == expected
 
 
 @pytest.mark.parametrize(
     ("residency", "where"),
-    [("gpu", "80 bytes of GPU"), ("pinned", "1,000 bytes of host"), ("memory", "1,000 bytes of")],
+    [("gpu", "80 bytes of GPU"), ("memory", "1,000 bytes of host")],
 )
 def test_what_does_not_fit_is_refused_with_needed_and_free_bytes(residency, where) -> None:
-    free = FreeMemory(host=1000, device=80)
     room = 80 if residency == "gpu" else 1000
-    require_room(residency, room, free)
+    assert choose_residency(room, residency, 1000, 80) == residency
     with pytest.raises(
         UsageError, match=rf"residency {residency}: the training arrays take {room + 1:,} bytes.*{where}"
     ):
-        require_room(residency, room + 1, free)
+        choose_residency(room + 1, residency, 1000, 80)
 
 
-@pytest.mark.parametrize("residency", ["gpu", "pinned"])
-def test_a_residency_that_needs_a_gpu_is_refused_without(residency) -> None:
-    with pytest.raises(
-        UsageError, match=rf"residency {residency} needs a GPU, and training runs on cpu: choose memory"
-    ):
-        ProbeOptions(residency=residency)
-    assert ProbeOptions(residency=residency, device="cuda:1").residency == residency
+def test_a_residency_that_needs_a_gpu_is_refused_without() -> None:
+    with pytest.raises(UsageError, match="residency gpu needs a GPU, and training runs on cpu: choose memory"):
+        ProbeConfig(residency="gpu")
+    assert ProbeConfig(residency="gpu", device="cuda:1").residency == "gpu"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_residency_that_is_no_longer_there_names_what_takes_its_place(device) -> None:
+    with pytest.raises(UsageError, match=r"residency pinned .*: choose memory"):
+        ProbeConfig(residency="pinned", device=device)
 
 
 def test_the_command_line_tells_it_in_one_line(toys) -> None:
@@ -77,15 +83,15 @@ def test_the_command_line_tells_it_in_one_line(toys) -> None:
 
 
 def test_free_memory_of_a_device_that_has_none_of_its_own() -> None:
-    free = free_memory(CPU)
-    assert free.device is None
-    assert free.host > 0
+    host, gpu = free_memory(CPU)
+    assert gpu is None
+    assert host > 0
 
 
 @pytest.mark.parametrize("residency", ["gpu", "memory", "stream"])
-def test_every_way_gives_the_cached_bytes(arrays, residency) -> None:
-    stream = BatchStream(arrays, residency, CPU)
-    order = list(image_order(0, arrays.rows, iterations=9, batch_size=7))
+def test_every_way_gives_the_cached_bytes(caches, residency) -> None:
+    stream = BatchStream(caches, residency, CPU)
+    order = list(image_order(0, caches.rows, iterations=9, batch_size=7))
     for rows, batch in zip(order, stream.batches(order), strict=True):
         np.testing.assert_array_equal(batch.features.numpy(), volumes("train")[rows].astype(np.float16))
         np.testing.assert_array_equal(batch.maps["depth"].numpy(), target_maps("train", "depth")[rows])
@@ -100,7 +106,7 @@ def test_one_copy_is_under_way_while_the_one_before_is_used(count) -> None:
         return lambda: told.append(f"wait for {number}") or {"rows": torch.tensor([number])}
 
     found = []
-    for tensors in _one_ahead(start(number) for number in range(count)):
+    for tensors in one_ahead(start(number) for number in range(count)):
         found += tensors["rows"].tolist()
         told.append(f"use {found[-1]}")
     assert found == list(range(count))
@@ -108,9 +114,9 @@ def test_one_copy_is_under_way_while_the_one_before_is_used(count) -> None:
         assert told[:7] == ["start 0", "start 1", "wait for 0", "use 0", "start 2", "wait for 1", "use 1"]
 
 
-def test_a_batch_can_be_changed_without_changing_what_is_held(arrays) -> None:
+def test_a_batch_can_be_changed_without_changing_what_is_held(caches) -> None:
     for residency in ("gpu", "memory"):
-        stream = BatchStream(arrays, residency, CPU)
+        stream = BatchStream(caches, residency, CPU)
         first, again = (next(stream.batches([np.array([3, 5])])) for _ in range(2))
         first.features.zero_()
         np.testing.assert_array_equal(again.features.numpy(), volumes("train")[[3, 5]].astype(np.float16))

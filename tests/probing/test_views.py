@@ -13,9 +13,9 @@ from deapcache_toys import COUNTS, GRID, SIZE, TARGET_DTYPES, add_features, add_
 from deapcache.cache import ArraySpec, create_cache, images_path, targets_path
 from deapcache.cli.app import app
 from deapcache.errors import CacheMissError, CorruptCacheError, IncompleteCacheError, UsageError
-from deapcache.probing import ProbeOptions
+from deapcache.probing import ProbeConfig
 from deapcache.probing.batches import BatchStream, image_order, sequential
-from deapcache.probing.sources import Request, resolve_sources
+from deapcache.probing.caches import open_caches
 from deapcache.recipe import ImageRecipe, TargetRecipe
 from deapcache.tasks import get_task
 
@@ -53,7 +53,7 @@ def _add(home, path, recipe, spec, values) -> None:
 
 
 @pytest.fixture
-def arrays(mirrored):
+def caches(mirrored):
     """All that a batch can hold: features of both views, every kind of target, base images; 20 rows."""
     boxes = TargetRecipe(
         annotation="boxes", size=SIZE, fit="squash", options={}, classes=(), images="images of train", annotations="a"
@@ -63,21 +63,18 @@ def arrays(mirrored):
     images = ImageRecipe(size=SIZE, fit="squash", interpolation="bicubic", colour="rgb", images="images of train")
     spec = ArraySpec(name="images", dtype="uint8", item_shape=(*SIZE, 3), dimensions=("row", "column", "channel"))
     _add(mirrored, images_path("toys", "train", images.digest), images, spec, base_images())
-    request = Request(
-        home=mirrored,
+    config = ProbeConfig(
         dataset="toys",
-        backbone="toy",
-        annotations=("instances", "classes", "depth", "boxes"),
-        fields={},
-        images_name="toys",
+        backbones=["toy"],
         splits=("train", "train"),  # so that one split's tables and images do for both
-        with_images=True,
+        train_limit=20,
+        views=BOTH,
     )
-    return resolve_sources(request, ProbeOptions(train_limit=20, views=BOTH)).train.arrays
+    return open_caches(mirrored, config, ("instances", "classes", "depth", "boxes"), with_images=True)[0]
 
 
-def test_an_epoch_has_every_image_in_both_views_once(arrays) -> None:
-    drawn = list(itertools.chain(*image_order(0, arrays.draws, iterations=8, batch_size=10)))
+def test_an_epoch_has_every_image_in_both_views_once(caches) -> None:
+    drawn = list(itertools.chain(*image_order(0, caches.draws, iterations=8, batch_size=10)))
     every = [*range(20), *range(TRAIN, TRAIN + 20)]
     assert sorted(drawn[:40]) == sorted(drawn[40:]) == every
     assert drawn[:40] != drawn[40:]
@@ -89,9 +86,9 @@ def test_the_order_of_original_images_alone_is_what_it_was() -> None:
 
 
 @pytest.mark.parametrize("residency", ["memory", "stream"])
-def test_mirrored_rows_have_their_own_features_and_mirrored_targets(arrays, residency) -> None:
-    stream = BatchStream(arrays, residency, torch.device("cpu"))
-    order = [*image_order(0, arrays.draws, iterations=6, batch_size=8), np.array([3, 5]), np.array([TRAIN + 3])]
+def test_mirrored_rows_have_their_own_features_and_mirrored_targets(caches, residency) -> None:
+    stream = BatchStream(caches, residency, torch.device("cpu"))
+    order = [*image_order(0, caches.draws, iterations=6, batch_size=8), np.array([3, 5]), np.array([TRAIN + 3])]
     for draws, batch in zip(order, stream.batches(order), strict=True):
         assert batch.guidance is not None
         for place, draw in enumerate(draws):
@@ -108,21 +105,21 @@ def test_mirrored_rows_have_their_own_features_and_mirrored_targets(arrays, resi
             np.testing.assert_array_equal(batch.maps["boxes"][place], table)
 
 
-def test_passes_over_targets_see_original_images(arrays) -> None:
-    stream = BatchStream(arrays, "stream", torch.device("cpu"))
-    found = [maps["depth"].numpy() for _, maps in stream.maps(["depth"], sequential(arrays.rows, 6))]
+def test_passes_over_targets_see_original_images(caches) -> None:
+    stream = BatchStream(caches, "stream", torch.device("cpu"))
+    found = [maps["depth"].numpy() for _, maps in stream.maps(["depth"], sequential(caches.rows, 6))]
     np.testing.assert_array_equal(np.concatenate(found), target_maps("train", "depth")[:20])
 
 
-def test_memory_holds_the_features_of_both_views(arrays) -> None:
+def test_memory_holds_the_features_of_both_views(caches) -> None:
     others = sum(np.dtype(dtype).itemsize for dtype in TARGET_DTYPES.values()) * 56 * 56 + ROWS * 7 * 8 + 56 * 56 * 3
-    assert arrays.decoded_bytes() == 20 * (2 * GRID * GRID * 16 * 2 + others)
+    assert caches.decoded_bytes() == 20 * (2 * GRID * GRID * 16 * 2 + others)
 
 
-def test_instances_of_the_mirror_image_are_the_same_classes(arrays) -> None:
+def test_instances_of_the_mirror_image_are_the_same_classes(caches) -> None:
     task = get_task("discrimination")
-    stream = BatchStream(arrays, "memory", torch.device("cpu"))
-    task.scan_targets(stream.maps(task.annotations, sequential(arrays.rows, 8)))
+    stream = BatchStream(caches, "memory", torch.device("cpu"))
+    task.scan_targets(stream.maps(task.annotations, sequential(caches.rows, 8)))
     draws = np.array([4, TRAIN + 4, 9, TRAIN + 9])
     (batch,) = stream.batches([draws])
     target = task.training_target(batch.maps, batch.rows, torch.Generator().manual_seed(0))
@@ -134,14 +131,14 @@ def test_instances_of_the_mirror_image_are_the_same_classes(arrays) -> None:
 def test_a_probe_learns_from_both_views_and_says_so(mirrored) -> None:
     (both,) = probe(mirrored, views=BOTH, iterations=100, lrs=(1e-2,))
     assert both.protocol.views == BOTH
-    assert both.scores["mean_iou"] > both.prior_scores["mean_iou"] + 0.2
+    assert both.scores["mean_iou"] > both.baseline_scores["mean_iou"] + 0.2
     assert both.caches["train hflip"]["recipe"]["view"] == "hflip"
     assert both.train_images == TRAIN
     (alone,) = probe(mirrored)
     assert "train hflip" not in alone.caches
     assert "views" not in alone.protocol.to_json()
     assert alone.protocol.digest != both.protocol.digest
-    assert alone.prior_scores == both.prior_scores
+    assert alone.baseline_scores == both.baseline_scores
 
 
 def test_both_residencies_give_the_same_run_and_not_that_of_one_view(mirrored) -> None:
@@ -214,9 +211,9 @@ def test_two_settings_each_find_their_own_mirrored_features(mirrored) -> None:
     for split in COUNTS:
         add_features(mirrored, split, storage="bfloat16")
     other = add_features(mirrored, "train", storage="bfloat16", view="hflip")
-    (run,) = probe(mirrored, views=BOTH, fields={"storage": "bfloat16"}, iterations=1)
+    (run,) = probe(mirrored, views=BOTH, where={"storage": "bfloat16"}, iterations=1)
     assert run.caches["train hflip"]["digest"] == other.digest
-    (run,) = probe(mirrored, views=BOTH, fields={"storage": "float16"}, iterations=1)
+    (run,) = probe(mirrored, views=BOTH, where={"storage": "float16"}, iterations=1)
     assert run.caches["train hflip"]["digest"] != other.digest
 
 
@@ -236,10 +233,10 @@ def test_mirrored_features_of_other_images(mirrored, monkeypatch) -> None:
 
 def test_what_cannot_be_asked_for(mirrored) -> None:
     with pytest.raises(UsageError, match=r"view=hflip cannot choose the features of a probe.*--views"):
-        probe(mirrored, fields={"view": "hflip"})
+        probe(mirrored, where={"view": "hflip"})
     with pytest.raises(UsageError, match="views hflip: scores are of original images"):
-        ProbeOptions(views=("hflip",))
+        ProbeConfig(views=("hflip",))
     with pytest.raises(UsageError, match="unknown view 'flip'"):
-        ProbeOptions(views=("original", "flip"))
-    assert ProbeOptions(views=("hflip", "original")) == ProbeOptions(views=BOTH)
-    assert probe(mirrored, fields={"view": "original"}, iterations=1)[0].protocol.views == ("original",)
+        ProbeConfig(views=("original", "flip"))
+    assert ProbeConfig(views=("hflip", "original")) == ProbeConfig(views=BOTH)
+    assert probe(mirrored, where={"view": "original"}, iterations=1)[0].protocol.views == ("original",)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from deapcache.probing.workers import lanes_of, side_by_side
+from deapcache.probing.train import side_by_side, thread_count
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def test_jobs_run_at_once_and_share_the_cores() -> None:
     assert (torch.get_num_threads(), _threads_of_a_new_thread()) == (4, 4)
 
 
-def test_a_single_team_has_all_cores_in_this_thread() -> None:
+def test_a_single_group_has_all_cores_in_this_thread() -> None:
     seen: list[object] = []
     with side_by_side(1, "cpu") as run:
         run([lambda: seen.extend([threading.current_thread(), torch.get_num_threads()])])
@@ -60,5 +60,5 @@ def test_the_first_error_is_raised_when_all_have_ended() -> None:
     assert _threads_of_a_new_thread() == 4
 
 
-def test_an_accelerator_has_one_lane() -> None:
-    assert (lanes_of("cpu"), lanes_of("cuda"), lanes_of(torch.device("cuda:1"))) == (4, 1, 1)
+def test_an_accelerator_has_one_thread() -> None:
+    assert (thread_count("cpu"), thread_count("cuda"), thread_count(torch.device("cuda:1"))) == (4, 1, 1)

@@ -34,7 +34,7 @@ def sender(tmp_path_factory: pytest.TempPathFactory) -> LocalLocation:
         toys.add_targets(home, split, "instances")
     for one in toys.probe(home, seeds=(0, 1), iterations=2):
         save_run(
-            home, one.facts(), statistics=one.statistics, prior_statistics=one.prior_statistics,
+            home, one.to_json(), statistics=one.statistics, prior_statistics=one.baseline_statistics,
             image_ids=one.image_ids, weights=one.weights,
         )  # fmt: skip
     return home

@@ -17,7 +17,7 @@ from deapcache.datasets import BOXES
 from deapcache.datasets.boxes import boxes_of_map
 from deapcache.extraction import ExtractionSettings, extract
 from deapcache.locations import LocalLocation
-from deapcache.probing import ProbeOptions, probe_backbone
+from deapcache.probing import ProbeConfig, probe_backbone
 from deapcache.results.figures.canvas import Canvas
 from deapcache.results.speed_record import Speed, write_speed
 
@@ -74,11 +74,11 @@ def build_home(folder: Path) -> Drawable:
 
 
 def _probe(home: LocalLocation, backbone: str, tasks: Sequence[str], readouts: Sequence[str]) -> None:
-    options = ProbeOptions(iterations=4, batch_size=3, lrs=(0.01,))
-    found = probe_backbone(
-        home, dataset="photographs", backbone=backbone, tasks=tasks, readouts=readouts, seeds=SEEDS, options=options
-    )
-    for run in found:
+    config = ProbeConfig(
+        dataset="photographs", backbones=[backbone], tasks=tasks, readouts=readouts, seeds=SEEDS,
+        iterations=4, batch_size=3, lrs=(0.01,),
+    )  # fmt: skip
+    for run in probe_backbone(home, config):
         save(home, run)
 
 

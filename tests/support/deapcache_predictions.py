@@ -14,7 +14,7 @@ from deapcache.datasets import BOXES, Dataset, decode_image
 from deapcache.datasets.boxes import boxes_of_map
 from deapcache.extraction import ExtractionSettings, extract
 from deapcache.locations import LocalLocation
-from deapcache.probing import ProbeOptions, ProbeRun, probe_backbone
+from deapcache.probing import ProbeConfig, ProbeResult, probe_backbone
 from deapcache.recipe import digest_of
 from deapcache.results import save_run
 
@@ -81,7 +81,7 @@ class Trained:
 
     home: LocalLocation
     dataset: Photographs
-    runs: dict[str, ProbeRun]
+    runs: dict[str, ProbeResult]
     """By task."""
     names: dict[str, str]
     """Run names by task."""
@@ -102,21 +102,21 @@ def train(
     (folder / "home").mkdir()
     for _ in extract([backbone], dataset, home, settings=ExtractionSettings(device="cpu", **settings)):
         pass
-    options = ProbeOptions(iterations=iterations, batch_size=3, lrs=(0.01,), upsampler=upsampler)
-    found = probe_backbone(
-        home, dataset="photographs", backbone=backbone, tasks=tasks, readouts=[readout], options=options
-    )
-    runs = {run.protocol.task: run for run in found}
+    config = ProbeConfig(
+        dataset="photographs", backbones=[backbone], tasks=tasks, readouts=[readout],
+        iterations=iterations, batch_size=3, lrs=(0.01,), upsampler=upsampler,
+    )  # fmt: skip
+    runs = {run.task: run for run in probe_backbone(home, config)}
     return Trained(home, dataset, runs, {task: save(home, run) for task, run in runs.items()})
 
 
-def save(home: LocalLocation, run: ProbeRun, **changes: Any) -> str:
+def save(home: LocalLocation, run: ProbeResult, **changes: Any) -> str:
     """Write a run's result and readout, with some of its facts changed; the name that it gets."""
     result = save_run(
         home,
-        {**run.facts(), **changes},
+        {**run.to_json(), **changes},
         statistics=run.statistics,
-        prior_statistics=run.prior_statistics,
+        prior_statistics=run.baseline_statistics,
         image_ids=run.image_ids,
         weights=run.weights,
     )

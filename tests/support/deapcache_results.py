@@ -39,7 +39,7 @@ def make_facts(
     layer: str = "last",
     tokens: str = "none",
 ) -> dict[str, Any]:
-    """What ``ProbeRun.facts()`` gives; the main metric is the first of ``metrics``."""
+    """What ``ProbeResult.to_json()`` gives; the main metric is the first of ``metrics``."""
     protocol = Protocol(
         task=task,
         task_options={"targets": {"annotation": annotation}},

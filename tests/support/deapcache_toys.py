@@ -18,7 +18,7 @@ from deapcache.cache import (
     targets_path,
 )
 from deapcache.locations import Location
-from deapcache.probing import ProbeOptions, ProbeRun, probe_backbone
+from deapcache.probing import ProbeConfig, ProbeResult, probe_backbone
 from deapcache.recipe import FeatureRecipe, TargetRecipe
 
 GRID = 7
@@ -128,11 +128,8 @@ def add_targets(
     return cache
 
 
-def probe(home: Location, tasks: Sequence[str] = ("foreground",), **changes: Any) -> list[ProbeRun]:
-    """Probe the toy backbone; options and other arguments may be mixed."""
-    of_options = ProbeOptions.__dataclass_fields__
-    given = {"iterations": 20, "batch_size": 8, **changes}
-    options = ProbeOptions(**{name: value for name, value in given.items() if name in of_options})
-    others = {name: value for name, value in given.items() if name not in of_options}
-    arguments = {"dataset": "toys", "backbone": "toy", "readouts": ["deap"], **others}
-    return list(probe_backbone(home, tasks=tasks, options=options, **arguments))
+def probe(home: Location, tasks: Sequence[str] = ("foreground",), **changes: Any) -> list[ProbeResult]:
+    """Probe the toy backbone; fields of the config and other arguments may be mixed."""
+    given = {"dataset": "toys", "backbones": ["toy"], "iterations": 20, "batch_size": 8, **changes}
+    others = {name: given.pop(name) for name in ("skip", "progress") if name in given}
+    return list(probe_backbone(home, ProbeConfig(tasks=tasks, **given), **others))

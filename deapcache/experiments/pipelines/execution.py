@@ -13,7 +13,7 @@ from deapcache.experiments.pipelines.datasets import DatasetPlan, look_again
 from deapcache.experiments.pipelines.plan import PipelinePlan, find_pass_runs
 from deapcache.experiments.pipelines.runs import PassRuns
 from deapcache.experiments.pipelines.training import COLLECTED, Trained, line, train_pass, train_passes
-from deapcache.experiments.probe import Probed, Report
+from deapcache.experiments.probe import Report, SavedRun
 from deapcache.extraction import Cluster, ExtractionReport, Progress, extract, prepare_split
 from deapcache.extraction.progress import silent
 from deapcache.results import Result, load_results
@@ -40,7 +40,7 @@ class Outcome:
 
     extracted: list[ExtractionReport] = field(default_factory=list)
     """What this run extracted."""
-    probed: list[Probed] = field(default_factory=list)
+    probed: list[SavedRun] = field(default_factory=list)
     """What this run trained."""
     failures: list[Failure] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from deapcache.experiments.pipelines.pipeline import Pipeline, ProbeSpec
-from deapcache.probing import ProbeOptions, default_iterations
+from deapcache.probing import ProbeConfig, default_iterations
 from deapcache.readouts import canonical_readout
 from deapcache.results.record import largest_key, run_name
 
@@ -20,7 +21,7 @@ class Pass:
 
     backbone: str
     dataset: str
-    options: ProbeOptions
+    options: ProbeConfig
     wanted: tuple[Wanted, ...]
     """Without repetition; each is trained once for each learning rate."""
 
@@ -48,6 +49,19 @@ class Pass:
     def count(self) -> int:
         """Runs of this pass."""
         return len(self.wanted) * len(self.options.lrs)
+
+    def config(self, where: Mapping[str, Any], images_name: str) -> ProbeConfig:
+        """The probe of this pass, on caches that have the recipe fields ``where``."""
+        return replace(
+            self.options,
+            tasks=self.tasks,
+            dataset=self.dataset,
+            backbones=(self.backbone,),
+            readouts=self.readouts,
+            seeds=self.seeds,
+            where=where,
+            images_name=images_name,
+        )
 
     def largest_keys(self) -> Iterator[str]:
         """Of each run's files the one with the longest name, with another digest in it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from deapcache.probing import ProbeOptions
+from deapcache.probing import ProbeConfig
 from deapcache.readouts import needs_upsampler
 
 
@@ -18,7 +18,7 @@ class ProbeSpec:
     backbones: tuple[str, ...]
     readouts: tuple[str, ...]
     seeds: tuple[int, ...]
-    options: ProbeOptions
+    options: ProbeConfig
     """All choices of training; its device is chosen when it runs."""
 
     @property

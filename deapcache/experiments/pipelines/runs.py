@@ -9,7 +9,7 @@ from typing import Any
 from deapcache.errors import AmbiguousCacheError, CacheMissError, DeapcacheError, IncompleteCacheError, LocationError
 from deapcache.experiments.pipelines.passes import Pass
 from deapcache.locations import Location
-from deapcache.probing import PlannedRun, planned_runs
+from deapcache.probing import RunSpec, plan_runs
 from deapcache.results.record import result_key, run_id
 
 
@@ -22,7 +22,7 @@ class PassRuns:
     """Recipe fields that its features and targets have."""
     images_name: str
     """Dataset under whose name the features are cached."""
-    runs: Mapping[str, PlannedRun]
+    runs: Mapping[str, RunSpec]
     """By name; empty while the caches are not there, for they are part of a run's name."""
     there: frozenset[str]
     """Names of the runs that have a result."""
@@ -63,30 +63,20 @@ class PassRuns:
             "lacking": self.lacking,
         }
 
-    def is_settled(self, planned: PlannedRun) -> bool:
+    def is_settled(self, planned: RunSpec) -> bool:
         """Whether a run needs no training: its result is there, or the pipeline does not ask for it."""
-        name = run_id(planned.facts())
+        name = run_id(planned.to_json())
         return name not in self.runs or name in self.there
 
 
 def find_runs(unit: Pass, home: Location, *, fields: Mapping[str, Any], images_name: str) -> PassRuns:
     """The runs of a pass by the caches that ``home`` holds now, and which of them have a result."""
-    runs: Mapping[str, PlannedRun] = {}
+    runs: Mapping[str, RunSpec] = {}
     lacking = problem = ""
     try:
-        planned = planned_runs(
-            home,
-            dataset=unit.dataset,
-            backbone=unit.backbone,
-            tasks=unit.tasks,
-            readouts=unit.readouts,
-            seeds=unit.seeds,
-            options=unit.options,
-            fields=fields,
-            images_name=images_name,
-        )
+        planned = plan_runs(home, unit.config(fields, images_name))
         wanted = set(unit.wanted)
-        runs = {run_id(run.facts()): run for run in planned if (run.task, run.readout, run.seed) in wanted}
+        runs = {run_id(run.to_json()): run for run in planned if (run.task, run.readout, run.seed) in wanted}
     except (CacheMissError, IncompleteCacheError) as error:
         lacking = str(error)
     except LocationError:

@@ -24,7 +24,7 @@ from deapcache.experiments.pipelines.checks import (
 from deapcache.experiments.pipelines.document import Document, KeyPath, shown, unknown_key
 from deapcache.experiments.pipelines.pipeline import Pipeline, ProbeSpec
 from deapcache.extraction.checking import ON_ERROR
-from deapcache.probing import ProbeOptions
+from deapcache.probing import ProbeConfig
 from deapcache.readouts import canonical_readout
 from deapcache.regions import FITS, SQUASH
 from deapcache.results import LAYOUTS, PLAIN
@@ -43,7 +43,7 @@ def _task(name: str) -> str:
 def _views(document: Document, path: KeyPath, value: Any) -> tuple[str, ...]:
     found = items(one_of(*VIEWS), "[original, hflip]")(document, path, value)
     try:
-        return ProbeOptions(views=found).views
+        return ProbeConfig(views=found).views
     except UsageError as error:
         raise document.error(path, str(error)) from None
 
@@ -136,11 +136,11 @@ def _probe(document: Document, path: KeyPath, value: Any, top: Mapping[str, Any]
     )
 
 
-def _options(found: Mapping[str, Any], task_options: Mapping[str, Mapping[str, str]]) -> ProbeOptions:
+def _options(found: Mapping[str, Any], task_options: Mapping[str, Mapping[str, str]]) -> ProbeConfig:
     named = {"iterations": "iterations", "batch_size": "batch_size", "lr": "lrs", "views": "views"}
     given = {option: found[name] for name, option in named.items() if name in found}
     limit, upsampler = found.get("limit"), found.get("upsampler")
-    return ProbeOptions(
+    return ProbeConfig(
         train_limit=limit,
         val_limit=limit,
         upsampler=None if upsampler is None else Path(upsampler),

@@ -11,7 +11,7 @@ import torch
 
 from deapcache.errors import DeapcacheError, LocationError
 from deapcache.experiments.pipelines.runs import PassRuns
-from deapcache.experiments.probe import Probed, ProbeRequest, Report, probe
+from deapcache.experiments.probe import Report, SavedRun, probe
 from deapcache.extraction import Cluster
 from deapcache.extraction.tasks import forget_models, worker_device
 from deapcache.locations import Location
@@ -30,27 +30,17 @@ _EVENTS_EVERY = 0.5
 class Trained:
     """What training a pass came to."""
 
-    probed: list[Probed] = field(default_factory=list)
+    probed: list[SavedRun] = field(default_factory=list)
     error: str = ""
     """What ended it before its last run; empty as a rule."""
 
 
 def train_pass(runs: PassRuns, home: Location, *, report: Report, command: Sequence[str]) -> Trained:
     """Train the missing runs of a pass and save them; raises :class:`LocationError`, which concerns all passes."""
-    unit = runs.unit
-    request = ProbeRequest(
-        tasks=unit.tasks,
-        dataset=unit.dataset,
-        backbones=(unit.backbone,),
-        readouts=unit.readouts,
-        seeds=unit.seeds,
-        options=unit.options,
-        where=runs.fields,
-        images_name=runs.images_name,
-    )
+    config = runs.unit.config(runs.fields, runs.images_name)
     trained = Trained()
     try:
-        for one in probe(home, request, report=report, command=command, skip=runs.is_settled):
+        for one in probe(home, config, report=report, command=command, skip=runs.is_settled):
             trained.probed.append(one)  # one by one, so that an error leaves those before it
     except LocationError:
         raise

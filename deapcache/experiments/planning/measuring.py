@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +20,8 @@ from deapcache.experiments.planning.work import StepGroup
 from deapcache.extraction import choose_device, untrained_rate
 from deapcache.extraction.circumstances import circumstances
 from deapcache.extraction.settings import default_batch_size
-from deapcache.machine import cpu_count, device_name, now
-from deapcache.probing import ProbeOptions
-from deapcache.probing.learner import Learner
-from deapcache.probing.posed import PosedTask
-from deapcache.probing.team import Team
+from deapcache.machine import device_name, now
+from deapcache.probing import ProbeConfig, ReadoutTrainer, StackedGroup, TaskSpec
 from deapcache.timing import seconds_of
 
 Told = Callable[[str, int, int], None]
@@ -103,10 +101,10 @@ def _circumstances(device: torch.device) -> dict[str, Any]:
 
 
 def machine_name(device: str) -> str:
-    """Of the GPU, or of the processor with the number of cores that this process may use."""
+    """Of the GPU, or of the processor with its number of cores."""
     chosen = choose_device(device)
     name = device_name(chosen)
-    return name if chosen.type == "cuda" else f"{name} {cpu_count()} cores"
+    return name if chosen.type == "cuda" else f"{name} {os.cpu_count()} cores"
 
 
 def measure_step(group: StepGroup, device: torch.device) -> float:
@@ -121,15 +119,16 @@ def measure_step(group: StepGroup, device: torch.device) -> float:
     maps = {name: made_up(name, posed, key.batch_size).to(device) for name in posed.task.annotations}
     posed.task.scan_targets(_surveyed(maps, key.surveyed, key.batch_size))
     bias = posed.task.output_bias(posed.task.target(maps))
-    learners = [
-        Learner(posed, key.readout, seed=seed, lr=1e-3, device=device, output_bias=bias) for seed in range(key.members)
+    trainers = [
+        ReadoutTrainer(posed, key.readout, seed=seed, lr=1e-3, device=device, output_bias=bias)
+        for seed in range(key.members)
     ]
-    team, rows = Team(learners, ProbeOptions().weight_decay), np.arange(key.batch_size)
+    stack, rows = StackedGroup(trainers, ProbeConfig().weight_decay), np.arange(key.batch_size)
     target = {key.task: posed.task.training_target(maps, rows, generator)}
-    return _median(lambda: team.step(features, guidance.to(device), target), device)
+    return _median(lambda: stack.step(features, guidance.to(device), target), device)
 
 
-def made_up(annotation: str, posed: PosedTask, images: int) -> torch.Tensor:
+def made_up(annotation: str, posed: TaskSpec, images: int) -> torch.Tensor:
     """Targets of an annotation, (images, …) as target caches hold them: upright stripes, each an object."""
     height, width = posed.output_size
     stripes = torch.arange(width) * (_OBJECTS + 1) // width

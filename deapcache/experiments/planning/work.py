@@ -14,8 +14,7 @@ from deapcache.experiments.pipelines.runs import PassRuns
 from deapcache.experiments.planning.rates import StepKey
 from deapcache.extraction import Outline, PlannedCache
 from deapcache.extraction.prepare import limited_rows, target_size
-from deapcache.probing.posed import PosedTask
-from deapcache.probing.team import MOST_MEMBERS
+from deapcache.probing import MAX_STACK, TaskSpec
 from deapcache.readouts import needs_guidance
 from deapcache.tasks import Task, get_task
 
@@ -35,7 +34,7 @@ class StepGroup:
 
     key: StepKey
     iterations: int
-    posed: PosedTask
+    posed: TaskSpec
 
     @property
     def alone(self) -> StepKey:
@@ -206,13 +205,13 @@ class _Posing:
     def groups(self, left: Iterable[Run]) -> Iterator[StepGroup]:
         """The runs by task and readout, at most sixteen together."""
         for (task, readout), members in Counter((task, readout) for task, readout, _, _ in left).items():
-            for start in range(0, members, MOST_MEMBERS):
-                yield self._group(task, readout, min(MOST_MEMBERS, members - start))
+            for start in range(0, members, MAX_STACK):
+                yield self._group(task, readout, min(MAX_STACK, members - start))
 
     def _group(self, name: str, readout: str, members: int) -> StepGroup:
         unit, task, entry = self.runs.unit, self.tasks[name], describe(self.runs.unit.backbone)
         size = target_size(self.outline, self.dataset.settings.base_size_for(self.outline))
-        posed = PosedTask(
+        posed = TaskSpec(
             task=task,
             backbone=unit.backbone,
             classes=self.outline.classes if "classes" in task.annotations else (),

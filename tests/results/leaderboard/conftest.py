@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from deapcache.datasets import open_dataset
-from deapcache.experiments import ProbeRequest, probe
+from deapcache.experiments import probe
 from deapcache.extraction import extract
 from deapcache.locations import LocalLocation
-from deapcache.probing import ProbeOptions
+from deapcache.probing import ProbeConfig
 
 TRAINED, CONTROL = "efficientnet-lite0-s16", "efficientnet-lite0-s16@untrained"
 
@@ -21,8 +22,7 @@ def real_home(tmp_path_factory: pytest.TempPathFactory, exported: Callable[[str]
     """Boundaries with two seeds and foreground with one, of a pretrained backbone and its control, on three scenes."""
     home = LocalLocation(tmp_path_factory.mktemp("real") / "home")
     list(extract([TRAINED, CONTROL], open_dataset("coco", exported("coco")), home))
-    options = ProbeOptions(iterations=6, batch_size=2, train_limit=2, val_limit=2)
+    config = ProbeConfig(dataset="coco", iterations=6, batch_size=2, train_limit=2, val_limit=2)
     for task, seeds in (("boundaries", (0, 1)), ("foreground", (0,))):
-        request = ProbeRequest(tasks=[task], dataset="coco", seeds=seeds, options=options)
-        list(probe(home, request, command=["deapcache", "probe", "--task", task]))
+        list(probe(home, replace(config, tasks=[task], seeds=seeds), command=["deapcache", "probe", "--task", task]))
     return home

@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from deapcache.probing.learner import Learner
-from deapcache.probing.posed import PosedTask
-from deapcache.probing.team import Team, form_teams
+from deapcache.probing import ReadoutTrainer, StackedGroup, TaskSpec
+from deapcache.probing.train import stack_trainers
 from deapcache.tasks import get_task
 
 GRID, DIM, SIZE, STEPS, BATCH = (5, 6), 24, (40, 48), 20, 3
 
 
-def pose(name: str, *, iterations: int = STEPS, classes: tuple[str, ...] = ()) -> PosedTask:
-    return PosedTask(
+def spec_of(name: str, *, iterations: int = STEPS, classes: tuple[str, ...] = ()) -> TaskSpec:
+    return TaskSpec(
         task=get_task(name),
         backbone="toy",
         classes=classes,
@@ -26,8 +25,8 @@ def pose(name: str, *, iterations: int = STEPS, classes: tuple[str, ...] = ()) -
     )
 
 
-def learner(posed: PosedTask, readout: str = "deap", *, seed: int = 0, lr: float = 1e-2) -> Learner:
-    made = Learner(posed, readout, seed=seed, lr=lr)
+def trainer(spec: TaskSpec, readout: str = "deap", *, seed: int = 0, lr: float = 1e-2) -> ReadoutTrainer:
+    made = ReadoutTrainer(spec, readout, seed=seed, lr=lr)
     for head in made.heads:
         head.double()
     return made
@@ -49,25 +48,25 @@ def batches() -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
     return made
 
 
-def states(learners: list[Learner]) -> list[dict[str, torch.Tensor]]:
-    return [{n: v.clone() for n, v in head.state_dict().items()} for one in learners for head in one.heads]
+def states(trainers: list[ReadoutTrainer]) -> list[dict[str, torch.Tensor]]:
+    return [{n: v.clone() for n, v in head.state_dict().items()} for one in trainers for head in one.heads]
 
 
 @pytest.mark.parametrize("readout", ["deap", "no-sigma", "no-indiv-sigma", "only-mask", "8-dim", "bicubic"])
 def test_stacked_learn_what_each_learns_alone(readout: str) -> None:
     """Five of one shape, of two tasks, three seeds and two learning rates, in float64 over 20 steps."""
-    foreground, depth = pose("foreground"), pose("depth")
+    foreground, depth = spec_of("foreground"), spec_of("depth")
     asked = [(foreground, 0, 1e-2), (foreground, 1, 1e-2), (depth, 0, 1e-2), (foreground, 2, 3e-3), (depth, 5, 1e-2)]
 
-    def fresh() -> list[Learner]:
-        return [learner(posed, readout, seed=seed, lr=lr) for posed, seed, lr in asked]
+    def fresh() -> list[ReadoutTrainer]:
+        return [trainer(spec, readout, seed=seed, lr=lr) for spec, seed, lr in asked]
 
     together, alone = fresh(), fresh()
     before = states(together)
-    teams = [Team(together, 1e-4)], [Team([one], 1e-4) for one in alone]
+    groups = [StackedGroup(together, 1e-4)], [StackedGroup([one], 1e-4) for one in alone]
     for features, targets in batches():
-        for team in (*teams[0], *teams[1]):
-            team.step(features, None, targets)
+        for group in (*groups[0], *groups[1]):
+            group.step(features, None, targets)
     for start, ours, theirs in zip(before, states(together), states(alone), strict=True):
         for name, value in ours.items():
             torch.testing.assert_close(value, theirs[name], rtol=1e-7, atol=1e-9, msg=name)
@@ -76,37 +75,37 @@ def test_stacked_learn_what_each_learns_alone(readout: str) -> None:
         np.testing.assert_allclose(ours.loss_curve(), theirs.loss_curve(), rtol=1e-5)
 
 
-def test_those_of_one_shape_are_a_team() -> None:
-    foreground, depth = pose("foreground"), pose("depth")
-    longer, segmentation = pose("boundaries", iterations=30), pose("segmentation", classes=("a", "b", "c"))
-    one_channel = [learner(foreground), learner(depth), learner(foreground, lr=1e-3), learner(foreground, seed=1)]
-    apart = [learner(longer), learner(segmentation), learner(foreground, "deap:32")]
-    teams = form_teams([one_channel[0], *apart, *one_channel[1:]], 1e-4)
-    assert sorted(len(team.learners) for team in teams) == [1, 1, 1, 4]
-    assert next(team for team in teams if len(team.learners) == 4).learners == one_channel
+def test_those_of_one_shape_are_a_group() -> None:
+    foreground, depth = spec_of("foreground"), spec_of("depth")
+    longer, segmentation = spec_of("boundaries", iterations=30), spec_of("segmentation", classes=("a", "b", "c"))
+    one_channel = [trainer(foreground), trainer(depth), trainer(foreground, lr=1e-3), trainer(foreground, seed=1)]
+    apart = [trainer(longer), trainer(segmentation), trainer(foreground, "deap:32")]
+    groups = stack_trainers([one_channel[0], *apart, *one_channel[1:]], 1e-4)
+    assert sorted(len(group.trainers) for group in groups) == [1, 1, 1, 4]
+    assert next(group for group in groups if len(group.trainers) == 4).trainers == one_channel
 
 
-def test_a_team_is_not_too_large() -> None:
-    posed = pose("foreground")
-    sizes = [len(team.learners) for team in form_teams([learner(posed, seed=s) for s in range(20)], 1e-4)]
+def test_a_group_is_not_too_large() -> None:
+    spec = spec_of("foreground")
+    sizes = [len(group.trainers) for group in stack_trainers([trainer(spec, seed=s) for s in range(20)], 1e-4)]
     assert sizes == [16, 4]
 
 
-@pytest.mark.parametrize(("learners", "lanes", "sizes"), [(8, 2, [4, 4]), (3, 64, [1, 1, 1]), (40, 2, [16, 16, 8])])
-def test_teams_share_the_lanes(learners: int, lanes: int, sizes: list[int]) -> None:
-    posed = pose("foreground")
-    teams = form_teams([learner(posed, seed=s) for s in range(learners)], 1e-4, lanes=lanes)
-    assert [len(team.learners) for team in teams] == sizes
+@pytest.mark.parametrize(("trainers", "threads", "sizes"), [(8, 2, [4, 4]), (3, 64, [1, 1, 1]), (40, 2, [16, 16, 8])])
+def test_groups_share_the_threads(trainers: int, threads: int, sizes: list[int]) -> None:
+    spec = spec_of("foreground")
+    groups = stack_trainers([trainer(spec, seed=s) for s in range(trainers)], 1e-4, threads=threads)
+    assert [len(group.trainers) for group in groups] == sizes
 
 
 def test_two_readouts_of_one_task_are_stacked_each_with_its_own_kind() -> None:
     """Detection's centres and sizes: the output is theirs side by side, whatever the company."""
-    posed = pose("detection")
-    pair = [learner(posed, seed=0), learner(posed, seed=1)]
-    (team,) = form_teams(pair, 1e-4)
+    spec = spec_of("detection")
+    pair = [trainer(spec, seed=0), trainer(spec, seed=1)]
+    (group,) = stack_trainers(pair, 1e-4)
     features = batches()[0][0]
     with torch.no_grad():
-        for one, output in zip(pair, team.outputs(features, None), strict=True):
+        for one, output in zip(pair, group.outputs(features, None), strict=True):
             expected = torch.cat([head(features, SIZE) for head in one.heads], 1)
             assert output.shape == (BATCH, 3, *SIZE)
             torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-9)

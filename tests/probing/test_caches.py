@@ -60,14 +60,14 @@ def test_two_pairs_are_ambiguous_until_a_field_decides(toys) -> None:
         add_features(toys, split, storage="bfloat16")
     with pytest.raises(AmbiguousCacheError, match="storage"):
         probe(toys)
-    (run,) = probe(toys, fields={"storage": "bfloat16"})
+    (run,) = probe(toys, where={"storage": "bfloat16"})
     assert run.caches["train"]["recipe"]["storage"] == run.caches["val"]["recipe"]["storage"] == "bfloat16"
 
 
 def test_a_digest_of_either_split_decides(toys) -> None:
     others = [add_features(toys, split, storage="bfloat16") for split in COUNTS]
     for other in others:
-        (run,) = probe(toys, iterations=1, fields={"digest": other.digest[:12]})
+        (run,) = probe(toys, iterations=1, where={"digest": other.digest[:12]})
         assert [run.caches[split]["digest"] for split in COUNTS] == [cache.digest for cache in others]
 
 
@@ -78,8 +78,8 @@ def test_one_of_two_sets_of_images_in_each_split_is_chosen_by_both_digests(toys)
     with pytest.raises(AmbiguousCacheError, match="of toy toys train"):
         probe(toys)
     with pytest.raises(AmbiguousCacheError, match="of toy toys val"):
-        probe(toys, fields={"images": "fewer images of train"})
-    (run,) = probe(toys, iterations=1, fields={"images": "fewer images of train,fewer images of val"})
+        probe(toys, where={"images": "fewer images of train"})
+    (run,) = probe(toys, iterations=1, where={"images": "fewer images of train,fewer images of val"})
     assert [run.caches[split]["recipe"]["images"] for split in COUNTS] == [f"fewer images of {s}" for s in COUNTS]
 
 
@@ -211,7 +211,7 @@ class TestFit:
     @pytest.mark.parametrize("fit", ["squash", "crop"])
     @pytest.mark.parametrize("field", ["fit", "base_fit"])
     def test_one_field_chooses_features_and_targets(self, both, fit, field) -> None:
-        (run,) = probe(both, iterations=1, fields={field: fit})
+        (run,) = probe(both, iterations=1, where={field: fit})
         assert {run.caches[split]["recipe"]["base_fit"] for split in COUNTS} == {fit}
         assert {run.caches[f"{split} instances targets"]["recipe"]["fit"] for split in COUNTS} == {fit}
         assert run.protocol.task_options["targets"]["instances"]["fit"] == fit
@@ -220,7 +220,7 @@ class TestFit:
         with pytest.raises(AmbiguousCacheError, match="base_fit"):
             probe(both)
         with pytest.raises(UsageError, match="fit=squash and base_fit=crop are asked for"):
-            probe(both, fields={"fit": "squash", "base_fit": "crop"})
+            probe(both, where={"fit": "squash", "base_fit": "crop"})
 
     def test_targets_of_the_other_fit_do_not_count(self, home) -> None:
         for split in COUNTS:
@@ -234,8 +234,8 @@ class TestFit:
             for size in ((48, 40), (40, 40)):
                 add_targets(both, split, "instances", size=size, fit="crop")
         with pytest.raises(UsageError, match=r"cropped to the shape of 48x40, and .* cropped to that of 56x56"):
-            probe(both, output_size=(48, 40), fields={"fit": "crop"})
-        (run,) = probe(both, output_size=(40, 40), iterations=1, fields={"fit": "crop"})
+            probe(both, output_size=(48, 40), where={"fit": "crop"})
+        (run,) = probe(both, output_size=(40, 40), iterations=1, where={"fit": "crop"})
         assert run.protocol.output_size == (40, 40)
 
     def test_native_crops_have_the_shape_that_the_backbone_sees(self, home) -> None:
@@ -248,6 +248,6 @@ class TestFit:
     def test_eigens_crop_is_of_whole_images(self, both) -> None:
         chosen = {"task_options": {"depth": {"crop": "eigen"}}, "iterations": 1}
         with pytest.raises(UsageError, match=r"task depth: .*eigen.* is about places in the whole image"):
-            probe(both, ["depth"], fields={"fit": "crop"}, **chosen)
-        probe(both, ["depth"], fields={"fit": "squash"}, **chosen)
-        probe(both, ["depth"], fields={"fit": "crop"}, iterations=1)
+            probe(both, ["depth"], where={"fit": "crop"}, **chosen)
+        probe(both, ["depth"], where={"fit": "squash"}, **chosen)
+        probe(both, ["depth"], where={"fit": "crop"}, iterations=1)

@@ -1,0 +1,190 @@
+"""What a caller chooses about a probe, and what it hears while the probe runs.
+
+The paper gives no training recipe; the defaults here are this project's own.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from deapcache.cache import HFLIP, ORIGINAL, VIEWS, check_views
+from deapcache.errors import UsageError
+from deapcache.locations import Location
+from deapcache.tasks import get_task
+
+WARM_UP = 0.05
+"""Share of the iterations over which the learning rate rises linearly; afterwards it falls to 0 along a cosine."""
+
+GRADIENT_CLIP = 1.0
+"""Largest gradient norm of one readout."""
+
+Residency = Literal["gpu", "memory", "stream"]
+"""Where training arrays live: in the memory of the GPU, in the host's memory, or in the cache, from which batches are
+read ahead."""
+
+RESIDENCIES: tuple[str, ...] = get_args(Residency)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """All choices of a probe: what to train on what, and how; raises :class:`UsageError` for values out of range.
+
+    :func:`deapcache.experiments.probe` fills in the dataset and the backbones where they are left out;
+    :func:`deapcache.probing.probe_backbone` takes one dataset and one backbone.
+    """
+
+    tasks: Sequence[str] = ()
+    dataset: str | None = None
+    """``None``: each task's default dataset, or the only cached one that suits it."""
+    backbones: Sequence[str] = ()
+    """Empty: every one cached for the dataset."""
+    readouts: Sequence[str] = ("deap",)
+    seeds: Sequence[int] = (0,)
+    """Seeds of the readouts' initialisation."""
+    where: Mapping[str, Any] = field(default_factory=dict)
+    """Recipe fields that features and targets must have, where the home holds several caches of them."""
+    images_name: str | None = None
+    """Dataset under whose name the features are cached; ``None``: ``dataset``, or the one whose images it shares
+    (:func:`deapcache.experiments.probe` looks it up)."""
+    splits: tuple[str, str] = ("train", "val")
+    """Names of the splits to train and to score on."""
+    lrs: tuple[float, ...] = (1e-3,)
+    """AdamW's peak learning rates; each is a readout of its own, with a protocol of its own."""
+    weight_decay: float = 1e-4
+    batch_size: int = 32
+    iterations: int | None = None
+    """Steps of each readout; ``None``: the task's own (:func:`default_iterations`)."""
+    order_seed: int = 0
+    """Seed of the order in which images are drawn; the readouts' seeds do not touch it."""
+    train_limit: int | None = None
+    """Train on the first so many images, all where there are not more; ``None``: on all."""
+    val_limit: int | None = None
+    """Score on the first so many images, all where there are not more; ``None``: on all."""
+    views: tuple[str, ...] = (ORIGINAL,)
+    """Views of the training images to draw from, the original ones among them; validation images are never mirrored."""
+    output_size: tuple[int, int] | None = None
+    """(height, width) of the target caches to use; ``None``: the base size of the features, or, where these come from
+    images of native size, the only one there is."""
+    task_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Task → its ``choices`` that are not the default: ``{"depth": {"crop": "eigen"}}``."""
+    upsampler: Path | None = None
+    """Checkpoint of the published upsampler that ``featup`` is built around."""
+    residency: Residency | None = None
+    """Where training arrays live; ``None``: the first that has room
+    (:func:`deapcache.probing.batches.choose_residency`)."""
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "views", check_views(self.views))
+        if ORIGINAL not in self.views:
+            raise UsageError(
+                f"views {', '.join(self.views)}: scores are of original images, so training draws from these as well: "
+                f"expected {', '.join(VIEWS)}, or nothing for the original images alone"
+            )
+        view = self.where.get("view", ORIGINAL)
+        if view != ORIGINAL:
+            raise UsageError(
+                f"view={view} cannot choose the features of a probe: scores are of original images. To train on "
+                f"mirrored ones as well, ask for the views {ORIGINAL},{HFLIP} (--views)"
+            )
+        if not self.lrs:
+            raise UsageError("no learning rate is given: expected at least one, such as 1e-3")
+        given = [("lr", lr) for lr in self.lrs]
+        given += [(name, getattr(self, name)) for name in ("batch_size", "iterations", "train_limit", "val_limit")]
+        for name, value in given:
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"{name} is {value}: expected a number above 0, and a finite one")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UsageError(f"weight_decay is {self.weight_decay}: expected 0 or more, and a finite number")
+        self._check_residency()
+
+    def _check_residency(self) -> None:
+        if self.residency == "pinned":
+            raise UsageError("residency pinned is no longer there: choose memory, with a GPU as well")
+        if self.residency is not None and self.residency not in RESIDENCIES:
+            raise UsageError(f"unknown residency {self.residency!r}: choose one of {', '.join(RESIDENCIES)}")
+        if self.residency == "gpu" and self.device.partition(":")[0] != "cuda":
+            raise UsageError(
+                f"residency gpu needs a GPU, and training runs on {self.device}: choose memory or stream, "
+                "or --device cuda"
+            )
+
+    @property
+    def backbone(self) -> str:
+        """The only backbone; raises :class:`UsageError` where there is not exactly one."""
+        if len(self.backbones) != 1:
+            raise UsageError(f"one pass probes one backbone, and {len(self.backbones)} are given")
+        return self.backbones[0]
+
+    def extract_command(self, home: Location) -> str:
+        """The command that makes the features and targets of this probe, and continues where it stopped."""
+        return f"deapcache extract --dataset {self.dataset} --backbone {self.backbone} --home {home}"
+
+    def optimiser(self, lr: float) -> dict[str, Any]:
+        """Optimiser and schedule at one of the learning rates, as the protocol records them."""
+        return {
+            "name": "AdamW",
+            "lr": lr,
+            "weight_decay": self.weight_decay,
+            "schedule": "linear warm-up, cosine to 0",
+            "warm_up": WARM_UP,
+            "gradient_clip": GRADIENT_CLIP,
+            "precision": "fp32",
+        }
+
+
+def default_iterations(task: str) -> int:
+    """Training steps of ``task`` where none are given: 30,000 for the COCO tasks, 10,000 for the others."""
+    return get_task(task).iterations
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeProgress:
+    """How far one stage of a probe has come."""
+
+    stage: str
+    """``train`` (counted in iterations) or ``score`` (counted in images)."""
+    done: int
+    total: int
+    per_second: float
+    """Iterations or images per second since the stage began."""
+    seconds_left: float
+    mean_loss: float | None = None
+    """Mean recent training loss of all readouts; ``None`` before the first check of the losses, and when scoring."""
+
+
+Progress = Callable[[ProbeProgress], None]
+
+
+class StageTimer:
+    """Times one stage and reports its progress to a callback."""
+
+    def __init__(self, stage: str, total: int, progress: Progress) -> None:
+        self._stage = stage
+        self._total = total
+        self._progress = progress
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the stage began."""
+        return time.perf_counter() - self._start
+
+    def report(self, done: int, mean_loss: float | None = None) -> None:
+        """Call back with ``done`` of the total."""
+        rate = done / max(self.seconds, 1e-9)
+        self._progress(
+            ProbeProgress(
+                stage=self._stage,
+                done=done,
+                total=self._total,
+                per_second=rate,
+                seconds_left=(self._total - done) / max(rate, 1e-9),
+                mean_loss=mean_loss,
+            )
+        )
