@@ -66,7 +66,7 @@ class Scorer:
         if wanted > 0:
             is_mapping = isinstance(target, Mapping)
             first = {name: values[:wanted] for name, values in target.items()} if is_mapping else target[:wanted]
-            shown, prediction = self._task.shown(output[:wanted], first)
+            shown, prediction = self._task.picture_values(output[:wanted], first)
             self._examples.append((rows[:wanted], shown.cpu().numpy(), prediction.cpu().numpy()))
         self._done += len(rows)
 

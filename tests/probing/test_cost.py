@@ -11,7 +11,7 @@ from deapcache_readouts import draw, draw_images, make
 from torch import Tensor, nn
 
 from deapcache.probing.evaluate import measure_cost
-from deapcache.readouts import Readout
+from deapcache.readouts import Readout, ReadoutConfig
 
 
 class Keeps(torch.autograd.Function):
