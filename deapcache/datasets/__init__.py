@@ -12,9 +12,8 @@ from deapcache.datasets.base import (
     open_dataset,
 )
 from deapcache.datasets.boxes import BOXES, COLUMNS, crop_table, pad_table
-from deapcache.datasets.decoding import COLOUR, decode_image
 from deapcache.datasets.digests import DigestIndex
-from deapcache.datasets.resizing import INTERPOLATION, resize_image, resize_map
+from deapcache.datasets.io import COLOUR, INTERPOLATION, decode_image, resize_image, resize_map
 from deapcache.datasets.workers import in_order, workers
 
 __all__ = [

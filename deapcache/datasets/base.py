@@ -1,22 +1,44 @@
-"""What every dataset offers, and the registry that names them."""
+"""What every dataset offers, the registry that names them, and datasets that are files in folders."""
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.datasets.boxes import BOXES
-from deapcache.datasets.digests import DigestIndex, Progress
-from deapcache.datasets.folders import listing
-from deapcache.errors import DeapcacheError, UnknownNameError, UsageError
+from deapcache.datasets.digests import DigestIndex, Progress, digest_files
+from deapcache.datasets.io import COLOUR_AS_STORED, decode_image, image_size, listing, read_index_map
+from deapcache.errors import LEAVE_OUT, DataError, DeapcacheError, UnknownNameError, UsageError, printable
+from deapcache.recipe import digest_of
 from deapcache.registry import Registry
+
+SUBSET_SEED = 0
+
+
+def sample_order(ids: Iterable[str]) -> list[str]:
+    """The ids by ascending sha256 of ``"SEED:id"``, which no other id has a part in.
+
+    The first 8,000 and the first 100,000 of them are seeded random choices, the smaller one within the larger, that
+    everybody gets alike and that stay as they are when images are added elsewhere; in a cache they are its first rows,
+    so that a subset costs a subset's shards.
+    """
+    return sorted(ids, key=sample_key)
+
+
+def sample_key(name: str) -> tuple[bytes, str]:
+    """Where an id stands in :func:`sample_order`."""
+    return hashlib.sha256(f"{SUBSET_SEED}:{name}".encode()).digest(), name
+
 
 VOID = 255
 """Value of unlabelled pixels in ``classes`` maps."""
@@ -39,7 +61,7 @@ class Dataset(ABC):
     classes: tuple[str, ...] = ()
     """Class names by value of the ``classes`` maps; empty without one."""
     colour: ClassVar[str]
-    """Recipe field: how its images become RGB, see ``deapcache.datasets.decoding``."""
+    """Recipe field: how its images become RGB, see ``deapcache.datasets.io``."""
     computes_images: ClassVar[bool] = False
     """Whether making an image is Python's own work, which runs in processes, not a library's, which runs in threads."""
     omitted: Mapping[str, Mapping[str, str]] = MappingProxyType({})
@@ -112,7 +134,7 @@ class Dataset(ABC):
 
         The other rows move up, and all digests are those of what is left.
         """
-        from deapcache.datasets.selection import Selection
+        from deapcache.datasets.base import Selection
 
         return Selection(self, omitted)
 
@@ -182,10 +204,10 @@ DATASETS: Registry[DatasetEntry] = Registry(
         "deapcache.datasets.coco",
         "deapcache.datasets.coco_stuff",
         "deapcache.datasets.diode",
-        "deapcache.datasets.folder.entries",
+        "deapcache.datasets.folder",
         "deapcache.datasets.kitti",
         "deapcache.datasets.nyuv2",
-        "deapcache.datasets.scenes.dataset",
+        "deapcache.datasets.scenes",
         "deapcache.datasets.voc",
     ),
     entry_point_group="deapcache.datasets",
@@ -228,3 +250,234 @@ def look_for(entry: DatasetEntry, data_root: Path) -> dict[str, SplitStatus]:
             return entry.status(data_root)
     except DeapcacheError as error:
         return dict.fromkeys(Dataset.splits, SplitStatus(images=0, missing=(f"access: {error}",)))
+
+
+_OF_THE_WHOLE = (
+    "name", "images_name", "splits", "base_size", "annotations", "classes", "colour", "computes_images",
+)  # fmt: skip
+
+
+class Selection(Dataset):
+    """Any dataset less some of its images; the others move up.
+
+    Its digests are made from those of the whole. A dataset that reads each image from a file of its own has a
+    :meth:`Dataset.without` that does better: what was left out may then be missing, too.
+    """
+
+    def __init__(self, whole: Dataset, omitted: Mapping[str, Mapping[str, str]]) -> None:
+        vars(self).update({name: getattr(whole, name) for name in _OF_THE_WHOLE})
+        self.omitted = whole.omitted_and(omitted)
+        self._whole = whole
+        self._kept: dict[str, list[int]] = {}
+
+    def tolerant(self) -> Selection:
+        return Selection(self._whole.tolerant(), self.omitted)
+
+    def image_ids(self, split: str) -> tuple[str, ...]:
+        ids = self._whole.image_ids(split)
+        return tuple(ids[row] for row in self._rows(split))
+
+    def image_digests(
+        self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
+    ) -> tuple[str, ...]:
+        digests = self._whole.image_digests(split, index=index, progress=progress)
+        return tuple(digests[row] for row in self._rows(split))
+
+    def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
+        return self._whole.read_image(split, self._rows(split)[row])
+
+    def read_annotation(self, split: str, row: int, kind: str) -> NDArray[Any]:
+        return self._whole.read_annotation(split, self._rows(split)[row], kind)
+
+    def row_files(self, split: str, row: int) -> tuple[Path, ...]:
+        return self._whole.row_files(split, self._rows(split)[row])
+
+    def box_rows(self, split: str) -> int:
+        return self._whole.box_rows(split)
+
+    def annotation_digest(
+        self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
+    ) -> str:
+        whole = self._whole.annotation_digest(split, kind, index=index, progress=progress)
+        return digest_of([whole, self.image_ids(split)]) if self.omitted.get(split) else whole
+
+    def target_options(self, kind: str) -> dict[str, Any]:
+        return self._whole.target_options(kind)
+
+    def _rows(self, split: str) -> list[int]:
+        if split not in self._kept:
+            left_out = self.omitted.get(split, {})
+            rows = [row for row, name in enumerate(self._whole.image_ids(split)) if name not in left_out]
+            self._kept[split] = rows
+        return self._kept[split]
+
+
+Row = TypeVar("Row")
+
+
+class ListedDataset(Dataset, Generic[Row]):
+    """A dataset of files under ``root`` whose rows are listed when first needed.
+
+    A copy that is tolerant, or lacks some images, lists anew and shares the rest. What a subclass lists honours
+    :attr:`omitted`, and is checked as a whole unless it ``_is_tolerant``.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._listings: dict[str, tuple[Row, ...]] = {}
+        self._is_tolerant = False
+
+    def tolerant(self) -> Self:
+        made = self._again()
+        made._is_tolerant = True
+        return made
+
+    def without(self, omitted: Mapping[str, Mapping[str, str]]) -> Self:
+        made = self._again()
+        made.omitted = self.omitted_and(omitted)
+        return made
+
+    def _again(self) -> Self:
+        made = copy.copy(self)
+        made._listings = {}
+        return made
+
+
+_LISTING = threading.Lock()  # of the module, so that a dataset can be pickled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image and the files that its annotations are read from, relative to the dataset's folder."""
+
+    id: str
+    image: str
+    labels: Mapping[str, tuple[str, ...]]
+    """By kind of annotation; a kind that is read from the files of another (boxes) names them again."""
+    problem: str = ""
+    """Why it cannot be read, where the names of its files say so already; names the file."""
+
+
+class FileDataset(ListedDataset[Sample]):
+    """A dataset whose images and labels are files under ``root``.
+
+    A subclass lists the samples of a split and reads one annotation; digests and images come from here, and so
+    does leaving samples out.
+    """
+
+    colour: ClassVar[str] = COLOUR_AS_STORED
+    most_objects: ClassVar[int] = 0
+    """Most objects an image may have; the ``boxes`` table of every image has room for them."""
+
+    @abstractmethod
+    def list_samples(self, split: str) -> Sequence[Sample]:
+        """All samples of a split, by id; raises as :meth:`Dataset.image_ids` does.
+
+        What concerns one image alone is better a sample's ``problem``, which can be left out.
+        """
+
+    @abstractmethod
+    def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
+        """What :meth:`Dataset.read_annotation` gives, for a kind that the dataset has."""
+
+    def samples(self, split: str) -> tuple[Sample, ...]:
+        """The samples of a split, listed once; training images in ``deapcache.datasets.base.sample_order``."""
+        self._require_split(split)
+        with _LISTING:
+            if split not in self._listings:
+                left_out = self.omitted.get(split, {})
+                with listing(self.root):
+                    samples = [_of_utf8(sample) for sample in self.list_samples(split)]
+                kept = tuple(sample for sample in samples if sample.id not in left_out)
+                if not self._is_tolerant:
+                    _refuse_problems(kept)
+                self._listings[split] = _ordered(kept, shuffled=split == "train")
+            return self._listings[split]
+
+    def row_files(self, split: str, row: int) -> tuple[Path, ...]:
+        sample = self.samples(split)[row]
+        names = dict.fromkeys([sample.image, *(name for names in sample.labels.values() for name in names)])
+        return tuple(self.root / name for name in names)
+
+    def image_ids(self, split: str) -> tuple[str, ...]:
+        return tuple(sample.id for sample in self.samples(split))
+
+    def image_digests(
+        self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
+    ) -> tuple[str, ...]:
+        return self._digests([sample.image for sample in self.samples(split)], index, progress)
+
+    def image_path(self, split: str, row: int) -> Path:
+        """The file of an image."""
+        return self.root / self.samples(split)[row].image
+
+    def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
+        self._sound_sample(split, row)
+        return decode_image(self.image_path(split, row), apply_exif=self.colour != COLOUR_AS_STORED)
+
+    def read_annotation(self, split: str, row: int, kind: str) -> NDArray[Any]:
+        self._require_kind(kind)
+        return self.read_labels(self._sound_sample(split, row), kind)
+
+    def annotation_digest(
+        self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
+    ) -> str:
+        """From the ids, and the bytes of the files that the kind is read from."""
+        self._require_kind(kind)
+        samples = self.samples(split)
+        digests = iter(self._digests([name for s in samples for name in s.labels[kind]], index, progress))
+        return digest_of([[s.id, *(next(digests) for _ in s.labels[kind])] for s in samples])
+
+    def box_rows(self, split: str) -> int:
+        if BOXES not in self.annotations:
+            return super().box_rows(split)
+        self._require_split(split)
+        return 1 + self.most_objects
+
+    def _sound_sample(self, split: str, row: int) -> Sample:
+        sample = self.samples(split)[row]
+        if sample.problem:
+            raise DataError(sample.problem)
+        return sample
+
+    def _digests(self, names: list[str], index: DigestIndex | None, progress: Progress | None) -> tuple[str, ...]:
+        return digest_files(self.root, names, index=index, progress=progress)
+
+
+def _of_utf8(sample: Sample) -> Sample:
+    """A sample whose id can be written anywhere; one whose name is not UTF-8 has its bytes in it, and a problem."""
+    id_ = printable(sample.id)
+    problem = f"the name of {sample.image} is not UTF-8: rename it"
+    return sample if id_ == sample.id else replace(sample, id=id_, problem=sample.problem or problem)
+
+
+def _ordered(samples: Sequence[Sample], *, shuffled: bool) -> tuple[Sample, ...]:
+    return tuple(sorted(samples, key=lambda sample: sample_key(sample.id)) if shuffled else samples)
+
+
+def _refuse_problems(samples: Sequence[Sample]) -> None:
+    problems = [sample.problem for sample in samples if sample.problem]
+    if problems:
+        more = f" (so or otherwise, {len(problems)} of {len(samples)} images cannot be read)" if problems[1:] else ""
+        raise DataError(f"{problems[0]}{more}; {LEAVE_OUT}")
+
+
+def require_same_size(labels: NDArray[Any], path: Path, image: tuple[int, int], image_path: Path) -> None:
+    """Raise :class:`DataError` where a label map does not have the size (height, width) of its image."""
+    if labels.shape[:2] != image:
+        raise DataError(
+            f"{path} has {labels.shape[0]} x {labels.shape[1]} pixels (height x width), its image {image_path} has "
+            f"{image[0]} x {image[1]}; labels must lie on the image's own pixels"
+        )
+
+
+def require_size_of(image_path: Path, labels: NDArray[Any], path: Path) -> None:
+    """Raise :class:`DataError` where a label map does not have the size of its image, as that is stored."""
+    require_same_size(labels, path, image_size(image_path), image_path)
+
+
+def read_map_of_image(path: Path, image_path: Path) -> NDArray[np.int32]:
+    """(h, w) int32: an index map as ``read_index_map`` gives it, of its image's size; raises as that does."""
+    labels = read_index_map(path)
+    require_size_of(image_path, labels, path)
+    return labels

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from deapcache.datasets.base import Dataset
 from deapcache.datasets.boxes import BOXES
-from deapcache.datasets.folders import access_error
+from deapcache.datasets.io import access_error
 from deapcache.datasets.workers import in_order, workers
 from deapcache.errors import DeapcacheError
 

@@ -2,27 +2,280 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import threading
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.base import DATASETS, DatasetEntry, SplitStatus
-from deapcache.datasets.boxes import BOXES
-from deapcache.datasets.coco_boxes import read_boxes
-from deapcache.datasets.coco_listing import CocoImage, is_crowd, listing_digest, read_listing
-from deapcache.datasets.decoding import COLOUR_AS_STORED, decode_image
+from deapcache.datasets.base import DATASETS, DatasetEntry, ListedDataset, SplitStatus, sample_key
+from deapcache.datasets.boxes import BOXES, CROWD, OBJECT, box_table
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
-from deapcache.datasets.folders import absent, listing, not_under, require_split, stems
-from deapcache.datasets.listed import ListedDataset
-from deapcache.datasets.masks import decode_segmentation
-from deapcache.datasets.ordering import sample_key
+from deapcache.datasets.io import (
+    COLOUR_AS_STORED,
+    absent,
+    decode_image,
+    listing,
+    not_under,
+    read_json,
+    require_split,
+    stems,
+)
 from deapcache.errors import LEAVE_OUT, DataError, MissingDataError
+from deapcache.recipe import canonical_json
+
+_CROWD_TEXTS: Mapping[str, int] = {"": 0, "0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+"""How exporters that write every field as text write ``iscrowd``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoImage:
+    """One image of the listing with its annotations, crowds first, then large before small."""
+
+    id: int
+    file_name: str
+    size: tuple[int, int]
+    """Height and width in pixels, of the file as stored."""
+    annotations: tuple[Mapping[str, Any], ...]
+
+
+def read_listing(path: Path) -> tuple[CocoImage, ...]:
+    """All images of an ``instances_*.json``, with and without annotations, by ascending id.
+
+    Ids, sizes and areas may be written as text, and ``iscrowd`` as 0, 1, true, false, empty or text of one of these.
+    Raises :class:`DataError` that names the file where it is no such JSON, repeats an id or annotates an unknown image.
+    """
+    content = _parse(path)
+    images = [_checked_fields(fields, "image", k, _image_fields, path) for k, fields in enumerate(content["images"])]
+    annotations = [
+        _checked_fields(fields, "annotation", k, _annotation_fields, path)
+        for k, fields in enumerate(content["annotations"])
+    ]
+    return _arrange(images, annotations, path)
+
+
+def listing_digest(images: Iterable[CocoImage]) -> str:
+    """Digest of image ids, sizes and annotations; the order of the file, licences and URLs play no part."""
+    digest = hashlib.sha256()
+    for image in images:
+        annotations = sorted((_essence(a) for a in image.annotations), key=lambda essence: int(essence[0]))
+        digest.update(canonical_json([image.id, image.size, annotations]))
+    return digest.hexdigest()
+
+
+def _essence(annotation: Mapping[str, Any]) -> list[Any]:
+    names = ("id", "iscrowd", "category_id", "area", "bbox", "segmentation")
+    return [annotation.get(name) for name in names]
+
+
+def is_crowd(annotation: Mapping[str, Any]) -> bool:
+    """Whether an annotation of :func:`read_listing` is a crowd."""
+    return bool(annotation.get("iscrowd"))
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    content = read_json(path, "annotation file", "download the annotations again")
+    lists = isinstance(content, dict) and all(isinstance(content.get(key), list) for key in ("images", "annotations"))
+    if not lists:
+        raise DataError(f"{path} is not a COCO instances file: it needs the lists 'images' and 'annotations'")
+    return dict(content)
+
+
+def _checked_fields(
+    fields: Any, what: str, place: int, check: Callable[[Mapping[str, Any]], dict[str, Any]], path: Path
+) -> Mapping[str, Any]:
+    """``fields`` with those replaced that ``check`` gives; raises :class:`DataError` that says which are wrong."""
+    if not isinstance(fields, dict):
+        raise DataError(
+            f"{path}: {what} number {place + 1} is of a wrong type: {str(fields)[:50]!r}, expected its fields"
+        )
+    try:
+        replaced = check(fields)
+    except KeyError as error:
+        reason = f"lacks the field {error}"
+    except (TypeError, ValueError, OverflowError) as error:
+        reason = f"has a field of a wrong type: {error}"
+    else:
+        return {**fields, **replaced} if replaced else fields
+    raise DataError(f"{path}: {what} number {place + 1} (id {fields.get('id')!r}) {reason}; give COCO's original file")
+
+
+def _image_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    name = fields["file_name"]
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise ValueError(f"file_name {name!r}, expected the name of a file")
+    return {key: _whole(key, fields[key]) for key in ("id", "height", "width")}
+
+
+def _annotation_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What is not written as COCO does; the rest stays, since digests are made of it as it is."""
+    float(fields["area"])
+    replaced = {key: _whole(key, fields[key]) for key in ("id", "image_id")}
+    replaced = {key: whole for key, whole in replaced.items() if isinstance(fields[key], str)}
+    crowd = fields.get("iscrowd")
+    if isinstance(crowd, str):
+        crowd = replaced["iscrowd"] = _CROWD_TEXTS.get(crowd.strip().lower(), -1)
+    if crowd not in (None, 0, 1):
+        raise ValueError(f"iscrowd {fields['iscrowd']!r}, expected 0 or 1")
+    return replaced
+
+
+def _whole(key: str, value: Any) -> int:
+    """The whole number that a field holds, maybe as text; the same object where it is one already."""
+    if type(value) is int:
+        return value
+    found = int(value) if isinstance(value, str) else value
+    if isinstance(found, bool) or found != int(found):
+        raise ValueError(f"{key} {value!r}, expected a whole number")
+    return int(found)
+
+
+def _arrange(
+    images: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]], path: Path
+) -> tuple[CocoImage, ...]:
+    _refuse_repeats([image["id"] for image in images], "image", path)
+    _refuse_repeats([annotation["id"] for annotation in annotations], "annotation", path)
+    by_image: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in images}
+    for annotation in annotations:
+        if annotation["image_id"] not in by_image:
+            raise DataError(
+                f"{path}: annotation {annotation['id']} is for image {annotation['image_id']}, which is not listed"
+            )
+        by_image[annotation["image_id"]].append(annotation)
+    return tuple(_image(image, by_image[image["id"]]) for image in sorted(images, key=lambda image: image["id"]))
+
+
+def _image(fields: Mapping[str, Any], annotations: list[Mapping[str, Any]]) -> CocoImage:
+    return CocoImage(
+        id=fields["id"],
+        file_name=fields["file_name"],
+        size=(fields["height"], fields["width"]),
+        annotations=tuple(sorted(annotations, key=_painting_order)),
+    )
+
+
+def _painting_order(annotation: Mapping[str, Any]) -> tuple[bool, float, int]:
+    return not is_crowd(annotation), -float(annotation["area"]), annotation["id"]
+
+
+def _refuse_repeats(ids: list[Any], what: str, path: Path) -> None:
+    if len(set(ids)) < len(ids):
+        repeated = next(id_ for id_, count in Counter(ids).items() if count > 1)
+        raise DataError(f"{path}: {what} id {repeated} is listed more than once; give COCO's original file")
+
+
+def read_boxes(image: CocoImage, path: Path) -> NDArray[np.float64]:
+    """The table of an image: its annotations' own boxes and areas, crowds too, in the order of the annotations' ids.
+
+    Nothing is cut at the image's border. Two of the 860,001 training boxes have no height: they stay, since COCO's own
+    scoring counts them (as objects that nobody can find). Raises :class:`DataError` that names the file ``path``, image
+    and annotation where a box is not four finite numbers, a size or area is below 0, or area or category is missing.
+    """
+    annotations = sorted(image.annotations, key=lambda annotation: int(annotation["id"]))
+    return box_table(image.size, [_checked_row(annotation, image, path) for annotation in annotations])
+
+
+def _checked_row(annotation: Mapping[str, Any], image: CocoImage, path: Path) -> list[float]:
+    try:
+        return _box_of(annotation)
+    except (KeyError, TypeError, ValueError):
+        found = ", ".join(f"{name} {annotation.get(name)!r}" for name in ("bbox", "area", "category_id"))
+        raise DataError(
+            f"{path}: annotation {annotation['id']} of image {image.id} is no box: found {found}; expected a bbox of "
+            "four numbers x, y, width, height, an area, none of the last three below 0, and a category_id; "
+            "give COCO's original file"
+        ) from None
+
+
+def _box_of(annotation: Mapping[str, Any]) -> list[float]:
+    kind = CROWD if is_crowd(annotation) else OBJECT
+    x, y, width, height = map(float, annotation["bbox"])
+    row = [x, y, width, height, float(annotation["area"]), kind, float(annotation["category_id"])]
+    if not all(map(math.isfinite, row)) or min(row[2:5]) < 0:
+        raise ValueError("not finite, or a negative size")
+    return row
+
+
+_FARTHEST = 100_000.0
+"""Polygon coordinates beyond this are no slip over the image border but rubbish."""
+
+
+def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels of one COCO ``segmentation`` in an image of ``size`` (height, width).
+
+    A list of polygons (x, y, x, y, ... in pixels; drawn by pycocotools, their union counts), or run lengths down the
+    columns: plain (``counts`` is a list) or compressed (a string). Returns (height, width) bool. Raises
+    ``ValueError`` that says what is wrong with it.
+    """
+    if isinstance(segmentation, list):
+        return _fill_polygons(segmentation, size)
+    if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
+        raise ValueError("segmentation is neither a list of polygons nor run lengths with size and counts")
+    if segmentation["size"] != list(size):
+        raise ValueError(f"its run lengths are for size {segmentation['size']}, the image has {list(size)}")
+    counts = segmentation["counts"]
+    return _fill_runs(uncompress_counts(counts) if isinstance(counts, str) else counts, size)
+
+
+def uncompress_counts(text: str) -> list[int]:
+    """Run lengths from COCO's compressed string.
+
+    Each number is a string of characters that carry 5 bits, lowest first, bit 6 says that more follow, and the number
+    is signed; from the fourth on it is the difference to the number two before (pycocotools, ``rleFrString``).
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for code in text.encode("latin-1", errors="replace"):
+        bits = code - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+        value = shift = 0
+    return counts
+
+
+def _fill_runs(counts: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
+    # Not by pycocotools, which leaves the rest of the mask uninitialised where the runs end early.
+    runs = np.asarray(counts)
+    height, width = size
+    if runs.ndim != 1 or runs.dtype.kind not in "iu" or (runs < 0).any() or runs.sum() != height * width:
+        raise ValueError(f"its run lengths do not add up to {height} x {width} pixels")
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.repeat(inside, runs).reshape(width, height).T
+
+
+def _fill_polygons(polygons: list[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+    from pycocotools import mask as coco_mask
+
+    if not polygons:
+        raise ValueError("it has no polygon")
+    # One at a time: pycocotools takes a list whose first member has four numbers for boxes.
+    drawn = [coco_mask.frPyObjects([_checked_polygon(polygon)], *size)[0] for polygon in polygons]
+    return _fill_runs(uncompress_counts(coco_mask.merge(drawn)["counts"].decode()), size)
+
+
+def _checked_polygon(polygon: Any) -> list[float]:
+    try:
+        points = np.asarray(polygon, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError("a polygon is not a list of numbers") from None
+    if points.ndim != 1 or len(points) < 6 or len(points) % 2:
+        raise ValueError("a polygon needs three or more points, given as x, y, x, y, ...")
+    if not (np.abs(points) <= _FARTHEST).all():  # False for NaN, too
+        raise ValueError("a polygon has coordinates that are not finite or far outside any image")
+    return [float(value) for value in points]
+
 
 LAYOUT = """\
 train2017/*.jpg                            118,287 images
@@ -31,7 +284,7 @@ annotations/instances_train2017.json
 annotations/instances_val2017.json
 directly under the data root, or in its folder coco/; one of the two splits is enough to use that one"""
 
-CROWD = -1
+CROWD_ID = -1
 """Value of crowd regions in instance maps."""
 
 _PARSING = threading.Lock()  # of the module, so that a dataset can be pickled
@@ -40,7 +293,7 @@ _PARSING = threading.Lock()  # of the module, so that a dataset can be pickled
 class CocoInstances(ListedDataset[CocoImage]):
     """COCO 2017: photographs with instance masks and boxes of 80 categories.
 
-    Training images come in :func:`deapcache.datasets.ordering.sample_order`, validation images by ascending id. The
+    Training images come in :func:`deapcache.datasets.base.sample_order`, validation images by ascending id. The
     listing of a split is parsed once, when first needed (seconds and about 2 GB for the 118,287 training images).
     """
 
@@ -105,7 +358,7 @@ class CocoInstances(ListedDataset[CocoImage]):
                 )
             mask = self._mask(annotation, image, split)
             if is_crowd(annotation):
-                ids[mask] = CROWD
+                ids[mask] = CROWD_ID
             else:
                 ids[mask] = next_id
                 next_id += 1

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from deapcache.datasets.folders import access_error
+from deapcache.datasets.io import access_error
 from deapcache.errors import LEAVE_OUT, DeapcacheError, MissingDataError, ReadOnlyError
 from deapcache.locations import Location
 from deapcache.recipe import SHORT, canonical_json, digest_of

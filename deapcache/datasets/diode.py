@@ -10,11 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.base import DATASETS, DatasetEntry, SplitStatus
-from deapcache.datasets.decoding import explained
-from deapcache.datasets.depth import require_metres
-from deapcache.datasets.files import FileDataset, Sample, require_size_of
-from deapcache.datasets.folders import absent_files, matching, not_under
+from deapcache.datasets.base import DATASETS, DatasetEntry, FileDataset, Sample, SplitStatus, require_size_of
+from deapcache.datasets.io import absent_files, explained, matching, not_under, require_metres
 from deapcache.errors import DataError, MissingDataError
 
 LAYOUT = """\

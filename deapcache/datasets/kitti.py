@@ -1,20 +1,84 @@
-"""KITTI's depth (Geiger et al. 2013; ground truth by Uhrig et al. 2017) in the split of Eigen et al. (2014)."""
+"""KITTI's depth (Geiger et al. 2013; ground truth by Uhrig et al. 2017) in the split of Eigen et al. (2014).
+
+Lists in the form of BTS, which AdaBins and others took over, name the images of the split. A line holds an image of the
+raw data, its depth map or ``None``, and the focal length, with one space between::
+
+    2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000069.png
+        2011_09_26_drive_0002_sync/proj_depth/groundtruth/image_02/0000000069.png 721.5377
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.base import DATASETS, DatasetEntry, SplitStatus
-from deapcache.datasets.depth import read_depth_png
-from deapcache.datasets.files import FileDataset, Sample, require_size_of
-from deapcache.datasets.folders import absent_files, not_under
-from deapcache.datasets.kitti_listing import Listed, read_list
+from deapcache.datasets.base import DATASETS, DatasetEntry, FileDataset, Sample, SplitStatus, require_size_of
+from deapcache.datasets.io import absent_files, not_under, read_bytes, read_depth_png
 from deapcache.errors import DataError, MissingDataError
+
+NO_DEPTH = "None"
+"""Second field of images for which there is no ground truth."""
+
+_IMAGE_PATTERN = (
+    r"(?P<date>\d{4}_\d\d_\d\d)/(?P<drive>(?P=date)_drive_\d{4}_sync)/(?P<camera>image_0[23])/data/(?P<frame>\d+)\.png"
+)
+_DEPTH_PATTERN = r"(?P=drive)/proj_depth/groundtruth/(?P=camera)/(?P=frame)\.png"
+_LINE_PATTERN = re.compile(rf"/?(?P<image>{_IMAGE_PATTERN})\s+/?(?P<depth>{_DEPTH_PATTERN}|{NO_DEPTH})(?:\s+[\d.]+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """One line of a list; files are named as in the list, relative to the raw data and to the depth maps."""
+
+    id: str
+    image: str
+    depth: str | None
+    drive: str
+
+
+def read_list(path: Path) -> tuple[Listed, ...]:
+    """All lines of a list, by ascending id, with and without depth.
+
+    Raises :class:`MissingDataError` where there is no such file, and :class:`DataError` that names file and line where
+    a line has another form, or an image is listed twice.
+    """
+    try:
+        lines = read_bytes(path, "list").decode().splitlines()
+    except MissingDataError:
+        raise MissingDataError(f"list {path} is missing; take it from the files of BTS or AdaBins") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"list {path} is no text ({error}); take it from the files of BTS or AdaBins") from None
+    listed = [_parse(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1) if line.strip()]
+    _refuse_repeats(listed, path)
+    return tuple(sorted(listed, key=lambda entry: entry.id))
+
+
+def _parse(line: str, where: str) -> Listed:
+    match = _LINE_PATTERN.fullmatch(line.strip())
+    if match is None:
+        raise DataError(
+            f"{where} reads {line.strip()[:200]!r}; expected DATE/DRIVE/image_02/data/FRAME.png, then the depth map of "
+            f"the same drive, camera and frame, DRIVE/proj_depth/groundtruth/image_02/FRAME.png, or {NO_DEPTH}, then "
+            "the focal length"
+        )
+    drive, camera, frame = match["drive"], match["camera"], match["frame"]
+    depth = None if match["depth"] == NO_DEPTH else match["depth"]
+    return Listed(id=f"{drive}/{camera}/{frame}", image=match["image"], depth=depth, drive=drive)
+
+
+def _refuse_repeats(listed: Iterable[Listed], path: Path) -> None:
+    seen: set[str] = set()
+    for entry in listed:
+        if entry.id in seen:
+            raise DataError(f"list {path} names the image {entry.image} more than once; remove one of the lines")
+        seen.add(entry.id)
+
 
 LAYOUT = """\
 kitti_eigen_train_files_with_gt.txt        the lists of AdaBins, or BTS's, whose names lack kitti_
@@ -32,8 +96,8 @@ _LISTS = {
     "val": ("kitti_eigen_test_files_with_gt.txt", "eigen_test_files_with_gt.txt"),
 }
 """Names that a list may have; the first that is there is read."""
-_RAW = ("", "raw/")
-_DEPTH = ("data_depth_annotated/train/", "data_depth_annotated/val/", "data_depth_annotated/")
+_RAW_PLACES = ("", "raw/")
+_DEPTH_PLACES = ("data_depth_annotated/train/", "data_depth_annotated/val/", "data_depth_annotated/")
 
 
 class KittiEigen(FileDataset):
@@ -91,8 +155,8 @@ def list_file(root: Path, split: str) -> Path:
 def samples_of(root: Path, listed: Sequence[Listed]) -> list[Sample]:
     """With the folders that the drives lie in; where a drive is nowhere, the first possible one."""
     drives = {entry.drive: entry for entry in listed}
-    raw = {drive: _folder_with(root, _RAW, entry.image.split("/image_")[0]) for drive, entry in drives.items()}
-    depth = {drive: _folder_with(root, _DEPTH, drive) for drive in drives}
+    raw = {drive: _folder_with(root, _RAW_PLACES, entry.image.split("/image_")[0]) for drive, entry in drives.items()}
+    depth = {drive: _folder_with(root, _DEPTH_PLACES, drive) for drive in drives}
     return [
         Sample(id=e.id, image=raw[e.drive] + e.image, labels={"depth": (f"{depth[e.drive]}{e.depth}",)}) for e in listed
     ]

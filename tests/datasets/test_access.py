@@ -18,8 +18,8 @@ from PIL import Image
 from deapcache.datasets import DATASETS, look_for, open_dataset
 from deapcache.datasets.checking import SplitCheck, check_split
 from deapcache.datasets.digests import DigestIndex
-from deapcache.datasets.folder.dataset import FolderDataset
-from deapcache.datasets.folders import access_error, matching
+from deapcache.datasets.folder import FolderDataset
+from deapcache.datasets.io import access_error, matching
 from deapcache.errors import DataError, LocationError, MissingDataError
 from deapcache.extraction.checking import without_unreadable
 from deapcache.locations import LocalLocation

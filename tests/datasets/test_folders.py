@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deapcache.datasets.folders import absent, describe, require_all, stems
+from deapcache.datasets.io import absent, describe, require_all, stems
 from deapcache.errors import MissingDataError
 
 

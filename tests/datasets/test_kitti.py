@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from deapcache.datasets import DATASETS, DigestIndex, open_dataset
-from deapcache.datasets.kitti import KittiEigen
-from deapcache.datasets.kitti_listing import read_list
+from deapcache.datasets.kitti import KittiEigen, read_list
 from deapcache.errors import DataError, MissingDataError
 from deapcache.locations import LocalLocation
 

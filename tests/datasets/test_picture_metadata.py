@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from deapcache.datasets import decode_image
-from deapcache.datasets.decoding import image_size, upright_size
+from deapcache.datasets.io import image_size, upright_size
 from deapcache.datasets.picture_files import orientation
 from deapcache.errors import DataError, LocationError
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deapcache.datasets import COLOUR, decode_image
-from deapcache.datasets.folders import listing
+from deapcache.datasets.io import listing
 from deapcache.errors import DataError, DeapcacheError, FeatureError, MissingDataError, UsageError
 from deapcache.experiments.prediction.predictor import Predictor, Size, load_predictor
 from deapcache.experiments.prediction.runs import TrainedRun

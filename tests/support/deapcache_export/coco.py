@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deapcache.datasets.boxes import boxes_of_map
-from deapcache.datasets.scenes.world import CLASSES
+from deapcache.datasets.scenes import CLASSES
 from deapcache_export.pictures import save_jpeg
 from deapcache_export.rows import ExportFormat, Pixels, Row
 from deapcache_export.segmentations import ENCODINGS

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deapcache.datasets.scenes.world import CLASSES
+from deapcache.datasets.scenes import CLASSES
 from deapcache_export import coco
 from deapcache_export.pictures import save_png
 from deapcache_export.rows import ExportFormat, Pixels, Row

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.scenes.bodies import SHAPES
-from deapcache.datasets.scenes.world import CLASSES
+from deapcache.datasets.scenes import CLASSES
+from deapcache.datasets.solids import SHAPES
 from deapcache_export import matlab
 from deapcache_export.rows import ExportFormat, Pixels, Row
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.scenes.dataset import Scenes
+from deapcache.datasets.scenes import Scenes
 
 _SPLIT_STEP = 100_000
 """Numbers of the second split begin here, so that no two images of an export have the same number."""
