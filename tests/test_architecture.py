@@ -17,7 +17,8 @@ LEVELS = (
     {"experiments"},
     {"extraction", "probing", "results"},
     {"cache", "backbones", "datasets", "readouts", "tasks"},
-    {"allocator", "registry", "plugins", "recipe", "regions", "timing", "machine", "locations", "errors"},
+    {"allocator", "annotations", "registry", "plugins", "recipe"}
+    | {"regions", "timing", "machine", "locations", "errors"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.base import DATASETS, VOID, DatasetEntry, FileDataset, Sample, SplitStatus, read_map_of_image
+from deapcache.annotations import VOID
+from deapcache.datasets.base import DATASETS, DatasetEntry, FileDataset, Sample, SplitStatus, read_map_of_image
 from deapcache.datasets.io import absent, not_under, require_split, require_values, stems
 from deapcache.errors import MissingDataError
 

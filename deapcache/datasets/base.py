@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.boxes import BOXES
+from deapcache.annotations import BOXES
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
 from deapcache.datasets.io import COLOUR_AS_STORED, decode_image, image_size, listing, read_index_map
 from deapcache.errors import LEAVE_OUT, DataError, DeapcacheError, UnknownNameError, UsageError, printable
@@ -38,10 +38,6 @@ def sample_order(ids: Iterable[str]) -> list[str]:
 def sample_key(name: str) -> tuple[bytes, str]:
     """Where an id stands in :func:`sample_order`."""
     return hashlib.sha256(f"{SUBSET_SEED}:{name}".encode()).digest(), name
-
-
-VOID = 255
-"""Value of unlabelled pixels in ``classes`` maps."""
 
 
 class Dataset(ABC):
@@ -94,7 +90,7 @@ class Dataset(ABC):
 
         ``instances``: int32, 0 background, 1..K objects, -1 crowd. ``classes``: uint8 or int16, :data:`VOID`
         unlabelled. ``depth``: float32 metres, 0 unknown. ``boxes``: (n + 1, 7) float64, whose columns are
-        ``deapcache.datasets.boxes.COLUMNS``, pixels of the image as it is on disk; the first row is the image itself.
+        ``deapcache.annotations.COLUMNS``, pixels of the image as it is on disk; the first row is the image itself.
         Raises :class:`UsageError` for a kind it lacks.
         """
 

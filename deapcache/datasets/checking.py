@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deapcache.annotations import get_annotation
 from deapcache.datasets.base import Dataset
-from deapcache.datasets.boxes import BOXES
 from deapcache.datasets.io import access_error
 from deapcache.datasets.workers import in_order, workers
 from deapcache.errors import DeapcacheError
@@ -95,7 +95,7 @@ def one_line(error: Exception) -> str:
 
 def _size_problem(dataset: Dataset, split: str, row: int, kind: str, size: tuple[int, ...] | None) -> list[str]:
     values = dataset.read_annotation(split, row, kind)
-    if kind == BOXES or size is None or values.shape == size:
+    if get_annotation(kind).columns or size is None or values.shape[:2] == size:
         return []
     image = next(iter(dataset.row_files(split, row)), dataset.image_ids(split)[row])
     found = " x ".join(map(str, values.shape))

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from deapcache.datasets.base import DATASETS, VOID, DatasetEntry, FileDataset, Sample, SplitStatus, read_map_of_image
-from deapcache.datasets.boxes import BOXES, COLUMNS, CROWD, boxes_of_map
+from deapcache.annotations import BOXES, COLUMNS, CROWD, VOID, boxes_of_map
+from deapcache.datasets.base import DATASETS, DatasetEntry, FileDataset, Sample, SplitStatus, read_map_of_image
 from deapcache.datasets.io import absent, describe, not_under, require_all, require_split, require_values, stems
 from deapcache.errors import DataError, MissingDataError
 

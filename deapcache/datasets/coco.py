@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deapcache.annotations import BOXES, CROWD, OBJECT, box_table
 from deapcache.datasets.base import DATASETS, DatasetEntry, ListedDataset, SplitStatus, sample_key
-from deapcache.datasets.boxes import BOXES, CROWD, OBJECT, box_table
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
 from deapcache.datasets.io import (
     COLOUR_AS_STORED,

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.base import DATASETS, VOID, DatasetEntry, FileDataset, Sample, SplitStatus, read_map_of_image
+from deapcache.annotations import VOID
+from deapcache.datasets.base import DATASETS, DatasetEntry, FileDataset, Sample, SplitStatus, read_map_of_image
 from deapcache.datasets.coco import CocoImage, CocoInstances, annotation_file, image_folder, read_listing
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
 from deapcache.datasets.io import absent, describe, not_under, require_all, require_split, require_values, stems

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.base import DATASETS, VOID, DatasetEntry, FileDataset, Sample, SplitStatus, require_same_size
-from deapcache.datasets.boxes import BOXES, boxes_of_map
+from deapcache.annotations import BOXES, VOID, boxes_of_map
+from deapcache.datasets.base import DATASETS, DatasetEntry, FileDataset, Sample, SplitStatus, require_same_size
 from deapcache.datasets.io import (
     COLOUR,
     bits_of,

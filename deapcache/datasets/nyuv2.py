@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from deapcache.annotations import BOXES, boxes_of_map
 from deapcache.datasets.base import (
     DATASETS,
     Dataset,
@@ -25,7 +26,6 @@ from deapcache.datasets.base import (
     require_size_of,
     sample_key,
 )
-from deapcache.datasets.boxes import BOXES, boxes_of_map
 from deapcache.datasets.digests import DigestIndex, Progress, digest_parts, stamp
 from deapcache.datasets.io import absent, access_error, matching, not_under, read_depth_png, require_metres
 from deapcache.errors import DataError, MissingDataError

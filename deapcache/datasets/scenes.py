@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deapcache.annotations import BOXES, boxes_of_map
 from deapcache.datasets.base import DATASETS, Dataset, DatasetEntry, SplitStatus
-from deapcache.datasets.boxes import BOXES, boxes_of_map
 from deapcache.datasets.digests import DigestIndex, Progress
 from deapcache.datasets.solids import MISS, SHAPES, Body, dot, draft_body
 from deapcache.datasets.textures import FLOOR_PATTERNS, WALL_PATTERNS, Array, Material, random_material

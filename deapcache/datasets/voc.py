@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.base import DATASETS, VOID, DatasetEntry, FileDataset, Sample, SplitStatus, read_map_of_image
-from deapcache.datasets.boxes import BOXES, boxes_of_map
+from deapcache.annotations import BOXES, VOID, boxes_of_map
+from deapcache.datasets.base import DATASETS, DatasetEntry, FileDataset, Sample, SplitStatus, read_map_of_image
 from deapcache.datasets.digests import DigestIndex, Progress
 from deapcache.datasets.io import absent, not_under, read_bytes, require_all, require_split, require_values, stems
 from deapcache.errors import DataError, MissingDataError

@@ -7,14 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from deapcache.annotations import mirror
 from deapcache.probing.arrays import FEATURES, MIRRORED
-
-_WIDTH_AXIS = 2
-"""Of a batch of images (n, h, w, 3) and of one of maps (n, h, w)."""
-
-_BOXES = "boxes"
-_X, _WIDTH, _KIND = 0, 2, 5
-"""Columns of tables of boxes, the one annotation that is no map."""
 
 
 def as_drawn(
@@ -34,7 +28,7 @@ def as_drawn(
             found[name] = _put_together([(original, values), (turned, tensors[MIRRORED])])
         else:
             places = turned.to(values.device)
-            found[name] = values.index_copy(0, places, mirror_tensor(name, values.index_select(0, places)))
+            found[name] = values.index_copy(0, places, mirror(name, values.index_select(0, places)))
     return found
 
 
@@ -45,15 +39,3 @@ def _put_together(parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.T
     for places, values in parts:
         whole.index_copy_(0, places.to(values.device), values)
     return whole
-
-
-def mirror_tensor(kind: str, values: torch.Tensor) -> torch.Tensor:
-    """What :func:`deapcache.cache.mirror` gives, where the values are."""
-    if kind != _BOXES:
-        return values.flip(_WIDTH_AXIS)
-    image = values[:, :1]
-    right = image[..., _X] + image[..., _WIDTH]
-    x = image[..., _X] + right - values[..., _X] - values[..., _WIDTH]
-    turned = values.clone()
-    turned[..., _X] = torch.where(values[..., _KIND] > 0, x, values[..., _X])
-    return turned

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deapcache.annotations import resize_map
 from deapcache.cache import list_caches
 from deapcache.datasets import DATASETS, VOID, open_dataset
 from deapcache.datasets.ade20k import CLASSES, open_ade20k
 from deapcache.datasets.base import sample_order
-from deapcache.datasets.io import resize_map
 from deapcache.errors import DataError, MissingDataError, UsageError
 from deapcache.extraction.prepare import prepare_split
 from deapcache.locations import LocalLocation

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deapcache.annotations import resize_map
 from deapcache.cache import list_caches
 from deapcache.datasets import DATASETS, VOID, DigestIndex, open_dataset
 from deapcache.datasets.base import sample_order
-from deapcache.datasets.io import resize_map
 from deapcache.datasets.voc import CLASSES, Voc, open_voc, read_ids
 from deapcache.errors import DataError, MissingDataError, UsageError
 from deapcache.extraction.prepare import prepare_split

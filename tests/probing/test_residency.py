@@ -16,7 +16,6 @@ from deapcache.cache import mirror
 from deapcache.cli.app import app
 from deapcache.errors import UsageError
 from deapcache.probing.batches import BatchStream, image_order
-from deapcache.probing.drawn import mirror_tensor
 from deapcache.probing.feeding import _one_ahead
 from deapcache.probing.free_memory import FreeMemory, free_memory
 from deapcache.probing.options import RESIDENCIES, ProbeOptions
@@ -122,13 +121,13 @@ def test_a_batch_can_be_changed_without_changing_what_is_held(arrays) -> None:
 def test_maps_and_images_are_mirrored_as_the_cache_does(dtype) -> None:
     for shape in ((2, 3, 5), (2, 3, 5, 3)):
         values = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
-        np.testing.assert_array_equal(mirror_tensor("instances", torch.from_numpy(values)), mirror("instances", values))
+        np.testing.assert_array_equal(mirror("instances", torch.from_numpy(values)), mirror("instances", values))
 
 
 def test_boxes_are_mirrored_as_the_cache_does() -> None:
     tables = np.random.default_rng(0).uniform(0, 300, (4, 6, 7))
     tables[..., 5] = np.random.default_rng(1).integers(0, 3, (4, 6))
-    np.testing.assert_array_equal(mirror_tensor("boxes", torch.from_numpy(tables)), mirror("boxes", tables))
+    np.testing.assert_array_equal(mirror("boxes", torch.from_numpy(tables)), mirror("boxes", tables))
 
 
 def test_scores_and_weights_are_the_same_whatever_was_chosen(toys) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from deapcache.annotations import get_annotation
 from deapcache.datasets import COLOUR, decode_image
 from deapcache.datasets.io import listing
 from deapcache.errors import DataError, DeapcacheError, FeatureError, MissingDataError, UsageError
@@ -26,7 +27,7 @@ _MEANINGS = {
     "boxes": ("x, y, width and height as fractions of the image, and score; the best first, then zeros", ""),
     "segments": ("embedding of each pixel, channels first", ""),
 }
-"""What the numbers of an array are, and their unit, by ``Task.picture``."""
+"""What the numbers of an array are, and their unit, by ``Task.picture``; a plugin's label type says so itself."""
 
 _OF_ONE_IMAGE = (DataError, MissingDataError, FeatureError)
 """Errors that say nothing about the other images."""
@@ -182,7 +183,10 @@ class _Job:
         self, image: Path, kind: str, pixels: np.ndarray, found: Sequence[np.ndarray], seen: Region
     ) -> dict[str, Any]:
         result = self._run.result
-        meaning, unit = _MEANINGS[kind]
+        if kind in _MEANINGS:
+            meaning, unit = _MEANINGS[kind]
+        else:
+            meaning, unit = get_annotation(kind).meaning, get_annotation(kind).unit
         files = zip(self._names[image].arrays, self._sizes, found, strict=True)
         return {
             "run": result.run,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from deapcache.datasets.boxes import boxes_of_map
+from deapcache.annotations import boxes_of_map
 from deapcache.datasets.scenes import CLASSES
 from deapcache_export.pictures import save_jpeg
 from deapcache_export.rows import ExportFormat, Pixels, Row

@@ -1,0 +1,165 @@
+"""A label type of a plugin: cached as a target, resized, mirrored, painted and checked as the shipped ones are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from deapcache_plugins import forgotten_plugins, write_plugin
+
+from deapcache import plugins
+from deapcache.annotations import ANNOTATIONS, get_annotation, mirror, resize_map, resize_pixels
+from deapcache.cache import find_one, list_caches
+from deapcache.datasets import open_dataset
+from deapcache.datasets.checking import SplitCheck, check_split
+from deapcache.datasets.scenes import Scenes
+from deapcache.errors import UnknownNameError
+from deapcache.extraction import ExtractionSettings, extract
+from deapcache.locations import LocalLocation
+
+NORMALS = """\
+import numpy as np
+import torch
+from deapcache.annotations import ANNOTATIONS, Annotation, flip_width, resize_pixels
+from deapcache.datasets import DATASETS, DatasetEntry
+from deapcache.datasets.scenes import Scenes
+from deapcache.tasks import TASKS, Metric, Task
+
+
+def of_depth(depth):
+    down, right = np.gradient(depth)
+    normals = np.stack([-right, -down, np.full_like(depth, 0.01)], -1)
+    return (normals / np.linalg.norm(normals, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def resize(normals, size, fit):
+    nearest = resize_pixels(normals, size, fit)
+    return nearest / np.linalg.norm(nearest, axis=-1, keepdims=True)
+
+
+def mirror(normals):
+    found = flip_width(normals)
+    found[..., 0] = -found[..., 0]
+    return found
+
+
+def paint(normals):
+    return np.rint(127.5 * (1 + normals)).astype(np.uint8)
+
+
+ANNOTATIONS.add("normals", Annotation(meaning="surface normal: right, down, away", dtype="float32", channels=3,
+                                      resize=resize, mirror=mirror, paint=paint))
+
+
+class SceneNormals(Scenes):
+    name = "scene-normals"
+    annotations = ("normals",)
+
+    def image_ids(self, split):
+        return super().image_ids(split)[:3]
+
+    def read_annotation(self, split, row, kind):
+        self._require_kind(kind)
+        return of_depth(Scenes().read_annotation(split, row, "depth"))
+
+
+class Normals(Task):
+    name = "normals"
+    annotations = ("normals",)
+    default_dataset = "scene-normals"
+    metrics = {"angle": Metric(label="angle", unit="degrees", higher_is_better=False)}
+    main_metric = "angle"
+    picture = "normals"
+    options = {}
+
+    def heads(self, classes):
+        return (3,)
+
+    def target(self, maps):
+        return maps["normals"]
+
+    def prediction(self, output):
+        return torch.nn.functional.normalize(output.float(), dim=1).permute(0, 2, 3, 1)
+
+    def loss(self, output, target, criterion=None):
+        return (1 - (self.prediction(output) * target).sum(-1)).mean()
+
+    def statistics(self, output, target):
+        cosine = (self.prediction(output) * target).sum(-1).clamp(-1, 1)
+        return {"angle": torch.rad2deg(torch.acos(cosine)).double().flatten(1).mean(1)}
+
+    def scores(self, statistics):
+        return {"angle": float(statistics["angle"].mean())}
+
+    def prior(self, targets, classes):
+        mean = torch.cat([target for target in targets]).mean(0)
+        return mean.permute(2, 0, 1)
+
+
+TASKS.add("normals", Normals)
+DATASETS.add("scene-normals", DatasetEntry(
+    name="scene-normals", summary="scenes with surface normals", layout="nothing", licence="Apache-2.0",
+    open=lambda root: SceneNormals(), status=SceneNormals.status if hasattr(SceneNormals, "status") else None,
+    images_name="scenes", annotations=("normals",)))
+"""
+BACKBONE = "efficientnet-lite0-s16@untrained"
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Iterator[Path]:
+    with forgotten_plugins():
+        file = write_plugin(tmp_path, NORMALS)
+        plugins.use([file])
+        yield file
+
+
+def _expected(row: int, size: tuple[int, int]) -> np.ndarray:
+    """The normals of a scene at ``size``: nearest by the rule of depth maps."""
+    depth = Scenes().read_annotation("train", row, "depth")
+    down, right = np.gradient(depth)
+    normals = np.stack([-right, -down, np.full_like(depth, 0.01)])
+    return np.moveaxis(resize_map(normals / np.linalg.norm(normals, axis=0), size), 0, -1)
+
+
+def test_of_a_plugin_it_is_extracted_and_mirrored(plugin: Path, home: LocalLocation) -> None:
+    dataset = open_dataset("scene-normals", Path())
+    settings = ExtractionSettings(batch_size=4, base_size=(32, 48), views=("original", "hflip"))
+    list(extract([BACKBONE], dataset, home, splits=["train"], settings=settings))
+    cache = find_one(home, "targets", dataset="scene-normals", split="train", name="normals").open()
+    assert cache.recipe["options"]["label_type"] == ANNOTATIONS.source("normals") != ""
+    (array,) = cache.arrays.values()
+    assert (array.dtype, array.item_shape, array.dimensions) == ("float32", (32, 48, 3), ("row", "column", "channel"))
+    found = cache.read([0, 2])
+    for values, row in zip(found, (0, 2), strict=True):
+        np.testing.assert_allclose(values, _expected(row, (32, 48)), atol=1e-6)
+    turned = mirror("normals", found)
+    np.testing.assert_array_equal(turned, found[:, :, ::-1] * np.float32([-1, 1, 1]))
+    assert turned.flags.c_contiguous
+    np.testing.assert_array_equal(mirror("normals", torch.from_numpy(found)).numpy(), turned)
+    assert get_annotation("normals").paint(found[0]).shape == (32, 48, 3)
+    assert {entry.fields["view"] for entry in list_caches(home, "features")} == {"original", "hflip"}
+
+
+def test_its_images_are_checked_against_it(plugin: Path) -> None:
+    check = SplitCheck(split="val")
+    check_split(open_dataset("scene-normals", Path()), check, full=True, progress=lambda *_: None)
+    assert (check.images, check.opened, check.problems) == (3, 3, [])
+
+
+def test_without_its_plugin_nothing_is_mirrored_wrongly() -> None:
+    with (
+        forgotten_plugins(),
+        pytest.raises(UnknownNameError, match="unknown label type 'normals': known"),
+    ):
+        mirror("normals", np.zeros((1, 2, 3, 3), np.float32))
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (6, 9, 3), (6, 9, 2, 2)])
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+def test_pixels_are_resized_by_the_rule_of_maps(shape: tuple[int, ...], fit: str) -> None:
+    values = np.random.default_rng(0).random(shape)
+    expected = np.moveaxis(resize_map(np.moveaxis(values, (0, 1), (-2, -1)), (4, 5), fit), (-2, -1), (0, 1))
+    np.testing.assert_array_equal(resize_pixels(values, (4, 5), fit), expected)
