@@ -51,8 +51,8 @@ class Task(ABC):
     metrics: ClassVar[Mapping[str, Metric]]
     main_metric: ClassVar[str]
     picture: ClassVar[str]
-    """How :meth:`shown` is drawn: ``probability``, ``classes``, ``depth``, ``boxes``, ``segments``, or as the label type
-    of that name paints."""
+    """How :meth:`shown` is drawn: ``probability``, ``classes``, ``depth``, ``boxes``, ``segments``, or as a label
+    type of that name paints."""
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """What a user may choose: name → values, the default first."""
     scores_from_sums: ClassVar[bool] = False

@@ -20,7 +20,7 @@ from deapcache.tasks import TASKS
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "docs" / "templates" / "my_backbone.py"
 
-REGISTRIES: tuple[Registry, ...] = (ANNOTATIONS, BACKBONES, DATASETS, TASKS, READOUTS)
+REGISTRIES: tuple[Registry, ...] = (BACKBONES, DATASETS, TASKS, READOUTS, ANNOTATIONS)
 
 CONVOLUTION = """\
 import torch
