@@ -24,7 +24,7 @@ NORMALS = """\
 import numpy as np
 import torch
 from deapcache.annotations import ANNOTATIONS, Annotation, flip_width, resize_pixels
-from deapcache.datasets import DATASETS, DatasetEntry
+from deapcache.datasets import DATASETS
 from deapcache.datasets.scenes import Scenes
 from deapcache.tasks import TASKS, Metric, Task
 
@@ -57,6 +57,7 @@ ANNOTATIONS.add("normals", Annotation(meaning="surface normal: right, down, away
 class SceneNormals(Scenes):
     name = "scene-normals"
     annotations = ("normals",)
+    summary = "scenes with surface normals"
 
     def image_ids(self, split):
         return super().image_ids(split)[:3]
@@ -100,10 +101,7 @@ class Normals(Task):
 
 
 TASKS.add("normals", Normals)
-DATASETS.add("scene-normals", DatasetEntry(
-    name="scene-normals", summary="scenes with surface normals", layout="nothing", licence="Apache-2.0",
-    open=lambda root: SceneNormals(), status=SceneNormals.status if hasattr(SceneNormals, "status") else None,
-    images_name="scenes", annotations=("normals",)))
+DATASETS.add("scene-normals", SceneNormals.entry())
 """
 BACKBONE = "efficientnet-lite0-s16@untrained"
 

@@ -10,14 +10,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
-from deapcache.datasets.io import COLOUR_AS_STORED, decode_image, image_size, listing, read_index_map
+from deapcache.datasets.io import (
+    COLOUR_AS_STORED,
+    absent,
+    decode_image,
+    image_size,
+    listing,
+    not_under,
+    read_index_map,
+    stems,
+)
 from deapcache.errors import LEAVE_OUT, DataError, DeapcacheError, UnknownNameError, UsageError, printable
 from deapcache.recipe import digest_of
 from deapcache.registry import Registry
@@ -53,7 +62,7 @@ class Dataset(ABC):
     base_size: ClassVar[tuple[int, int]] = (224, 224)
     """Default height and width of base images and targets."""
     annotations: tuple[str, ...]
-    """Kinds of annotation it has, of ``instances``, ``boxes``, ``classes`` and ``depth``: boxes where instances are."""
+    """Kinds of annotation it has, label types of ``deapcache.annotations``; ``boxes`` where ``instances`` are."""
     classes: tuple[str, ...] = ()
     """Class names by value of the ``classes`` maps; empty without one."""
     colour: ClassVar[str]
@@ -62,6 +71,83 @@ class Dataset(ABC):
     """Whether making an image is Python's own work, which runs in processes, not a library's, which runs in threads."""
     omitted: Mapping[str, Mapping[str, str]] = MappingProxyType({})
     """Split → image id → why it was left out, by :meth:`without`."""
+
+    summary: ClassVar[str] = ""
+    """What it is, in a line."""
+    layout: ClassVar[str] = "nothing is needed"
+    """Which files are expected where under the data root."""
+    licence: ClassVar[str] = ""
+    official: ClassVar[Mapping[str, int]] = MappingProxyType({})
+    """Images of each split as it is distributed, of splits whose number is known."""
+    options: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
+    """Kind → choices this reader made for it, as JSON; kinds without any may be left out."""
+
+    places: ClassVar[tuple[str, ...]] = ()
+    """Folders below the data root that may hold it; none where it needs no files. The class is called with the first
+    that has a split."""
+    expected: ClassVar[str] = ""
+    """What of it may lie under the data root, for the error where nothing does."""
+    hint: ClassVar[str] = ""
+    """What that error says besides; ends in a space."""
+
+    @classmethod
+    def split_parts(cls, root: Path, split: str) -> tuple[Path, ...]:
+        """Files and folders that a split consists of; the first is the folder of its images."""
+        return (root,)
+
+    @classmethod
+    def has_split(cls, root: Path, split: str) -> bool:
+        """Whether enough of a split is in a folder for the dataset to lie there."""
+        return not absent(cls.split_parts(root, split))
+
+    @classmethod
+    def split_status(cls, root: Path, split: str) -> SplitStatus:
+        """What is there of one split; quick: no image is read."""
+        parts = cls.split_parts(root, split)
+        return SplitStatus(images=len(stems(parts[0], ".jpg")), missing=absent(parts))
+
+    @classmethod
+    def find_root(cls, data_root: Path) -> Path | None:
+        """The first of its places under a data root that has a split; None where none has."""
+        roots = (data_root / place for place in cls.places)
+        return next((root for root in roots if any(cls.has_split(root, split) for split in cls.splits)), None)
+
+    @classmethod
+    def open(cls, data_root: Path) -> Dataset:
+        """The dataset with its files under a data root; raises :class:`MissingDataError` where they are not there."""
+        if not cls.places:
+            return cls()
+        root = cls.find_root(data_root)
+        if root is None:
+            raise not_under(data_root, cls.name, cls.expected, cls.hint)
+        of_root: Any = cls
+        made: Dataset = of_root(root)
+        return made
+
+    @classmethod
+    def status(cls, data_root: Path) -> dict[str, SplitStatus]:
+        """What is there per split under a data root; quick: no image is read."""
+        if not cls.places:
+            return {split: SplitStatus(images=count) for split, count in cls.official.items()}
+        root = cls.find_root(data_root) or data_root / cls.places[0]
+        return {split: cls.split_status(root, split) for split in cls.splits}
+
+    @classmethod
+    def entry(cls) -> DatasetEntry:
+        """What ``DATASETS`` lists: the class's attributes, ``open`` and ``status``."""
+        return DatasetEntry(
+            name=cls.name,
+            summary=cls.summary,
+            layout=cls.layout,
+            licence=cls.licence,
+            open=cls.open,
+            status=cls.status,
+            images_name="" if cls.images_name == cls.name else cls.images_name,
+            official=cls.official,
+            base_size=cls.base_size,
+            annotations=cls.annotations,
+            classes=cls.classes,
+        )
 
     @abstractmethod
     def image_ids(self, split: str) -> tuple[str, ...]:
@@ -110,9 +196,10 @@ class Dataset(ABC):
         ``index`` and ``progress`` as for :meth:`image_digests`.
         """
 
-    @abstractmethod
     def target_options(self, kind: str) -> dict[str, Any]:
-        """Choices this reader made for a kind, as JSON; they are recorded in the target recipe."""
+        """:attr:`options` of a kind, which are recorded in the target recipe; raises :class:`UsageError`."""
+        self._require_kind(kind)
+        return dict(self.options.get(kind, {}))
 
     def tolerant(self) -> Dataset:
         """This dataset with every row listed: what is wrong with one image's files is told when that row is read.
@@ -130,8 +217,6 @@ class Dataset(ABC):
 
         The other rows move up, and all digests are those of what is left.
         """
-        from deapcache.datasets.base import Selection
-
         return Selection(self, omitted)
 
     def omitted_and(self, more: Mapping[str, Mapping[str, str]]) -> dict[str, Mapping[str, str]]:
@@ -167,7 +252,7 @@ class SplitStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetEntry:
-    """Facts of a dataset, without opening it."""
+    """Facts of a dataset, without opening it: of one class, by :meth:`Dataset.entry`, or of a member of a family."""
 
     name: str
     summary: str
@@ -308,19 +393,38 @@ class Selection(Dataset):
         return self._kept[split]
 
 
-Row = TypeVar("Row")
+_LISTING = threading.Lock()  # of the module, so that a dataset can be pickled
 
 
-class ListedDataset(Dataset, Generic[Row]):
-    """A dataset of files under ``root`` whose rows are listed when first needed.
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image and the files that its annotations are read from, relative to the dataset's folder."""
 
-    A copy that is tolerant, or lacks some images, lists anew and shares the rest. What a subclass lists honours
-    :attr:`omitted`, and is checked as a whole unless it ``_is_tolerant``.
+    id: str
+    image: str
+    labels: Mapping[str, tuple[str, ...]]
+    """By kind of annotation; a kind that is read from the files of another (boxes) names them again."""
+    problem: str = ""
+    """Why it cannot be read, where the names of its files say so already; names the file."""
+    record: Any = None
+    """What a listing says of it beside its files, in the dataset's own form."""
+
+
+class FileDataset(Dataset):
+    """A dataset whose images and labels are files under ``root``, whose samples are listed when first needed.
+
+    A subclass says which files make up a split, lists its samples and reads one annotation; finding the root, digests
+    and images come from here, and so does leaving samples out. A copy that is tolerant, or lacks some images, lists
+    anew and shares the rest.
     """
+
+    colour: ClassVar[str] = COLOUR_AS_STORED
+    most_objects: ClassVar[int] = 0
+    """Most objects an image may have; the ``boxes`` table of every image has room for them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._listings: dict[str, tuple[Row, ...]] = {}
+        self._listings: dict[str, tuple[Sample, ...]] = {}
         self._is_tolerant = False
 
     def tolerant(self) -> Self:
@@ -337,33 +441,6 @@ class ListedDataset(Dataset, Generic[Row]):
         made = copy.copy(self)
         made._listings = {}
         return made
-
-
-_LISTING = threading.Lock()  # of the module, so that a dataset can be pickled
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One image and the files that its annotations are read from, relative to the dataset's folder."""
-
-    id: str
-    image: str
-    labels: Mapping[str, tuple[str, ...]]
-    """By kind of annotation; a kind that is read from the files of another (boxes) names them again."""
-    problem: str = ""
-    """Why it cannot be read, where the names of its files say so already; names the file."""
-
-
-class FileDataset(ListedDataset[Sample]):
-    """A dataset whose images and labels are files under ``root``.
-
-    A subclass lists the samples of a split and reads one annotation; digests and images come from here, and so
-    does leaving samples out.
-    """
-
-    colour: ClassVar[str] = COLOUR_AS_STORED
-    most_objects: ClassVar[int] = 0
-    """Most objects an image may have; the ``boxes`` table of every image has room for them."""
 
     @abstractmethod
     def list_samples(self, split: str) -> Sequence[Sample]:
@@ -387,7 +464,7 @@ class FileDataset(ListedDataset[Sample]):
                 kept = tuple(sample for sample in samples if sample.id not in left_out)
                 if not self._is_tolerant:
                     _refuse_problems(kept)
-                self._listings[split] = _ordered(kept, shuffled=split == "train")
+                self._listings[split] = in_row_order(kept, split)
             return self._listings[split]
 
     def row_files(self, split: str, row: int) -> tuple[Path, ...]:
@@ -447,8 +524,9 @@ def _of_utf8(sample: Sample) -> Sample:
     return sample if id_ == sample.id else replace(sample, id=id_, problem=sample.problem or problem)
 
 
-def _ordered(samples: Sequence[Sample], *, shuffled: bool) -> tuple[Sample, ...]:
-    return tuple(sorted(samples, key=lambda sample: sample_key(sample.id)) if shuffled else samples)
+def in_row_order(samples: Sequence[Sample], split: str) -> tuple[Sample, ...]:
+    """Training samples in :func:`sample_order` of their ids, others as they are."""
+    return tuple(sorted(samples, key=lambda sample: sample_key(sample.id)) if split == "train" else samples)
 
 
 def _refuse_problems(samples: Sequence[Sample]) -> None:

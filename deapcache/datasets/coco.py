@@ -5,28 +5,22 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES, CROWD, OBJECT, box_table
-from deapcache.datasets.base import DATASETS, DatasetEntry, ListedDataset, SplitStatus, sample_key
+from deapcache.datasets.base import DATASETS, FileDataset, Sample, in_row_order
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
 from deapcache.datasets.io import (
     COLOUR_AS_STORED,
-    absent,
-    decode_image,
-    listing,
-    not_under,
     read_json,
     require_split,
-    stems,
 )
 from deapcache.errors import LEAVE_OUT, DataError, MissingDataError
 from deapcache.recipe import canonical_json
@@ -287,136 +281,136 @@ directly under the data root, or in its folder coco/; one of the two splits is e
 CROWD_ID = -1
 """Value of crowd regions in instance maps."""
 
-_PARSING = threading.Lock()  # of the module, so that a dataset can be pickled
 
-
-class CocoInstances(ListedDataset[CocoImage]):
+class CocoInstances(FileDataset):
     """COCO 2017: photographs with instance masks and boxes of 80 categories.
 
     Training images come in :func:`deapcache.datasets.base.sample_order`, validation images by ascending id. The
-    listing of a split is parsed once, when first needed (seconds and about 2 GB for the 118,287 training images).
+    annotation file of a split is parsed once, when first needed (seconds and about 2 GB for the 118,287 training
+    images).
     """
 
     name = "coco"
     images_name = "coco"
-    annotations = ("instances", "boxes")
+    annotations = ("instances", BOXES)
     # COCO's masks lie on the stored pixels: its own tools ignore EXIF.
     colour = COLOUR_AS_STORED
+    summary = "COCO 2017: photographs with instance masks of 80 categories"
+    layout = LAYOUT
+    licence = "annotations CC BY 4.0; each image under its own Flickr licence, named in the annotation file"
+    official: ClassVar = {"train": 118_287, "val": 5_000}
+    options: ClassVar = {
+        "instances": {"overlap": "smaller area on top", "crowd": "-1, under everything", "polygons": "pycocotools"},
+        BOXES: {"boxes": "as annotated, crowds too", "order": "annotation id"},
+    }
+    places = ("", "coco")
+    expected = (
+        "annotations/instances_train2017.json with train2017/, or annotations/instances_val2017.json with val2017/, "
+        "there or in its folder coco/"
+    )
 
     def __init__(self, root: Path) -> None:
         """``root`` holds ``annotations/`` and at least one of ``train2017/`` and ``val2017/``."""
         super().__init__(root)
-        self._parsed: dict[str, tuple[CocoImage, ...]] = {}  # every image; shared with selections
+        self._parsed: dict[str, tuple[Sample, ...]] = {}  # of every image; shared with selections
 
-    def row_files(self, split: str, row: int) -> tuple[Path, ...]:
-        return self.image_path(split, row), annotation_file(self.root, split)
+    @classmethod
+    def split_parts(cls, root: Path, split: str) -> tuple[Path, ...]:
+        return image_folder(root, split), annotation_file(root, split)
 
-    def image_ids(self, split: str) -> tuple[str, ...]:
-        return tuple(_image_id(image) for image in self._listing(split))
+    @classmethod
+    def has_split(cls, root: Path, split: str) -> bool:
+        return annotation_file(root, split).is_file()
+
+    def list_samples(self, split: str) -> Sequence[Sample]:
+        folder, path = self.split_parts(self.root, split)
+        if split not in self._parsed:
+            require_split("coco", split, self.root, (folder, path))
+            labels = dict.fromkeys(self.annotations, (path.relative_to(self.root).as_posix(),))
+            parsed = [
+                Sample(
+                    id=f"{image.id:012d}",
+                    image=str(Path(folder.name, image.file_name)),
+                    labels=labels,
+                    record=image,
+                )
+                for image in read_listing(path)
+            ]
+            self._parsed[split] = in_row_order(parsed, split)
+        left_out = self.omitted.get(split, {})
+        samples = [sample for sample in self._parsed[split] if sample.id not in left_out]
+        if not self._is_tolerant:
+            _require_files([sample.record.file_name for sample in samples], folder)
+        return samples
 
     def image_digests(
         self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
     ) -> tuple[str, ...]:
-        names = [image.file_name for image in self._listing(split)]
+        # Of the images' own folder, as coco-stuff does: what the index remembers of it serves both.
+        names = [sample.record.file_name for sample in self.samples(split)]
         return digest_files(image_folder(self.root, split), names, index=index, progress=progress)
 
-    def image_path(self, split: str, row: int) -> Path:
-        """The file of an image."""
-        return image_folder(self.root, split) / self._listing(split)[row].file_name
-
     def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
-        path = self.image_path(split, row)
-        decoded = decode_image(path, apply_exif=False)
-        expected = self._listing(split)[row].size
+        decoded = super().read_image(split, row)
+        expected = self.samples(split)[row].record.size
         if decoded.shape[:2] != expected:
             raise DataError(
-                f"{path} has {decoded.shape[0]} x {decoded.shape[1]} pixels (height x width), "
+                f"{self.image_path(split, row)} has {decoded.shape[0]} x {decoded.shape[1]} pixels (height x width), "
                 f"{annotation_file(self.root, split)} says {expected[0]} x {expected[1]}: "
                 "its masks would not fit; use the file that the annotations were made for"
             )
         return decoded
 
-    def read_annotation(self, split: str, row: int, kind: str) -> NDArray[Any]:
-        self._require_kind(kind)
-        image = self._listing(split)[row]
-        if kind == BOXES:
-            return read_boxes(image, annotation_file(self.root, split))
-        return self._instances(image, split)
+    def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
+        path = self.root / sample.labels[kind][0]
+        return read_boxes(sample.record, path) if kind == BOXES else read_instances(sample.record, path)
 
     def box_rows(self, split: str) -> int:
-        return 1 + max((len(image.annotations) for image in self._listing(split)), default=0)
-
-    def _instances(self, image: CocoImage, split: str) -> NDArray[np.int32]:
-        # Column by column in memory, as masks are: painting is five times as fast.
-        ids = np.zeros(image.size, np.int32, order="F")
-        next_id = 1
-        for annotation in image.annotations:
-            if not math.isfinite(float(annotation["area"])):
-                raise DataError(
-                    f"{annotation_file(self.root, split)}: annotation {annotation['id']} of image {image.id} has the "
-                    f"area {annotation['area']!r}, by which masks are ordered; expected a finite number"
-                )
-            mask = self._mask(annotation, image, split)
-            if is_crowd(annotation):
-                ids[mask] = CROWD_ID
-            else:
-                ids[mask] = next_id
-                next_id += 1
-        return ids
+        return 1 + max((len(sample.record.annotations) for sample in self.samples(split)), default=0)
 
     def annotation_digest(
         self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
     ) -> str:
+        """From the ids and sizes of the images, and their annotations."""
         self._require_kind(kind)
-        return listing_digest(self._listing(split))
+        return listing_digest(sample.record for sample in self.samples(split))
 
-    def target_options(self, kind: str) -> dict[str, Any]:
-        self._require_kind(kind)
-        if kind == BOXES:
-            return {"boxes": "as annotated, crowds too", "order": "annotation id"}
-        return {"overlap": "smaller area on top", "crowd": "-1, under everything", "polygons": "pycocotools"}
 
-    def _mask(self, annotation: Mapping[str, Any], image: CocoImage, split: str) -> NDArray[np.bool_]:
+def read_instances(image: CocoImage, path: Path) -> NDArray[np.int32]:
+    """(h, w) int32: annotations painted in their order, :data:`CROWD_ID` for crowds, else 1, 2, ...
+
+    Raises :class:`DataError` that names the file ``path``, image and annotation.
+    """
+    # Column by column in memory, as masks are: painting is five times as fast.
+    ids = np.zeros(image.size, np.int32, order="F")
+    next_id = 1
+    for annotation in image.annotations:
+        if not math.isfinite(float(annotation["area"])):
+            raise DataError(
+                f"{path}: annotation {annotation['id']} of image {image.id} has the area {annotation['area']!r}, by "
+                "which masks are ordered; expected a finite number"
+            )
         try:
-            return decode_segmentation(annotation.get("segmentation"), image.size)
+            mask = decode_segmentation(annotation.get("segmentation"), image.size)
         except ValueError as error:
             raise DataError(
-                f"{annotation_file(self.root, split)}: annotation {annotation['id']} of image {image.id} "
-                f"cannot be drawn: {error}"
+                f"{path}: annotation {annotation['id']} of image {image.id} cannot be drawn: {error}"
             ) from error
-
-    def _listing(self, split: str) -> tuple[CocoImage, ...]:
-        self._require_split(split)
-        with _PARSING:
-            with listing(self.root):
-                if split not in self._parsed:
-                    self._parsed[split] = _load(self.root, split)
-                if split not in self._listings:
-                    left_out = self.omitted.get(split, {})
-                    kept = tuple(image for image in self._parsed[split] if _image_id(image) not in left_out)
-                    if not self._is_tolerant:
-                        _require_files(kept, image_folder(self.root, split))
-                    self._listings[split] = kept
-            return self._listings[split]
+        if is_crowd(annotation):
+            ids[mask] = CROWD_ID
+        else:
+            ids[mask] = next_id
+            next_id += 1
+    return ids
 
 
-def _load(root: Path, split: str) -> tuple[CocoImage, ...]:
-    require_split("coco", split, root, _needed(root, split))
-    images = read_listing(annotation_file(root, split))
-    return images if split == "val" else tuple(sorted(images, key=lambda image: sample_key(_image_id(image))))
-
-
-def _image_id(image: CocoImage) -> str:
-    return f"{image.id:012d}"
-
-
-def _require_files(images: tuple[CocoImage, ...], folder: Path) -> None:
+def _require_files(names: Sequence[str], folder: Path) -> None:
     present = set(os.listdir(folder))  # noqa: PTH208 - one call for 118,287 names
-    names = [image.file_name for image in images if image.file_name not in present]
-    lacking = [name for name in names if not (folder / name).is_file()]  # a name may hold a sub-folder
+    # a name may hold a sub-folder
+    lacking = [name for name in names if name not in present and not (folder / name).is_file()]
     if lacking:
         raise MissingDataError(
-            f"{folder} lacks {len(lacking)} of the {len(images)} listed images, the first is {lacking[0]}; "
+            f"{folder} lacks {len(lacking)} of the {len(names)} listed images, the first is {lacking[0]}; "
             f"unpack the image archive again, {LEAVE_OUT}"
         )
 
@@ -431,51 +425,4 @@ def annotation_file(root: Path, split: str) -> Path:
     return root / "annotations" / f"instances_{split}2017.json"
 
 
-def _needed(root: Path, split: str) -> tuple[Path, Path]:
-    return image_folder(root, split), annotation_file(root, split)
-
-
-def _find_root(data_root: Path) -> Path | None:
-    roots = (data_root, data_root / "coco")
-    with_annotations = (r for r in roots if any(annotation_file(r, s).is_file() for s in CocoInstances.splits))
-    return next(with_annotations, None)
-
-
-def open_coco(data_root: Path) -> CocoInstances:
-    """COCO under ``data_root`` or ``data_root/coco``; raises :class:`MissingDataError` where neither holds a split."""
-    root = _find_root(data_root)
-    if root is None:
-        raise not_under(
-            data_root,
-            "coco",
-            "annotations/instances_train2017.json with train2017/, or annotations/instances_val2017.json with "
-            "val2017/, there or in its folder coco/",
-        )
-    return CocoInstances(root)
-
-
-def coco_status(data_root: Path) -> dict[str, SplitStatus]:
-    """Image files and missing paths per split; lists folders, opens no file."""
-    root = _find_root(data_root) or data_root
-    return {split: _split_status(root, split) for split in CocoInstances.splits}
-
-
-def _split_status(root: Path, split: str) -> SplitStatus:
-    folder = image_folder(root, split)
-    missing = absent(_needed(root, split))
-    return SplitStatus(images=len(stems(folder, ".jpg")), missing=missing)
-
-
-DATASETS.add(
-    "coco",
-    DatasetEntry(
-        name="coco",
-        summary="COCO 2017: photographs with instance masks of 80 categories",
-        layout=LAYOUT,
-        licence="annotations CC BY 4.0; each image under its own Flickr licence, named in the annotation file",
-        open=open_coco,
-        status=coco_status,
-        official={"train": 118_287, "val": 5_000},
-        annotations=CocoInstances.annotations,
-    ),
-)
+DATASETS.add("coco", CocoInstances.entry())

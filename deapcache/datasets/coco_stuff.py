@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.annotations import VOID
-from deapcache.datasets.base import DATASETS, DatasetEntry, FileDataset, Sample, SplitStatus, read_map_of_image
+from deapcache.datasets.base import DATASETS, FileDataset, Sample, read_map_of_image
 from deapcache.datasets.coco import CocoImage, CocoInstances, annotation_file, image_folder, read_listing
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
-from deapcache.datasets.io import absent, describe, not_under, require_all, require_split, require_values, stems
+from deapcache.datasets.io import describe, require_all, require_split, require_values, stems
 from deapcache.errors import DataError, MissingDataError
 
 LABELS = tuple(
@@ -82,15 +82,34 @@ class CocoStuffMaps(FileDataset):
     annotations = ("classes",)
     classes = CLASSES
     colour = CocoInstances.colour
+    summary = "COCO-Stuff 164k: the photographs of coco with 171 classes at every pixel"
+    layout = LAYOUT
+    licence = "pixel maps CC BY 4.0; each image under its own Flickr licence, named in COCO's annotation file"
+    official: ClassVar = {"train": 118_287, "val": 5_000}
+    options: ClassVar = {"classes": {"classes": "pixel values in ascending order, without the eleven removed labels"}}
+    places = ("", "coco")
+    expected = (
+        f"train2017/ with {MAP_FOLDERS[0]}/train2017/, or val2017/ with {MAP_FOLDERS[0]}/val2017/, there or in its "
+        "folder coco/"
+    )
+
+    @classmethod
+    def split_parts(cls, root: Path, split: str) -> tuple[Path, ...]:
+        folders = [root / name / f"{split}2017" for name in MAP_FOLDERS]
+        return image_folder(root, split), next((folder for folder in folders if folder.is_dir()), folders[0])
 
     def list_samples(self, split: str) -> Sequence[Sample]:
-        images, maps = image_folder(self.root, split), _map_folder(self.root, split)
+        images, maps = self.split_parts(self.root, split)
         require_split("coco-stuff", split, self.root, (images, maps))
         ids = stems(images, ".jpg")
         _require_numbers(ids, images)
         _require_maps(ids, images, maps)
         _require_same_listing(ids, annotation_file(self.root, split), images)
-        return [_sample(id_, images.name, maps.relative_to(self.root).as_posix()) for id_ in sorted(ids)]
+        folder = maps.relative_to(self.root).as_posix()
+        return [
+            Sample(id=id_, image=f"{images.name}/{id_}.jpg", labels={"classes": (f"{folder}/{id_}.png",)})
+            for id_ in sorted(ids)
+        ]
 
     def image_digests(
         self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
@@ -104,14 +123,6 @@ class CocoStuffMaps(FileDataset):
         values = read_map_of_image(path, self.root / sample.image)
         require_values(values, IS_VALUE, path, "0 to 181 without the eleven removed labels, or 255 for unlabelled")
         return CLASS_OF_VALUE[values]
-
-    def target_options(self, kind: str) -> dict[str, Any]:
-        self._require_kind(kind)
-        return {"classes": "pixel values in ascending order, without the eleven removed labels"}
-
-
-def _sample(id_: str, images: str, maps: str) -> Sample:
-    return Sample(id=id_, image=f"{images}/{id_}.jpg", labels={"classes": (f"{maps}/{id_}.png",)})
 
 
 def _require_numbers(ids: Collection[str], folder: Path) -> None:
@@ -149,57 +160,4 @@ def _listed_name(image: CocoImage) -> str:
     return image.file_name + f" (id {image.id})" * (image.file_name != f"{image.id:012d}.jpg")
 
 
-def _map_folder(root: Path, split: str) -> Path:
-    folders = [root / name / f"{split}2017" for name in MAP_FOLDERS]
-    return next((folder for folder in folders if folder.is_dir()), folders[0])
-
-
-def _missing(root: Path, split: str) -> tuple[str, ...]:
-    return absent((image_folder(root, split), _map_folder(root, split)))
-
-
-def _find_root(data_root: Path) -> Path | None:
-    roots = (data_root, data_root / "coco")
-    return next((r for r in roots if any(not _missing(r, split) for split in CocoStuffMaps.splits)), None)
-
-
-def open_coco_stuff(data_root: Path) -> CocoStuffMaps:
-    """COCO-Stuff under ``data_root`` or ``data_root/coco``; raises :class:`MissingDataError` without a split."""
-    root = _find_root(data_root)
-    if root is None:
-        raise not_under(
-            data_root,
-            "coco-stuff",
-            f"train2017/ with {MAP_FOLDERS[0]}/train2017/, or val2017/ with {MAP_FOLDERS[0]}/val2017/, there or in "
-            "its folder coco/",
-        )
-    return CocoStuffMaps(root)
-
-
-def coco_stuff_status(data_root: Path) -> dict[str, SplitStatus]:
-    """Image files and missing folders per split; lists folders, opens no file."""
-    root = _find_root(data_root) or data_root
-    return {
-        split: SplitStatus(
-            images=len(stems(image_folder(root, split), ".jpg")),
-            missing=_missing(root, split),
-        )
-        for split in CocoStuffMaps.splits
-    }
-
-
-DATASETS.add(
-    "coco-stuff",
-    DatasetEntry(
-        name="coco-stuff",
-        summary="COCO-Stuff 164k: the photographs of coco with 171 classes at every pixel",
-        layout=LAYOUT,
-        licence="pixel maps CC BY 4.0; each image under its own Flickr licence, named in COCO's annotation file",
-        open=open_coco_stuff,
-        status=coco_stuff_status,
-        images_name=CocoStuffMaps.images_name,
-        official={"train": 118_287, "val": 5_000},
-        annotations=CocoStuffMaps.annotations,
-        classes=CLASSES,
-    ),
-)
+DATASETS.add("coco-stuff", CocoStuffMaps.entry())

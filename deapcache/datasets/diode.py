@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.base import DATASETS, DatasetEntry, FileDataset, Sample, SplitStatus, require_size_of
-from deapcache.datasets.io import absent_files, explained, matching, not_under, require_metres
+from deapcache.datasets.base import DATASETS, FileDataset, Sample, SplitStatus, require_size_of
+from deapcache.datasets.io import absent_files, explained, matching, require_metres
 from deapcache.errors import DataError, MissingDataError
 
 LAYOUT = """\
@@ -37,6 +37,28 @@ class Diode(FileDataset):
     images_name = "diode"
     annotations = ("depth",)
     base_size = (216, 288)
+    summary = "DIODE: indoor and outdoor photographs with dense depth of a laser scanner"
+    layout = LAYOUT
+    licence = "MIT"
+    official: ClassVar = {"train": 25_458, "val": 771}
+    options: ClassVar = {"depth": {"depth": "npy, m", "unknown": "0, and where the mask is 0"}}
+    places = ("", "diode")
+    expected = "train/ or val/ with indoors/ or outdoor/ in it, there or in its folder diode/"
+
+    @classmethod
+    def split_parts(cls, root: Path, split: str) -> tuple[Path, ...]:
+        return tuple(root / split / part for part in _SURROUNDINGS)
+
+    @classmethod
+    def has_split(cls, root: Path, split: str) -> bool:
+        return any(part.is_dir() for part in cls.split_parts(root, split))
+
+    @classmethod
+    def split_status(cls, root: Path, split: str) -> SplitStatus:
+        """Images, and missing depth maps; lists folders, opens no file."""
+        pictures = pictures_in(root / split)
+        missing = map(str, absent_maps(pictures) if pictures else cls.split_parts(root, split))
+        return SplitStatus(images=len(pictures), missing=tuple(sorted(missing))[:3])
 
     def list_samples(self, split: str) -> Sequence[Sample]:
         pictures = sorted(pictures_in(self.root / split), key=lambda path: path.stem)
@@ -63,10 +85,6 @@ class Diode(FileDataset):
             raise DataError(f"depth mask {mask_path} has values other than 0 and 1; download it again")
         known = np.where(valid == 1, depth, np.float32(0))
         return require_metres(known, f"depth map {depth_path}, where its mask is 1,")
-
-    def target_options(self, kind: str) -> dict[str, Any]:
-        self._require_kind(kind)
-        return {"depth": "npy, m", "unknown": "0, and where the mask is 0"}
 
     def _sample(self, path: Path) -> Sample:
         stem = path.relative_to(self.root).with_suffix("").as_posix()
@@ -106,48 +124,4 @@ def read_map(path: Path, dtypes: Sequence[str]) -> NDArray[Any]:
     return np.array(values).reshape(values.shape[:2])
 
 
-def open_diode(data_root: Path) -> Diode:
-    """DIODE under ``data_root`` or ``data_root/diode``; raises :class:`MissingDataError` where neither has a split."""
-    root = _find_root(data_root)
-    if root is None:
-        raise not_under(
-            data_root,
-            "diode",
-            "train/ or val/ with indoors/ or outdoor/ in it, there or in its folder diode/",
-        )
-    return Diode(root)
-
-
-def _find_root(data_root: Path) -> Path | None:
-    roots = (data_root, data_root / "diode")
-    parts = [(split, part) for split in Diode.splits for part in _SURROUNDINGS]
-    return next((root for root in roots if any((root / split / part).is_dir() for split, part in parts)), None)
-
-
-def diode_status(data_root: Path) -> dict[str, SplitStatus]:
-    """Images and missing depth maps per split; lists folders, opens no file."""
-    root = _find_root(data_root) or data_root
-    return {split: _split_status(root / split) for split in Diode.splits}
-
-
-def _split_status(folder: Path) -> SplitStatus:
-    pictures = pictures_in(folder)
-    if not pictures:
-        return SplitStatus(images=0, missing=tuple(f"{folder / part}" for part in _SURROUNDINGS))
-    return SplitStatus(images=len(pictures), missing=tuple(sorted(map(str, absent_maps(pictures)))[:3]))
-
-
-DATASETS.add(
-    "diode",
-    DatasetEntry(
-        name="diode",
-        summary="DIODE: indoor and outdoor photographs with dense depth of a laser scanner",
-        layout=LAYOUT,
-        licence="MIT",
-        open=open_diode,
-        status=diode_status,
-        official={"train": 25_458, "val": 771},
-        base_size=Diode.base_size,
-        annotations=Diode.annotations,
-    ),
-)
+DATASETS.add("diode", Diode.entry())

@@ -183,6 +183,12 @@ class FolderDataset(FileDataset):
 
     colour: ClassVar[str] = COLOUR
     most_objects: ClassVar[int] = 1000
+    options: ClassVar = {
+        "classes": {"void": VOID},
+        "instances": {"void": "255, of 16 bits 65535: background"},
+        "depth": {"depth": "png millimetres, npy metres", "unknown": "0 or nan"},
+        BOXES: {"boxes": "tight, of visible pixels", "category": "class, else 0"},
+    }
 
     def __init__(self, root: Path) -> None:
         """``root`` has ``images/`` and ``split.json``, or ``train/images/`` or ``val/images/``.
@@ -219,16 +225,6 @@ class FolderDataset(FileDataset):
         image = self.root / sample.image
         require_same_size(values, path, upright_size(image), image)
         return values
-
-    def target_options(self, kind: str) -> dict[str, Any]:
-        self._require_kind(kind)
-        options: dict[str, dict[str, Any]] = {
-            "classes": {"void": VOID},
-            "instances": {"void": "255, of 16 bits 65535: background"},
-            "depth": {"depth": "png millimetres, npy metres", "unknown": "0 or nan"},
-            BOXES: {"boxes": "tight, of visible pixels", "category": "class, else 0"},
-        }
-        return options[kind]
 
     def _read_map(self, path: Path, kind: str) -> NDArray[Any]:
         if kind == "depth":

@@ -13,13 +13,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.base import DATASETS, DatasetEntry, FileDataset, Sample, SplitStatus, require_size_of
-from deapcache.datasets.io import absent_files, not_under, read_bytes, read_depth_png
+from deapcache.datasets.base import DATASETS, FileDataset, Sample, SplitStatus, require_size_of
+from deapcache.datasets.io import absent_files, read_bytes, read_depth_png
 from deapcache.errors import DataError, MissingDataError
 
 NO_DEPTH = "None"
@@ -112,6 +112,36 @@ class KittiEigen(FileDataset):
     annotations = ("depth",)
     # Half of the 352 x 1216 pixels that the field crops the images of about 375 x 1242 to.
     base_size = (176, 608)
+    summary = "KITTI, Eigen split: street photographs with sparse depth of laser scans"
+    layout = LAYOUT
+    licence = "CC BY-NC-SA 3.0"
+    official: ClassVar = {"val": 652}  # of train, lists in use differ
+    options: ClassVar = {"depth": {"depth": "png / 256 m", "unknown": "0", "without ground truth": "left out"}}
+    places = ("", "kitti")
+    expected = f"{' or '.join(names[0] for names in _LISTS.values())}, there or in its folder kitti/"
+    hint = "The lists are no part of KITTI: take them from the files of BTS or AdaBins. "
+
+    @classmethod
+    def split_parts(cls, root: Path, split: str) -> tuple[Path, ...]:
+        return (list_file(root, split),)
+
+    @classmethod
+    def has_split(cls, root: Path, split: str) -> bool:
+        return list_file(root, split).is_file()
+
+    @classmethod
+    def split_status(cls, root: Path, split: str) -> SplitStatus:
+        """Listed images with depth that are there, and what is missing; reads the list, opens no image."""
+        path = list_file(root, split)
+        try:
+            samples = samples_of(root, [entry for entry in read_list(path) if entry.depth])
+        except MissingDataError:
+            return SplitStatus(images=0, missing=(str(path),))
+        except DataError as error:
+            return SplitStatus(images=0, missing=(f"a list of the right form: {error}",))
+        lacking = absent_from(root, samples)
+        there = {sample.image for sample in samples}.difference(lacking)
+        return SplitStatus(images=len(there), missing=tuple(str(root / name) for name in lacking[:3]))
 
     def list_samples(self, split: str) -> Sequence[Sample]:
         listed = [entry for entry in self._listed(split) if entry.depth]
@@ -136,10 +166,6 @@ class KittiEigen(FileDataset):
         depth = read_depth_png(path, steps_per_metre=STEPS_PER_METRE)
         require_size_of(image, depth, path)
         return depth
-
-    def target_options(self, kind: str) -> dict[str, Any]:
-        self._require_kind(kind)
-        return {"depth": "png / 256 m", "unknown": "0", "without ground truth": "left out"}
 
     def _listed(self, split: str) -> tuple[Listed, ...]:
         self._require_split(split)
@@ -172,55 +198,4 @@ def absent_from(root: Path, samples: Sequence[Sample]) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in absent_files(paths))
 
 
-def open_kitti(data_root: Path) -> KittiEigen:
-    """KITTI under ``data_root`` or ``data_root/kitti``; raises :class:`MissingDataError` where neither has a list."""
-    root = _find_root(data_root)
-    if root is None:
-        raise not_under(
-            data_root,
-            "kitti",
-            f"{' or '.join(names[0] for names in _LISTS.values())}, there or in its folder kitti/",
-            remark="The lists are no part of KITTI: take them from the files of BTS or AdaBins. ",
-        )
-    return KittiEigen(root)
-
-
-def _find_root(data_root: Path) -> Path | None:
-    roots = (data_root, data_root / "kitti")
-    return next((root for root in roots if any(list_file(root, split).is_file() for split in _LISTS)), None)
-
-
-def kitti_status(data_root: Path) -> dict[str, SplitStatus]:
-    """Listed images with depth that are there, and what is missing; reads the lists, opens no image."""
-    root = _find_root(data_root) or data_root
-    return {split: _split_status(root, split) for split in KittiEigen.splits}
-
-
-def _split_status(root: Path, split: str) -> SplitStatus:
-    path = list_file(root, split)
-    try:
-        samples = samples_of(root, [entry for entry in read_list(path) if entry.depth])
-    except MissingDataError:
-        return SplitStatus(images=0, missing=(str(path),))
-    except DataError as error:
-        return SplitStatus(images=0, missing=(f"a list of the right form: {error}",))
-    absent = absent_from(root, samples)
-    missing = tuple(str(root / name) for name in absent[:3])
-    there = {sample.image for sample in samples}.difference(absent)
-    return SplitStatus(images=len(there), missing=missing)
-
-
-DATASETS.add(
-    "kitti",
-    DatasetEntry(
-        name="kitti",
-        summary="KITTI, Eigen split: street photographs with sparse depth of laser scans",
-        layout=LAYOUT,
-        licence="CC BY-NC-SA 3.0",
-        open=open_kitti,
-        status=kitti_status,
-        official={"val": 652},  # of train, lists in use differ
-        base_size=KittiEigen.base_size,
-        annotations=KittiEigen.annotations,
-    ),
-)
+DATASETS.add("kitti", KittiEigen.entry())

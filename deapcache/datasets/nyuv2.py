@@ -19,7 +19,6 @@ from deapcache.annotations import BOXES, boxes_of_map
 from deapcache.datasets.base import (
     DATASETS,
     Dataset,
-    DatasetEntry,
     FileDataset,
     Sample,
     SplitStatus,
@@ -27,9 +26,25 @@ from deapcache.datasets.base import (
     sample_key,
 )
 from deapcache.datasets.digests import DigestIndex, Progress, digest_parts, stamp
-from deapcache.datasets.io import absent, access_error, matching, not_under, read_depth_png, require_metres
+from deapcache.datasets.io import absent, access_error, matching, read_depth_png, require_metres
 from deapcache.errors import DataError, MissingDataError
 from deapcache.recipe import digest_of
+
+LAYOUT_MAT = """\
+nyu_depth_v2_labeled.mat                   1,449 images with depth, labels and instances
+splits.mat                                 795 train, 654 test, which is our val
+directly under the data root, or in its folder nyuv2/ or nyu_depth_v2/"""
+
+LAYOUT = f"""{LAYOUT_MAT}
+where there is no such .mat file, depth alone, from PNG files of 16 bits in millimetres:
+{{train,test}}/rgb/NAME.png with {{train,test}}/depth_raw/NAME.png or {{train,test}}/depth/NAME.png, or
+official_splits/{{train,test}}/SCENE/rgb_00045.jpg with sync_depth_00045.png"""
+
+LABELLED = "nyu_depth_v2_labeled.mat"
+SPLITS = "splits.mat"
+
+_FOLDERS = "nyuv2/ or nyu_depth_v2/"
+_LICENCE = "none stated by its authors, who ask to be cited; for research"
 
 _READING = threading.Lock()  # of the module, so that a file can be pickled; h5py itself reads one item at a time
 
@@ -165,14 +180,13 @@ def _numbers(content: dict[str, Any], name: str, images: int, path: Path) -> tup
     return tuple(sorted(int(value) for value in values))
 
 
-LABELLED = "nyu_depth_v2_labeled.mat"
-SPLITS = "splits.mat"
-
 MOST_OBJECTS = 400
 """Boxes that the table of an image has room for; the dataset's paper counts 35,064 objects, 24 an image."""
 
 FAR_END = 10.0
 """Metres at which the toolbox cuts the sensor's depth off; its own in-painting takes this very value for unknown."""
+
+_PAIRS = {"instances": "pairs of label and instance, without label 0", "order": "label, then instance"}
 
 _KINDS = {"images": "u", "rawDepths": "f", "depths": "f", "labels": "u", "instances": "u"}
 """The arrays that are read, with the kind of number in them."""
@@ -192,9 +206,48 @@ class NyuLabelled(Dataset):
     annotations: tuple[str, ...] = ("instances", "boxes", "depth")
     base_size = (216, 288)
     colour = "rgb8 as stored"
+    summary = "NYU Depth V2: indoor photographs with the sensor's depth, and instances of 894 labels"
+    layout = LAYOUT
+    licence = _LICENCE
+    official: ClassVar = {"train": 795, "val": 654}
+    options: ClassVar = {
+        "depth": {"depth": "rawDepths", "unknown": f"0, and the sensor's far end, {FAR_END:g} m"},
+        "instances": _PAIRS,
+        BOXES: {**_PAIRS, "boxes": "tight, of the instances' pixels", "category": "label"},
+    }
+    places = ("", "nyuv2", "nyu_depth_v2")
+    expected = f"{LABELLED} with {SPLITS}, or train/rgb/ or official_splits/train/, there or in its folder {_FOLDERS}"
     depth_array: ClassVar[str] = "rawDepths"
-    has_far_end: ClassVar[bool] = True
-    """Whether depth of :data:`FAR_END` is unknown."""
+    is_measured: ClassVar[bool] = True
+    """Whether depth is the sensor's own: that of :data:`FAR_END` is unknown, and :class:`NyuPairs` has the same."""
+
+    @classmethod
+    def split_parts(cls, root: Path, split: str) -> tuple[Path, ...]:
+        return root / LABELLED, root / SPLITS
+
+    @classmethod
+    def has_split(cls, root: Path, split: str) -> bool:
+        return (root / LABELLED).is_file()
+
+    @classmethod
+    def split_status(cls, root: Path, split: str) -> SplitStatus:
+        """Whether the two MATLAB files are there; they are not opened: the numbers of images are the official ones."""
+        missing = absent(cls.split_parts(root, split))
+        return SplitStatus(images=0 if missing else cls.official[split], missing=missing)
+
+    @classmethod
+    def open(cls, data_root: Path) -> Dataset:
+        """From the MATLAB file where there is one, even beside PNG pairs: it has all annotations, unchanged."""
+        return NyuPairs.open(data_root) if cls._lies_in_pairs(data_root) else super().open(data_root)
+
+    @classmethod
+    def status(cls, data_root: Path) -> dict[str, SplitStatus]:
+        return NyuPairs.status(data_root) if cls._lies_in_pairs(data_root) else super().status(data_root)
+
+    @classmethod
+    def _lies_in_pairs(cls, data_root: Path) -> bool:
+        without_mat = cls.is_measured and cls.find_root(data_root) is None
+        return without_mat and NyuPairs.find_root(data_root) is not None
 
     def __init__(self, root: Path) -> None:
         """``root`` holds ``nyu_depth_v2_labeled.mat`` and ``splits.mat``."""
@@ -251,14 +304,6 @@ class NyuLabelled(Dataset):
         digests = iter(self._digests([f"{array}/{id_}" for id_ in ids for array in arrays], index, progress))
         return digest_of([[id_, *(next(digests) for _ in arrays)] for id_ in ids])
 
-    def target_options(self, kind: str) -> dict[str, Any]:
-        self._require_kind(kind)
-        if kind == "depth":
-            unknown = f"0, and the sensor's far end, {FAR_END:g} m" if self.has_far_end else "0"
-            return {"depth": self.depth_array, "unknown": unknown}
-        pairs = {"instances": "pairs of label and instance, without label 0", "order": "label, then instance"}
-        return {**pairs, "boxes": "tight, of the instances' pixels", "category": "label"} if kind == BOXES else pairs
-
     def close(self) -> None:
         """Close the MATLAB file, if it is open; what is read next opens it again."""
         self._arrays.close()
@@ -266,7 +311,7 @@ class NyuLabelled(Dataset):
     def _depth(self, number: int) -> NDArray[np.float32]:
         stored = self._item(self.depth_array, number).T
         depth = require_metres(stored, f"{self._arrays.path}: {self.depth_array} of image {number:04d}")
-        return without_far_end(depth) if self.has_far_end else np.ascontiguousarray(depth)
+        return without_far_end(depth) if self.is_measured else np.ascontiguousarray(depth)
 
     def _numbers(self, split: str) -> tuple[int, ...]:
         self._require_split(split)
@@ -297,8 +342,12 @@ class NyuInpainted(NyuLabelled):
 
     name = "nyuv2-inpainted"
     annotations = ("depth",)
+    summary = "NYU Depth V2 with the holes in its depth filled in by its authors; shares nyuv2's features"
+    layout = LAYOUT_MAT
+    options: ClassVar = {"depth": {"depth": "depths", "unknown": "0"}}
+    expected = f"{LABELLED} with {SPLITS}, there or in its folder {_FOLDERS}"
     depth_array = "depths"
-    has_far_end = False
+    is_measured = False
 
 
 def _id_of(number: int) -> str:
@@ -362,13 +411,28 @@ class NyuPairs(FileDataset):
     images_name = "nyuv2"
     annotations = ("depth",)
     base_size = (216, 288)
+    options: ClassVar = {"depth": {"depth": "png, mm", "unknown": f"0, and the sensor's far end, {FAR_END:g} m"}}
+    places = NyuLabelled.places
+
+    @classmethod
+    def has_split(cls, root: Path, split: str) -> bool:
+        return split_folder(root, split) is not None
+
+    @classmethod
+    def split_status(cls, root: Path, split: str) -> SplitStatus:
+        folder = split_folder(root, split)
+        if folder is None:
+            names = " or ".join(str(root / name) for name in possible_folders(split))
+            return SplitStatus(images=0, missing=(names,))
+        pairs = pairs_in(folder)
+        return SplitStatus(images=len(pairs), missing=tuple(sorted(absent([depth for _, _, depth in pairs]))[:3]))
 
     def list_samples(self, split: str) -> Sequence[Sample]:
         folder = split_folder(self.root, split)
         if folder is None:
             raise MissingDataError(
-                f"nyuv2 has no {split} split under {self.root}: expected {' or '.join(expected(split))}; put it there, "
-                "or give another --data-root"
+                f"nyuv2 has no {split} split under {self.root}: expected {' or '.join(possible_folders(split))}; put "
+                "it there, or give another --data-root"
             )
         pairs = sorted(pairs_in(folder))
         _require_whole(pairs, folder)
@@ -385,10 +449,6 @@ class NyuPairs(FileDataset):
             )
         return without_far_end(depth)
 
-    def target_options(self, kind: str) -> dict[str, Any]:
-        self._require_kind(kind)
-        return {"depth": "png, mm", "unknown": f"0, and the sensor's far end, {FAR_END:g} m"}
-
     def _sample(self, id_: str, image: Path, depth: Path) -> Sample:
         labels = {"depth": (depth.relative_to(self.root).as_posix(),)}
         return Sample(id=id_, image=image.relative_to(self.root).as_posix(), labels=labels)
@@ -402,7 +462,7 @@ def split_folder(root: Path, split: str) -> Path | None:
     return next(plain, None) or next(scenes, None)
 
 
-def expected(split: str) -> tuple[str, ...]:
+def possible_folders(split: str) -> tuple[str, ...]:
     """What of a split may lie under the root."""
     names = _SPLIT_FOLDERS[split]
     return (*(f"{name}/rgb/" for name in names), *(f"{SCENES}/{name}/" for name in names))
@@ -442,113 +502,5 @@ def _require_whole(pairs: Sequence[Pair], folder: Path) -> None:
         )
 
 
-LAYOUT_MAT = """\
-nyu_depth_v2_labeled.mat                   1,449 images with depth, labels and instances
-splits.mat                                 795 train, 654 test, which is our val
-directly under the data root, or in its folder nyuv2/ or nyu_depth_v2/"""
-
-LAYOUT = f"""{LAYOUT_MAT}
-where there is no such .mat file, depth alone, from PNG files of 16 bits in millimetres:
-{{train,test}}/rgb/NAME.png with {{train,test}}/depth_raw/NAME.png or {{train,test}}/depth/NAME.png, or
-official_splits/{{train,test}}/SCENE/rgb_00045.jpg with sync_depth_00045.png"""
-
-_FOLDERS = ("nyuv2", "nyu_depth_v2")
-_COUNTS = {"train": 795, "val": 654}
-_LICENCE = "none stated by its authors, who ask to be cited; for research"
-
-
-def open_nyuv2(data_root: Path) -> Dataset:
-    """NYUv2 with the depth that the sensor measured; raises :class:`MissingDataError` where there is none.
-
-    The MATLAB file is taken where there is one, even if PNG pairs lie beside it: it has all annotations, unchanged.
-    """
-    if root := _root_of_mat(data_root):
-        return NyuLabelled(root)
-    if root := _root_of_pairs(data_root):
-        return NyuPairs(root)
-    raise not_under(
-        data_root,
-        "nyuv2",
-        f"{LABELLED} with {SPLITS}, or {' or '.join(expected('train'))}, there or in its folder "
-        f"{' or '.join(f'{name}/' for name in _FOLDERS)}",
-    )
-
-
-def open_inpainted(data_root: Path) -> NyuInpainted:
-    """NYUv2 with in-painted depth, which needs the MATLAB file; raises :class:`MissingDataError` without it."""
-    root = _root_of_mat(data_root)
-    if root is None:
-        raise not_under(
-            data_root,
-            "nyuv2-inpainted",
-            f"{LABELLED} with {SPLITS}, there or in its folder {' or '.join(f'{name}/' for name in _FOLDERS)}",
-        )
-    return NyuInpainted(root)
-
-
-def nyuv2_status(data_root: Path) -> dict[str, SplitStatus]:
-    """What is there; of the MATLAB file, which is not opened, the official number of images."""
-    root = _root_of_pairs(data_root)
-    if root is None or _root_of_mat(data_root):
-        return inpainted_status(data_root)
-    return {split: _pairs_status(root, split) for split in NyuPairs.splits}
-
-
-def inpainted_status(data_root: Path) -> dict[str, SplitStatus]:
-    """Whether the two MATLAB files are there; they are not opened: the numbers of images are the official ones."""
-    root = _root_of_mat(data_root) or data_root
-    missing = absent([root / LABELLED, root / SPLITS])
-    return {split: SplitStatus(images=0 if missing else n, missing=missing) for split, n in _COUNTS.items()}
-
-
-def _pairs_status(root: Path, split: str) -> SplitStatus:
-    folder = split_folder(root, split)
-    if folder is None:
-        return SplitStatus(images=0, missing=(" or ".join(str(root / name) for name in expected(split)),))
-    pairs = pairs_in(folder)
-    return SplitStatus(images=len(pairs), missing=tuple(sorted(absent([depth for _, _, depth in pairs]))[:3]))
-
-
-def _possible_roots(data_root: Path) -> tuple[Path, ...]:
-    return (data_root, *(data_root / name for name in _FOLDERS))
-
-
-def _root_of_mat(data_root: Path) -> Path | None:
-    return next((root for root in _possible_roots(data_root) if (root / LABELLED).is_file()), None)
-
-
-def _root_of_pairs(data_root: Path) -> Path | None:
-    roots = _possible_roots(data_root)
-    return next((root for root in roots if any(split_folder(root, split) for split in NyuPairs.splits)), None)
-
-
-DATASETS.add(
-    "nyuv2",
-    DatasetEntry(
-        name="nyuv2",
-        summary="NYU Depth V2: indoor photographs with the sensor's depth, and instances of 894 labels",
-        layout=LAYOUT,
-        licence=_LICENCE,
-        open=open_nyuv2,
-        status=nyuv2_status,
-        official=_COUNTS,
-        base_size=NyuLabelled.base_size,
-        annotations=NyuLabelled.annotations,
-    ),
-)
-
-DATASETS.add(
-    "nyuv2-inpainted",
-    DatasetEntry(
-        name="nyuv2-inpainted",
-        summary="NYU Depth V2 with the holes in its depth filled in by its authors; shares nyuv2's features",
-        layout=LAYOUT_MAT,
-        licence=_LICENCE,
-        open=open_inpainted,
-        status=inpainted_status,
-        official=_COUNTS,
-        base_size=NyuInpainted.base_size,
-        annotations=NyuInpainted.annotations,
-        images_name="nyuv2",
-    ),
-)
+DATASETS.add("nyuv2", NyuLabelled.entry())
+DATASETS.add("nyuv2-inpainted", NyuInpainted.entry())

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES, boxes_of_map
-from deapcache.datasets.base import DATASETS, Dataset, DatasetEntry, SplitStatus
+from deapcache.datasets.base import DATASETS, Dataset
 from deapcache.datasets.digests import DigestIndex, Progress
 from deapcache.datasets.solids import MISS, SHAPES, Body, dot, draft_body
 from deapcache.datasets.textures import FLOOR_PATTERNS, WALL_PATTERNS, Array, Material, random_material
@@ -397,6 +396,11 @@ class Scenes(Dataset):
     classes = CLASSES
     colour = "rendered rgb8"
     computes_images = True
+    summary = "Rendered rooms with solids of seven shapes: exact instances, classes and depth; embedded"
+    layout = "nothing is needed: the pictures are rendered when they are read"
+    licence = "Apache-2.0, as deapcache itself"
+    official = COUNTS
+    options: ClassVar = {"depth": {"depth": "along the camera's axis"}, BOXES: {"boxes": "tight, of visible pixels"}}
 
     def image_ids(self, split: str) -> tuple[str, ...]:
         self._require_split(split)
@@ -436,11 +440,6 @@ class Scenes(Dataset):
         self._require_kind(kind)
         return digest_of([kind, self.image_digests(split)])
 
-    def target_options(self, kind: str) -> dict[str, Any]:
-        self._require_kind(kind)
-        options = {"depth": {"depth": "along the camera's axis"}, BOXES: {"boxes": "tight, of visible pixels"}}
-        return options.get(kind, {})
-
     def _maps(self, split: str, row: int) -> Maps:
         count = len(self.image_ids(split))
         return _render(self.splits.index(split), range(count)[row])
@@ -469,21 +468,4 @@ def _is_lively(scene: Scene) -> bool:
     return bool((shares > 0.004).sum() >= 3 and 0.15 < shares.sum() < 0.6)
 
 
-def _status(_: Path) -> dict[str, SplitStatus]:
-    return {split: SplitStatus(images=count) for split, count in COUNTS.items()}
-
-
-DATASETS.add(
-    "scenes",
-    DatasetEntry(
-        name="scenes",
-        summary="Rendered rooms with solids of seven shapes: exact instances, classes and depth; embedded",
-        layout="nothing is needed: the pictures are rendered when they are read",
-        licence="Apache-2.0, as deapcache itself",
-        open=lambda _: Scenes(),
-        status=_status,
-        official=COUNTS,
-        annotations=Scenes.annotations,
-        classes=CLASSES,
-    ),
-)
+DATASETS.add("scenes", Scenes.entry())

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES, VOID, boxes_of_map
-from deapcache.datasets.base import DATASETS, DatasetEntry, FileDataset, Sample, SplitStatus, read_map_of_image
+from deapcache.datasets.base import DATASETS, FileDataset, Sample, SplitStatus, read_map_of_image
 from deapcache.datasets.digests import DigestIndex, Progress
-from deapcache.datasets.io import absent, not_under, read_bytes, require_all, require_split, require_values, stems
+from deapcache.datasets.io import absent, read_bytes, require_all, require_split, require_values, stems
 from deapcache.errors import DataError, MissingDataError
 
 LAYOUT = """\
@@ -39,7 +39,6 @@ CLASSES = tuple(_NAMES.split())
 IMAGES, CLASS_MAPS, OBJECT_MAPS = "JPEGImages", "SegmentationClass", "SegmentationObject"
 
 _ARCHIVE = "unpack VOCtrainval_11-May-2012.tar again, or take the id out of the list"
-_PLACES = ("VOCdevkit/VOC2012", "VOC2012", "")
 _CLASS_VALUES = np.isin(np.arange(VOID + 1), [*range(len(CLASSES)), VOID])
 _OBJECT_VALUES = np.ones(VOID + 1, dtype=np.bool_)
 
@@ -58,6 +57,42 @@ class Voc(FileDataset):
     classes = CLASSES
     most_objects = VOID - 1
     """What 8 bits can number beside background and void."""
+    summary = "PASCAL VOC 2012: photographs with a class map of 20 kinds of object, and single objects"
+    layout = LAYOUT
+    licence = "photographs under Flickr's terms of use; no licence is stated for the annotations"
+    official: ClassVar = {"train": 1_464, "val": 1_449}
+    options: ClassVar = {
+        "instances": {"void": "background"},
+        BOXES: {
+            "void": "background",
+            "boxes": "tight, of visible pixels",
+            "category": "commonest class of an object's pixels",
+        },
+    }
+    places = tuple(base + place for base in ("", "voc/") for place in ("VOCdevkit/VOC2012", "VOC2012", ""))
+    expected = (
+        "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt or val.txt there or in its folder voc/ (or VOC2012 itself)"
+    )
+
+    @classmethod
+    def split_parts(cls, root: Path, split: str) -> tuple[Path, ...]:
+        return root / IMAGES, _list_file(root, split), root / CLASS_MAPS
+
+    @classmethod
+    def has_split(cls, root: Path, split: str) -> bool:
+        return _list_file(root, split).is_file()
+
+    @classmethod
+    def split_status(cls, root: Path, split: str) -> SplitStatus:
+        """Photographs of the split's list, and missing paths; reads the list, opens no image."""
+        listing = _list_file(root, split)
+        missing = absent([listing, *(root / name for name in (IMAGES, CLASS_MAPS, OBJECT_MAPS))])
+        try:
+            ids = read_ids(listing) if listing.is_file() else ()
+        except DataError as error:
+            return SplitStatus(images=0, missing=(*missing, f"a list of the right form: {error}"))
+        photographs = stems(root / IMAGES, ".jpg")
+        return SplitStatus(images=sum(name in photographs for name in ids), missing=missing)
 
     def list_samples(self, split: str) -> Sequence[Sample]:
         listing = _list_file(self.root, split)
@@ -65,7 +100,7 @@ class Voc(FileDataset):
         ids = read_ids(listing)
         require_all(ids, self.root / IMAGES, ".jpg", f"{listing} names them: {_ARCHIVE}")
         require_all(ids, self.root / CLASS_MAPS, ".png", f"{listing} names them: {_ARCHIVE}")
-        return [_sample(name) for name in ids]
+        return [Sample(id=name, image=f"{IMAGES}/{name}.jpg", labels=_labels(f"{name}.png")) for name in ids]
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
         if kind == "classes":
@@ -82,12 +117,6 @@ class Voc(FileDataset):
         if kind in ("instances", BOXES):
             self._require_object_maps(split)
         return super().annotation_digest(split, kind, index=index, progress=progress)
-
-    def target_options(self, kind: str) -> dict[str, Any]:
-        self._require_kind(kind)
-        objects = {"void": "background"}
-        boxes = {"boxes": "tight, of visible pixels", "category": "commonest class of an object's pixels"}
-        return {"instances": objects, BOXES: objects | boxes}.get(kind, {})
 
     def _classes(self, sample: Sample) -> NDArray[np.uint8]:
         path = self.root / sample.labels["classes"][0]
@@ -151,62 +180,13 @@ def _parse_id(line: str, number: int, path: Path) -> str:
     return line
 
 
-def _sample(name: str) -> Sample:
-    classes, objects = f"{CLASS_MAPS}/{name}.png", f"{OBJECT_MAPS}/{name}.png"
-    labels = {"classes": (classes,), "instances": (objects,), BOXES: (objects, classes)}
-    return Sample(id=name, image=f"{IMAGES}/{name}.jpg", labels=labels)
+def _labels(name: str) -> dict[str, tuple[str, ...]]:
+    classes, objects = f"{CLASS_MAPS}/{name}", f"{OBJECT_MAPS}/{name}"
+    return {"classes": (classes,), "instances": (objects,), BOXES: (objects, classes)}
 
 
 def _list_file(root: Path, split: str) -> Path:
     return root / "ImageSets" / "Segmentation" / f"{split}.txt"
 
 
-def _find_root(data_root: Path) -> Path | None:
-    roots = [base / place for base in (data_root, data_root / "voc") for place in _PLACES]
-    return next((root for root in roots if any(_list_file(root, s).is_file() for s in Voc.splits)), None)
-
-
-def open_voc(data_root: Path) -> Voc:
-    """VOC 2012 under ``data_root``; raises :class:`MissingDataError` where neither split's list is there."""
-    root = _find_root(data_root)
-    if root is None:
-        raise not_under(
-            data_root,
-            "voc",
-            "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt or val.txt there or in its folder voc/ (or VOC2012 "
-            "itself)",
-        )
-    return Voc(root)
-
-
-def voc_status(data_root: Path) -> dict[str, SplitStatus]:
-    """Photographs of each split's list, and missing paths; reads the lists, opens no image."""
-    root = _find_root(data_root) or data_root / _PLACES[0]
-    photographs = stems(root / IMAGES, ".jpg")
-    return {split: _split_status(root, split, photographs) for split in Voc.splits}
-
-
-def _split_status(root: Path, split: str, photographs: Collection[str]) -> SplitStatus:
-    listing = _list_file(root, split)
-    missing = absent([listing, *(root / name for name in (IMAGES, CLASS_MAPS, OBJECT_MAPS))])
-    try:
-        ids = read_ids(listing) if listing.is_file() else ()
-    except DataError as error:
-        return SplitStatus(images=0, missing=(*missing, f"a list of the right form: {error}"))
-    return SplitStatus(images=sum(name in photographs for name in ids), missing=missing)
-
-
-DATASETS.add(
-    "voc",
-    DatasetEntry(
-        name="voc",
-        summary="PASCAL VOC 2012: photographs with a class map of 20 kinds of object, and single objects",
-        layout=LAYOUT,
-        licence="photographs under Flickr's terms of use; no licence is stated for the annotations",
-        open=open_voc,
-        status=voc_status,
-        official={"train": 1_464, "val": 1_449},
-        annotations=Voc.annotations,
-        classes=CLASSES,
-    ),
-)
+DATASETS.add("voc", Voc.entry())

@@ -55,7 +55,7 @@ def test_nothing_is_opened(cli, make_coco, monkeypatch):
     def never(*_):
         raise AssertionError("a listing was read")
 
-    monkeypatch.setattr(CocoInstances, "_listing", never)
+    monkeypatch.setattr(CocoInstances, "samples", never)
     assert cli("list", "datasets", "--data-root", make_coco(1, 1)).code == 0
 
 
