@@ -541,7 +541,8 @@ def require_same_size(labels: NDArray[Any], path: Path, image: tuple[int, int], 
     if labels.shape[:2] != image:
         raise DataError(
             f"{path} has {labels.shape[0]} x {labels.shape[1]} pixels (height x width), its image {image_path} has "
-            f"{image[0]} x {image[1]}; labels must lie on the image's own pixels"
+            f"{image[0]} x {image[1]}; labels must lie on the image's own pixels",
+            path=path,
         )
 
 

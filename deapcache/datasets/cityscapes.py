@@ -139,7 +139,8 @@ class Cityscapes(FileDataset):
         if len(table) - 1 > self.most_objects:
             raise DataError(
                 f"{path} has {len(table) - 1} objects and parts of groups; expected {self.most_objects} at most: give "
-                "the original file"
+                "the original file",
+                path=path,
             )
         return table
 

@@ -78,7 +78,9 @@ def _parse(path: Path) -> dict[str, Any]:
     content = read_json(path, "annotation file", "download the annotations again")
     lists = isinstance(content, dict) and all(isinstance(content.get(key), list) for key in ("images", "annotations"))
     if not lists:
-        raise DataError(f"{path} is not a COCO instances file: it needs the lists 'images' and 'annotations'")
+        raise DataError(
+            f"{path} is not a COCO instances file: it needs the lists 'images' and 'annotations'", path=path
+        )
     return dict(content)
 
 
@@ -88,7 +90,8 @@ def _checked_fields(
     """``fields`` with those replaced that ``check`` gives; raises :class:`DataError` that says which are wrong."""
     if not isinstance(fields, dict):
         raise DataError(
-            f"{path}: {what} number {place + 1} is of a wrong type: {str(fields)[:50]!r}, expected its fields"
+            f"{path}: {what} number {place + 1} is of a wrong type: {str(fields)[:50]!r}, expected its fields",
+            path=path,
         )
     try:
         replaced = check(fields)
@@ -98,7 +101,9 @@ def _checked_fields(
         reason = f"has a field of a wrong type: {error}"
     else:
         return {**fields, **replaced} if replaced else fields
-    raise DataError(f"{path}: {what} number {place + 1} (id {fields.get('id')!r}) {reason}; give COCO's original file")
+    raise DataError(
+        f"{path}: {what} number {place + 1} (id {fields.get('id')!r}) {reason}; give COCO's original file", path=path
+    )
 
 
 def _image_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,7 +145,8 @@ def _arrange(
     for annotation in annotations:
         if annotation["image_id"] not in by_image:
             raise DataError(
-                f"{path}: annotation {annotation['id']} is for image {annotation['image_id']}, which is not listed"
+                f"{path}: annotation {annotation['id']} is for image {annotation['image_id']}, which is not listed",
+                path=path,
             )
         by_image[annotation["image_id"]].append(annotation)
     return tuple(_image(image, by_image[image["id"]]) for image in sorted(images, key=lambda image: image["id"]))
@@ -162,7 +168,7 @@ def _painting_order(annotation: Mapping[str, Any]) -> tuple[bool, float, int]:
 def _refuse_repeats(ids: list[Any], what: str, path: Path) -> None:
     if len(set(ids)) < len(ids):
         repeated = next(id_ for id_, count in Counter(ids).items() if count > 1)
-        raise DataError(f"{path}: {what} id {repeated} is listed more than once; give COCO's original file")
+        raise DataError(f"{path}: {what} id {repeated} is listed more than once; give COCO's original file", path=path)
 
 
 def read_boxes(image: CocoImage, path: Path) -> NDArray[np.float64]:
@@ -184,7 +190,8 @@ def _checked_row(annotation: Mapping[str, Any], image: CocoImage, path: Path) ->
         raise DataError(
             f"{path}: annotation {annotation['id']} of image {image.id} is no box: found {found}; expected a bbox of "
             "four numbers x, y, width, height, an area, none of the last three below 0, and a category_id; "
-            "give COCO's original file"
+            "give COCO's original file",
+            path=path,
         ) from None
 
 
@@ -357,7 +364,8 @@ class CocoInstances(FileDataset):
             raise DataError(
                 f"{self.image_path(split, row)} has {decoded.shape[0]} x {decoded.shape[1]} pixels (height x width), "
                 f"{annotation_file(self.root, split)} says {expected[0]} x {expected[1]}: "
-                "its masks would not fit; use the file that the annotations were made for"
+                "its masks would not fit; use the file that the annotations were made for",
+                path=self.image_path(split, row),
             )
         return decoded
 
@@ -388,13 +396,14 @@ def read_instances(image: CocoImage, path: Path) -> NDArray[np.int32]:
         if not math.isfinite(float(annotation["area"])):
             raise DataError(
                 f"{path}: annotation {annotation['id']} of image {image.id} has the area {annotation['area']!r}, by "
-                "which masks are ordered; expected a finite number"
+                "which masks are ordered; expected a finite number",
+                path=path,
             )
         try:
             mask = decode_segmentation(annotation.get("segmentation"), image.size)
         except ValueError as error:
             raise DataError(
-                f"{path}: annotation {annotation['id']} of image {image.id} cannot be drawn: {error}"
+                f"{path}: annotation {annotation['id']} of image {image.id} cannot be drawn: {error}", path=path
             ) from error
         if is_crowd(annotation):
             ids[mask] = CROWD_ID
@@ -411,7 +420,8 @@ def _require_files(names: Sequence[str], folder: Path) -> None:
     if lacking:
         raise MissingDataError(
             f"{folder} lacks {len(lacking)} of the {len(names)} listed images, the first is {lacking[0]}; "
-            f"unpack the image archive again, {LEAVE_OUT}"
+            f"unpack the image archive again, {LEAVE_OUT}",
+            path=folder / lacking[0],
         )
 
 

@@ -151,7 +151,8 @@ def _require_same_listing(ids: Collection[str], path: Path, images: Path) -> Non
         raise DataError(
             f"coco-stuff and coco would not have the same images: {len(listed - found)} are listed in {path} and not "
             f"in {images}, {len(found - listed)} are there and not listed; the first is {differing[0]}. Give all "
-            f"images and COCO's original file, or move {path.name} away if features need not serve both datasets"
+            f"images and COCO's original file, or move {path.name} away if features need not serve both datasets",
+            path=path,
         )
 
 

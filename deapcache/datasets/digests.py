@@ -160,7 +160,7 @@ def _look_up(path: Path, digest_it: Callable[[Path], str], known: _Entry | None)
 
 def _unread(error: OSError, path: Path) -> DeapcacheError:
     if isinstance(error, FileNotFoundError):
-        return MissingDataError(f"image {path} is missing; put the file back, {LEAVE_OUT}")
+        return MissingDataError(f"image {path} is missing; put the file back, {LEAVE_OUT}", path=path)
     return access_error(error, path)
 
 

@@ -71,7 +71,8 @@ class Diode(FileDataset):
         if absent := absent_maps(pictures):
             raise MissingDataError(
                 f"{self.root / split} lacks {len(absent)} depth maps and masks of its {len(pictures)} images, the "
-                f"first is {absent[0]}; unpack the archive again, or remove the images"
+                f"first is {absent[0]}; unpack the archive again, or remove the images",
+                path=absent[0],
             )
         return [self._sample(path) for path in pictures]
 
@@ -82,7 +83,7 @@ class Diode(FileDataset):
         for values, path in ((depth, depth_path), (valid, mask_path)):
             require_size_of(image, values, path)
         if not np.isin(valid, (0, 1)).all():
-            raise DataError(f"depth mask {mask_path} has values other than 0 and 1; download it again")
+            raise DataError(f"depth mask {mask_path} has values other than 0 and 1; download it again", path=mask_path)
         known = np.where(valid == 1, depth, np.float32(0))
         return require_metres(known, f"depth map {depth_path}, where its mask is 1,")
 
@@ -119,7 +120,8 @@ def read_map(path: Path, dtypes: Sequence[str]) -> NDArray[Any]:
     if values.dtype.name not in dtypes or values.ndim not in (2, 3) or values.shape[2:] not in ((), (1,)):
         raise DataError(
             f"{path} has shape {values.shape} and dtype {values.dtype}; expected (height, width, 1) or (height, "
-            f"width), {' or '.join(dtypes)}. Download it again"
+            f"width), {' or '.join(dtypes)}. Download it again",
+            path=path,
         )
     return np.array(values).reshape(values.shape[:2])
 

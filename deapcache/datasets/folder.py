@@ -84,7 +84,7 @@ class Gathered:
             for name in names:
                 id_ = id_of_file.get(_composed(name), _composed(name))
                 if id_ in first:
-                    raise DataError(f"{path} lists image {id_} twice: in {first[id_]} and in {split}")
+                    raise DataError(f"{path} lists image {id_} twice: in {first[id_]} and in {split}", path=path)
                 first[id_] = split
         return {split: [self._sample(id_) for id_ in sorted(first) if first[id_] == split] for split in lists}
 
@@ -144,7 +144,8 @@ def read_split_file(path: Path, splits: Sequence[str]) -> dict[str, list[str]]:
         return content
     raise DataError(
         f'{path} is no split file: expected {{"train": ["a", "b"], "val": ["c"]}}, lists of the names of images, '
-        f"under {' and '.join(splits)} and nothing else"
+        f"under {' and '.join(splits)} and nothing else",
+        path=path,
     )
 
 
@@ -244,7 +245,7 @@ class FolderDataset(FileDataset):
         classes = self.read_labels(sample, "classes") if with_classes else np.zeros_like(instances)
         table = boxes_of_map(instances, classes)
         if len(table) - 1 > self.most_objects:
-            raise DataError(f"{path} has {len(table) - 1} objects; expected {self.most_objects} at most")
+            raise DataError(f"{path} has {len(table) - 1} objects; expected {self.most_objects} at most", path=path)
         return table
 
     def _places(self, folder: str) -> list[Path]:
@@ -287,13 +288,13 @@ def name_of(root: Path) -> str:
 def _read_classes(path: Path) -> tuple[str, ...]:
     expected = 'a list of the names of all classes, ["wall", "floor", ...]: the first is value 0 of the label maps'
     if not path.exists():
-        raise MissingDataError(f"{path} is missing, which labels need: expected {expected}")
+        raise MissingDataError(f"{path} is missing, which labels need: expected {expected}", path=path)
     names = read_json(path, "list of classes", f"expected {expected}")
     if not (isinstance(names, list) and names and all(isinstance(name, str) and name for name in names)):
-        raise DataError(f"{path} is not what labels need: expected {expected}")
+        raise DataError(f"{path} is not what labels need: expected {expected}", path=path)
     if len(set(names)) < len(names) or len(names) > VOID:
         found = f"{len(names)} names, {len(set(names))} of them different"
-        raise DataError(f"{path} has {found}: expected each name once, and {VOID} at most")
+        raise DataError(f"{path} has {found}: expected each name once, and {VOID} at most", path=path)
     return tuple(names)
 
 

@@ -45,14 +45,16 @@ def access_error(error: OSError, path: Path) -> DeapcacheError:
     if error.filename is not None:
         path = Path(os.fsdecode(error.filename))
     if isinstance(error, FileNotFoundError):
-        return MissingDataError(f"{path} is gone: moved or deleted while it was read; put it back, and try again")
+        return MissingDataError(
+            f"{path} is gone: moved or deleted while it was read; put it back, and try again", path=path
+        )
     if isinstance(error, PermissionError):
         closed = next((folder for folder in reversed(path.parents) if not _may_enter(folder)), None)
         why = f", since the folder {closed} may not be entered" if closed else ""
-        return DataError(f"{path} may not be read{why}: ask its owner to allow it")
+        return DataError(f"{path} may not be read{why}: ask its owner to allow it", path=path)
     reason = error.strerror or str(error)
     if error.errno in _OF_THE_PATH:
-        return DataError(f"{path} cannot be read: {reason}")
+        return DataError(f"{path} cannot be read: {reason}", path=path)
     return LocationError(f"{path} cannot be read now: {reason}; nothing is known to be wrong with it, try again")
 
 
@@ -65,7 +67,7 @@ def read_bytes(path: Path, what: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise MissingDataError(f"{what} {path} is missing") from None
+        raise MissingDataError(f"{what} {path} is missing", path=path) from None
     except OSError as error:
         raise access_error(error, path) from None
 
@@ -76,7 +78,7 @@ def read_json(path: Path, what: str, advice: str) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON ({error}); {advice}") from None
+        raise DataError(f"{path} is not valid JSON ({error}); {advice}", path=path) from None
 
 
 def describe(folder: Path) -> str:
@@ -147,7 +149,8 @@ def require_all(ids: Collection[str], folder: Path, suffix: str, advice: str) ->
     present = stems(folder, suffix)
     if lacking := sorted(name for name in ids if name not in present):
         raise MissingDataError(
-            f"{folder} lacks {len(lacking):,} of {len(ids):,} files, the first is {lacking[0]}{suffix}; {advice}"
+            f"{folder} lacks {len(lacking):,} of {len(ids):,} files, the first is {lacking[0]}{suffix}; {advice}",
+            path=folder / f"{lacking[0]}{suffix}",
         )
 
 
@@ -225,16 +228,18 @@ def explained(path: Path, what: str) -> Iterator[None]:
     except (DeapcacheError, MemoryError):
         raise
     except FileNotFoundError:
-        raise MissingDataError(f"{what} {path} is missing; put the file back, or take it out of the listing") from None
+        raise MissingDataError(
+            f"{what} {path} is missing; put the file back, or take it out of the listing", path=path
+        ) from None
     except UnidentifiedImageError:
-        raise DataError(f"cannot decode {path}: {_what_it_is(path)}; replace the file") from None
+        raise DataError(f"cannot decode {path}: {_what_it_is(path)}; replace the file", path=path) from None
     except Image.DecompressionBombError as error:
-        raise DataError(f"cannot decode {path}: {error}") from None
+        raise DataError(f"cannot decode {path}: {error}", path=path) from None
     except Exception as error:  # decoders document none, and raise all kinds on files that are not what they say
         if isinstance(error, OSError) and error.errno:
             raise access_error(error, path) from None
         reason = str(error) or type(error).__name__
-        raise DataError(f"cannot decode {path}: {reason}; replace the file") from error
+        raise DataError(f"cannot decode {path}: {reason}; replace the file", path=path) from error
 
 
 def _what_it_is(path: Path) -> str:
@@ -247,7 +252,8 @@ def _refuse_huge(image: Image.Image, path: Path) -> None:
     if limit is not None and image.width * image.height > limit:
         raise DataError(
             f"cannot decode {path}: {image.width} x {image.height} pixels are more than the limit of {limit}; "
-            "scale the file down, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+            "scale the file down, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it",
+            path=path,
         )
 
 
@@ -287,7 +293,8 @@ def read_index_map(path: Path) -> NDArray[np.int32]:
         if image.mode not in _NUMBERS:
             raise DataError(
                 f"label map {path} holds colours (mode {image.mode}); expected one number a pixel: a palette PNG or a "
-                "greyscale PNG of at most 16 bits. Colours were probably written by a viewer: take the original file"
+                "greyscale PNG of at most 16 bits. Colours were probably written by a viewer: take the original file",
+                path=path,
             )
         step = _STEPS.get(str(image.tile[0][3]), 1)
         return np.array(image, dtype=np.int32) // step
@@ -304,7 +311,8 @@ def require_png(image: Image.Image, what: str, path: Path) -> PngImageFile:
     if not isinstance(image, PngImageFile):
         raise DataError(
             f"{what} {path} is a {image.format} picture whatever its name; expected a PNG, which keeps numbers as they "
-            "are: take the original file"
+            "are: take the original file",
+            path=path,
         )
     return image
 
@@ -315,7 +323,7 @@ def require_values(labels: NDArray[np.int32], allowed: NDArray[np.bool_], path: 
     wrong = [int(v) for v in present if v < 0 or v >= len(allowed) or not allowed[v]]
     if wrong:
         shown = ", ".join(map(str, wrong[:5])) + (" ..." if len(wrong) > 5 else "")
-        raise DataError(f"label map {path} has the value(s) {shown}; expected {what}")
+        raise DataError(f"label map {path} has the value(s) {shown}; expected {what}", path=path)
 
 
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
@@ -340,13 +348,15 @@ def read_depth_png(path: Path, *, steps_per_metre: int) -> NDArray[np.float32]:
         if image.mode not in _SIXTEEN_BITS:
             raise DataError(
                 f"depth map {path} has pixels of mode {image.mode}; expected a greyscale PNG of 16 bits. It is "
-                "probably a picture of the depth, scaled for looking at: take the original file"
+                "probably a picture of the depth, scaled for looking at: take the original file",
+                path=path,
             )
         steps = np.array(image)
     if far := int((steps == _FAR_END).sum()):
         raise DataError(
             f"depth map {path} has {far:,} pixel(s) of {_FAR_END}, the highest value of 16 bits, which cameras and "
-            "renderers write where there is no depth; write 0 there, which is unknown"
+            "renderers write where there is no depth; write 0 there, which is unknown",
+            path=path,
         )
     # Whole numbers up to 65535 are exact in float32, so that the quotient is rounded once.
     return steps.astype(np.float32) / np.float32(steps_per_metre)
@@ -363,7 +373,9 @@ def read_depth_npy(path: Path) -> NDArray[np.float32]:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(stored, np.ndarray) or stored.ndim != 2 or stored.dtype.kind != "f":
         found = f"{stored.dtype} of shape {stored.shape}" if isinstance(stored, np.ndarray) else "an archive"
-        raise DataError(f"depth map {path} holds {found}; expected floating-point metres of shape (height, width)")
+        raise DataError(
+            f"depth map {path} holds {found}; expected floating-point metres of shape (height, width)", path=path
+        )
     with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite, and is refused
         metres = np.array(stored, np.float32)
     return require_metres(np.where(np.isnan(metres), np.float32(0), metres), f"depth map {path}")

@@ -51,9 +51,11 @@ def read_list(path: Path) -> tuple[Listed, ...]:
     try:
         lines = read_bytes(path, "list").decode().splitlines()
     except MissingDataError:
-        raise MissingDataError(f"list {path} is missing; take it from the files of BTS or AdaBins") from None
+        raise MissingDataError(f"list {path} is missing; take it from the files of BTS or AdaBins", path=path) from None
     except UnicodeDecodeError as error:
-        raise DataError(f"list {path} is no text ({error}); take it from the files of BTS or AdaBins") from None
+        raise DataError(
+            f"list {path} is no text ({error}); take it from the files of BTS or AdaBins", path=path
+        ) from None
     listed = [_parse(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1) if line.strip()]
     _refuse_repeats(listed, path)
     return tuple(sorted(listed, key=lambda entry: entry.id))
@@ -76,7 +78,9 @@ def _refuse_repeats(listed: Iterable[Listed], path: Path) -> None:
     seen: set[str] = set()
     for entry in listed:
         if entry.id in seen:
-            raise DataError(f"list {path} names the image {entry.image} more than once; remove one of the lines")
+            raise DataError(
+                f"list {path} names the image {entry.image} more than once; remove one of the lines", path=path
+            )
         seen.add(entry.id)
 
 
@@ -147,13 +151,14 @@ class KittiEigen(FileDataset):
         listed = [entry for entry in self._listed(split) if entry.depth]
         if not listed:
             path = list_file(self.root, split)
-            raise DataError(f"{path} lists no image with depth; take the list of BTS or AdaBins")
+            raise DataError(f"{path} lists no image with depth; take the list of BTS or AdaBins", path=path)
         samples = samples_of(self.root, listed)
         if absent := absent_from(self.root, samples):
             raise MissingDataError(
                 f"{self.root} lacks {len(absent)} of the {2 * len(samples)} images and depth maps that "
                 f"{list_file(self.root, split).name} names, the first is {absent[0]}; unpack the archive of its "
-                "drive again"
+                "drive again",
+                path=self.root / absent[0],
             )
         return samples
 

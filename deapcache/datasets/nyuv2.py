@@ -79,7 +79,8 @@ class ArrayFile:
                 return np.asarray(array[number])
             except Exception as error:  # h5py documents none, and damaged files raise all kinds
                 raise DataError(
-                    f"{self.path}: item {number} of {name} cannot be read ({error}); download the file again"
+                    f"{self.path}: item {number} of {name} cannot be read ({error}); download the file again",
+                    path=self.path,
                 ) from error
 
     def close(self) -> None:
@@ -91,7 +92,9 @@ class ArrayFile:
         file = self._open()
         array = file.get(name)
         if not isinstance(array, h5py.Dataset):
-            raise DataError(f"{self.path} has no array {name!r}; found {', '.join(sorted(file)) or 'nothing'}")
+            raise DataError(
+                f"{self.path} has no array {name!r}; found {', '.join(sorted(file)) or 'nothing'}", path=self.path
+            )
         return array
 
     def _open(self) -> h5py.File:
@@ -114,7 +117,7 @@ def _facts(path: Path) -> tuple[int, ...]:
     try:
         return os.getpid(), *stamp(path.stat())
     except FileNotFoundError:
-        raise MissingDataError(f"{path} is missing; put it back, or give another --data-root") from None
+        raise MissingDataError(f"{path} is missing; put it back, or give another --data-root", path=path) from None
     except OSError as error:
         raise access_error(error, path) from None
 
@@ -127,7 +130,8 @@ def _open(path: Path) -> h5py.File:
     except OSError as error:
         raise DataError(
             f"{path} cannot be opened as HDF5 ({error}); expected MATLAB's version 7.3 format. The download is "
-            "probably cut short, or is a web page: download it again"
+            "probably cut short, or is a web page: download it again",
+            path=path,
         ) from error
 
 
@@ -144,7 +148,9 @@ def read_splits(path: Path, images: int) -> dict[str, tuple[int, ...]]:
     content = _load(path)
     splits = {split: _numbers(content, name, images, path) for split, name in _NAMES.items()}
     if shared := set(splits["train"]) & set(splits["val"]):
-        raise DataError(f"{path}: image {min(shared)} is both in trainNdxs and in testNdxs; download the file again")
+        raise DataError(
+            f"{path}: image {min(shared)} is both in trainNdxs and in testNdxs; download the file again", path=path
+        )
     return splits
 
 
@@ -157,25 +163,27 @@ def _load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise MissingDataError(
             f"{path} is missing: it says which images are for training; put it beside the labelled images, from "
-            "http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat"
+            "http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat",
+            path=path,
         ) from None
     except OSError as error:
         if error.errno:
             raise access_error(error, path) from None
-        raise DataError(f"{path} is no MATLAB file of version 5 ({error}); download it again") from error
+        raise DataError(f"{path} is no MATLAB file of version 5 ({error}); download it again", path=path) from error
     except Exception as error:  # scipy documents none; damaged files raise ValueError, TypeError, zlib.error and others
-        raise DataError(f"{path} is no MATLAB file of version 5 ({error}); download it again") from error
+        raise DataError(f"{path} is no MATLAB file of version 5 ({error}); download it again", path=path) from error
 
 
 def _numbers(content: dict[str, Any], name: str, images: int, path: Path) -> tuple[int, ...]:
     if name not in content:
-        raise DataError(f"{path} has no {name}; expected trainNdxs and testNdxs, image numbers from 1")
+        raise DataError(f"{path} has no {name}; expected trainNdxs and testNdxs, image numbers from 1", path=path)
     values: NDArray[Any] = np.asarray(content[name]).ravel()
     wrong = values.dtype.kind not in "uif" or not np.all((values >= 1) & (values <= images) & (values % 1 == 0))
     if wrong or len(np.unique(values)) < len(values):
         raise DataError(
             f"{path}: {name} must be different whole numbers from 1 to {images}, the number of labelled images; "
-            "use the two files of one download"
+            "use the two files of one download",
+            path=path,
         )
     return tuple(sorted(int(value) for value in values))
 
@@ -284,7 +292,8 @@ class NyuLabelled(Dataset):
         if instances.max() > MOST_OBJECTS:
             raise DataError(
                 f"{self._arrays.path}: image {number:04d} has {instances.max()} objects, the boxes of an image have "
-                f"room for {MOST_OBJECTS}; raise MOST_OBJECTS in {__name__}"
+                f"room for {MOST_OBJECTS}; raise MOST_OBJECTS in {__name__}",
+                path=self._arrays.path,
             )
         return boxes_of_map(instances, labels)
 
@@ -382,7 +391,8 @@ def _require_array(arrays: ArrayFile, name: str) -> None:
         raise DataError(
             f"{arrays.path}: {name} has shape {shape} and dtype {dtype}; expected (images, 3, width, height) uint8 for "
             "images, (images, width, height) for all others, float for depths and unsigned integers for labels and "
-            f"instances, of the same sizes; images has shape {images}. Download the file again"
+            f"instances, of the same sizes; images has shape {images}. Download the file again",
+            path=arrays.path,
         )
 
 
@@ -445,7 +455,8 @@ class NyuPairs(FileDataset):
         if depth.max(initial=0) > FAR_END:
             raise DataError(
                 f"depth map {path} goes to {depth.max():g} m; NYUv2 ends at {FAR_END:g} m, so its unit is not the "
-                "millimetre: convert it, or take nyu_depth_v2_labeled.mat"
+                "millimetre: convert it, or take nyu_depth_v2_labeled.mat",
+                path=path,
             )
         return without_far_end(depth)
 
@@ -498,7 +509,8 @@ def _require_whole(pairs: Sequence[Pair], folder: Path) -> None:
     if absent := [depth for _, _, depth in pairs if not depth.is_file()]:
         raise MissingDataError(
             f"{folder} lacks the depth maps of {len(absent)} of its {len(pairs)} images, the first is {absent[0]}; "
-            "put them there, or remove the images"
+            "put them there, or remove the images",
+            path=absent[0],
         )
 
 

@@ -140,7 +140,8 @@ class Voc(FileDataset):
             path, classes = (self.root / name for name in sample.labels[BOXES])
             raise DataError(
                 f"{path}: object {unclassed[0]} has no pixel of a class from 1 to 20 in {classes}; the two files do "
-                "not belong together: unpack VOCtrainval_11-May-2012.tar again"
+                "not belong together: unpack VOCtrainval_11-May-2012.tar again",
+                path=path,
             )
         return np.asarray(1 + counts.argmax(axis=1))[objects]
 
@@ -164,19 +165,19 @@ def read_ids(path: Path) -> tuple[str, ...]:
     try:
         lines = read_bytes(path, "list").decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no text file ({error}); give the original list") from None
+        raise DataError(f"{path} is no text file ({error}); give the original list", path=path) from None
     ids = [_parse_id(line.strip(), number, path) for number, line in enumerate(lines, start=1) if line.strip()]
     if not ids:
-        raise DataError(f"{path} names no image; expected one id a line, such as 2007_000032")
+        raise DataError(f"{path} names no image; expected one id a line, such as 2007_000032", path=path)
     repeated = sorted(name for name, count in Counter(ids).items() if count > 1)
     if repeated:
-        raise DataError(f"{path} names {len(repeated):,} ids more than once, the first is {repeated[0]}")
+        raise DataError(f"{path} names {len(repeated):,} ids more than once, the first is {repeated[0]}", path=path)
     return tuple(sorted(ids))
 
 
 def _parse_id(line: str, number: int, path: Path) -> str:
     if re.search(r"[\s/\\]", line):
-        raise DataError(f"{path}, line {number}: expected one id such as 2007_000032, found {line!r}")
+        raise DataError(f"{path}, line {number}: expected one id such as 2007_000032, found {line!r}", path=path)
     return line
 
 

@@ -104,7 +104,7 @@ def offering_to_skip() -> Iterator[None]:
     try:
         yield
     except (DataError, MissingDataError) as error:
-        raise type(error)(f"{error}; {LEAVE_OUT}") from error
+        raise type(error)(f"{error}; {LEAVE_OUT}", path=error.path) from error
 
 
 def _read(dataset: Dataset, split: str, row: int, form: Form) -> np.ndarray:
