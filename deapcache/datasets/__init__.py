@@ -17,8 +17,8 @@ from deapcache.datasets.base import (
     DatasetEntry,
     SplitStatus,
     dataset_entry,
+    dataset_status,
     images_owner,
-    look_for,
     open_dataset,
 )
 from deapcache.datasets.digests import DigestIndex
@@ -40,11 +40,11 @@ __all__ = [
     "SplitStatus",
     "crop_table",
     "dataset_entry",
+    "dataset_status",
     "decode_image",
     "flip_width",
     "images_owner",
     "in_order",
-    "look_for",
     "open_dataset",
     "pad_table",
     "resize_image",

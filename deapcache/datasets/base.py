@@ -19,11 +19,11 @@ from deapcache.annotations import BOXES
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
 from deapcache.datasets.io import (
     COLOUR_AS_STORED,
-    absent,
     decode_image,
+    file_errors,
     image_size,
-    listing,
-    not_under,
+    missing_paths,
+    not_found_error,
     read_index_map,
     stems,
 )
@@ -98,13 +98,13 @@ class Dataset(ABC):
     @classmethod
     def has_split(cls, root: Path, split: str) -> bool:
         """Whether enough of a split is in a folder for the dataset to lie there."""
-        return not absent(cls.split_parts(root, split))
+        return not missing_paths(cls.split_parts(root, split))
 
     @classmethod
     def split_status(cls, root: Path, split: str) -> SplitStatus:
         """What is there of one split; quick: no image is read."""
         parts = cls.split_parts(root, split)
-        return SplitStatus(images=len(stems(parts[0], ".jpg")), missing=absent(parts))
+        return SplitStatus(images=len(stems(parts[0], ".jpg")), missing=missing_paths(parts))
 
     @classmethod
     def find_root(cls, data_root: Path) -> Path | None:
@@ -119,7 +119,7 @@ class Dataset(ABC):
             return cls()
         root = cls.find_root(data_root)
         if root is None:
-            raise not_under(data_root, cls.name, cls.expected, cls.hint)
+            raise not_found_error(data_root, cls.name, cls.expected, cls.hint)
         of_root: Any = cls
         made: Dataset = of_root(root)
         return made
@@ -320,20 +320,20 @@ def open_dataset(name: str, data_root: Path) -> Dataset:
 
     Raises :class:`UnknownNameError`, and :class:`MissingDataError` that says what is expected where and what was found.
     """
-    with listing(Path(data_root)):
+    with file_errors(Path(data_root)):
         return dataset_entry(name).open(Path(data_root))
 
 
-def look_for(entry: DatasetEntry, data_root: Path) -> dict[str, SplitStatus]:
+def dataset_status(entry: DatasetEntry, data_root: Path) -> dict[str, SplitStatus]:
     """:attr:`DatasetEntry.status`; folders that cannot be looked into are told as what is missing, not raised."""
     try:
-        with listing(data_root):
+        with file_errors(data_root):
             return entry.status(data_root)
     except DeapcacheError as error:
         return dict.fromkeys(Dataset.splits, SplitStatus(images=0, missing=(f"access: {error}",)))
 
 
-_OF_THE_WHOLE = (
+_COPIED = (
     "name", "images_name", "splits", "base_size", "annotations", "classes", "colour", "computes_images",
 )  # fmt: skip
 
@@ -346,7 +346,7 @@ class Selection(Dataset):
     """
 
     def __init__(self, whole: Dataset, omitted: Mapping[str, Mapping[str, str]]) -> None:
-        vars(self).update({name: getattr(whole, name) for name in _OF_THE_WHOLE})
+        vars(self).update({name: getattr(whole, name) for name in _COPIED})
         self.omitted = whole.omitted_and(omitted)
         self._whole = whole
         self._kept: dict[str, list[int]] = {}
@@ -428,16 +428,16 @@ class FileDataset(Dataset):
         self._is_tolerant = False
 
     def tolerant(self) -> Self:
-        made = self._again()
+        made = self._unlisted_copy()
         made._is_tolerant = True
         return made
 
     def without(self, omitted: Mapping[str, Mapping[str, str]]) -> Self:
-        made = self._again()
+        made = self._unlisted_copy()
         made.omitted = self.omitted_and(omitted)
         return made
 
-    def _again(self) -> Self:
+    def _unlisted_copy(self) -> Self:
         made = copy.copy(self)
         made._listings = {}
         return made
@@ -459,7 +459,7 @@ class FileDataset(Dataset):
         with _LISTING:
             if split not in self._listings:
                 left_out = self.omitted.get(split, {})
-                with listing(self.root):
+                with file_errors(self.root):
                     samples = [_of_utf8(sample) for sample in self.list_samples(split)]
                 kept = tuple(sample for sample in samples if sample.id not in left_out)
                 if not self._is_tolerant:
@@ -485,12 +485,12 @@ class FileDataset(Dataset):
         return self.root / self.samples(split)[row].image
 
     def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
-        self._sound_sample(split, row)
+        self._readable_sample(split, row)
         return decode_image(self.image_path(split, row), apply_exif=self.colour != COLOUR_AS_STORED)
 
     def read_annotation(self, split: str, row: int, kind: str) -> NDArray[Any]:
         self._require_kind(kind)
-        return self.read_labels(self._sound_sample(split, row), kind)
+        return self.read_labels(self._readable_sample(split, row), kind)
 
     def annotation_digest(
         self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
@@ -507,7 +507,7 @@ class FileDataset(Dataset):
         self._require_split(split)
         return 1 + self.most_objects
 
-    def _sound_sample(self, split: str, row: int) -> Sample:
+    def _readable_sample(self, split: str, row: int) -> Sample:
         sample = self.samples(split)[row]
         if sample.problem:
             raise DataError(sample.problem)

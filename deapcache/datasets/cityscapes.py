@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from deapcache.annotations import BOXES, COLUMNS, CROWD, VOID, boxes_of_map
 from deapcache.datasets.base import DATASETS, FileDataset, Sample, SplitStatus, read_map_of_image
-from deapcache.datasets.io import absent, describe, require_all, require_split, require_values, stems
+from deapcache.datasets.io import describe_folder, missing_paths, require_all, require_split, require_values, stems
 from deapcache.errors import DataError, MissingDataError
 
 LAYOUT = """\
@@ -99,7 +99,7 @@ class Cityscapes(FileDataset):
     def split_status(cls, root: Path, split: str) -> SplitStatus:
         images, labels = cls.split_parts(root, split)
         count = len(_frames(images, _IMAGE)) if images.is_dir() else 0
-        return SplitStatus(images=count, missing=absent((images, labels)))
+        return SplitStatus(images=count, missing=missing_paths((images, labels)))
 
     def list_samples(self, split: str) -> Sequence[Sample]:
         images, labels = self.split_parts(self.root, split)
@@ -107,7 +107,8 @@ class Cityscapes(FileDataset):
         frames = _frames(images, _IMAGE)
         if not frames:
             raise MissingDataError(
-                f"{images} holds no image (<city>/*_leftImg8bit.png): found {describe(images)}; unpack the images again"
+                f"{images} holds no image (<city>/*_leftImg8bit.png): found {describe_folder(images)}; unpack the "
+                "images again"
             )
         _require_pairs(images, labels)
         cities = {_frame_name(frame, images): frame for frame in frames}

@@ -13,7 +13,7 @@ from deapcache.annotations import VOID
 from deapcache.datasets.base import DATASETS, FileDataset, Sample, read_map_of_image
 from deapcache.datasets.coco import CocoImage, CocoInstances, annotation_file, image_folder, read_listing
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
-from deapcache.datasets.io import describe, require_all, require_split, require_values, stems
+from deapcache.datasets.io import describe_folder, require_all, require_split, require_values, stems
 from deapcache.errors import DataError, MissingDataError
 
 LABELS = tuple(
@@ -127,7 +127,9 @@ class CocoStuffMaps(FileDataset):
 
 def _require_numbers(ids: Collection[str], folder: Path) -> None:
     if not ids:
-        raise MissingDataError(f"{folder} holds no image (*.jpg): found {describe(folder)}; unpack the images again")
+        raise MissingDataError(
+            f"{folder} holds no image (*.jpg): found {describe_folder(folder)}; unpack the images again"
+        )
     if odd := sorted(id_ for id_ in ids if not (id_.isdecimal() and len(id_) == 12)):
         raise DataError(
             f"{folder / odd[0]}.jpg is not named as COCO names its images, by twelve digits ({len(odd)} are not); "

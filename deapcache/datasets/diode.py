@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.datasets.base import DATASETS, FileDataset, Sample, SplitStatus, require_size_of
-from deapcache.datasets.io import absent_files, explained, matching, require_metres
+from deapcache.datasets.io import decode_errors, list_matching, missing_files, require_metres
 from deapcache.errors import DataError, MissingDataError
 
 LAYOUT = """\
@@ -57,7 +57,7 @@ class Diode(FileDataset):
     def split_status(cls, root: Path, split: str) -> SplitStatus:
         """Images, and missing depth maps; lists folders, opens no file."""
         pictures = pictures_in(root / split)
-        missing = map(str, absent_maps(pictures) if pictures else cls.split_parts(root, split))
+        missing = map(str, missing_maps(pictures) if pictures else cls.split_parts(root, split))
         return SplitStatus(images=len(pictures), missing=tuple(sorted(missing))[:3])
 
     def list_samples(self, split: str) -> Sequence[Sample]:
@@ -68,7 +68,7 @@ class Diode(FileDataset):
                 "scene_*/scan_*/*.png; unpack it there, or give another --data-root"
             )
         _refuse_repeats(pictures)
-        if absent := absent_maps(pictures):
+        if absent := missing_maps(pictures):
             raise MissingDataError(
                 f"{self.root / split} lacks {len(absent)} depth maps and masks of its {len(pictures)} images, the "
                 f"first is {absent[0]}; unpack the archive again, or remove the images",
@@ -94,13 +94,13 @@ class Diode(FileDataset):
 
 def pictures_in(folder: Path) -> list[Path]:
     """The images of a split's folder, in no order; none where it is not there."""
-    found = (path for part in _SURROUNDINGS for path in matching(folder, f"{part}/scene_*/scan_*/*.png"))
+    found = (path for part in _SURROUNDINGS for path in list_matching(folder, f"{part}/scene_*/scan_*/*.png"))
     return list(found)
 
 
-def absent_maps(pictures: Sequence[Path]) -> list[Path]:
+def missing_maps(pictures: Sequence[Path]) -> list[Path]:
     """Depth maps and masks that pictures lack."""
-    return absent_files([path.with_name(path.stem + end) for path in pictures for end in (_DEPTH, _MASK)])
+    return missing_files([path.with_name(path.stem + end) for path in pictures for end in (_DEPTH, _MASK)])
 
 
 def _refuse_repeats(pictures: Sequence[Path]) -> None:
@@ -115,7 +115,7 @@ def read_map(path: Path, dtypes: Sequence[str]) -> NDArray[Any]:
     A pickled array is never loaded. Raises :class:`MissingDataError` where there is no such file and
     :class:`DataError` where it is something else.
     """
-    with explained(path, "depth map"):
+    with decode_errors(path, "depth map"):
         values = np.lib.format.open_memmap(path, mode="r")  # nothing is read before shape and dtype are known
     if values.dtype.name not in dtypes or values.ndim not in (2, 3) or values.shape[2:] not in ((), (1,)):
         raise DataError(

@@ -18,7 +18,7 @@ from deapcache.datasets.base import DATASETS, DatasetEntry, FileDataset, Sample,
 from deapcache.datasets.io import (
     COLOUR,
     bits_of,
-    describe,
+    describe_folder,
     read_depth_npy,
     read_depth_png,
     read_index_map,
@@ -274,7 +274,7 @@ def find_splits(root: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
     if len(listed) < 2:
         raise MissingDataError(
             f"{root} has no splits: expected train/{IMAGES}/ and val/{IMAGES}/, or {IMAGES}/ and {SPLIT_FILE}; "
-            f"found {describe(root)}"
+            f"found {describe_folder(root)}"
         )
     lists = read_split_file(root / SPLIT_FILE, FolderDataset.splits)
     return dict.fromkeys(lists, ""), lists
@@ -333,7 +333,7 @@ def open_folder(name: str, data_root: Path) -> FolderDataset:
     root = _find_root(name, data_root)
     if not root.is_dir():
         others = ", ".join(f"{FAMILY}:{name_of(path)}" for path in _candidates(data_root))
-        there = f"there is {others}" if others else f"found {describe(data_root)}"
+        there = f"there is {others}" if others else f"found {describe_folder(data_root)}"
         raise MissingDataError(
             f"{FAMILY}:{name} is not under {data_root}: expected its folder {name}/ there; {there}. "
             "Give the folder that holds it with --data-root or DEAPCACHE_DATA"

@@ -20,12 +20,12 @@ from deapcache.datasets.picture_files import orientation, without_metadata
 from deapcache.errors import DataError, DeapcacheError, LocationError, MissingDataError
 from deapcache.regions import SQUASH, seen_region
 
-_OF_THE_PATH = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
+_PATH_ERRORS = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
 """Errors that tell what is wrong with a path; all others tell that it could not be looked at this time."""
 
 
 @contextmanager
-def listing(root: Path) -> Iterator[None]:
+def file_errors(root: Path) -> Iterator[None]:
     """Errors of looking into a dataset's folders turned into :class:`DeapcacheError`, as :func:`access_error` does."""
     try:
         yield
@@ -53,7 +53,7 @@ def access_error(error: OSError, path: Path) -> DeapcacheError:
         why = f", since the folder {closed} may not be entered" if closed else ""
         return DataError(f"{path} may not be read{why}: ask its owner to allow it", path=path)
     reason = error.strerror or str(error)
-    if error.errno in _OF_THE_PATH:
+    if error.errno in _PATH_ERRORS:
         return DataError(f"{path} cannot be read: {reason}", path=path)
     return LocationError(f"{path} cannot be read now: {reason}; nothing is known to be wrong with it, try again")
 
@@ -81,7 +81,7 @@ def read_json(path: Path, what: str, advice: str) -> Any:
         raise DataError(f"{path} is not valid JSON ({error}); {advice}", path=path) from None
 
 
-def describe(folder: Path) -> str:
+def describe_folder(folder: Path) -> str:
     """The first names in a folder, for error messages: ``a.txt, b/ and 3 more``."""
     try:
         if not folder.is_dir():
@@ -93,10 +93,10 @@ def describe(folder: Path) -> str:
     return (", ".join(names[:8]) + more) or "an empty folder"
 
 
-def not_under(data_root: Path, dataset: str, expected: str, remark: str = "") -> MissingDataError:
+def not_found_error(data_root: Path, dataset: str, expected: str, remark: str = "") -> MissingDataError:
     """The error where nothing of a dataset was found: what is ``expected`` under the data root, and what is there."""
     return MissingDataError(
-        f"{dataset} is not under {data_root}: expected {expected}; found {describe(data_root)}. "
+        f"{dataset} is not under {data_root}: expected {expected}; found {describe_folder(data_root)}. "
         f"{remark}Give the folder with --data-root or DEAPCACHE_DATA"
     )
 
@@ -109,7 +109,7 @@ def stems(folder: Path, suffix: str) -> set[str]:
     return {name.removesuffix(suffix) for name in names if name.endswith(suffix) and not name.startswith(".")}
 
 
-def matching(folder: Path, pattern: str) -> list[Path]:
+def list_matching(folder: Path, pattern: str) -> list[Path]:
     """What ``folder.glob(pattern)`` gives, in no order, but for hidden files, and that no folder is passed over.
 
     ``pattern`` has no ``**``. Raises ``OSError`` for a folder that may not be listed, where ``glob`` goes on.
@@ -123,21 +123,21 @@ def matching(folder: Path, pattern: str) -> list[Path]:
     return found
 
 
-def absent(paths: Collection[Path]) -> tuple[str, ...]:
+def missing_paths(paths: Collection[Path]) -> tuple[str, ...]:
     """Those of the files and folders that are not there."""
     return tuple(str(path) for path in paths if not path.exists())
 
 
 def require_split(dataset: str, split: str, root: Path, parts: Collection[Path], remark: str = "") -> None:
     """Raise :class:`MissingDataError` where some files or folders that a split consists of are not there."""
-    if missing := absent(parts):
+    if missing := missing_paths(parts):
         raise MissingDataError(
             f"{dataset} has no {split} split under {root}: {' and '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} missing; put it there, or give another --data-root{remark}"
         )
 
 
-def absent_files(paths: Collection[Path]) -> list[Path]:
+def missing_files(paths: Collection[Path]) -> list[Path]:
     """Those of the files that are not there, in order; each folder is listed once."""
     folders = {path.parent for path in paths}
     present = {folder: set(os.listdir(folder)) for folder in folders if folder.is_dir()}  # noqa: PTH208 - as in stems
@@ -160,7 +160,7 @@ COLOUR = "rgb8; alpha over white; grey16/257; cmyk by pillow; icc ignored; exif 
 COLOUR_AS_STORED = COLOUR.replace("exif applied", "exif ignored")
 """Recipe field: the same for ``decode_image(path, apply_exif=False)``."""
 
-_TURNS = {
+_TRANSPOSE_BY_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -180,44 +180,44 @@ def decode_image(path: Path, *, apply_exif: bool = True) -> NDArray[np.uint8]:
     ``apply_exif`` is False, for data whose annotations lie on the stored pixels. Raises :class:`MissingDataError`
     where there is no such file and :class:`DataError` where it cannot be decoded whole or has too many pixels.
     """
-    with opened(path, "image") as (image, exif):
+    with open_picture(path, "image") as (image, exif):
         _refuse_huge(image, path)
         image.load()
         rgb = _to_rgb(image)
-        turn = _TURNS.get(orientation(exif)) if apply_exif else None
+        turn = _TRANSPOSE_BY_ORIENTATION.get(orientation(exif)) if apply_exif else None
         return np.array(rgb if turn is None else rgb.transpose(turn), dtype=np.uint8)
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """Height and width of a picture as it is stored, from the file's header; raises as :func:`decode_image`."""
-    with opened(path, "image", header_only=True) as (image, _):
+    with open_picture(path, "image", header_only=True) as (image, _):
         return image.height, image.width
 
 
 def upright_size(path: Path) -> tuple[int, int]:
     """(height, width) of what ``decode_image(path)`` gives, without its pixels; raises as it does."""
-    with opened(path, "image", header_only=True) as (image, exif):
+    with open_picture(path, "image", header_only=True) as (image, exif):
         size, is_png = (image.height, image.width), image.format == "PNG"
     if is_png and not exif:
-        with opened(path, "image") as (_, exif):  # it may come after the pixels
+        with open_picture(path, "image") as (_, exif):  # it may come after the pixels
             pass
     return size[::-1] if orientation(exif) >= 5 else size
 
 
 @contextmanager
-def opened(path: Path, what: str, *, header_only: bool = False) -> Iterator[tuple[Image.Image, bytes]]:
-    """The picture in a file, and its EXIF block; errors as :func:`explained`, also of what is done with the picture.
+def open_picture(path: Path, what: str, *, header_only: bool = False) -> Iterator[tuple[Image.Image, bytes]]:
+    """The picture in a file, and its EXIF block; errors as of :func:`decode_errors`, also within the block.
 
     Texts, profiles and all EXIF tags but the orientation play no part, sound or not.
     """
-    with explained(path, what), path.open("rb") as file:
+    with decode_errors(path, what), path.open("rb") as file:
         stream, exif = without_metadata(file, header_only=header_only)
         with Image.open(stream) as image:
             yield image, exif or image.info.get("exif", b"")
 
 
 @contextmanager
-def explained(path: Path, what: str) -> Iterator[None]:
+def decode_errors(path: Path, what: str) -> Iterator[None]:
     """Errors of reading and decoding a file turned into :class:`DeapcacheError` that name it.
 
     :class:`MissingDataError` where it is not there, :class:`DataError` where it may not be read, or whatever a decoder
@@ -275,7 +275,7 @@ def _from_grey16(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
-_NUMBERS = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
+_INDEX_MODES = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
 """Pillow's modes with one number a pixel."""
 
 _STEPS = {"L;2": 85, "L;4": 17}
@@ -288,9 +288,9 @@ def read_index_map(path: Path) -> NDArray[np.int32]:
     A palette is ignored: what counts is the index. Raises :class:`MissingDataError` where there is no such file and
     :class:`DataError` where it cannot be decoded, is no PNG or holds colours.
     """
-    with opened(path, "label map") as (picture, _):
+    with open_picture(path, "label map") as (picture, _):
         image = require_png(picture, "label map", path)
-        if image.mode not in _NUMBERS:
+        if image.mode not in _INDEX_MODES:
             raise DataError(
                 f"label map {path} holds colours (mode {image.mode}); expected one number a pixel: a palette PNG or a "
                 "greyscale PNG of at most 16 bits. Colours were probably written by a viewer: take the original file",
@@ -302,7 +302,7 @@ def read_index_map(path: Path) -> NDArray[np.int32]:
 
 def bits_of(path: Path) -> int:
     """8 or 16: bits of a pixel of a greyscale or palette picture (8 for fewer); raises as :func:`read_index_map`."""
-    with opened(path, "label map", header_only=True) as (image, _):
+    with open_picture(path, "label map", header_only=True) as (image, _):
         return 16 if image.mode.startswith("I") else 8
 
 
@@ -343,7 +343,7 @@ def read_depth_png(path: Path, *, steps_per_metre: int) -> NDArray[np.float32]:
     cannot be decoded or has another pixel format: 8 bits or colours are pictures of depth, made for looking at. The
     highest value, 65535, is refused: it stands where no depth is known, and nobody has measured it.
     """
-    with opened(path, "depth map") as (image, _):
+    with open_picture(path, "depth map") as (image, _):
         require_png(image, "depth map", path)
         if image.mode not in _SIXTEEN_BITS:
             raise DataError(
@@ -368,7 +368,7 @@ def read_depth_npy(path: Path) -> NDArray[np.float32]:
     Raises :class:`MissingDataError` where there is no such file and :class:`DataError` where it cannot be read, holds
     something else, or depth that is infinite, negative or too far to be any.
     """
-    with explained(path, "depth map"):
+    with decode_errors(path, "depth map"):
         # mapped, so that a header that promises more than the file holds is an error and not a huge array
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(stored, np.ndarray) or stored.ndim != 2 or stored.dtype.kind != "f":

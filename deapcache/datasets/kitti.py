@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.datasets.base import DATASETS, FileDataset, Sample, SplitStatus, require_size_of
-from deapcache.datasets.io import absent_files, read_bytes, read_depth_png
+from deapcache.datasets.io import missing_files, read_bytes, read_depth_png
 from deapcache.errors import DataError, MissingDataError
 
 NO_DEPTH = "None"
@@ -143,7 +143,7 @@ class KittiEigen(FileDataset):
             return SplitStatus(images=0, missing=(str(path),))
         except DataError as error:
             return SplitStatus(images=0, missing=(f"a list of the right form: {error}",))
-        lacking = absent_from(root, samples)
+        lacking = missing_from(root, samples)
         there = {sample.image for sample in samples}.difference(lacking)
         return SplitStatus(images=len(there), missing=tuple(str(root / name) for name in lacking[:3]))
 
@@ -153,7 +153,7 @@ class KittiEigen(FileDataset):
             path = list_file(self.root, split)
             raise DataError(f"{path} lists no image with depth; take the list of BTS or AdaBins", path=path)
         samples = samples_of(self.root, listed)
-        if absent := absent_from(self.root, samples):
+        if absent := missing_from(self.root, samples):
             raise MissingDataError(
                 f"{self.root} lacks {len(absent)} of the {2 * len(samples)} images and depth maps that "
                 f"{list_file(self.root, split).name} names, the first is {absent[0]}; unpack the archive of its "
@@ -197,10 +197,10 @@ def _folder_with(root: Path, places: Sequence[str], name: str) -> str:
     return next((place for place in places if (root / place / name).is_dir()), places[0])
 
 
-def absent_from(root: Path, samples: Sequence[Sample]) -> list[str]:
+def missing_from(root: Path, samples: Sequence[Sample]) -> list[str]:
     """Images and depth maps that are not there, relative to ``root``, in order of name."""
     paths = [root / name for sample in samples for name in (sample.image, *sample.labels["depth"])]
-    return sorted(path.relative_to(root).as_posix() for path in absent_files(paths))
+    return sorted(path.relative_to(root).as_posix() for path in missing_files(paths))
 
 
 DATASETS.add("kitti", KittiEigen.entry())

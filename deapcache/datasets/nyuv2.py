@@ -26,7 +26,7 @@ from deapcache.datasets.base import (
     sample_key,
 )
 from deapcache.datasets.digests import DigestIndex, Progress, digest_parts, stamp
-from deapcache.datasets.io import absent, access_error, matching, read_depth_png, require_metres
+from deapcache.datasets.io import access_error, list_matching, missing_paths, read_depth_png, require_metres
 from deapcache.errors import DataError, MissingDataError
 from deapcache.recipe import digest_of
 
@@ -240,7 +240,7 @@ class NyuLabelled(Dataset):
     @classmethod
     def split_status(cls, root: Path, split: str) -> SplitStatus:
         """Whether the two MATLAB files are there; they are not opened: the numbers of images are the official ones."""
-        missing = absent(cls.split_parts(root, split))
+        missing = missing_paths(cls.split_parts(root, split))
         return SplitStatus(images=0 if missing else cls.official[split], missing=missing)
 
     @classmethod
@@ -435,7 +435,9 @@ class NyuPairs(FileDataset):
             names = " or ".join(str(root / name) for name in possible_folders(split))
             return SplitStatus(images=0, missing=(names,))
         pairs = pairs_in(folder)
-        return SplitStatus(images=len(pairs), missing=tuple(sorted(absent([depth for _, _, depth in pairs]))[:3]))
+        return SplitStatus(
+            images=len(pairs), missing=tuple(sorted(missing_paths([depth for _, _, depth in pairs]))[:3])
+        )
 
     def list_samples(self, split: str) -> Sequence[Sample]:
         folder = split_folder(self.root, split)
@@ -492,7 +494,7 @@ def _plain_pairs(folder: Path) -> list[Pair]:
 
 
 def _scene_pairs(folder: Path) -> list[Pair]:
-    found = ((path, _SCENE_PICTURE.fullmatch(path.name)) for path in matching(folder, "*/rgb_*"))
+    found = ((path, _SCENE_PICTURE.fullmatch(path.name)) for path in list_matching(folder, "*/rgb_*"))
     return [
         (f"{path.parent.name}/{match[1]}", path, path.with_name(f"sync_depth_{match[1]}.png"))
         for path, match in found

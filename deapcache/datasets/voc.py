@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from deapcache.annotations import BOXES, VOID, boxes_of_map
 from deapcache.datasets.base import DATASETS, FileDataset, Sample, SplitStatus, read_map_of_image
 from deapcache.datasets.digests import DigestIndex, Progress
-from deapcache.datasets.io import absent, read_bytes, require_all, require_split, require_values, stems
+from deapcache.datasets.io import missing_paths, read_bytes, require_all, require_split, require_values, stems
 from deapcache.errors import DataError, MissingDataError
 
 LAYOUT = """\
@@ -86,7 +86,7 @@ class Voc(FileDataset):
     def split_status(cls, root: Path, split: str) -> SplitStatus:
         """Photographs of the split's list, and missing paths; reads the list, opens no image."""
         listing = _list_file(root, split)
-        missing = absent([listing, *(root / name for name in (IMAGES, CLASS_MAPS, OBJECT_MAPS))])
+        missing = missing_paths([listing, *(root / name for name in (IMAGES, CLASS_MAPS, OBJECT_MAPS))])
         try:
             ids = read_ids(listing) if listing.is_file() else ()
         except DataError as error:

@@ -13,7 +13,7 @@ import numpy as np
 
 from deapcache.annotations import get_annotation
 from deapcache.datasets import COLOUR, decode_image
-from deapcache.datasets.io import listing
+from deapcache.datasets.io import file_errors
 from deapcache.errors import DataError, DeapcacheError, FeatureError, MissingDataError, UsageError
 from deapcache.experiments.prediction.predictor import Predictor, Size, load_predictor
 from deapcache.experiments.prediction.runs import TrainedRun
@@ -121,7 +121,7 @@ class _Job:
     def check(self) -> None:
         """Raise what can be known before anything is built."""
         for image in self._names:
-            with listing(image):
+            with file_errors(image):
                 is_there = image.is_file()
             if not is_there:
                 what = "is a folder: give the files in it" if image.is_dir() else "is not there: nothing was predicted"
