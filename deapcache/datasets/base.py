@@ -458,12 +458,21 @@ class FileDataset(Dataset):
         self._require_split(split)
         with _LISTING:
             if split not in self._listings:
-                left_out = self.omitted.get(split, {})
                 with file_errors(self.root):
-                    samples = [_of_utf8(sample) for sample in self.list_samples(split)]
-                kept = tuple(sample for sample in samples if sample.id not in left_out)
-                if not self._is_tolerant:
-                    _refuse_problems(kept)
+                    listed = self.list_samples(split)
+                left_out = self.omitted.get(split, {})
+                kept = []
+                for sample in listed:
+                    id_ = printable(sample.id)
+                    if id_ != sample.id:  # a name that is not UTF-8 can be written nowhere: the id shows its bytes
+                        problem = sample.problem or f"the name of {sample.image} is not UTF-8: rename it"
+                        sample = replace(sample, id=id_, problem=problem)
+                    if id_ not in left_out:
+                        kept.append(sample)
+                problems = [sample.problem for sample in kept if sample.problem]
+                if problems and not self._is_tolerant:
+                    others = f" (so or otherwise, {len(problems)} of {len(kept)} images cannot be read)"
+                    raise DataError(f"{problems[0]}{others if problems[1:] else ''}; {LEAVE_OUT}")
                 self._listings[split] = in_row_order(kept, split)
             return self._listings[split]
 
@@ -478,15 +487,15 @@ class FileDataset(Dataset):
     def image_digests(
         self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
     ) -> tuple[str, ...]:
-        return self._digests([sample.image for sample in self.samples(split)], index, progress)
+        return digest_files(self.root, [sample.image for sample in self.samples(split)], index=index, progress=progress)
 
     def image_path(self, split: str, row: int) -> Path:
         """The file of an image."""
         return self.root / self.samples(split)[row].image
 
     def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
-        self._readable_sample(split, row)
-        return decode_image(self.image_path(split, row), apply_exif=self.colour != COLOUR_AS_STORED)
+        sample = self._readable_sample(split, row)
+        return decode_image(self.root / sample.image, apply_exif=self.colour != COLOUR_AS_STORED)
 
     def read_annotation(self, split: str, row: int, kind: str) -> NDArray[Any]:
         self._require_kind(kind)
@@ -498,7 +507,8 @@ class FileDataset(Dataset):
         """From the ids, and the bytes of the files that the kind is read from."""
         self._require_kind(kind)
         samples = self.samples(split)
-        digests = iter(self._digests([name for s in samples for name in s.labels[kind]], index, progress))
+        names = [name for sample in samples for name in sample.labels[kind]]
+        digests = iter(digest_files(self.root, names, index=index, progress=progress))
         return digest_of([[s.id, *(next(digests) for _ in s.labels[kind])] for s in samples])
 
     def box_rows(self, split: str) -> int:
@@ -513,27 +523,10 @@ class FileDataset(Dataset):
             raise DataError(sample.problem)
         return sample
 
-    def _digests(self, names: list[str], index: DigestIndex | None, progress: Progress | None) -> tuple[str, ...]:
-        return digest_files(self.root, names, index=index, progress=progress)
 
-
-def _of_utf8(sample: Sample) -> Sample:
-    """A sample whose id can be written anywhere; one whose name is not UTF-8 has its bytes in it, and a problem."""
-    id_ = printable(sample.id)
-    problem = f"the name of {sample.image} is not UTF-8: rename it"
-    return sample if id_ == sample.id else replace(sample, id=id_, problem=sample.problem or problem)
-
-
-def in_row_order(samples: Sequence[Sample], split: str) -> tuple[Sample, ...]:
+def in_row_order(samples: Iterable[Sample], split: str) -> tuple[Sample, ...]:
     """Training samples in :func:`sample_order` of their ids, others as they are."""
     return tuple(sorted(samples, key=lambda sample: sample_key(sample.id)) if split == "train" else samples)
-
-
-def _refuse_problems(samples: Sequence[Sample]) -> None:
-    problems = [sample.problem for sample in samples if sample.problem]
-    if problems:
-        more = f" (so or otherwise, {len(problems)} of {len(samples)} images cannot be read)" if problems[1:] else ""
-        raise DataError(f"{problems[0]}{more}; {LEAVE_OUT}")
 
 
 def require_same_size(labels: NDArray[Any], path: Path, image: tuple[int, int], image_path: Path) -> None:

@@ -137,21 +137,18 @@ def _check_files(dataset: Dataset, check: SplitCheck, known: Path | None, progre
 
 
 def _file_problems(paths: Sequence[Path]) -> dict[Path, str]:
-    found = {path: _file_problem(path) for path in paths}
-    return {path: problem for path, problem in found.items() if problem}
-
-
-def _file_problem(path: Path) -> str:
-    try:
-        facts = path.stat()
-    except FileNotFoundError:
-        return f"{_first_absent(path)} is missing"
-    except OSError as error:
-        return str(access_error(error, path))
-    is_sound = facts.st_size or stat.S_ISDIR(facts.st_mode)  # a loader may name the folder that lacks a label
-    return "" if is_sound else f"{path} is empty (0 bytes)"
-
-
-def _first_absent(path: Path) -> Path:
-    """The file itself, or the outermost of its folders that is not there: one line for all that would lie in it."""
-    return next((folder for folder in reversed(path.parents) if not folder.exists()), path)
+    """Those of the files that are absent, empty or closed, with what is wrong with each."""
+    problems: dict[Path, str] = {}
+    for path in paths:
+        try:
+            facts = path.stat()
+        except FileNotFoundError:
+            # the outermost of its folders that is not there: one line for all that would lie in it
+            absent = next((folder for folder in reversed(path.parents) if not folder.exists()), path)
+            problems[path] = f"{absent} is missing"
+        except OSError as error:
+            problems[path] = str(access_error(error, path))
+        else:
+            if not facts.st_size and not stat.S_ISDIR(facts.st_mode):  # a loader may name a folder that lacks a label
+                problems[path] = f"{path} is empty (0 bytes)"
+    return problems

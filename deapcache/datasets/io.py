@@ -181,7 +181,13 @@ def decode_image(path: Path, *, apply_exif: bool = True) -> NDArray[np.uint8]:
     where there is no such file and :class:`DataError` where it cannot be decoded whole or has too many pixels.
     """
     with open_picture(path, "image") as (image, exif):
-        _refuse_huge(image, path)
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and image.width * image.height > limit:
+            raise DataError(
+                f"cannot decode {path}: {image.width} x {image.height} pixels are more than the limit of {limit}; "
+                "scale the file down, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it",
+                path=path,
+            )
         image.load()
         rgb = _to_rgb(image)
         turn = _TRANSPOSE_BY_ORIENTATION.get(orientation(exif)) if apply_exif else None
@@ -232,7 +238,9 @@ def decode_errors(path: Path, what: str) -> Iterator[None]:
             f"{what} {path} is missing; put the file back, or take it out of the listing", path=path
         ) from None
     except UnidentifiedImageError:
-        raise DataError(f"cannot decode {path}: {_what_it_is(path)}; replace the file", path=path) from None
+        size = path.stat().st_size
+        found = f"none of the known image formats ({size} bytes)" if size else "the file is empty (0 bytes)"
+        raise DataError(f"cannot decode {path}: {found}; replace the file", path=path) from None
     except Image.DecompressionBombError as error:
         raise DataError(f"cannot decode {path}: {error}", path=path) from None
     except Exception as error:  # decoders document none, and raise all kinds on files that are not what they say
@@ -242,37 +250,18 @@ def decode_errors(path: Path, what: str) -> Iterator[None]:
         raise DataError(f"cannot decode {path}: {reason}; replace the file", path=path) from error
 
 
-def _what_it_is(path: Path) -> str:
-    size = path.stat().st_size
-    return f"none of the known image formats ({size} bytes)" if size else "the file is empty (0 bytes)"
-
-
-def _refuse_huge(image: Image.Image, path: Path) -> None:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise DataError(
-            f"cannot decode {path}: {image.width} x {image.height} pixels are more than the limit of {limit}; "
-            "scale the file down, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it",
-            path=path,
-        )
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        return _from_grey16(image).convert("RGB")
+        values = np.asarray(image).astype(np.int64)  # "I" holds 16-bit files of some formats in 32 bits
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"greyscale values {values.min()}..{values.max()} are beyond 16 bits")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; convert it to 8 or 16 bits")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
-
-
-def _from_grey16(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)  # "I" holds 16-bit files of some formats in 32 bits
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"greyscale values {values.min()}..{values.max()} are beyond 16 bits")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
 _INDEX_MODES = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")

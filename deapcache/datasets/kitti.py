@@ -10,10 +10,9 @@ raw data, its depth map or ``None``, and the focal length, with one space betwee
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +31,7 @@ _DEPTH_PATTERN = r"(?P=drive)/proj_depth/groundtruth/(?P=camera)/(?P=frame)\.png
 _LINE_PATTERN = re.compile(rf"/?(?P<image>{_IMAGE_PATTERN})\s+/?(?P<depth>{_DEPTH_PATTERN}|{NO_DEPTH})(?:\s+[\d.]+)?")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Listed:
+class ListEntry(NamedTuple):
     """One line of a list; files are named as in the list, relative to the raw data and to the depth maps."""
 
     id: str
@@ -42,7 +40,7 @@ class Listed:
     drive: str
 
 
-def read_list(path: Path) -> tuple[Listed, ...]:
+def read_list(path: Path) -> tuple[ListEntry, ...]:
     """All lines of a list, by ascending id, with and without depth.
 
     Raises :class:`MissingDataError` where there is no such file, and :class:`DataError` that names file and line where
@@ -56,32 +54,26 @@ def read_list(path: Path) -> tuple[Listed, ...]:
         raise DataError(
             f"list {path} is no text ({error}); take it from the files of BTS or AdaBins", path=path
         ) from None
-    listed = [_parse(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1) if line.strip()]
-    _refuse_repeats(listed, path)
-    return tuple(sorted(listed, key=lambda entry: entry.id))
-
-
-def _parse(line: str, where: str) -> Listed:
-    match = _LINE_PATTERN.fullmatch(line.strip())
-    if match is None:
-        raise DataError(
-            f"{where} reads {line.strip()[:200]!r}; expected DATE/DRIVE/image_02/data/FRAME.png, then the depth map of "
-            f"the same drive, camera and frame, DRIVE/proj_depth/groundtruth/image_02/FRAME.png, or {NO_DEPTH}, then "
-            "the focal length"
-        )
-    drive, camera, frame = match["drive"], match["camera"], match["frame"]
-    depth = None if match["depth"] == NO_DEPTH else match["depth"]
-    return Listed(id=f"{drive}/{camera}/{frame}", image=match["image"], depth=depth, drive=drive)
-
-
-def _refuse_repeats(listed: Iterable[Listed], path: Path) -> None:
-    seen: set[str] = set()
-    for entry in listed:
-        if entry.id in seen:
+    entries: dict[str, ListEntry] = {}
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line:
+            continue
+        match = _LINE_PATTERN.fullmatch(line)
+        if match is None:
             raise DataError(
-                f"list {path} names the image {entry.image} more than once; remove one of the lines", path=path
+                f"{path}, line {number} reads {line[:200]!r}; expected DATE/DRIVE/image_02/data/FRAME.png, then the "
+                "depth map of the same drive, camera and frame, DRIVE/proj_depth/groundtruth/image_02/FRAME.png, or "
+                f"{NO_DEPTH}, then the focal length",
+                path=path,
             )
-        seen.add(entry.id)
+        id_ = f"{match['drive']}/{match['camera']}/{match['frame']}"
+        if id_ in entries:
+            raise DataError(
+                f"list {path} names the image {match['image']} more than once; remove one of the lines", path=path
+            )
+        depth = None if match["depth"] == NO_DEPTH else match["depth"]
+        entries[id_] = ListEntry(id_, match["image"], depth, match["drive"])
+    return tuple(entry for _, entry in sorted(entries.items()))
 
 
 LAYOUT = """\
@@ -148,33 +140,25 @@ class KittiEigen(FileDataset):
         return SplitStatus(images=len(there), missing=tuple(str(root / name) for name in lacking[:3]))
 
     def list_samples(self, split: str) -> Sequence[Sample]:
-        listed = [entry for entry in self._listed(split) if entry.depth]
+        path = list_file(self.root, split)
+        listed = [entry for entry in read_list(path) if entry.depth]
         if not listed:
-            path = list_file(self.root, split)
             raise DataError(f"{path} lists no image with depth; take the list of BTS or AdaBins", path=path)
         samples = samples_of(self.root, listed)
         if absent := missing_from(self.root, samples):
             raise MissingDataError(
                 f"{self.root} lacks {len(absent)} of the {2 * len(samples)} images and depth maps that "
-                f"{list_file(self.root, split).name} names, the first is {absent[0]}; unpack the archive of its "
+                f"{path.name} names, the first is {absent[0]}; unpack the archive of its "
                 "drive again",
                 path=self.root / absent[0],
             )
         return samples
-
-    def left_out(self, split: str) -> tuple[str, ...]:
-        """Ids of the listed images that have no ground truth; 45 of the official 697 of ``val``."""
-        return tuple(entry.id for entry in self._listed(split) if entry.depth is None)
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[np.float32]:
         path, image = self.root / sample.labels[kind][0], self.root / sample.image
         depth = read_depth_png(path, steps_per_metre=STEPS_PER_METRE)
         require_size_of(image, depth, path)
         return depth
-
-    def _listed(self, split: str) -> tuple[Listed, ...]:
-        self._require_split(split)
-        return read_list(list_file(self.root, split))
 
 
 def list_file(root: Path, split: str) -> Path:
@@ -183,7 +167,7 @@ def list_file(root: Path, split: str) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
-def samples_of(root: Path, listed: Sequence[Listed]) -> list[Sample]:
+def samples_of(root: Path, listed: Sequence[ListEntry]) -> list[Sample]:
     """With the folders that the drives lie in; where a drive is nowhere, the first possible one."""
     drives = {entry.drive: entry for entry in listed}
     raw = {drive: _folder_with(root, _RAW_PLACES, entry.image.split("/image_")[0]) for drive, entry in drives.items()}

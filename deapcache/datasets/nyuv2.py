@@ -98,10 +98,25 @@ class ArrayFile:
         return array
 
     def _open(self) -> h5py.File:
-        facts = _facts(self.path)
-        if self._file is None or facts != self._opened:
+        path = self.path
+        try:
+            state = os.getpid(), *stamp(path.stat())
+        except FileNotFoundError:
+            raise MissingDataError(f"{path} is missing; put it back, or give another --data-root", path=path) from None
+        except OSError as error:
+            raise access_error(error, path) from None
+        if self._file is None or state != self._opened:
             self._close()
-            self._file, self._opened = _open(self.path), facts
+            try:
+                self._file, self._opened = h5py.File(path, "r"), state
+            except PermissionError as error:
+                raise access_error(error, path) from None
+            except OSError as error:
+                raise DataError(
+                    f"{path} cannot be opened as HDF5 ({error}); expected MATLAB's version 7.3 format. The download is "
+                    "probably cut short, or is a web page: download it again",
+                    path=path,
+                ) from error
         return self._file
 
     def _close(self) -> None:
@@ -111,28 +126,6 @@ class ArrayFile:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
-
-
-def _facts(path: Path) -> tuple[int, ...]:
-    try:
-        return os.getpid(), *stamp(path.stat())
-    except FileNotFoundError:
-        raise MissingDataError(f"{path} is missing; put it back, or give another --data-root", path=path) from None
-    except OSError as error:
-        raise access_error(error, path) from None
-
-
-def _open(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except PermissionError as error:
-        raise access_error(error, path) from None
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be opened as HDF5 ({error}); expected MATLAB's version 7.3 format. The download is "
-            "probably cut short, or is a web page: download it again",
-            path=path,
-        ) from error
 
 
 _NAMES = {"train": "trainNdxs", "val": "testNdxs"}
@@ -447,8 +440,25 @@ class NyuPairs(FileDataset):
                 "it there, or give another --data-root"
             )
         pairs = sorted(pairs_in(folder))
-        _require_whole(pairs, folder)
-        return [self._sample(*pair) for pair in pairs]
+        if not pairs:
+            raise MissingDataError(f"{folder} has no picture; unpack it again, or give another --data-root")
+        for (id_, *_), (next_id, *_) in pairwise(pairs):
+            if id_ == next_id:
+                raise DataError(f"{folder} has two pictures of the id {id_}, a .png and a .jpg; remove one of them")
+        if lacking := [depth for _, _, depth in pairs if not depth.is_file()]:
+            raise MissingDataError(
+                f"{folder} lacks the depth maps of {len(lacking)} of its {len(pairs)} images, the first is "
+                f"{lacking[0]}; put them there, or remove the images",
+                path=lacking[0],
+            )
+        return [
+            Sample(
+                id=id_,
+                image=image.relative_to(self.root).as_posix(),
+                labels={"depth": (depth.relative_to(self.root).as_posix(),)},
+            )
+            for id_, image, depth in pairs
+        ]
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[np.float32]:
         path, image = self.root / sample.labels[kind][0], self.root / sample.image
@@ -461,10 +471,6 @@ class NyuPairs(FileDataset):
                 path=path,
             )
         return without_far_end(depth)
-
-    def _sample(self, id_: str, image: Path, depth: Path) -> Sample:
-        labels = {"depth": (depth.relative_to(self.root).as_posix(),)}
-        return Sample(id=id_, image=image.relative_to(self.root).as_posix(), labels=labels)
 
 
 def split_folder(root: Path, split: str) -> Path | None:
@@ -483,37 +489,19 @@ def possible_folders(split: str) -> tuple[str, ...]:
 
 def pairs_in(folder: Path) -> list[Pair]:
     """What a split's folder has, in no order; the depth maps need not be there."""
-    return _plain_pairs(folder) if (folder / "rgb").is_dir() else _scene_pairs(folder)
-
-
-def _plain_pairs(folder: Path) -> list[Pair]:
-    depth = folder / "depth_raw" if (folder / "depth_raw").is_dir() else folder / "depth"
-    found = (path for path in (folder / "rgb").iterdir() if path.suffix in _PICTURES)
-    pictures = (path for path in found if not path.name.startswith("."))
-    return [(path.stem, path, depth / f"{path.stem}.png") for path in pictures]
-
-
-def _scene_pairs(folder: Path) -> list[Pair]:
+    if (folder / "rgb").is_dir():
+        depth = folder / "depth_raw" if (folder / "depth_raw").is_dir() else folder / "depth"
+        return [
+            (path.stem, path, depth / f"{path.stem}.png")
+            for path in (folder / "rgb").iterdir()
+            if path.suffix in _PICTURES and not path.name.startswith(".")
+        ]
     found = ((path, _SCENE_PICTURE.fullmatch(path.name)) for path in list_matching(folder, "*/rgb_*"))
     return [
         (f"{path.parent.name}/{match[1]}", path, path.with_name(f"sync_depth_{match[1]}.png"))
         for path, match in found
         if match
     ]
-
-
-def _require_whole(pairs: Sequence[Pair], folder: Path) -> None:
-    if not pairs:
-        raise MissingDataError(f"{folder} has no picture; unpack it again, or give another --data-root")
-    twice = next((first for first, second in pairwise(pairs) if first[0] == second[0]), None)
-    if twice:
-        raise DataError(f"{folder} has two pictures of the id {twice[0]}, a .png and a .jpg; remove one of them")
-    if absent := [depth for _, _, depth in pairs if not depth.is_file()]:
-        raise MissingDataError(
-            f"{folder} lacks the depth maps of {len(absent)} of its {len(pairs)} images, the first is {absent[0]}; "
-            "put them there, or remove the images",
-            path=absent[0],
-        )
 
 
 DATASETS.add("nyuv2", NyuLabelled.entry())
