@@ -6,7 +6,6 @@ import functools
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -28,15 +27,26 @@ from deapcache.datasets.io import (
 )
 from deapcache.errors import DataError, MissingDataError, UsageError
 
+LAYOUT = """\
+NAME/train/images/*            any image files, also in sub-folders; NAME/val/ alike; of each image by its name:
+NAME/train/labels/*.png        the class of each pixel, as its place in classes.json; 255 void
+NAME/train/instances/*.png     the object of each pixel, 1 to K; 0 background; 255 (of 16 bits: 65535) void, no object
+NAME/train/depth/*.png|*.npy   16-bit millimetres, 0 unknown; or floating-point metres, 0 or NaN unknown
+NAME/classes.json              ["wall", "floor", ...], where there are labels
+labels, instances and depth where you have them. Instead of train/ and val/: NAME/images/, NAME/labels/, ... and
+NAME/split.json                {"train": ["a", "b", ...], "val": ["c", ...]}
+under the data root, or the data root itself where NAME is its name; write --dataset folder:NAME"""
+
+FAMILY = "folder"
+SPLIT_FILE = "split.json"
+CLASSES_FILE = "classes.json"
+
 IMAGES = "images"
 KINDS = {"labels": "classes", "instances": "instances", "depth": "depth"}
 """Folder → kind of annotation."""
 
 SUFFIXES = {"labels": (".png",), "instances": (".png",), "depth": (".png", ".npy")}
 """Folder → endings of its files."""
-
-Files = Mapping[str, Sequence[str]]
-"""Id → files that have it, relative to their folder."""
 
 
 def list_files(folder: Path) -> dict[str, list[str]]:
@@ -47,7 +57,11 @@ def list_files(folder: Path) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     met: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_folder):
+
+    def refuse(error: OSError) -> None:
+        raise error  # os.walk would go on
+
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         if (true := os.path.realpath(place)) in met:
             raise DataError(f"{place} is a link to a folder that is listed already: take the link away")
         met.add(true)
@@ -55,93 +69,19 @@ def list_files(folder: Path) -> dict[str, list[str]]:
         base = PurePosixPath(os.path.relpath(place, folder))
         for name in names:
             if not name.startswith("."):
-                found.setdefault(_id_of(base / name), []).append(str(base / name))
+                # a name that is not UTF-8 can be written nowhere: the id shows its bytes
+                stem = os.fsencode((base / name).with_suffix("")).decode("utf-8", "backslashreplace")
+                found.setdefault(_composed(stem), []).append(str(base / name))
     return {id_: sorted(files) for id_, files in found.items()}
-
-
-@dataclass(frozen=True)
-class Gathered:
-    """The files of ``root/base`` by id: images, and annotations by their folder."""
-
-    root: Path
-    base: str
-    """``train``, or empty where the folders of images and annotations are in ``root`` itself."""
-    images: Files
-    annotations: Mapping[str, Files]
-
-    def samples(self) -> list[Sample]:
-        """A sample of everything that has an image or an annotation, sorted by id."""
-        return [self._sample(id_) for id_ in sorted(set(self.images).union(*self.annotations.values()))]
-
-    def named(self, lists: Mapping[str, Sequence[str]], path: Path) -> dict[str, list[Sample]]:
-        """Split → the samples that the file ``path`` lists for it, by id or by file below ``images/``; sorted by id.
-
-        Raises :class:`DataError` where it lists an image twice.
-        """
-        id_of_file = {_composed(file): id_ for id_, files in self.images.items() for file in files}
-        first: dict[str, str] = {}
-        for split, names in lists.items():
-            for name in names:
-                id_ = id_of_file.get(_composed(name), _composed(name))
-                if id_ in first:
-                    raise DataError(f"{path} lists image {id_} twice: in {first[id_]} and in {split}", path=path)
-                first[id_] = split
-        return {split: [self._sample(id_) for id_ in sorted(first) if first[id_] == split] for split in lists}
-
-    def _sample(self, id_: str) -> Sample:
-        images = self.images.get(id_, ())
-        files = {folder: found.get(id_, ()) for folder, found in self.annotations.items()}
-        problems = [self._image_problem(id_, images, files)]
-        problems += [self._file_problem(id_, folder, found) for folder, found in files.items()]
-        labels: dict[str, tuple[str, ...]] = {
-            KINDS[folder]: (self._name(folder, *found[:1]),) for folder, found in files.items()
-        }
-        if "instances" in labels:
-            labels[BOXES] = labels["instances"] + labels.get("classes", ())
-        image = self._name(IMAGES, *images[:1])
-        return Sample(id=id_, image=image, labels=labels, problem=next(filter(None, problems), ""))
-
-    def _image_problem(self, id_: str, images: Sequence[str], files: Mapping[str, Sequence[str]]) -> str:
-        if len(images) > 1:
-            return (
-                f"{self._path(IMAGES, images[0])} and {images[1]} are two images of one name, so that annotations "
-                "would belong to both: rename one of them"
-            )
-        if not images:
-            annotation = next((self._path(folder, found[0]) for folder, found in files.items() if found), None)
-            asked = f"which {annotation} is for" if annotation else "which is listed"
-            return f"{self._path(IMAGES)} has no image {id_}, {asked}: put it there, or take the other away"
-        return "" if _is_utf8(images[0]) else f"the name of {self._path(IMAGES, images[0])} is not UTF-8: rename it"
-
-    def _file_problem(self, id_: str, folder: str, found: Sequence[str]) -> str:
-        endings = " or ".join(SUFFIXES[folder])
-        if not found:
-            return f"{self._path(folder)} has no {id_}{endings}: every image needs an annotation there"
-        if len(found) > 1:
-            return f"{self._path(folder, found[0])} and {found[1]} are two annotations of one image: take one away"
-        if not found[0].lower().endswith(SUFFIXES[folder]):
-            return f"{self._path(folder, found[0])} is no annotation: expected a file that ends in {endings}"
-        return ""
-
-    def _name(self, *parts: str) -> str:
-        return "/".join(filter(None, (self.base, *parts)))
-
-    def _path(self, *parts: str) -> Path:
-        return self.root / self._name(*parts)
-
-
-def gather(root: Path, base: str, kinds: Sequence[str]) -> Gathered:
-    """All files of ``root/base`` that are images or annotations of these kinds; raises :class:`DataError`."""
-    folders = [folder for folder, kind in KINDS.items() if kind in kinds]
-    place = root / base
-    return Gathered(root, base, list_files(place / IMAGES), {name: list_files(place / name) for name in folders})
 
 
 def read_split_file(path: Path, splits: Sequence[str]) -> dict[str, list[str]]:
     """Split → names of images; raises :class:`DataError` that names the file for anything else."""
     content = read_json(path, "split file", "give one")
-    if isinstance(content, dict) and set(content) <= set(splits) and all(map(_is_names, content.values())):
-        return content
+    if isinstance(content, dict) and set(content) <= set(splits):
+        lists = content.values()
+        if all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
+            return content
     raise DataError(
         f'{path} is no split file: expected {{"train": ["a", "b"], "val": ["c"]}}, lists of the names of images, '
         f"under {' and '.join(splits)} and nothing else",
@@ -149,30 +89,8 @@ def read_split_file(path: Path, splits: Sequence[str]) -> dict[str, list[str]]:
     )
 
 
-def _is_names(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-def _refuse_folder(error: OSError) -> None:
-    raise error  # os.walk would go on
-
-
-def _id_of(path: PurePosixPath) -> str:
-    # a name that is not UTF-8 cannot be written anywhere: the id shows its bytes
-    return _composed(os.fsencode(path.with_suffix("")).decode("utf-8", "backslashreplace"))
-
-
 def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
-
-
-def _is_utf8(name: str) -> bool:
-    return not any("\udc80" <= character <= "\udcff" for character in name)  # bytes that Python could not decode
-
-
-FAMILY = "folder"
-SPLIT_FILE = "split.json"
-CLASSES_FILE = "classes.json"
 
 
 class FolderDataset(FileDataset):
@@ -212,11 +130,31 @@ class FolderDataset(FileDataset):
             )
         base = self._bases[split]
         self._require_folders(self.root / base)
-        found = gather(self.root, base, self.annotations)
-        samples = found.named(self._lists, self.root / SPLIT_FILE)[split] if self._lists else found.samples()
-        if not samples:
+        folders = [IMAGES, *(folder for folder, kind in KINDS.items() if kind in self.annotations)]
+        files = {folder: list_files(self.root / base / folder) for folder in folders}
+        ids = self._listed_ids(split, files[IMAGES]) if self._lists else set().union(*files.values())
+        if not ids:
             raise MissingDataError(f"{self.name} has no {split} images in {self.root / base / IMAGES}: put some there")
-        return samples
+        return [
+            _sample(self.root, base, id_, {folder: found.get(id_, []) for folder, found in files.items()})
+            for id_ in sorted(ids)
+        ]
+
+    def _listed_ids(self, split: str, images: Mapping[str, Sequence[str]]) -> list[str]:
+        """Ids that ``split.json`` lists for a split, by id or by file below ``images/``.
+
+        Raises :class:`DataError` where it lists an image twice, in whatever splits.
+        """
+        path = self.root / SPLIT_FILE
+        id_of_file = {_composed(file): id_ for id_, found in images.items() for file in found}
+        split_of: dict[str, str] = {}
+        for other, names in self._lists.items():
+            for name in map(_composed, names):
+                id_ = id_of_file.get(name, name)
+                if id_ in split_of:
+                    raise DataError(f"{path} lists image {id_} twice: in {split_of[id_]} and in {other}", path=path)
+                split_of[id_] = other
+        return [id_ for id_, other in split_of.items() if other == split]
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
         path = self.root / sample.labels[kind][0]
@@ -260,6 +198,44 @@ class FolderDataset(FileDataset):
                 )
 
 
+def _sample(root: Path, base: str, id_: str, files: Mapping[str, Sequence[str]]) -> Sample:
+    """The sample of the files, by their folder, that have one id in ``root/base``; says what does not fit."""
+
+    def name(*parts: str) -> str:
+        return "/".join(filter(None, (base, *parts)))
+
+    def path(*parts: str) -> Path:
+        return root / name(*parts)
+
+    problems = []
+    images = files[IMAGES]
+    annotations = {folder: found for folder, found in files.items() if folder != IMAGES}
+    if len(images) > 1:
+        problems.append(
+            f"{path(IMAGES, images[0])} and {images[1]} are two images of one name, so that annotations would belong "
+            "to both: rename one of them"
+        )
+    elif not images:
+        annotation = next((path(folder, found[0]) for folder, found in annotations.items() if found), None)
+        asked = f"which {annotation} is for" if annotation else "which is listed"
+        problems.append(f"{path(IMAGES)} has no image {id_}, {asked}: put it there, or take the other away")
+    elif any("\udc80" <= character <= "\udcff" for character in images[0]):  # bytes that Python could not decode
+        problems.append(f"the name of {path(IMAGES, images[0])} is not UTF-8: rename it")
+    labels: dict[str, tuple[str, ...]] = {}
+    for folder, found in annotations.items():
+        labels[KINDS[folder]] = (name(folder, *found[:1]),)
+        endings = " or ".join(SUFFIXES[folder])
+        if not found:
+            problems.append(f"{path(folder)} has no {id_}{endings}: every image needs an annotation there")
+        elif len(found) > 1:
+            problems.append(f"{path(folder, found[0])} and {found[1]} are two annotations of one image: take one away")
+        elif not found[0].lower().endswith(SUFFIXES[folder]):
+            problems.append(f"{path(folder, found[0])} is no annotation: expected a file that ends in {endings}")
+    if "instances" in labels:
+        labels[BOXES] = labels["instances"] + labels.get("classes", ())
+    return Sample(id=id_, image=name(IMAGES, *images[:1]), labels=labels, problem=next(iter(problems), ""))
+
+
 def find_splits(root: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Split → its folder below ``root`` (empty: ``root`` itself), and split → image names where a file lists them."""
     own = {split: split for split in FolderDataset.splits if (root / split / IMAGES).is_dir()}
@@ -296,17 +272,6 @@ def _read_classes(path: Path) -> tuple[str, ...]:
         found = f"{len(names)} names, {len(set(names))} of them different"
         raise DataError(f"{path} has {found}: expected each name once, and {VOID} at most", path=path)
     return tuple(names)
-
-
-LAYOUT = """\
-NAME/train/images/*            any image files, also in sub-folders; NAME/val/ alike; of each image by its name:
-NAME/train/labels/*.png        the class of each pixel, as its place in classes.json; 255 void
-NAME/train/instances/*.png     the object of each pixel, 1 to K; 0 background; 255 (of 16 bits: 65535) void, no object
-NAME/train/depth/*.png|*.npy   16-bit millimetres, 0 unknown; or floating-point metres, 0 or NaN unknown
-NAME/classes.json              ["wall", "floor", ...], where there are labels
-labels, instances and depth where you have them. Instead of train/ and val/: NAME/images/, NAME/labels/, ... and
-NAME/split.json                {"train": ["a", "b", ...], "val": ["c", ...]}
-under the data root, or the data root itself where NAME is its name; write --dataset folder:NAME"""
 
 
 def _has_layout(root: Path) -> bool:
