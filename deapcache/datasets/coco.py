@@ -28,6 +28,9 @@ from deapcache.recipe import canonical_json
 _CROWD_TEXTS: Mapping[str, int] = {"": 0, "0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 """How exporters that write every field as text write ``iscrowd``."""
 
+_DIGESTED = ("id", "iscrowd", "category_id", "area", "bbox", "segmentation")
+"""Fields of an annotation that its digest covers; the id is the first."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CocoImage:
@@ -46,42 +49,58 @@ def read_listing(path: Path) -> tuple[CocoImage, ...]:
     Ids, sizes and areas may be written as text, and ``iscrowd`` as 0, 1, true, false, empty or text of one of these.
     Raises :class:`DataError` that names the file where it is no such JSON, repeats an id or annotates an unknown image.
     """
-    content = _parse(path)
+    content = read_json(path, "annotation file", "download the annotations again")
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(key), list) for key in ("images", "annotations")
+    ):
+        raise DataError(
+            f"{path} is not a COCO instances file: it needs the lists 'images' and 'annotations'", path=path
+        )
     images = [_checked_fields(fields, "image", k, _image_fields, path) for k, fields in enumerate(content["images"])]
     annotations = [
         _checked_fields(fields, "annotation", k, _annotation_fields, path)
         for k, fields in enumerate(content["annotations"])
     ]
-    return _arrange(images, annotations, path)
+    for what, found in (("image", images), ("annotation", annotations)):
+        repeated = [id_ for id_, count in Counter(fields["id"] for fields in found).items() if count > 1]
+        if repeated:
+            raise DataError(
+                f"{path}: {what} id {repeated[0]} is listed more than once; give COCO's original file", path=path
+            )
+    of_image: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in images}
+    for annotation in annotations:
+        if annotation["image_id"] not in of_image:
+            raise DataError(
+                f"{path}: annotation {annotation['id']} is for image {annotation['image_id']}, which is not listed",
+                path=path,
+            )
+        of_image[annotation["image_id"]].append(annotation)
+    return tuple(
+        CocoImage(
+            id=image["id"],
+            file_name=image["file_name"],
+            size=(image["height"], image["width"]),
+            annotations=tuple(
+                sorted(of_image[image["id"]], key=lambda a: (not is_crowd(a), -float(a["area"]), a["id"]))
+            ),
+        )
+        for image in sorted(images, key=lambda image: image["id"])
+    )
 
 
 def listing_digest(images: Iterable[CocoImage]) -> str:
     """Digest of image ids, sizes and annotations; the order of the file, licences and URLs play no part."""
     digest = hashlib.sha256()
     for image in images:
-        annotations = sorted((_essence(a) for a in image.annotations), key=lambda essence: int(essence[0]))
+        rows: list[list[Any]] = [[annotation.get(name) for name in _DIGESTED] for annotation in image.annotations]
+        annotations = sorted(rows, key=lambda row: int(row[0]))
         digest.update(canonical_json([image.id, image.size, annotations]))
     return digest.hexdigest()
-
-
-def _essence(annotation: Mapping[str, Any]) -> list[Any]:
-    names = ("id", "iscrowd", "category_id", "area", "bbox", "segmentation")
-    return [annotation.get(name) for name in names]
 
 
 def is_crowd(annotation: Mapping[str, Any]) -> bool:
     """Whether an annotation of :func:`read_listing` is a crowd."""
     return bool(annotation.get("iscrowd"))
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    content = read_json(path, "annotation file", "download the annotations again")
-    lists = isinstance(content, dict) and all(isinstance(content.get(key), list) for key in ("images", "annotations"))
-    if not lists:
-        raise DataError(
-            f"{path} is not a COCO instances file: it needs the lists 'images' and 'annotations'", path=path
-        )
-    return dict(content)
 
 
 def _checked_fields(
@@ -136,41 +155,6 @@ def _whole(key: str, value: Any) -> int:
     return int(found)
 
 
-def _arrange(
-    images: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]], path: Path
-) -> tuple[CocoImage, ...]:
-    _refuse_repeats([image["id"] for image in images], "image", path)
-    _refuse_repeats([annotation["id"] for annotation in annotations], "annotation", path)
-    by_image: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in images}
-    for annotation in annotations:
-        if annotation["image_id"] not in by_image:
-            raise DataError(
-                f"{path}: annotation {annotation['id']} is for image {annotation['image_id']}, which is not listed",
-                path=path,
-            )
-        by_image[annotation["image_id"]].append(annotation)
-    return tuple(_image(image, by_image[image["id"]]) for image in sorted(images, key=lambda image: image["id"]))
-
-
-def _image(fields: Mapping[str, Any], annotations: list[Mapping[str, Any]]) -> CocoImage:
-    return CocoImage(
-        id=fields["id"],
-        file_name=fields["file_name"],
-        size=(fields["height"], fields["width"]),
-        annotations=tuple(sorted(annotations, key=_painting_order)),
-    )
-
-
-def _painting_order(annotation: Mapping[str, Any]) -> tuple[bool, float, int]:
-    return not is_crowd(annotation), -float(annotation["area"]), annotation["id"]
-
-
-def _refuse_repeats(ids: list[Any], what: str, path: Path) -> None:
-    if len(set(ids)) < len(ids):
-        repeated = next(id_ for id_, count in Counter(ids).items() if count > 1)
-        raise DataError(f"{path}: {what} id {repeated} is listed more than once; give COCO's original file", path=path)
-
-
 def read_boxes(image: CocoImage, path: Path) -> NDArray[np.float64]:
     """The table of an image: its annotations' own boxes and areas, crowds too, in the order of the annotations' ids.
 
@@ -178,30 +162,24 @@ def read_boxes(image: CocoImage, path: Path) -> NDArray[np.float64]:
     scoring counts them (as objects that nobody can find). Raises :class:`DataError` that names the file ``path``, image
     and annotation where a box is not four finite numbers, a size or area is below 0, or area or category is missing.
     """
-    annotations = sorted(image.annotations, key=lambda annotation: int(annotation["id"]))
-    return box_table(image.size, [_checked_row(annotation, image, path) for annotation in annotations])
-
-
-def _checked_row(annotation: Mapping[str, Any], image: CocoImage, path: Path) -> list[float]:
-    try:
-        return _box_of(annotation)
-    except (KeyError, TypeError, ValueError):
-        found = ", ".join(f"{name} {annotation.get(name)!r}" for name in ("bbox", "area", "category_id"))
-        raise DataError(
-            f"{path}: annotation {annotation['id']} of image {image.id} is no box: found {found}; expected a bbox of "
-            "four numbers x, y, width, height, an area, none of the last three below 0, and a category_id; "
-            "give COCO's original file",
-            path=path,
-        ) from None
-
-
-def _box_of(annotation: Mapping[str, Any]) -> list[float]:
-    kind = CROWD if is_crowd(annotation) else OBJECT
-    x, y, width, height = map(float, annotation["bbox"])
-    row = [x, y, width, height, float(annotation["area"]), kind, float(annotation["category_id"])]
-    if not all(map(math.isfinite, row)) or min(row[2:5]) < 0:
-        raise ValueError("not finite, or a negative size")
-    return row
+    rows = []
+    for annotation in sorted(image.annotations, key=lambda annotation: int(annotation["id"])):
+        try:
+            x, y, width, height = map(float, annotation["bbox"])
+            kind = CROWD if is_crowd(annotation) else OBJECT
+            row = [x, y, width, height, float(annotation["area"]), kind, float(annotation["category_id"])]
+            if not all(map(math.isfinite, row)) or min(row[2:5]) < 0:
+                raise ValueError("not finite, or a negative size")
+        except (KeyError, TypeError, ValueError):
+            found = ", ".join(f"{name} {annotation.get(name)!r}" for name in ("bbox", "area", "category_id"))
+            raise DataError(
+                f"{path}: annotation {annotation['id']} of image {image.id} is no box: found {found}; expected a bbox "
+                "of four numbers x, y, width, height, an area, none of the last three below 0, and a category_id; "
+                "give COCO's original file",
+                path=path,
+            ) from None
+        rows.append(row)
+    return box_table(image.size, rows)
 
 
 _FARTHEST = 100_000.0
@@ -261,21 +239,19 @@ def _fill_polygons(polygons: list[Any], size: tuple[int, int]) -> NDArray[np.boo
 
     if not polygons:
         raise ValueError("it has no polygon")
-    # One at a time: pycocotools takes a list whose first member has four numbers for boxes.
-    drawn = [coco_mask.frPyObjects([_checked_polygon(polygon)], *size)[0] for polygon in polygons]
-    return _fill_runs(uncompress_counts(coco_mask.merge(drawn)["counts"].decode()), size)
-
-
-def _checked_polygon(polygon: Any) -> list[float]:
-    try:
-        points = np.asarray(polygon, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError("a polygon is not a list of numbers") from None
-    if points.ndim != 1 or len(points) < 6 or len(points) % 2:
-        raise ValueError("a polygon needs three or more points, given as x, y, x, y, ...")
-    if not (np.abs(points) <= _FARTHEST).all():  # False for NaN, too
-        raise ValueError("a polygon has coordinates that are not finite or far outside any image")
-    return [float(value) for value in points]
+    encoded = []
+    for polygon in polygons:
+        try:
+            points = np.asarray(polygon, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ValueError("a polygon is not a list of numbers") from None
+        if points.ndim != 1 or len(points) < 6 or len(points) % 2:
+            raise ValueError("a polygon needs three or more points, given as x, y, x, y, ...")
+        if not (np.abs(points) <= _FARTHEST).all():  # False for NaN, too
+            raise ValueError("a polygon has coordinates that are not finite or far outside any image")
+        # One at a time: pycocotools takes a list whose first member has four numbers for boxes.
+        encoded += coco_mask.frPyObjects([points.tolist()], *size)
+    return _fill_runs(uncompress_counts(coco_mask.merge(encoded)["counts"].decode()), size)
 
 
 LAYOUT = """\
