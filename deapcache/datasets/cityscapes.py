@@ -111,15 +111,19 @@ class Cityscapes(FileDataset):
                 "images again"
             )
         _require_pairs(images, labels)
-        cities = {_frame_name(frame, images): frame for frame in frames}
-        return [
-            Sample(
-                id=id_,
-                image=f"leftImg8bit/{split}/{frame}{_IMAGE}",
-                labels={kind: (f"gtFine/{split}/{frame}{ending}",) for kind, ending in _LABEL_FILES.items()},
-            )
-            for id_, frame in sorted(cities.items())
-        ]
+        samples = []
+        for frame in frames:
+            city, name = frame.split("/")
+            path = images / f"{frame}{_IMAGE}"
+            if not name.startswith(f"{city}_"):
+                raise DataError(
+                    f"{path} lies in the folder of another city: expected a name that begins with {city}_; put it into "
+                    "its own city's folder",
+                    path=path,
+                )
+            files = {kind: (f"gtFine/{split}/{frame}{ending}",) for kind, ending in _LABEL_FILES.items()}
+            samples.append(Sample(id=name, image=f"leftImg8bit/{split}/{frame}{_IMAGE}", labels=files))
+        return sorted(samples, key=lambda sample: sample.id)
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
         path = self.root / sample.labels[kind][0]
@@ -186,16 +190,6 @@ def _require_pairs(images: Path, labels: Path) -> None:
             require_all(names, labels / city, ending, f"{images / city} {advice}")
             advice = "has labels for each: unpack leftImg8bit_trainvaltest.zip again"
             require_all(stems(labels / city, ending), images / city, _IMAGE, f"{labels / city} {advice}")
-
-
-def _frame_name(frame: str, images: Path) -> str:
-    city, name = frame.split("/")
-    if not name.startswith(f"{city}_"):
-        raise DataError(
-            f"{images / frame}{_IMAGE} lies in the folder of another city: expected a name that begins with "
-            f"{city}_; put it into its own city's folder"
-        )
-    return name
 
 
 DATASETS.add("cityscapes", Cityscapes.entry())

@@ -100,7 +100,12 @@ class Voc(FileDataset):
         ids = read_ids(listing)
         require_all(ids, self.root / IMAGES, ".jpg", f"{listing} names them: {_ARCHIVE}")
         require_all(ids, self.root / CLASS_MAPS, ".png", f"{listing} names them: {_ARCHIVE}")
-        return [Sample(id=name, image=f"{IMAGES}/{name}.jpg", labels=_labels(f"{name}.png")) for name in ids]
+        samples = []
+        for name in ids:
+            classes, objects = f"{CLASS_MAPS}/{name}.png", f"{OBJECT_MAPS}/{name}.png"
+            labels = {"classes": (classes,), "instances": (objects,), BOXES: (objects, classes)}
+            samples.append(Sample(id=name, image=f"{IMAGES}/{name}.jpg", labels=labels))
+        return samples
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
         if kind == "classes":
@@ -115,7 +120,14 @@ class Voc(FileDataset):
     ) -> str:
         """As for any dataset of files; raises :class:`MissingDataError` where a map of objects is needed and absent."""
         if kind in ("instances", BOXES):
-            self._require_object_maps(split)
+            folder = self.root / OBJECT_MAPS
+            if not folder.is_dir():
+                raise MissingDataError(
+                    f"voc has no objects under {self.root}: the folder {OBJECT_MAPS} is missing, from which instances "
+                    "and boxes are read (classes are there). Unpack it from VOCtrainval_11-May-2012.tar"
+                )
+            advice = f"{_list_file(self.root, split)} names them: {_ARCHIVE}"
+            require_all(self.image_ids(split), folder, ".png", advice)
         return super().annotation_digest(split, kind, index=index, progress=progress)
 
     def _classes(self, sample: Sample) -> NDArray[np.uint8]:
@@ -145,16 +157,6 @@ class Voc(FileDataset):
             )
         return np.asarray(1 + counts.argmax(axis=1))[objects]
 
-    def _require_object_maps(self, split: str) -> None:
-        folder = self.root / OBJECT_MAPS
-        if not folder.is_dir():
-            raise MissingDataError(
-                f"voc has no objects under {self.root}: the folder {OBJECT_MAPS} is missing, from which instances and "
-                "boxes are read (classes are there). Unpack it from VOCtrainval_11-May-2012.tar"
-            )
-        advice = f"{_list_file(self.root, split)} names them: {_ARCHIVE}"
-        require_all(self.image_ids(split), folder, ".png", advice)
-
 
 def read_ids(path: Path) -> tuple[str, ...]:
     """The ids that a list of ``ImageSets/Segmentation`` names, one a line, in ascending order.
@@ -166,24 +168,18 @@ def read_ids(path: Path) -> tuple[str, ...]:
         lines = read_bytes(path, "list").decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no text file ({error}); give the original list", path=path) from None
-    ids = [_parse_id(line.strip(), number, path) for number, line in enumerate(lines, start=1) if line.strip()]
+    ids = []
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if re.search(r"[\s/\\]", line):
+            raise DataError(f"{path}, line {number}: expected one id such as 2007_000032, found {line!r}", path=path)
+        if line:
+            ids.append(line)
     if not ids:
         raise DataError(f"{path} names no image; expected one id a line, such as 2007_000032", path=path)
     repeated = sorted(name for name, count in Counter(ids).items() if count > 1)
     if repeated:
         raise DataError(f"{path} names {len(repeated):,} ids more than once, the first is {repeated[0]}", path=path)
     return tuple(sorted(ids))
-
-
-def _parse_id(line: str, number: int, path: Path) -> str:
-    if re.search(r"[\s/\\]", line):
-        raise DataError(f"{path}, line {number}: expected one id such as 2007_000032, found {line!r}", path=path)
-    return line
-
-
-def _labels(name: str) -> dict[str, tuple[str, ...]]:
-    classes, objects = f"{CLASS_MAPS}/{name}", f"{OBJECT_MAPS}/{name}"
-    return {"classes": (classes,), "instances": (objects,), BOXES: (objects, classes)}
 
 
 def _list_file(root: Path, split: str) -> Path:
