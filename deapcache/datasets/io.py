@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
-from deapcache.datasets.picture_files import orientation, without_metadata
+from deapcache.datasets.image_metadata import orientation, without_metadata
 from deapcache.errors import DataError, DeapcacheError, LocationError, MissingDataError
 from deapcache.regions import SQUASH, seen_region
 
