@@ -17,6 +17,8 @@ from deapcache.datasets.solids import MISS, SHAPES, Body, dot, draft_body
 from deapcache.datasets.textures import FLOOR_PATTERNS, WALL_PATTERNS, Array, Material, random_material
 from deapcache.recipe import digest_of
 
+Numbers = NDArray[np.int64]
+
 CLASSES = ("wall", "floor", "ceiling", *SHAPES)
 """Names by value of the class map."""
 
@@ -132,22 +134,15 @@ def _stack(generator: np.random.Generator, below: Body) -> Body:
 
 def _aim(generator: np.random.Generator, centre: Array, room: tuple[float, float, float]) -> Camera:
     """A camera near the bodies but outside of their area, that looks at them slightly from above."""
-    spot = _beside(generator, centre)
-    while not _has_margin(spot, room):
-        spot = _beside(generator, centre)
+    while True:
+        angle, distance = generator.uniform(0, 2 * np.pi), generator.uniform(_CLUSTER + 0.5, _CLUSTER + 1.2)
+        spot = centre + distance * np.array([np.cos(angle), np.sin(angle)])
+        if (spot > 0.2).all() and (spot < np.array(room[:2]) - 0.2).all():  # not close to a wall
+            break
     position = np.array([*spot, generator.uniform(0.5, 1.7)])
     target = np.array([*(centre + generator.uniform(-0.35, 0.35, 2)), generator.uniform(0.2, 1.0)])
     roll = generator.uniform(-0.05, 0.05)
     return Camera(position=position, rotation=_look(target - position, roll), focal=float(generator.uniform(0.72, 1.0)))
-
-
-def _beside(generator: np.random.Generator, centre: Array) -> Array:
-    angle, distance = generator.uniform(0, 2 * np.pi), generator.uniform(_CLUSTER + 0.5, _CLUSTER + 1.2)
-    return np.asarray(centre + distance * np.array([np.cos(angle), np.sin(angle)]))
-
-
-def _has_margin(spot: Array, room: tuple[float, float, float]) -> bool:
-    return bool((spot > 0.2).all() and (spot < np.array(room[:2]) - 0.2).all())
 
 
 def _look(forward: Array, roll: float) -> Array:
@@ -157,9 +152,6 @@ def _look(forward: Array, roll: float) -> Array:
     down = np.cross(forward, right)
     tilted = np.cos(roll) * right + np.sin(roll) * down
     return np.stack([tilted, np.cross(forward, tilted), forward], axis=1)
-
-
-Numbers = NDArray[np.int64]
 
 
 def trace(scene: Scene, origin: Array, directions: Array) -> tuple[Array, Numbers]:
@@ -289,17 +281,13 @@ def _openness(scene: Scene, points: Array, normals: Array) -> Array:
     towards = centres @ normals - dot(points, normals)
     for body, distance, cosine in zip(scene.bodies, squared, towards, strict=True):
         near = np.flatnonzero((distance < 6 * body.solid.radius**2) & (cosine > 0))
-        share[near] *= _sphere_shadow(0.8 * body.solid.radius, distance[near], cosine[near])
+        # A sphere takes cosine · (radius / distance)² of the light (Quilez, "sphere ambient occlusion"), here faded out
+        # towards a squared distance of 6 radius².
+        radius, squared_near = 0.8 * body.solid.radius, distance[near]
+        fade = np.maximum(1 - squared_near / (6 * radius**2), 0.0)
+        taken = cosine[near] / np.sqrt(squared_near) * fade * radius**2 / squared_near
+        share[near] *= 1 - 0.85 * np.minimum(taken, 1.0)
     return share
-
-
-def _sphere_shadow(radius: float, squared: Array, towards: Array) -> Array:
-    """What a sphere leaves of the ambient light at points whose squared distance to its centre is given.
-
-    It takes cosine · (radius / distance)² (Quilez, "sphere ambient occlusion"), here faded out towards 6 radius².
-    """
-    fade = np.maximum(1 - squared / (6 * radius**2), 0.0)
-    return 1 - 0.85 * np.minimum(towards / np.sqrt(squared) * fade * radius**2 / squared, 1.0)
 
 
 _EDGE = 0.06
@@ -423,7 +411,8 @@ class Scenes(Dataset):
 
     def read_annotation(self, split: str, row: int, kind: str) -> NDArray[Any]:
         self._require_kind(kind)
-        maps = self._maps(split, row)
+        count = len(self.image_ids(split))
+        maps = _render(self.splits.index(split), range(count)[row])
         if kind == BOXES:
             return boxes_of_map(maps.instances, maps.classes)
         values: NDArray[Any] = getattr(maps, kind)
@@ -439,10 +428,6 @@ class Scenes(Dataset):
     ) -> str:
         self._require_kind(kind)
         return digest_of([kind, self.image_digests(split)])
-
-    def _maps(self, split: str, row: int) -> Maps:
-        count = len(self.image_ids(split))
-        return _render(self.splits.index(split), range(count)[row])
 
 
 # A row's image and its annotations are asked for one after the other: the scene is drawn and traced once for all.
