@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.annotations import VOID
-from deapcache.datasets.base import DATASETS, FileDataset, Sample, read_map_of_image
+from deapcache.datasets.base import DATASETS
+from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
 from deapcache.datasets.io import require_split, require_values, stems
 from deapcache.errors import MissingDataError
 

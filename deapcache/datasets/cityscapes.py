@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from deapcache.annotations import BOXES, COLUMNS, CROWD, VOID, boxes_of_map
-from deapcache.datasets.base import DATASETS, FileDataset, Sample, SplitStatus, read_map_of_image
+from deapcache.datasets.base import DATASETS, SplitStatus
+from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
 from deapcache.datasets.io import describe_folder, missing_paths, require_all, require_split, require_values, stems
 from deapcache.errors import DataError, MissingDataError
 

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES, CROWD, OBJECT, box_table
-from deapcache.datasets.base import DATASETS, FileDataset, Sample, in_row_order
+from deapcache.datasets.base import DATASETS
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
+from deapcache.datasets.files import FileDataset, Sample, in_row_order
 from deapcache.datasets.io import (
     COLOUR_AS_STORED,
     read_json,

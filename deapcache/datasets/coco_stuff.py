@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.annotations import VOID
-from deapcache.datasets.base import DATASETS, FileDataset, Sample, read_map_of_image
+from deapcache.datasets.base import DATASETS
 from deapcache.datasets.coco import CocoImage, CocoInstances, annotation_file, image_folder, read_listing
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
+from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
 from deapcache.datasets.io import describe_folder, require_all, require_split, require_values, stems
 from deapcache.errors import DataError, MissingDataError
 

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.base import DATASETS, FileDataset, Sample, SplitStatus, require_size_of
+from deapcache.datasets.base import DATASETS, SplitStatus
+from deapcache.datasets.files import FileDataset, Sample, require_size_of
 from deapcache.datasets.io import decode_errors, list_matching, missing_files, require_metres
 from deapcache.errors import DataError, MissingDataError
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES, VOID, boxes_of_map
-from deapcache.datasets.base import DATASETS, DatasetEntry, FileDataset, Sample, SplitStatus, require_same_size
+from deapcache.datasets.base import DATASETS, DatasetEntry, SplitStatus
+from deapcache.datasets.files import FileDataset, Sample, require_same_size
 from deapcache.datasets.io import (
     COLOUR,
     bits_of,

@@ -17,7 +17,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.base import DATASETS, FileDataset, Sample, SplitStatus, require_size_of
+from deapcache.datasets.base import DATASETS, SplitStatus
+from deapcache.datasets.files import FileDataset, Sample, require_size_of
 from deapcache.datasets.io import missing_files, read_bytes, read_depth_png
 from deapcache.errors import DataError, MissingDataError
 

@@ -16,16 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES, boxes_of_map
-from deapcache.datasets.base import (
-    DATASETS,
-    Dataset,
-    FileDataset,
-    Sample,
-    SplitStatus,
-    require_size_of,
-    sample_key,
-)
+from deapcache.datasets.base import DATASETS, Dataset, SplitStatus, sample_key
 from deapcache.datasets.digests import DigestIndex, Progress, digest_parts, stamp
+from deapcache.datasets.files import FileDataset, Sample, require_size_of
 from deapcache.datasets.io import access_error, list_matching, missing_paths, read_depth_png, require_metres
 from deapcache.errors import DataError, MissingDataError
 from deapcache.recipe import digest_of

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES, VOID, boxes_of_map
-from deapcache.datasets.base import DATASETS, FileDataset, Sample, SplitStatus, read_map_of_image
+from deapcache.datasets.base import DATASETS, SplitStatus
 from deapcache.datasets.digests import DigestIndex, Progress
+from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
 from deapcache.datasets.io import missing_paths, read_bytes, require_all, require_split, require_values, stems
 from deapcache.errors import DataError, MissingDataError
 

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from deapcache.datasets import Dataset, open_dataset
-from deapcache.datasets.base import FileDataset, Sample
 from deapcache.datasets.checking import SAMPLE, SplitCheck, check_split, read_problems, sample_rows
+from deapcache.datasets.files import FileDataset, Sample
 from deapcache.datasets.io import read_index_map
 from deapcache.errors import DataError, MissingDataError
 

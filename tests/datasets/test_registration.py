@@ -16,7 +16,7 @@ from deapcache.errors import MissingDataError, UsageError
 
 LEAVES = """\
 from deapcache.datasets import DATASETS
-from deapcache.datasets.base import FileDataset, Sample, read_map_of_image
+from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
 from deapcache.datasets.io import require_split, stems
 
 
