@@ -17,7 +17,7 @@ from deapcache.cache import find_one, list_caches
 from deapcache.datasets import open_dataset
 from deapcache.datasets.checking import SplitCheck, check_split
 from deapcache.datasets.scenes import Scenes
-from deapcache.errors import UnknownNameError
+from deapcache.errors import PluginError, UnknownNameError
 from deapcache.extraction import ExtractionSettings, extract
 from deapcache.locations import LocalLocation
 
@@ -63,6 +63,27 @@ def test_its_images_are_checked_against_it(plugin: Path) -> None:
     check = SplitCheck(split="val")
     check_split(open_dataset("scene-normals", Path()), check, full=True, progress=lambda *_: None)
     assert (check.images, check.opened, check.problems) == (3, 3, [])
+
+
+def test_labels_of_another_shape_than_declared_are_refused(tmp_path: Path, home: LocalLocation) -> None:
+    """NumPy would broadcast them into the shard."""
+    with forgotten_plugins():
+        plugins.use(
+            [
+                write_plugin(
+                    tmp_path,
+                    NORMALS.replace("return nearest /", "return (nearest /").replace(
+                        "keepdims=True)\n\n\ndef mirror", "keepdims=True))[:1]\n\n\ndef mirror"
+                    ),
+                )
+            ]
+        )
+        settings = ExtractionSettings(batch_size=4, base_size=(32, 48))
+        expected = (
+            r"label type 'normals': the labels of image train-\d+ have shape \(1, 48, 3\) .*expected \(32, 48, 3\)"
+        )
+        with pytest.raises(PluginError, match=expected):
+            list(extract([BACKBONE], open_dataset("scene-normals", Path()), home, splits=["train"], settings=settings))
 
 
 def test_without_its_plugin_nothing_is_mirrored_wrongly() -> None:

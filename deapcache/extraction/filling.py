@@ -13,7 +13,7 @@ import numpy as np
 from deapcache.annotations import get_annotation
 from deapcache.cache import Cache, kept_true
 from deapcache.datasets import Dataset, in_order, pad_table, resize_image, workers
-from deapcache.errors import LEAVE_OUT, DataError, MissingDataError
+from deapcache.errors import LEAVE_OUT, DataError, MissingDataError, PluginError
 from deapcache.extraction.progress import Progress, ProgressEvent
 from deapcache.extraction.sharing import Share
 from deapcache.extraction.windows import Form, Part, Windows
@@ -113,4 +113,10 @@ def _read(dataset: Dataset, split: str, row: int, form: Form) -> np.ndarray:
         return resize_image(dataset.read_image(split, row), form.size, form.fit)
     kind = get_annotation(form.name)
     values = kind.resize(dataset.read_annotation(split, row, form.name), form.size, form.fit)
-    return pad_table(values, form.shape[0]) if kind.columns else values
+    values = pad_table(values, form.shape[0]) if kind.columns else values
+    if values.shape != form.shape:  # which NumPy might broadcast
+        raise PluginError(
+            f"label type {form.name!r}: the labels of image {dataset.image_ids(split)[row]} have shape {values.shape} "
+            f"after resizing, expected {form.shape}; mend its channels, its resize or what the dataset reads"
+        )
+    return values
