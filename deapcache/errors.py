@@ -5,6 +5,10 @@ Each class has one base, :class:`DeapcacheError`, and is also the builtin a call
 the command line prints it as it is, without a traceback.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+
 LEAVE_OUT = "or leave out what cannot be read with --on-error skip"
 """How errors end that concern the files of one image."""
 
@@ -94,11 +98,20 @@ class FormatVersionError(CorruptCacheError):
     """A cache was written in a format that this version does not read."""
 
 
-class MissingDataError(DeapcacheError, FileNotFoundError):
+class DatasetFileError(DeapcacheError):
+    """What is wrong with a dataset's files."""
+
+    def __init__(self, message: str = "", *, path: Path | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+        """The file that it is about, the first of several; None where it is about none alone."""
+
+
+class MissingDataError(DatasetFileError, FileNotFoundError):
     """Files of a dataset are not where they are expected."""
 
 
-class DataError(DeapcacheError, ValueError):
+class DataError(DatasetFileError, ValueError):
     """A file of a dataset is there but cannot be used as it is; names the file."""
 
 

@@ -148,7 +148,7 @@ class ImageRecipe(Recipe):
     the shape of ``size`` is taken first (``deapcache.regions``)."""
     interpolation: str
     colour: str
-    """How files become RGB: see ``deapcache.datasets.decoding``."""
+    """How files become RGB: see ``deapcache.datasets.io``."""
     images: str
     """Image-set digest."""
     omitted: Mapping[str, Any] | None = remark(None)

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from deapcache_bucket import s3, s3_server
+from deapcache_export import export_scenes
 from deapcache_testing import require
 from PIL import Image
 
-from deapcache.datasets.scenes.export import export_scenes
 from deapcache.locations import LocalLocation
 
 __all__ = ["s3", "s3_server"]  # fixtures of their own module

@@ -19,6 +19,7 @@ LEVELS = (
     {"cache", "backbones", "datasets", "readouts", "tasks"},
     {
         "allocator",
+        "annotations",
         "errors",
         "locations",
         "machine",

@@ -17,7 +17,6 @@ from deapcache_testing import mounted, require
 
 import deapcache
 from deapcache import locations
-from deapcache.datasets.scenes.export import export_scenes
 from deapcache.errors import LocationError, ReadOnlyError, StorageFullError, UsageError
 from deapcache.locations import LayeredHome, LocalLocation, RemoteLocation, local_tier, locate, stores
 
@@ -261,8 +260,6 @@ def test_an_address_as_a_path_is_told(address: str, tmp_path, monkeypatch) -> No
                 ask(given)
     with pytest.raises(UsageError, match="local tier"):
         local_tier(address, "1GB")
-    with pytest.raises(UsageError, match="--out"):
-        export_scenes("folder", Path(address), limit=1)
     assert not list(tmp_path.iterdir())
 
 

@@ -20,9 +20,9 @@ from deapcache_testing import require
 
 from deapcache.cache import list_caches, list_folders, reading, verify_cache
 from deapcache.cache.serving.files import open_key
-from deapcache.datasets.decoding import decode_image
 from deapcache.datasets.digests import file_digest
-from deapcache.datasets.folder.listing import read_split_file
+from deapcache.datasets.folder import read_split_file
+from deapcache.datasets.io import decode_image
 from deapcache.errors import DataError, LocationError, UnreadableError
 from deapcache.locations import LocalLocation, local
 from deapcache.results.uses import last_uses

@@ -21,6 +21,7 @@ from deapcache.tasks import TASKS
 
 EVERYTHING = """\
 from pathlib import Path
+from deapcache.annotations import ANNOTATIONS
 from deapcache.backbones import BACKBONES, register_backbone
 from deapcache.datasets import DATASETS, DatasetEntry
 from deapcache.readouts import READOUTS
@@ -43,6 +44,7 @@ DATASETS.add("squares", DatasetEntry(
     name="squares", summary="", layout="", licence="", open=Squares, status=lambda root: {}))
 TASKS.add("edges", TASKS.get("boundaries"))
 READOUTS.add("plain", READOUTS.get("linear"))
+ANNOTATIONS.add("heights", ANNOTATIONS.get("depth"))
 """
 
 
@@ -57,7 +59,7 @@ def test_a_file_adds_to_every_registry(tmp_path: Path) -> None:
     file = write_plugin(tmp_path, EVERYTHING)
     plugins.use([file])
     new = [[name for name in registry.names() if name not in before[registry]] for registry in REGISTRIES]
-    assert new == [["mine"], ["squares"], ["edges"], ["plain"]]
+    assert new == [["mine"], ["squares"], ["edges"], ["plain"], ["heights"]]
     assert (describe("mine").image_size, describe("mine").grid) == ((64, 96), (4, 6))
     digest = f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
     assert (TASKS.source("edges"), READOUTS.source("plain"), TASKS.source("boundaries")) == (digest, digest, "")

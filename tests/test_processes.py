@@ -53,12 +53,7 @@ from deapcache.experiments.speed import measure_speeds
 print("from the top", flush=True)
 list(measure_speeds(["timm:test_vit@untrained"], device="cpu", batches=1, batch=1, failed=print))
 """
-EXPORT = """
-from pathlib import Path
-from deapcache.datasets.scenes.export import export_scenes
-print("from the top", flush=True)
-export_scenes("voc", Path("voc"), limit=1)
-"""
+
 DOCTOR = """
 from pathlib import Path
 from deapcache.datasets import open_dataset
@@ -67,7 +62,7 @@ print("from the top", flush=True)
 check_split(open_dataset("scenes", Path()), SplitCheck(split="val"), full=False, progress=print)
 """
 SCRIPTS = {
-    "extract": EXTRACT, "read": READ, "speed": SPEED, "export": EXPORT, "check": DOCTOR,
+    "extract": EXTRACT, "read": READ, "speed": SPEED, "check": DOCTOR,
 }  # fmt: skip
 
 

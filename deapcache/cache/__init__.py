@@ -5,6 +5,7 @@
 []
 """
 
+from deapcache.annotations import mirror
 from deapcache.cache.cache import Cache
 from deapcache.cache.companions import companions
 from deapcache.cache.feature_cache import FeatureCache
@@ -30,7 +31,7 @@ from deapcache.cache.selecting import (
 from deapcache.cache.storage import STORAGE_FORMATS, decode_features, encode_cls, encode_features, feature_arrays
 from deapcache.cache.transfer import Refused, TransferReport, transfer_cache
 from deapcache.cache.verifying import BadShard, VerifyReport, verify_cache
-from deapcache.cache.views import HFLIP, ORIGINAL, VIEWS, check_views, mirror, name_view
+from deapcache.cache.views import HFLIP, ORIGINAL, VIEWS, check_views, name_view
 
 __all__ = [
     "CLAIMS",

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from deapcache.cli import cache, listing, scenes
+from deapcache.cli import cache, listing
 from deapcache.cli.console import err, note, out
 from deapcache.cli.demo import demo_command
 from deapcache.cli.doctor import doctor_command
@@ -77,7 +77,16 @@ app.add_typer(listing.app, name="list")
 cache.app.command("serve")(serve_command)
 cache.app.command("index")(index_command)
 app.add_typer(cache.app, name="cache")
-app.add_typer(scenes.app, name="scenes")
+
+
+@app.command("scenes", hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def scenes_command() -> None:
+    """What was `deapcache scenes export`: it says what to use instead."""
+    raise UsageError(
+        "`deapcache scenes export` is gone: give --dataset scenes, which needs no files; from Python "
+        'deapcache.open_dataset("scenes", ".") gives the same images and annotations, to write in any layout'
+    )
+
 
 FAILURE = 1
 USAGE = 2

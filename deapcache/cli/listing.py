@@ -102,10 +102,10 @@ def list_datasets(
 
 
 def _dataset_row(entry: DatasetEntry, root: Path) -> dict[str, Any]:
-    from deapcache.datasets import look_for
+    from deapcache.datasets import dataset_status
     from deapcache.experiments.suitability import tasks_of
 
-    status = look_for(entry, root)
+    status = dataset_status(entry, root)
     return {
         "name": entry.name,
         "summary": entry.summary,
@@ -122,9 +122,9 @@ def _dataset_row(entry: DatasetEntry, root: Path) -> dict[str, Any]:
 
 def found(entry: DatasetEntry, root: Path) -> dict[str, str]:
     """Per split: how many images are there beside the official number, or what is missing."""
-    from deapcache.datasets import look_for
+    from deapcache.datasets import dataset_status
 
-    return {split: _found(what, entry.official.get(split)) for split, what in look_for(entry, root).items()}
+    return {split: _found(what, entry.official.get(split)) for split, what in dataset_status(entry, root).items()}
 
 
 def _found(status: SplitStatus, official: int | None) -> str:

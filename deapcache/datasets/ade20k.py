@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.base import DATASETS, VOID, DatasetEntry, SplitStatus
+from deapcache.annotations import VOID
+from deapcache.datasets.base import DATASETS
 from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.folders import absent, not_under, require_split, stems
-from deapcache.datasets.labels import require_values
+from deapcache.datasets.io import require_split, require_values, stems
 from deapcache.errors import MissingDataError
 
 LAYOUT = """\
@@ -45,7 +45,6 @@ CLASSES = tuple(" ".join(name.split()) for name in _NAMES.split(","))
 
 FOLDERS = {"train": "training", "val": "validation"}
 
-_PLACES = ("ADEChallengeData2016", "ade20k/ADEChallengeData2016", "ade/ADEChallengeData2016", "", "ade20k", "ade")
 _CLASS_OF_VALUE = np.array([VOID, *range(len(CLASSES))], dtype=np.uint8)
 
 
@@ -56,22 +55,44 @@ class Ade20k(FileDataset):
     images_name = "ade20k"
     annotations = ("classes",)
     classes = CLASSES
+    summary = "ADE20K scene parsing: scenes with a map of 150 classes of things and stuff"
+    layout = LAYOUT
+    licence = "photographs for non-commercial research and education; annotations BSD-3-Clause"
+    official: ClassVar = {"train": 20_210, "val": 2_000}
+    options: ClassVar = {"classes": {"other objects": "void"}}
+    places = ("ADEChallengeData2016", "ade20k/ADEChallengeData2016", "ade/ADEChallengeData2016", "", "ade20k", "ade")
+    expected = (
+        "ADEChallengeData2016/images/training with annotations/training beside images, or validation for training, "
+        "there or in its folder ade20k/"
+    )
+
+    @classmethod
+    def split_parts(cls, root: Path, split: str) -> tuple[Path, ...]:
+        return root / "images" / FOLDERS[split], root / "annotations" / FOLDERS[split]
+
+    @classmethod
+    def has_split(cls, root: Path, split: str) -> bool:
+        return any(folder.is_dir() for folder in cls.split_parts(root, split))
 
     def list_samples(self, split: str) -> Sequence[Sample]:
-        images, labels = _folders(self.root, split)
+        images, labels = self.split_parts(self.root, split)
         remark = " (the full ADE20K release, with *_seg.png, is another one)"
         require_split("ade20k", split, self.root, (images, labels), remark)
-        return [_sample(name, FOLDERS[split]) for name in paired(images, labels)]
+        folder = FOLDERS[split]
+        return [
+            Sample(
+                id=name,
+                image=f"images/{folder}/{name}.jpg",
+                labels={"classes": (f"annotations/{folder}/{name}.png",)},
+            )
+            for name in paired(images, labels)
+        ]
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[np.uint8]:
         path = self.root / sample.labels[kind][0]
         labels = read_map_of_image(path, self.root / sample.image)
         require_values(labels, np.ones(len(_CLASS_OF_VALUE), np.bool_), path, "0 (unlabelled) to 150")
         return _CLASS_OF_VALUE[labels]
-
-    def target_options(self, kind: str) -> dict[str, Any]:
-        self._require_kind(kind)
-        return {"other objects": "void"}
 
 
 def paired(images: Path, labels: Path) -> list[str]:
@@ -91,51 +112,4 @@ def paired(images: Path, labels: Path) -> list[str]:
     return sorted(pictures)
 
 
-def _sample(name: str, folder: str) -> Sample:
-    labels = {"classes": (f"annotations/{folder}/{name}.png",)}
-    return Sample(id=name, image=f"images/{folder}/{name}.jpg", labels=labels)
-
-
-def _folders(root: Path, split: str) -> tuple[Path, Path]:
-    return root / "images" / FOLDERS[split], root / "annotations" / FOLDERS[split]
-
-
-def _find_root(data_root: Path) -> Path | None:
-    roots = (data_root / place for place in _PLACES)
-    return next((root for root in roots if any(f.is_dir() for split in FOLDERS for f in _folders(root, split))), None)
-
-
-def open_ade20k(data_root: Path) -> Ade20k:
-    """ADE20K under ``data_root``; raises :class:`MissingDataError` where neither split is there."""
-    root = _find_root(data_root)
-    if root is None:
-        raise not_under(
-            data_root,
-            "ade20k",
-            "ADEChallengeData2016/images/training with annotations/training beside images, or validation for "
-            "training, there or in its folder ade20k/",
-        )
-    return Ade20k(root)
-
-
-def ade20k_status(data_root: Path) -> dict[str, SplitStatus]:
-    """Image files and missing folders per split; lists folders, opens no file."""
-    root = _find_root(data_root) or data_root / _PLACES[0]
-    found = {split: _folders(root, split) for split in FOLDERS}
-    return {s: SplitStatus(images=len(stems(f[0], ".jpg")), missing=absent(f)) for s, f in found.items()}
-
-
-DATASETS.add(
-    "ade20k",
-    DatasetEntry(
-        name="ade20k",
-        summary="ADE20K scene parsing: scenes with a map of 150 classes of things and stuff",
-        layout=LAYOUT,
-        licence="photographs for non-commercial research and education; annotations BSD-3-Clause",
-        open=open_ade20k,
-        status=ade20k_status,
-        official={"train": 20_210, "val": 2_000},
-        annotations=Ade20k.annotations,
-        classes=CLASSES,
-    ),
-)
+DATASETS.add("ade20k", Ade20k.entry())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -12,14 +13,34 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.boxes import BOXES
+from deapcache.annotations import BOXES
 from deapcache.datasets.digests import DigestIndex, Progress
-from deapcache.datasets.folders import listing
+from deapcache.datasets.io import (
+    file_errors,
+    missing_paths,
+    not_found_error,
+    stems,
+)
 from deapcache.errors import DeapcacheError, UnknownNameError, UsageError
+from deapcache.recipe import digest_of
 from deapcache.registry import Registry
 
-VOID = 255
-"""Value of unlabelled pixels in ``classes`` maps."""
+SUBSET_SEED = 0
+
+
+def sample_order(ids: Iterable[str]) -> list[str]:
+    """The ids by ascending sha256 of ``"SEED:id"``, which no other id has a part in.
+
+    The first 8,000 and the first 100,000 of them are seeded random choices, the smaller one within the larger, that
+    everybody gets alike and that stay as they are when images are added elsewhere; in a cache they are its first rows,
+    so that a subset costs a subset's shards.
+    """
+    return sorted(ids, key=sample_key)
+
+
+def sample_key(name: str) -> tuple[bytes, str]:
+    """Where an id stands in :func:`sample_order`."""
+    return hashlib.sha256(f"{SUBSET_SEED}:{name}".encode()).digest(), name
 
 
 class Dataset(ABC):
@@ -35,15 +56,92 @@ class Dataset(ABC):
     base_size: ClassVar[tuple[int, int]] = (224, 224)
     """Default height and width of base images and targets."""
     annotations: tuple[str, ...]
-    """Kinds of annotation it has, of ``instances``, ``boxes``, ``classes`` and ``depth``: boxes where instances are."""
+    """Kinds of annotation it has, label types of ``deapcache.annotations``; ``boxes`` where ``instances`` are."""
     classes: tuple[str, ...] = ()
     """Class names by value of the ``classes`` maps; empty without one."""
     colour: ClassVar[str]
-    """Recipe field: how its images become RGB, see ``deapcache.datasets.decoding``."""
+    """Recipe field: how its images become RGB, see ``deapcache.datasets.io``."""
     computes_images: ClassVar[bool] = False
     """Whether making an image is Python's own work, which runs in processes, not a library's, which runs in threads."""
     omitted: Mapping[str, Mapping[str, str]] = MappingProxyType({})
     """Split → image id → why it was left out, by :meth:`without`."""
+
+    summary: ClassVar[str] = ""
+    """What it is, in a line."""
+    layout: ClassVar[str] = "nothing is needed"
+    """Which files are expected where under the data root."""
+    licence: ClassVar[str] = ""
+    official: ClassVar[Mapping[str, int]] = MappingProxyType({})
+    """Images of each split as it is distributed, of splits whose number is known."""
+    options: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
+    """Kind → choices this reader made for it, as JSON; kinds without any may be left out."""
+
+    places: ClassVar[tuple[str, ...]] = ()
+    """Folders below the data root that may hold it; none where it needs no files. The class is called with the first
+    that has a split."""
+    expected: ClassVar[str] = ""
+    """What of it may lie under the data root, for the error where nothing does."""
+    hint: ClassVar[str] = ""
+    """What that error says besides; ends in a space."""
+
+    @classmethod
+    def split_parts(cls, root: Path, split: str) -> tuple[Path, ...]:
+        """Files and folders that a split consists of; the first is the folder of its images."""
+        return (root,)
+
+    @classmethod
+    def has_split(cls, root: Path, split: str) -> bool:
+        """Whether enough of a split is in a folder for the dataset to lie there."""
+        return not missing_paths(cls.split_parts(root, split))
+
+    @classmethod
+    def split_status(cls, root: Path, split: str) -> SplitStatus:
+        """What is there of one split; quick: no image is read."""
+        parts = cls.split_parts(root, split)
+        return SplitStatus(images=len(stems(parts[0], ".jpg")), missing=missing_paths(parts))
+
+    @classmethod
+    def find_root(cls, data_root: Path) -> Path | None:
+        """The first of its places under a data root that has a split; None where none has."""
+        roots = (data_root / place for place in cls.places)
+        return next((root for root in roots if any(cls.has_split(root, split) for split in cls.splits)), None)
+
+    @classmethod
+    def open(cls, data_root: Path) -> Dataset:
+        """The dataset with its files under a data root; raises :class:`MissingDataError` where they are not there."""
+        if not cls.places:
+            return cls()
+        root = cls.find_root(data_root)
+        if root is None:
+            raise not_found_error(data_root, cls.name, cls.expected, cls.hint)
+        of_root: Any = cls
+        made: Dataset = of_root(root)
+        return made
+
+    @classmethod
+    def status(cls, data_root: Path) -> dict[str, SplitStatus]:
+        """What is there per split under a data root; quick: no image is read."""
+        if not cls.places:
+            return {split: SplitStatus(images=count) for split, count in cls.official.items()}
+        root = cls.find_root(data_root) or data_root / cls.places[0]
+        return {split: cls.split_status(root, split) for split in cls.splits}
+
+    @classmethod
+    def entry(cls) -> DatasetEntry:
+        """What ``DATASETS`` lists: the class's attributes, ``open`` and ``status``."""
+        return DatasetEntry(
+            name=cls.name,
+            summary=cls.summary,
+            layout=cls.layout,
+            licence=cls.licence,
+            open=cls.open,
+            status=cls.status,
+            images_name="" if cls.images_name == cls.name else cls.images_name,
+            official=cls.official,
+            base_size=cls.base_size,
+            annotations=cls.annotations,
+            classes=cls.classes,
+        )
 
     @abstractmethod
     def image_ids(self, split: str) -> tuple[str, ...]:
@@ -72,7 +170,7 @@ class Dataset(ABC):
 
         ``instances``: int32, 0 background, 1..K objects, -1 crowd. ``classes``: uint8 or int16, :data:`VOID`
         unlabelled. ``depth``: float32 metres, 0 unknown. ``boxes``: (n + 1, 7) float64, whose columns are
-        ``deapcache.datasets.boxes.COLUMNS``, pixels of the image as it is on disk; the first row is the image itself.
+        ``deapcache.annotations.COLUMNS``, pixels of the image as it is on disk; the first row is the image itself.
         Raises :class:`UsageError` for a kind it lacks.
         """
 
@@ -92,9 +190,10 @@ class Dataset(ABC):
         ``index`` and ``progress`` as for :meth:`image_digests`.
         """
 
-    @abstractmethod
     def target_options(self, kind: str) -> dict[str, Any]:
-        """Choices this reader made for a kind, as JSON; they are recorded in the target recipe."""
+        """:attr:`options` of a kind, which are recorded in the target recipe; raises :class:`UsageError`."""
+        self._require_kind(kind)
+        return dict(self.options.get(kind, {}))
 
     def tolerant(self) -> Dataset:
         """This dataset with every row listed: what is wrong with one image's files is told when that row is read.
@@ -112,8 +211,6 @@ class Dataset(ABC):
 
         The other rows move up, and all digests are those of what is left.
         """
-        from deapcache.datasets.selection import Selection
-
         return Selection(self, omitted)
 
     def omitted_and(self, more: Mapping[str, Mapping[str, str]]) -> dict[str, Mapping[str, str]]:
@@ -149,7 +246,7 @@ class SplitStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetEntry:
-    """Facts of a dataset, without opening it."""
+    """Facts of a dataset, without opening it: of one class, by :meth:`Dataset.entry`, or of a member of a family."""
 
     name: str
     summary: str
@@ -182,10 +279,10 @@ DATASETS: Registry[DatasetEntry] = Registry(
         "deapcache.datasets.coco",
         "deapcache.datasets.coco_stuff",
         "deapcache.datasets.diode",
-        "deapcache.datasets.folder.entries",
+        "deapcache.datasets.folder",
         "deapcache.datasets.kitti",
         "deapcache.datasets.nyuv2",
-        "deapcache.datasets.scenes.dataset",
+        "deapcache.datasets.scenes",
         "deapcache.datasets.voc",
     ),
     entry_point_group="deapcache.datasets",
@@ -217,14 +314,74 @@ def open_dataset(name: str, data_root: Path) -> Dataset:
 
     Raises :class:`UnknownNameError`, and :class:`MissingDataError` that says what is expected where and what was found.
     """
-    with listing(Path(data_root)):
+    with file_errors(Path(data_root)):
         return dataset_entry(name).open(Path(data_root))
 
 
-def look_for(entry: DatasetEntry, data_root: Path) -> dict[str, SplitStatus]:
+def dataset_status(entry: DatasetEntry, data_root: Path) -> dict[str, SplitStatus]:
     """:attr:`DatasetEntry.status`; folders that cannot be looked into are told as what is missing, not raised."""
     try:
-        with listing(data_root):
+        with file_errors(data_root):
             return entry.status(data_root)
     except DeapcacheError as error:
         return dict.fromkeys(Dataset.splits, SplitStatus(images=0, missing=(f"access: {error}",)))
+
+
+_COPIED = (
+    "name", "images_name", "splits", "base_size", "annotations", "classes", "colour", "computes_images",
+)  # fmt: skip
+
+
+class Selection(Dataset):
+    """Any dataset less some of its images; the others move up.
+
+    Its digests are made from those of the whole. A dataset that reads each image from a file of its own has a
+    :meth:`Dataset.without` that does better: what was left out may then be missing, too.
+    """
+
+    def __init__(self, whole: Dataset, omitted: Mapping[str, Mapping[str, str]]) -> None:
+        vars(self).update({name: getattr(whole, name) for name in _COPIED})
+        self.omitted = whole.omitted_and(omitted)
+        self._whole = whole
+        self._kept: dict[str, list[int]] = {}
+
+    def tolerant(self) -> Selection:
+        return Selection(self._whole.tolerant(), self.omitted)
+
+    def image_ids(self, split: str) -> tuple[str, ...]:
+        ids = self._whole.image_ids(split)
+        return tuple(ids[row] for row in self._rows(split))
+
+    def image_digests(
+        self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
+    ) -> tuple[str, ...]:
+        digests = self._whole.image_digests(split, index=index, progress=progress)
+        return tuple(digests[row] for row in self._rows(split))
+
+    def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
+        return self._whole.read_image(split, self._rows(split)[row])
+
+    def read_annotation(self, split: str, row: int, kind: str) -> NDArray[Any]:
+        return self._whole.read_annotation(split, self._rows(split)[row], kind)
+
+    def row_files(self, split: str, row: int) -> tuple[Path, ...]:
+        return self._whole.row_files(split, self._rows(split)[row])
+
+    def box_rows(self, split: str) -> int:
+        return self._whole.box_rows(split)
+
+    def annotation_digest(
+        self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
+    ) -> str:
+        whole = self._whole.annotation_digest(split, kind, index=index, progress=progress)
+        return digest_of([whole, self.image_ids(split)]) if self.omitted.get(split) else whole
+
+    def target_options(self, kind: str) -> dict[str, Any]:
+        return self._whole.target_options(kind)
+
+    def _rows(self, split: str) -> list[int]:
+        if split not in self._kept:
+            left_out = self.omitted.get(split, {})
+            rows = [row for row, name in enumerate(self._whole.image_ids(split)) if name not in left_out]
+            self._kept[split] = rows
+        return self._kept[split]

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from deapcache.datasets.base import DATASETS, VOID, DatasetEntry, SplitStatus
-from deapcache.datasets.boxes import BOXES, COLUMNS, CROWD, boxes_of_map
+from deapcache.annotations import BOXES, COLUMNS, CROWD, VOID, boxes_of_map
+from deapcache.datasets.base import DATASETS, SplitStatus
 from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.folders import absent, describe, not_under, require_all, require_split, stems
-from deapcache.datasets.labels import require_values
+from deapcache.datasets.io import describe_folder, missing_paths, require_all, require_split, require_values, stems
 from deapcache.errors import DataError, MissingDataError
 
 LAYOUT = """\
@@ -62,6 +61,7 @@ _IS_INSTANCE[:_IDS] = True
 _IS_INSTANCE[_THINGS[0] * _PER_CLASS :] = True
 
 _IMAGE, _LABELS, _INSTANCES = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_instanceIds.png"
+_CROWDS = "groups, caravans and trailers"
 _LABEL_FILES = {"classes": _LABELS, "instances": _INSTANCES, BOXES: _INSTANCES}
 
 
@@ -77,18 +77,54 @@ class Cityscapes(FileDataset):
     annotations = ("instances", BOXES, "classes")
     classes = tuple(EVALUATED.values())
     most_objects = 511
+    summary = "Cityscapes: street scenes with 19 classes, instances of eight of them"
+    layout = LAYOUT
+    licence = "own terms of use, on registration: non-commercial research and teaching"
+    official: ClassVar = {"train": 2_975, "val": 500}
+    options: ClassVar = {
+        "classes": {"classes": "official training ids 0 to 18, all others void"},
+        "instances": {"numbers": "by ascending instance id", "crowd": f"-1: {_CROWDS}"},
+        BOXES: {"boxes": "of visible pixels", "category": "official id", "crowd": f"connected parts of {_CROWDS}"},
+    }
+    places = ("", "cityscapes")
+    expected = (
+        "leftImg8bit/train/ with gtFine/train/, or leftImg8bit/val/ with gtFine/val/, there or in its folder "
+        "cityscapes/"
+    )
+
+    @classmethod
+    def split_parts(cls, root: Path, split: str) -> tuple[Path, ...]:
+        return root / "leftImg8bit" / split, root / "gtFine" / split
+
+    @classmethod
+    def split_status(cls, root: Path, split: str) -> SplitStatus:
+        images, labels = cls.split_parts(root, split)
+        count = len(_frames(images, _IMAGE)) if images.is_dir() else 0
+        return SplitStatus(images=count, missing=missing_paths((images, labels)))
 
     def list_samples(self, split: str) -> Sequence[Sample]:
-        images, labels = _folders(self.root, split)
+        images, labels = self.split_parts(self.root, split)
         require_split("cityscapes", split, self.root, (images, labels))
         frames = _frames(images, _IMAGE)
         if not frames:
             raise MissingDataError(
-                f"{images} holds no image (<city>/*_leftImg8bit.png): found {describe(images)}; unpack the images again"
+                f"{images} holds no image (<city>/*_leftImg8bit.png): found {describe_folder(images)}; unpack the "
+                "images again"
             )
         _require_pairs(images, labels)
-        cities = {_frame_name(frame, images): frame for frame in frames}
-        return [_sample(id_, frame, split) for id_, frame in sorted(cities.items())]
+        samples = []
+        for frame in frames:
+            city, name = frame.split("/")
+            path = images / f"{frame}{_IMAGE}"
+            if not name.startswith(f"{city}_"):
+                raise DataError(
+                    f"{path} lies in the folder of another city: expected a name that begins with {city}_; put it into "
+                    "its own city's folder",
+                    path=path,
+                )
+            files = {kind: (f"gtFine/{split}/{frame}{ending}",) for kind, ending in _LABEL_FILES.items()}
+            samples.append(Sample(id=name, image=f"leftImg8bit/{split}/{frame}{_IMAGE}", labels=files))
+        return sorted(samples, key=lambda sample: sample.id)
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
         path = self.root / sample.labels[kind][0]
@@ -101,15 +137,6 @@ class Cityscapes(FileDataset):
             return self._boxes(values, path)
         return _CLASS_OF_ID[values] if kind == "classes" else _number(values)
 
-    def target_options(self, kind: str) -> dict[str, Any]:
-        self._require_kind(kind)
-        crowds = "groups, caravans and trailers"
-        return {
-            "classes": {"classes": "official training ids 0 to 18, all others void"},
-            "instances": {"numbers": "by ascending instance id", "crowd": f"-1: {crowds}"},
-            BOXES: {"boxes": "of visible pixels", "category": "official id", "crowd": f"connected parts of {crowds}"},
-        }[kind]
-
     def _boxes(self, values: NDArray[np.int32], path: Path) -> NDArray[np.float64]:
         ids = np.where(values < _PER_CLASS, values, values // _PER_CLASS)
         objects, crowds = boxes_of_map(_number(values), ids), boxes_of_map(_crowd_parts(values), ids)
@@ -118,7 +145,8 @@ class Cityscapes(FileDataset):
         if len(table) - 1 > self.most_objects:
             raise DataError(
                 f"{path} has {len(table) - 1} objects and parts of groups; expected {self.most_objects} at most: give "
-                "the original file"
+                "the original file",
+                path=path,
             )
         return table
 
@@ -146,10 +174,6 @@ def _crowd_parts(values: NDArray[np.int32]) -> NDArray[np.int32]:
     return parts
 
 
-def _folders(root: Path, split: str) -> tuple[Path, Path]:
-    return root / "leftImg8bit" / split, root / "gtFine" / split
-
-
 def _frames(folder: Path, ending: str) -> list[str]:
     """``<city>/<name>`` of all files that end so, one folder below ``folder``."""
     return [f"{city}/{name}" for city in _cities(folder) for name in stems(folder / city, ending)]
@@ -169,67 +193,4 @@ def _require_pairs(images: Path, labels: Path) -> None:
             require_all(stems(labels / city, ending), images / city, _IMAGE, f"{labels / city} {advice}")
 
 
-def _frame_name(frame: str, images: Path) -> str:
-    city, name = frame.split("/")
-    if not name.startswith(f"{city}_"):
-        raise DataError(
-            f"{images / frame}{_IMAGE} lies in the folder of another city: expected a name that begins with "
-            f"{city}_; put it into its own city's folder"
-        )
-    return name
-
-
-def _sample(id_: str, frame: str, split: str) -> Sample:
-    labels = {kind: (f"gtFine/{split}/{frame}{ending}",) for kind, ending in _LABEL_FILES.items()}
-    return Sample(id=id_, image=f"leftImg8bit/{split}/{frame}{_IMAGE}", labels=labels)
-
-
-def _missing(root: Path, split: str) -> tuple[str, ...]:
-    return absent(_folders(root, split))
-
-
-def _find_root(data_root: Path) -> Path | None:
-    roots = (data_root, data_root / "cityscapes")
-    return next((r for r in roots if any(not _missing(r, split) for split in Cityscapes.splits)), None)
-
-
-def open_cityscapes(data_root: Path) -> Cityscapes:
-    """Cityscapes under ``data_root`` or its folder ``cityscapes``; raises :class:`MissingDataError` without a split."""
-    root = _find_root(data_root)
-    if root is None:
-        raise not_under(
-            data_root,
-            "cityscapes",
-            "leftImg8bit/train/ with gtFine/train/, or leftImg8bit/val/ with gtFine/val/, there or in its folder "
-            "cityscapes/",
-        )
-    return Cityscapes(root)
-
-
-def cityscapes_status(data_root: Path) -> dict[str, SplitStatus]:
-    """Image files and missing folders per split; lists folders, opens no file."""
-    root = _find_root(data_root) or data_root
-    return {split: _split_status(root, split) for split in Cityscapes.splits}
-
-
-def _split_status(root: Path, split: str) -> SplitStatus:
-    images = _folders(root, split)[0]
-    count = len(_frames(images, _IMAGE)) if images.is_dir() else 0
-    return SplitStatus(images=count, missing=_missing(root, split))
-
-
-DATASETS.add(
-    "cityscapes",
-    DatasetEntry(
-        name="cityscapes",
-        summary="Cityscapes: street scenes with 19 classes, instances of eight of them",
-        layout=LAYOUT,
-        licence="own terms of use, on registration: non-commercial research and teaching",
-        open=open_cityscapes,
-        status=cityscapes_status,
-        official={"train": 2_975, "val": 500},
-        base_size=Cityscapes.base_size,
-        annotations=Cityscapes.annotations,
-        classes=Cityscapes.classes,
-    ),
-)
+DATASETS.add("cityscapes", Cityscapes.entry())

@@ -4,20 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.base import DATASETS, DatasetEntry, SplitStatus
-from deapcache.datasets.coco import CocoInstances, annotation_file, image_folder
-from deapcache.datasets.coco_listing import CocoImage, read_listing
-from deapcache.datasets.coco_stuff_labels import CLASS_OF_VALUE, CLASSES, IS_VALUE
+from deapcache.annotations import VOID
+from deapcache.datasets.base import DATASETS
+from deapcache.datasets.coco import CocoImage, CocoInstances, annotation_file, image_folder, read_listing
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
 from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.folders import absent, describe, not_under, require_all, require_split, stems
-from deapcache.datasets.labels import require_values
+from deapcache.datasets.io import describe_folder, require_all, require_split, require_values, stems
 from deapcache.errors import DataError, MissingDataError
+
+LABELS = tuple(
+    """\
+person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, street sign,
+stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, hat, backpack,
+umbrella, shoe, eye glasses, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat,
+baseball glove, skateboard, surfboard, tennis racket, bottle, plate, wine glass, cup, fork, knife, spoon, bowl,
+banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed,
+mirror, dining table, window, desk, toilet, door, tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven,
+toaster, sink, refrigerator, blender, book, clock, vase, scissors, teddy bear, hair drier, toothbrush, hair brush,
+banner, blanket, branch, bridge, building-other, bush, cabinet, cage, cardboard, carpet, ceiling-other, ceiling-tile,
+cloth, clothes, clouds, counter, cupboard, curtain, desk-stuff, dirt, door-stuff, fence, floor-marble, floor-other,
+floor-stone, floor-tile, floor-wood, flower, fog, food-other, fruit, furniture-other, grass, gravel, ground-other,
+hill, house, leaves, light, mat, metal, mirror-stuff, moss, mountain, mud, napkin, net, paper, pavement, pillow,
+plant-other, plastic, platform, playingfield, railing, railroad, river, road, rock, roof, rug, salad, sand, sea,
+shelf, sky-other, skyscraper, snow, solid-other, stairs, stone, straw, structural-other, table, tent, textile-other,
+towel, tree, vegetable, wall-brick, wall-concrete, wall-other, wall-panel, wall-stone, wall-tile, wall-wood,
+water-other, waterdrops, window-blind, window-other, wood""".replace("\n", " ").split(", ")
+)
+"""Names by pixel value, 0 to 181: ids 1 to 182 of ``labels.txt`` in github.com/nightrome/cocostuff."""
+
+REMOVED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
+"""Pixel values of the eleven labels that COCO gave up; no map has them (``labels.md`` there)."""
+
+UNLABELLED = 255
+"""Pixel value of what belongs to no class."""
+
+VALUES = tuple(value for value in range(len(LABELS)) if value not in REMOVED)
+"""Pixel values by class, 0 to 170."""
+
+CLASSES = tuple(LABELS[value] for value in VALUES)
+"""Names by class: 80 things, then 91 kinds of stuff."""
+
+CLASS_OF_VALUE = np.full(256, VOID, np.uint8)
+"""Class by pixel value, 255 (void) for all that is none."""
+CLASS_OF_VALUE[list(VALUES)] = range(len(VALUES))
+
+IS_VALUE = np.isin(np.arange(256), (*VALUES, UNLABELLED))
+"""By pixel value, whether a map may have it."""
+
 
 LAYOUT = """\
 train2017/*.jpg                                       118,287 images, those of coco
@@ -45,15 +83,34 @@ class CocoStuffMaps(FileDataset):
     annotations = ("classes",)
     classes = CLASSES
     colour = CocoInstances.colour
+    summary = "COCO-Stuff 164k: the photographs of coco with 171 classes at every pixel"
+    layout = LAYOUT
+    licence = "pixel maps CC BY 4.0; each image under its own Flickr licence, named in COCO's annotation file"
+    official: ClassVar = {"train": 118_287, "val": 5_000}
+    options: ClassVar = {"classes": {"classes": "pixel values in ascending order, without the eleven removed labels"}}
+    places = ("", "coco")
+    expected = (
+        f"train2017/ with {MAP_FOLDERS[0]}/train2017/, or val2017/ with {MAP_FOLDERS[0]}/val2017/, there or in its "
+        "folder coco/"
+    )
+
+    @classmethod
+    def split_parts(cls, root: Path, split: str) -> tuple[Path, ...]:
+        folders = [root / name / f"{split}2017" for name in MAP_FOLDERS]
+        return image_folder(root, split), next((folder for folder in folders if folder.is_dir()), folders[0])
 
     def list_samples(self, split: str) -> Sequence[Sample]:
-        images, maps = image_folder(self.root, split), _map_folder(self.root, split)
+        images, maps = self.split_parts(self.root, split)
         require_split("coco-stuff", split, self.root, (images, maps))
         ids = stems(images, ".jpg")
         _require_numbers(ids, images)
         _require_maps(ids, images, maps)
         _require_same_listing(ids, annotation_file(self.root, split), images)
-        return [_sample(id_, images.name, maps.relative_to(self.root).as_posix()) for id_ in sorted(ids)]
+        folder = maps.relative_to(self.root).as_posix()
+        return [
+            Sample(id=id_, image=f"{images.name}/{id_}.jpg", labels={"classes": (f"{folder}/{id_}.png",)})
+            for id_ in sorted(ids)
+        ]
 
     def image_digests(
         self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
@@ -68,18 +125,12 @@ class CocoStuffMaps(FileDataset):
         require_values(values, IS_VALUE, path, "0 to 181 without the eleven removed labels, or 255 for unlabelled")
         return CLASS_OF_VALUE[values]
 
-    def target_options(self, kind: str) -> dict[str, Any]:
-        self._require_kind(kind)
-        return {"classes": "pixel values in ascending order, without the eleven removed labels"}
-
-
-def _sample(id_: str, images: str, maps: str) -> Sample:
-    return Sample(id=id_, image=f"{images}/{id_}.jpg", labels={"classes": (f"{maps}/{id_}.png",)})
-
 
 def _require_numbers(ids: Collection[str], folder: Path) -> None:
     if not ids:
-        raise MissingDataError(f"{folder} holds no image (*.jpg): found {describe(folder)}; unpack the images again")
+        raise MissingDataError(
+            f"{folder} holds no image (*.jpg): found {describe_folder(folder)}; unpack the images again"
+        )
     if odd := sorted(id_ for id_ in ids if not (id_.isdecimal() and len(id_) == 12)):
         raise DataError(
             f"{folder / odd[0]}.jpg is not named as COCO names its images, by twelve digits ({len(odd)} are not); "
@@ -103,7 +154,8 @@ def _require_same_listing(ids: Collection[str], path: Path, images: Path) -> Non
         raise DataError(
             f"coco-stuff and coco would not have the same images: {len(listed - found)} are listed in {path} and not "
             f"in {images}, {len(found - listed)} are there and not listed; the first is {differing[0]}. Give all "
-            f"images and COCO's original file, or move {path.name} away if features need not serve both datasets"
+            f"images and COCO's original file, or move {path.name} away if features need not serve both datasets",
+            path=path,
         )
 
 
@@ -112,57 +164,4 @@ def _listed_name(image: CocoImage) -> str:
     return image.file_name + f" (id {image.id})" * (image.file_name != f"{image.id:012d}.jpg")
 
 
-def _map_folder(root: Path, split: str) -> Path:
-    folders = [root / name / f"{split}2017" for name in MAP_FOLDERS]
-    return next((folder for folder in folders if folder.is_dir()), folders[0])
-
-
-def _missing(root: Path, split: str) -> tuple[str, ...]:
-    return absent((image_folder(root, split), _map_folder(root, split)))
-
-
-def _find_root(data_root: Path) -> Path | None:
-    roots = (data_root, data_root / "coco")
-    return next((r for r in roots if any(not _missing(r, split) for split in CocoStuffMaps.splits)), None)
-
-
-def open_coco_stuff(data_root: Path) -> CocoStuffMaps:
-    """COCO-Stuff under ``data_root`` or ``data_root/coco``; raises :class:`MissingDataError` without a split."""
-    root = _find_root(data_root)
-    if root is None:
-        raise not_under(
-            data_root,
-            "coco-stuff",
-            f"train2017/ with {MAP_FOLDERS[0]}/train2017/, or val2017/ with {MAP_FOLDERS[0]}/val2017/, there or in "
-            "its folder coco/",
-        )
-    return CocoStuffMaps(root)
-
-
-def coco_stuff_status(data_root: Path) -> dict[str, SplitStatus]:
-    """Image files and missing folders per split; lists folders, opens no file."""
-    root = _find_root(data_root) or data_root
-    return {
-        split: SplitStatus(
-            images=len(stems(image_folder(root, split), ".jpg")),
-            missing=_missing(root, split),
-        )
-        for split in CocoStuffMaps.splits
-    }
-
-
-DATASETS.add(
-    "coco-stuff",
-    DatasetEntry(
-        name="coco-stuff",
-        summary="COCO-Stuff 164k: the photographs of coco with 171 classes at every pixel",
-        layout=LAYOUT,
-        licence="pixel maps CC BY 4.0; each image under its own Flickr licence, named in COCO's annotation file",
-        open=open_coco_stuff,
-        status=coco_stuff_status,
-        images_name=CocoStuffMaps.images_name,
-        official={"train": 118_287, "val": 5_000},
-        annotations=CocoStuffMaps.annotations,
-        classes=CLASSES,
-    ),
-)
+DATASETS.add("coco-stuff", CocoStuffMaps.entry())

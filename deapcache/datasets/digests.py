@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
-from deapcache.datasets.folders import access_error
+from deapcache.datasets.io import access_error
 from deapcache.errors import LEAVE_OUT, DeapcacheError, MissingDataError, ReadOnlyError
 from deapcache.locations import Location
 from deapcache.recipe import SHORT, canonical_json, digest_of
@@ -22,6 +23,8 @@ Progress = Callable[[int, int], None]
 
 DigestPart = Callable[[str], str]
 """The digest of a named part of a file."""
+
+Result = TypeVar("Result")
 
 _Entry = list[object]
 """What is remembered of a file or part: the numbers of :func:`stamp`, and the digest."""
@@ -89,22 +92,26 @@ class DigestIndex:
     ) -> tuple[str, ...]:
         """``source`` gives, for a name, the file that decides whether its digest still holds, and how to make it."""
         known = {} if self._rehash else self._load(place)
-        found: dict[str, _Entry] = {}
-        hashed = _Counter(progress, len(names))
 
-        def look_up(name: str) -> str:
-            digest, entry, was_hashed = _look_up(*source(name), known.get(name))
-            if entry:
-                found[name] = entry
-            hashed.add(was_hashed)
-            return digest
+        def look_up(name: str) -> tuple[str, _Entry | None, bool]:
+            """Digest, what to remember (None while the file is too fresh to trust its times), whether it was read."""
+            path, digest_it = source(name)
+            try:
+                facts = path.stat()
+            except OSError as error:
+                raise _unread(error, path) from None
+            before, entry = list(stamp(facts)), known.get(name)
+            if isinstance(entry, list) and entry[:-1] == before:
+                return str(entry[-1]), entry, False
+            digest = digest_it(path)
+            return digest, [*before, digest] if is_settled(facts) else None, True
 
-        with ThreadPoolExecutor() as pool:
-            digests = tuple(pool.map(look_up, names))
-        self.hashed_files += hashed.positive
+        results = _map_in_threads(look_up, names, progress)
+        self.hashed_files += sum(was_hashed for _, _, was_hashed in results)
+        found = {name: entry for name, (_, entry, _) in zip(names, results, strict=True) if entry}
         if found != {name: known.get(name) for name in found}:
             self._save(place, {**known, **found})
-        return digests
+        return tuple(digest for digest, _, _ in results)
 
     def _key(self, folder: Path) -> str:
         return f"digests/{digest_of(str(folder.resolve()))[:SHORT]}.json"
@@ -134,49 +141,27 @@ def digest_files(
 
 def digest_parts(parts: Sequence[str], digest_part: DigestPart, *, progress: Progress | None = None) -> tuple[str, ...]:
     """``digest_part(part)`` for each part, in order, without an index; it is called from several threads."""
-    done = _Counter(progress, len(parts))
+    return tuple(_map_in_threads(digest_part, parts, progress))
 
-    def hash_one(part: str) -> str:
-        digest = digest_part(part)
-        done.add(True)
-        return digest
+
+def _map_in_threads(function: Callable[[str], Result], names: Sequence[str], progress: Progress | None) -> list[Result]:
+    """``function(name)`` for each name, in order, by several threads that report what is done."""
+    lock, done = threading.Lock(), 0
+
+    def call(name: str) -> Result:
+        nonlocal done
+        result = function(name)
+        with lock:
+            done += 1
+            if progress:
+                progress(done, len(names))
+        return result
 
     with ThreadPoolExecutor() as pool:
-        return tuple(pool.map(hash_one, parts))
-
-
-def _look_up(path: Path, digest_it: Callable[[Path], str], known: _Entry | None) -> tuple[str, _Entry | None, bool]:
-    """Digest, the entry to remember (None while the file is too fresh to trust its times), whether it was read."""
-    try:
-        facts = path.stat()
-    except OSError as error:
-        raise _unread(error, path) from None
-    before = list(stamp(facts))
-    if isinstance(known, list) and known[:-1] == before:
-        return str(known[-1]), known, False
-    digest = digest_it(path)
-    return digest, [*before, digest] if is_settled(facts) else None, True
+        return list(pool.map(call, names))
 
 
 def _unread(error: OSError, path: Path) -> DeapcacheError:
     if isinstance(error, FileNotFoundError):
-        return MissingDataError(f"image {path} is missing; put the file back, {LEAVE_OUT}")
+        return MissingDataError(f"image {path} is missing; put the file back, {LEAVE_OUT}", path=path)
     return access_error(error, path)
-
-
-class _Counter:
-    """Counts across threads and reports."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress = progress
-        self._total = total
-        self._lock = threading.Lock()
-        self._done = 0
-        self.positive = 0
-
-    def add(self, positive: bool) -> None:
-        with self._lock:
-            self._done += 1
-            self.positive += positive
-            if self._progress:
-                self._progress(self._done, self._total)

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.base import DATASETS, DatasetEntry, SplitStatus
-from deapcache.datasets.decoding import explained
-from deapcache.datasets.depth import require_metres
+from deapcache.datasets.base import DATASETS, SplitStatus
 from deapcache.datasets.files import FileDataset, Sample, require_size_of
-from deapcache.datasets.folders import absent_files, matching, not_under
+from deapcache.datasets.io import decode_errors, list_matching, missing_files, require_metres
 from deapcache.errors import DataError, MissingDataError
 
 LAYOUT = """\
@@ -40,6 +38,28 @@ class Diode(FileDataset):
     images_name = "diode"
     annotations = ("depth",)
     base_size = (216, 288)
+    summary = "DIODE: indoor and outdoor photographs with dense depth of a laser scanner"
+    layout = LAYOUT
+    licence = "MIT"
+    official: ClassVar = {"train": 25_458, "val": 771}
+    options: ClassVar = {"depth": {"depth": "npy, m", "unknown": "0, and where the mask is 0"}}
+    places = ("", "diode")
+    expected = "train/ or val/ with indoors/ or outdoor/ in it, there or in its folder diode/"
+
+    @classmethod
+    def split_parts(cls, root: Path, split: str) -> tuple[Path, ...]:
+        return tuple(root / split / part for part in _SURROUNDINGS)
+
+    @classmethod
+    def has_split(cls, root: Path, split: str) -> bool:
+        return any(part.is_dir() for part in cls.split_parts(root, split))
+
+    @classmethod
+    def split_status(cls, root: Path, split: str) -> SplitStatus:
+        """Images, and missing depth maps; lists folders, opens no file."""
+        pictures = pictures_in(root / split)
+        missing = map(str, missing_maps(pictures) if pictures else cls.split_parts(root, split))
+        return SplitStatus(images=len(pictures), missing=tuple(sorted(missing))[:3])
 
     def list_samples(self, split: str) -> Sequence[Sample]:
         pictures = sorted(pictures_in(self.root / split), key=lambda path: path.stem)
@@ -49,10 +69,11 @@ class Diode(FileDataset):
                 "scene_*/scan_*/*.png; unpack it there, or give another --data-root"
             )
         _refuse_repeats(pictures)
-        if absent := absent_maps(pictures):
+        if absent := missing_maps(pictures):
             raise MissingDataError(
                 f"{self.root / split} lacks {len(absent)} depth maps and masks of its {len(pictures)} images, the "
-                f"first is {absent[0]}; unpack the archive again, or remove the images"
+                f"first is {absent[0]}; unpack the archive again, or remove the images",
+                path=absent[0],
             )
         return [self._sample(path) for path in pictures]
 
@@ -63,13 +84,9 @@ class Diode(FileDataset):
         for values, path in ((depth, depth_path), (valid, mask_path)):
             require_size_of(image, values, path)
         if not np.isin(valid, (0, 1)).all():
-            raise DataError(f"depth mask {mask_path} has values other than 0 and 1; download it again")
+            raise DataError(f"depth mask {mask_path} has values other than 0 and 1; download it again", path=mask_path)
         known = np.where(valid == 1, depth, np.float32(0))
         return require_metres(known, f"depth map {depth_path}, where its mask is 1,")
-
-    def target_options(self, kind: str) -> dict[str, Any]:
-        self._require_kind(kind)
-        return {"depth": "npy, m", "unknown": "0, and where the mask is 0"}
 
     def _sample(self, path: Path) -> Sample:
         stem = path.relative_to(self.root).with_suffix("").as_posix()
@@ -78,13 +95,13 @@ class Diode(FileDataset):
 
 def pictures_in(folder: Path) -> list[Path]:
     """The images of a split's folder, in no order; none where it is not there."""
-    found = (path for part in _SURROUNDINGS for path in matching(folder, f"{part}/scene_*/scan_*/*.png"))
+    found = (path for part in _SURROUNDINGS for path in list_matching(folder, f"{part}/scene_*/scan_*/*.png"))
     return list(found)
 
 
-def absent_maps(pictures: Sequence[Path]) -> list[Path]:
+def missing_maps(pictures: Sequence[Path]) -> list[Path]:
     """Depth maps and masks that pictures lack."""
-    return absent_files([path.with_name(path.stem + end) for path in pictures for end in (_DEPTH, _MASK)])
+    return missing_files([path.with_name(path.stem + end) for path in pictures for end in (_DEPTH, _MASK)])
 
 
 def _refuse_repeats(pictures: Sequence[Path]) -> None:
@@ -99,58 +116,15 @@ def read_map(path: Path, dtypes: Sequence[str]) -> NDArray[Any]:
     A pickled array is never loaded. Raises :class:`MissingDataError` where there is no such file and
     :class:`DataError` where it is something else.
     """
-    with explained(path, "depth map"):
+    with decode_errors(path, "depth map"):
         values = np.lib.format.open_memmap(path, mode="r")  # nothing is read before shape and dtype are known
     if values.dtype.name not in dtypes or values.ndim not in (2, 3) or values.shape[2:] not in ((), (1,)):
         raise DataError(
             f"{path} has shape {values.shape} and dtype {values.dtype}; expected (height, width, 1) or (height, "
-            f"width), {' or '.join(dtypes)}. Download it again"
+            f"width), {' or '.join(dtypes)}. Download it again",
+            path=path,
         )
     return np.array(values).reshape(values.shape[:2])
 
 
-def open_diode(data_root: Path) -> Diode:
-    """DIODE under ``data_root`` or ``data_root/diode``; raises :class:`MissingDataError` where neither has a split."""
-    root = _find_root(data_root)
-    if root is None:
-        raise not_under(
-            data_root,
-            "diode",
-            "train/ or val/ with indoors/ or outdoor/ in it, there or in its folder diode/",
-        )
-    return Diode(root)
-
-
-def _find_root(data_root: Path) -> Path | None:
-    roots = (data_root, data_root / "diode")
-    parts = [(split, part) for split in Diode.splits for part in _SURROUNDINGS]
-    return next((root for root in roots if any((root / split / part).is_dir() for split, part in parts)), None)
-
-
-def diode_status(data_root: Path) -> dict[str, SplitStatus]:
-    """Images and missing depth maps per split; lists folders, opens no file."""
-    root = _find_root(data_root) or data_root
-    return {split: _split_status(root / split) for split in Diode.splits}
-
-
-def _split_status(folder: Path) -> SplitStatus:
-    pictures = pictures_in(folder)
-    if not pictures:
-        return SplitStatus(images=0, missing=tuple(f"{folder / part}" for part in _SURROUNDINGS))
-    return SplitStatus(images=len(pictures), missing=tuple(sorted(map(str, absent_maps(pictures)))[:3]))
-
-
-DATASETS.add(
-    "diode",
-    DatasetEntry(
-        name="diode",
-        summary="DIODE: indoor and outdoor photographs with dense depth of a laser scanner",
-        layout=LAYOUT,
-        licence="MIT",
-        open=open_diode,
-        status=diode_status,
-        official={"train": 25_458, "val": 771},
-        base_size=Diode.base_size,
-        annotations=Diode.annotations,
-    ),
-)
+DATASETS.add("diode", Diode.entry())

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.boxes import BOXES
-from deapcache.datasets.decoding import COLOUR_AS_STORED, decode_image, image_size
+from deapcache.annotations import BOXES
+from deapcache.datasets.base import Dataset, sample_key
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
-from deapcache.datasets.folders import listing
-from deapcache.datasets.labels import read_index_map
-from deapcache.datasets.listed import ListedDataset
-from deapcache.datasets.ordering import sample_key
+from deapcache.datasets.io import (
+    COLOUR_AS_STORED,
+    decode_image,
+    file_errors,
+    image_size,
+    read_index_map,
+)
 from deapcache.errors import LEAVE_OUT, DataError, printable
 from deapcache.recipe import digest_of
 
@@ -35,18 +39,41 @@ class Sample:
     """By kind of annotation; a kind that is read from the files of another (boxes) names them again."""
     problem: str = ""
     """Why it cannot be read, where the names of its files say so already; names the file."""
+    record: Any = None
+    """What a listing says of it beside its files, in the dataset's own form."""
 
 
-class FileDataset(ListedDataset[Sample]):
-    """A dataset whose images and labels are files under ``root``.
+class FileDataset(Dataset):
+    """A dataset whose images and labels are files under ``root``, whose samples are listed when first needed.
 
-    A subclass lists the samples of a split and reads one annotation; digests and images come from here, and so
-    does leaving samples out.
+    A subclass says which files make up a split, lists its samples and reads one annotation; finding the root, digests
+    and images come from here, and so does leaving samples out. A copy that is tolerant, or lacks some images, lists
+    anew and shares the rest.
     """
 
     colour: ClassVar[str] = COLOUR_AS_STORED
     most_objects: ClassVar[int] = 0
     """Most objects an image may have; the ``boxes`` table of every image has room for them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._listings: dict[str, tuple[Sample, ...]] = {}
+        self._is_tolerant = False
+
+    def tolerant(self) -> Self:
+        made = self._unlisted_copy()
+        made._is_tolerant = True
+        return made
+
+    def without(self, omitted: Mapping[str, Mapping[str, str]]) -> Self:
+        made = self._unlisted_copy()
+        made.omitted = self.omitted_and(omitted)
+        return made
+
+    def _unlisted_copy(self) -> Self:
+        made = copy.copy(self)
+        made._listings = {}
+        return made
 
     @abstractmethod
     def list_samples(self, split: str) -> Sequence[Sample]:
@@ -60,17 +87,26 @@ class FileDataset(ListedDataset[Sample]):
         """What :meth:`Dataset.read_annotation` gives, for a kind that the dataset has."""
 
     def samples(self, split: str) -> tuple[Sample, ...]:
-        """The samples of a split, listed once; training images in ``deapcache.datasets.ordering.sample_order``."""
+        """The samples of a split, listed once; training images in ``deapcache.datasets.base.sample_order``."""
         self._require_split(split)
         with _LISTING:
             if split not in self._listings:
+                with file_errors(self.root):
+                    listed = self.list_samples(split)
                 left_out = self.omitted.get(split, {})
-                with listing(self.root):
-                    samples = [_of_utf8(sample) for sample in self.list_samples(split)]
-                kept = tuple(sample for sample in samples if sample.id not in left_out)
-                if not self._is_tolerant:
-                    _refuse_problems(kept)
-                self._listings[split] = _ordered(kept, shuffled=split == "train")
+                kept = []
+                for sample in listed:
+                    id_ = printable(sample.id)
+                    if id_ != sample.id:  # a name that is not UTF-8 can be written nowhere: the id shows its bytes
+                        problem = sample.problem or f"the name of {sample.image} is not UTF-8: rename it"
+                        sample = replace(sample, id=id_, problem=problem)
+                    if id_ not in left_out:
+                        kept.append(sample)
+                problems = [sample.problem for sample in kept if sample.problem]
+                if problems and not self._is_tolerant:
+                    others = f" (so or otherwise, {len(problems)} of {len(kept)} images cannot be read)"
+                    raise DataError(f"{problems[0]}{others if problems[1:] else ''}; {LEAVE_OUT}")
+                self._listings[split] = in_row_order(kept, split)
             return self._listings[split]
 
     def row_files(self, split: str, row: int) -> tuple[Path, ...]:
@@ -84,19 +120,19 @@ class FileDataset(ListedDataset[Sample]):
     def image_digests(
         self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
     ) -> tuple[str, ...]:
-        return self._digests([sample.image for sample in self.samples(split)], index, progress)
+        return digest_files(self.root, [sample.image for sample in self.samples(split)], index=index, progress=progress)
 
     def image_path(self, split: str, row: int) -> Path:
         """The file of an image."""
         return self.root / self.samples(split)[row].image
 
     def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
-        self._sound_sample(split, row)
-        return decode_image(self.image_path(split, row), apply_exif=self.colour != COLOUR_AS_STORED)
+        sample = self._readable_sample(split, row)
+        return decode_image(self.root / sample.image, apply_exif=self.colour != COLOUR_AS_STORED)
 
     def read_annotation(self, split: str, row: int, kind: str) -> NDArray[Any]:
         self._require_kind(kind)
-        return self.read_labels(self._sound_sample(split, row), kind)
+        return self.read_labels(self._readable_sample(split, row), kind)
 
     def annotation_digest(
         self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
@@ -104,7 +140,8 @@ class FileDataset(ListedDataset[Sample]):
         """From the ids, and the bytes of the files that the kind is read from."""
         self._require_kind(kind)
         samples = self.samples(split)
-        digests = iter(self._digests([name for s in samples for name in s.labels[kind]], index, progress))
+        names = [name for sample in samples for name in sample.labels[kind]]
+        digests = iter(digest_files(self.root, names, index=index, progress=progress))
         return digest_of([[s.id, *(next(digests) for _ in s.labels[kind])] for s in samples])
 
     def box_rows(self, split: str) -> int:
@@ -113,32 +150,16 @@ class FileDataset(ListedDataset[Sample]):
         self._require_split(split)
         return 1 + self.most_objects
 
-    def _sound_sample(self, split: str, row: int) -> Sample:
+    def _readable_sample(self, split: str, row: int) -> Sample:
         sample = self.samples(split)[row]
         if sample.problem:
             raise DataError(sample.problem)
         return sample
 
-    def _digests(self, names: list[str], index: DigestIndex | None, progress: Progress | None) -> tuple[str, ...]:
-        return digest_files(self.root, names, index=index, progress=progress)
 
-
-def _of_utf8(sample: Sample) -> Sample:
-    """A sample whose id can be written anywhere; one whose name is not UTF-8 has its bytes in it, and a problem."""
-    id_ = printable(sample.id)
-    problem = f"the name of {sample.image} is not UTF-8: rename it"
-    return sample if id_ == sample.id else replace(sample, id=id_, problem=sample.problem or problem)
-
-
-def _ordered(samples: Sequence[Sample], *, shuffled: bool) -> tuple[Sample, ...]:
-    return tuple(sorted(samples, key=lambda sample: sample_key(sample.id)) if shuffled else samples)
-
-
-def _refuse_problems(samples: Sequence[Sample]) -> None:
-    problems = [sample.problem for sample in samples if sample.problem]
-    if problems:
-        more = f" (so or otherwise, {len(problems)} of {len(samples)} images cannot be read)" if problems[1:] else ""
-        raise DataError(f"{problems[0]}{more}; {LEAVE_OUT}")
+def in_row_order(samples: Iterable[Sample], split: str) -> tuple[Sample, ...]:
+    """Training samples in :func:`sample_order` of their ids, others as they are."""
+    return tuple(sorted(samples, key=lambda sample: sample_key(sample.id)) if split == "train" else samples)
 
 
 def require_same_size(labels: NDArray[Any], path: Path, image: tuple[int, int], image_path: Path) -> None:
@@ -146,7 +167,8 @@ def require_same_size(labels: NDArray[Any], path: Path, image: tuple[int, int], 
     if labels.shape[:2] != image:
         raise DataError(
             f"{path} has {labels.shape[0]} x {labels.shape[1]} pixels (height x width), its image {image_path} has "
-            f"{image[0]} x {image[1]}; labels must lie on the image's own pixels"
+            f"{image[0]} x {image[1]}; labels must lie on the image's own pixels",
+            path=path,
         )
 
 

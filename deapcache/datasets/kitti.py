@@ -1,20 +1,81 @@
-"""KITTI's depth (Geiger et al. 2013; ground truth by Uhrig et al. 2017) in the split of Eigen et al. (2014)."""
+"""KITTI's depth (Geiger et al. 2013; ground truth by Uhrig et al. 2017) in the split of Eigen et al. (2014).
+
+Lists in the form of BTS, which AdaBins and others took over, name the images of the split. A line holds an image of the
+raw data, its depth map or ``None``, and the focal length, with one space between::
+
+    2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000069.png
+        2011_09_26_drive_0002_sync/proj_depth/groundtruth/image_02/0000000069.png 721.5377
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.base import DATASETS, DatasetEntry, SplitStatus
-from deapcache.datasets.depth import read_depth_png
+from deapcache.datasets.base import DATASETS, SplitStatus
 from deapcache.datasets.files import FileDataset, Sample, require_size_of
-from deapcache.datasets.folders import absent_files, not_under
-from deapcache.datasets.kitti_listing import Listed, read_list
+from deapcache.datasets.io import missing_files, read_bytes, read_depth_png
 from deapcache.errors import DataError, MissingDataError
+
+NO_DEPTH = "None"
+"""Second field of images for which there is no ground truth."""
+
+_IMAGE_PATTERN = (
+    r"(?P<date>\d{4}_\d\d_\d\d)/(?P<drive>(?P=date)_drive_\d{4}_sync)/(?P<camera>image_0[23])/data/(?P<frame>\d+)\.png"
+)
+_DEPTH_PATTERN = r"(?P=drive)/proj_depth/groundtruth/(?P=camera)/(?P=frame)\.png"
+_LINE_PATTERN = re.compile(rf"/?(?P<image>{_IMAGE_PATTERN})\s+/?(?P<depth>{_DEPTH_PATTERN}|{NO_DEPTH})(?:\s+[\d.]+)?")
+
+
+class ListEntry(NamedTuple):
+    """One line of a list; files are named as in the list, relative to the raw data and to the depth maps."""
+
+    id: str
+    image: str
+    depth: str | None
+    drive: str
+
+
+def read_list(path: Path) -> tuple[ListEntry, ...]:
+    """All lines of a list, by ascending id, with and without depth.
+
+    Raises :class:`MissingDataError` where there is no such file, and :class:`DataError` that names file and line where
+    a line has another form, or an image is listed twice.
+    """
+    try:
+        lines = read_bytes(path, "list").decode().splitlines()
+    except MissingDataError:
+        raise MissingDataError(f"list {path} is missing; take it from the files of BTS or AdaBins", path=path) from None
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"list {path} is no text ({error}); take it from the files of BTS or AdaBins", path=path
+        ) from None
+    entries: dict[str, ListEntry] = {}
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line:
+            continue
+        match = _LINE_PATTERN.fullmatch(line)
+        if match is None:
+            raise DataError(
+                f"{path}, line {number} reads {line[:200]!r}; expected DATE/DRIVE/image_02/data/FRAME.png, then the "
+                "depth map of the same drive, camera and frame, DRIVE/proj_depth/groundtruth/image_02/FRAME.png, or "
+                f"{NO_DEPTH}, then the focal length",
+                path=path,
+            )
+        id_ = f"{match['drive']}/{match['camera']}/{match['frame']}"
+        if id_ in entries:
+            raise DataError(
+                f"list {path} names the image {match['image']} more than once; remove one of the lines", path=path
+            )
+        depth = None if match["depth"] == NO_DEPTH else match["depth"]
+        entries[id_] = ListEntry(id_, match["image"], depth, match["drive"])
+    return tuple(entry for _, entry in sorted(entries.items()))
+
 
 LAYOUT = """\
 kitti_eigen_train_files_with_gt.txt        the lists of AdaBins, or BTS's, whose names lack kitti_
@@ -32,8 +93,8 @@ _LISTS = {
     "val": ("kitti_eigen_test_files_with_gt.txt", "eigen_test_files_with_gt.txt"),
 }
 """Names that a list may have; the first that is there is read."""
-_RAW = ("", "raw/")
-_DEPTH = ("data_depth_annotated/train/", "data_depth_annotated/val/", "data_depth_annotated/")
+_RAW_PLACES = ("", "raw/")
+_DEPTH_PLACES = ("data_depth_annotated/train/", "data_depth_annotated/val/", "data_depth_annotated/")
 
 
 class KittiEigen(FileDataset):
@@ -48,38 +109,57 @@ class KittiEigen(FileDataset):
     annotations = ("depth",)
     # Half of the 352 x 1216 pixels that the field crops the images of about 375 x 1242 to.
     base_size = (176, 608)
+    summary = "KITTI, Eigen split: street photographs with sparse depth of laser scans"
+    layout = LAYOUT
+    licence = "CC BY-NC-SA 3.0"
+    official: ClassVar = {"val": 652}  # of train, lists in use differ
+    options: ClassVar = {"depth": {"depth": "png / 256 m", "unknown": "0", "without ground truth": "left out"}}
+    places = ("", "kitti")
+    expected = f"{' or '.join(names[0] for names in _LISTS.values())}, there or in its folder kitti/"
+    hint = "The lists are no part of KITTI: take them from the files of BTS or AdaBins. "
+
+    @classmethod
+    def split_parts(cls, root: Path, split: str) -> tuple[Path, ...]:
+        return (list_file(root, split),)
+
+    @classmethod
+    def has_split(cls, root: Path, split: str) -> bool:
+        return list_file(root, split).is_file()
+
+    @classmethod
+    def split_status(cls, root: Path, split: str) -> SplitStatus:
+        """Listed images with depth that are there, and what is missing; reads the list, opens no image."""
+        path = list_file(root, split)
+        try:
+            samples = samples_of(root, [entry for entry in read_list(path) if entry.depth])
+        except MissingDataError:
+            return SplitStatus(images=0, missing=(str(path),))
+        except DataError as error:
+            return SplitStatus(images=0, missing=(f"a list of the right form: {error}",))
+        lacking = missing_from(root, samples)
+        there = {sample.image for sample in samples}.difference(lacking)
+        return SplitStatus(images=len(there), missing=tuple(str(root / name) for name in lacking[:3]))
 
     def list_samples(self, split: str) -> Sequence[Sample]:
-        listed = [entry for entry in self._listed(split) if entry.depth]
+        path = list_file(self.root, split)
+        listed = [entry for entry in read_list(path) if entry.depth]
         if not listed:
-            path = list_file(self.root, split)
-            raise DataError(f"{path} lists no image with depth; take the list of BTS or AdaBins")
+            raise DataError(f"{path} lists no image with depth; take the list of BTS or AdaBins", path=path)
         samples = samples_of(self.root, listed)
-        if absent := absent_from(self.root, samples):
+        if absent := missing_from(self.root, samples):
             raise MissingDataError(
                 f"{self.root} lacks {len(absent)} of the {2 * len(samples)} images and depth maps that "
-                f"{list_file(self.root, split).name} names, the first is {absent[0]}; unpack the archive of its "
-                "drive again"
+                f"{path.name} names, the first is {absent[0]}; unpack the archive of its "
+                "drive again",
+                path=self.root / absent[0],
             )
         return samples
-
-    def left_out(self, split: str) -> tuple[str, ...]:
-        """Ids of the listed images that have no ground truth; 45 of the official 697 of ``val``."""
-        return tuple(entry.id for entry in self._listed(split) if entry.depth is None)
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[np.float32]:
         path, image = self.root / sample.labels[kind][0], self.root / sample.image
         depth = read_depth_png(path, steps_per_metre=STEPS_PER_METRE)
         require_size_of(image, depth, path)
         return depth
-
-    def target_options(self, kind: str) -> dict[str, Any]:
-        self._require_kind(kind)
-        return {"depth": "png / 256 m", "unknown": "0", "without ground truth": "left out"}
-
-    def _listed(self, split: str) -> tuple[Listed, ...]:
-        self._require_split(split)
-        return read_list(list_file(self.root, split))
 
 
 def list_file(root: Path, split: str) -> Path:
@@ -88,11 +168,11 @@ def list_file(root: Path, split: str) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
-def samples_of(root: Path, listed: Sequence[Listed]) -> list[Sample]:
+def samples_of(root: Path, listed: Sequence[ListEntry]) -> list[Sample]:
     """With the folders that the drives lie in; where a drive is nowhere, the first possible one."""
     drives = {entry.drive: entry for entry in listed}
-    raw = {drive: _folder_with(root, _RAW, entry.image.split("/image_")[0]) for drive, entry in drives.items()}
-    depth = {drive: _folder_with(root, _DEPTH, drive) for drive in drives}
+    raw = {drive: _folder_with(root, _RAW_PLACES, entry.image.split("/image_")[0]) for drive, entry in drives.items()}
+    depth = {drive: _folder_with(root, _DEPTH_PLACES, drive) for drive in drives}
     return [
         Sample(id=e.id, image=raw[e.drive] + e.image, labels={"depth": (f"{depth[e.drive]}{e.depth}",)}) for e in listed
     ]
@@ -102,61 +182,10 @@ def _folder_with(root: Path, places: Sequence[str], name: str) -> str:
     return next((place for place in places if (root / place / name).is_dir()), places[0])
 
 
-def absent_from(root: Path, samples: Sequence[Sample]) -> list[str]:
+def missing_from(root: Path, samples: Sequence[Sample]) -> list[str]:
     """Images and depth maps that are not there, relative to ``root``, in order of name."""
     paths = [root / name for sample in samples for name in (sample.image, *sample.labels["depth"])]
-    return sorted(path.relative_to(root).as_posix() for path in absent_files(paths))
+    return sorted(path.relative_to(root).as_posix() for path in missing_files(paths))
 
 
-def open_kitti(data_root: Path) -> KittiEigen:
-    """KITTI under ``data_root`` or ``data_root/kitti``; raises :class:`MissingDataError` where neither has a list."""
-    root = _find_root(data_root)
-    if root is None:
-        raise not_under(
-            data_root,
-            "kitti",
-            f"{' or '.join(names[0] for names in _LISTS.values())}, there or in its folder kitti/",
-            remark="The lists are no part of KITTI: take them from the files of BTS or AdaBins. ",
-        )
-    return KittiEigen(root)
-
-
-def _find_root(data_root: Path) -> Path | None:
-    roots = (data_root, data_root / "kitti")
-    return next((root for root in roots if any(list_file(root, split).is_file() for split in _LISTS)), None)
-
-
-def kitti_status(data_root: Path) -> dict[str, SplitStatus]:
-    """Listed images with depth that are there, and what is missing; reads the lists, opens no image."""
-    root = _find_root(data_root) or data_root
-    return {split: _split_status(root, split) for split in KittiEigen.splits}
-
-
-def _split_status(root: Path, split: str) -> SplitStatus:
-    path = list_file(root, split)
-    try:
-        samples = samples_of(root, [entry for entry in read_list(path) if entry.depth])
-    except MissingDataError:
-        return SplitStatus(images=0, missing=(str(path),))
-    except DataError as error:
-        return SplitStatus(images=0, missing=(f"a list of the right form: {error}",))
-    absent = absent_from(root, samples)
-    missing = tuple(str(root / name) for name in absent[:3])
-    there = {sample.image for sample in samples}.difference(absent)
-    return SplitStatus(images=len(there), missing=missing)
-
-
-DATASETS.add(
-    "kitti",
-    DatasetEntry(
-        name="kitti",
-        summary="KITTI, Eigen split: street photographs with sparse depth of laser scans",
-        layout=LAYOUT,
-        licence="CC BY-NC-SA 3.0",
-        open=open_kitti,
-        status=kitti_status,
-        official={"val": 652},  # of train, lists in use differ
-        base_size=KittiEigen.base_size,
-        annotations=KittiEigen.annotations,
-    ),
-)
+DATASETS.add("kitti", KittiEigen.entry())

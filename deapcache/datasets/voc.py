@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.base import DATASETS, VOID, DatasetEntry, SplitStatus
-from deapcache.datasets.boxes import BOXES, boxes_of_map
+from deapcache.annotations import BOXES, VOID, boxes_of_map
+from deapcache.datasets.base import DATASETS, SplitStatus
 from deapcache.datasets.digests import DigestIndex, Progress
 from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.folders import absent, not_under, read_bytes, require_all, require_split, stems
-from deapcache.datasets.labels import require_values
+from deapcache.datasets.io import missing_paths, read_bytes, require_all, require_split, require_values, stems
 from deapcache.errors import DataError, MissingDataError
 
 LAYOUT = """\
@@ -41,7 +40,6 @@ CLASSES = tuple(_NAMES.split())
 IMAGES, CLASS_MAPS, OBJECT_MAPS = "JPEGImages", "SegmentationClass", "SegmentationObject"
 
 _ARCHIVE = "unpack VOCtrainval_11-May-2012.tar again, or take the id out of the list"
-_PLACES = ("VOCdevkit/VOC2012", "VOC2012", "")
 _CLASS_VALUES = np.isin(np.arange(VOID + 1), [*range(len(CLASSES)), VOID])
 _OBJECT_VALUES = np.ones(VOID + 1, dtype=np.bool_)
 
@@ -60,6 +58,42 @@ class Voc(FileDataset):
     classes = CLASSES
     most_objects = VOID - 1
     """What 8 bits can number beside background and void."""
+    summary = "PASCAL VOC 2012: photographs with a class map of 20 kinds of object, and single objects"
+    layout = LAYOUT
+    licence = "photographs under Flickr's terms of use; no licence is stated for the annotations"
+    official: ClassVar = {"train": 1_464, "val": 1_449}
+    options: ClassVar = {
+        "instances": {"void": "background"},
+        BOXES: {
+            "void": "background",
+            "boxes": "tight, of visible pixels",
+            "category": "commonest class of an object's pixels",
+        },
+    }
+    places = tuple(base + place for base in ("", "voc/") for place in ("VOCdevkit/VOC2012", "VOC2012", ""))
+    expected = (
+        "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt or val.txt there or in its folder voc/ (or VOC2012 itself)"
+    )
+
+    @classmethod
+    def split_parts(cls, root: Path, split: str) -> tuple[Path, ...]:
+        return root / IMAGES, _list_file(root, split), root / CLASS_MAPS
+
+    @classmethod
+    def has_split(cls, root: Path, split: str) -> bool:
+        return _list_file(root, split).is_file()
+
+    @classmethod
+    def split_status(cls, root: Path, split: str) -> SplitStatus:
+        """Photographs of the split's list, and missing paths; reads the list, opens no image."""
+        listing = _list_file(root, split)
+        missing = missing_paths([listing, *(root / name for name in (IMAGES, CLASS_MAPS, OBJECT_MAPS))])
+        try:
+            ids = read_ids(listing) if listing.is_file() else ()
+        except DataError as error:
+            return SplitStatus(images=0, missing=(*missing, f"a list of the right form: {error}"))
+        photographs = stems(root / IMAGES, ".jpg")
+        return SplitStatus(images=sum(name in photographs for name in ids), missing=missing)
 
     def list_samples(self, split: str) -> Sequence[Sample]:
         listing = _list_file(self.root, split)
@@ -67,7 +101,12 @@ class Voc(FileDataset):
         ids = read_ids(listing)
         require_all(ids, self.root / IMAGES, ".jpg", f"{listing} names them: {_ARCHIVE}")
         require_all(ids, self.root / CLASS_MAPS, ".png", f"{listing} names them: {_ARCHIVE}")
-        return [_sample(name) for name in ids]
+        samples = []
+        for name in ids:
+            classes, objects = f"{CLASS_MAPS}/{name}.png", f"{OBJECT_MAPS}/{name}.png"
+            labels = {"classes": (classes,), "instances": (objects,), BOXES: (objects, classes)}
+            samples.append(Sample(id=name, image=f"{IMAGES}/{name}.jpg", labels=labels))
+        return samples
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
         if kind == "classes":
@@ -82,14 +121,15 @@ class Voc(FileDataset):
     ) -> str:
         """As for any dataset of files; raises :class:`MissingDataError` where a map of objects is needed and absent."""
         if kind in ("instances", BOXES):
-            self._require_object_maps(split)
+            folder = self.root / OBJECT_MAPS
+            if not folder.is_dir():
+                raise MissingDataError(
+                    f"voc has no objects under {self.root}: the folder {OBJECT_MAPS} is missing, from which instances "
+                    "and boxes are read (classes are there). Unpack it from VOCtrainval_11-May-2012.tar"
+                )
+            advice = f"{_list_file(self.root, split)} names them: {_ARCHIVE}"
+            require_all(self.image_ids(split), folder, ".png", advice)
         return super().annotation_digest(split, kind, index=index, progress=progress)
-
-    def target_options(self, kind: str) -> dict[str, Any]:
-        self._require_kind(kind)
-        objects = {"void": "background"}
-        boxes = {"boxes": "tight, of visible pixels", "category": "commonest class of an object's pixels"}
-        return {"instances": objects, BOXES: objects | boxes}.get(kind, {})
 
     def _classes(self, sample: Sample) -> NDArray[np.uint8]:
         path = self.root / sample.labels["classes"][0]
@@ -113,19 +153,10 @@ class Voc(FileDataset):
             path, classes = (self.root / name for name in sample.labels[BOXES])
             raise DataError(
                 f"{path}: object {unclassed[0]} has no pixel of a class from 1 to 20 in {classes}; the two files do "
-                "not belong together: unpack VOCtrainval_11-May-2012.tar again"
+                "not belong together: unpack VOCtrainval_11-May-2012.tar again",
+                path=path,
             )
         return np.asarray(1 + counts.argmax(axis=1))[objects]
-
-    def _require_object_maps(self, split: str) -> None:
-        folder = self.root / OBJECT_MAPS
-        if not folder.is_dir():
-            raise MissingDataError(
-                f"voc has no objects under {self.root}: the folder {OBJECT_MAPS} is missing, from which instances and "
-                "boxes are read (classes are there). Unpack it from VOCtrainval_11-May-2012.tar"
-            )
-        advice = f"{_list_file(self.root, split)} names them: {_ARCHIVE}"
-        require_all(self.image_ids(split), folder, ".png", advice)
 
 
 def read_ids(path: Path) -> tuple[str, ...]:
@@ -137,78 +168,23 @@ def read_ids(path: Path) -> tuple[str, ...]:
     try:
         lines = read_bytes(path, "list").decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no text file ({error}); give the original list") from None
-    ids = [_parse_id(line.strip(), number, path) for number, line in enumerate(lines, start=1) if line.strip()]
+        raise DataError(f"{path} is no text file ({error}); give the original list", path=path) from None
+    ids = []
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if re.search(r"[\s/\\]", line):
+            raise DataError(f"{path}, line {number}: expected one id such as 2007_000032, found {line!r}", path=path)
+        if line:
+            ids.append(line)
     if not ids:
-        raise DataError(f"{path} names no image; expected one id a line, such as 2007_000032")
+        raise DataError(f"{path} names no image; expected one id a line, such as 2007_000032", path=path)
     repeated = sorted(name for name, count in Counter(ids).items() if count > 1)
     if repeated:
-        raise DataError(f"{path} names {len(repeated):,} ids more than once, the first is {repeated[0]}")
+        raise DataError(f"{path} names {len(repeated):,} ids more than once, the first is {repeated[0]}", path=path)
     return tuple(sorted(ids))
-
-
-def _parse_id(line: str, number: int, path: Path) -> str:
-    if re.search(r"[\s/\\]", line):
-        raise DataError(f"{path}, line {number}: expected one id such as 2007_000032, found {line!r}")
-    return line
-
-
-def _sample(name: str) -> Sample:
-    classes, objects = f"{CLASS_MAPS}/{name}.png", f"{OBJECT_MAPS}/{name}.png"
-    labels = {"classes": (classes,), "instances": (objects,), BOXES: (objects, classes)}
-    return Sample(id=name, image=f"{IMAGES}/{name}.jpg", labels=labels)
 
 
 def _list_file(root: Path, split: str) -> Path:
     return root / "ImageSets" / "Segmentation" / f"{split}.txt"
 
 
-def _find_root(data_root: Path) -> Path | None:
-    roots = [base / place for base in (data_root, data_root / "voc") for place in _PLACES]
-    return next((root for root in roots if any(_list_file(root, s).is_file() for s in Voc.splits)), None)
-
-
-def open_voc(data_root: Path) -> Voc:
-    """VOC 2012 under ``data_root``; raises :class:`MissingDataError` where neither split's list is there."""
-    root = _find_root(data_root)
-    if root is None:
-        raise not_under(
-            data_root,
-            "voc",
-            "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt or val.txt there or in its folder voc/ (or VOC2012 "
-            "itself)",
-        )
-    return Voc(root)
-
-
-def voc_status(data_root: Path) -> dict[str, SplitStatus]:
-    """Photographs of each split's list, and missing paths; reads the lists, opens no image."""
-    root = _find_root(data_root) or data_root / _PLACES[0]
-    photographs = stems(root / IMAGES, ".jpg")
-    return {split: _split_status(root, split, photographs) for split in Voc.splits}
-
-
-def _split_status(root: Path, split: str, photographs: Collection[str]) -> SplitStatus:
-    listing = _list_file(root, split)
-    missing = absent([listing, *(root / name for name in (IMAGES, CLASS_MAPS, OBJECT_MAPS))])
-    try:
-        ids = read_ids(listing) if listing.is_file() else ()
-    except DataError as error:
-        return SplitStatus(images=0, missing=(*missing, f"a list of the right form: {error}"))
-    return SplitStatus(images=sum(name in photographs for name in ids), missing=missing)
-
-
-DATASETS.add(
-    "voc",
-    DatasetEntry(
-        name="voc",
-        summary="PASCAL VOC 2012: photographs with a class map of 20 kinds of object, and single objects",
-        layout=LAYOUT,
-        licence="photographs under Flickr's terms of use; no licence is stated for the annotations",
-        open=open_voc,
-        status=voc_status,
-        official={"train": 1_464, "val": 1_449},
-        annotations=Voc.annotations,
-        classes=CLASSES,
-    ),
-)
+DATASETS.add("voc", Voc.entry())

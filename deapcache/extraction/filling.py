@@ -10,9 +10,10 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import numpy as np
 
+from deapcache.annotations import get_annotation
 from deapcache.cache import Cache, kept_true
-from deapcache.datasets import BOXES, Dataset, crop_table, in_order, pad_table, resize_image, resize_map, workers
-from deapcache.errors import LEAVE_OUT, DataError, MissingDataError
+from deapcache.datasets import Dataset, in_order, pad_table, resize_image, workers
+from deapcache.errors import LEAVE_OUT, DataError, MissingDataError, PluginError
 from deapcache.extraction.progress import Progress, ProgressEvent
 from deapcache.extraction.sharing import Share
 from deapcache.extraction.windows import Form, Part, Windows
@@ -101,14 +102,19 @@ def offering_to_skip() -> Iterator[None]:
     try:
         yield
     except (DataError, MissingDataError) as error:
-        raise type(error)(f"{error}; {LEAVE_OUT}") from error
+        raise type(error)(f"{error}; {LEAVE_OUT}", path=error.path) from error
 
 
 def _read(dataset: Dataset, split: str, row: int, form: Form) -> np.ndarray:
     """One image, map or table, brought to the form that it has in its cache."""
     if form.name == IMAGES:
         return resize_image(dataset.read_image(split, row), form.size, form.fit)
-    values = dataset.read_annotation(split, row, form.name)
-    if form.name == BOXES:
-        return pad_table(crop_table(values, form.size, form.fit), form.shape[0])
-    return resize_map(values, form.size, form.fit)
+    kind = get_annotation(form.name)
+    values = kind.resize(dataset.read_annotation(split, row, form.name), form.size, form.fit)
+    values = pad_table(values, form.shape[0]) if kind.columns else values
+    if values.shape != form.shape:  # which NumPy might broadcast
+        raise PluginError(
+            f"label type {form.name!r}: the labels of image {dataset.image_ids(split)[row]} have shape {values.shape} "
+            f"after resizing, expected {form.shape}; mend its channels, its resize or what the dataset reads"
+        )
+    return values

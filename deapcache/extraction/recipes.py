@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from deapcache.annotations import ANNOTATIONS, BOXES, OUTSIDE, get_annotation
 from deapcache.backbones import BackboneIdentity
 from deapcache.cache import ORIGINAL, ArraySpec
-from deapcache.datasets import BOXES, COLUMNS, INTERPOLATION, Dataset, DigestIndex
-from deapcache.datasets.boxes import OUTSIDE
+from deapcache.datasets import INTERPOLATION, Dataset, DigestIndex
 from deapcache.errors import UsageError
 from deapcache.extraction.outline import Outline
 from deapcache.recipe import FeatureRecipe, ImageRecipe, TargetRecipe
@@ -19,8 +19,6 @@ _NAMED = 100
 """Images left out that a recipe names; ``--on-error skip`` lists them all."""
 
 BaseSize = tuple[int, int] | Literal["native"]
-
-_TARGET_DTYPES = {"instances": "int32", "classes": "int16", "depth": "float32"}
 
 
 def base_size_name(size: BaseSize) -> str:
@@ -71,11 +69,13 @@ def target_recipe(
     """The recipe of one annotation kind at ``size``; ``index`` remembers digests of label files.
 
     Boxes stay in pixels of the original image whatever the size; theirs says which other targets they go with, and
-    under ``crop`` which region they are cut to.
+    under ``crop`` which region they are cut to. That of a plugin's label type has the digest of the plugin's file.
     """
     options = dataset.target_options(annotation)
     if annotation == BOXES and fit == CROP:
         options = {**options, "outside": OUTSIDE}
+    if source := ANNOTATIONS.source(annotation):
+        options = {**options, "label_type": source}
     return TargetRecipe(
         annotation=annotation,
         size=size,
@@ -124,11 +124,10 @@ def image_array(size: tuple[int, int]) -> ArraySpec:
 
 
 def target_array(dataset: Dataset | Outline, split: str, annotation: str, size: tuple[int, int]) -> ArraySpec:
-    """Targets: (h, w) each; instances int32, classes int16 (255 void), depth float32 metres (0 unknown).
+    """The array of a label type's targets: see ``deapcache.annotations.ANNOTATIONS``.
 
-    Boxes: (rows, 7) float64, with zeros after an image's last box.
+    A table has zeros after an image's last box.
     """
-    if annotation == BOXES:
-        shape = (dataset.box_rows(split), len(COLUMNS))
-        return ArraySpec(name="targets", dtype="float64", item_shape=shape, dimensions=("box", "column"))
-    return ArraySpec(name="targets", dtype=_TARGET_DTYPES[annotation], item_shape=size, dimensions=("row", "column"))
+    kind = get_annotation(annotation)
+    shape = kind.item_shape(size, dataset.box_rows(split) if kind.columns else 0)
+    return ArraySpec(name="targets", dtype=kind.dtype, item_shape=shape, dimensions=kind.dimensions)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from deapcache.annotations import mirror
 from deapcache.cache import Reading
 from deapcache.errors import UsageError
 from deapcache.machine import control_groups
@@ -209,20 +210,7 @@ def apply_hflip(tensors: Tensors, names: Sequence[str], mirrored: np.ndarray) ->
             whole = values.new_empty((len(mirrored), *values.shape[1:]))
             flipped[name] = whole.index_copy_(0, others, values).index_copy_(0, places, tensors[MIRRORED])
         else:
-            flipped[name] = values.index_copy(0, places, mirror_tensor(name, values.index_select(0, places)))
-    return flipped
-
-
-def mirror_tensor(kind: str, values: torch.Tensor) -> torch.Tensor:
-    """What :func:`deapcache.cache.mirror` gives, on the values' device: of images (n, h, w, 3), maps or boxes."""
-    if kind != "boxes":  # the one annotation that is no map
-        return values.flip(2)
-    x, width, object_kind = 0, 2, 5  # columns
-    image = values[:, :1]
-    right = image[..., x] + image[..., width]
-    mirrored_x = image[..., x] + right - values[..., x] - values[..., width]
-    flipped = values.clone()
-    flipped[..., x] = torch.where(values[..., object_kind] > 0, mirrored_x, values[..., x])
+            flipped[name] = values.index_copy(0, places, mirror(name, values.index_select(0, places)))
     return flipped
 
 

@@ -11,10 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
+from deapcache.annotations import get_annotation
+from deapcache.errors import UsageError
 from deapcache.results import palette
 from deapcache.results.record import Result
 
 VOID = 255
+
+Painter = Callable[[np.ndarray], np.ndarray]
+"""``Annotation.paint``: from (h, w, ...) to (h, w, 3) uint8 RGB."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Row:
 
 
 def panels_for(result: Result, targets: np.ndarray, predictions: np.ndarray) -> Panels:
-    """The panels that the run's task asks for with ``Task.picture``."""
+    """The panels that the run's task asks for with ``Task.picture``; else a label type's name, painted as it says."""
     from deapcache.results.box_panels import BoxPanels
     from deapcache.results.segment_panels import SegmentPanels
     from deapcache.tasks import get_task
@@ -40,7 +45,8 @@ def panels_for(result: Result, targets: np.ndarray, predictions: np.ndarray) -> 
         "boxes": BoxPanels,
         "segments": lambda: SegmentPanels(targets),
     }
-    return panels[get_task(result.task).picture]()
+    picture = get_task(result.task).picture
+    return panels[picture]() if picture in panels else PaintedPanels(painter(picture))
 
 
 class Panels(ABC):
@@ -133,6 +139,31 @@ class DepthPanels(Panels):
         axes[1].imshow(self._depth.to_rgba(row.prediction)[..., :3])
         axes[2].imshow(_masked(self._error, np.abs(row.prediction - row.target), known))
         return ["target", "prediction", "absolute error"]
+
+
+class PaintedPanels(Panels):
+    """Labels of a type that says how it is painted; the pixels' mean absolute difference beside them."""
+
+    legend = {}  # noqa: RUF012 - a Mapping is not changed
+    bars = ()
+
+    def __init__(self, paint: Painter) -> None:
+        self._paint = paint
+
+    def draw_maps(self, axes: Sequence[Axes], row: Row) -> list[str]:
+        axes[0].imshow(self._paint(row.target))
+        axes[1].imshow(self._paint(row.prediction))
+        difference = np.abs(row.prediction.astype(np.float64) - row.target)
+        axes[2].imshow(difference.reshape(*difference.shape[:2], -1).mean(-1), "magma")
+        return ["target", "prediction", "absolute difference"]
+
+
+def painter(picture: str) -> Painter:
+    """How a label type is painted; raises :class:`UsageError` where it does not say, and ``UnknownNameError``."""
+    paint = get_annotation(picture).paint
+    if paint is None:
+        raise UsageError(f"label type {picture!r} has no paint, which a picture of it needs")
+    return paint
 
 
 def value_range(values: np.ndarray) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize, to_hex
 from deapcache.results import palette
 from deapcache.results.box_panels import outline
 from deapcache.results.page import Bars
-from deapcache.results.panels import VOID, backdrop, value_range
+from deapcache.results.panels import VOID, backdrop, painter, value_range
 
 Extent = tuple[float, float, float, float]
 """Left, right, bottom and top of a part of the image, in fractions of the image from its upper left corner."""
@@ -38,6 +38,8 @@ def prediction_panels(
         "boxes": lambda: BoxListPanels(predictions, image),
         "segments": lambda: EmbeddingPanels(predictions),
     }
+    if kind not in panels:
+        return PaintedPanels([painter(kind)(one) for one in predictions], {}, ())
     return panels[kind]()
 
 

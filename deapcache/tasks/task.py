@@ -46,7 +46,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     annotations: ClassVar[tuple[str, ...]]
-    """Target caches it reads: ``instances``, ``boxes``, ``classes``, ``depth``. The first is what it is about."""
+    """Target caches it reads, by label type (``deapcache.annotations``). The first is what it is about."""
     default_dataset: ClassVar[str]
     metrics: ClassVar[Mapping[str, Metric]]
     main_metric: ClassVar[str]
@@ -57,7 +57,8 @@ class Task(ABC):
     unit: ClassVar[str] = ""
     """Unit of :meth:`prediction`, such as ``m``; empty without one."""
     picture: ClassVar[str]
-    """How :meth:`picture_values` is drawn: ``probability``, ``classes``, ``depth``, ``boxes`` or ``segments``."""
+    """How :meth:`picture_values` is drawn: ``probability``, ``classes``, ``depth``, ``boxes``, ``segments``, or as a
+    label type of that name paints."""
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """What a user may choose: name → values, the default first."""
     scores_from_sums: ClassVar[bool] = False

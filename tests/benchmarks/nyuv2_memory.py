@@ -73,10 +73,10 @@ def _read(folder: Path) -> None:
     """Print resident memory before and at its peak, mebibytes, and the bytes of the arrays that were read."""
     from scipy.io import loadmat  # noqa: F401 - imported on first use, which is no reading
 
-    from deapcache.datasets.nyuv2 import open_nyuv2
+    from deapcache.datasets.nyuv2 import NyuLabelled
 
     before, arrays = resident("VmHWM"), 0
-    dataset = open_nyuv2(folder)
+    dataset = NyuLabelled.open(folder)
     for split in dataset.splits:
         dataset.image_digests(split)
         for kind in dataset.annotations:

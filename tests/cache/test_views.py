@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from deapcache.annotations import box_table, boxes_of_map, pad_table
 from deapcache.cache import VIEWS, check_views, mirror, name_view
-from deapcache.datasets.boxes import box_table, boxes_of_map, pad_table
 from deapcache.errors import UsageError
 
 RNG = np.random.default_rng(0)

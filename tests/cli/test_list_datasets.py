@@ -55,7 +55,7 @@ def test_nothing_is_opened(cli, make_coco, monkeypatch):
     def never(*_):
         raise AssertionError("a listing was read")
 
-    monkeypatch.setattr(CocoInstances, "_listing", never)
+    monkeypatch.setattr(CocoInstances, "samples", never)
     assert cli("list", "datasets", "--data-root", make_coco(1, 1)).code == 0
 
 
@@ -66,8 +66,8 @@ def test_every_registered_dataset_says_what_its_class_does():
     from deapcache.datasets.coco_stuff import CocoStuffMaps
     from deapcache.datasets.diode import Diode
     from deapcache.datasets.kitti import KittiEigen
-    from deapcache.datasets.nyuv2_mat import NyuInpainted, NyuLabelled
-    from deapcache.datasets.scenes.dataset import Scenes
+    from deapcache.datasets.nyuv2 import NyuInpainted, NyuLabelled
+    from deapcache.datasets.scenes import Scenes
     from deapcache.datasets.voc import Voc
 
     readers = (

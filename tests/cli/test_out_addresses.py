@@ -14,7 +14,6 @@ import pytest
         ("leaderboard", "--format", "html", "--out", "{}"),
         ("figures", "parameters", "--paper", "--out", "{}.png"),
         ("submit", "a-run", "--out", "{}.zip"),
-        ("scenes", "export", "--as", "folder", "--limit", "1", "--out", "{}"),
         ("cache", "info", "features", "--picture", "{}.png"),
         ("results", "--home", "{slash}"),
         ("probe", "--task", "depth", "--results-home", "{slash}"),

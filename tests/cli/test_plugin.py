@@ -82,8 +82,8 @@ def test_its_readout_predicts_and_refuses_a_plugin_that_changed(cli, extracted, 
 def test_the_examples_of_the_page_are_plugins(cli, extracted, tmp_path: Path) -> None:
     """And the source of a task and a readout is part of their protocol, not of that of others."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "add-a-backbone.md").read_text()
-    backbone, _, others = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
-    extracted(write_plugin(tmp_path, f"{others}\n{CONVOLUTION}\n{backbone}"))
+    backbone, _, others, label_type = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    extracted(write_plugin(tmp_path, f"{others}\n{CONVOLUTION}\n{backbone}\n{label_type}"))
     assert "my-backbone" in cli("list", "backbones").out
     ask = ["--task", "background,foreground", "--readout", "nearest,linear", "--iterations", 2]
     done = cli("probe", *ask, "--home", tmp_path / "home")

@@ -1,42 +1,17 @@
-"""``deapcache scenes export`` from the command line."""
+"""``deapcache scenes export``, which is gone."""
 
 from __future__ import annotations
 
-import json
-
-from deapcache.datasets.scenes.export import FORMATS
+import pytest
 
 
-def test_export_says_what_it_wrote_and_how_to_read_it(cli, tmp_path):
-    done = cli("scenes", "export", "--as", "coco", "--out", tmp_path / "a", "--split", "val", "--limit", 1)
-    assert (done.code, done.err) == (0, "")
-    assert done.out.splitlines() == [
-        f"{tmp_path / 'a'}: 1 val images as coco has them",
-        f"read them with --dataset coco --data-root {tmp_path / 'a'}",
-    ]
-    listed = json.loads(cli("list", "datasets", "--data-root", tmp_path / "a", "--json").out)["datasets"]
-    assert next(row for row in listed if row["name"] == "coco")["images"]["val"] == 1
-
-
-def test_export_as_json(cli, tmp_path):
-    done = cli("scenes", "export", "--as", "folder", "--out", tmp_path / "a", "--split", "val", "--limit", 1, "--json")
-    assert json.loads(done.out) == {
-        "format": "folder",
-        "dataset": "folder:a",
-        "path": str(tmp_path / "a"),
-        "images": {"val": 1},
-    }
-
-
-def test_a_second_export_to_the_same_folder_is_refused_in_one_line(cli, tmp_path):
-    (tmp_path / "photo.jpg").touch()
-    done = cli("scenes", "export", "--as", "coco", "--out", tmp_path)
-    assert done.code == 2
+@pytest.mark.parametrize("more", [(), ("export",), ("export", "--as", "coco", "--out", "there", "--limit", 1)])
+def test_what_was_a_verb_names_what_to_use_instead(cli, more):
+    done = cli("scenes", *more)
+    assert (done.code, done.out) == (2, "")
     (line,) = done.err.splitlines()
-    assert line.startswith(f"error: --out {tmp_path} is not empty, it holds photo.jpg")
+    assert line.startswith("error: `deapcache scenes export` is gone: give --dataset scenes")
 
 
-def test_help_names_every_layout(cli):
-    shown = " ".join(cli("scenes", "export", "--help").out.split())
-    *most, last = FORMATS
-    assert f"{', '.join(most)} or {last}." in shown
+def test_it_is_not_offered(cli):
+    assert "scenes  " not in cli("--help").out

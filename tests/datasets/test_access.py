@@ -15,11 +15,11 @@ from deapcache_odd_cases import write_sound
 from deapcache_testing import require
 from PIL import Image
 
-from deapcache.datasets import DATASETS, look_for, open_dataset
+from deapcache.datasets import DATASETS, dataset_status, open_dataset
 from deapcache.datasets.checking import SplitCheck, check_split
 from deapcache.datasets.digests import DigestIndex
-from deapcache.datasets.folder.dataset import FolderDataset
-from deapcache.datasets.folders import access_error, matching
+from deapcache.datasets.folder import FolderDataset
+from deapcache.datasets.io import access_error, list_matching
 from deapcache.errors import DataError, LocationError, MissingDataError
 from deapcache.extraction.checking import without_unreadable
 from deapcache.locations import LocalLocation
@@ -131,7 +131,7 @@ def test_a_data_root_that_may_not_be_entered_has_an_owner(tmp_path: Path, name: 
         with pytest.raises(DataError, match=r"may not be read.*: ask its owner to allow it"):
             open_dataset(name, root)
         if name in DATASETS:
-            for status in look_for(DATASETS.get(name), root).values():
+            for status in dataset_status(DATASETS.get(name), root).values():
                 assert not status.is_usable
                 assert "ask its owner" in " ".join(status.missing)
 
@@ -141,7 +141,7 @@ def test_other_folders_are_listed_beside_a_closed_one(tmp_path: Path) -> None:
         write_sound(tmp_path / name / "val", "a")
         (tmp_path / name / "classes.json").write_text('["wall", "floor", "chair"]')
     with closed(tmp_path / "theirs"):
-        assert list(look_for(DATASETS.get("folder"), tmp_path)) == ["folder:mine train", "folder:mine val"]
+        assert list(dataset_status(DATASETS.get("folder"), tmp_path)) == ["folder:mine train", "folder:mine val"]
         with pytest.raises(DataError, match=r"since the folder .*theirs may not be entered: ask its owner"):
             open_dataset("folder:theirs", tmp_path)
 
@@ -248,10 +248,10 @@ def test_matching_is_glob_that_passes_nothing_over(tmp_path: Path) -> None:
     (tmp_path / "val" / "indoors" / "scene_2").touch()  # a file in a folder's place
     pattern = "indoors/scene_*/scan_*/*.png"
     expected = [path for path in (tmp_path / "val").glob(pattern) if not path.name.startswith(".")]
-    assert sorted(matching(tmp_path / "val", pattern)) == sorted(expected)
-    assert matching(tmp_path / "absent", pattern) == []
+    assert sorted(list_matching(tmp_path / "val", pattern)) == sorted(expected)
+    assert list_matching(tmp_path / "absent", pattern) == []
     shutil.rmtree(tmp_path / "val")
-    assert matching(tmp_path / "val", pattern) == []
+    assert list_matching(tmp_path / "val", pattern) == []
 
 
 def test_an_error_without_a_name_is_of_the_path_given(tmp_path: Path) -> None:

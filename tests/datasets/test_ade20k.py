@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deapcache.annotations import resize_map
 from deapcache.cache import list_caches
 from deapcache.datasets import DATASETS, VOID, open_dataset
-from deapcache.datasets.ade20k import CLASSES, open_ade20k
-from deapcache.datasets.ordering import sample_order
-from deapcache.datasets.resizing import resize_map
+from deapcache.datasets.ade20k import CLASSES, Ade20k
+from deapcache.datasets.base import sample_order
 from deapcache.errors import DataError, MissingDataError, UsageError
 from deapcache.extraction.prepare import prepare_split
 from deapcache.locations import LocalLocation
@@ -63,7 +63,7 @@ def test_every_official_value_has_its_class(root: Path) -> None:
     values = np.zeros((24, 30), np.uint8)
     values.ravel()[:151] = np.arange(151)
     Image.fromarray(values).save(root / "annotations" / "training" / f"{TRAIN[0]}.png")
-    classes = open_ade20k(root).read_annotation("train", 0, "classes").ravel()
+    classes = Ade20k.open(root).read_annotation("train", 0, "classes").ravel()
     assert classes[0] == VOID
     assert classes[1:151].tolist() == list(range(150))
     assert (classes[151:] == VOID).all()
@@ -91,7 +91,7 @@ def test_found_wherever_it_usually_lies(root: Path, tmp_path: Path, place: str) 
     data_root = tmp_path / "data"
     (data_root / place).parent.mkdir(parents=True, exist_ok=True)
     shutil.move(root, data_root / place)
-    assert open_ade20k(data_root).image_ids("val") == VAL
+    assert Ade20k.open(data_root).image_ids("val") == VAL
     status = DATASETS.get("ade20k").status(data_root)
     assert {split: found.images for split, found in status.items()} == {"train": 3, "val": 2}
     assert all(found.is_usable for found in status.values())
@@ -99,9 +99,9 @@ def test_found_wherever_it_usually_lies(root: Path, tmp_path: Path, place: str) 
 
 def test_one_split_is_enough_and_missing_parts_are_named(root: Path, tmp_path: Path) -> None:
     shutil.rmtree(root / "annotations" / "training")
-    assert open_ade20k(tmp_path).image_ids("val") == VAL
+    assert Ade20k.open(tmp_path).image_ids("val") == VAL
     with pytest.raises(MissingDataError, match=r"no train split under .*annotations.training is missing; .*_seg\.png"):
-        open_ade20k(tmp_path).image_ids("train")
+        Ade20k.open(tmp_path).image_ids("train")
     status = DATASETS.get("ade20k").status(tmp_path)
     assert status["train"].missing == (str(root / "annotations" / "training"),)
     assert status["val"].is_usable
@@ -116,23 +116,23 @@ def test_images_and_labels_without_each_other_are_counted_and_named(root: Path) 
     images, labels = root / "images" / "training", root / "annotations" / "training"
     (images / "._ADE_train_00000001.jpg").touch()  # macOS leaves such beside what it unpacks
     (images / "Thumbs.db").touch()
-    assert open_ade20k(root).image_ids("train") == TRAIN
+    assert Ade20k.open(root).image_ids("train") == TRAIN
     (labels / f"{TRAIN[0]}.png").unlink()
     (labels / f"{TRAIN[2]}.png").unlink()
     with pytest.raises(
         MissingDataError, match=rf"without a label in .*training: 2, the first is {TRAIN[0]}\.jpg\. Unp"
     ):
-        open_ade20k(root).image_ids("train")
+        Ade20k.open(root).image_ids("train")
     (images / f"{TRAIN[1]}.jpg").unlink()
     with pytest.raises(MissingDataError) as error:
-        open_ade20k(root).image_ids("train")
+        Ade20k.open(root).image_ids("train")
     assert f"labels of {labels} without an image in {images}: 1, the first is {TRAIN[1]}.png" in str(error.value)
     assert f"images of {images} without a label in {labels}: 2, the first is {TRAIN[0]}.jpg" in str(error.value)
     for folder in (images, labels):
         shutil.rmtree(folder)
         folder.mkdir()
     with pytest.raises(MissingDataError, match=r"training holds no \*\.jpg and .*training no \*\.png"):
-        open_ade20k(root).image_ids("train")
+        Ade20k.open(root).image_ids("train")
 
 
 def _with_value(values: np.ndarray) -> Image.Image:
@@ -158,11 +158,11 @@ def test_label_files_that_cannot_be_used_are_refused(
         values = np.array(image)
     change(values).save(path)
     with pytest.raises(DataError, match=message):
-        open_ade20k(root).read_annotation("train", 0, "classes")
+        Ade20k.open(root).read_annotation("train", 0, "classes")
 
 
 def test_targets_in_the_cache_are_the_maps_at_base_size(root: Path, home: LocalLocation) -> None:
-    dataset = open_ade20k(root)
+    dataset = Ade20k.open(root)
     prepare_split(
         dataset, "train", home, base_size=(16, 20), limit=None, annotations=("classes",), progress=lambda _: None
     )
@@ -176,7 +176,7 @@ def test_targets_in_the_cache_are_the_maps_at_base_size(root: Path, home: LocalL
 
 
 def test_it_has_classes_alone(root: Path) -> None:
-    dataset = open_ade20k(root)
+    dataset = Ade20k.open(root)
     assert dataset.target_options("classes") == {"other objects": "void"}
     for kind in ("instances", "boxes", "depth"):
         with pytest.raises(UsageError, match=f"no annotation '{kind}': it has classes"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,8 +17,8 @@ from PIL import Image
 from deapcache.datasets import Dataset, open_dataset
 from deapcache.datasets.checking import SAMPLE, SplitCheck, check_split, read_problems, sample_rows
 from deapcache.datasets.files import FileDataset, Sample
-from deapcache.datasets.labels import read_index_map
-from deapcache.errors import DataError
+from deapcache.datasets.io import read_index_map
+from deapcache.errors import DataError, MissingDataError
 
 
 class Toy(FileDataset):
@@ -251,3 +252,17 @@ def test_a_dataset_without_files_is_only_opened() -> None:
     scenes = open_dataset("scenes", Path())
     assert read_problems(scenes, "val", 3) == ()
     assert scenes.row_files("val", 3) == ()
+
+
+def test_an_error_has_the_path_of_its_file(make_coco) -> None:
+    root = make_coco(1, 2)
+    dataset, path = open_dataset("coco", root), images(root)[1]
+    path.write_bytes(b"")
+    with pytest.raises(DataError) as raised:
+        dataset.read_image("val", 1)
+    copied = pickle.loads(pickle.dumps(raised.value))  # as it comes from a worker process
+    assert (raised.value.path, copied.path, str(copied)) == (path, path, str(raised.value))
+    path.unlink()
+    with pytest.raises(MissingDataError, match="lacks 1 of the 2") as listed:
+        open_dataset("coco", root).image_ids("val")
+    assert listed.value.path == path

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deapcache.annotations import CROWD, OBJECT
 from deapcache.datasets import Dataset, open_dataset
-from deapcache.datasets.boxes import CROWD, OBJECT
 from deapcache.errors import DataError
 
 Content = dict[str, Any]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deapcache.datasets.decoding import COLOUR, COLOUR_AS_STORED, decode_image, image_size
+from deapcache.datasets.io import COLOUR, COLOUR_AS_STORED, decode_image, image_size
 from deapcache.errors import DataError, MissingDataError
 
 GENERATOR = np.random.default_rng(0)

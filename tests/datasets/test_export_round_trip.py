@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from deapcache_export import FORMATS
 
 from deapcache.datasets import DATASETS, VOID, Dataset, open_dataset
 from deapcache.datasets.scenes import CLASSES, Scenes
-from deapcache.datasets.scenes.export import FORMATS
 
 Exported = Callable[[str], Path]
 

@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from deapcache.datasets import DigestIndex
-from deapcache.datasets.decoding import image_size
 from deapcache.datasets.files import FileDataset, Sample, read_map_of_image, require_same_size
-from deapcache.datasets.labels import read_index_map, require_values
+from deapcache.datasets.io import image_size, read_index_map, require_values
 from deapcache.errors import DataError, MissingDataError, UsageError
 from deapcache.locations import LocalLocation
 

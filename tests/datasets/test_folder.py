@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from deapcache.datasets import COLOUR, COLUMNS, DATASETS, Dataset, DigestIndex, dataset_entry, open_dataset
-from deapcache.datasets.ordering import sample_order
+from deapcache.datasets.base import sample_order
 from deapcache.errors import DataError, MissingDataError, UnknownNameError, UsageError
 from deapcache.locations import LocalLocation
 

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from deapcache.datasets import DATASETS, DigestIndex, open_dataset
-from deapcache.datasets.kitti import KittiEigen
-from deapcache.datasets.kitti_listing import read_list
+from deapcache.datasets.kitti import KittiEigen, read_list
 from deapcache.errors import DataError, MissingDataError
 from deapcache.locations import LocalLocation
 
@@ -70,9 +69,9 @@ def test_images_and_depth_are_those_of_the_files(root: Path) -> None:
 
 
 def test_images_without_ground_truth_are_left_out_and_told(root: Path) -> None:
-    dataset = KittiEigen(root)
-    assert dataset.left_out("val") == (f"{DRIVES['val']}/image_02/0000000000",)
+    dataset = open_dataset("kitti", root)
     assert len(dataset.image_ids("val")) == 3
+    assert f"{DRIVES['val']}/image_02/0000000000" not in dataset.image_ids("val")
     assert dataset.target_options("depth")["without ground truth"] == "left out"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from deapcache.datasets.masks import decode_segmentation, uncompress_counts
+from deapcache.datasets.coco import decode_segmentation, uncompress_counts
 
 
 def _random_mask(seed: int, size: tuple[int, int]) -> np.ndarray:

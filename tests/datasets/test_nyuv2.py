@@ -19,7 +19,7 @@ from deapcache_matlab import random_sample, write_labelled, write_splits
 from scipy.io import loadmat
 
 from deapcache.datasets import DATASETS, DigestIndex, open_dataset, resize_map
-from deapcache.datasets.nyuv2_mat import MOST_OBJECTS, NyuInpainted, NyuLabelled
+from deapcache.datasets.nyuv2 import MOST_OBJECTS, NyuInpainted, NyuLabelled
 from deapcache.errors import DataError, MissingDataError, UsageError
 from deapcache.locations import LocalLocation
 

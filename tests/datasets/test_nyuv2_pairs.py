@@ -11,7 +11,7 @@ from deapcache_matlab import random_sample, write_labelled
 from PIL import Image
 
 from deapcache.datasets import DATASETS, open_dataset
-from deapcache.datasets.nyuv2_mat import NyuLabelled
+from deapcache.datasets.nyuv2 import NyuLabelled
 from deapcache.errors import DataError, MissingDataError
 
 SIZE = (24, 32)

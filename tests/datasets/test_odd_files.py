@@ -10,8 +10,8 @@ from deapcache_odd_cases import CASES, SIZE, Outcome, make_odd_folder
 from PIL import Image
 
 from deapcache.datasets import Dataset, open_dataset
-from deapcache.datasets.decoding import decode_image, upright_size
-from deapcache.datasets.ordering import sample_order
+from deapcache.datasets.base import sample_order
+from deapcache.datasets.io import decode_image, upright_size
 from deapcache.errors import DataError, MissingDataError
 
 REFUSALS = (DataError, MissingDataError)

@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-from deapcache.datasets.ordering import sample_order
+from deapcache.datasets.base import sample_order
 
 
 def test_is_fixed_and_does_not_depend_on_other_ids() -> None:

@@ -16,8 +16,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from deapcache.datasets import decode_image
-from deapcache.datasets.decoding import image_size, upright_size
-from deapcache.datasets.picture_files import orientation
+from deapcache.datasets.image_metadata import orientation
+from deapcache.datasets.io import image_size, upright_size
 from deapcache.errors import DataError, LocationError
 
 RGB = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)

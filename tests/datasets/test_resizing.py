@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deapcache.datasets.resizing import resize_image, resize_map
+from deapcache.annotations import resize_map
+from deapcache.datasets.io import resize_image
 
 SIZES = [((7, 5), (3, 4)), ((5, 8), (16, 24)), ((480, 640), (224, 224)), ((1, 1), (3, 2)), ((6, 6), (6, 6))]
 

@@ -7,8 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from deapcache.datasets.scenes.geometry import Capsule, Cone, Cylinder, Solid, Sphere, Torus, box, pyramid
-from deapcache.datasets.scenes.quartic import smallest_root
+from deapcache.datasets.solids import Capsule, Cone, Cylinder, Solid, Sphere, Torus, box, pyramid, smallest_root
 
 CASES: dict[str, tuple[Solid, Callable[[np.ndarray], np.ndarray]]] = {
     "sphere": (Sphere(0.8), lambda p: (p**2).sum(axis=0) - 0.64),

@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 
 from deapcache.datasets import DATASETS, open_dataset
-from deapcache.datasets.scenes import CLASSES, Scenes
-from deapcache.datasets.scenes.dataset import SIZE
-from deapcache.datasets.scenes.world import Scene
+from deapcache.datasets.scenes import CLASSES, SIZE, Scene, Scenes
 from deapcache.errors import UsageError
 
 KINDS = ("instances", "classes", "depth")

@@ -12,15 +12,14 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+from deapcache_export import export_scenes
+from deapcache_export.segmentations import compressed_run_lengths, rectangles, run_lengths
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from scipy.io.matlab import matfile_version
 
 from deapcache.datasets.scenes import CLASSES, Scenes
-from deapcache.datasets.scenes.export import FORMATS, export_scenes
-from deapcache.datasets.scenes.export.segmentations import compressed_run_lengths, rectangles, run_lengths
-from deapcache.errors import UnknownNameError, UsageError
 
 Exported = Callable[[str], Path]
 
@@ -213,36 +212,8 @@ def test_folder_by_pillow_and_numpy(exported: Exported, scenes: Scenes) -> None:
     assert len(_files(root)) == 1 + 4 * len(ROWS)
 
 
-def test_splits_limit_and_progress(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    seen: list[tuple[int, int]] = []
-    report = export_scenes(
-        "voc", tmp_path / "out", splits=("val",), limit=2, progress=lambda *counts: seen.append(counts)
-    )
-    assert (report.dataset, report.path, report.images) == ("voc", tmp_path / "out", {"val": 2})
-    assert seen == [(1, 2), (2, 2)]
+def test_splits_and_limit(tmp_path: Path) -> None:
+    export_scenes("voc", tmp_path / "out", splits=("val",), limit=2)
     lists = tmp_path / "out" / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
     assert sorted(path.name for path in lists.iterdir()) == ["trainval.txt", "val.txt"]
     assert (lists / "val.txt").read_text().split() == ["2012_100001", "2012_100002"]
-
-
-def test_an_interrupted_export_leaves_nothing(tmp_path: Path) -> None:
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    (tmp_path / "empty").mkdir()
-    for folder in (tmp_path / "new", tmp_path / "empty"):
-        with pytest.raises(KeyboardInterrupt):
-            export_scenes("coco", folder, splits=("val",), limit=2, progress=stop)
-    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
-
-
-def test_what_cannot_be_asked_for(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with pytest.raises(UnknownNameError, match=f"layout 'pascal': choose {', '.join(FORMATS)}"):
-        export_scenes("pascal", out)
-    with pytest.raises(UsageError, match="no split 'test': choose train or val"):
-        export_scenes("voc", out, splits=("val", "test"))
-    with pytest.raises(UsageError, match="--limit 0"):
-        export_scenes("voc", out, limit=0)
-    assert not out.exists()

@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 from deapcache.datasets import open_dataset
-from deapcache.datasets.depth import read_depth_npy, read_depth_png
-from deapcache.datasets.labels import bits_of, read_index_map
+from deapcache.datasets.io import bits_of, read_depth_npy, read_depth_png, read_index_map
 from deapcache.errors import DataError
 
 GREY, PALETTE = 0, 3

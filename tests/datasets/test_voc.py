@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deapcache.annotations import resize_map
 from deapcache.cache import list_caches
 from deapcache.datasets import DATASETS, VOID, DigestIndex, open_dataset
-from deapcache.datasets.ordering import sample_order
-from deapcache.datasets.resizing import resize_map
-from deapcache.datasets.voc import CLASSES, Voc, open_voc, read_ids
+from deapcache.datasets.base import sample_order
+from deapcache.datasets.voc import CLASSES, Voc, read_ids
 from deapcache.errors import DataError, MissingDataError, UsageError
 from deapcache.extraction.prepare import prepare_split
 from deapcache.locations import LocalLocation
@@ -101,7 +101,7 @@ def test_maps_are_the_indices_of_the_files(root: Path, split: str, names: tuple[
 
 
 def test_boxes_and_categories_are_those_of_the_visible_pixels(root: Path) -> None:
-    dataset = open_voc(root)
+    dataset = Voc.open(root)
     for row, name in enumerate(TRAIN):
         classes, objects = (indices(root, f"Segmentation{what}", name) for what in ("Class", "Object"))
         found: dict[int, list[tuple[int, int]]] = {}
@@ -129,11 +129,11 @@ def test_an_object_has_the_commonest_class_of_its_pixels(root: Path) -> None:
     classes[tuple(second[:half].T)], classes[tuple(second[half:].T)] = 20, 3
     save_palette(classes, path)
     # 70 void, 30 of class 5, 12 of class 9; the second object is half 20, half 3
-    assert open_voc(root).read_annotation("train", 0, "boxes")[1:3, 6].tolist() == [5, 3]
+    assert Voc.open(root).read_annotation("train", 0, "boxes")[1:3, 6].tolist() == [5, 3]
     classes[objects == 1] = VOID
     save_palette(classes, path)
     with pytest.raises(DataError, match=rf"SegmentationObject.{TRAIN[0]}.png: object 1 has no pixel of a class from 1"):
-        open_voc(root).read_annotation("train", 0, "boxes")
+        Voc.open(root).read_annotation("train", 0, "boxes")
 
 
 @pytest.mark.parametrize("place", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
@@ -148,7 +148,7 @@ def test_found_wherever_it_usually_lies(root: Path, tmp_path: Path, place: str, 
         data_root = tmp_path / "data"
     else:
         data_root = tmp_path / place
-    assert open_voc(data_root).image_ids("val") == VAL
+    assert Voc.open(data_root).image_ids("val") == VAL
     assert all(status.is_usable for status in DATASETS.get("voc").status(data_root).values())
 
 
@@ -190,16 +190,16 @@ def test_ids_without_image_or_label_are_counted_and_named(root: Path, folder: st
     with pytest.raises(
         MissingDataError, match=rf"{folder} lacks 2 of 3 files, the first is {min(TRAIN[1:])}\.{suffix}; .*t"
     ):
-        open_voc(root).image_ids("train")
-    assert open_voc(root).image_ids("val") == VAL
+        Voc.open(root).image_ids("train")
+    assert Voc.open(root).image_ids("val") == VAL
 
 
 def test_missing_object_maps_are_named_and_classes_do_without(root: Path) -> None:
     (root / "SegmentationObject" / f"{TRAIN[2]}.png").unlink()
     with pytest.raises(MissingDataError, match=rf"SegmentationObject lacks 1 of 3 files, the first is {TRAIN[2]}\.png"):
-        open_voc(root).annotation_digest("train", "instances")
+        Voc.open(root).annotation_digest("train", "instances")
     shutil.rmtree(root / "SegmentationObject")
-    dataset = open_voc(root)
+    dataset = Voc.open(root)
     assert dataset.read_annotation("train", 0, "classes").shape == (30, 44)
     assert len(dataset.annotation_digest("train", "classes")) == 64
     for kind in ("instances", "boxes"):
@@ -223,12 +223,12 @@ def test_missing_parts_are_named(root: Path, tmp_path: Path) -> None:
     assert missing[0].endswith("VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt")
     list_file(root).unlink()
     with pytest.raises(MissingDataError, match=r"no train split under .*Segmentation.train\.txt is missing"):
-        open_voc(root).image_ids("train")
-    assert open_voc(root).image_ids("val") == VAL
+        Voc.open(root).image_ids("train")
+    assert Voc.open(root).image_ids("val") == VAL
     for folder in ("JPEGImages", "SegmentationClass"):
         shutil.rmtree(root / folder)
     with pytest.raises(MissingDataError, match=r"JPEGImages and .*SegmentationClass are missing"):
-        open_voc(root).image_ids("val")
+        Voc.open(root).image_ids("val")
 
 
 def _value(folder: str, value: int) -> Callable[[Path], None]:
@@ -275,7 +275,7 @@ def test_label_files_that_cannot_be_used_are_refused(
 ) -> None:
     change(root)
     with pytest.raises(DataError, match=message):
-        open_voc(root).read_annotation("train", 0, kind)
+        Voc.open(root).read_annotation("train", 0, kind)
 
 
 def test_every_official_value_is_read_from_palette_and_greyscale_files(root: Path) -> None:
@@ -283,13 +283,13 @@ def test_every_official_value_is_read_from_palette_and_greyscale_files(root: Pat
     values[0, :22] = [*range(21), VOID]
     for save in (save_palette, lambda array, path: Image.fromarray(array).save(path)):
         save(values, root / "SegmentationClass" / f"{TRAIN[0]}.png")
-        np.testing.assert_array_equal(open_voc(root).read_annotation("train", 0, "classes"), values)
+        np.testing.assert_array_equal(Voc.open(root).read_annotation("train", 0, "classes"), values)
     numbers = np.arange(30 * 44, dtype=np.uint16).reshape(30, 44) % 256
     save_palette(numbers, root / "SegmentationObject" / f"{TRAIN[0]}.png")
-    instances = open_voc(root).read_annotation("train", 0, "instances")
+    instances = Voc.open(root).read_annotation("train", 0, "instances")
     np.testing.assert_array_equal(instances, np.where(numbers == VOID, 0, numbers))
     save_palette(np.full((30, 44), 7), root / "SegmentationClass" / f"{TRAIN[0]}.png")
-    assert len(open_voc(root).read_annotation("train", 0, "boxes")) == open_voc(root).box_rows("train")
+    assert len(Voc.open(root).read_annotation("train", 0, "boxes")) == Voc.open(root).box_rows("train")
 
 
 def test_images_as_stored_greyscale_and_turned(root: Path) -> None:
@@ -298,34 +298,34 @@ def test_images_as_stored_greyscale_and_turned(root: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn: its labels lie on the stored pixels
     grey.save(path, quality=95, exif=exif)
-    image = open_voc(root).read_image("train", 0)
+    image = Voc.open(root).read_image("train", 0)
     expected = np.array(Image.open(path))
     assert expected.ndim == 2
     np.testing.assert_array_equal(image, np.repeat(expected[..., None], 3, axis=2))
-    assert open_voc(root).read_annotation("train", 0, "classes").shape == image.shape[:2]
+    assert Voc.open(root).read_annotation("train", 0, "classes").shape == image.shape[:2]
 
 
 def test_digests_follow_the_files_that_a_kind_is_read_from(root: Path, home: LocalLocation) -> None:
     def digests() -> list[str]:
-        dataset = open_voc(root)
+        dataset = Voc.open(root)
         return [
             dataset.annotation_digest("train", kind, index=DigestIndex(home))
             for kind in ("classes", "instances", "boxes")
         ]
 
-    before, images = digests(), open_voc(root).image_digests("train")
+    before, images = digests(), Voc.open(root).image_digests("train")
     _value("SegmentationObject", 3)(root)
     objects_changed = digests()
     assert [a == b for a, b in zip(before, objects_changed, strict=True)] == [True, False, False]
     _value("SegmentationClass", 3)(root)
     assert [a == b for a, b in zip(objects_changed, digests(), strict=True)] == [False, True, False]
-    assert open_voc(root).image_digests("train") == images
+    assert Voc.open(root).image_digests("train") == images
 
 
 def test_targets_in_the_cache_are_the_maps_at_base_size(root: Path, home: LocalLocation) -> None:
     kinds = ("classes", "instances", "boxes")
     prepare_split(
-        open_voc(root), "val", home, base_size=(20, 24), limit=None, annotations=kinds, progress=lambda _: None
+        Voc.open(root), "val", home, base_size=(20, 24), limit=None, annotations=kinds, progress=lambda _: None
     )
     read = {entry.name: entry.open().read([0, 1]) for entry in list_caches(home, "targets")}
     for row, name in enumerate(VAL):
@@ -344,7 +344,7 @@ def test_names_options_and_what_else_is_said_of_it(root: Path) -> None:
 
     official = FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.meta["categories"]
     assert list(CLASSES) == ["background", *official[1:]]
-    dataset = pickle.loads(pickle.dumps(open_voc(root)))
+    dataset = pickle.loads(pickle.dumps(Voc.open(root)))
     assert isinstance(dataset, Voc)
     assert dataset.classes == CLASSES
     assert dataset.target_options("classes") == {}

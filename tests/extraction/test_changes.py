@@ -11,7 +11,7 @@ from PIL import Image
 from deapcache.backbones import forward_count
 from deapcache.cache import list_caches
 from deapcache.datasets import open_dataset
-from deapcache.datasets.ordering import sample_order
+from deapcache.datasets.base import sample_order
 from deapcache.extraction import ExtractionSettings, extract
 from deapcache.recipe import image_set_digest
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from deapcache.cache import list_caches
 from deapcache.datasets import Dataset, open_dataset
-from deapcache.datasets.folder.dataset import FolderDataset
+from deapcache.datasets.folder import FolderDataset
 from deapcache.datasets.scenes import Scenes
 from deapcache.errors import AmbiguousCacheError, DataError, MissingDataError, UsageError
 from deapcache.experiments import probe

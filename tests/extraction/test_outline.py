@@ -11,8 +11,7 @@ from deapcache.datasets.coco import CocoInstances
 from deapcache.datasets.coco_stuff import CocoStuffMaps
 from deapcache.datasets.diode import Diode
 from deapcache.datasets.kitti import KittiEigen
-from deapcache.datasets.nyuv2_mat import NyuInpainted, NyuLabelled
-from deapcache.datasets.nyuv2_pairs import NyuPairs
+from deapcache.datasets.nyuv2 import NyuInpainted, NyuLabelled, NyuPairs
 from deapcache.datasets.voc import Voc
 from deapcache.errors import MissingDataError
 from deapcache.extraction import ExtractionSettings, extract, outline_of, outline_without_files

@@ -15,7 +15,7 @@ import torch
 from deapcache_faults import ROOT, Tally
 
 from deapcache.backbones import build
-from deapcache.datasets.depth import read_depth_npy
+from deapcache.datasets.io import read_depth_npy
 from deapcache.errors import DeapcacheError
 from deapcache.readouts.featup import read_state
 

@@ -21,7 +21,6 @@ from deapcache.probing.batches import (
     choose_residency,
     free_memory,
     image_order,
-    mirror_tensor,
     one_ahead,
 )
 from deapcache.probing.config import RESIDENCIES
@@ -128,13 +127,13 @@ def test_a_batch_can_be_changed_without_changing_what_is_held(caches) -> None:
 def test_maps_and_images_are_mirrored_as_the_cache_does(dtype) -> None:
     for shape in ((2, 3, 5), (2, 3, 5, 3)):
         values = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
-        np.testing.assert_array_equal(mirror_tensor("instances", torch.from_numpy(values)), mirror("instances", values))
+        np.testing.assert_array_equal(mirror("instances", torch.from_numpy(values)), mirror("instances", values))
 
 
 def test_boxes_are_mirrored_as_the_cache_does() -> None:
     tables = np.random.default_rng(0).uniform(0, 300, (4, 6, 7))
     tables[..., 5] = np.random.default_rng(1).integers(0, 3, (4, 6))
-    np.testing.assert_array_equal(mirror_tensor("boxes", torch.from_numpy(tables)), mirror("boxes", tables))
+    np.testing.assert_array_equal(mirror("boxes", torch.from_numpy(tables)), mirror("boxes", tables))
 
 
 def test_scores_and_weights_are_the_same_whatever_was_chosen(toys) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from deapcache import plugins
+from deapcache.annotations import ANNOTATIONS
 from deapcache.backbones import BACKBONES
 from deapcache.datasets import DATASETS
 from deapcache.readouts import READOUTS
@@ -19,7 +20,7 @@ from deapcache.tasks import TASKS
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "docs" / "templates" / "my_backbone.py"
 
-REGISTRIES: tuple[Registry, ...] = (BACKBONES, DATASETS, TASKS, READOUTS)
+REGISTRIES: tuple[Registry, ...] = (BACKBONES, DATASETS, TASKS, READOUTS, ANNOTATIONS)
 
 CONVOLUTION = """\
 import torch

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from deapcache.datasets.resizing import resize_map
+from deapcache.annotations import resize_map
 from deapcache.errors import DataError, UsageError
 from deapcache.tasks import get_task
 from deapcache.tasks.depth import eigen_crop, inverse_softplus

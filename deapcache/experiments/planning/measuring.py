@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from deapcache.annotations import get_annotation
 from deapcache.backbones.flops import alike
 from deapcache.errors import DeapcacheError
 from deapcache.experiments.planning.rates import ForwardRate, Rates, StepRate
@@ -139,6 +140,9 @@ def made_up(annotation: str, posed: TaskSpec, images: int) -> torch.Tensor:
         return 1 + stripes.to(torch.float32)
     if annotation == "classes":
         return (stripes % max(1, len(posed.classes))).to(torch.int16)
+    kind = get_annotation(annotation)
+    if not kind.columns:
+        return torch.ones((images, *kind.item_shape(posed.output_size, 0)), dtype=getattr(torch, kind.dtype))
     side = width // (_OBJECTS + 1)
     image = [[0, 0, width, height, width * height, 3, 0]]
     objects = [[place * side, 0, side, height, side * height, 1, 1] for place in range(1, _OBJECTS + 1)]

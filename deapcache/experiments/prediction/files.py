@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from deapcache.annotations import get_annotation
 from deapcache.datasets import COLOUR, decode_image
-from deapcache.datasets.folders import listing
+from deapcache.datasets.io import file_errors
 from deapcache.errors import DataError, DeapcacheError, FeatureError, MissingDataError, UsageError
 from deapcache.experiments.prediction.predictor import Predictor, Size, load_predictor
 from deapcache.experiments.prediction.runs import TrainedRun
@@ -115,7 +116,7 @@ class _Job:
     def check(self) -> None:
         """Raise what can be known before anything is built."""
         for image in self._names:
-            with listing(image):
+            with file_errors(image):
                 is_there = image.is_file()
             if not is_there:
                 what = "is a folder: give the files in it" if image.is_dir() else "is not there: nothing was predicted"
@@ -189,6 +190,7 @@ class _Job:
         self, image: Path, task: Task, pixels: np.ndarray, found: Sequence[np.ndarray], seen: Region
     ) -> dict[str, Any]:
         result = self._run.result
+        described = task if task.meaning else get_annotation(task.picture)  # a plugin's label type says so itself
         files = zip(self._names[image].arrays, self._sizes, found, strict=True)
         return {
             "run": result.run,
@@ -202,8 +204,8 @@ class _Job:
             "region": asdict(seen),
             "colour": COLOUR,
             "trained_size": list(self._run.readouts.output_size),
-            "values": task.meaning,
-            "unit": task.unit,
+            "values": described.meaning,
+            "unit": described.unit,
             "classes": list(result.classes) if task.picture == "classes" else [],
             "arrays": [
                 {"file": key, "size": list(size), "shape": list(values.shape), "dtype": str(values.dtype)}

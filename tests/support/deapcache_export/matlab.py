@@ -33,7 +33,7 @@ def create(path: Path) -> Any:
 
 def write_header(path: Path) -> None:
     """Mark a closed file as MATLAB 7.3: text, no subsystem data, version, byte order."""
-    text = b"MATLAB 7.3 MAT-file, Platform: GLNXA64, written by deapcache scenes export, HDF5 schema 1.00 ."
+    text = b"MATLAB 7.3 MAT-file, Platform: GLNXA64, written by the tests of deapcache, HDF5 schema 1.00 ."
     with path.open("r+b") as file:
         file.write(text.ljust(116) + bytes(8) + (0x0200).to_bytes(2, "little") + b"IM")
 

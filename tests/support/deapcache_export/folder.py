@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from deapcache.datasets.scenes.export.pictures import save_png
-from deapcache.datasets.scenes.export.rows import ExportFormat, Pixels, Row
-from deapcache.datasets.scenes.world import CLASSES
+from deapcache.datasets.scenes import CLASSES
+from deapcache_export.pictures import save_png
+from deapcache_export.rows import ExportFormat, Pixels, Row
 
 
 def write_row(root: Path, row: Row, pixels: Pixels) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from deapcache.datasets.scenes.rays import Array
+Array = NDArray[np.float64]
 
 _GRID = 64
 _LATTICE = np.random.default_rng(20210103).random(_GRID**3)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.scenes.bodies import SHAPES
-from deapcache.datasets.scenes.export import matlab
-from deapcache.datasets.scenes.export.rows import ExportFormat, Pixels, Row
-from deapcache.datasets.scenes.world import CLASSES
+from deapcache.datasets.scenes import CLASSES
+from deapcache.datasets.solids import SHAPES
+from deapcache_export import matlab
+from deapcache_export.rows import ExportFormat, Pixels, Row
 
 FILE = "nyu_depth_v2_labeled.mat"
 SPLITS = "splits.mat"

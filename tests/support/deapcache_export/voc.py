@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from deapcache.datasets.scenes.export.pictures import save_jpeg, save_png, voc_palette
-from deapcache.datasets.scenes.export.rows import ExportFormat, Pixels, Row
-from deapcache.datasets.scenes.world import CLASSES
+from deapcache.datasets.scenes import CLASSES
+from deapcache_export.pictures import save_jpeg, save_png, voc_palette
+from deapcache_export.rows import ExportFormat, Pixels, Row
 
 ROOT = Path("VOCdevkit", "VOC2012")
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from deapcache.datasets.boxes import boxes_of_map
-from deapcache.datasets.scenes.export.pictures import save_jpeg
-from deapcache.datasets.scenes.export.rows import ExportFormat, Pixels, Row
-from deapcache.datasets.scenes.export.segmentations import ENCODINGS
-from deapcache.datasets.scenes.world import CLASSES
+from deapcache.annotations import boxes_of_map
+from deapcache.datasets.scenes import CLASSES
+from deapcache_export.pictures import save_jpeg
+from deapcache_export.rows import ExportFormat, Pixels, Row
+from deapcache_export.segmentations import ENCODINGS
 
 CATEGORY_OF = {"box": 33, "sphere": 37, "cylinder": 44, "cone": 28, "pyramid": 38, "capsule": 58, "torus": 60}
 """Category id of each solid: that of suitcase, sports ball, bottle, umbrella, kite, hot dog and donut in COCO."""

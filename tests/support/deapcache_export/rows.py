@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.datasets.scenes.dataset import Scenes
-from deapcache.errors import UsageError
+from deapcache.datasets.scenes import Scenes
 
 _SPLIT_STEP = 100_000
 """Numbers of the second split begin here, so that no two images of an export have the same number."""
@@ -58,18 +57,13 @@ class ExportFormat:
 
 
 def list_rows(splits: Sequence[str], limit: int | None) -> list[Row]:
-    """The first ``limit`` rows (None: all) of each split, in the order of the dataset's splits.
-
-    Raises :class:`UsageError` for a split that ``scenes`` lacks and a limit below 1.
-    """
-    if limit is not None and limit < 1:
-        raise UsageError(f"--limit {limit}: expected the number of images of each split, 1 or more")
+    """The first ``limit`` rows (None: all) of each split, in the order of the dataset's splits."""
     scenes = Scenes()
-    ids = {split: scenes.image_ids(split) for split in splits}
     return [
         Row(split=split, row=row, id=id_)
         for split in Scenes.splits
-        for row, id_ in enumerate(ids.get(split, ())[:limit])
+        if split in splits
+        for row, id_ in enumerate(scenes.image_ids(split)[:limit])
     ]
 
 

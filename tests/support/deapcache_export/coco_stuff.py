@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from deapcache.datasets.scenes.export import coco
-from deapcache.datasets.scenes.export.pictures import save_png
-from deapcache.datasets.scenes.export.rows import ExportFormat, Pixels, Row
-from deapcache.datasets.scenes.world import CLASSES
+from deapcache.datasets.scenes import CLASSES
+from deapcache_export import coco
+from deapcache_export.pictures import save_png
+from deapcache_export.rows import ExportFormat, Pixels, Row
 
 _ROOM = {"wall": 173, "floor": 118, "ceiling": 102}
 """Category ids of wall-other, floor-wood and ceiling-other (``labels.txt`` of github.com/nightrome/cocostuff)."""

@@ -1,18 +1,121 @@
-"""Solids: where rays meet them, and which way their surface faces.
+"""Solids of seven shapes: where rays meet them, which way their surface faces, and how they stand in a room.
 
 Every solid stands in its own frame, centred on the origin, its axis along z, in metres. Points and directions are
-(3, N) float64, one column each.
+(3, N) float64, one column each; a ray is ``origin + t · direction``, and what is found is t, (N,).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from deapcache.datasets.scenes.quartic import smallest_root
-from deapcache.datasets.scenes.rays import MISS, Array, both_roots, clip, divide, dot, first_hit, inside_quadric
+from deapcache.datasets.textures import OBJECT_PATTERNS, Array, Material, random_material
+
+MISS = np.inf
+"""The t of a ray that meets nothing."""
+
+
+def dot(left: Array, right: Array) -> Array:
+    """Products (N,) of two (3, N)."""
+    product = left[0] * right[0]
+    for a, b in zip(left[1:], right[1:], strict=True):
+        product += a * b
+    return product
+
+
+def inside_quadric(a: Array, b: Array, c: Array | float) -> tuple[Array, Array]:
+    """Where a·t² + 2b·t + c ≤ 0 for a ≥ 0: from, to; an empty interval where it never is."""
+    a = np.maximum(a, 1e-12)  # along the axis of a cylinder: inside from very far to very far
+    inside = b * b - a * c
+    root = np.sqrt(np.maximum(inside, 0.0))
+    hit = inside > 0
+    return np.where(hit, (-b - root) / a, MISS), np.where(hit, (-b + root) / a, -MISS)
+
+
+def both_roots(a: Array, b: Array, c: Array | float) -> tuple[Array, Array]:
+    """Both solutions of a·t² + 2b·t + c = 0, :data:`MISS` where there are none; stable where a is near zero."""
+    inside = b * b - a * c
+    q = -(b + np.copysign(np.sqrt(np.maximum(inside, 0.0)), b))
+    none = inside < 0
+    return np.where(none, MISS, divide(q, a)), np.where(none, MISS, divide(c, q))
+
+
+def divide(left: Array | float, right: Array) -> Array:
+    """``left / right``, :data:`MISS` where that divides by zero."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return np.where(right != 0, left / right, MISS)
+
+
+def clip(enter: Array, leave: Array, room: float, speed: Array) -> None:
+    """Shorten intervals, in place, to where ``t · speed ≤ room``."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = room / speed
+    np.minimum(leave, t, out=leave, where=speed > 0)
+    np.maximum(enter, t, out=enter, where=speed < 0)
+    if room < 0:
+        enter[speed == 0] = MISS
+
+
+def first_hit(enter: Array, leave: Array) -> Array:
+    """Where rays that begin outside first come in; :data:`MISS` where the interval is empty or lies behind."""
+    return np.where((enter <= leave) & (enter > 0), enter, MISS)
+
+
+def smallest_root(p: Array, q: Array, s: Array, above: Array) -> Array:
+    """Smallest real t > ``above`` with t⁴ + p·t² + q·t + s = 0, infinite where there is none.
+
+    Descartes' factorisation (t² + u·t + v)(t² − u·t + w), all arguments and the result (N,). Two Newton steps then
+    take the rounding errors out.
+    """
+    squared = np.maximum(_largest_cubic_root(2 * p, p * p - 4 * s, -q * q), 0.0)
+    u = np.sqrt(squared)
+    # w - v is q / u, and also the root of (p + u²)² - 4s: the second where u is too small to divide by.
+    spread = np.copysign(np.sqrt(np.maximum((p + squared) ** 2 - 4 * s, 0.0)), q)
+    tiny = squared < 1e-7 * (1 + np.abs(p))
+    spread = np.where(tiny, spread, q / np.where(tiny, 1.0, u))
+    v, w = (p + squared - spread) / 2, (p + squared + spread) / 2
+    best = np.full(len(p), np.inf)
+    for linear, constant in ((u, v), (-u, w)):
+        for root in _quadratic_roots(linear, constant):
+            best = np.where((root > above) & (root < best), root, best)
+    hit = np.flatnonzero(best < np.inf)
+    best[hit] = _polish(best[hit], p[hit], q[hit], s[hit])
+    return best
+
+
+def _quadratic_roots(linear: Array, constant: Array) -> tuple[Array, Array]:
+    """Of t² + linear·t + constant; NaN where they are not real."""
+    inside = linear * linear - 4 * constant
+    root = np.sqrt(np.where(inside < 0, np.nan, inside))
+    return (-linear - root) / 2, (-linear + root) / 2
+
+
+def _polish(t: Array, p: Array, q: Array, s: Array) -> Array:
+    for _ in range(2):
+        value = ((t * t + p) * t + q) * t + s
+        slope = (4 * t * t + 2 * p) * t + q
+        # Near a double root (a grazing ray) the slope vanishes: stay there.
+        step = value / np.where(np.abs(slope) < 1e-6, np.inf, slope)
+        t = t - np.clip(step, -1e-3, 1e-3)
+    return t
+
+
+def _largest_cubic_root(a: Array, b: Array, c: Array) -> Array:
+    """Largest real root of x³ + a·x² + b·x + c (Viète's and Cardano's formulas, one Newton step)."""
+    q = (a * a - 3 * b) / 9
+    r = (2 * a**3 - 9 * a * b + 27 * c) / 54
+    three = r * r < q**3
+    root_q = np.sqrt(np.where(three, q, 1.0))
+    angle = np.arccos(np.clip(r / root_q**3, -1.0, 1.0))
+    viete = -2 * root_q * np.cos((angle + 2 * np.pi) / 3)
+    big = -np.copysign(np.cbrt(np.abs(r) + np.sqrt(np.maximum(r * r - q**3, 0.0))), r)
+    cardano = big + q / np.where(big == 0, np.inf, big)
+    x = np.where(three, viete, cardano) - a / 3
+    slope = (3 * x + 2 * a) * x + b
+    return x - (((x + a) * x + b) * x + c) / np.where(np.abs(slope) < 1e-9, np.inf, slope)
 
 
 class Solid(ABC):
@@ -241,3 +344,102 @@ class Torus(Solid):
 def _cap_normals(points: Array) -> Array:
     zero = np.zeros_like(points[2])
     return np.stack([zero, zero, np.sign(points[2])])
+
+
+Proportions = tuple[float, float]
+"""Two numbers in 0..1 that make a shape slim or squat."""
+
+_MAKERS: dict[str, Callable[[float, float, float], Solid]] = {
+    "box": lambda size, u, v: box(size * (0.6 + 0.4 * u), size * (0.6 + 0.4 * v), size * (0.45 + 0.5 * u * v)),
+    "sphere": lambda size, u, v: Sphere(0.85 * size),
+    "cylinder": lambda size, u, v: Cylinder(size * (0.5 + 0.25 * u), size * (0.6 + 0.4 * v)),
+    "cone": lambda size, u, v: Cone(size * (0.7 + 0.2 * u), size * (0.8 + 0.4 * v)),
+    "pyramid": lambda size, u, v: pyramid(size * (0.7 + 0.2 * u), size * (0.7 + 0.3 * v)),
+    "capsule": lambda size, u, v: Capsule(size * (0.4 + 0.1 * u), size * (0.5 + 0.3 * v)),
+    "torus": lambda size, u, v: Torus(size * (0.7 + 0.1 * u), size * (0.2 + 0.1 * v)),
+}
+
+SHAPES = tuple(_MAKERS)
+
+_LYING_CHANCE = {"cylinder": 0.35, "capsule": 0.5, "torus": 0.4}
+"""How often a shape rests on its side; the others always stand on their base."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Body:
+    """A solid in its place."""
+
+    solid: Solid
+    shape: str
+    rotation: Array
+    """(3, 3): columns are the solid's own axes in the room."""
+    centre: Array
+    """(3,) metres."""
+    half_height: float
+    """From the centre down to what it stands on, metres."""
+    footprint: float
+    """Radius of a disc that holds its outline seen from above, metres."""
+    flat_top: float
+    """Radius of a disc that something else can stand on, metres; 0 where it has none."""
+    material: Material
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A body before its size and place are known."""
+
+    shape: str
+    proportions: Proportions
+    is_lying: bool
+    yaw: float
+    """Turn about the vertical, radians."""
+    material: Material
+
+    def footprint(self, size: float) -> float:
+        """Radius seen from above, metres; proportional to ``size`` (half the body's largest side or so, metres)."""
+        return _footprint(_MAKERS[self.shape](size, *self.proportions), self.is_lying)
+
+    def stand(self, size: float, x: float, y: float, floor: float) -> Body:
+        """The body of that size, resting at height ``floor`` with its centre above (x, y), metres."""
+        solid = _MAKERS[self.shape](size, *self.proportions)
+        half_height = solid.extent[1] if self.is_lying else solid.extent[2]
+        return Body(
+            solid=solid,
+            shape=self.shape,
+            rotation=_rotation(self.yaw, self.is_lying),
+            centre=np.array([x, y, floor + half_height]),
+            half_height=half_height,
+            footprint=_footprint(solid, self.is_lying),
+            flat_top=0.0 if self.is_lying else _flat_top(self.shape, solid),
+            material=self.material,
+        )
+
+
+def draft_body(generator: np.random.Generator, shape: str) -> Draft:
+    """A random body of a shape."""
+    u, v, chance, turn = (float(x) for x in generator.random(4))
+    return Draft(
+        shape=shape,
+        proportions=(u, v),
+        is_lying=chance < _LYING_CHANCE.get(shape, 0.0),
+        yaw=2 * np.pi * turn,
+        material=random_material(generator, OBJECT_PATTERNS, vivid=True),
+    )
+
+
+def _footprint(solid: Solid, is_lying: bool) -> float:
+    x, y, z = solid.extent
+    if is_lying:
+        return float(np.hypot(x, z))
+    return float(np.hypot(x, y)) if isinstance(solid, Polyhedron) else x
+
+
+def _flat_top(shape: str, solid: Solid) -> float:
+    return min(solid.extent[:2]) if shape in ("box", "cylinder") else 0.0
+
+
+def _rotation(yaw: float, is_lying: bool) -> Array:
+    turn = np.array([[np.cos(yaw), -np.sin(yaw), 0.0], [np.sin(yaw), np.cos(yaw), 0.0], [0.0, 0.0, 1.0]])
+    # Lying: the solid's z axis becomes horizontal, its y axis vertical.
+    tip = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+    return turn @ tip if is_lying else turn

@@ -1,0 +1,380 @@
+"""Anyone's own images and annotations, in a folder of a minimal layout: the data sets ``folder:NAME``."""
+
+from __future__ import annotations
+
+import functools
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deapcache.annotations import BOXES, VOID, boxes_of_map
+from deapcache.datasets.base import DATASETS, DatasetEntry, SplitStatus
+from deapcache.datasets.files import FileDataset, Sample, require_same_size
+from deapcache.datasets.io import (
+    COLOUR,
+    bits_of,
+    describe_folder,
+    read_depth_npy,
+    read_depth_png,
+    read_index_map,
+    read_json,
+    require_values,
+    upright_size,
+)
+from deapcache.errors import DataError, MissingDataError, UsageError
+
+LAYOUT = """\
+NAME/train/images/*            any image files, also in sub-folders; NAME/val/ alike; of each image by its name:
+NAME/train/labels/*.png        the class of each pixel, as its place in classes.json; 255 void
+NAME/train/instances/*.png     the object of each pixel, 1 to K; 0 background; 255 (of 16 bits: 65535) void, no object
+NAME/train/depth/*.png|*.npy   16-bit millimetres, 0 unknown; or floating-point metres, 0 or NaN unknown
+NAME/classes.json              ["wall", "floor", ...], where there are labels
+labels, instances and depth where you have them. Instead of train/ and val/: NAME/images/, NAME/labels/, ... and
+NAME/split.json                {"train": ["a", "b", ...], "val": ["c", ...]}
+under the data root, or the data root itself where NAME is its name; write --dataset folder:NAME"""
+
+FAMILY = "folder"
+SPLIT_FILE = "split.json"
+CLASSES_FILE = "classes.json"
+
+IMAGES = "images"
+KINDS = {"labels": "classes", "instances": "instances", "depth": "depth"}
+"""Folder → kind of annotation."""
+
+SUFFIXES = {"labels": (".png",), "instances": (".png",), "depth": (".png", ".npy")}
+"""Folder → endings of its files."""
+
+
+def list_files(folder: Path) -> dict[str, list[str]]:
+    """All files below a folder by id, which is their path without its ending; what begins with a dot is left alone.
+
+    Ids are in Unicode's composed form, since some file systems decompose names. Links to folders are followed. Raises
+    :class:`DataError` for a folder that cannot be listed, or is met twice.
+    """
+    found: dict[str, list[str]] = {}
+    met: set[str] = set()
+
+    def refuse(error: OSError) -> None:
+        raise error  # os.walk would go on
+
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        if (true := os.path.realpath(place)) in met:
+            raise DataError(f"{place} is a link to a folder that is listed already: take the link away")
+        met.add(true)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        base = PurePosixPath(os.path.relpath(place, folder))
+        for name in names:
+            if not name.startswith("."):
+                # a name that is not UTF-8 can be written nowhere: the id shows its bytes
+                stem = os.fsencode((base / name).with_suffix("")).decode("utf-8", "backslashreplace")
+                found.setdefault(_composed(stem), []).append(str(base / name))
+    return {id_: sorted(files) for id_, files in found.items()}
+
+
+def read_split_file(path: Path, splits: Sequence[str]) -> dict[str, list[str]]:
+    """Split → names of images; raises :class:`DataError` that names the file for anything else."""
+    content = read_json(path, "split file", "give one")
+    if isinstance(content, dict) and set(content) <= set(splits):
+        lists = content.values()
+        if all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
+            return content
+    raise DataError(
+        f'{path} is no split file: expected {{"train": ["a", "b"], "val": ["c"]}}, lists of the names of images, '
+        f"under {' and '.join(splits)} and nothing else",
+        path=path,
+    )
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+class FolderDataset(FileDataset):
+    """Images in a folder, with class maps, instance maps and depth where there are folders of them.
+
+    Images are shown upright (their EXIF orientation is applied), and annotations lie on the upright pixels. Every image
+    has every annotation. Ids are paths below ``images/`` without their ending.
+    """
+
+    colour: ClassVar[str] = COLOUR
+    most_objects: ClassVar[int] = 1000
+    options: ClassVar = {
+        "classes": {"void": VOID},
+        "instances": {"void": "255, of 16 bits 65535: background"},
+        "depth": {"depth": "png millimetres, npy metres", "unknown": "0 or nan"},
+        BOXES: {"boxes": "tight, of visible pixels", "category": "class, else 0"},
+    }
+
+    def __init__(self, root: Path) -> None:
+        """``root`` has ``images/`` and ``split.json``, or ``train/images/`` or ``val/images/``.
+
+        Raises :class:`MissingDataError` where it has neither, or labels without ``classes.json``, and
+        :class:`DataError` where it has both, or one of the two JSON files is not what it should be.
+        """
+        super().__init__(root)
+        self.name = self.images_name = f"{FAMILY}:{name_of(root)}"
+        self._bases, self._lists = find_splits(root)
+        found = [kind for folder, kind in KINDS.items() if any(self._places(folder))]
+        self.annotations = (*found, BOXES) if "instances" in found else tuple(found)
+        self.classes = _read_classes(root / CLASSES_FILE) if "classes" in found else ()
+
+    def list_samples(self, split: str) -> Sequence[Sample]:
+        if split not in self._bases:
+            expected = f"{split} in {SPLIT_FILE}" if self._lists else f"{split}/{IMAGES}/"
+            raise MissingDataError(
+                f"{self.name} has no {split} split: {self.root} lacks {expected}; add it, or choose with --split"
+            )
+        base = self._bases[split]
+        self._require_folders(self.root / base)
+        folders = [IMAGES, *(folder for folder, kind in KINDS.items() if kind in self.annotations)]
+        files = {folder: list_files(self.root / base / folder) for folder in folders}
+        ids = self._listed_ids(split, files[IMAGES]) if self._lists else set().union(*files.values())
+        if not ids:
+            raise MissingDataError(f"{self.name} has no {split} images in {self.root / base / IMAGES}: put some there")
+        return [
+            _sample(self.root, base, id_, {folder: found.get(id_, []) for folder, found in files.items()})
+            for id_ in sorted(ids)
+        ]
+
+    def _listed_ids(self, split: str, images: Mapping[str, Sequence[str]]) -> list[str]:
+        """Ids that ``split.json`` lists for a split, by id or by file below ``images/``.
+
+        Raises :class:`DataError` where it lists an image twice, in whatever splits.
+        """
+        path = self.root / SPLIT_FILE
+        id_of_file = {_composed(file): id_ for id_, found in images.items() for file in found}
+        split_of: dict[str, str] = {}
+        for other, names in self._lists.items():
+            for name in map(_composed, names):
+                id_ = id_of_file.get(name, name)
+                if id_ in split_of:
+                    raise DataError(f"{path} lists image {id_} twice: in {split_of[id_]} and in {other}", path=path)
+                split_of[id_] = other
+        return [id_ for id_, other in split_of.items() if other == split]
+
+    def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
+        path = self.root / sample.labels[kind][0]
+        if kind == BOXES:
+            return self._boxes(sample, path)
+        values = self._read_map(path, kind)
+        image = self.root / sample.image
+        require_same_size(values, path, upright_size(image), image)
+        return values
+
+    def _read_map(self, path: Path, kind: str) -> NDArray[Any]:
+        if kind == "depth":
+            return read_depth_npy(path) if path.suffix.lower() == ".npy" else read_depth_png(path, steps_per_metre=1000)
+        values = read_index_map(path)
+        if kind == "instances":
+            return np.where(values == 2 ** bits_of(path) - 1, np.int32(0), values)
+        allowed = np.arange(VOID + 1) < len(self.classes)
+        allowed[VOID] = True
+        what = f"0 to {len(self.classes) - 1}, the places in {CLASSES_FILE}, or {VOID} for void"
+        require_values(values, allowed, path, what)
+        return values.astype(np.uint8)
+
+    def _boxes(self, sample: Sample, path: Path) -> NDArray[np.float64]:
+        instances = self.read_labels(sample, "instances")
+        with_classes = "classes" in self.annotations
+        classes = self.read_labels(sample, "classes") if with_classes else np.zeros_like(instances)
+        table = boxes_of_map(instances, classes)
+        if len(table) - 1 > self.most_objects:
+            raise DataError(f"{path} has {len(table) - 1} objects; expected {self.most_objects} at most", path=path)
+        return table
+
+    def _places(self, folder: str) -> list[Path]:
+        return [place for base in self._bases.values() if (place := self.root / base / folder).is_dir()]
+
+    def _require_folders(self, base: Path) -> None:
+        for folder, kind in KINDS.items():
+            if kind in self.annotations and not (base / folder).is_dir():
+                raise MissingDataError(
+                    f"{base / folder} is missing, and {self._places(folder)[0]} is there: every image needs the same "
+                    "annotations; add the one, or take the other away"
+                )
+
+
+def _sample(root: Path, base: str, id_: str, files: Mapping[str, Sequence[str]]) -> Sample:
+    """The sample of the files, by their folder, that have one id in ``root/base``; says what does not fit."""
+
+    def name(*parts: str) -> str:
+        return "/".join(filter(None, (base, *parts)))
+
+    def path(*parts: str) -> Path:
+        return root / name(*parts)
+
+    problems = []
+    images = files[IMAGES]
+    annotations = {folder: found for folder, found in files.items() if folder != IMAGES}
+    if len(images) > 1:
+        problems.append(
+            f"{path(IMAGES, images[0])} and {images[1]} are two images of one name, so that annotations would belong "
+            "to both: rename one of them"
+        )
+    elif not images:
+        annotation = next((path(folder, found[0]) for folder, found in annotations.items() if found), None)
+        asked = f"which {annotation} is for" if annotation else "which is listed"
+        problems.append(f"{path(IMAGES)} has no image {id_}, {asked}: put it there, or take the other away")
+    elif any("\udc80" <= character <= "\udcff" for character in images[0]):  # bytes that Python could not decode
+        problems.append(f"the name of {path(IMAGES, images[0])} is not UTF-8: rename it")
+    labels: dict[str, tuple[str, ...]] = {}
+    for folder, found in annotations.items():
+        labels[KINDS[folder]] = (name(folder, *found[:1]),)
+        endings = " or ".join(SUFFIXES[folder])
+        if not found:
+            problems.append(f"{path(folder)} has no {id_}{endings}: every image needs an annotation there")
+        elif len(found) > 1:
+            problems.append(f"{path(folder, found[0])} and {found[1]} are two annotations of one image: take one away")
+        elif not found[0].lower().endswith(SUFFIXES[folder]):
+            problems.append(f"{path(folder, found[0])} is no annotation: expected a file that ends in {endings}")
+    if "instances" in labels:
+        labels[BOXES] = labels["instances"] + labels.get("classes", ())
+    return Sample(id=id_, image=name(IMAGES, *images[:1]), labels=labels, problem=next(iter(problems), ""))
+
+
+def find_splits(root: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Split → its folder below ``root`` (empty: ``root`` itself), and split → image names where a file lists them."""
+    own = {split: split for split in FolderDataset.splits if (root / split / IMAGES).is_dir()}
+    listed = [name for name in (f"{IMAGES}/", SPLIT_FILE) if (root / name).exists()]
+    if own and listed:
+        raise DataError(
+            f"{root} has {next(iter(own.values()))}/{IMAGES}/ and {' and '.join(listed)}: expected the folders train/ "
+            f"and val/, or {IMAGES}/ and {SPLIT_FILE}, not both; take one of them away"
+        )
+    if own:
+        return own, {}
+    if len(listed) < 2:
+        raise MissingDataError(
+            f"{root} has no splits: expected train/{IMAGES}/ and val/{IMAGES}/, or {IMAGES}/ and {SPLIT_FILE}; "
+            f"found {describe_folder(root)}"
+        )
+    lists = read_split_file(root / SPLIT_FILE, FolderDataset.splits)
+    return dict.fromkeys(lists, ""), lists
+
+
+def name_of(root: Path) -> str:
+    """The name of a folder: of the link itself where it is one."""
+    return os.path.basename(os.path.abspath(root))  # noqa: PTH100, PTH119
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    expected = 'a list of the names of all classes, ["wall", "floor", ...]: the first is value 0 of the label maps'
+    if not path.exists():
+        raise MissingDataError(f"{path} is missing, which labels need: expected {expected}", path=path)
+    names = read_json(path, "list of classes", f"expected {expected}")
+    if not (isinstance(names, list) and names and all(isinstance(name, str) and name for name in names)):
+        raise DataError(f"{path} is not what labels need: expected {expected}", path=path)
+    if len(set(names)) < len(names) or len(names) > VOID:
+        found = f"{len(names)} names, {len(set(names))} of them different"
+        raise DataError(f"{path} has {found}: expected each name once, and {VOID} at most", path=path)
+    return tuple(names)
+
+
+def _has_layout(root: Path) -> bool:
+    try:
+        own = any((root / split / IMAGES).is_dir() for split in FolderDataset.splits)
+        return own or ((root / IMAGES).is_dir() and (root / SPLIT_FILE).is_file())
+    except OSError:  # someone else's folder, or one that is gone by now
+        return False
+
+
+def _candidates(data_root: Path) -> list[Path]:
+    """Folders that look like this layout, sorted by name: the data root itself, else those in it."""
+    if _has_layout(data_root):
+        return [data_root]
+    return sorted(path for path in data_root.iterdir() if _has_layout(path)) if data_root.is_dir() else []
+
+
+def _find_root(name: str, data_root: Path) -> Path:
+    return data_root if name_of(data_root) == name and not (data_root / name).is_dir() else data_root / name
+
+
+def open_folder(name: str, data_root: Path) -> FolderDataset:
+    """The folder ``name`` under ``data_root``, or that folder itself; raises :class:`MissingDataError`."""
+    root = _find_root(name, data_root)
+    if not root.is_dir():
+        others = ", ".join(f"{FAMILY}:{name_of(path)}" for path in _candidates(data_root))
+        there = f"there is {others}" if others else f"found {describe_folder(data_root)}"
+        raise MissingDataError(
+            f"{FAMILY}:{name} is not under {data_root}: expected its folder {name}/ there; {there}. "
+            "Give the folder that holds it with --data-root or DEAPCACHE_DATA"
+        )
+    return FolderDataset(root)
+
+
+def _open_unnamed(data_root: Path) -> FolderDataset:
+    found = ", ".join(f"{FAMILY}:{name_of(path)}" for path in _candidates(data_root))
+    raise UsageError(
+        f"--dataset {FAMILY} needs the name of the folder, {FAMILY}:NAME, which its caches then have; "
+        f"under {data_root} is {found or 'no folder of this layout'}"
+    )
+
+
+def _status(name: str, data_root: Path) -> dict[str, SplitStatus]:
+    root = _find_root(name, data_root)
+    try:
+        bases, lists = find_splits(root)
+        return {split: _split_status(root, split, bases, lists) for split in FolderDataset.splits}
+    except MissingDataError:
+        return {split: _lacking(str(root / split / IMAGES)) for split in FolderDataset.splits}
+    except DataError as error:
+        return {split: _lacking(f"one sound layout: {error}") for split in FolderDataset.splits}
+
+
+def _split_status(root: Path, split: str, bases: Mapping[str, str], lists: Mapping[str, Sequence[str]]) -> SplitStatus:
+    if split not in bases:
+        return _lacking(f"{split} in {root / SPLIT_FILE}" if lists else str(root / split / IMAGES))
+    count = len(lists[split]) if lists else sum(map(len, list_files(root / split / IMAGES).values()))
+    return SplitStatus(images=count) if count else _lacking(f"images of {split} in {root}")
+
+
+def _lacking(what: str) -> SplitStatus:
+    return SplitStatus(images=0, missing=(what,))
+
+
+def _status_of_all(data_root: Path) -> dict[str, SplitStatus]:
+    """Of every folder of this layout: ``folder:NAME train`` → status."""
+    found = {
+        f"{FAMILY}:{name} {split}": status
+        for name in map(name_of, _candidates(data_root))
+        for split, status in _status(name, data_root).items()
+    }
+    return found or {split: _lacking(str(data_root / "NAME" / split / IMAGES)) for split in FolderDataset.splits}
+
+
+_SUMMARY = "Your own images, with class maps, instance maps and depth where you have them"
+
+
+def _member(name: str) -> DatasetEntry:
+    if not name or name in (".", "..") or set(name) & {"/", os.sep}:
+        raise UsageError(
+            f"--dataset {FAMILY}:{name}: expected the name of a folder without its path; give the folder that holds it "
+            "with --data-root"
+        )
+    return DatasetEntry(
+        name=f"{FAMILY}:{name}",
+        summary=_SUMMARY,
+        layout=LAYOUT.replace("NAME", name),
+        licence="your own",
+        open=functools.partial(open_folder, name),
+        status=functools.partial(_status, name),
+    )
+
+
+DATASETS.add(
+    FAMILY,
+    DatasetEntry(
+        name=FAMILY,
+        summary=_SUMMARY,
+        layout=LAYOUT,
+        licence="your own",
+        open=_open_unnamed,
+        status=_status_of_all,
+        member=_member,
+    ),
+)

@@ -1,1 +1,0 @@
-"""Anyone's own images and annotations."""
