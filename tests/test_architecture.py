@@ -26,8 +26,6 @@ LEVELS = (
         "processes",
         "recipe",
         "regions",
-        "registry",
-        "timing",
         "untrusted",
     },
 )

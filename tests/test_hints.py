@@ -12,7 +12,7 @@ from typer.main import get_command
 
 import deapcache
 from deapcache.cli.app import app
-from deapcache.registry import Registry
+from deapcache.plugins import Registry
 
 PACKAGE = Path(deapcache.__file__).parent
 PROSE = {

@@ -20,10 +20,9 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from deapcache.backbones import timm_models
-from deapcache.backbones.checkpoints import State, adapted, load_strictly
-from deapcache.backbones.entries import CLIP_MEAN, CLIP_STD, BackboneEntry, Size, WeightsSource
-from deapcache.backbones.loaded import Loaded
-from deapcache.backbones.taps import Tappable, Tapped
+from deapcache.backbones.checkpoints import State, convert_keys, load_strictly
+from deapcache.backbones.layers import LayerOutput, LoadedModel, TransformerBlocks
+from deapcache.backbones.registry import CLIP_MEAN, CLIP_STD, BackboneEntry, Size, WeightsSource
 from deapcache.errors import UnknownNameError
 
 LOADER = f"{__name__}:load"
@@ -64,7 +63,7 @@ def describe(name: str) -> BackboneEntry:
     )
 
 
-def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> Loaded:
+def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> LoadedModel:
     """Build the vision tower without its projection and load its part of ``checkpoint``, if any."""
     arguments: dict[str, Any] = dict(entry.arguments)
     native = None
@@ -76,12 +75,12 @@ def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None
     module = _without_head(tower)
     if checkpoint is not None:
         convert = partial(_tower_state, tower)
-        load_strictly(module, adapted(convert, checkpoint, entry), entry, heads=keys - set(module.state_dict()))
+        load_strictly(module, convert_keys(convert, checkpoint, entry), entry, heads=keys - set(module.state_dict()))
         if isinstance(tower, VisionTransformer) and entry.pretrained_tag:
             _warn_of_activation(entry, arguments["quick_gelu"])
     if image_size and isinstance(tower, TimmModel):
         tower.set_input_size(image_size)
-    return Loaded(module, _feature_map(module, entry.final_norm), arguments)
+    return LoadedModel(module, _feature_map(module, entry.final_norm), arguments, transformer_blocks(module))
 
 
 def _warn_of_activation(entry: BackboneEntry, quick_gelu: bool) -> None:
@@ -163,21 +162,21 @@ def _native_feature_map(tower: nn.Module, images: Tensor, *, norm: bool) -> Tens
     return output["image_intermediates"][-1]
 
 
-def tappable(module: nn.Module) -> Tappable | None:
-    """How the blocks of open_clip's own vision transformer, or of timm's, are tapped; None for any other tower."""
+def transformer_blocks(module: nn.Module) -> TransformerBlocks | None:
+    """The blocks of open_clip's own vision transformer, or of timm's; None for any other tower."""
     if not isinstance(module, VisionTransformer):
-        return timm_models.tappable(module)
-    return Tappable(module.transformer.layers, module.ln_post, True, partial(_tapped, module))
+        return timm_models.transformer_blocks(module)
 
+    def forward(images: Tensor, indices: list[int], norm: bool, cls: bool) -> list[LayerOutput]:
+        output = module.forward_intermediates(
+            images, indices=indices, normalize_intermediates=norm, intermediates_only=True, output_fmt="NCHW",
+            stop_early=True, output_extra_tokens=cls,
+        )  # fmt: skip
+        maps = output["image_intermediates"]
+        tokens = [prefix[:, 0] for prefix in output["image_intermediates_prefix"]] if cls else [None] * len(maps)
+        return list(zip(maps, tokens, strict=True))
 
-def _tapped(tower: Any, images: Tensor, indices: list[int], norm: bool, cls: bool) -> list[Tapped]:
-    output = tower.forward_intermediates(
-        images, indices=indices, normalize_intermediates=norm, intermediates_only=True, output_fmt="NCHW",
-        stop_early=True, output_extra_tokens=cls,
-    )  # fmt: skip
-    maps = output["image_intermediates"]
-    tokens = [prefix[:, 0] for prefix in output["image_intermediates_prefix"]] if cls else [None] * len(maps)
-    return [Tapped(*pair) for pair in zip(maps, tokens, strict=True)]
+    return TransformerBlocks(module.transformer.layers, module.ln_post, True, forward)
 
 
 def _tower_state(tower: nn.Module, state: State) -> State:

@@ -16,7 +16,7 @@ from deapcache.datasets.boxes import BOXES
 from deapcache.datasets.digests import DigestIndex, Progress
 from deapcache.datasets.folders import listing
 from deapcache.errors import DeapcacheError, UnknownNameError, UsageError
-from deapcache.registry import Registry
+from deapcache.plugins import Registry
 
 VOID = 255
 """Value of unlabelled pixels in ``classes`` maps."""
@@ -188,7 +188,6 @@ DATASETS: Registry[DatasetEntry] = Registry(
         "deapcache.datasets.scenes.dataset",
         "deapcache.datasets.voc",
     ),
-    entry_point_group="deapcache.datasets",
 )
 """All datasets by name."""
 

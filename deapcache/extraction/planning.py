@@ -90,8 +90,8 @@ def _wanted(
     for name in backbones:
         entry = describe(name)
         require_one_region(dataset, base_size, settings.fit, name, entry.image_size)
-        layers, norm = layers_of(name, settings.taps)
-        tokens = settings.taps.tokens
+        layers, norm = layers_of(name, settings.selection)
+        tokens = settings.selection.tokens
         arrays = feature_arrays(settings.storage, entry.grid, entry.dim, cls=tokens == CLS)
         own = {**fields, "final_norm": norm, "tokens": tokens}
         wanted += [

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deapcache.machine import seconds_of
 from deapcache.readouts import Readout
-from deapcache.timing import seconds_of
 
 IMAGES = 4
 """Measured on so many images of a batch at most."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from deapcache.plugins import Registry
 from deapcache.probing.options import ProbeOptions
 from deapcache.probing.posed import PosedTask
 from deapcache.probing.sources import Sources, SplitSource
 from deapcache.readouts import READOUTS
 from deapcache.recipe import Protocol
-from deapcache.registry import Registry
 from deapcache.tasks import TASKS
 
 _HOW_TARGETS_ARE_MADE = ("fit", "options")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from deapcache.registry import Registry
+from deapcache.plugins import Registry
 
 SIZES = (8, 16, 32, 64, 128)
 """Values of D that a name may carry, as in ``bicubic:32``: those of the paper's Figure 4."""
@@ -150,5 +150,4 @@ READOUTS: Registry[ReadoutEntry] = Registry(
         "deapcache.readouts.featup",
         "deapcache.readouts.anyup",
     ),
-    entry_point_group="deapcache.readouts",
 )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deapcache.errors import UsageError
-from deapcache.registry import Registry
+from deapcache.plugins import Registry
 
 VOID = 255
 """Value of target pixels that neither loss nor score looks at."""
@@ -161,7 +161,6 @@ TASKS: Registry[Callable[..., Task]] = Registry(
         "deapcache.tasks.named_segmentation",
         "deapcache.tasks.depth",
     ),
-    entry_point_group="deapcache.tasks",
 )
 
 

@@ -12,19 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from deapcache.backbones.flops import alike
+from deapcache.backbones import arithmetic_key
 from deapcache.errors import DeapcacheError
 from deapcache.experiments.planning.rates import ForwardRate, Rates, StepRate
 from deapcache.experiments.planning.work import StepGroup
 from deapcache.extraction import choose_device, untrained_rate
 from deapcache.extraction.circumstances import circumstances
 from deapcache.extraction.settings import default_batch_size
-from deapcache.machine import cpu_count, device_name, now
+from deapcache.machine import cpu_count, device_name, now, seconds_of
 from deapcache.probing import ProbeOptions
 from deapcache.probing.learner import Learner
 from deapcache.probing.posed import PosedTask
 from deapcache.probing.team import Team
-from deapcache.timing import seconds_of
 
 Told = Callable[[str, int, int], None]
 """Called with what is being measured, how many things are done and how many there are."""
@@ -75,7 +74,7 @@ def _forward_jobs(forwards: Sequence[tuple[str, str]], device: torch.device) -> 
     batch_size = default_batch_size(device)
     models: dict[tuple[str, str], list[str]] = {}
     for name, precision in forwards:
-        models.setdefault((alike(name), precision), []).append(name)
+        models.setdefault((arithmetic_key(name), precision), []).append(name)
     for (_, precision), names in models.items():
         yield f"forward {names[0]}", partial(_forwards, names, precision, batch_size, device)
 

@@ -13,8 +13,8 @@ import torch
 from deapcache.allocator import freed_memory_kept
 from deapcache.backbones import build, describe, weights_status
 from deapcache.extraction import choose_device
+from deapcache.machine import seconds_of
 from deapcache.readouts import blank_readout
-from deapcache.timing import seconds_of
 
 TRAINED, UNTRAINED, COPY = "trained", "untrained", "untrained copy"
 

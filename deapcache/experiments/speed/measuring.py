@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from deapcache.backbones import describe
-from deapcache.backbones.flops import alike
-from deapcache.backbones.numerics import check_precision
+from deapcache.backbones import arithmetic_key, check_precision, describe
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.experiments.speed.child import Measured, Subject, measure
 from deapcache.extraction import choose_device
@@ -97,8 +95,8 @@ def _subjects(
 
 def _reference(wanted: Sequence[Subject], device: str, precision: str, batch: int, batches: int) -> Subject:
     """The first backbone asked for that is a ViT-B/16 at 224, else one that is measured for this alone."""
-    same = alike(REFERENCE)
-    fitting = [one for one in wanted if one.kind == "backbone" and alike(one.name) == same]
+    same = arithmetic_key(REFERENCE)
+    fitting = [one for one in wanted if one.kind == "backbone" and arithmetic_key(one.name) == same]
     return fitting[0] if fitting else _subjects([REFERENCE], [], device, precision, batch, batches)[0]
 
 
