@@ -27,7 +27,7 @@ _USUAL = {_MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
 
 
 @contextmanager
-def freed_memory_kept() -> Iterator[bool]:
+def keep_freed_memory() -> Iterator[bool]:
     """Within it, this process uses freed memory again; after it, memory is given back. Whether it could be arranged.
 
     For all threads of the process, and not elsewhere than with glibc. It is for work that makes the same arrays over

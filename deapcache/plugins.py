@@ -84,8 +84,9 @@ class Registry(Generic[Entry]):
         except KeyError:
             near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self._entries)}"
+            plural = f"{self.kind}s"
             raise UnknownNameError(
-                f"unknown {self.kind} {name!r}: {hint} (`deapcache list {self.kind}s` shows all)"
+                f"unknown {self.kind} {name!r}: {hint} (`deapcache list {plural}` shows all)"
             ) from None
 
     def names(self) -> list[str]:

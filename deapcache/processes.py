@@ -1,4 +1,4 @@
-"""Processes that deapcache starts: they end with the one that started them, and leave signals of a terminal to it.
+"""Starting processes that end with the one that started them, and that leave signals of a terminal to it.
 
 Children are spawned: a forked child of a process that runs torch's threads may hang. Spawning runs the main script
 again in each child, so a script must do its work under ``if __name__ == "__main__":``.
@@ -23,6 +23,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import deapcache.plugins  # noqa: F401 - so that a child, when it unpickles, finds the classes of plugins
 from deapcache.errors import DeapcacheError, UsageError
 
 GUARD = 'put what the script does under `if __name__ == "__main__":`'
