@@ -23,7 +23,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import deapcache.plugins  # noqa: F401 - so that a child, when it unpickles, finds the classes of plugins
+from deapcache import plugins  # noqa: F401 - so that a child, when it unpickles, finds the classes of plugins
 from deapcache.errors import DeapcacheError, UsageError
 
 GUARD = 'put what the script does under `if __name__ == "__main__":`'

@@ -16,10 +16,10 @@ from deapcache.recipe import (
     Protocol,
     Recipe,
     TargetRecipe,
-    omit_if_default,
     canonical_json,
     differences,
     image_set_digest,
+    omit_if_default,
 )
 
 IMAGES = ImageRecipe(

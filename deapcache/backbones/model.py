@@ -172,8 +172,7 @@ def build(
 
     ``weights`` (safetensors, or a torch checkpoint) replaces the download; ``image_size`` (height, width) the native
     size; ``seed`` initialises untrained ones, and the global random state stays as it is. ``precision`` is ``fp32``
-    (TF32 off), ``bf16`` or ``fp16`` (autocast). ``selection`` says which layers, and
-    whether the class token, are kept.
+    (TF32 off), ``bf16`` or ``fp16`` (autocast). ``selection`` says which layers, and whether the class token, are kept.
 
     Raises :class:`UnknownNameError`, :class:`UsageError` (precision, image size),
     :class:`MissingWeightsError`, and :class:`WeightsError` for a checkpoint that does not fit.
@@ -190,9 +189,8 @@ def build(
         entry = _resized(entry, loaded, size)
     digest = f"sha256:{state_digest(loaded.module)}"
     count_build()
-    return Backbone(
-        entry, loaded, f"untrained:seed={seed}:{digest}" if entry.untrained else digest, precision, selection
-    )
+    weights_digest = f"untrained:seed={seed}:{digest}" if entry.untrained else digest
+    return Backbone(entry, loaded, weights_digest, precision, selection)
 
 
 def _read_weights(entry: BackboneEntry, given: Path | None) -> State | None:
@@ -359,9 +357,9 @@ def recalibrate(module: nn.Module, forward: Callable[[Tensor], object], batches:
         raise UsageError("BatchNorm statistics cannot be estimated from no images: give at least one batch")
 
 
-def _buffer(found: Tensor | None) -> Tensor:
-    assert found is not None  # of a layer that tracks running statistics
-    return found
+def _buffer(statistic: Tensor | None) -> Tensor:
+    assert statistic is not None  # of a layer that tracks running statistics
+    return statistic
 
 
 _SKIPPED = {Tensor.erfinv_, init.normal_, init.uniform_, init.kaiming_uniform_}

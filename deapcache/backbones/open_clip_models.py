@@ -40,8 +40,8 @@ def describe(name: str) -> BackboneEntry:
     # An openai tag on a plain name means QuickGELU weights in a GELU model; the weights decide.
     quick_gelu = bool(open_clip.get_model_config(model).get("quick_gelu") or config.get("quick_gelu"))
     with torch.device("meta"):
-        tower = _build_tower(model, quick_gelu)
-        size = _image_size(tower)
+        tower: Any = _build_tower(model, quick_gelu)
+        size: Size = (tower.image_size,) * 2 if isinstance(tower.image_size, int) else tuple(tower.image_size)
         module = _without_head(tower)
         norm = _has_final_norm(module, size, name)
         shape = _feature_map(module, norm)(torch.zeros(1, 3, *size)).shape
@@ -71,7 +71,7 @@ def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None
         native = arguments["image_size"] = list(image_size)
     model = entry.architecture.removeprefix("open_clip:")
     tower = _build_tower(model, arguments["quick_gelu"], native)
-    keys = _tower_keys(tower)
+    keys = set((tower.trunk if isinstance(tower, TimmModel) else tower).state_dict())
     module = _without_head(tower)
     if checkpoint is not None:
         convert = partial(_tower_state, tower)
@@ -115,15 +115,6 @@ def _build_tower(model: str, quick_gelu: bool, image_size: list[int] | None = No
     return _build_vision_tower(config["embed_dim"], CLIPVisionCfg(**vision), quick_gelu).eval()
 
 
-def _image_size(tower: nn.Module) -> Size:
-    size: Any = tower.image_size
-    return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def _tower_keys(tower: nn.Module) -> set[str]:
-    return set((tower.trunk if isinstance(tower, TimmModel) else tower).state_dict())
-
-
 def _without_head(tower: Any) -> nn.Module:
     """The part of the tower that makes the map."""
     if isinstance(tower, TimmModel):
@@ -132,14 +123,10 @@ def _without_head(tower: Any) -> nn.Module:
     if isinstance(tower, ModifiedResNet):
         tower.attnpool = None
         return tower
-    if _norm_follows_pooling(tower):
+    if tower.attn_pool is not None or tower.final_ln_after_pool:  # the norm follows pooling
         tower.ln_post = nn.Identity()
     tower.proj, tower.attn_pool, tower.attn_pool_contrastive = None, None, None
     return tower
-
-
-def _norm_follows_pooling(tower: Any) -> bool:
-    return tower.attn_pool is not None or tower.final_ln_after_pool
 
 
 def _has_final_norm(module: nn.Module, size: Size, name: str) -> bool:

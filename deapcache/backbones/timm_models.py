@@ -86,19 +86,27 @@ def _pass_on_notes(entry: BackboneEntry) -> None:
         return
     notes = _pretrained_config(f"{name}.{entry.pretrained_tag}").notes or ()
     variants = [model for model in timm.list_models("*quickgelu*") if model.replace("_quickgelu", "") == name]
-    told = f"; timm:{variants[0]}.{entry.pretrained_tag} is that variant" if variants else ""
+    variant = f"; timm:{variants[0]}.{entry.pretrained_tag} is that variant" if variants else ""
     for note in (notes,) if isinstance(notes, str) else notes:
         if "quickgelu" in note.lower():
-            warnings.warn(f"backbone {entry.name!r}: timm notes on its weights: {note}{told}", stacklevel=2)
+            warnings.warn(f"backbone {entry.name!r}: timm notes on its weights: {note}{variant}", stacklevel=2)
 
 
 def create(name: str, arguments: Mapping[str, Any]) -> Created:
     """The model without classifier and pooling, randomly initialised."""
+    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
     with _loading_captured() as captured:
-        model: Any = timm.create_model(name, pretrained=True, num_classes=0, **_as_tuples(arguments))
+        model: Any = timm.create_model(name, pretrained=True, num_classes=0, **options)
     before = set(model.state_dict())
     _drop_head(model)
-    return Created(model, _converter(model, captured), _heads(model, before))
+    convert = captured.get("filter_fn")
+    classifier = model.pretrained_cfg.get("classifier") or ()
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    return Created(
+        model,
+        (lambda state: dict(convert(dict(state), model))) if convert else dict,
+        tuple(f"{name}." for name in names) + tuple(sorted(before - set(model.state_dict()))),
+    )
 
 
 def _drop_head(model: Any) -> None:
@@ -210,17 +218,6 @@ def _loading_captured() -> Iterator[dict[str, Any]]:
         _builder.load_pretrained = original
 
 
-def _converter(model: nn.Module, captured: Mapping[str, Any]) -> Callable[[State], State]:
-    convert = captured.get("filter_fn")
-    return (lambda state: dict(convert(dict(state), model))) if convert else dict
-
-
-def _heads(model: Any, before: set[str]) -> tuple[str, ...]:
-    classifier = model.pretrained_cfg.get("classifier") or ()
-    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    return tuple(f"{name}." for name in names) + tuple(sorted(before - set(model.state_dict())))
-
-
 def _refuse_other_patch_size(model: nn.Module, checkpoint: State, entry: BackboneEntry) -> None:
     # timm would resample the patch embedding of another architecture, and load it without a word.
     key = "patch_embed.proj.weight"
@@ -256,7 +253,3 @@ def _source(config: Any) -> WeightsSource:
         files = (config.hf_hub_filename,) if config.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
         return WeightsSource(repo=config.hf_hub_id, files=files)
     return WeightsSource(url=config.url if isinstance(config.url, str) else "")
-
-
-def _as_tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
