@@ -23,8 +23,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from deapcache import plugins  # noqa: F401 - so that a child, when it unpickles, finds the classes of plugins
 from deapcache.errors import DeapcacheError, UsageError
+from deapcache.plugins import load  # noqa: F401 - with it a child finds the classes of plugins when it unpickles
 
 GUARD = 'put what the script does under `if __name__ == "__main__":`'
 UNGUARDED = f"this script starts processes, and each of them runs the script again from its top: {GUARD}"
