@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.errors import DataError, UnknownNameError
+from deapcache.plugins import Registry
 from deapcache.regions import SQUASH, Region, seen_region
-from deapcache.registry import Registry
 
 IMAGES = "images"
 """Name of base images where they are handled as labels are: (n, h, w, 3) uint8."""

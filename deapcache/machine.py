@@ -1,10 +1,11 @@
-"""What is noted beside a result: the name of the device, the versions of what ran, and the time."""
+"""The machine that a program runs on: its devices and cores, versions of packages, and how long work takes."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -90,3 +91,20 @@ def versions(*packages: str) -> dict[str, str]:
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def seconds_of(run: Callable[[], object], device: torch.device) -> float:
+    """How long ``run`` takes, until the device has done it; what the device had to do before is not counted."""
+    wait_for(device)
+    start = time.perf_counter()
+    run()
+    wait_for(device)
+    return time.perf_counter() - start
+
+
+def wait_for(device: torch.device) -> None:
+    """Return once a GPU has done all that it was given; a CPU has."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)

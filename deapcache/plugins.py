@@ -1,4 +1,4 @@
-"""Plugins: Python outside the package that registers backbones, datasets, tasks and readouts.
+"""The registries of backbones, datasets, tasks and readouts, and the plugins that add to them.
 
 A plugin is a file, named by the environment variable ``DEAPCACHE_PLUGINS`` (several: separated as in ``PATH``) or with
 ``--plugin``, which adds to that variable, so that processes started from here load the same files; or a module that an
@@ -8,6 +8,7 @@ anything. Running one is running its code; nothing else in deapcache runs code t
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib
 import importlib.abc
@@ -18,6 +19,7 @@ import re
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,16 +27,98 @@ from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import Generic, TypeVar
 
-from deapcache.errors import DeapcacheError, PluginError, UsageError
+from deapcache.errors import DeapcacheError, PluginError, UnknownNameError, UsageError
 from deapcache.locations.paths import expanded
 
 VARIABLE = "DEAPCACHE_PLUGINS"
 ENTRY_POINT_GROUP = "deapcache.plugins"
+_FORMER_GROUPS = ("deapcache.backbones", "deapcache.datasets", "deapcache.tasks", "deapcache.readouts")
+"""Entry-point groups that earlier versions read."""
+
+Entry = TypeVar("Entry")
 
 _PREFIX = "deapcache_plugin_"
 _SOURCE = "__deapcache_source__"
 """Attribute of a plugin's module: sha256 of the bytes that were run."""
+
+
+class Registry(Generic[Entry]):
+    """Names and their entries, filled when first asked.
+
+    Parameters
+    ----------
+    kind
+        What is registered, in the singular, for error messages: ``"backbone"``.
+    modules
+        Modules that call :meth:`add` when imported; they are imported on first use only.
+
+    Plugins are run on first use as well, and may add to any registry.
+    """
+
+    def __init__(self, kind: str, *, modules: Sequence[str] = ()) -> None:
+        self.kind = kind
+        self._modules = tuple(modules)
+        self._entries: dict[str, Entry] = {}
+        self._sources: dict[str, str] = {}
+        self._filled = False
+
+    def add(self, name: str, entry: Entry) -> Entry:
+        """Register ``entry`` as ``name``; raises :class:`UsageError` where the name is taken."""
+        if running():
+            self._fill_own()  # its own names come first: where a plugin takes one, the plugin is at fault
+        if name in self._entries:
+            raise UsageError(f"{self.kind} {name!r} is registered twice; choose another name")
+        self._entries[name] = entry
+        # a plugin may be the first to import deapcache's own modules, which are no part of it
+        if running() and sys._getframe(1).f_globals["__name__"] not in self._modules:
+            self._sources[name] = source_of_caller().digest
+        return entry
+
+    __setitem__ = add
+
+    def get(self, name: str) -> Entry:
+        """The entry of that name; raises :class:`UnknownNameError` that offers the nearest names."""
+        self._fill()
+        try:
+            return self._entries[name]
+        except KeyError:
+            near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self._entries)}"
+            plural = f"{self.kind}s"
+            raise UnknownNameError(
+                f"unknown {self.kind} {name!r}: {hint} (`deapcache list {plural}` shows all)"
+            ) from None
+
+    def names(self) -> list[str]:
+        """All names, in the order of registration."""
+        self._fill()
+        return list(self._entries)
+
+    def source(self, name: str) -> str:
+        """``sha256:…`` of the plugin's file that registered ``name``; empty for one of deapcache's own."""
+        self._fill()
+        return self._sources.get(name, "")
+
+    def __iter__(self) -> Iterator[tuple[str, Entry]]:
+        self._fill()
+        return iter(list(self._entries.items()))
+
+    def __contains__(self, name: object) -> bool:
+        self._fill()
+        return name in self._entries
+
+    def _fill(self) -> None:
+        self._fill_own()
+        load()
+
+    def _fill_own(self) -> None:
+        if not self._filled:
+            self._filled = True
+            for module in self._modules:
+                importlib.import_module(module)
+
 
 _lock = threading.RLock()
 _running: list[str] = []
@@ -61,7 +145,7 @@ def use(files: Sequence[str | Path]) -> None:
     Raises :class:`UsageError` for a file that is not there and :class:`PluginError` for one that fails.
     """
     before, known = os.environ.get(VARIABLE), plugin_files()
-    wanted = dict.fromkeys(_checked(Path(file)) for file in files)
+    wanted = dict.fromkeys(_checked_file(Path(file)) for file in files)
     if added := [file for file in wanted if file not in known]:
         os.environ[VARIABLE] = os.pathsep.join(map(str, (*known, *added)))
     try:
@@ -85,11 +169,23 @@ def load() -> None:
         variable = os.environ.get(VARIABLE, "")
         if _running or _state.variable == variable:  # running: a plugin that looks something up
             return
+        _warn_of_former_groups()
         for entry_point in entry_points(group=ENTRY_POINT_GROUP):
             _run_once(f"entry point {entry_point.value}", partial(_load_entry_point, entry_point))
         for file in plugin_files():
-            _run_once(_module_name(file), partial(_load_file, file))
+            _run_once(_module_name(file), partial(_import_file, file))
         _state.variable = variable
+
+
+def _warn_of_former_groups() -> None:
+    for group in _FORMER_GROUPS:
+        for entry_point in entry_points(group=group):
+            package = f"the installed package {entry_point.dist.name}" if entry_point.dist else "an installed package"
+            warnings.warn(
+                f"not loaded: {package} names {entry_point.value} in the entry-point group {group}, which earlier "
+                f"versions read: it must name it in the group {ENTRY_POINT_GROUP}",
+                stacklevel=3,
+            )
 
 
 def running() -> str:
@@ -106,12 +202,12 @@ class Source:
     """``sha256:…`` of its bytes."""
 
 
-def source_of_caller(*, above: int = 1) -> Source:
-    """The source file of whoever called the caller of this function; ``above``: so many callers further up.
+def source_of_caller() -> Source:
+    """The source file of whoever called the caller of this function.
 
     Raises :class:`UsageError` where it is no file, as in an interactive session.
     """
-    module = sys._getframe(above + 1).f_globals
+    module = sys._getframe(2).f_globals
     file = module.get("__file__")
     if not file:
         raise UsageError("this can be called from a file alone, not from a notebook or prompt: its source is recorded")
@@ -147,8 +243,8 @@ def _run_once(name: str, run: Callable[[], None]) -> None:
     _state.done.add(name)
 
 
-def _load_file(file: Path) -> None:
-    importlib.import_module(_module_name(_checked(file)))
+def _import_file(file: Path) -> None:
+    importlib.import_module(_module_name(_checked_file(file)))
 
 
 def _load_entry_point(entry_point: EntryPoint) -> None:
@@ -159,7 +255,7 @@ def _load_entry_point(entry_point: EntryPoint) -> None:
             raise PluginError(f"plugin {entry_point.name} ({entry_point.value}): {explain(error)}") from error
 
 
-def _checked(file: Path) -> Path:
+def _checked_file(file: Path) -> Path:
     path = _absolute(file)
     if not path.is_file() or path.suffix != ".py":
         raise UsageError(f"plugin {file}: {'not a .py file' if path.is_file() else 'no such file'}; give a Python file")

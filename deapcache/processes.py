@@ -1,4 +1,4 @@
-"""Processes that deapcache starts: they end with the one that started them, and leave signals of a terminal to it.
+"""Starting processes that end with the one that started them, and that leave signals of a terminal to it.
 
 Children are spawned: a forked child of a process that runs torch's threads may hang. Spawning runs the main script
 again in each child, so a script must do its work under ``if __name__ == "__main__":``.
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from deapcache.errors import DeapcacheError, UsageError
+from deapcache.plugins import load  # noqa: F401 - with it a child finds the classes of plugins when it unpickles
 
 GUARD = 'put what the script does under `if __name__ == "__main__":`'
 UNGUARDED = f"this script starts processes, and each of them runs the script again from its top: {GUARD}"

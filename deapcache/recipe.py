@@ -37,16 +37,16 @@ def image_set_digest(images: Iterable[tuple[str, str]]) -> str:
     return digest_of([list(pair) for pair in images])
 
 
-def added_later(default: Value) -> Value:
-    """A field that earlier versions lacked: left out of the digest while it has this default."""
-    return field(default=default, metadata={"added_later": True})
+def omit_if_default(default: Value) -> Value:
+    """A field that earlier versions lacked: part of JSON and digest only where it has another value than this."""
+    return field(default=default, metadata={"omit_if_default": True})
 
 
-def remark(default: Value) -> Value:
-    """A field that tells how something came about and changes no number: part of the JSON, unless it has this default,
-    and never of the digest.
+def not_in_digest(default: Value) -> Value:
+    """A field that records how something came about and changes no number: part of the JSON, unless it has this
+    default, and never of the digest.
     """
-    return field(default=default, metadata={"added_later": True, "remark": True})
+    return field(default=default, metadata={"omit_if_default": True, "not_in_digest": True})
 
 
 class Difference(NamedTuple):
@@ -73,27 +73,25 @@ class Recipe:
     kind: ClassVar[str]
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object with every field but those added later that still have their default."""
-        named = {f.name: (f, getattr(self, f.name)) for f in dataclasses.fields(self)}
-        kept = {
-            name: value
-            for name, (f, value) in named.items()
-            if not (f.metadata.get("added_later") and value == f.default)
+        """A JSON object with every field but those of :func:`omit_if_default` that have their default."""
+        values = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if not f.metadata.get("omit_if_default") or getattr(self, f.name) != f.default
         }
-        return dict(json.loads(canonical_json(kept)))
+        return dict(json.loads(canonical_json(values)))
 
     @property
     def digest(self) -> str:
-        """sha256 of kind and fields, but for remarks; 64 hexadecimal characters."""
-        remarks = {f.name for f in dataclasses.fields(self) if f.metadata.get("remark")}
-        told = {name: value for name, value in self.to_json().items() if name not in remarks}
-        return digest_of({"kind": self.kind, **told})
+        """sha256 of kind and fields, but for those of :func:`not_in_digest`; 64 hexadecimal characters."""
+        left_out = {f.name for f in dataclasses.fields(self) if f.metadata.get("not_in_digest")}
+        return digest_of({"kind": self.kind, **{k: v for k, v in self.to_json().items() if k not in left_out}})
 
     @classmethod
-    def added_fields(cls) -> dict[str, Any]:
+    def omitted_defaults(cls) -> dict[str, Any]:
         """The fields that earlier versions lacked, with what a recipe without them stands for; a JSON object."""
-        added = {f.name: f.default for f in dataclasses.fields(cls) if f.metadata.get("added_later")}
-        return dict(json.loads(canonical_json(added)))
+        defaults = {f.name: f.default for f in dataclasses.fields(cls) if f.metadata.get("omit_if_default")}
+        return dict(json.loads(canonical_json(defaults)))
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
@@ -151,10 +149,10 @@ class ImageRecipe(Recipe):
     """How files become RGB: see ``deapcache.datasets.io``."""
     images: str
     """Image-set digest."""
-    omitted: Mapping[str, Any] | None = remark(None)
+    omitted: Mapping[str, Any] | None = not_in_digest(None)
     """What was left out of the split since it could not be read: ``images``, how many, and ``ids``, the first hundred.
 
-    A remark: ``images`` says which images are in.
+    Not in the digest: ``images`` says which images are in.
     """
 
 
@@ -176,7 +174,7 @@ class TargetRecipe(Recipe):
     """Image-set digest."""
     annotations: str
     """Digest of the annotation content."""
-    omitted: Mapping[str, Any] | None = remark(None)
+    omitted: Mapping[str, Any] | None = not_in_digest(None)
     """As of :class:`ImageRecipe`."""
 
 
@@ -218,11 +216,11 @@ class FeatureRecipe(Recipe):
     """``float16``, ``bfloat16`` (rounded to 7 mantissa bits in a float16 container), ``float32`` or ``int8``."""
     images: str
     """Image-set digest."""
-    view: str = added_later("original")
+    view: str = omit_if_default("original")
     """``original``, or ``hflip``: base images mirrored left to right before the backbone sees them."""
-    tokens: str = added_later("none")
+    tokens: str = omit_if_default("none")
     """What is kept beside the feature map: ``none``, or ``cls``, the class token."""
-    omitted: Mapping[str, Any] | None = remark(None)
+    omitted: Mapping[str, Any] | None = not_in_digest(None)
     """As of :class:`ImageRecipe`."""
 
 
@@ -246,5 +244,5 @@ class Protocol(Recipe):
     train_limit: int | None
     """Number of training images (the first ones), ``None`` for all."""
     val_limit: int | None
-    views: tuple[str, ...] = added_later(("original",))
+    views: tuple[str, ...] = omit_if_default(("original",))
     """Views of the training images that are drawn from; scores are always of original images."""

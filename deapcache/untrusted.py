@@ -25,7 +25,7 @@ _IN_JSON = re.compile(f"[{_OTHERS}]")
 
 
 def is_hidden(key: str) -> bool:
-    """Whether a part of the key begins with a dot: no name that deapcache gives does."""
+    """Whether a part of the key begins with a dot, which no file of deapcache's does."""
     return any(part.startswith(".") and part not in (".", "..") for part in key.split("/"))
 
 

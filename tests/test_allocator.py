@@ -10,7 +10,7 @@ import pytest
 
 COUNT = """
 import resource, numpy
-from deapcache.allocator import freed_memory_kept
+from deapcache.allocator import keep_freed_memory
 
 def work():
     arrays = [numpy.ones(5_000_000) for _ in range(4)]
@@ -28,7 +28,7 @@ def resident():
 
 usual = faults()
 start = resident()
-with freed_memory_kept() as kept:
+with keep_freed_memory() as kept:
     print(kept, faults() / usual, resident() - start)
 print(resident() - start, faults() / usual)
 """

@@ -27,8 +27,6 @@ LEVELS = (
         "processes",
         "recipe",
         "regions",
-        "registry",
-        "timing",
         "untrusted",
     },
 )

@@ -31,6 +31,7 @@ from torch import nn
 taken = BACKBONES.names()  # a plugin may look things up
 
 class Squares:
+    name = "squares"
     computes_images = True
 
     def __init__(self, root):
@@ -153,17 +154,33 @@ def test_another_kind_of_file_is_not_run(tmp_path: Path) -> None:
         plugins.use([write_plugin(tmp_path, CONVOLUTION, "plugin.txt")])
 
 
+def install(folder: Path, name: str, source: str, group: str) -> None:
+    """Put a package with one module into ``folder``, which names that module in an entry-point group."""
+    write_plugin(folder, source, f"{name}.py")
+    about = folder / f"{name}-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[{group}]\nmine = {name}\n")
+
+
 @pytest.mark.parametrize("source", [CONVOLUTION, "1 / 0\n"])
 def test_an_installed_package_names_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     name = f"package_with_plugin_{len(source)}"
-    write_plugin(tmp_path, source, f"{name}.py")
-    about = tmp_path / f"{name}-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(f"[deapcache.plugins]\nmine = {name}\n")
+    install(tmp_path, name, source, "deapcache.plugins")
     monkeypatch.syspath_prepend(tmp_path)
     if source is CONVOLUTION:
         assert "one-convolution" in BACKBONES
     else:
         with pytest.raises(PluginError, match=rf"plugin mine \({name}\): .*{name}.py, line 1: ZeroDivisionError"):
             BACKBONES.names()
+
+
+@pytest.mark.parametrize("room", ["backbones", "datasets", "tasks", "readouts"])
+def test_a_package_of_a_former_group_is_named_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: str
+) -> None:
+    install(tmp_path, f"former_{room}", "1 / 0\n", f"deapcache.{room}")
+    monkeypatch.syspath_prepend(tmp_path)
+    expected = rf"package former_{room} names former_{room} in .* deapcache.{room}, .* in the group deapcache.plugins"
+    with pytest.warns(UserWarning, match=expected):
+        assert f"former_{room}" not in TASKS.names()

@@ -16,10 +16,10 @@ from deapcache.recipe import (
     Protocol,
     Recipe,
     TargetRecipe,
-    added_later,
     canonical_json,
     differences,
     image_set_digest,
+    omit_if_default,
 )
 
 IMAGES = ImageRecipe(
@@ -49,7 +49,7 @@ PROTOCOL = Protocol(
     val_limit=100,
 )
 
-# Caches that exist are found by these. A change here loses every cache of every user: add a field with added_later.
+# Caches that exist are found by these. A change here loses every cache of every user: add a field with omit_if_default.
 GOLDEN = {
     "features": (feature_recipe(), "45d878be3a9ac44491a3bbab6d26f4dec3fe4c290cdeb43f8b08adbea21c32a7"),
     "images": (IMAGES, "4ee3d0781afab1360b5cc868d97e09942efa65b142186de324e477600ab86102"),
@@ -90,7 +90,7 @@ def test_golden_digests(kind: str) -> None:
     assert recipe.digest == digest
 
 
-IDENTITY = [f.name for f in dataclasses.fields(FeatureRecipe) if not f.metadata.get("remark")]
+IDENTITY = [f.name for f in dataclasses.fields(FeatureRecipe) if not f.metadata.get("not_in_digest")]
 
 
 @pytest.mark.parametrize("field", IDENTITY)
@@ -117,10 +117,10 @@ class _Old(Recipe):
 class _New(Recipe):
     kind: ClassVar[str] = "test"
     size: int
-    registers: int = added_later(0)
+    registers: int = omit_if_default(0)
 
 
-def test_a_field_added_later_keeps_old_caches_findable() -> None:
+def test_a_field_omit_if_default_keeps_old_caches_findable() -> None:
     assert _New(size=1).digest == _Old(size=1).digest
     assert _New(size=1, registers=4).digest != _Old(size=1).digest
     assert _New.from_json(_Old(size=1).to_json()) == _New(size=1)
@@ -131,14 +131,14 @@ def test_original_images_go_without_saying() -> None:
     assert "view" not in feature_recipe(view="original").to_json()
     assert feature_recipe(view="original").digest == GOLDEN["features"][1]
     assert feature_recipe(tokens="none").digest == GOLDEN["features"][1]
-    assert FeatureRecipe.added_fields() == {"view": "original", "tokens": "none", "omitted": None}
+    assert FeatureRecipe.omitted_defaults() == {"view": "original", "tokens": "none", "omitted": None}
     with_views = dataclasses.replace(PROTOCOL, views=("original",))
     assert "views" not in with_views.to_json()
     assert with_views.digest == GOLDEN["protocol"][1]
     mirrored = dataclasses.replace(PROTOCOL, views=("original", "hflip"))
     assert mirrored.digest != PROTOCOL.digest
     assert Protocol.from_json(mirrored.to_json()) == mirrored
-    assert Protocol.added_fields() == {"views": ["original"]}
+    assert Protocol.omitted_defaults() == {"views": ["original"]}
 
 
 @pytest.mark.parametrize("name", ["features", "images", "targets"])

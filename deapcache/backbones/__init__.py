@@ -8,31 +8,53 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from deapcache.backbones.counting import build_count, forward_count
-from deapcache.backbones.entries import BACKBONES, CLS, LAST, NO_TOKENS, BackboneEntry, BackboneIdentity, WeightsSource
-from deapcache.backbones.names import describe
-from deapcache.backbones.registering import register_backbone
+from deapcache.backbones.registry import (
+    BACKBONES,
+    CLS,
+    LAST,
+    NO_TOKENS,
+    BackboneEntry,
+    BackboneIdentity,
+    WeightsSource,
+    build_count,
+    describe,
+    forward_count,
+    register_backbone,
+)
 from deapcache.backbones.weights import weights_status
 
 if TYPE_CHECKING:
-    from deapcache.backbones.building import Backbone, Output, build
-    from deapcache.backbones.layers import layers_of
-    from deapcache.backbones.taps import REGISTERED, Taps
+    from deapcache.backbones.flops import arithmetic_key, count_flops
+    from deapcache.backbones.layers import DEFAULT_LAYERS, LayerSelection
+    from deapcache.backbones.model import (
+        AUTOCAST,
+        Backbone,
+        BatchNormStatistics,
+        Output,
+        build,
+        check_precision,
+        layers_of,
+    )
 
 __all__ = [
+    "AUTOCAST",
     "BACKBONES",
     "CLS",
+    "DEFAULT_LAYERS",
     "LAST",
     "NO_TOKENS",
-    "REGISTERED",
     "Backbone",
     "BackboneEntry",
     "BackboneIdentity",
+    "BatchNormStatistics",
+    "LayerSelection",
     "Output",
-    "Taps",
     "WeightsSource",
+    "arithmetic_key",
     "build",
     "build_count",
+    "check_precision",
+    "count_flops",
     "describe",
     "forward_count",
     "layers_of",
@@ -40,19 +62,16 @@ __all__ = [
     "weights_status",
 ]
 
-
 _WITH_TORCH = {
-    "Backbone": "building",
-    "Output": "building",
-    "REGISTERED": "taps",
-    "Taps": "taps",
-    "build": "building",
-    "layers_of": "layers",
+    "flops": ("arithmetic_key", "count_flops"),
+    "layers": ("DEFAULT_LAYERS", "LayerSelection"),
+    "model": ("AUTOCAST", "Backbone", "BatchNormStatistics", "Output", "build", "check_precision", "layers_of"),
 }
+"""Module → the names in it that need torch, which takes seconds to import."""
 
 
 def __getattr__(name: str) -> Any:
-    # These need torch, which takes seconds to import.
-    if name in _WITH_TORCH:
-        return getattr(importlib.import_module(f"deapcache.backbones.{_WITH_TORCH[name]}"), name)
+    for module, names in _WITH_TORCH.items():
+        if name in names:
+            return getattr(importlib.import_module(f"deapcache.backbones.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from deapcache.backbones.entries import BackboneEntry
-from deapcache.backbones.weight_format import find_damage, is_safetensors
+from deapcache.backbones.registry import BackboneEntry
+from deapcache.backbones.weights import find_damage, is_safetensors
 from deapcache.errors import WeightsError
 from deapcache.locations import require_reached
 
@@ -34,7 +34,7 @@ ENCODERS = ("base_encoder.", "backbone.")
 PRETRAINING_PARTS = ("head.", "fc.", "classifier.", "projector.", "predictor.", "decoder_", "mask_token")
 """First parts of keys that serve the pretraining task only."""
 
-SHOWN = 4
+MAX_LISTED_KEYS = 4
 
 
 def read_checkpoint(path: Path, *, remedy: str = "give a whole file") -> State:
@@ -107,7 +107,7 @@ def _only_encoder(state: State) -> State:
     return state
 
 
-def adapted(convert: Callable[[State], State], state: State, entry: BackboneEntry) -> State:
+def convert_keys(convert: Callable[[State], State], state: State, entry: BackboneEntry) -> State:
     """``convert(state)``; raises :class:`WeightsError` where it cannot make sense of the checkpoint."""
     try:
         return convert(state)
@@ -130,16 +130,16 @@ def load_strictly(module: nn.Module, state: State, entry: BackboneEntry, *, head
     for key in expected.keys() - state.keys():
         if key.endswith("num_batches_tracked"):  # old checkpoints lack it, and inference does not use it
             state[key] = expected[key]
-    complaints = _complaints(expected, state)
-    if complaints:
+    mismatches = _mismatches(expected, state)
+    if mismatches:
         raise WeightsError(
-            f"the checkpoint does not fit backbone {entry.name!r} ({entry.architecture}): {'; '.join(complaints)}. "
+            f"the checkpoint does not fit backbone {entry.name!r} ({entry.architecture}): {'; '.join(mismatches)}. "
             f"Give a checkpoint of {entry.architecture} with --weights FILE"
         )
     module.load_state_dict(state)
 
 
-def _complaints(expected: State, found: State) -> list[str]:
+def _mismatches(expected: State, found: State) -> list[str]:
     shared = [key for key in expected if key in found]
     wrong = [
         f"{key}: {tuple(found[key].shape)} found, {tuple(expected[key].shape)} expected"
@@ -156,7 +156,7 @@ def _complaints(expected: State, found: State) -> list[str]:
 
 def _some(keys: Iterable[str]) -> str:
     listed = list(keys)
-    return ", ".join(listed[:SHOWN]) + (", …" if len(listed) > SHOWN else "")
+    return ", ".join(listed[:MAX_LISTED_KEYS]) + (", …" if len(listed) > MAX_LISTED_KEYS else "")
 
 
 def state_digest(module: nn.Module) -> str:

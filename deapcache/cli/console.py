@@ -40,7 +40,7 @@ err = _console(stderr=True)
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout; where its encoding is not one of Unicode's, other characters are escaped."""
-    unicode = sys.stdout.encoding.lower().startswith("utf")
+    unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
     sys.stdout.write(printable_json(json.dumps(value, indent=2, ensure_ascii=not unicode)) + "\n")
 
 

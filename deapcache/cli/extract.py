@@ -117,7 +117,7 @@ def extract_command(
     What is there already is not made again: after an interruption the same command does the rest. Started on several
     hosts at once, the same command shares the work.
     """
-    from deapcache.backbones import Taps
+    from deapcache.backbones import LayerSelection
     from deapcache.datasets import open_dataset
     from deapcache.extraction import (
         ExtractionSettings,
@@ -139,7 +139,7 @@ def extract_command(
         precision=precision,
         weights=weights,
         views=tuple(options.names(views)),
-        taps=Taps(layers=tuple(options.names(layers)), final_norm=final_norm, tokens=tokens),
+        selection=LayerSelection(layers=tuple(options.names(layers)), final_norm=final_norm, tokens=tokens),
         batch_size=batch_size,
         device=device,
         limit=limit,

@@ -8,6 +8,7 @@ import typer
 
 from deapcache.cli import options
 from deapcache.cli.console import bars, err, note, out, print_json, size, table
+from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
     from deapcache.experiments.speed import Speed
@@ -19,7 +20,7 @@ def speed_command(
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="Backbones: a,b (deapcache list backbones).")
     ] = None,
-    readout: Annotated[str | None, typer.Option("--readout", help="Readouts: a,b (deapcache list readouts).")] = None,
+    readout: Annotated[str | None, typer.Option("--readout", hidden=True)] = None,
     precision: Annotated[str, typer.Option("--precision", help="Of backbones: fp32, bf16 or fp16 autocast.")] = "fp32",
     device: options.Device = "auto",
     home: options.Home = None,
@@ -33,6 +34,11 @@ def speed_command(
     """
     from deapcache.experiments.speed import measure_speeds, write_speed
 
+    if readout is not None:
+        raise UsageError(
+            "deapcache speed measures backbones alone: leave out --readout; what a readout costs is in each result of "
+            "deapcache probe (deapcache results)"
+        )
     place = options.own_home(home)
     place.require_writable()
     problems: list[str] = []
@@ -40,7 +46,6 @@ def speed_command(
     with bars() as shown:
         measured = measure_speeds(
             options.names(backbone),
-            options.names(readout),
             device=device,
             precision=precision,
             told=lambda what, count, total: shown.show("speed", count, total, "measured", what),
@@ -69,7 +74,7 @@ def show_speeds(speeds: list[Speed]) -> None:
     for one in speeds:
         rates = one.images_per_second
         shown.add_row(
-            one.name if one.kind == "backbone" else f"readout {one.name}",
+            one.name,
             one.input,
             f"{rates['median']:.3g}",
             f"{rates['min']:.3g}–{rates['max']:.3g}",

@@ -22,8 +22,8 @@ from deapcache.datasets.io import (
     stems,
 )
 from deapcache.errors import DeapcacheError, UnknownNameError, UsageError
+from deapcache.plugins import Registry
 from deapcache.recipe import digest_of
-from deapcache.registry import Registry
 
 SUBSET_SEED = 0
 
@@ -285,7 +285,6 @@ DATASETS: Registry[DatasetEntry] = Registry(
         "deapcache.datasets.scenes",
         "deapcache.datasets.voc",
     ),
-    entry_point_group="deapcache.datasets",
 )
 """All datasets by name."""
 

@@ -187,7 +187,7 @@ def _job(caches: _Caches, backbone: Backbone, prepared: PreparedSplit, settings:
         view=prepared.view,
         images_digest=prepared.images_digest,
         identities=backbone.identities,
-        taps=backbone.taps,
+        selection=backbone.selection,
         statistics=backbone.statistics() if caches[0].recipe["calibration"] else None,
         weights=None if settings.weights is None else settings.weights.absolute(),
         precision=settings.precision,

@@ -133,7 +133,7 @@ def _others(home: Location, path: str, recipe: Recipe) -> list[CacheEntry]:
 
 
 def _compared(path: str, recipe: Recipe, others: Sequence[CacheEntry]) -> NewCache:
-    fields = {**recipe.added_fields(), **recipe.to_json()}
+    fields = {**recipe.omitted_defaults(), **recipe.to_json()}
     found = [(tuple(differences(fields, entry.fields)), entry) for entry in others]
     differing, nearest = min(found, key=lambda pair: len(pair[0]))
     what = f"{recipe.kind} {nearest.dataset}/{nearest.split} {nearest.name}".rstrip()

@@ -97,7 +97,7 @@ class _Extraction:
         settings, dataset = self._settings, self._dataset
         seen = describe(name).image_size
         require_one_region(dataset, settings.base_size_for(dataset), settings.fit, name, seen)
-        backbone = build(name, weights=settings.weights, precision=settings.precision, taps=settings.taps)
+        backbone = build(name, weights=settings.weights, precision=settings.precision, selection=settings.selection)
         if self._hands is None or backbone.needs_calibration:
             backbone.to(self._device)
         calibration = self._calibrate(backbone) if backbone.needs_calibration else ""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from deapcache.allocator import freed_memory_kept
+from deapcache.allocator import keep_freed_memory
 from deapcache.backbones import Backbone, Output
 from deapcache.cache import FeatureCache, encode_cls, encode_features
 from deapcache.extraction.progress import Watch
@@ -59,7 +59,7 @@ def extract_shards(
     writer = ThreadPoolExecutor(SHARDS_IN_FLIGHT)
     try:
         work = _work(caches[0], shards, batch_size)
-        with freed_memory_kept():
+        with keep_freed_memory():
             return _Loop(caches, backbone, writer, watch).run(_read_ahead(source, work), computed)
     finally:
         writer.shutdown(wait=True, cancel_futures=True)

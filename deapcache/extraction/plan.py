@@ -13,7 +13,7 @@ from deapcache.backbones import Backbone
 from deapcache.cache import ORIGINAL, Cache, name_view
 from deapcache.errors import StorageFullError
 from deapcache.locations import Location
-from deapcache.timing import seconds_of
+from deapcache.machine import seconds_of
 
 _RESERVE = 1.02
 """Room for metadata and file-system overhead."""

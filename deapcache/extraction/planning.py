@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from deapcache.allocator import freed_memory_kept
+from deapcache.allocator import keep_freed_memory
 from deapcache.backbones import CLS, build, describe, layers_of
 from deapcache.cache import ORIGINAL, ArraySpec, feature_arrays, find_caches, shard_images_for
 from deapcache.datasets import BOXES, Dataset
@@ -90,8 +90,8 @@ def _wanted(
     for name in backbones:
         entry = describe(name)
         require_one_region(dataset, base_size, settings.fit, name, entry.image_size)
-        layers, norm = layers_of(name, settings.taps)
-        tokens = settings.taps.tokens
+        layers, norm = layers_of(name, settings.selection)
+        tokens = settings.selection.tokens
         arrays = feature_arrays(settings.storage, entry.grid, entry.dim, cls=tokens == CLS)
         own = {**fields, "final_norm": norm, "tokens": tokens}
         wanted += [
@@ -152,7 +152,7 @@ def untrained_rate(name: str, base_size: BaseSize, precision: str, batch_size: i
     copied = entry.untrained or entry.own_weights
     backbone = build(name if copied else entry.as_untrained().name, precision=precision).to(device)
     size = backbone.image_size if base_size == "native" else base_size
-    with freed_memory_kept():  # as in extraction
+    with keep_freed_memory():  # as in extraction
         rate = measure_rate(backbone, size, batch_size)
     del backbone
     gc.collect()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from deapcache.backbones import LAST, NO_TOKENS, REGISTERED, Backbone, Taps, build, describe
+from deapcache.backbones import DEFAULT_LAYERS, LAST, NO_TOKENS, Backbone, LayerSelection, build, describe
 from deapcache.cache import Cache, list_caches
 from deapcache.errors import CacheMissError, WeightsError
 from deapcache.extraction.calibrating import calibrate
@@ -43,9 +43,10 @@ def build_again(recipe: FeatureRecipe, weights: Path | None) -> Backbone:
     entry = describe(recipe.backbone)
     layer = LAST if recipe.layer == entry.layer or not recipe.layer.isdecimal() else recipe.layer
     own = (layer, recipe.tokens, recipe.final_norm) == (LAST, NO_TOKENS, entry.final_norm)
-    taps = REGISTERED if own else Taps(layers=(layer,), final_norm=recipe.final_norm, tokens=recipe.tokens)
+    chosen = LayerSelection(layers=(layer,), final_norm=recipe.final_norm, tokens=recipe.tokens)
+    selection = DEFAULT_LAYERS if own else chosen
     size, precision = recipe.image_size, recipe.precision
-    return build(recipe.backbone, weights=weights, image_size=size, precision=precision, taps=taps)
+    return build(recipe.backbone, weights=weights, image_size=size, precision=precision, selection=selection)
 
 
 def unlike(backbone: Backbone, recipe: FeatureRecipe) -> list[Difference]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from deapcache.backbones import REGISTERED, Taps
+from deapcache.backbones import DEFAULT_LAYERS, LayerSelection
 from deapcache.cache import ORIGINAL, STORAGE_FORMATS, check_views
 from deapcache.datasets import Dataset
 from deapcache.errors import UsageError
@@ -34,7 +34,7 @@ class ExtractionSettings:
     weights: Path | None = None
     views: tuple[str, ...] = (ORIGINAL,)
     """Each is a cache of its own; where no splits are named, mirrored images are those of the training split alone."""
-    taps: Taps = REGISTERED
+    selection: LayerSelection = DEFAULT_LAYERS
     """Which layers are kept, each a cache of its own, and whether the class token is; all from one forward."""
 
     compress: bool = True

@@ -12,8 +12,7 @@ from typing import Any, cast
 
 import torch
 
-from deapcache.backbones import Backbone, BackboneIdentity, Taps, build
-from deapcache.backbones.calibration import Statistics
+from deapcache.backbones import Backbone, BackboneIdentity, BatchNormStatistics, LayerSelection, build
 from deapcache.cache import FeatureCache, open_cache
 from deapcache.datasets import Dataset
 from deapcache.errors import ClusterError, WeightsError
@@ -45,8 +44,8 @@ class Job:
     view: str
     images_digest: str
     identities: tuple[BackboneIdentity, ...]
-    taps: Taps
-    statistics: Statistics | None
+    selection: LayerSelection
+    statistics: BatchNormStatistics | None
     """Batch-norm statistics of an untrained backbone: all workers have those of the process that wrote the recipe."""
     weights: Path | None
     precision: str
@@ -158,7 +157,7 @@ def _ready(job: Job) -> _Ready:
 
 def _build(job: Job) -> Backbone:
     expected = job.identities[0]
-    backbone = build(expected.backbone, weights=job.weights, precision=job.precision, taps=job.taps)
+    backbone = build(expected.backbone, weights=job.weights, precision=job.precision, selection=job.selection)
     if backbone.identities != job.identities:
         raise WeightsError(
             f"backbone {backbone.name} has the weights {backbone.identity.weights} on a worker, expected "

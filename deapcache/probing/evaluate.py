@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deapcache.machine import seconds_of
 from deapcache.probing.batches import Batch, BatchStream, sequential
 from deapcache.probing.config import Progress, StageTimer
 from deapcache.probing.train import ReadoutTrainer, StackedGroup, TaskSpec, is_finite
 from deapcache.readouts import Readout
 from deapcache.tasks import Target, Task
-from deapcache.timing import seconds_of
 
 EXAMPLES = 6
 """Validation images, the first ones, whose predictions are kept for pictures."""

@@ -14,6 +14,7 @@ import torch
 from deapcache.errors import TrainingError, UsageError
 from deapcache.locations import Location
 from deapcache.machine import device_name
+from deapcache.plugins import Registry
 from deapcache.probing.batches import BatchStream
 from deapcache.probing.caches import SplitCaches, cache_records, open_caches
 from deapcache.probing.config import ProbeConfig, Progress, default_iterations
@@ -22,7 +23,6 @@ from deapcache.probing.train import ReadoutTrainer, TaskSpec, stack_trainers, th
 from deapcache.readouts import READOUTS, canonical_readout, check_readout, needs_guidance, needs_upsampler
 from deapcache.recipe import Protocol
 from deapcache.regions import SQUASH
-from deapcache.registry import Registry
 from deapcache.tasks import TASKS, Task, get_task
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deapcache.errors import UnknownNameError, UsageError
-from deapcache.registry import Registry
+from deapcache.plugins import Registry
 
 SIZES = (8, 16, 32, 64, 128)
 """Values of D that a name may carry, as in ``bicubic:32``: those of the paper's Figure 4."""
@@ -168,9 +168,7 @@ def variant(readout: type[Readout], summary: str, *, size: int | None = None, **
     return cast(ReadoutEntry, made)
 
 
-READOUTS: Registry[ReadoutEntry] = Registry(
-    "readout", modules=("deapcache.readouts",), entry_point_group="deapcache.readouts"
-)
+READOUTS: Registry[ReadoutEntry] = Registry("readout", modules=("deapcache.readouts",))
 
 _NOW_A_PLUGIN = {"anyup": "docs/templates/anyup.py"}
 """Readouts that earlier versions had, and the example plugins that have them now."""

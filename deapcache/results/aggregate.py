@@ -95,7 +95,7 @@ def block_identity(result: Result) -> dict[str, Any]:
 
 def _protocol(result: Result) -> dict[str, Any]:
     """The protocol with all its fields, also those that were added after it was written."""
-    return {**Protocol.added_fields(), **result.protocol}
+    return {**Protocol.omitted_defaults(), **result.protocol}
 
 
 def mixture(shown: Sequence[Summary], summaries: Sequence[Summary]) -> list[str]:

@@ -98,8 +98,8 @@ class Result:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Result:
         """The result that :meth:`to_json` gave, of a document that :data:`RESULT_MODEL` accepts."""
-        added_later = {f.name for f in fields(cls) if f.default_factory is not MISSING}
-        values = {f.name: document[f.name] for f in fields(cls) if f.name in document or f.name not in added_later}
+        omit_if_default = {f.name for f in fields(cls) if f.default_factory is not MISSING}
+        values = {f.name: document[f.name] for f in fields(cls) if f.name in document or f.name not in omit_if_default}
         for name in ("scores", "prior", "seconds"):
             values[name] = {key: _finite_or_nan(value) for key, value in values[name].items()}
         values["images_per_second"] = _finite_or_nan(values["images_per_second"])

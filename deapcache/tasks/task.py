@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deapcache.errors import UsageError
-from deapcache.registry import Registry
+from deapcache.plugins import Registry
 
 VOID = 255
 """Value of target pixels that neither loss nor score looks at."""
@@ -160,7 +160,6 @@ class Task(ABC):
 TASKS: Registry[Callable[..., Task]] = Registry(
     "task",
     modules=("deapcache.tasks",),
-    entry_point_group="deapcache.tasks",
 )
 
 

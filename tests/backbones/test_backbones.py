@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from deapcache.backbones import build, build_count, describe, forward_count
-from deapcache.backbones.building import load_model
-from deapcache.backbones.initialisation import initialisation
+from deapcache.backbones.model import initialisation, load_model
 from deapcache.errors import UnknownNameError, UsageError
 
 
@@ -290,7 +289,7 @@ def test_a_backbone_is_built_once_to_be_described(monkeypatch):
 
 
 def test_weights_that_a_checkpoint_replaces_are_not_drawn():
-    with initialisation(0, wanted=False):
+    with initialisation(0, skip=True):
         before = torch.random.get_rng_state()
         layers = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 4), torch.nn.Embedding(4, 4)
         for layer in layers:
@@ -307,6 +306,6 @@ def test_weights_that_a_checkpoint_replaces_are_not_drawn():
 def test_no_initialiser_waits_for_values_that_are_not_drawn(bounds, held):
     """torch draws truncated values again until all are within their bounds, whatever the memory held before."""
     mean, std, low, high = bounds
-    with initialisation(0, wanted=False):
+    with initialisation(0, skip=True):
         found = torch.nn.init.trunc_normal_(torch.full((8, 8), held), mean, std, low, high)
     assert found.shape == (8, 8)

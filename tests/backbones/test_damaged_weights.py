@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 from deapcache.backbones import build, describe, timm_models, weights_status
 from deapcache.backbones import open_clip_models as clip
 from deapcache.backbones.checkpoints import read_checkpoint
-from deapcache.backbones.weight_format import find_damage
-from deapcache.backbones.weights import fetch, find, remedy
+from deapcache.backbones.weights import fetch, find, find_damage, remedy
 from deapcache.cli import main
 from deapcache.errors import MissingWeightsError, WeightsError
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from deapcache.backbones import BACKBONES, build, describe
-from deapcache.backbones.building import load_model
+from deapcache.backbones.model import load_model
 from deapcache.backbones.timm_models import measure
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

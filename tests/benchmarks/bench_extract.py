@@ -20,7 +20,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from deapcache.allocator import freed_memory_kept
+from deapcache.allocator import keep_freed_memory
 from deapcache.backbones import Backbone, build
 from deapcache.cache import Cache, FeatureCache, create_cache, feature_arrays
 from deapcache.cache.format import MIN_SHARDS
@@ -93,7 +93,7 @@ def run(name: str, shards: int, batch: int, device: str, repeats: int) -> Speeds
 
 
 def _forward_seconds(backbone: Backbone, batches: Sequence[np.ndarray]) -> float:
-    with freed_memory_kept():  # as extraction does
+    with keep_freed_memory():  # as extraction does
         start = time.perf_counter()
         for batch in batches:
             features = backbone(torch.from_numpy(batch).to(backbone.device))

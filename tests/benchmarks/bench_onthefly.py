@@ -25,7 +25,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from deapcache.allocator import freed_memory_kept
+from deapcache.allocator import keep_freed_memory
 from deapcache.backbones import Backbone, build
 from deapcache.cache import ArraySpec, Cache, FeatureCache, create_cache, feature_arrays
 from deapcache.extraction.calibrating import calibrate
@@ -101,7 +101,7 @@ class OnTheFly:
 
     def batches(self, order: Iterable[np.ndarray]) -> Iterator[Batch]:
         """One batch for each array of rows; the allocator does as it does in extraction."""
-        with freed_memory_kept():
+        with keep_freed_memory():
             for rows in order:
                 # a clone, as what inference mode gives cannot be learned from
                 features = self._backbone(torch.from_numpy(self._images[rows])).clone()

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deapcache.allocator import freed_memory_kept
+from deapcache.allocator import keep_freed_memory
 from deapcache.readouts import build_readout
 from deapcache.readouts.deap import Deap
 from tests.benchmarks.figures import Figure
@@ -104,7 +104,7 @@ def measure(way: str, cells: int, repeats: int) -> Cost:
     features = torch.randn(BATCHES[cells], cells, cells, DIM, generator=torch.Generator().manual_seed(0))
     forward = partial(readout, output_size=OUTPUT) if way == OURS else partial(plain, readout)
     seconds: list[float] = []
-    with _Peak() as peak, freed_memory_kept() if way == PLAIN_KEPT else nullcontext():
+    with _Peak() as peak, keep_freed_memory() if way == PLAIN_KEPT else nullcontext():
         for _ in range(repeats):
             start = time.perf_counter()
             readout.zero_grad(set_to_none=True)

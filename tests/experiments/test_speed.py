@@ -68,21 +68,19 @@ def test_each_is_timed_in_its_own_process_against_a_reference_that_nobody_asked_
     problems: list[str] = []
     found = list(
         measure_speeds(
-            ["larger@untrained", "larger"], ["linear"], device="cpu", batch=3, batches=4,
+            ["larger@untrained", "larger"], device="cpu", batch=3, batches=4,
             told=lambda what, *_: told.append(what), failed=lambda *problem: problems.extend(problem),
         )
     )  # fmt: skip
-    assert told == [ONE, "larger@untrained", "larger", "linear", ""]
+    assert told == [ONE, "larger@untrained", "larger", ""]
     assert problems[0] == "larger@untrained"
     assert "does not say how to build it without" in problems[1]
-    larger, readout = found
+    (larger,) = found
     assert (larger.kind, larger.name, larger.reference) == ("backbone", "larger", ONE)
-    assert (readout.kind, readout.name) == ("readout", "linear")
-    assert (larger.input, readout.input) == ("images 512x512", "features 4x4x8")
+    assert larger.input == "images 512x512"
     assert all(len(one.seconds) == 4 and min(one.seconds) > 0 for one in found)
-    assert larger.reference_seconds == readout.reference_seconds
     assert larger.runtime_factor == statistics.median(larger.seconds) / larger.reference_seconds > 2
-    assert (larger.parameters, larger.weights, readout.weights) == (6152, "trained", "untrained")
+    assert (larger.parameters, larger.weights) == (6152, "trained")
     assert larger.peak_memory_bytes > 50_000_000
 
 
@@ -90,19 +88,9 @@ def test_weights_that_are_not_at_hand_are_not_fetched() -> None:
     torch.set_num_threads(1)
     labels = {}
     for name in ("timm:test_vit", "efficientnet-lite0-s16", "efficientnet-lite0-s16@untrained"):
-        subject = Subject(kind="backbone", name=name, backbone=name, device="cpu", precision="fp32", batch=1, batches=1)
+        subject = Subject(name=name, device="cpu", precision="fp32", batch=1, batches=1)
         labels[name] = measure(subject).weights
     assert list(labels.values()) == ["untrained copy", "trained", "untrained"]
-
-
-@pytest.mark.parametrize("readout", ["deap", "bicubic", "featup"])
-def test_readouts_are_timed_on_the_volumes_of_the_reference(readout: str) -> None:
-    subject = Subject(
-        kind="readout", name=readout, backbone="efficientnet-lite0", device="cpu", precision="fp32", batch=1, batches=2
-    )
-    found = measure(subject)
-    assert found.input == "features 7x7x320"
-    assert len(found.seconds) == 2
 
 
 def test_wrong_requests_are_refused_before_anything_is_measured(small) -> None:
@@ -113,7 +101,5 @@ def test_wrong_requests_are_refused_before_anything_is_measured(small) -> None:
         all_of([])
     with pytest.raises(UnknownNameError, match="unknown backbone 'dinov9'"):
         all_of(["dinov9"])
-    with pytest.raises(UnknownNameError, match="unknown readout 'dip'"):
-        all_of([], ["dip"])
     with pytest.raises(UsageError, match="unknown precision 'fp8'"):
         all_of([ONE], precision="fp8")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import deapcache
-from deapcache.backbones import Taps, build, forward_count
+from deapcache.backbones import LayerSelection, build, forward_count
 from deapcache.cache import FeatureCache, list_caches, select_folder, verify_cache
 from deapcache.datasets import open_dataset
 from deapcache.errors import AmbiguousCacheError, CorruptCacheError, UsageError
@@ -22,11 +22,13 @@ from deapcache.extraction.repairing import extract_command, repair_cache
 from deapcache.locations import LocalLocation
 
 VIT = "timm:test_vit@untrained"
-TAPS = Taps(layers=("2", "4", "6"), tokens="cls")
+LAYERS = LayerSelection(layers=("2", "4", "6"), tokens="cls")
 
 
-def run(root: Path, home: LocalLocation, taps: Taps = TAPS, **settings: object) -> list[ExtractionReport]:
-    chosen = ExtractionSettings(batch_size=4, device="cpu", taps=taps, **settings)  # type: ignore[arg-type]
+def run(
+    root: Path, home: LocalLocation, selection: LayerSelection = LAYERS, **settings: object
+) -> list[ExtractionReport]:
+    chosen = ExtractionSettings(batch_size=4, device="cpu", selection=selection, **settings)  # type: ignore[arg-type]
     return list(extract([VIT], open_dataset("coco", root), home, settings=chosen))
 
 
@@ -76,7 +78,7 @@ def test_one_forward_an_image_fills_a_cache_for_each_layer(make_coco, home, stor
         (split, layer, count, count) for split, count in (("train", 4), ("val", 2)) for layer in ("2", "4", "last")
     ]
     (images,) = [e.open() for e in list_caches(home, "images") if e.split == "train"]
-    backbone = build(VIT, taps=TAPS)
+    backbone = build(VIT, selection=LAYERS)
     pixels = torch.from_numpy(images.read(range(4)))
     found = caches(home)
     assert set(found) == {"2 cls", "4 cls", "last cls"}
@@ -94,14 +96,14 @@ def test_one_forward_an_image_fills_a_cache_for_each_layer(make_coco, home, stor
 
 def test_a_plain_cache_keeps_its_digest_and_is_found_by_layers(make_coco, home) -> None:
     root = make_coco(4, 2)
-    plain = run(root, home, Taps())
+    plain = run(root, home, LayerSelection())
     assert "tokens" not in caches(home)["last none"].recipe
     before = forward_count()
-    layered = run(root, home, Taps(layers=("last", "3")))
+    layered = run(root, home, LayerSelection(layers=("last", "3")))
     assert forward_count() - before == 6
     assert [r.digest for r in layered if r.layer == "last"] == [r.digest for r in plain]
     before = forward_count()
-    run(root, home, Taps(layers=("3", "6")))
+    run(root, home, LayerSelection(layers=("3", "6")))
     assert forward_count() == before
 
 
@@ -121,10 +123,10 @@ def test_a_layer_that_another_home_lends_is_not_made_again(make_coco, home, tmp_
     root = make_coco(4, 2)
     (tmp_path / "lab").mkdir()
     lab = LocalLocation(tmp_path / "lab")
-    run(root, lab, Taps(layers=("2",)))
+    run(root, lab, LayerSelection(layers=("2",)))
     before = {key: lab.read(key) for key in lab.keys("")}
     layered = deapcache.home(str(home), read_homes=[str(lab)])
-    reports = run(root, layered, Taps(layers=("2", "4")))
+    reports = run(root, layered, LayerSelection(layers=("2", "4")))
     assert [(r.layer, r.extracted, r.images) for r in reports if r.split == "train"] == [("2", 0, 4), ("4", 4, 4)]
     assert set(caches(home)) == {"4 none"}
     assert {key: lab.read(key) for key in lab.keys("")} == before
@@ -150,11 +152,11 @@ def test_verifying_and_repairing_know_class_tokens(layered: Layered) -> None:
 
 def test_a_plan_counts_forwards_once(make_coco, home) -> None:
     root = make_coco(4, 2)
-    settings = ExtractionSettings(device="cpu", taps=TAPS)
+    settings = ExtractionSettings(device="cpu", selection=LAYERS)
     dataset = open_dataset("coco", root)
 
-    def plan(taps: Taps = TAPS):
-        chosen = ExtractionSettings(device="cpu", taps=taps)
+    def plan(selection: LayerSelection = LAYERS):
+        chosen = ExtractionSettings(device="cpu", selection=selection)
         return plan_extraction([VIT], dataset, home, settings=chosen, measure=False)
 
     first = plan()
@@ -163,8 +165,8 @@ def test_a_plan_counts_forwards_once(make_coco, home) -> None:
     assert named == [f"features {VIT} · layer 2", f"features {VIT} · layer 4", f"features {VIT}"]
     list(extract([VIT], dataset, home, settings=settings))
     assert plan().forwards == 0
-    assert plan(Taps()).forwards == 6  # the class token makes another cache
-    assert plan(Taps(layers=("2", "5"), tokens="cls")).forwards == 6
+    assert plan(LayerSelection()).forwards == 6  # the class token makes another cache
+    assert plan(LayerSelection(layers=("2", "5"), tokens="cls")).forwards == 6
 
 
 def test_a_layer_is_verified_against_its_block(extracted: Layered) -> None:
@@ -202,6 +204,6 @@ def test_the_command(make_coco, home, capsys) -> None:
 
 
 def test_class_tokens_that_were_not_kept(make_coco, home) -> None:
-    run(make_coco(3, 1), home, Taps(layers=("2",)))
+    run(make_coco(3, 1), home, LayerSelection(layers=("2",)))
     with pytest.raises(UsageError, match="holds no class tokens: extract with --tokens cls"):
         caches(home)["2 none"].read_cls([0])

@@ -30,7 +30,7 @@ def test_every_registered_backbone_and_its_untrained_control(golden: Golden) -> 
 def test_layers_norms_and_class_tokens(golden: Golden) -> None:
     found = {}
     for name in LAYERED:
-        for title, taps in (
+        for title, selection in (
             ("layers 3,6,last", {"layers": ("3", "6", "last")}),
             ("layers 6, final norm", {"layers": ("6",), "final_norm": True}),
             ("layers 6, no final norm", {"layers": ("6",), "final_norm": False}),
@@ -39,7 +39,7 @@ def test_layers_norms_and_class_tokens(golden: Golden) -> None:
             try:
                 recipes = [
                     {key: recipe[key] for key in ("digest", "layer", "final_norm", "tokens") if key in recipe}
-                    for recipe in unweighted_recipe(name, **taps)
+                    for recipe in unweighted_recipe(name, **selection)
                 ]
                 found[f"{name}: {title}"] = recipes
             except Exception as error:

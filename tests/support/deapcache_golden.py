@@ -178,21 +178,23 @@ def sha256(data: bytes) -> str:
 # Inner doors: what neither the command line nor the package's own names show. Where a module moves, this moves along.
 
 
-def unweighted_recipe(backbone: str, **taps: Any) -> list[dict[str, Any]]:
+def unweighted_recipe(backbone: str, **selection: Any) -> list[dict[str, Any]]:
     """The feature recipes of a backbone with one stand-in for its weights and images, which would have to be there.
 
     The model is built without memory for its weights, so that this takes no time to speak of.
     """
     import torch
 
-    from deapcache.backbones import REGISTERED, Backbone, Taps, describe
-    from deapcache.backbones.building import load_model
+    from deapcache.backbones import DEFAULT_LAYERS, Backbone, LayerSelection, describe
+    from deapcache.backbones.model import load_model
     from deapcache.extraction.recipes import feature_recipe
 
     entry = describe(backbone)
     with torch.device("meta"):
         loaded = load_model(entry, None, None)
-    built = Backbone(entry, loaded, f"sha256:{'00' * 32}", "fp32", Taps(**taps) if taps else REGISTERED)
+    built = Backbone(
+        entry, loaded, f"sha256:{'00' * 32}", "fp32", LayerSelection(**selection) if selection else DEFAULT_LAYERS
+    )
     recipes = [
         feature_recipe(
             identity,

@@ -77,7 +77,7 @@ class Normals(Task):
     def scores(self, statistics):
         return {"angle": float(statistics["angle"].mean())}
 
-    def prior(self, targets, classes):
+    def constant_baseline(self, targets, classes):
         mean = torch.cat([target for target in targets]).mean(0)
         return mean.permute(2, 0, 1)
 

@@ -14,8 +14,8 @@ from deapcache import plugins
 from deapcache.annotations import ANNOTATIONS
 from deapcache.backbones import BACKBONES
 from deapcache.datasets import DATASETS
+from deapcache.plugins import Registry
 from deapcache.readouts import READOUTS
-from deapcache.registry import Registry
 from deapcache.tasks import TASKS
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "docs" / "templates" / "my_backbone.py"

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deapcache.backbones import describe
-from deapcache.backbones.numerics import AUTOCAST
+from deapcache.backbones import AUTOCAST, describe
 from deapcache.cache import STORAGE_FORMATS, VIEWS
 from deapcache.errors import UsageError
 from deapcache.experiments.pipelines.checks import (

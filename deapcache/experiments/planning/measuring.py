@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,16 +13,15 @@ import numpy as np
 import torch
 
 from deapcache.annotations import get_annotation
-from deapcache.backbones.flops import alike
+from deapcache.backbones import arithmetic_key
 from deapcache.errors import DeapcacheError
 from deapcache.experiments.planning.rates import ForwardRate, Rates, StepRate
 from deapcache.experiments.planning.work import StepGroup
 from deapcache.extraction import choose_device, untrained_rate
 from deapcache.extraction.circumstances import circumstances
 from deapcache.extraction.settings import default_batch_size
-from deapcache.machine import device_name, now
+from deapcache.machine import cpu_count, device_name, now, seconds_of
 from deapcache.probing import ProbeConfig, ReadoutTrainer, StackedGroup, TaskSpec
-from deapcache.timing import seconds_of
 
 Told = Callable[[str, int, int], None]
 """Called with what is being measured, how many things are done and how many there are."""
@@ -74,7 +72,7 @@ def _forward_jobs(forwards: Sequence[tuple[str, str]], device: torch.device) -> 
     batch_size = default_batch_size(device)
     models: dict[tuple[str, str], list[str]] = {}
     for name, precision in forwards:
-        models.setdefault((alike(name), precision), []).append(name)
+        models.setdefault((arithmetic_key(name), precision), []).append(name)
     for (_, precision), names in models.items():
         yield f"forward {names[0]}", partial(_forwards, names, precision, batch_size, device)
 
@@ -105,7 +103,7 @@ def machine_name(device: str) -> str:
     """Of the GPU, or of the processor with its number of cores."""
     chosen = choose_device(device)
     name = device_name(chosen)
-    return name if chosen.type == "cuda" else f"{name} {os.cpu_count()} cores"
+    return name if chosen.type == "cuda" else f"{name} {cpu_count()} cores"
 
 
 def measure_step(group: StepGroup, device: torch.device) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deapcache.backbones.flops import count_flops
+from deapcache.backbones import count_flops
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.experiments.planning.flops import count_step_flops
 from deapcache.experiments.planning.hardware import require_above_zero

@@ -43,7 +43,7 @@ def _require_same(run: TrainedRun, backbone: Backbone) -> None:
     if not found:
         return
     listed = "; ".join(f"{one.field}: {one.left!r} there, {one.right!r} here" for one in found)
-    if backbone.entry.is_plugged and any(one.field == "arguments" for one in found):
+    if backbone.entry.is_plugin and any(one.field == "arguments" for one in found):
         advice = "its plugin has changed: give the file that they were extracted with (--plugin), or extract anew"
     elif any(one.field == "weights" for one in found):
         advice = "give the checkpoint that they were extracted with (--weights FILE)"

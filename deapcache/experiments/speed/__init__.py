@@ -1,4 +1,4 @@
-"""Speed: how long backbones and readouts take, relative to ViT-B/16 at 224 (section 5.4 of the paper)."""
+"""Speed: how long backbones take, relative to ViT-B/16 at 224 (section 5.4 of the paper)."""
 
 from deapcache.experiments.speed.measuring import REFERENCE, measure_speeds
 from deapcache.results.speed_record import Speed, speed_key, write_speed

@@ -1,4 +1,4 @@
-"""What a process of its own does: build one thing, run it on batches, and say how long that took."""
+"""What a process of its own does: build one backbone, run it on batches, and say how long that took."""
 
 from __future__ import annotations
 
@@ -10,28 +10,23 @@ from pathlib import Path
 
 import torch
 
-from deapcache.allocator import freed_memory_kept
+from deapcache.allocator import keep_freed_memory
 from deapcache.backbones import build, describe, weights_status
 from deapcache.extraction import choose_device
-from deapcache.readouts import blank_readout
-from deapcache.timing import seconds_of
+from deapcache.machine import seconds_of
 
 TRAINED, UNTRAINED, COPY = "trained", "untrained", "untrained copy"
 
 _AT_HAND = ("here", "with the plugin")
 _WARM_UP = 2
 """Batches that are not timed: the first ones choose algorithms and fetch memory."""
-_OUTPUT_SIZE = (224, 224)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is to be measured."""
+    """The backbone that is to be measured, and how."""
 
-    kind: str
     name: str
-    backbone: str
-    """Itself, or whose features a readout is given."""
     device: str
     precision: str
     batch: int
@@ -59,10 +54,10 @@ class _Built:
 
 
 def measure(subject: Subject) -> Measured:
-    """Time batches of one subject in inference mode; raises what building it raises."""
+    """Time batches of one backbone in inference mode; raises what building it raises."""
     device = choose_device(subject.device)
-    built = _backbone(subject, device) if subject.kind == "backbone" else _readout(subject, device)
-    with freed_memory_kept():  # as extraction does
+    built = _build(subject, device)
+    with keep_freed_memory():  # as extraction does
         for _ in range(_WARM_UP):
             built.run()
         _reset_peak(device)
@@ -77,7 +72,7 @@ def measure(subject: Subject) -> Measured:
     )
 
 
-def _backbone(subject: Subject, device: torch.device) -> _Built:
+def _build(subject: Subject, device: torch.device) -> _Built:
     entry = describe(subject.name)
     at_hand = weights_status(subject.name) in _AT_HAND
     name = subject.name if entry.untrained or at_hand else entry.as_untrained().name
@@ -89,25 +84,6 @@ def _backbone(subject: Subject, device: torch.device) -> _Built:
         weights=UNTRAINED if entry.untrained else TRAINED if at_hand else COPY,
         input=f"images {height}x{width}",
         parameters=sum(parameter.numel() for parameter in backbone.module.parameters()),
-    )
-
-
-def _readout(subject: Subject, device: torch.device) -> _Built:
-    entry = describe(subject.backbone)
-    (height, width), dim = entry.grid, entry.dim
-    readout = blank_readout(subject.name, feature_dim=dim, out_channels=1, grid=entry.grid).to(device).eval()
-    features = torch.randn(subject.batch, height, width, dim, device=device)
-    guidance = torch.randint(0, 256, (subject.batch, *_OUTPUT_SIZE, 3), dtype=torch.uint8, device=device)
-
-    def run() -> None:
-        with torch.inference_mode():
-            readout(features, _OUTPUT_SIZE, guidance)
-
-    return _Built(
-        run=run,
-        weights=UNTRAINED,
-        input=f"features {height}x{width}x{dim}",
-        parameters=sum(parameter.numel() for parameter in readout.parameters()),
     )
 
 

@@ -1,4 +1,4 @@
-"""Measuring speeds one after the other, each in a process of its own."""
+"""Measuring speeds of backbones one after the other, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from deapcache.backbones import describe
-from deapcache.backbones.flops import alike
-from deapcache.backbones.numerics import check_precision
+from deapcache.backbones import arithmetic_key, check_precision, describe
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.experiments.speed.child import Measured, Subject, measure
 from deapcache.extraction import choose_device
 from deapcache.machine import device_name, now, processor_model, versions
 from deapcache.processes import process_pool, refuse_unguarded
-from deapcache.readouts import canonical_readout
 from deapcache.results.speed_record import Speed
 
 REFERENCE = "imagenet"
@@ -37,7 +34,6 @@ _PACKAGES = ("deapcache", "torch", "timm", "open_clip_torch")
 
 def measure_speeds(
     backbones: Sequence[str],
-    readouts: Sequence[str] = (),
     *,
     device: str = "auto",
     precision: str = "fp32",
@@ -49,8 +45,7 @@ def measure_speeds(
     """The speeds of these, each as it is measured, after two batches that are not timed.
 
     ViT-B/16 at 224 is measured first in any case, and given where it is asked for. A backbone sees images of its own
-    size that lie on the device; weights that are not at hand are not fetched: an untrained copy takes as long. A
-    readout sees feature volumes of ViT-B/16 and gives one channel of 224x224, on random weights.
+    size that lie on the device; weights that are not at hand are not fetched: an untrained copy takes as long.
 
     What cannot be built or does not fit is handed to ``failed``, and the others follow. Raises
     :class:`UnknownNameError` and :class:`UsageError` before anything is measured, and :class:`DeapcacheError` where the
@@ -58,10 +53,10 @@ def measure_speeds(
     """
     refuse_unguarded()
     check_precision(precision)
-    if not (backbones or readouts):
-        raise UsageError("nothing to measure: name backbones with --backbone, or readouts with --readout")
+    if not backbones:
+        raise UsageError("nothing to measure: name backbones with --backbone")
     chosen = str(choose_device(device))
-    wanted = _subjects(backbones, readouts, chosen, precision, batch, batches)
+    wanted = _subjects(backbones, chosen, precision, batch, batches)
     reference = _reference(wanted, chosen, precision, batch, batches)
     jobs = [reference, *(one for one in wanted if one != reference)]
     median = 0.0
@@ -81,25 +76,16 @@ def measure_speeds(
     told("", len(jobs), len(jobs))
 
 
-def _subjects(
-    backbones: Sequence[str], readouts: Sequence[str], device: str, precision: str, batch: int, batches: int
-) -> list[Subject]:
-    named = [("backbone", name, describe(name).name) for name in backbones]
-    named += [("readout", canonical_readout(name), REFERENCE) for name in readouts]
-    made = [
-        Subject(
-            kind=kind, name=name, backbone=backbone, device=device, precision=precision, batch=batch, batches=batches
-        )
-        for kind, name, backbone in named
-    ]
-    return list(dict.fromkeys(made))
+def _subjects(backbones: Sequence[str], device: str, precision: str, batch: int, batches: int) -> list[Subject]:
+    names = dict.fromkeys(describe(name).name for name in backbones)
+    return [Subject(name=name, device=device, precision=precision, batch=batch, batches=batches) for name in names]
 
 
 def _reference(wanted: Sequence[Subject], device: str, precision: str, batch: int, batches: int) -> Subject:
     """The first backbone asked for that is a ViT-B/16 at 224, else one that is measured for this alone."""
-    same = alike(REFERENCE)
-    fitting = [one for one in wanted if one.kind == "backbone" and alike(one.name) == same]
-    return fitting[0] if fitting else _subjects([REFERENCE], [], device, precision, batch, batches)[0]
+    same = arithmetic_key(REFERENCE)
+    fitting = [one for one in wanted if arithmetic_key(one.name) == same]
+    return fitting[0] if fitting else _subjects([REFERENCE], device, precision, batch, batches)[0]
 
 
 def _in_child(subject: Subject) -> Measured:
@@ -111,7 +97,7 @@ def _in_child(subject: Subject) -> Measured:
 def _speed(subject: Subject, found: Measured, reference: str, median: float) -> Speed:
     on_gpu = torch.device(subject.device).type == "cuda"
     return Speed(
-        kind=subject.kind,
+        kind="backbone",
         name=subject.name,
         weights=found.weights,
         input=found.input,

@@ -67,9 +67,9 @@ def check_speed(key: str, data: bytes, results: Iterable[Result]) -> Speed:
 
 
 def _is_reference(name: str) -> bool:
-    from deapcache.backbones.flops import alike  # with PyTorch, which tables do without
+    from deapcache.backbones import arithmetic_key  # with PyTorch, which tables do without
 
-    return alike(name) == alike(REFERENCE)
+    return arithmetic_key(name) == arithmetic_key(REFERENCE)
 
 
 def _check_numbers(document: Mapping[str, Any], speed: Speed) -> None:

