@@ -10,7 +10,7 @@ from deapcache.backbones import forward_count
 from deapcache.cache import CacheFolder, FeatureCache, list_caches, select_folder, verify_cache
 from deapcache.datasets import open_dataset
 from deapcache.errors import CacheMissError
-from deapcache.extraction import ExtractionSettings, RepairSettings, extract, repair_cache, verify_live
+from deapcache.extraction import ExtractionSettings, RepairSettings, extract, recompute_check, repair_cache
 from deapcache.locations import LocalLocation
 
 BACKBONE = "efficientnet-lite0-s16"
@@ -140,14 +140,19 @@ def test_files_that_have_changed_since_are_not_taken(make_coco, home):
 def test_live_features_agree_with_stored_ones(make_coco, home, storage):
     folder = extracted(make_coco(train=5, val=1), home, storage=storage)
     cache = folder.entry.open()
-    report = verify_live(cache, home, images=3, seed=1, device="cpu")
+    report = recompute_check(cache, home, images=3, seed=1, device="cpu")
     assert len(report.images) == 3
     assert not report.bad
     assert report.least == (0.99 if storage == "int8" else 0.9999)
     assert report.minimum <= report.median <= 1 + 1e-12
-    again = verify_live(cache, home, images=3, seed=1, device="cpu")
+    again = recompute_check(cache, home, images=3, seed=1, device="cpu")
     assert again.images == report.images
-    assert {one.row for one in verify_live(cache, home, images=99, without=[2], device="cpu").images} == {0, 1, 3, 4}
+    assert {one.row for one in recompute_check(cache, home, images=99, without=[2], device="cpu").images} == {
+        0,
+        1,
+        3,
+        4,
+    }
 
 
 def test_live_finds_features_of_another_image_with_right_checksums(make_coco, home):
@@ -159,7 +164,7 @@ def test_live_finds_features_of_another_image_with_right_checksums(make_coco, ho
     cache = folder.entry.open()
     assert verify_cache(cache.location).is_sound
     assert isinstance(cache, FeatureCache)
-    report = verify_live(cache, home, images=4, device="cpu")
+    report = recompute_check(cache, home, images=4, device="cpu")
     assert [one.row for one in report.bad] == [1, 2]
     assert report.to_json()["bad"] == list(cache.image_ids[1:3])
 
@@ -169,7 +174,7 @@ def test_live_without_base_images_says_so(make_coco, home):
     (images,) = list_caches(home, "images")
     home.delete(f"{images.path}/zarr.json")
     with pytest.raises(CacheMissError, match="does not hold the base images"):
-        verify_live(folder.entry.open(), home, images=1)
+        recompute_check(folder.entry.open(), home, images=1)
 
 
 def test_live_and_repair_of_an_untrained_control_estimate_its_statistics_again(make_coco, home):
@@ -181,4 +186,4 @@ def test_live_and_repair_of_an_untrained_control_estimate_its_statistics_again(m
     spoil(home, f"{folder.path}/features/c.1.0.0.0")
     assert repair_cache(folder).remade == (1,)
     assert content(home, "features") == whole
-    assert not verify_live(folder.entry.open(), home, images=3, device="cpu").bad
+    assert not recompute_check(folder.entry.open(), home, images=3, device="cpu").bad

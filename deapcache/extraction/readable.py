@@ -1,41 +1,57 @@
-"""Which images can be read, with all their annotations: asked before the caches of the others are made."""
+"""Find the images that can be read with all their annotations, before any cache is made (``--on-error skip``)."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
 from deapcache.cache.names import safe
 from deapcache.datasets import Dataset, workers
 from deapcache.datasets.digests import is_settled, stamp
-from deapcache.errors import DataError, LocationError, MissingDataError, printable
-from deapcache.extraction.progress import Progress, ProgressEvent, silent
+from deapcache.errors import LEAVE_OUT, DataError, LocationError, MissingDataError, printable
+from deapcache.extraction.progress import Progress, ProgressEvent, no_progress
+from deapcache.extraction.settings import ExtractionSettings
 from deapcache.locations import Location
 from deapcache.recipe import SHORT, canonical_json, digest_of
 
-ON_ERROR = ("stop", "skip")
-"""What becomes of images that cannot be read: an error, or they are left out."""
-
 _BLOCK = 1024
-"""Images that are handed to the workers at once."""
+"""Images that the workers get at once."""
 
 
 def without_unreadable(
-    dataset: Dataset, splits: Sequence[str], home: Location, *, recheck: bool = False, progress: Progress = silent
+    dataset: Dataset, splits: Sequence[str], home: Location, *, recheck: bool = False, progress: Progress = no_progress
 ) -> Dataset:
-    """``dataset`` less the images of ``splits`` that cannot be read, or one of whose annotations cannot.
+    """``dataset`` without the images of ``splits`` that cannot be read, or one of whose annotations cannot.
 
-    Every file is read. What ``home`` remembers to have been read is not read again while its size, times and inode stay
-    as they were, unless ``recheck``. :attr:`Dataset.omitted` of what is returned says what was left out, and why.
+    It reads every file, except those that ``home`` remembers as readable and whose size, times and inode are unchanged;
+    with ``recheck``, also these. :attr:`Dataset.omitted` of the result says which images it omits, and why.
     Raises :class:`DataError` where no image of a split is left, and what the dataset raises of a whole split.
     """
     found = {split: _unreadable(dataset.tolerant(), split, home, recheck, progress) for split in splits}
     omitted = {split: reasons for split, reasons in found.items() if reasons}
     return dataset.without(omitted) if omitted else dataset
+
+
+def readable_dataset(
+    dataset: Dataset, splits: Sequence[str], home: Location, settings: ExtractionSettings, progress: Progress
+) -> Dataset:
+    """``dataset``, with ``--on-error skip`` without the images of ``splits`` that cannot be read."""
+    if settings.on_error != "skip":
+        return dataset
+    return without_unreadable(dataset, splits, home, recheck=settings.rehash, progress=progress)
+
+
+@contextmanager
+def suggest_skipping() -> Iterator[None]:
+    """Add to an error about the files of one image how to go on without that image."""
+    try:
+        yield
+    except (DataError, MissingDataError) as error:
+        raise type(error)(f"{error}; {LEAVE_OUT}") from error
 
 
 def _unreadable(dataset: Dataset, split: str, home: Location, recheck: bool, progress: Progress) -> dict[str, str]:
