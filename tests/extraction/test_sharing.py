@@ -121,7 +121,7 @@ def test_row_blocks_hold_every_shard_once_where_lengths_differ(home):
     ids = [str(row) for row in range(images)]
     caches = []
     for name, side in (("large", 1_000_000), ("small", 10)):
-        spec = ArraySpec(name="images", dtype="uint8", item_shape=(side,), dimensions=("byte",))
+        spec = ArraySpec(name="images", dtype="uint8", item_shape=(side,), dimensions=("column",))
         caches.append(create_cache(home / name, "c.zarr", recipe=recipe, arrays=[spec], image_ids=ids))
     blocks = RowBlocks([ShardAssembler(str(place), cache) for place, cache in enumerate(caches)])
     assert [cache.shard_images for cache in caches] == [100, 141]
