@@ -60,7 +60,8 @@ def open_cluster(
     package ``distributed`` is missing and :class:`ClusterError` where the scheduler cannot be reached.
     """
     refuse_unguarded()
-    _require_distributed()
+    if find_spec("distributed") is None:
+        raise UsageError(f"workers and schedulers need the package distributed, which is not installed: {INSTALL}")
     from distributed import Client
     from distributed.utils import silence_logging_cmgr
 
@@ -144,13 +145,20 @@ class Cluster:
         """
         from distributed import as_completed
 
-        waiting = ((f"deapcache-{name}-{number}", call) for number, call in enumerate(calls))
+        numbered = enumerate(calls)
         running = as_completed([], loop=self.client.loop, raise_errors=False)
         under_way: set[Any] = set()
         try:
             while True:
                 with cluster_errors():
-                    self._submit(waiting, under_way, running)
+                    workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+                    capacity = max(1, _AHEAD * sum(worker["nthreads"] for worker in workers))
+                    room = max(0, capacity - len(under_way))
+                    for number, (function, *arguments) in itertools.islice(numbered, room):
+                        key = f"deapcache-{name}-{number}-{uuid.uuid4().hex[:8]}"
+                        future = self.client.submit(function, *arguments, key=key, pure=False)
+                        under_way.add(future)
+                        running.add(future)
                     if not under_way:
                         return
                     ended = next(running)
@@ -160,17 +168,6 @@ class Cluster:
         finally:
             with suppress(Exception):  # a scheduler that is gone has nothing left to cancel
                 self.client.cancel(list(under_way), force=True)
-
-    def _submit(self, waiting: Iterator[tuple[str, tuple[Any, ...]]], under_way: set[Any], running: Any) -> None:
-        """Submit the next calls, as many as there is room for."""
-        for name, (function, *arguments) in itertools.islice(waiting, max(0, self._capacity() - len(under_way))):
-            future = self.client.submit(function, *arguments, key=f"{name}-{uuid.uuid4().hex[:8]}", pure=False)
-            under_way.add(future)
-            running.add(future)
-
-    def _capacity(self) -> int:
-        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        return max(1, _AHEAD * sum(worker["nthreads"] for worker in workers))
 
 
 def _local_cluster(workers: int, device: str) -> Any:
@@ -192,7 +189,7 @@ def _local_cluster(workers: int, device: str) -> Any:
 
 
 def worker_environment(number: int, workers: int, device: str) -> dict[str, str]:
-    """Environment of one of so many workers on this machine: its GPU, or its share of the cores."""
+    """Environment of one of so many workers on this machine: its GPU, or its part of the cores."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cpu_count() // workers))
     environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
@@ -213,11 +210,6 @@ def _following_plugin() -> Any:
             follow_parent()
 
     return FollowParent()
-
-
-def _require_distributed() -> None:
-    if find_spec("distributed") is None:
-        raise UsageError(f"workers and schedulers need the package distributed, which is not installed: {INSTALL}")
 
 
 @contextmanager

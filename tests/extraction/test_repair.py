@@ -10,7 +10,15 @@ from deapcache.backbones import forward_count
 from deapcache.cache import CacheFolder, FeatureCache, list_caches, select_folder, verify_cache
 from deapcache.datasets import open_dataset
 from deapcache.errors import CacheMissError
-from deapcache.extraction import ExtractionSettings, RepairSettings, extract, recompute_check, repair_cache
+from deapcache.extraction import (
+    ExtractionSettings,
+    ProgressEvent,
+    RepairSettings,
+    extract,
+    recompute_check,
+    repair_cache,
+)
+from deapcache.extraction.claims import Claims
 from deapcache.locations import LocalLocation
 
 BACKBONE = "efficientnet-lite0-s16"
@@ -187,3 +195,30 @@ def test_live_and_repair_of_an_untrained_control_estimate_its_statistics_again(m
     assert repair_cache(folder).remade == (1,)
     assert content(home, "features") == whole
     assert not recompute_check(folder.entry.open(), home, images=3, device="cpu").bad
+
+
+def test_repair_divides_the_shards_with_a_run_that_is_at_work(make_coco, home):
+    """What another run has claimed is waited for, not forwarded twice; the run is named."""
+    folder = extracted(make_coco(train=4, val=1), home)
+    whole = content(home, "features")
+    spoil(home, f"{folder.path}/features/c.1.0.0.0")
+    lost = home.path / folder.path / "features/c.2.0.0.0"
+    kept = lost.read_bytes()
+    lost.unlink()
+    messages: list[str] = []
+    before = forward_count()
+    with Claims(folder.location, "another run") as other:
+        assert other.take(2)
+
+        def publish(event: ProgressEvent) -> None:
+            if event.message:
+                messages.append(event.message)
+                lost.write_bytes(kept)
+                other.release(2)
+
+        report = repair_cache(folder, RepairSettings(batch_size=4), progress=publish)
+    assert (report.removed, report.remade) == ((1,), (1, 2))
+    assert forward_count() - before == 1
+    assert "waits for 1 of its shards, which are under way elsewhere" in messages[0]
+    assert content(home, "features") == whole
+    assert home.find(f"{folder.path}/claims/*") == []
