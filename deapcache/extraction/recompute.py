@@ -6,7 +6,7 @@ A recipe says which backbone made the features, and which base images these are 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ import torch
 
 from deapcache.backbones import LAST, NO_TOKENS, REGISTERED, Backbone, Taps, build, describe
 from deapcache.cache import Cache, FeatureCache, list_caches
+from deapcache.datasets import INTERPOLATION
 from deapcache.errors import CacheMissError, WeightsError
-from deapcache.extraction.extract import feature_recipe
 from deapcache.extraction.pipeline import CachedImages, ImageSource, calibrate, in_view
 from deapcache.extraction.progress import Progress, ProgressEvent, no_progress
 from deapcache.extraction.settings import choose_device, default_batch_size, parse_base_size
@@ -197,18 +197,8 @@ def build_from_recipe(recipe: FeatureRecipe, weights: Path | None) -> Backbone:
 
 def identity_mismatch(backbone: Backbone, recipe: FeatureRecipe) -> list[Difference]:
     """The recipe fields in which features of ``backbone`` would differ from ``recipe``: there, and here."""
-    here = feature_recipe(
-        backbone.identity,
-        calibration=recipe.calibration,
-        base_size=parse_base_size(recipe.base_size),
-        base_fit=recipe.base_fit,
-        colour=recipe.colour,
-        precision=backbone.precision,
-        storage=recipe.storage,
-        images=recipe.images,
-        view=recipe.view,
-        omitted=recipe.omitted,
-    )
+    identity = {field.name: getattr(backbone.identity, field.name) for field in fields(backbone.identity)}
+    here = replace(recipe, **identity, precision=backbone.precision, base_interpolation=INTERPOLATION, tf32=False)
     return differences(recipe.to_json(), here.to_json())
 
 
