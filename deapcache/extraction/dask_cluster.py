@@ -387,18 +387,15 @@ def worker_device(name: str) -> torch.device:
     Workers that were started with one GPU each (``CUDA_VISIBLE_DEVICES``) take that one.
     """
     device = choose_device(name)
-    if device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1:
-        return torch.device("cuda", _own_gpu(torch.cuda.device_count()))
-    return device
-
-
-def _own_gpu(gpus: int) -> int:
+    gpus = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 1
+    if gpus == 1:
+        return device
     from distributed import get_worker
     from distributed.utils import sync
 
     worker = get_worker()
     known = sync(worker.loop, worker.scheduler.identity)["workers"]
-    return gpu_of(worker.address, list(known), gpus)
+    return torch.device("cuda", gpu_of(worker.address, list(known), gpus))
 
 
 def gpu_of(address: str, addresses: Sequence[str], gpus: int) -> int:

@@ -196,7 +196,7 @@ class _Extraction:
 
         self._progress = collect
         # files are checked and annotations digested once, whatever the number of backbones
-        self._readable = functools.cache(self._find_readable)
+        self._readable = functools.cache(lambda split: readable_dataset(dataset, [split], home, settings, collect))
         self._prepared = functools.cache(self._prepare)
 
     def extract_backbone(self, name: str) -> Iterator[ExtractionReport]:
@@ -222,9 +222,6 @@ class _Extraction:
         complete_images(first, rows, self._settings, self._progress)
         source = image_source(first, backbone.image_size)
         return calibrate(backbone, source, len(first.image_ids), first.images_digest)
-
-    def _find_readable(self, split: str) -> Dataset:
-        return readable_dataset(self._dataset, [split], self._home, self._settings, self._progress)
 
     def _prepare(self, split: str, limit: int | None, annotations: tuple[str, ...]) -> PreparedSplit:
         settings = replace(self._settings, limit=limit)
