@@ -388,7 +388,7 @@ def worker_device(name: str) -> torch.device:
     """
     device = choose_device(name)
     gpus = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 1
-    if gpus == 1:
+    if gpus < 2:
         return device
     from distributed import get_worker
     from distributed.utils import sync
