@@ -121,10 +121,10 @@ def extract_command(
     from deapcache.datasets import open_dataset
     from deapcache.extraction import (
         ExtractionSettings,
-        Sharing,
+        ShardPartition,
         extract,
         parse_base_size,
-        parse_portion,
+        parse_partition,
         plan_extraction,
     )
 
@@ -145,7 +145,7 @@ def extract_command(
         limit=limit,
         on_error=on_error,
         rehash=rehash,
-        sharing=Sharing(portion=parse_portion(shard)) if shard else Sharing(),
+        partition=parse_partition(shard) if shard else ShardPartition(),
     )
     opened = open_dataset(dataset, locations.data_root(data_root))
     place = options.place(home, read_home, local_tier, local_tier_size)
@@ -155,9 +155,10 @@ def extract_command(
             plan = plan_extraction(names, opened, place, splits=splits, settings=settings, progress=progress_on(shown))
         _show_plan(plan, json)
         return
-    with cluster_for(scheduler, workers, device) as hands, bars() as shown:
+    with cluster_for(scheduler, workers, device) as cluster, bars() as shown:
         progress = progress_on(shown)
-        reports = list(extract(names, opened, place, splits=splits, settings=settings, progress=progress, hands=hands))
+        done = extract(names, opened, place, splits=splits, settings=settings, progress=progress, executor=cluster)
+        reports = list(done)
     show_reports(reports, json)
     if shard:
         _note_left(reports, shard)

@@ -1,26 +1,38 @@
-"""Claims: which parts of a cache other extractors are at work on, so that several share the work.
+"""Claims divide the missing shards of a cache between the runs that fill it at the same time.
 
-A claim is a small file, ``claims/<unit>.json`` inside the cache, made by the first who asks for it and renewed by a
-heartbeat. Nothing but time depends on it: what two extractors make of one unit is published once, whoever is first. So
-a claim may be lost, overwritten or refused, and the worst that follows is work done twice.
+A claim is a small file, ``claims/<shard>.json`` inside the cache. The first run that asks creates it and renews it by a
+heartbeat. Only time depends on it: two runs that compute the same shard publish the same bytes, once. So a claim may
+get lost, be overwritten or refused, and the worst that follows is work done twice.
 
-No clock is compared with another host's. An observer takes a claim for abandoned when it has seen it unchanged for so
-many seconds of its own monotonic clock, or when the process that made it ran on this machine and is gone.
+No clock is compared with another host's. An observer counts a claim as abandoned when it has seen it unchanged for so
+many seconds of its own monotonic clock, or when the process that made it ran on this machine and has ended.
+
+In caches of base images and targets, which one pass over the files fills together, a shard here is a block of rows.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import random
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
-from deapcache.cache import CLAIMS
+from deapcache.cache import CLAIMS, Cache, restore_metadata
 from deapcache.cache.claims import BEATS, CLAIM_SECONDS, Claim, parse_claim, this_machine
+from deapcache.extraction.provenance import new_writer_name
 from deapcache.locations import Location
+
+_LONGEST_PAUSE = 2.0
+"""Seconds between two looks at what other runs compute."""
+
+_NAMED = 3
+"""Other runs to name while this one waits for them."""
 
 
 def new_claim(writer: str) -> Claim:
@@ -29,9 +41,9 @@ def new_claim(writer: str) -> Claim:
 
 
 class Claims:
-    """The claims of one run on units of one cache; used as a context, whose end gives back what is still held.
+    """The claims of one run on shards of one cache. Use it as a context; on leaving, it gives back what it still holds.
 
-    Where a claim cannot be written, none is made from then on, every unit is free, and :attr:`problem` says why.
+    Where it cannot write a claim, it makes none from then on, every shard is free, and :attr:`problem` says why.
     ``clock`` is monotonic, in seconds.
     """
 
@@ -61,61 +73,61 @@ class Claims:
         self._end.set()
         if self._heart is not None:
             self._heart.join()
-        for unit in tuple(self._held):
-            self.release(unit)
+        for shard in tuple(self._held):
+            self.release(shard)
 
-    def take(self, unit: int) -> bool:
-        """Claim ``unit`` where nobody does, or nobody who is still at work; False where another run has it."""
+    def take(self, shard: int) -> bool:
+        """Claim ``shard``; False where another run that is still at work has claimed it."""
         if self.problem:
             return True
-        found = self._read(unit)
-        if found is not None and not self._is_abandoned(unit, found):
+        found = self._read(shard)
+        if found is not None and not self._is_abandoned(shard, found):
             return False
-        if found is not None and found == self._read(unit):
+        if found is not None and found == self._read(shard):
             with suppress(OSError):  # read again just before: another observer may have been quicker
-                self._location.delete(_key(unit))
-        return self._make(unit)
+                self._location.delete(_key(shard))
+        return self._make(shard)
 
-    def owner(self, unit: int) -> Claim | None:
-        """Who claims ``unit``; None where nobody does, or nobody can tell."""
-        content = self._read(unit)
+    def owner(self, shard: int) -> Claim | None:
+        """Who claims ``shard``; None where nobody does, or nobody can tell."""
+        content = self._read(shard)
         return None if content is None else parse_claim(content)
 
-    def release(self, unit: int) -> None:
-        """Give back the claim on ``unit``, where this run has it."""
+    def release(self, shard: int) -> None:
+        """Give back the claim on ``shard``, where this run has it."""
         with self._lock:
-            if unit in self._held:
-                self._held.discard(unit)
-                self._remove_own(unit)
+            if shard in self._held:
+                self._held.discard(shard)
+                self._remove_own(shard)
 
     def beat(self) -> None:
-        """Renew all claims that this run holds; one that another run has taken over meanwhile is let go."""
+        """Renew all claims that this run holds; drop those that another run has taken over."""
         with self._lock:
             self._mine = replace(self._mine, beat=self._mine.beat + 1)
-            for unit in tuple(self._held):
-                if self._is_own(unit):
+            for shard in tuple(self._held):
+                if self._is_own(shard):
                     with suppress(OSError):  # a beat that is missed costs nothing; after too many, the claim is void
-                        self._location.publish(_key(unit), self._mine.to_bytes(), replace=True)
+                        self._location.publish(_key(shard), self._mine.to_bytes(), replace=True)
                 else:
-                    self._held.discard(unit)
+                    self._held.discard(shard)
 
-    def _make(self, unit: int) -> bool:
+    def _make(self, shard: int) -> bool:
         try:
             # Refused by a claim of its own: a store's answer was lost on the way, and the claim was put once more.
-            made = self._location.publish(_key(unit), self._mine.to_bytes()) or self._is_mine(self.owner(unit))
+            made = self._location.publish(_key(shard), self._mine.to_bytes()) or self._is_mine(self.owner(shard))
         except OSError as error:
             self.problem = str(error)
             return True
         if made:
-            self._hold(unit)
+            self._hold(shard)
         return made
 
-    def _hold(self, unit: int) -> None:
+    def _hold(self, shard: int) -> None:
         with self._lock:
-            self._held.add(unit)
-            if self._end.is_set():  # a thread may still be taking units while an error ends the run
-                self._held.discard(unit)
-                self._remove_own(unit)
+            self._held.add(shard)
+            if self._end.is_set():  # a thread may still take shards while an error ends the run
+                self._held.discard(shard)
+                self._remove_own(shard)
             elif self._heart is None:
                 self._heart = threading.Thread(target=self._keep_beating, name="deapcache-claims", daemon=True)
                 self._heart.start()
@@ -124,19 +136,19 @@ class Claims:
         while not self._end.wait(self._seconds / BEATS):
             self.beat()
 
-    def _is_abandoned(self, unit: int, content: bytes) -> bool:
+    def _is_abandoned(self, shard: int, content: bytes) -> bool:
         claim = parse_claim(content)
         if claim is not None and claim.is_dead:
             return True
-        before = self._seen.get(unit)
+        before = self._seen.get(shard)
         if before is None or before[0] != content:
-            self._seen[unit] = content, self._clock()
+            self._seen[shard] = content, self._clock()
             return False
         return self._clock() - before[1] >= self._seconds
 
-    def _is_own(self, unit: int) -> bool:
+    def _is_own(self, shard: int) -> bool:
         try:
-            claim = parse_claim(self._location.read(_key(unit)))
+            claim = parse_claim(self._location.read(_key(shard)))
         except FileNotFoundError:
             return False
         except OSError:
@@ -146,16 +158,146 @@ class Claims:
     def _is_mine(self, claim: Claim | None) -> bool:
         return claim is not None and claim.writer == self._mine.writer
 
-    def _remove_own(self, unit: int) -> None:
+    def _remove_own(self, shard: int) -> None:
         with suppress(OSError):
-            if self._is_own(unit):
-                self._location.delete(_key(unit))
+            if self._is_own(shard):
+                self._location.delete(_key(shard))
 
-    def _read(self, unit: int) -> bytes | None:
+    def _read(self, shard: int) -> bytes | None:
         with suppress(OSError):
-            return self._location.read(_key(unit))
+            return self._location.read(_key(shard))
         return None
 
 
-def _key(unit: int) -> str:
-    return f"{CLAIMS}/{unit}.json"
+def _key(shard: int) -> str:
+    return f"{CLAIMS}/{shard}.json"
+
+
+class WorkQueue:
+    """The missing shards of one or several caches that this run may compute; it claims them one by one.
+
+    Use it as a context; on leaving, it gives back the claims that it still holds.
+
+    Parameters
+    ----------
+    location
+        The cache that keeps the claims.
+    shards
+        The shards that this run may compute.
+    present
+        Gives the shards that are there now; called again and again.
+    images
+        Gives the number of images of a shard.
+    caches
+        The caches to fill. At the end the queue restores their small files, which somebody may have removed meanwhile.
+    claim_seconds
+        A claim of another run that was not renewed for so long is void.
+    say
+        Gets sentences for the user: for which runs this one waits.
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        shards: Collection[int],
+        *,
+        present: Callable[[], Collection[int]],
+        images: Callable[[int], int],
+        caches: Sequence[Cache] = (),
+        claim_seconds: float = CLAIM_SECONDS,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        writer = new_writer_name()
+        self.total = 0
+        """Images that this run has computed or that are missing, as far as it knows."""
+        self._claims = Claims(location, writer, seconds=claim_seconds)
+        self._shards = frozenset(shards)
+        self._present = present
+        self._images = images
+        self._caches = caches
+        self._say = say
+        self._last_message = ""
+        self._random = random.Random(writer)
+        self._pause = min(_LONGEST_PAUSE, claim_seconds / 10)
+        self._queue: deque[int] = deque()
+        self._given: set[int] = set()
+        self._missing: set[int] = set()
+
+    def __enter__(self) -> WorkQueue:
+        self._claims.__enter__()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._claims.__exit__(*problem)
+
+    def batches(self) -> Iterator[Iterator[int]]:
+        """Batches of claimed shards, until none is missing; a batch ends when other runs have claimed all the rest.
+
+        Publish all of a batch before asking for the next one: other runs may wait for it.
+        """
+        self._refresh()
+        while self._missing:
+            self._queue = deque(sorted(self._missing))
+            first = self._claim_next()
+            if first is None:
+                self._wait()
+            else:
+                yield self._batch(first)
+            self._refresh()
+            if not self._missing:
+                self._restore_caches()
+
+    def finish(self, shard: int) -> None:
+        """Give back the claim on ``shard``, which is published."""
+        self._claims.release(shard)
+
+    def _batch(self, first: int) -> Iterator[int]:
+        # Claim the next shard while the caller computes this one: a store may take its time to answer.
+        with ThreadPoolExecutor(1) as pool:
+            shard: int | None = first
+            while shard is not None:
+                following = pool.submit(self._claim_next)
+                yield shard
+                shard = following.result()
+
+    def _claim_next(self) -> int | None:
+        """Claim one more missing shard; None where none is free."""
+        while self._queue:
+            shard = self._queue.popleft()
+            if not self._claims.take(shard):
+                self._refresh()
+                if self._queue:  # go on elsewhere: runs that follow each other would meet again and again
+                    self._queue.rotate(self._random.randrange(len(self._queue)))
+                continue
+            if self._claims.problem:
+                self._tell(f"work is not shared with other runs: {self._claims.problem}")
+            self._given.add(shard)
+            self._refresh()
+            if shard in self._missing:
+                return shard
+            self._given.discard(shard)  # another run had published it before this one claimed it
+            self._claims.release(shard)
+        return None
+
+    def _refresh(self) -> None:
+        self._missing = set(self._shards.difference(self._present()))
+        self._queue = deque(shard for shard in self._queue if shard in self._missing)
+        self.total = sum(map(self._images, self._given | self._missing))
+
+    def _restore_caches(self) -> None:
+        for cache in self._caches:
+            restore_metadata(cache)
+        self._refresh()
+
+    def _wait(self) -> None:
+        owners = [str(owner) for shard in sorted(self._missing) if (owner := self._claims.owner(shard))]
+        others = list(dict.fromkeys(owners))
+        named = ", ".join(others[:_NAMED]) + (" and others" if len(others) > _NAMED else "")
+        if named:
+            self._tell(f"waits for {len(self._missing)} of its shards, which are under way elsewhere: {named}")
+        time.sleep(self._pause)
+
+    def _tell(self, text: str) -> None:
+        if text != self._last_message:
+            self._say(text)
+        self._last_message = text

@@ -2,35 +2,135 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
 
 import torch
 
-from deapcache.backbones import Backbone, build, describe
-from deapcache.datasets import Dataset
-from deapcache.errors import DeapcacheError
-from deapcache.extraction.calibrating import CALIBRATION_IMAGES, calibrate
-from deapcache.extraction.creating import Listener
-from deapcache.extraction.features import extract_split
-from deapcache.extraction.hands import Hands, OwnHands
-from deapcache.extraction.prepare import (
+from deapcache.backbones import CLS, Backbone, BackboneIdentity, build, describe
+from deapcache.cache import ORIGINAL, FeatureCache, feature_arrays, features_path, kept_true, name_view
+from deapcache.datasets import INTERPOLATION, Dataset
+from deapcache.errors import DeapcacheError, IncompleteCacheError
+from deapcache.extraction.claims import WorkQueue
+from deapcache.extraction.create import item_bytes, make_cache, require_space
+from deapcache.extraction.images_targets import (
     PreparedSplit,
     complete_images,
     limited_rows,
+    omitted_from,
     prepare_split,
     require_one_region,
+    split_views,
 )
-from deapcache.extraction.progress import Progress, silent
-from deapcache.extraction.report import ExtractionReport
-from deapcache.extraction.settings import ExtractionSettings, choose_device
-from deapcache.extraction.views import image_source, split_views
+from deapcache.extraction.pipeline import CALIBRATION_IMAGES, ImageSource, calibrate, extract_shards, image_source
+from deapcache.extraction.progress import NewCache, Progress, ProgressEvent, message, no_progress
+from deapcache.extraction.provenance import ProvenanceRecord, new_writer_name, provenance_facts
+from deapcache.extraction.readable import readable_dataset
+from deapcache.extraction.settings import (
+    BaseSize,
+    ExtractionSettings,
+    base_size_name,
+    choose_device,
+    default_batch_size,
+)
 from deapcache.locations import Location
 from deapcache.processes import refuse_unguarded
+from deapcache.recipe import FeatureRecipe
 
 OnFailure = Callable[[str, Exception], None]
 """Called with the name of the backbone that failed and its error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionReport:
+    """What one backbone over one split came to."""
+
+    backbone: str
+    dataset: str
+    split: str
+    view: str
+    layer: str
+    path: str
+    digest: str
+    images: int
+    """Images that the cache holds now, of ``total``."""
+    total: int
+    left: int
+    """Images within the limit that are not there: those of other runs, where this one had a partition of the shards."""
+    extracted: int
+    """Images that this run forwarded and published; 0 where all were there."""
+    stored_bytes: int
+    seconds: float
+    omitted: Mapping[str, str]
+    """Id → reason of the images that the split omits since they cannot be read."""
+    new_caches: tuple[NewCache, ...] = ()
+    """Features, base images and targets that this run created beside others of the same name."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {**dataclasses.asdict(self), "new_caches": [new.to_json() for new in self.new_caches]}
+
+
+class Executor(Protocol):
+    """Computes and publishes shards of features: this process, or the workers of a cluster."""
+
+    def compute(
+        self,
+        caches: Sequence[FeatureCache],
+        batches: Iterator[Iterator[int]],
+        backbone: Backbone,
+        source: ImageSource,
+        *,
+        settings: ExtractionSettings,
+        on_forward: Callable[[int], None],
+        on_publish: Callable[[int, int], None],
+    ) -> None:
+        """Do all shards of each batch before asking for the next batch, and record who did them.
+
+        ``backbone`` is built and calibrated, ``caches`` are those of its layers. ``on_forward`` gets a number of images
+        more, ``on_publish`` a shard and its bytes, from any thread. Raises what forwarding and publishing raise.
+        """
+        ...
+
+
+class LocalExecutor:
+    """This process, on the backbone's device."""
+
+    def __init__(self, facts: Mapping[str, Any] | None = None) -> None:
+        self._facts = facts or {}
+        """For the provenance of the caches."""
+
+    def compute(
+        self,
+        caches: Sequence[FeatureCache],
+        batches: Iterator[Iterator[int]],
+        backbone: Backbone,
+        source: ImageSource,
+        *,
+        settings: ExtractionSettings,
+        on_forward: Callable[[int], None],
+        on_publish: Callable[[int, int], None],
+    ) -> None:
+        """Forward and publish here, all at the same time."""
+        batch_size = settings.batch_size or default_batch_size(backbone.device)
+        writer, facts = new_writer_name(), {**provenance_facts(backbone.device, batch_size), **self._facts}
+        with ExitStack() as open_records:
+            records = [open_records.enter_context(ProvenanceRecord(cache, writer, facts)) for cache in caches]
+
+            def record(shard: int, size: int) -> None:
+                for each in records:
+                    each.add(shard)
+                on_publish(shard, size)
+
+            for shards in batches:
+                extract_shards(
+                    caches, shards, backbone, source, batch_size=batch_size, on_forward=on_forward, on_publish=record
+                )
 
 
 def extract(
@@ -40,27 +140,27 @@ def extract(
     *,
     splits: Sequence[str] | None = None,
     settings: ExtractionSettings | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     on_failure: OnFailure | None = None,
-    hands: Hands | None = None,
+    executor: Executor | None = None,
 ) -> Iterator[ExtractionReport]:
     """Extract every backbone over every split, and yield a report for each as it ends.
 
-    Base images are decoded once for all backbones; the targets of all annotations that the dataset has are made with
-    them, so that a home can be probed without the dataset's files. What is there already is not made again: calling
-    this after an interruption does the rest. The first error ends it, unless ``on_failure`` takes it: called with the
+    It decodes base images once for all backbones, and makes the targets of all annotations of the dataset with them, so
+    that a home can be probed without the dataset's files. It does not make again what is there: call it again after an
+    interruption, and it does the rest. The first error ends it, unless ``on_failure`` takes it: called with the
     backbone's name and the error, it may raise it again, or return, and the next backbone follows.
 
-    Several processes and hosts may do this at once: they share the shards, and each waits at the end for what the
-    others still have in hand. ``hands`` compute the features; by default this process does.
+    Several processes and hosts may do this at once: they share the shards, and each waits at the end for the shards
+    that others still compute. ``executor`` computes the features; by default this process does.
 
     Raises :class:`deapcache.errors.FeatureError` (features that must not be stored), ``DataError`` and
     ``MissingDataError`` (dataset files), ``WeightsError``, ``StorageFullError``, ``ReadOnlyError``, ``UsageError``.
     """
-    work = _Extraction(dataset, home, settings or ExtractionSettings(), splits, progress, hands)
+    run = _Extraction(dataset, home, settings or ExtractionSettings(), splits, progress, executor)
     for name in backbones:
         try:
-            yield from work.of(name)
+            yield from run.extract_backbone(name)
         except (DeapcacheError, torch.OutOfMemoryError) as error:
             if on_failure is None:
                 raise
@@ -68,7 +168,7 @@ def extract(
 
 
 class _Extraction:
-    """What all backbones of one extraction share."""
+    """What all backbones of one extraction share: prepared splits above all."""
 
     def __init__(
         self,
@@ -77,57 +177,236 @@ class _Extraction:
         settings: ExtractionSettings,
         splits: Sequence[str] | None,
         progress: Progress,
-        hands: Hands | None,
+        executor: Executor | None,
     ) -> None:
         refuse_unguarded()
-        self._chosen = split_views(dataset, splits, settings.views)
+        self._views = split_views(dataset, splits, settings.views)
         self._device = choose_device(settings.device)
         home.require_writable()
         self._dataset = dataset
         self._home = home
         self._settings = settings
-        self._listener = Listener(progress)
-        self._hands = hands
-        # files are looked at and annotations digested once, whatever the number of backbones
-        self._readable = functools.cache(lambda split: settings.images_of(dataset, [split], home, progress))
+        self._executor = executor
+        self._new_caches: list[NewCache] = []
+
+        def collect(event: ProgressEvent) -> None:
+            if event.new_cache:
+                self._new_caches.append(event.new_cache)
+            progress(event)
+
+        self._progress = collect
+        # files are checked and annotations digested once, whatever the number of backbones
+        self._readable = functools.cache(lambda split: readable_dataset(dataset, [split], home, settings, collect))
         self._prepared = functools.cache(self._prepare)
 
-    def of(self, name: str) -> Iterator[ExtractionReport]:
+    def extract_backbone(self, name: str) -> Iterator[ExtractionReport]:
         """Extract one backbone over every split and view."""
-        settings, dataset = self._settings, self._dataset
-        seen = describe(name).image_size
-        require_one_region(dataset, settings.base_size_for(dataset), settings.fit, name, seen)
+        settings = self._settings
+        require_one_region(self._dataset, settings, name, describe(name).image_size)
         backbone = build(name, weights=settings.weights, precision=settings.precision, selection=settings.selection)
-        if self._hands is None or backbone.needs_calibration:
+        if self._executor is None or backbone.needs_calibration:
             backbone.to(self._device)
         calibration = self._calibrate(backbone) if backbone.needs_calibration else ""
-        if self._hands is not None:
+        if self._executor is not None:
             backbone.to("cpu")  # the device belongs to the workers
-        hands = self._hands or OwnHands()
-        for split, view in ((split, view) for split, views in self._chosen.items() for view in views):
-            ready = replace(self._prepared(split, settings.limit, dataset.annotations), view=view)
-            first, *others = extract_split(backbone, calibration, ready, self._home, settings, self._listener, hands)
-            yield replace(first, new_caches=self._listener.take())
+        for split, view in ((split, view) for split, views in self._views.items() for view in views):
+            prepared = replace(self._prepared(split, settings.limit, self._dataset.annotations), view=view)
+            first, *others = self._extract_split(backbone, calibration, prepared)
+            new_caches, self._new_caches = tuple(self._new_caches), []
+            yield replace(first, new_caches=new_caches)
             yield from others
 
     def _calibrate(self, backbone: Backbone) -> str:
         first = self._prepared(self._dataset.splits[0], CALIBRATION_IMAGES, ())
         rows = limited_rows(len(first.image_ids), CALIBRATION_IMAGES)
-        complete_images(first, rows, self._settings.sharing, self._listener)
+        complete_images(first, rows, self._settings, self._progress)
         source = image_source(first, backbone.image_size)
         return calibrate(backbone, source, len(first.image_ids), first.images_digest)
 
     def _prepare(self, split: str, limit: int | None, annotations: tuple[str, ...]) -> PreparedSplit:
+        settings = replace(self._settings, limit=limit)
+        dataset = self._readable(split)
+        return prepare_split(dataset, split, self._home, settings, annotations=annotations, progress=self._progress)
+
+    def _extract_split(self, backbone: Backbone, calibration: str, prepared: PreparedSplit) -> list[ExtractionReport]:
+        """Make the features of a split that are missing, and report on each layer that is kept.
+
+        ``calibration`` is what the recipe says of batch norm.
+        """
+        start = time.perf_counter()
         settings = self._settings
-        return prepare_split(
-            self._readable(split),
-            split,
-            self._home,
-            base_size=settings.base_size_for(self._dataset),
-            limit=limit,
-            annotations=annotations,
-            progress=self._listener,
-            fit=settings.fit,
-            sharing=settings.sharing,
-            rehash=settings.rehash,
+        caches = [self._feature_cache(backbone, calibration, prepared, identity) for identity in backbone.identities]
+        length = caches[0].shard_images
+        wanted = {row // length for row in limited_rows(len(prepared.image_ids), settings.limit)[::length]}
+        # A complete layer, which may be in a further home that is not ours, is neither computed nor written again.
+        lacking = [cache for cache in caches if wanted - cache.present_shards()]
+        missing = settings.partition.select(wanted - _in_all(lacking)) if lacking else []
+        done = 0
+        if missing:
+            first = lacking[0]
+            rows = [row for shard in missing for row in first.shard_rows(shard)]
+            require_space(first.location, len(rows) * sum(map(item_bytes, lacking)))
+            complete_images(prepared, rows, settings, self._progress)
+            kept = backbone if lacking == caches else backbone.narrowed([c.recipe["layer"] for c in lacking])
+            stage = f"{backbone.name} · {prepared.dataset.images_name}/{prepared.split}"
+            done = compute_features(
+                lacking,
+                missing,
+                kept,
+                image_source(prepared, backbone.image_size),
+                settings=settings,
+                stage=name_view(stage, prepared.view),
+                progress=self._progress,
+                executor=self._executor,
+            )
+        seconds = time.perf_counter() - start
+        return [
+            _report(cache, prepared, wanted, extracted=done if cache in lacking else 0, seconds=seconds)
+            for cache in caches
+        ]
+
+    def _feature_cache(
+        self, backbone: Backbone, calibration: str, prepared: PreparedSplit, identity: BackboneIdentity
+    ) -> FeatureCache:
+        settings, dataset, ids = self._settings, prepared.dataset, prepared.image_ids
+        recipe = feature_recipe(
+            identity,
+            calibration=calibration,
+            base_size=settings.base_size or dataset.base_size,
+            base_fit=prepared.fit,
+            colour=dataset.colour,
+            precision=settings.precision,
+            storage=settings.storage,
+            images=prepared.images_digest,
+            view=prepared.view,
+            omitted=omitted_from(dataset, prepared.split),
         )
+        has_cls = identity.tokens == CLS
+        cache = make_cache(
+            self._home,
+            features_path(dataset.images_name, prepared.split, backbone.name, recipe.digest),
+            recipe=recipe,
+            arrays=feature_arrays(
+                settings.storage, backbone.grid, backbone.dim, compress=settings.compress, cls=has_cls
+            ),
+            image_ids=ids,
+            rows=limited_rows(len(ids), settings.limit),
+            progress=self._progress,
+        )
+        return cast(FeatureCache, cache)
+
+
+def feature_recipe(
+    identity: BackboneIdentity,
+    *,
+    calibration: str,
+    base_size: BaseSize,
+    base_fit: str,
+    colour: str,
+    precision: str,
+    storage: str,
+    images: str,
+    view: str = ORIGINAL,
+    omitted: Mapping[str, Any] | None = None,
+) -> FeatureRecipe:
+    """The recipe of feature volumes: the backbone's identity and everything around it."""
+    return FeatureRecipe(
+        **{f.name: getattr(identity, f.name) for f in dataclasses.fields(identity)},
+        calibration=calibration,
+        base_size=base_size_name(base_size),
+        base_fit=base_fit,
+        base_interpolation=INTERPOLATION,
+        colour=colour,
+        precision=precision,
+        tf32=False,
+        storage=storage,
+        images=images,
+        view=view,
+        omitted=omitted,
+    )
+
+
+def compute_features(
+    caches: Sequence[FeatureCache],
+    shards: Sequence[int],
+    backbone: Backbone,
+    source: ImageSource,
+    *,
+    settings: ExtractionSettings,
+    stage: str,
+    progress: Progress,
+    executor: Executor | None = None,
+) -> int:
+    """Make ``shards`` of the caches of one backbone's layers, as far as no other run does; the images forwarded.
+
+    Raises :class:`IncompleteCacheError` where shards are missing at the end, and what forwarding and publishing raise.
+    """
+    first = caches[0]  # keeps the claims on shards, which are those of all caches
+    done = stored_bytes = 0
+    queue = WorkQueue(
+        first.location,
+        shards,
+        present=lambda: _in_all(caches),
+        images=lambda shard: len(first.shard_rows(shard)),
+        caches=caches,
+        claim_seconds=settings.claim_seconds,
+        say=lambda text: progress(message(stage, text)),
+    )
+
+    def show() -> None:
+        progress(ProgressEvent(stage=stage, done=done, total=queue.total, bytes=stored_bytes))
+
+    def on_forward(images: int) -> None:
+        nonlocal done
+        done += images
+        show()
+
+    def on_publish(shard: int, size: int) -> None:
+        nonlocal stored_bytes
+        stored_bytes += size
+        queue.finish(shard)
+
+    with kept_true(*caches), queue:
+        (executor or LocalExecutor()).compute(
+            caches,
+            queue.batches(),
+            backbone,
+            source,
+            settings=settings,
+            on_forward=on_forward,
+            on_publish=on_publish,
+        )
+        show()
+    if removed := set(shards) - _in_all(caches):
+        raise IncompleteCacheError(
+            f"{first.location} lacks {len(removed)} shards that were just made: somebody removed them meanwhile; "
+            "run the same command again to make them anew"
+        )
+    return done
+
+
+def _in_all(caches: Sequence[FeatureCache]) -> set[int]:
+    """The shards that none of the caches lacks."""
+    return set.intersection(*(cache.present_shards() for cache in caches))
+
+
+def _report(
+    cache: FeatureCache, prepared: PreparedSplit, wanted: set[int], *, extracted: int, seconds: float
+) -> ExtractionReport:
+    present = cache.present_shards()
+    return ExtractionReport(
+        backbone=cache.backbone,
+        dataset=prepared.dataset.images_name,
+        split=prepared.split,
+        view=prepared.view,
+        layer=str(cache.recipe["layer"]),
+        path=str(cache.location),
+        digest=cache.digest,
+        images=sum(len(cache.shard_rows(shard)) for shard in present),
+        total=len(cache),
+        left=sum(len(cache.shard_rows(shard)) for shard in wanted - present),
+        extracted=extracted,
+        stored_bytes=cache.stored_bytes(),
+        seconds=seconds,
+        omitted=dict(prepared.dataset.omitted.get(prepared.split, {})),
+    )

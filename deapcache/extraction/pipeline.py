@@ -1,8 +1,10 @@
-"""The extraction loop: reading ahead, the forward pass, and writing behind, all at the same time.
+"""The extraction loop: it reads ahead, runs the forward pass, and writes behind, all at the same time.
 
-The unit of work is one shard. Its images are read while earlier ones are forwarded; when its last batch has left the
-device, another thread checks, compresses and publishes it whole. A batch never straddles shards, so the bytes of a
-shard do not depend on where an interrupted run stopped.
+The unit of work is one shard. The loop reads its images while it forwards earlier ones; when the last batch of a shard
+has left the device, another thread checks, compresses and publishes it whole. A batch never straddles shards, so the
+bytes of a shard do not depend on where an interrupted run stopped.
+
+The images come from the cached base images, or from the files at their own size.
 """
 
 from __future__ import annotations
@@ -10,30 +12,116 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from deapcache.allocator import keep_freed_memory
-from deapcache.backbones import Backbone, Output
-from deapcache.cache import FeatureCache, encode_cls, encode_features
-from deapcache.extraction.progress import Watch
-from deapcache.extraction.sources import Batch, ImageSource
+from deapcache.backbones import Backbone
+from deapcache.cache import HFLIP, Cache, FeatureCache, encode_cls, encode_features, mirror, open_cache
+from deapcache.datasets import Dataset, resize_image
+from deapcache.extraction.images_targets import IMAGES, PreparedSplit
+from deapcache.extraction.readable import suggest_skipping
+from deapcache.machine import cpu_count
+
+CALIBRATION_IMAGES = 64
+"""Training images on which the batch-norm statistics of an untrained backbone are estimated."""
 
 READ_AHEAD = 3
-"""Batches whose images are asked for before they are needed."""
+"""Batches whose images are requested before they are needed."""
 
 SHARDS_IN_FLIGHT = 2
 """Shards that may be checked, compressed and published while the next one is computed."""
 
 
-@dataclass(frozen=True)
-class _Work:
-    shard: int
-    rows: range
-    last: bool
+class ImageBatch:
+    """Images that were requested and may still be on their way."""
+
+    def __init__(self, result: Callable[[], np.ndarray]) -> None:
+        self.result = result
+        """Waits for them: (n, h, w, 3) uint8 RGB."""
+
+
+class ImageSource(Protocol):
+    """Gives batches of images by row; a worker process can unpickle it."""
+
+    def request(self, rows: Sequence[int]) -> ImageBatch:
+        """Start to read ``rows``."""
+        ...
+
+
+class CachedImages:
+    """Base images from their cache."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._location = cache.location
+        self._cache: Cache | None = cache
+
+    def request(self, rows: Sequence[int]) -> ImageBatch:
+        """Start to read ``rows`` of the base-image cache."""
+        if self._cache is None:
+            self._cache = open_cache(self._location)
+        return ImageBatch(self._cache.read_async(rows).result)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": None}  # a worker opens the cache itself, a scheduler never does
+
+
+class NativeImages:
+    """Files decoded at their own size and resized straight to the backbone's (``--base-size native``)."""
+
+    def __init__(self, dataset: Dataset, split: str, image_size: tuple[int, int], fit: str) -> None:
+        self._arguments = dataset, split, image_size, fit
+        self._pool = ThreadPoolExecutor(cpu_count())
+
+    def request(self, rows: Sequence[int]) -> ImageBatch:
+        """Start to decode ``rows``."""
+        images = [self._pool.submit(self._read, row) for row in rows]
+        return ImageBatch(lambda: np.stack([image.result() for image in images]))
+
+    def _read(self, row: int) -> np.ndarray:
+        dataset, split, image_size, fit = self._arguments
+        with suggest_skipping():
+            return resize_image(dataset.read_image(split, row), image_size, fit)
+
+    def __reduce__(self) -> Any:
+        return NativeImages, self._arguments
+
+
+class MirroredImages:
+    """The images of another source, mirrored left to right: one stored copy serves both views."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self._source = source
+
+    def request(self, rows: Sequence[int]) -> ImageBatch:
+        """Start to read ``rows``."""
+        batch = self._source.request(rows)
+        return ImageBatch(lambda: mirror(IMAGES, batch.result()))
+
+
+def in_view(source: ImageSource, view: str) -> ImageSource:
+    """The images of ``source`` in an augmentation view."""
+    return MirroredImages(source) if view == HFLIP else source
+
+
+def image_source(prepared: PreparedSplit, image_size: tuple[int, int]) -> ImageSource:
+    """The images of a split, in its view, for a backbone whose images have ``image_size`` (height, width)."""
+    if prepared.images is None:
+        return in_view(NativeImages(prepared.dataset, prepared.split, image_size, prepared.fit), prepared.view)
+    return in_view(CachedImages(prepared.images), prepared.view)
+
+
+def calibrate(backbone: Backbone, source: ImageSource, images: int, images_digest: str) -> str:
+    """Estimate the batch-norm statistics of an untrained backbone on the first of ``images`` images of an image set.
+
+    Returns what the recipe of its features says about it.
+    """
+    rows = range(min(images, CALIBRATION_IMAGES))
+    batches = (rows[start : start + 16] for start in range(0, len(rows), 16))
+    backbone.calibrate(torch.from_numpy(source.request(some).result()) for some in batches)
+    return f"batch norm from the first {len(rows)} images of {images_digest}"
 
 
 def extract_shards(
@@ -43,38 +131,52 @@ def extract_shards(
     source: ImageSource,
     *,
     batch_size: int,
-    watch: Watch = Watch(),  # noqa: B008 - it has no state
-    computed: Callable[[], None] = lambda: None,
+    on_forward: Callable[[int], None] = lambda _: None,
+    on_publish: Callable[[int, int], None] = lambda *_: None,
+    on_all_forwarded: Callable[[], None] = lambda: None,
 ) -> int:
-    """Compute and publish ``shards`` of ``caches``, which are asked for one by one; returns the images written.
+    """Compute and publish ``shards`` of ``caches``; returns the number of images written.
 
-    ``caches`` are those of the layers that ``backbone`` gives from one forward, in its order, with equal shards. A
-    shard is said to be published when it is in all of them.
+    ``caches`` are those of the layers that ``backbone`` gives from one forward, in its order, with equal shards.
+    ``shards`` is read one by one, as the loop gets to each.
 
-    ``computed`` is called when all is forwarded and the last of it is still being published.
+    ``on_forward`` gets the number of images of each batch, ``on_publish`` (from another thread) a shard that is in all
+    caches with its bytes. ``on_all_forwarded`` is called while the last shards are still being published.
 
     Raises :class:`deapcache.errors.FeatureError` for features that must not be stored, and whatever reading or
     publishing raises. On any error or on Ctrl-C, shards published until then stay, and nothing else is left.
     """
     writer = ThreadPoolExecutor(SHARDS_IN_FLIGHT)
     try:
-        work = _work(caches[0], shards, batch_size)
+        work = _batches_of(caches[0], shards, batch_size)
         with keep_freed_memory():
-            return _Loop(caches, backbone, writer, watch).run(_read_ahead(source, work), computed)
+            loop = _Loop(caches, backbone, writer, on_publish)
+            for item, batch in _read_ahead(source, work):
+                loop.forward(item, batch.result())
+                on_forward(len(item.rows))
+            on_all_forwarded()
+            return loop.finish()
     finally:
         writer.shutdown(wait=True, cancel_futures=True)
 
 
-def _work(cache: FeatureCache, shards: Iterable[int], batch_size: int) -> Iterator[_Work]:
+class _Batch(NamedTuple):
+    shard: int
+    rows: range
+    is_last: bool
+    """Of its shard."""
+
+
+def _batches_of(cache: FeatureCache, shards: Iterable[int], batch_size: int) -> Iterator[_Batch]:
     for shard in shards:
         rows = cache.shard_rows(shard)
         for start in range(rows.start, rows.stop, batch_size):
             stop = min(start + batch_size, rows.stop)
-            yield _Work(shard, range(start, stop), stop == rows.stop)
+            yield _Batch(shard, range(start, stop), stop == rows.stop)
 
 
-def _read_ahead(source: ImageSource, work: Iterable[_Work]) -> Iterator[tuple[_Work, Batch]]:
-    ahead: deque[tuple[_Work, Batch]] = deque()
+def _read_ahead(source: ImageSource, work: Iterable[_Batch]) -> Iterator[tuple[_Batch, ImageBatch]]:
+    ahead: deque[tuple[_Batch, ImageBatch]] = deque()
     for item in work:
         ahead.append((item, source.request(item.rows)))
         if len(ahead) > READ_AHEAD:
@@ -94,50 +196,55 @@ _Buffers = tuple[_Buffer, ...]
 
 
 class _Loop:
-    """The state of one run of the loop."""
+    """The buffers of one run of the loop: those that fill, and those whose shard is being published."""
 
     def __init__(
-        self, caches: Sequence[FeatureCache], backbone: Backbone, writer: ThreadPoolExecutor, watch: Watch
+        self,
+        caches: Sequence[FeatureCache],
+        backbone: Backbone,
+        writer: ThreadPoolExecutor,
+        on_publish: Callable[[int, int], None],
     ) -> None:
         self._caches = caches
         self._backbone = backbone
         self._writer = writer
-        self._watch = watch
+        self._on_publish = on_publish
         self._device = backbone.device
         self._dtype = torch.float16 if caches[0].storage == "float16" else torch.float32
         self._free: list[_Buffers] = []
         self._publishing: deque[tuple[_Buffers, Future[None]]] = deque()
+        self._images = 0
 
-    def run(self, batches: Iterator[tuple[_Work, Batch]], computed: Callable[[], None]) -> int:
-        done = 0
-        for work, batch in batches:
-            rows = self._caches[0].shard_rows(work.shard)
-            start = work.rows.start - rows.start
-            place = slice(start, start + len(work.rows))
-            for buffer, output in zip(self._buffers(), self._forward(batch.result()), strict=True):
-                # float16 storage: a value beyond its range turns infinite here and is refused when it is encoded
-                buffer.features[place].copy_(output.features.to(self._dtype), non_blocking=True)
-                if buffer.cls is not None and output.cls is not None:
-                    buffer.cls[place].copy_(output.cls, non_blocking=True)
-            done += len(work.rows)
-            if work.last:
-                self._hand_over(work.shard, self._free.pop(), len(rows))
-            self._watch.forwarded(len(work.rows))
-        computed()
-        while self._publishing:
-            self._reclaim()
-        return done
-
-    def _forward(self, images: np.ndarray) -> tuple[Output, ...]:
+    def forward(self, batch: _Batch, images: np.ndarray) -> None:
+        """Forward ``images`` (n, h, w, 3) uint8; hand the shard over to the writer after its last batch."""
+        shard_rows = self._caches[0].shard_rows(batch.shard)
+        start = batch.rows.start - shard_rows.start
+        place = slice(start, start + len(batch.rows))
+        if not self._free:  # as many buffers exist as are in use at once
+            self._free.append(tuple(map(self._new_buffer, self._caches)))
         pixels = torch.from_numpy(images)
         if self._device.type == "cuda":
             pixels = pixels.pin_memory()
-        return self._backbone.outputs(pixels.to(self._device, non_blocking=True))
+        outputs = self._backbone.outputs(pixels.to(self._device, non_blocking=True))
+        for buffer, output in zip(self._free[-1], outputs, strict=True):
+            # float16 storage: a value beyond its range turns infinite here, and encoding refuses it
+            buffer.features[place].copy_(output.features.to(self._dtype), non_blocking=True)
+            if buffer.cls is not None and output.cls is not None:
+                buffer.cls[place].copy_(output.cls, non_blocking=True)
+        self._images += len(batch.rows)
+        if batch.is_last:
+            self._hand_over(batch.shard, self._free.pop(), len(shard_rows))
+
+    def finish(self) -> int:
+        """Wait until all shards are published; the number of images forwarded."""
+        while self._publishing:
+            self._reclaim()
+        return self._images
 
     def _hand_over(self, shard: int, buffers: _Buffers, images: int) -> None:
         copied = torch.cuda.Event() if self._device.type == "cuda" else None
         if copied is not None:
-            copied.record()
+            copied.record(torch.cuda.current_stream(self._device))  # the default is that of the first GPU
         self._publishing.append((buffers, self._writer.submit(self._publish, shard, buffers, images, copied)))
         while len(self._publishing) > SHARDS_IN_FLIGHT or (self._publishing and self._publishing[0][1].done()):
             self._reclaim()
@@ -153,18 +260,12 @@ class _Loop:
                 arrays |= encode_cls(buffer.cls[:images].numpy(), cache.storage, ids)
             cache.write_shard(shard, arrays)
             size += sum(array.nbytes for array in arrays.values())
-        self._watch.published(shard, size)
+        self._on_publish(shard, size)
 
     def _reclaim(self) -> None:
         buffers, published = self._publishing.popleft()
         published.result()
         self._free.append(buffers)
-
-    def _buffers(self) -> _Buffers:
-        """Where the shard that is being forwarded is gathered; as many are made as are in use at once."""
-        if not self._free:
-            self._free.append(tuple(map(self._new_buffer, self._caches)))
-        return self._free[-1]
 
     def _new_buffer(self, cache: FeatureCache) -> _Buffer:
         pinned, images = self._device.type == "cuda", cache.shard_images

@@ -1,22 +1,39 @@
-"""What an extraction will cost, before it starts."""
+"""What an extraction would do and cost, without doing or downloading anything."""
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from deapcache.backbones import Backbone
-from deapcache.cache import ORIGINAL, Cache, name_view
-from deapcache.errors import StorageFullError
+from deapcache.allocator import keep_freed_memory
+from deapcache.backbones import CLS, Backbone, build, describe, layers_of
+from deapcache.cache import ORIGINAL, ArraySpec, feature_arrays, find_caches, name_view, shard_images_for
+from deapcache.datasets import BOXES, Dataset
+from deapcache.extraction.dataset_summary import DatasetSummary, summarize_dataset
+from deapcache.extraction.images_targets import (
+    image_array,
+    limited_rows,
+    require_one_region,
+    split_views,
+    target_array,
+    target_size,
+)
+from deapcache.extraction.progress import Progress, message, no_progress
+from deapcache.extraction.readable import readable_dataset
+from deapcache.extraction.settings import (
+    BaseSize,
+    ExtractionSettings,
+    base_size_name,
+    choose_device,
+    default_batch_size,
+)
 from deapcache.locations import Location
 from deapcache.machine import seconds_of
-
-_RESERVE = 1.02
-"""Room for metadata and file-system overhead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +50,7 @@ class PlannedCache:
     images: int
     """Images of the whole cache."""
     counted: str
-    """How their number is known: ``listed``, ``in the home`` or ``official``."""
+    """Where their number comes from: ``listed``, ``in the home`` or ``official``."""
     wanted: int
     """Images that this run needs: whole shards."""
     to_do: int
@@ -73,12 +90,12 @@ class ExtractionPlan:
 
     caches: tuple[PlannedCache, ...]
     images_per_second: dict[str, float]
-    """Measured forward rate by backbone, images/s, on ``device``, of those that would be run."""
+    """Forward rate of each backbone that would run, measured on ``device``, images/s."""
     device: str
     home: str
     free_bytes: int | None
     omitted: Mapping[str, Mapping[str, str]]
-    """Split → id → reason of the images that would be left out since they cannot be read."""
+    """Split → id → reason of the images that the run would omit since they cannot be read."""
 
     @property
     def bytes(self) -> int:
@@ -87,7 +104,7 @@ class ExtractionPlan:
 
     @property
     def forwards(self) -> int:
-        """Images that backbones would be run on."""
+        """Images that backbones would forward."""
         return sum(self._to_forward().values())
 
     def _to_forward(self) -> dict[tuple[str, ...], int]:
@@ -111,23 +128,137 @@ class ExtractionPlan:
         return {**asdict(self), "caches": caches, **totals}
 
 
+def plan_extraction(
+    backbones: Sequence[str],
+    dataset: Dataset | DatasetSummary,
+    home: Location,
+    *,
+    splits: Sequence[str] | None = None,
+    settings: ExtractionSettings,
+    measure: bool = True,
+    progress: Progress = no_progress,
+) -> ExtractionPlan:
+    """What :func:`deapcache.extraction.extract` would do with the same arguments.
+
+    Caches that are there are found by name and options, without reading the dataset's files or any weights; the
+    forward rate is measured on the device with an untrained copy of each architecture that would be run, unless
+    ``measure`` is false. Where images that cannot be read are to be skipped, files are read to know them. Of a dataset
+    whose files are not there a summary is enough.
+    """
+    chosen = split_views(dataset, splits, settings.views)
+    omitted: Mapping[str, Mapping[str, str]] = {}
+    if isinstance(dataset, Dataset):
+        readable = readable_dataset(dataset, list(chosen), home, settings, progress)
+        dataset, omitted = summarize_dataset(readable, list(chosen)), readable.omitted
+    device = choose_device(settings.device)
+    caches = [
+        _plan_cache(home, dataset, split, settings.limit, wanted)
+        for split, views in chosen.items()
+        for wanted in _wanted(backbones, dataset, split, views, settings)
+    ]
+    to_run = {cache.name for cache in caches if cache.kind == "features" and cache.to_do}
+    measured = [name for name in dict.fromkeys(backbones) if measure and name in to_run]
+    batch_size, base_size = settings.batch_size or default_batch_size(device), settings.base_size or dataset.base_size
+    rates: dict[str, float] = {}
+    for name in measured:
+        rates[name] = untrained_rate(name, base_size, settings.precision, batch_size, device)
+        progress(message(name, f"{rates[name]:.1f} images/s ({len(rates)} of {len(measured)} backbones measured)"))
+    return ExtractionPlan(
+        caches=tuple(caches),
+        images_per_second=rates,
+        device=str(device),
+        home=str(home),
+        free_bytes=home.free_bytes(),
+        omitted={split: dict(reasons) for split, reasons in omitted.items()},
+    )
+
+
+_Wanted = tuple[str, str, Sequence[ArraySpec], Mapping[str, Any]]
+"""Kind, name, arrays and recipe fields of a cache."""
+
+
+def _wanted(
+    backbones: Sequence[str], dataset: DatasetSummary, split: str, views: Sequence[str], settings: ExtractionSettings
+) -> Iterator[_Wanted]:
+    base_size = settings.base_size or dataset.base_size
+    size = target_size(dataset, base_size)
+    resized = {"size": list(size), "fit": settings.fit}
+    if base_size != "native":
+        yield "images", "", (image_array(size),), resized
+    for kind in dataset.annotations:
+        yield "targets", kind, (target_array(dataset, split, kind, size),), resized
+    fields = {
+        "base_size": base_size_name(base_size),
+        "base_fit": settings.fit,
+        "storage": settings.storage,
+        "precision": settings.precision,
+    }
+    for name in backbones:
+        entry = describe(name)
+        require_one_region(dataset, settings, name, entry.image_size)
+        layers, norm = layers_of(name, settings.selection)
+        tokens = settings.selection.tokens
+        arrays = feature_arrays(settings.storage, entry.grid, entry.dim, cls=tokens == CLS)
+        for view in views:
+            for layer in layers:
+                own = {"final_norm": norm, "tokens": tokens, "view": view, "layer": layer}
+                yield "features", name, arrays, {**fields, **own}
+
+
+def _plan_cache(
+    home: Location, dataset: DatasetSummary, split: str, limit: int | None, wanted_cache: _Wanted
+) -> PlannedCache:
+    kind, name, arrays, fields = wanted_cache
+    owner = dataset.name if kind == "targets" else dataset.images_name
+    found = dataset.of[split]
+    rows = limited_rows(found.images, limit)
+    length = shard_images_for(arrays, found.images)
+    wanted = {row // length for row in rows}
+    missing = set(wanted)
+    for entry in find_caches(home, kind, dataset=owner, split=split, name=name or None, fields=fields):
+        cache = entry.open()
+        if cache.image_ids == found.ids:
+            missing &= set(cache.missing_shards(rows))
+    is_sized = name != BOXES or found.box_rows is not None
+    return PlannedCache(
+        kind=kind,
+        owner=owner,
+        split=split,
+        name=name,
+        images=found.images,
+        counted=found.counted,
+        wanted=_images_in(wanted, length, found.images),
+        to_do=_images_in(missing, length, found.images),
+        files=len(missing) * len(arrays),
+        files_wanted=len(wanted) * len(arrays),
+        item_bytes=sum(spec.item_bytes for spec in arrays) if is_sized else None,
+        fields=fields,
+        view=fields.get("view", ORIGINAL),
+    )
+
+
+def _images_in(shards: Iterable[int], length: int, images: int) -> int:
+    return sum(min(length, images - shard * length) for shard in shards)
+
+
+def untrained_rate(name: str, base_size: BaseSize, precision: str, batch_size: int, device: torch.device) -> float:
+    """Forward rate of an untrained copy of a backbone's architecture, images/s: see :func:`measure_rate`.
+
+    Of the trained one where its loader brings the weights.
+    """
+    entry = describe(name)
+    copied = entry.untrained or entry.own_weights
+    backbone = build(name if copied else entry.as_untrained().name, precision=precision).to(device)
+    size = backbone.image_size if base_size == "native" else base_size
+    with keep_freed_memory():  # as in extraction
+        rate = measure_rate(backbone, size, batch_size)
+    del backbone
+    gc.collect()
+    return rate
+
+
 def measure_rate(backbone: Backbone, base_size: tuple[int, int], batch_size: int) -> float:
     """Forward rate in images/s, preprocessing included, on the backbone's device: the better of two timed batches."""
     images = torch.zeros((batch_size, *base_size, 3), dtype=torch.uint8, device=backbone.device)
     backbone(images[:1])
     return batch_size / min(seconds_of(lambda: backbone(images), backbone.device) for _ in range(2))
-
-
-def item_bytes(cache: Cache) -> int:
-    """Uncompressed bytes of one image's entry in all arrays of a cache."""
-    return sum(spec.item_bytes for spec in cache.arrays.values())
-
-
-def require_space(home: Location, needed: int) -> None:
-    """Raise :class:`StorageFullError` where ``needed`` bytes will not fit into ``home``."""
-    free = home.free_bytes()
-    if free is not None and needed * _RESERVE > free:
-        raise StorageFullError(
-            f"{home} has {free / 1e9:.2f} GB free, this extraction needs up to {needed / 1e9:.2f} GB: free some space, "
-            "choose another --home, a smaller --dtype or fewer images with --limit (--dry-run shows the plan)"
-        )

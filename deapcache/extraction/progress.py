@@ -1,21 +1,54 @@
-"""What long work says of itself while it runs."""
+"""Progress of long work: how far it is, which new caches it made, and sentences for the user."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from deapcache.extraction.creating import NewCache
+from deapcache.recipe import SHORT, Difference
+
+_SHORT_VALUE = 24
+"""Characters of a recipe value that a line still shows; digests are longer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewCache:
+    """A cache that was made where the home had others of the same kind, dataset, split, name and view."""
+
+    what: str
+    """``features coco/val dinov2``."""
+    path: str
+    """Relative to the home."""
+    digest: str
+    other: str
+    """Digest of the nearest of those that were there: the one with the fewest differences."""
+    differences: tuple[Difference, ...]
+    """Recipe fields, here and there."""
+
+    def __str__(self) -> str:
+        """One line, which shows short values."""
+        fields = []
+        for difference in self.differences:
+            here, there = (v if isinstance(v, str) else json.dumps(v) for v in difference[1:])
+            is_short = max(len(here), len(there)) <= _SHORT_VALUE
+            fields.append(f"{difference.field} ({here} here, {there} there)" if is_short else difference.field)
+        return f"{self.what}: new cache {self.digest[:SHORT]}; differs from {self.other[:SHORT]} in {', '.join(fields)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        differing = {each.field: {"here": each.left, "there": each.right} for each in self.differences}
+        facts = {"what": self.what, "path": self.path, "digest": self.digest, "differs_from": self.other}
+        return {**facts, "differences": differing}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressEvent:
-    """How far one stage has come."""
+    """How far one stage is."""
 
     stage: str
-    """What is being done, for people: ``dinov2 · coco/train``."""
+    """What is being done, for the user: ``dinov2 · coco/train``."""
     done: int
     """Images done in this run."""
     total: int
@@ -23,28 +56,18 @@ class ProgressEvent:
     bytes: int = 0
     """Bytes published in this run."""
     new_cache: NewCache | None = None
-    """A cache that was made beside others that could be taken for it."""
+    """A new cache that the user could confuse with others."""
     message: str = ""
-    """A sentence for people, in place of how far the stage has come."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Watch:
-    """Called as units of work come along, from whichever thread does them."""
-
-    forwarded: Callable[[int], None] = lambda _: None
-    """So many images more have been forwarded."""
-    published: Callable[[int, int], None] = lambda *_: None
-    """A shard, and the bytes of it."""
+    """A sentence for the user, in place of the numbers."""
 
 
 Progress = Callable[[ProgressEvent], None]
 
 
-def silent(_: ProgressEvent) -> None:
-    """Progress that nobody looks at."""
+def no_progress(_: ProgressEvent) -> None:
+    """Ignore all events."""
 
 
-def said(stage: str, message: str) -> ProgressEvent:
-    """An event that tells people something in words."""
-    return ProgressEvent(stage=stage, done=0, total=0, message=message)
+def message(stage: str, text: str) -> ProgressEvent:
+    """An event that tells the user a sentence."""
+    return ProgressEvent(stage=stage, done=0, total=0, message=text)

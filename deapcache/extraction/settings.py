@@ -1,55 +1,102 @@
-"""How to extract, and on which device."""
+"""How to extract: options, the base size, the part of the shards, the device. Nothing here reads or writes files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from deapcache.backbones import DEFAULT_LAYERS, LayerSelection
 from deapcache.cache import ORIGINAL, STORAGE_FORMATS, check_views
-from deapcache.datasets import Dataset
+from deapcache.cache.claims import CLAIM_SECONDS
 from deapcache.errors import UsageError
-from deapcache.extraction.checking import ON_ERROR, without_unreadable
-from deapcache.extraction.outline import Outline
-from deapcache.extraction.progress import Progress
-from deapcache.extraction.recipes import BaseSize
-from deapcache.extraction.sharing import Sharing
-from deapcache.locations import Location
 from deapcache.regions import FITS, SQUASH
+
+BaseSize = tuple[int, int] | Literal["native"]
+"""Height and width of base images, or ``native``: each file at its own size, resized for each backbone."""
+
+ON_ERROR = ("stop", "skip")
+"""On an image that cannot be read: raise an error, or leave it out of the image set."""
+
+
+def base_size_name(size: BaseSize) -> str:
+    """``224x224`` (height × width), or ``native``."""
+    return "native" if size == "native" else f"{size[0]}x{size[1]}"
+
+
+def parse_base_size(text: str) -> BaseSize:
+    """``224``, ``216x288`` or ``native``; raises :class:`UsageError` for anything else."""
+    if text == "native":
+        return "native"
+    sides = text.lower().split("x")
+    if len(sides) <= 2 and all(side.isdecimal() and int(side) > 0 for side in sides):
+        return int(sides[0]), int(sides[-1])
+    raise UsageError(f"base size {text!r}: expected a side (224), HEIGHTxWIDTH (216x288) or native")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardPartition:
+    """The part of the shards that belongs to one of ``count`` runs, whether or not the others run too."""
+
+    number: int = 1
+    """From 1 to ``count``."""
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise UsageError(f"shard {self}: expected a number from 1 to {max(self.count, 1)} before the slash")
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def select(self, shards: Collection[int]) -> list[int]:
+        """Those of ``shards`` that belong to it, in order."""
+        return [shard for shard in sorted(shards) if shard % self.count == self.number - 1]
+
+
+def parse_partition(text: str) -> ShardPartition:
+    """``2/8``, the second of eight; raises :class:`UsageError` for anything else."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found:
+        raise UsageError(f"shard {text!r}: expected NUMBER/COUNT with numbers from 1, such as 2/8")
+    return ShardPartition(number=int(found[1]), count=int(found[2]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionSettings:
-    """How to extract. The first group is part of the recipe, the second is circumstance."""
+    """How to extract. The first group is part of the recipe, the second is not."""
 
     base_size: BaseSize | None = None
     """None: the dataset's own."""
     fit: str = SQUASH
-    """How images of any shape are brought to the base size: one of ``FITS``."""
+    """How to bring images of any shape to the base size: one of ``FITS``."""
     storage: str = "float16"
     precision: str = "fp32"
     weights: Path | None = None
     views: tuple[str, ...] = (ORIGINAL,)
-    """Each is a cache of its own; where no splits are named, mirrored images are those of the training split alone."""
+    """Each is a cache of its own; unless splits are named, mirrored images are made of the training split alone."""
     selection: LayerSelection = DEFAULT_LAYERS
-    """Which layers are kept, each a cache of its own, and whether the class token is; all from one forward."""
+    """Which layers to keep, each a cache of its own from one forward, and whether to keep the class token."""
 
     compress: bool = True
-    """Whether features of a new cache are compressed; one that is there stays as it was begun."""
+    """Whether to compress the features of a new cache; an existing cache stays as it is."""
     batch_size: int | None = None
     """None: 32 on a GPU, 8 on a CPU."""
     device: str = "auto"
     limit: int | None = None
     """Only the first so many images of each split, rounded up to whole shards."""
     on_error: str = "stop"
-    """What becomes of images that cannot be read: ``stop``, or ``skip``, which leaves them out of the image set."""
+    """What to do with images that cannot be read: one of ``ON_ERROR``."""
     rehash: bool = False
-    """Whether all files are read again that digests and checks are remembered of."""
-    sharing: Sharing = Sharing()  # noqa: RUF009 - it has no state
-    """How the work is shared with other runs."""
+    """Whether to read again all files whose digests and checks the home remembers."""
+    partition: ShardPartition = ShardPartition()
+    """The shards that this run may compute, by default all."""
+    claim_seconds: float = CLAIM_SECONDS
+    """A claim of another run that was not renewed for so long is void."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "views", check_views(self.views))
@@ -64,16 +111,6 @@ class ExtractionSettings:
         for name, value in (("batch size", self.batch_size), ("limit", self.limit)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, found {value}")
-
-    def base_size_for(self, dataset: Dataset | Outline) -> BaseSize:
-        """The base size asked for, else the dataset's own."""
-        return self.base_size or dataset.base_size
-
-    def images_of(self, dataset: Dataset, splits: Sequence[str], home: Location, progress: Progress) -> Dataset:
-        """``dataset``, less the images of ``splits`` that cannot be read where these are to be skipped."""
-        if self.on_error != "skip":
-            return dataset
-        return without_unreadable(dataset, splits, home, recheck=self.rehash, progress=progress)
 
 
 def choose_device(name: str) -> torch.device:

@@ -24,8 +24,8 @@ from PIL import Image
 
 from deapcache.backbones import build
 from deapcache.datasets import open_dataset
+from deapcache.extraction import ExtractionSettings, prepare_split
 from deapcache.extraction.plan import measure_rate
-from deapcache.extraction.prepare import prepare_split
 from deapcache.locations import LocalLocation
 from tests.benchmarks.figures import Figure, ratios
 
@@ -88,7 +88,7 @@ def _pillow_seconds(files: list[Path]) -> float:
 def _prepare_seconds(folder: Path, home: LocalLocation) -> float:
     dataset = open_dataset("folder:photographs", folder)
     start = time.perf_counter()
-    prepare_split(dataset, "val", home, base_size=SIZE, limit=None, annotations=(), progress=lambda _: None)
+    prepare_split(dataset, "val", home, ExtractionSettings(base_size=SIZE), annotations=())
     return time.perf_counter() - start
 
 

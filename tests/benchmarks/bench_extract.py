@@ -24,11 +24,8 @@ from deapcache.allocator import keep_freed_memory
 from deapcache.backbones import Backbone, build
 from deapcache.cache import Cache, FeatureCache, create_cache, feature_arrays
 from deapcache.cache.format import MIN_SHARDS
-from deapcache.extraction.calibrating import calibrate
+from deapcache.extraction import CachedImages, calibrate, default_batch_size, image_array
 from deapcache.extraction.pipeline import extract_shards
-from deapcache.extraction.recipes import image_array
-from deapcache.extraction.settings import default_batch_size
-from deapcache.extraction.sources import CachedImages
 from deapcache.locations import LocalLocation
 from deapcache.recipe import ImageRecipe
 from tests.benchmarks.bench_read import random_recipe

@@ -28,10 +28,8 @@ import torch
 from deapcache.allocator import keep_freed_memory
 from deapcache.backbones import Backbone, build
 from deapcache.cache import ArraySpec, Cache, FeatureCache, create_cache, feature_arrays
-from deapcache.extraction.calibrating import calibrate
+from deapcache.extraction import CachedImages, calibrate, image_array
 from deapcache.extraction.pipeline import extract_shards
-from deapcache.extraction.recipes import image_array
-from deapcache.extraction.sources import CachedImages
 from deapcache.locations import LocalLocation
 from deapcache.probing import ProbeConfig
 from deapcache.probing.batches import READ_AHEAD, Batch, BatchStream

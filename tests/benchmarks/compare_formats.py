@@ -24,7 +24,6 @@ import numpy as np
 from deapcache.cache import Cache, create_cache, features_path, find_caches
 from deapcache.datasets import open_dataset
 from deapcache.extraction import ExtractionSettings, extract, prepare_split
-from deapcache.extraction.progress import silent
 from deapcache.locations import Location, locate
 from deapcache.probing import ProbeConfig, ProbeProgress, RunSpec, probe_backbone
 from deapcache.recipe import FeatureRecipe
@@ -93,9 +92,9 @@ def extract_format(home: Location, storage: str, sizes: Sizes) -> list[Cache]:
 
 def _make_targets(home: Location, sizes: Sizes) -> None:
     scenes, size = open_dataset("scenes", Path()), (sizes.output, sizes.output)
-    make = partial(prepare_split, base_size=size, limit=sizes.limit, annotations=scenes.annotations, progress=silent)
+    settings = ExtractionSettings(base_size=size, limit=sizes.limit)
     for split in SPLITS:
-        make(scenes, split, home)
+        prepare_split(scenes, split, home, settings, annotations=scenes.annotations)
 
 
 def find_cache(home: Location, split: str, backbone: str, storage: str) -> Cache:

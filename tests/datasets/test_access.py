@@ -21,7 +21,7 @@ from deapcache.datasets.digests import DigestIndex
 from deapcache.datasets.folder import FolderDataset
 from deapcache.datasets.io import access_error, list_matching
 from deapcache.errors import DataError, LocationError, MissingDataError
-from deapcache.extraction.checking import without_unreadable
+from deapcache.extraction import without_unreadable
 from deapcache.locations import LocalLocation
 
 

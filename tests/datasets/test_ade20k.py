@@ -16,7 +16,7 @@ from deapcache.datasets import DATASETS, VOID, open_dataset
 from deapcache.datasets.ade20k import CLASSES, Ade20k
 from deapcache.datasets.base import sample_order
 from deapcache.errors import DataError, MissingDataError, UsageError
-from deapcache.extraction.prepare import prepare_split
+from deapcache.extraction import ExtractionSettings, prepare_split
 from deapcache.locations import LocalLocation
 
 TRAIN = tuple(sample_order(["ADE_train_00000001", "ADE_train_00000002", "ADE_train_00020210"]))
@@ -163,9 +163,7 @@ def test_label_files_that_cannot_be_used_are_refused(
 
 def test_targets_in_the_cache_are_the_maps_at_base_size(root: Path, home: LocalLocation) -> None:
     dataset = Ade20k.open(root)
-    prepare_split(
-        dataset, "train", home, base_size=(16, 20), limit=None, annotations=("classes",), progress=lambda _: None
-    )
+    prepare_split(dataset, "train", home, ExtractionSettings(base_size=(16, 20)), annotations=("classes",))
     (entry,) = list_caches(home, "targets")
     targets = entry.open().read([0, 1, 2])
     for row in range(3):

@@ -16,7 +16,7 @@ from deapcache_odd_cases import write_sound
 from deapcache.datasets import open_dataset
 from deapcache.datasets.digests import DigestIndex, digest_files
 from deapcache.datasets.nyuv2 import ArrayFile
-from deapcache.extraction.checking import without_unreadable
+from deapcache.extraction import without_unreadable
 from deapcache.locations import LocalLocation
 
 NAMES = ["a.png", "b.png"]

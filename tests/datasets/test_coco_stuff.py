@@ -14,7 +14,7 @@ from PIL import Image
 from deapcache.datasets import DATASETS, VOID, DigestIndex, images_owner, open_dataset
 from deapcache.datasets.coco_stuff import CocoStuffMaps
 from deapcache.errors import DataError, MissingDataError, UsageError
-from deapcache.extraction.recipes import image_recipe
+from deapcache.extraction import image_recipe
 from deapcache.locations import LocalLocation
 from deapcache.recipe import image_set_digest
 from deapcache.tasks import get_task

@@ -225,12 +225,12 @@ def test_both_names_share_their_images(root: Path) -> None:
 
 def test_targets_are_cached(root: Path, home: LocalLocation) -> None:
     from deapcache.cache import open_cache  # here, so that other processes need not import it
-    from deapcache.extraction.prepare import prepare_split
+    from deapcache.extraction import ExtractionSettings, prepare_split
 
     dataset = NyuLabelled(root)
     assert dataset.base_size == (216, 288)
     kinds = dataset.annotations
-    prepare_split(dataset, "train", home, base_size=(12, 16), limit=None, annotations=kinds, progress=lambda _: None)
+    prepare_split(dataset, "train", home, ExtractionSettings(base_size=(12, 16)), annotations=kinds)
     for kind in kinds:
         (path,) = home.path.glob(f"targets/nyuv2/train/{kind}-*.zarr")
         stored = open_cache(LocalLocation(path)).read(range(3))

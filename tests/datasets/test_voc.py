@@ -17,7 +17,7 @@ from deapcache.datasets import DATASETS, VOID, DigestIndex, open_dataset
 from deapcache.datasets.base import sample_order
 from deapcache.datasets.voc import CLASSES, Voc, read_ids
 from deapcache.errors import DataError, MissingDataError, UsageError
-from deapcache.extraction.prepare import prepare_split
+from deapcache.extraction import ExtractionSettings, prepare_split
 from deapcache.locations import LocalLocation
 
 TRAIN = tuple(sample_order(("2007_000032", "2007_000039", "2011_003271")))
@@ -324,9 +324,7 @@ def test_digests_follow_the_files_that_a_kind_is_read_from(root: Path, home: Loc
 
 def test_targets_in_the_cache_are_the_maps_at_base_size(root: Path, home: LocalLocation) -> None:
     kinds = ("classes", "instances", "boxes")
-    prepare_split(
-        Voc.open(root), "val", home, base_size=(20, 24), limit=None, annotations=kinds, progress=lambda _: None
-    )
+    prepare_split(Voc.open(root), "val", home, ExtractionSettings(base_size=(20, 24)), annotations=kinds)
     read = {entry.name: entry.open().read([0, 1]) for entry in list_caches(home, "targets")}
     for row, name in enumerate(VAL):
         np.testing.assert_array_equal(

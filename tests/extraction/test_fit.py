@@ -16,9 +16,14 @@ from deapcache.backbones import build
 from deapcache.cache import Cache, FeatureCache, list_caches
 from deapcache.datasets import open_dataset
 from deapcache.errors import UsageError
-from deapcache.extraction import ExtractionSettings, extract, plan_extraction, prepare_split
-from deapcache.extraction.progress import silent
-from deapcache.extraction.recipes import image_recipe, target_recipe
+from deapcache.extraction import (
+    ExtractionSettings,
+    extract,
+    image_recipe,
+    plan_extraction,
+    prepare_split,
+    target_recipe,
+)
 from deapcache.locations import LocalLocation
 
 SQUARE = (48, 48)
@@ -32,8 +37,8 @@ def photographs(tmp_path: Path) -> Photographs:
 
 
 def prepared(dataset: Photographs, home: LocalLocation, **settings: Any) -> dict[str, Cache]:
-    given = {"base_size": SQUARE, "limit": None, "annotations": dataset.annotations, "progress": silent, **settings}
-    prepare_split(dataset, "val", home, **given)
+    given = ExtractionSettings(**{"base_size": SQUARE, **settings})
+    prepare_split(dataset, "val", home, given, annotations=dataset.annotations)
     wanted = settings.get("fit", "squash")
     return {e.name or e.kind: e.open() for e in list_caches(home) if e.recipe["fit"] == wanted}
 

@@ -15,10 +15,16 @@ from deapcache.backbones import LayerSelection, build, forward_count
 from deapcache.cache import FeatureCache, list_caches, select_folder, verify_cache
 from deapcache.datasets import open_dataset
 from deapcache.errors import AmbiguousCacheError, CorruptCacheError, UsageError
-from deapcache.extraction import ExtractionReport, ExtractionSettings, extract, plan_extraction
-from deapcache.extraction.live import verify_live
-from deapcache.extraction.makers import RepairSettings
-from deapcache.extraction.repairing import extract_command, repair_cache
+from deapcache.extraction import (
+    ExtractionReport,
+    ExtractionSettings,
+    RepairSettings,
+    extract,
+    extract_command,
+    plan_extraction,
+    recompute_check,
+    repair_cache,
+)
 from deapcache.locations import LocalLocation
 
 VIT = "timm:test_vit@untrained"
@@ -171,7 +177,7 @@ def test_a_plan_counts_forwards_once(make_coco, home) -> None:
 
 def test_a_layer_is_verified_against_its_block(extracted: Layered) -> None:
     for cache in caches(extracted.home, "val").values():
-        report = verify_live(cache, extracted.home, images=2, device="cpu")
+        report = recompute_check(cache, extracted.home, images=2, device="cpu")
         assert not report.bad
 
 

@@ -18,9 +18,14 @@ from deapcache.datasets.folder import FolderDataset
 from deapcache.datasets.scenes import Scenes
 from deapcache.errors import AmbiguousCacheError, DataError, MissingDataError, UsageError
 from deapcache.experiments import probe
-from deapcache.extraction import ExtractionReport, ExtractionSettings, extract, plan_extraction
-from deapcache.extraction.checking import without_unreadable
-from deapcache.extraction.recipes import omitted_from
+from deapcache.extraction import (
+    ExtractionReport,
+    ExtractionSettings,
+    extract,
+    omitted_from,
+    plan_extraction,
+    without_unreadable,
+)
 from deapcache.locations import LocalLocation
 from deapcache.probing import ProbeConfig
 

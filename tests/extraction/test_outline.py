@@ -14,7 +14,7 @@ from deapcache.datasets.kitti import KittiEigen
 from deapcache.datasets.nyuv2 import NyuInpainted, NyuLabelled, NyuPairs
 from deapcache.datasets.voc import Voc
 from deapcache.errors import MissingDataError
-from deapcache.extraction import ExtractionSettings, extract, outline_of, outline_without_files
+from deapcache.extraction import ExtractionSettings, extract, summarize_dataset, summarize_without_files
 
 READERS = [
     ("ade20k", Ade20k),
@@ -37,7 +37,7 @@ def test_entries_know_the_base_size_of_their_readers(name, reader):
 
 def test_scenes_are_outlined_alike_with_and_without_their_files(home, tmp_path):
     dataset = open_dataset("scenes", tmp_path)
-    listed, official = outline_of(dataset, dataset.splits), outline_without_files("scenes", home)
+    listed, official = summarize_dataset(dataset, dataset.splits), summarize_without_files("scenes", home)
     for name in ("name", "images_name", "base_size", "annotations", "classes", "splits"):
         assert getattr(listed, name) == getattr(official, name), name
     assert {split: of.images for split, of in listed.of.items()} == {s: of.images for s, of in official.of.items()}
@@ -47,7 +47,7 @@ def test_scenes_are_outlined_alike_with_and_without_their_files(home, tmp_path):
 
 def test_two_image_sets_in_the_home_say_nothing(home, make_coco):
     def outlined():
-        return outline_without_files("coco", home).of["train"]
+        return summarize_without_files("coco", home).of["train"]
 
     def extracted(**made):
         dataset = open_dataset("coco", make_coco(**made))
@@ -62,4 +62,4 @@ def test_two_image_sets_in_the_home_say_nothing(home, make_coco):
 
 def test_a_number_that_nothing_tells_is_an_error(home):
     with pytest.raises(MissingDataError, match=r"kitti: the number of images of train is known neither"):
-        outline_without_files("kitti", home)
+        summarize_without_files("kitti", home)

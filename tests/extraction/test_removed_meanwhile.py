@@ -12,7 +12,7 @@ import pytest
 from deapcache.cache import Cache, list_caches, remove_cache, verify_cache
 from deapcache.cli import main
 from deapcache.errors import CacheInUseError
-from deapcache.extraction.sharing import Share
+from deapcache.extraction.claims import WorkQueue
 from deapcache.locations import LocalLocation
 
 BACKBONE = "efficientnet-lite0-s16"
@@ -119,14 +119,14 @@ def test_a_run_at_work_keeps_its_cache(make_coco, home, meanwhile) -> None:
 
 
 def test_shards_that_are_removed_at_the_very_end_are_an_error(make_coco, home, monkeypatch, capsys) -> None:
-    make_sure = Share._make_sure
+    restore = WorkQueue._restore_caches
 
-    def removed_after(share: Share) -> None:
-        make_sure(share)
+    def removed_after(queue: WorkQueue) -> None:
+        restore(queue)
         for entry in list_caches(home, "features"):
             next((home.path / entry.path / "features").glob("c.1.*")).unlink()
 
-    monkeypatch.setattr(Share, "_make_sure", removed_after)
+    monkeypatch.setattr(WorkQueue, "_restore_caches", removed_after)
     code = extract(make_coco(6, 1), home)
     printed = capsys.readouterr()
     assert code == 1

@@ -10,7 +10,15 @@ from deapcache.backbones import forward_count
 from deapcache.cache import CacheFolder, FeatureCache, list_caches, select_folder, verify_cache
 from deapcache.datasets import open_dataset
 from deapcache.errors import CacheMissError
-from deapcache.extraction import ExtractionSettings, RepairSettings, extract, repair_cache, verify_live
+from deapcache.extraction import (
+    ExtractionSettings,
+    ProgressEvent,
+    RepairSettings,
+    extract,
+    recompute_check,
+    repair_cache,
+)
+from deapcache.extraction.claims import Claims
 from deapcache.locations import LocalLocation
 
 BACKBONE = "efficientnet-lite0-s16"
@@ -140,14 +148,19 @@ def test_files_that_have_changed_since_are_not_taken(make_coco, home):
 def test_live_features_agree_with_stored_ones(make_coco, home, storage):
     folder = extracted(make_coco(train=5, val=1), home, storage=storage)
     cache = folder.entry.open()
-    report = verify_live(cache, home, images=3, seed=1, device="cpu")
+    report = recompute_check(cache, home, images=3, seed=1, device="cpu")
     assert len(report.images) == 3
     assert not report.bad
     assert report.least == (0.99 if storage == "int8" else 0.9999)
     assert report.minimum <= report.median <= 1 + 1e-12
-    again = verify_live(cache, home, images=3, seed=1, device="cpu")
+    again = recompute_check(cache, home, images=3, seed=1, device="cpu")
     assert again.images == report.images
-    assert {one.row for one in verify_live(cache, home, images=99, without=[2], device="cpu").images} == {0, 1, 3, 4}
+    assert {one.row for one in recompute_check(cache, home, images=99, without=[2], device="cpu").images} == {
+        0,
+        1,
+        3,
+        4,
+    }
 
 
 def test_live_finds_features_of_another_image_with_right_checksums(make_coco, home):
@@ -159,7 +172,7 @@ def test_live_finds_features_of_another_image_with_right_checksums(make_coco, ho
     cache = folder.entry.open()
     assert verify_cache(cache.location).is_sound
     assert isinstance(cache, FeatureCache)
-    report = verify_live(cache, home, images=4, device="cpu")
+    report = recompute_check(cache, home, images=4, device="cpu")
     assert [one.row for one in report.bad] == [1, 2]
     assert report.to_json()["bad"] == list(cache.image_ids[1:3])
 
@@ -169,7 +182,7 @@ def test_live_without_base_images_says_so(make_coco, home):
     (images,) = list_caches(home, "images")
     home.delete(f"{images.path}/zarr.json")
     with pytest.raises(CacheMissError, match="does not hold the base images"):
-        verify_live(folder.entry.open(), home, images=1)
+        recompute_check(folder.entry.open(), home, images=1)
 
 
 def test_live_and_repair_of_an_untrained_control_estimate_its_statistics_again(make_coco, home):
@@ -181,4 +194,31 @@ def test_live_and_repair_of_an_untrained_control_estimate_its_statistics_again(m
     spoil(home, f"{folder.path}/features/c.1.0.0.0")
     assert repair_cache(folder).remade == (1,)
     assert content(home, "features") == whole
-    assert not verify_live(folder.entry.open(), home, images=3, device="cpu").bad
+    assert not recompute_check(folder.entry.open(), home, images=3, device="cpu").bad
+
+
+def test_repair_divides_the_shards_with_a_run_that_is_at_work(make_coco, home):
+    """What another run has claimed is waited for, not forwarded twice; the run is named."""
+    folder = extracted(make_coco(train=4, val=1), home)
+    whole = content(home, "features")
+    spoil(home, f"{folder.path}/features/c.1.0.0.0")
+    lost = home.path / folder.path / "features/c.2.0.0.0"
+    kept = lost.read_bytes()
+    lost.unlink()
+    messages: list[str] = []
+    before = forward_count()
+    with Claims(folder.location, "another run") as other:
+        assert other.take(2)
+
+        def publish(event: ProgressEvent) -> None:
+            if event.message:
+                messages.append(event.message)
+                lost.write_bytes(kept)
+                other.release(2)
+
+        report = repair_cache(folder, RepairSettings(batch_size=4), progress=publish)
+    assert (report.removed, report.remade) == ((1,), (1, 2))
+    assert forward_count() - before == 1
+    assert "waits for 1 of its shards, which are under way elsewhere" in messages[0]
+    assert content(home, "features") == whole
+    assert home.find(f"{folder.path}/claims/*") == []

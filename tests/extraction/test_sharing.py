@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 
 from deapcache.cache import ArraySpec, create_cache
 from deapcache.errors import UsageError
-from deapcache.extraction.sharing import Portion, Sharing, Work, parse_portion, share
-from deapcache.extraction.windows import Part, Windows
+from deapcache.extraction import ShardPartition, parse_partition
+from deapcache.extraction.claims import WorkQueue
+from deapcache.extraction.images_targets import RowBlocks, ShardAssembler
 from deapcache.locations import LocalLocation
 from deapcache.recipe import ImageRecipe
 
@@ -27,8 +29,8 @@ class Store:
         self.made: list[tuple[int, int]] = []
         self.there: set[int] = set()
 
-    def work(self, units: range = range(UNITS)) -> Work:
-        return Work(location=self.home, units=units, present=lambda: set(self.there), images=lambda _: 2)
+    def queue(self, units: range = range(UNITS), **more: Any) -> WorkQueue:
+        return WorkQueue(self.home, units, present=lambda: set(self.there), images=lambda _: 2, **more)
 
     def make(self, who: int, unit: int) -> None:
         self.made.append((who, unit))
@@ -45,9 +47,9 @@ def test_runs_that_begin_together_do_equal_parts_and_nothing_twice(store, runs):
     barrier = threading.Barrier(runs)
 
     def run(who: int) -> None:
-        with share(store.work(), Sharing(), lambda _: None) as mine:
+        with store.queue() as mine:
             barrier.wait()
-            for units in mine.rounds():
+            for units in mine.batches():
                 for unit in units:
                     time.sleep(0.03)
                     store.make(who, unit)
@@ -61,8 +63,8 @@ def test_runs_that_begin_together_do_equal_parts_and_nothing_twice(store, runs):
 
 
 def test_a_lone_run_keeps_the_order(store):
-    with share(store.work(), Sharing(), lambda _: None) as mine:
-        for units in mine.rounds():
+    with store.queue() as mine:
+        for units in mine.batches():
             for unit in units:
                 assert mine.total == 2 * UNITS
                 store.make(0, unit)
@@ -73,12 +75,11 @@ def test_a_lone_run_keeps_the_order(store):
 
 def test_who_is_done_first_waits_says_for_whom_and_takes_over_what_is_abandoned(store):
     said: list[str] = []
-    patient, hasty = Sharing(claim_seconds=30), Sharing(claim_seconds=0.5)
-    with share(store.work(range(1)), patient, said.append) as sleeper:
-        (first,) = [next(units) for units in [next(sleeper.rounds())]]
+    with store.queue(range(1), claim_seconds=30, say=said.append) as sleeper:
+        (first,) = [next(units) for units in [next(sleeper.batches())]]
         assert first == 0
-        with share(store.work(range(3)), hasty, said.append) as mine:
-            for units in mine.rounds():
+        with store.queue(range(3), claim_seconds=0.5, say=said.append) as mine:
+            for units in mine.batches():
                 for unit in units:
                     store.make(1, unit)
                     mine.finish(unit)
@@ -90,8 +91,8 @@ def test_who_is_done_first_waits_says_for_whom_and_takes_over_what_is_abandoned(
 
 
 def test_what_others_publish_meanwhile_is_not_done_again(store):
-    with share(store.work(range(4)), Sharing(), lambda _: None) as mine:
-        for units in mine.rounds():
+    with store.queue(range(4)) as mine:
+        for units in mine.batches():
             for unit in units:
                 store.there |= {2, 3}
                 store.make(0, unit)
@@ -101,37 +102,37 @@ def test_what_others_publish_meanwhile_is_not_done_again(store):
 
 
 def test_portions_are_all_of_it_once():
-    parts = [Portion(number=number, count=5).of(range(UNITS)) for number in range(1, 6)]
+    parts = [ShardPartition(number=number, count=5).select(range(UNITS)) for number in range(1, 6)]
     assert sorted(unit for part in parts for unit in part) == list(range(UNITS))
     assert parts[1][:3] == [1, 6, 11]
-    assert parse_portion("2/5") == Portion(number=2, count=5)
+    assert parse_partition("2/5") == ShardPartition(number=2, count=5)
 
 
 @pytest.mark.parametrize("text", ["", "3", "0/4", "5/4", "1/0", "a/b", "1/2/3", "-1/4", "1 / 4"])
 def test_a_portion_that_is_none_is_a_usage_error(text):
     with pytest.raises(UsageError, match="expected"):
-        parse_portion(text)
+        parse_partition(text)
 
 
-def test_windows_hold_every_shard_once_where_lengths_differ(home):
+def test_row_blocks_hold_every_shard_once_where_lengths_differ(home):
     """Items of 1 MB and 100 kB: shards of 100 images and of as many as a 64th."""
     recipe = ImageRecipe(size=(1, 1), fit="squash", interpolation="none", colour="none", images="")
     images = 9000
     ids = [str(row) for row in range(images)]
     caches = []
     for name, side in (("large", 1_000_000), ("small", 10)):
-        spec = ArraySpec(name="images", dtype="uint8", item_shape=(side,), dimensions=("byte",))
+        spec = ArraySpec(name="images", dtype="uint8", item_shape=(side,), dimensions=("column",))
         caches.append(create_cache(home / name, "c.zarr", recipe=recipe, arrays=[spec], image_ids=ids))
-    windows = Windows([Part(name=str(place), cache=cache) for place, cache in enumerate(caches)])
+    blocks = RowBlocks([ShardAssembler(str(place), cache) for place, cache in enumerate(caches)])
     assert [cache.shard_images for cache in caches] == [100, 141]
-    everything = windows.of_rows(range(images))
+    everything = blocks.of_rows(range(images))
     assert len(everything) > 4
-    for part in windows.parts:
-        shards = [shard for window in sorted(everything) for shard in windows.shards(part, window)]
+    for part in blocks.assemblers:
+        shards = [shard for block in sorted(everything) for shard in blocks.shards(part, block)]
         assert shards == list(range(part.cache.shard_count))
-    assert windows.missing(everything) == everything
+    assert blocks.missing(everything) == everything
     shard = caches[1].shard_of(4000)
     caches[1].write_shard(shard, {"images": np.zeros((141, 10), np.uint8)})
-    before, after = windows.to_do([0])[0], windows.to_do(everything)
+    before, after = blocks.work([0])[0], blocks.work(everything)
     assert sum(each.bytes for each in after.values()) == images * 1_000_010 - 1410
     assert before.rows < 1300

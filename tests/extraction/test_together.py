@@ -14,10 +14,9 @@ import torch
 from deapcache.cache import list_caches
 from deapcache.datasets import open_dataset
 from deapcache.errors import ClusterError, DataError, UsageError
-from deapcache.extraction import ExtractionReport, ExtractionSettings, Portion, Sharing, extract, open_cluster
-from deapcache.extraction import cluster as cluster_module
-from deapcache.extraction.cluster import worker_environment
-from deapcache.extraction.tasks import gpu_of
+from deapcache.extraction import ExtractionReport, ExtractionSettings, ShardPartition, extract, open_cluster
+from deapcache.extraction import dask_cluster as cluster_module
+from deapcache.extraction.dask_cluster import gpu_of, worker_environment
 from deapcache.locations import LocalLocation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,8 +33,10 @@ def root(make_coco) -> Path:
     return make_coco(train=IMAGES, val=1)
 
 
-def run(root: Path, home: LocalLocation, sharing: Sharing = Sharing(), **more: object) -> list[ExtractionReport]:  # noqa: B008
-    settings = ExtractionSettings(batch_size=4, sharing=sharing, device="cpu")
+def run(
+    root: Path, home: LocalLocation, partition: ShardPartition | None = None, **more: object
+) -> list[ExtractionReport]:
+    settings = ExtractionSettings(batch_size=4, partition=partition or ShardPartition(), device="cpu")
     dataset = open_dataset("coco", root)
     return list(extract([BACKBONE], dataset, home, splits=["train"], settings=settings, **more))  # type: ignore[arg-type]
 
@@ -101,13 +102,15 @@ def test_a_worker_that_is_killed_is_replaced_and_the_bytes_are_those_of_one_proc
                 killed.append(min(pids.values()))
                 os.kill(killed[0], signal.SIGKILL)
 
-        (report,) = run(root, home, hands=cluster, progress=kill_one)
+        (report,) = run(root, home, executor=cluster, progress=kill_one)
         after = set(cluster.client.run(os.getpid).values())
         broken = sorted((root / "val2017").glob("*.jpg"))[0]
         broken.write_bytes(broken.read_bytes()[:200])
         native = ExtractionSettings(base_size="native", device="cpu")
         with pytest.raises(DataError, match=broken.name):
-            list(extract([BACKBONE], open_dataset("coco", root), home, splits=["val"], settings=native, hands=cluster))
+            list(
+                extract([BACKBONE], open_dataset("coco", root), home, splits=["val"], settings=native, executor=cluster)
+            )
     assert killed
     assert killed[0] not in after
     assert report.images == IMAGES
@@ -119,7 +122,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_bytes_are_those_of_one_proc
 
 
 def test_portions_done_one_after_the_other_are_the_whole(root, home, alone):
-    left = [run(root, home, Sharing(portion=Portion(number=number, count=3)))[0].left for number in (2, 1, 3)]
+    left = [run(root, home, ShardPartition(number=number, count=3))[0].left for number in (2, 1, 3)]
     assert left == [2 * 30, 2 * 15, 0]
     assert sorted(map(len, shards_by_writer(home))) == [15, 15, 15]
     assert volumes(home) == alone

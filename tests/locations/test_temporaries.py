@@ -11,7 +11,7 @@ from deapcache_caches import DIM, GRID, feature_cache, feature_recipe, fill, ima
 
 from deapcache.cache import feature_arrays, features_path, tier
 from deapcache.cache.tier import TierFolder
-from deapcache.extraction.creating import make_cache
+from deapcache.extraction.create import make_cache
 from deapcache.locations import LocalLocation, LocalTier, file_age, local
 
 DAY = 86_400.0

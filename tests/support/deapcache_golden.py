@@ -187,7 +187,7 @@ def unweighted_recipe(backbone: str, **selection: Any) -> list[dict[str, Any]]:
 
     from deapcache.backbones import DEFAULT_LAYERS, Backbone, LayerSelection, describe
     from deapcache.backbones.model import load_model
-    from deapcache.extraction.recipes import feature_recipe
+    from deapcache.extraction import feature_recipe
 
     entry = describe(backbone)
     with torch.device("meta"):

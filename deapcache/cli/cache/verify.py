@@ -16,7 +16,7 @@ from deapcache.errors import CacheMissError, DeapcacheError, UsageError
 
 if TYPE_CHECKING:
     from deapcache.cache import BadShard, CacheFolder, VerifyReport
-    from deapcache.extraction import LiveReport
+    from deapcache.extraction import RecomputeReport
 
 BAD = 1
 _SHOWN = 20
@@ -121,13 +121,13 @@ def _live(
     shown: Bars,
 ) -> tuple[dict[str, Any], list[str]]:
     from deapcache.cache import FeatureCache, open_cache
-    from deapcache.extraction import verify_live
+    from deapcache.extraction import recompute_check
 
     try:
         cache = open_cache(folder.location)
         assert isinstance(cache, FeatureCache)
         without = {bad["shard"] for bad in document["bad"]}
-        report = verify_live(
+        report = recompute_check(
             cache,
             folder.home,
             images=images,
@@ -142,7 +142,7 @@ def _live(
     return report.to_json(), _told_live(report)
 
 
-def _told_live(report: LiveReport) -> list[str]:
+def _told_live(report: RecomputeReport) -> list[str]:
     cosines = f"cosine min {report.minimum:.6f}, median {report.median:.6f}, at least {report.least:g} is expected"
     lines = [f"  live: {len(report.images)} images forwarded again on {report.device}: {cosines}"]
     return lines + [f"  live: BAD: image {one.image_id} (row {one.row}): cosine {one.cosine:.6f}" for one in report.bad]

@@ -10,15 +10,15 @@ from deapcache.datasets import Dataset, images_owner, open_dataset
 from deapcache.errors import DeapcacheError, LocationError, MissingDataError, PipelineError
 from deapcache.experiments.pipelines.pipeline import Pipeline
 from deapcache.extraction import (
+    DatasetSummary,
     ExtractionPlan,
     ExtractionSettings,
-    Outline,
-    outline_of,
-    outline_without_files,
+    base_size_name,
     plan_extraction,
+    summarize_dataset,
+    summarize_without_files,
+    without_unreadable,
 )
-from deapcache.extraction.checking import without_unreadable
-from deapcache.extraction.recipes import base_size_name
 from deapcache.locations import Location
 from deapcache.tasks import get_task
 
@@ -31,7 +31,7 @@ class DatasetPlan:
     settings: ExtractionSettings
     dataset: Dataset | None
     """None: it cannot be extracted from here."""
-    outline: Outline | None
+    outline: DatasetSummary | None
     """The dataset as the plan knows it, also where its files are not there; None: nothing is known of it."""
     extraction: ExtractionPlan | None
     """None: nothing is known of the dataset. Of one that cannot be extracted from here: what it would take."""
@@ -45,7 +45,7 @@ class DatasetPlan:
         fields = {"base_fit": settings.fit, "storage": settings.storage, "precision": settings.precision}
         if self.dataset is None:
             return fields
-        return fields | {"base_size": base_size_name(self.settings.base_size_for(self.dataset))}
+        return fields | {"base_size": base_size_name(self.settings.base_size or self.dataset.base_size)}
 
     @property
     def images_name(self) -> str:
@@ -79,7 +79,7 @@ def plan_dataset(
     dataset, outline, extraction, problem = None, None, None, ""
     try:
         opened = _open(name, data_root, home, pipeline.on_error)
-        outline = _outlined(pipeline, outline_of(opened, opened.splits))
+        outline = _outlined(pipeline, summarize_dataset(opened, opened.splits))
         extraction = plan_extraction(backbones, opened, home, settings=settings, measure=measure)
         dataset = opened
     except LocationError:
@@ -96,10 +96,10 @@ def plan_dataset(
     )
 
 
-def _without_files(pipeline: Pipeline, name: str, home: Location) -> Outline | None:
+def _without_files(pipeline: Pipeline, name: str, home: Location) -> DatasetSummary | None:
     """What is known of a dataset whose files are not there; None: nothing that could be planned with."""
     try:
-        return _outlined(pipeline, outline_without_files(name, home))
+        return _outlined(pipeline, summarize_without_files(name, home))
     except LocationError:
         raise
     except DeapcacheError:  # the files' absence is told already
@@ -111,7 +111,7 @@ def _open(name: str, data_root: Path, home: Location, on_error: str) -> Dataset:
     return without_unreadable(dataset, dataset.splits, home) if on_error == "skip" else dataset
 
 
-def _outlined(pipeline: Pipeline, dataset: Outline) -> Outline:
+def _outlined(pipeline: Pipeline, dataset: DatasetSummary) -> DatasetSummary:
     """``dataset``, which has what the tasks need; raises :class:`PipelineError` where it does not."""
     for place, probe in enumerate(pipeline.probes):
         if probe.dataset != dataset.name:

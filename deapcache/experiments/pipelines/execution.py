@@ -14,8 +14,7 @@ from deapcache.experiments.pipelines.plan import PipelinePlan, find_pass_runs
 from deapcache.experiments.pipelines.runs import PassRuns
 from deapcache.experiments.pipelines.training import COLLECTED, Trained, line, train_pass, train_passes
 from deapcache.experiments.probe import Report, SavedRun
-from deapcache.extraction import Cluster, ExtractionReport, Progress, extract, prepare_split
-from deapcache.extraction.progress import silent
+from deapcache.extraction import Cluster, ExtractionReport, Progress, extract, no_progress, prepare_split
 from deapcache.results import Result, load_results
 
 _OF_ONE_BACKBONE = (WeightsError, FeatureError, torch.OutOfMemoryError)
@@ -62,7 +61,7 @@ class Outcome:
 def run_pipeline(
     plan: PipelinePlan,
     *,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     report: Report = lambda *_: None,
     command: Sequence[str] = (),
     cluster: Cluster | None = None,
@@ -120,7 +119,7 @@ class _Running:
                     home,
                     settings=plan.settings,
                     progress=self._progress,
-                    hands=self._cluster,
+                    executor=self._cluster,
                     on_failure=lambda backbone, error: self._note_backbone(plan, backbone, error),
                 )
                 self.outcome.extracted.extend(reports)
@@ -172,11 +171,9 @@ class _Running:
                 plan.dataset,
                 split,
                 self._plan.home,
-                base_size=plan.settings.base_size_for(plan.dataset),
-                limit=plan.settings.limit,
+                plan.settings,
                 annotations=plan.dataset.annotations,
                 progress=self._progress,
-                fit=plan.settings.fit,
             )
 
     def _note_backbone(self, plan: DatasetPlan, backbone: str, error: Exception) -> None:

@@ -22,7 +22,7 @@ from deapcache.experiments.pipelines.checks import (
 )
 from deapcache.experiments.pipelines.document import Document, KeyPath, shown, unknown_key
 from deapcache.experiments.pipelines.pipeline import Pipeline, ProbeSpec
-from deapcache.extraction.checking import ON_ERROR
+from deapcache.extraction import ON_ERROR
 from deapcache.probing import ProbeConfig
 from deapcache.readouts import canonical_readout
 from deapcache.regions import FITS, SQUASH

@@ -12,8 +12,7 @@ import torch
 from deapcache.errors import DeapcacheError, LocationError
 from deapcache.experiments.pipelines.runs import PassRuns
 from deapcache.experiments.probe import Report, SavedRun, probe
-from deapcache.extraction import Cluster
-from deapcache.extraction.tasks import forget_models, worker_device
+from deapcache.extraction import Cluster, forget_models, worker_device
 from deapcache.locations import Location
 from deapcache.probing import ProbeProgress
 

@@ -17,9 +17,7 @@ from deapcache.backbones import arithmetic_key
 from deapcache.errors import DeapcacheError
 from deapcache.experiments.planning.rates import ForwardRate, Rates, StepRate
 from deapcache.experiments.planning.work import StepGroup
-from deapcache.extraction import choose_device, untrained_rate
-from deapcache.extraction.circumstances import circumstances
-from deapcache.extraction.settings import default_batch_size
+from deapcache.extraction import choose_device, default_batch_size, provenance_facts, untrained_rate
 from deapcache.machine import cpu_count, device_name, now, seconds_of
 from deapcache.probing import ProbeConfig, ReadoutTrainer, StackedGroup, TaskSpec
 
@@ -95,7 +93,7 @@ def _steps(group: StepGroup, device: torch.device) -> dict[str, Any]:
 
 
 def _circumstances(device: torch.device) -> dict[str, Any]:
-    facts = circumstances(device, default_batch_size(device))
+    facts = provenance_facts(device, default_batch_size(device))
     return {name: facts[name] for name in ("host", "python", "versions")} | {"threads": torch.get_num_threads()}
 
 

@@ -12,8 +12,7 @@ from deapcache.backbones import describe
 from deapcache.experiments.pipelines import DatasetPlan, PipelinePlan
 from deapcache.experiments.pipelines.runs import PassRuns
 from deapcache.experiments.planning.rates import StepKey
-from deapcache.extraction import Outline, PlannedCache
-from deapcache.extraction.prepare import limited_rows, target_size
+from deapcache.extraction import DatasetSummary, PlannedCache, limited_rows, target_size
 from deapcache.probing import MAX_STACK, TaskSpec
 from deapcache.readouts import needs_guidance
 from deapcache.tasks import Task, get_task
@@ -157,12 +156,12 @@ def _work(plan: PipelinePlan, runs: PassRuns, dataset: DatasetPlan, seen: set[st
     )
 
 
-def _known(outline: Outline | None) -> Outline:
+def _known(outline: DatasetSummary | None) -> DatasetSummary:
     assert outline is not None  # a plan with an extraction has one
     return outline
 
 
-def _item_bytes(caches: Mapping[Any, PlannedCache], kind: str, name: str, outline: Outline) -> int:
+def _item_bytes(caches: Mapping[Any, PlannedCache], kind: str, name: str, outline: DatasetSummary) -> int:
     found = caches.get((kind, name, outline.splits[0]))
     return (found.item_bytes or 0) if found else 0
 
@@ -193,7 +192,7 @@ class _Posing:
 
     runs: PassRuns
     dataset: DatasetPlan
-    outline: Outline
+    outline: DatasetSummary
     tasks: Mapping[str, Task]
 
     @property
@@ -210,7 +209,7 @@ class _Posing:
 
     def _group(self, name: str, readout: str, members: int) -> StepGroup:
         unit, task, entry = self.runs.unit, self.tasks[name], describe(self.runs.unit.backbone)
-        size = target_size(self.outline, self.dataset.settings.base_size_for(self.outline))
+        size = target_size(self.outline, self.dataset.settings.base_size or self.outline.base_size)
         posed = TaskSpec(
             task=task,
             backbone=unit.backbone,

@@ -10,9 +10,7 @@ from deapcache.backbones import Backbone
 from deapcache.cache import Cache
 from deapcache.errors import CacheMissError, ResultsError
 from deapcache.experiments.prediction.runs import TrainedRun
-from deapcache.extraction.calibrating import calibrate
-from deapcache.extraction.rebuilding import build_again, calibration_images, unlike
-from deapcache.extraction.sources import CachedImages
+from deapcache.extraction import CachedImages, build_from_recipe, calibrate, calibration_images, identity_mismatch
 from deapcache.recipe import differences
 
 
@@ -27,7 +25,7 @@ def rebuild_backbone(run: TrainedRun, *, weights: Path | None, device: torch.dev
     :func:`deapcache.backbones.build` raises.
     """
     recipe = run.recipe
-    backbone = build_again(recipe, weights)
+    backbone = build_from_recipe(recipe, weights)
     _require_same(run, backbone)
     backbone.to(device)
     if backbone.needs_calibration:
@@ -39,7 +37,7 @@ def _require_same(run: TrainedRun, backbone: Backbone) -> None:
     recipe, readout = run.recipe, run.readouts.readout
     volumes = {"grid": list(backbone.grid), "feature width": backbone.dim}
     trained_on = {"grid": list(readout["grid"]), "feature width": readout["feature_dim"]}
-    found = [*unlike(backbone, recipe), *differences(trained_on, volumes)]
+    found = [*identity_mismatch(backbone, recipe), *differences(trained_on, volumes)]
     if not found:
         return
     listed = "; ".join(f"{one.field}: {one.left!r} there, {one.right!r} here" for one in found)

@@ -1,4 +1,4 @@
-"""What a plan needs to know of a dataset, whether or not its files are there."""
+"""What a plan needs to know about a dataset, whether or not its files are there."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from deapcache.errors import MissingDataError
 from deapcache.locations import Location
 
 LISTED, CACHED, OFFICIAL = "listed", "in the home", "official"
-"""How a number of images is known: from the dataset's files, from caches of it, or as it is distributed."""
+"""Where a number of images comes from: the dataset's files, caches of it, or its official description."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitOutline:
+class SplitSummary:
     """One split."""
 
     images: int
@@ -28,8 +28,8 @@ class SplitOutline:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outline:
-    """A dataset as far as it can be known without its files; attributes as those of :class:`Dataset`."""
+class DatasetSummary:
+    """What is known about a dataset without its files; the attributes are those of :class:`Dataset`."""
 
     name: str
     images_name: str
@@ -37,67 +37,65 @@ class Outline:
     annotations: tuple[str, ...]
     classes: tuple[str, ...]
     splits: tuple[str, ...]
-    of: Mapping[str, SplitOutline]
-    """By split, of those that a plan is about."""
+    of: Mapping[str, SplitSummary]
+    """By split; only the splits of the plan."""
 
     def box_rows(self, split: str) -> int:
         """As :meth:`Dataset.box_rows`; 1, which is the image itself, where only the files could tell."""
         return self.of[split].box_rows or 1
 
 
-def outline_of(dataset: Dataset, splits: Sequence[str]) -> Outline:
-    """The outline of a dataset whose files are there; raises what listing ``splits`` raises."""
-    return Outline(
+def summarize_dataset(dataset: Dataset, splits: Sequence[str]) -> DatasetSummary:
+    """The summary of a dataset whose files are there; raises what listing ``splits`` raises."""
+
+    def summarize(split: str) -> SplitSummary:
+        ids = dataset.image_ids(split)
+        rows = dataset.box_rows(split) if BOXES in dataset.annotations else None
+        return SplitSummary(images=len(ids), counted=LISTED, ids=ids, box_rows=rows)
+
+    return DatasetSummary(
         name=dataset.name,
         images_name=dataset.images_name,
         base_size=dataset.base_size,
         annotations=dataset.annotations,
         classes=dataset.classes,
         splits=dataset.splits,
-        of={split: _listed(dataset, split) for split in splits},
+        of={split: summarize(split) for split in splits},
     )
 
 
-def outline_without_files(name: str, home: Location) -> Outline:
-    """The outline of a dataset by its name, with the numbers of images that ``home`` holds, else the official ones.
+def summarize_without_files(name: str, home: Location) -> DatasetSummary:
+    """The summary of a dataset by its name, with the numbers of images that ``home`` holds, else the official ones.
 
     Raises :class:`UnknownNameError`, and :class:`MissingDataError` where the number of images is known from neither.
     """
     entry = dataset_entry(name)
     splits = Dataset.splits
-    held = _held(home, images_owner(name))
+    cached = _summarize_cached(home, images_owner(name))
     for split in splits:
-        if split not in held and split not in entry.official:
+        if split not in cached and split not in entry.official:
             raise MissingDataError(
                 f"{name}: the number of images of {split} is known neither from its files nor from {home}, and no "
                 "official number is registered; give the folder with --data-root or DEAPCACHE_DATA"
             )
-    return Outline(
+    return DatasetSummary(
         name=name,
         images_name=images_owner(name),
         base_size=entry.base_size,
         annotations=entry.annotations,
         classes=entry.classes,
         splits=splits,
-        of={split: held.get(split) or _official(entry.official[split]) for split in splits},
+        of={
+            split: cached.get(split) or SplitSummary(images=entry.official[split], counted=OFFICIAL) for split in splits
+        },
     )
 
 
-def _listed(dataset: Dataset, split: str) -> SplitOutline:
-    ids = dataset.image_ids(split)
-    rows = dataset.box_rows(split) if BOXES in dataset.annotations else None
-    return SplitOutline(images=len(ids), counted=LISTED, ids=ids, box_rows=rows)
-
-
-def _official(images: int) -> SplitOutline:
-    return SplitOutline(images=images, counted=OFFICIAL)
-
-
-def _held(home: Location, owner: str) -> dict[str, SplitOutline]:
+def _summarize_cached(home: Location, owner: str) -> dict[str, SplitSummary]:
     """The splits whose caches in ``home`` all list the same images."""
     ids: dict[str, set[tuple[str, ...]]] = {}
     for entry in list_caches(home) if home.can_list else ():
         if entry.dataset == owner and entry.kind != "targets":
             ids.setdefault(entry.split, set()).add(entry.open().image_ids)
     agreed = {split: next(iter(found)) for split, found in ids.items() if len(found) == 1}
-    return {split: SplitOutline(images=len(found), counted=CACHED, ids=found) for split, found in agreed.items()}
+    return {split: SplitSummary(images=len(found), counted=CACHED, ids=found) for split, found in agreed.items()}

@@ -1,36 +1,34 @@
-"""Which images can be read, with all their annotations: asked before the caches of the others are made."""
+"""Find the images that can be read with all their annotations, before any cache is made (``--on-error skip``)."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
 from deapcache.cache.names import safe
 from deapcache.datasets import Dataset, workers
 from deapcache.datasets.digests import is_settled, stamp
-from deapcache.errors import DataError, LocationError, MissingDataError, printable
-from deapcache.extraction.progress import Progress, ProgressEvent, silent
+from deapcache.errors import LEAVE_OUT, DataError, LocationError, MissingDataError, printable
+from deapcache.extraction.progress import Progress, ProgressEvent, no_progress
+from deapcache.extraction.settings import ExtractionSettings
 from deapcache.locations import Location
 from deapcache.recipe import SHORT, canonical_json, digest_of
 
-ON_ERROR = ("stop", "skip")
-"""What becomes of images that cannot be read: an error, or they are left out."""
-
 _BLOCK = 1024
-"""Images that are handed to the workers at once."""
+"""Images that the workers get at once."""
 
 
 def without_unreadable(
-    dataset: Dataset, splits: Sequence[str], home: Location, *, recheck: bool = False, progress: Progress = silent
+    dataset: Dataset, splits: Sequence[str], home: Location, *, recheck: bool = False, progress: Progress = no_progress
 ) -> Dataset:
-    """``dataset`` less the images of ``splits`` that cannot be read, or one of whose annotations cannot.
+    """``dataset`` without the images of ``splits`` that cannot be read, or one of whose annotations cannot.
 
-    Every file is read. What ``home`` remembers to have been read is not read again while its size, times and inode stay
-    as they were, unless ``recheck``. :attr:`Dataset.omitted` of what is returned says what was left out, and why.
+    It reads every file, except those that ``home`` remembers as readable and whose size, times and inode are unchanged;
+    with ``recheck``, also these. :attr:`Dataset.omitted` of the result says which images it omits, and why.
     Raises :class:`DataError` where no image of a split is left, and what the dataset raises of a whole split.
     """
     found = {split: _unreadable(dataset.tolerant(), split, home, recheck, progress) for split in splits}
@@ -38,48 +36,66 @@ def without_unreadable(
     return dataset.without(omitted) if omitted else dataset
 
 
+def readable_dataset(
+    dataset: Dataset, splits: Sequence[str], home: Location, settings: ExtractionSettings, progress: Progress
+) -> Dataset:
+    """``dataset``, with ``--on-error skip`` without the images of ``splits`` that cannot be read."""
+    if settings.on_error != "skip":
+        return dataset
+    return without_unreadable(dataset, splits, home, recheck=settings.rehash, progress=progress)
+
+
+@contextmanager
+def suggest_skipping() -> Iterator[None]:
+    """Add to an error about the files of one image how to go on without that image."""
+    try:
+        yield
+    except (DataError, MissingDataError) as error:
+        raise type(error)(f"{error}; {LEAVE_OUT}", path=error.path) from error
+
+
 def _unreadable(dataset: Dataset, split: str, home: Location, recheck: bool, progress: Progress) -> dict[str, str]:
     """Image id → the first reason why it cannot be read, by id."""
     ids = dataset.image_ids(split)
-    memory = _Memory(home, dataset, split)
+    index = _ReadableIndex(home, dataset, split)
     if recheck:
-        memory.sound.clear()
+        index.sound.clear()
     examine = functools.partial(_examine, dataset, split)
     try:
         with workers(dataset) as pool:
             for start in range(0, len(ids), _BLOCK):
                 rows = range(start, min(start + _BLOCK, len(ids)))
-                found = pool.map(examine, rows, [memory.sound.get(ids[row], "") for row in rows])
-                for row, (mark, reason) in zip(rows, found, strict=True):
-                    memory.note(ids[row], mark, reason)
+                found = pool.map(examine, rows, [index.sound.get(ids[row], "") for row in rows])
+                for row, (fingerprint, reason) in zip(rows, found, strict=True):
+                    index.add(ids[row], fingerprint, reason)
                     progress(ProgressEvent(stage=f"{dataset.name}/{split}: check", done=row + 1, total=len(ids)))
     finally:
-        memory.save()  # also of an interrupted check
+        index.save()  # also of an interrupted check
     root = getattr(dataset, "root", None)
-    if memory.left_out and root and not root.is_dir():
+    if index.left_out and root and not root.is_dir():
         raise MissingDataError(f"{root} was moved away while its images were read; put it back, and try again")
-    if len(memory.left_out) == len(ids):
-        first = next(iter(memory.left_out.values()), "there is none")
+    if len(index.left_out) == len(ids):
+        first = next(iter(index.left_out.values()), "there is none")
         raise DataError(f"no image of {dataset.name}/{split} can be read with all its annotations: {first}")
-    return dict(sorted(memory.left_out.items()))
+    return dict(sorted(index.left_out.items()))
 
 
 def _examine(dataset: Dataset, split: str, row: int, known: str) -> tuple[str, str]:
-    """The mark of a row's files, and why they cannot be read; empty where they can."""
-    mark = _mark(dataset, split, row)
-    if mark and mark == known:
-        return mark, ""
+    """The fingerprint of a row's files, and why they cannot be read; empty where they can."""
+    fingerprint = _fingerprint(dataset, split, row)
+    if fingerprint and fingerprint == known:
+        return fingerprint, ""
     try:
         dataset.read_image(split, row)
         for kind in dataset.annotations:
             dataset.read_annotation(split, row, kind)
     except (DataError, MissingDataError) as error:
-        return mark, str(error)
-    return mark, ""
+        return fingerprint, str(error)
+    return fingerprint, ""
 
 
-def _mark(dataset: Dataset, split: str, row: int) -> str:
-    """What changes whenever a file of a row does; empty where that cannot be told."""
+def _fingerprint(dataset: Dataset, split: str, row: int) -> str:
+    """Changes whenever a file of a row does; empty where nothing can tell."""
     try:
         facts = [(path, path.stat()) for path in dataset.row_files(split, row)]
     except OSError:
@@ -89,11 +105,11 @@ def _mark(dataset: Dataset, split: str, row: int) -> str:
     return digest_of([[printable(str(path)), *stamp(found)] for path, found in facts])[:SHORT]
 
 
-class _Memory:
-    """Which images of a split could be read, by the marks of their files, in ``checks/`` of a home.
+class _ReadableIndex:
+    """Which images of a split could be read, by the fingerprints of their files, in ``checks/`` of a home.
 
-    What could not be read is never believed to stay so: it is read again each time. A memory that is lost,
-    unreadable or cannot be written costs time and nothing else.
+    It does not remember images that could not be read: they are read again each time. An index that is lost, that
+    cannot be read or that cannot be written only costs time.
     """
 
     def __init__(self, home: Location, dataset: Dataset, split: str) -> None:
@@ -103,17 +119,17 @@ class _Memory:
         self._reader = digest_of(_reader(dataset))
         self.sound = self._load()
 
-    def note(self, image_id: str, mark: str, reason: str) -> None:
-        """Keep what was found of an image."""
+    def add(self, image_id: str, fingerprint: str, reason: str) -> None:
+        """Record whether an image could be read."""
         if reason:
             self.left_out[image_id] = reason
-        if reason or not mark:
+        if reason or not fingerprint:
             self.sound.pop(image_id, None)
         else:
-            self.sound[image_id] = mark
+            self.sound[image_id] = fingerprint
 
     def save(self) -> None:
-        """Publish it; a list of what was left out, with the reasons, for people to look into."""
+        """Publish it, with the omitted images and the reasons for people to read."""
         content = {"reader": self._reader, "left_out": self.left_out, "sound": self.sound}
         with suppress(LocationError):
             self._home.publish(self._key, canonical_json(content), replace=True)
@@ -127,6 +143,6 @@ class _Memory:
 
 
 def _reader(dataset: Dataset) -> list[Any]:
-    """Everything but the files that decides whether an image can be read."""
+    """What decides whether an image can be read, besides its files."""
     options = {kind: dataset.target_options(kind) for kind in dataset.annotations}
     return [version("deapcache"), version("pillow"), dataset.colour, options, list(dataset.classes)]

@@ -1,4 +1,4 @@
-"""Provenance: what happened while a cache was filled, and is no part of what it is."""
+"""Provenance: which run filled which shards of a cache, and on what. It is no part of a recipe."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from deapcache.machine import device_name, now, versions
 
 _PACKAGES = ("deapcache", "torch", "timm", "open_clip_torch", "numcodecs")
 
+_SAVE_SECONDS = 30.0
+"""Seconds between two saves of a record; the record of a killed run lacks what came after the last one."""
 
-_SAVED_EVERY = 30.0
-"""Seconds after which a writer's record is brought up to date; a killed one lacks what came after."""
 
+class ProvenanceRecord:
+    """The record of one writer in a cache: ``facts``, the shards that it published, and when it ended.
 
-class Record:
-    """What one writer says of its work on a cache: ``facts``, the shards that it published, and when it ended.
-
-    Used as a context; ``finished`` is left out where an error or Ctrl-C ended it.
+    Use it as a context; a writer that an error or Ctrl-C ended has no ``finished``. Safe between threads.
     """
 
     def __init__(self, cache: Cache, writer: str, facts: Mapping[str, Any]) -> None:
@@ -38,21 +37,21 @@ class Record:
         self._saved = time.monotonic()
         self._save()
 
-    def __enter__(self) -> Record:
+    def __enter__(self) -> ProvenanceRecord:
         return self
 
     def __exit__(self, problem: object, *_: object) -> None:
         if problem is None:
             self._close({"finished": now()})
         else:
-            with suppress(LocationError):  # what went wrong is told by the error that is under way
+            with suppress(LocationError):  # the error under way is the one to report
                 self._close({})
 
     def add(self, shard: int) -> None:
-        """Note a published shard."""
+        """Record that the writer published ``shard``."""
         with self._lock:
             self._facts["shards"].append(shard)
-            if time.monotonic() - self._saved > _SAVED_EVERY:
+            if time.monotonic() - self._saved > _SAVE_SECONDS:
                 self._save()
 
     def _close(self, facts: Mapping[str, str]) -> None:
@@ -65,14 +64,18 @@ class Record:
         self._saved = time.monotonic()
 
 
-def circumstances(device: torch.device, batch_size: int) -> dict[str, Any]:
-    """Device, batch size, host, user and versions of one extraction run, as JSON."""
+def provenance_facts(device: torch.device, batch_size: int) -> dict[str, Any]:
+    """Device, batch size, host, user and versions of one run, as JSON."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user id without a name
+        user = str(os.getuid())
     return {
         "device": str(device),
         "device_name": device_name(device),
         "batch_size": batch_size,
         "host": platform.node(),
-        "user": _user(),
+        "user": user,
         "python": platform.python_version(),
         "versions": versions(*_PACKAGES),
         "started": now(),
@@ -82,10 +85,3 @@ def circumstances(device: torch.device, batch_size: int) -> dict[str, Any]:
 def new_writer_name() -> str:
     """A name for this run's provenance file that no other run has."""
     return f"{platform.node()}-{os.getpid()}-{time.time_ns()}"
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user id without a name
-        return str(os.getuid())

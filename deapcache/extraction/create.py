@@ -1,0 +1,113 @@
+"""Create a cache, or find it in a further home; report in what a new one differs from those beside it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from deapcache.cache import ORIGINAL, ArraySpec, Cache, CacheEntry, create_cache, list_caches, name_view, open_cache
+from deapcache.cache.format import METADATA_KEY
+from deapcache.errors import CorruptCacheError, StorageFullError
+from deapcache.extraction.progress import NewCache, Progress, ProgressEvent
+from deapcache.locations import Location
+from deapcache.recipe import Recipe, differences
+
+_NAMING = ("backbone", "annotation", "view")
+"""Recipe fields that the name of a cache shows."""
+
+_RESERVE = 1.02
+"""Room for metadata and file-system overhead."""
+
+
+def make_cache(
+    home: Location,
+    path: str,
+    *,
+    recipe: Recipe,
+    arrays: Sequence[ArraySpec],
+    image_ids: Sequence[str],
+    rows: range,
+    progress: Progress,
+) -> Cache:
+    """The cache at ``path``, created where there is none; ``progress`` gets a new one that has others beside it.
+
+    Where the own home lacks some of ``rows`` and a further home has them all, the result is that home's cache. Raises
+    what :func:`deapcache.cache.create_cache` raises.
+    """
+    if there := _complete_elsewhere(home, path, recipe, arrays, image_ids, rows):
+        return there
+    others = _caches_beside(home, path, recipe)
+    cache = create_cache(home, path, recipe=recipe, arrays=arrays, image_ids=image_ids)
+    cache.location.sweep()  # also of a complete one: a kill may have hit a second writer
+    if others:
+        new = _compare(path, recipe, others)
+        progress(ProgressEvent(stage=new.what, done=0, total=len(image_ids), new_cache=new))
+    return cache
+
+
+def _complete_elsewhere(
+    home: Location, path: str, recipe: Recipe, arrays: Sequence[ArraySpec], image_ids: Sequence[str], rows: range
+) -> Cache | None:
+    """The cache at ``path`` of the first further home that has all of ``rows``, if the own one has not."""
+
+    def complete(place: Location) -> Cache | None:
+        if not place.exists(f"{path}/{METADATA_KEY}"):
+            return None
+        cache = open_cache(place / path)
+        same = cache.digest == recipe.digest and cache.image_ids == tuple(image_ids)
+        return cache if same and list(cache.arrays.values()) == list(arrays) and cache.is_complete(rows) else None
+
+    own, *others = home.layers
+    if not others or complete(own):
+        return None
+    for place in others:
+        try:
+            if found := complete(place):
+                return found
+        except CorruptCacheError as error:  # the own home gets a whole one
+            warnings.warn(f"not used: {error}", stacklevel=3)
+    return None
+
+
+def _caches_beside(home: Location, path: str, recipe: Recipe) -> list[CacheEntry]:
+    """The caches that one could confuse with the one at ``path``; none where that one exists."""
+    if home.exists(f"{path}/{METADATA_KEY}"):
+        return []
+    folder, named = PurePosixPath(path).parent, [field for field in _NAMING if hasattr(recipe, field)]
+    return [
+        entry
+        for entry in list_caches(home, recipe.kind)
+        if PurePosixPath(entry.path).parent == folder
+        and entry.digest != recipe.digest
+        and all(entry.fields[field] == getattr(recipe, field) for field in named)
+    ]
+
+
+def _compare(path: str, recipe: Recipe, others: Sequence[CacheEntry]) -> NewCache:
+    fields = {**recipe.omitted_defaults(), **recipe.to_json()}
+    found = [(tuple(differences(fields, entry.fields)), entry) for entry in others]
+    differing, nearest = min(found, key=lambda pair: len(pair[0]))
+    what = f"{recipe.kind} {nearest.dataset}/{nearest.split} {nearest.name}".rstrip()
+    return NewCache(
+        what=name_view(what, fields.get("view", ORIGINAL)),
+        path=path,
+        digest=recipe.digest,
+        other=nearest.digest,
+        differences=differing,
+    )
+
+
+def item_bytes(cache: Cache) -> int:
+    """Uncompressed bytes of one image's entry in all arrays of a cache."""
+    return sum(spec.item_bytes for spec in cache.arrays.values())
+
+
+def require_space(home: Location, needed: int) -> None:
+    """Raise :class:`StorageFullError` where ``needed`` bytes will not fit into ``home``."""
+    free = home.free_bytes()
+    if free is not None and needed * _RESERVE > free:
+        raise StorageFullError(
+            f"{home} has {free / 1e9:.2f} GB free, this extraction needs up to {needed / 1e9:.2f} GB: free some space, "
+            "choose another --home, a smaller --dtype or fewer images with --limit (--dry-run shows the plan)"
+        )
