@@ -1,17 +1,96 @@
-"""Options that several verbs share."""
+"""How command lines are read: options that several verbs share, groups of them, and what their values mean."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from deapcache import locations, plugins
+from deapcache.cli.console import note
 from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
+    from deapcache.extraction import Cluster
     from deapcache.results import Selection
+
+REMOVED: dict[tuple[str, str], str] = {}
+"""(command, option that it took once) → what to do instead."""
+
+
+class App(typer.Typer):
+    """A group of commands that refuse empty values; a parameter that is a dataclass stands for that dataclass's fields.
+
+    Each field is an option or argument like any other parameter; Typer sees them in the place of the dataclass.
+    """
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
+        """Add a command, as Typer's own."""
+        register = super().command(name, **{"cls": _Command, **settings})
+
+        def add(function: Callable[..., Any]) -> Callable[..., Any]:
+            register(_flattened(function))
+            return function
+
+        return add
+
+
+def _flattened(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as Typer can read it: with the fields of dataclasses as its own parameters."""
+    hints = get_type_hints(function, include_extras=True)
+    groups = {name: kind for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(function).parameters.values():
+        group = groups.get(parameter.name)
+        types = hints if group is None else get_type_hints(group, include_extras=True)
+        members = [parameter] if group is None else inspect.signature(group).parameters.values()
+        parameters += [
+            each.replace(annotation=types[each.name], kind=inspect.Parameter.KEYWORD_ONLY) for each in members
+        ]
+
+    @functools.wraps(function)
+    def call(**values: Any) -> Any:
+        for name, group in groups.items():
+            values[name] = group(**{field: values.pop(field) for field in inspect.signature(group).parameters})
+        return function(**values)
+
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {each.name: each.annotation for each in parameters}
+    return call
+
+
+class _Command(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # Before Typer looks at the values: to it, and to a path, an empty one is as good as none.
+        try:
+            found, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        except Exception as error:
+            option = getattr(error, "option_name", "")
+            if advice := REMOVED.get((self.name or "", option)):
+                raise UsageError(f"{option} is no longer an option of {self.name}: {advice}") from None
+            raise
+        for parameter in self.params:
+            given = found.get(parameter.name or "")
+            for value in given if isinstance(given, list | tuple) else [given]:
+                if isinstance(value, str) and not value.strip():
+                    raise UsageError(_is_empty(parameter))
+        return super().parse_args(ctx, args)
+
+
+def _is_empty(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        name = parameter.metavar or parameter.name.upper()
+        return f"the argument {name} is empty: is a variable of the shell not set?"
+    option = max(parameter.opts, key=len)
+    return f"{option} is empty: give a value, or leave the option out; is a variable of the shell not set?"
+
 
 Home = Annotated[
     str | None,
@@ -54,6 +133,18 @@ DataRoot = Annotated[
     typer.Option("--data-root", help="Where datasets lie as downloaded. Default: $DEAPCACHE_DATA, then ./data."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        help="Processes on this machine, each with its GPU or its share of the cores. Default: one for each GPU where "
+        "there are several, else none but this one.",
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option("--scheduler", help="Address of a Dask cluster whose workers do the work: tcp://host:8786."),
+]
 Device = Annotated[str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda, cuda:1, …")]
 
 OnlyTasks = Annotated[str | None, typer.Option("--task", help="Only results of these tasks: a,b.")]
@@ -66,6 +157,67 @@ OnlyProtocols = Annotated[
 OnlyCaches = Annotated[
     str | None, typer.Option("--cache", help="Only what has read one of these caches, by first characters: a,b.")
 ]
+
+
+@dataclass(frozen=True)
+class Caches:
+    """Where caches are: the home, those that are read beside it, and the local tier."""
+
+    home: Home = None
+    read_home: ReadHomes = None
+    local_tier: TierFolder = None
+    local_tier_size: TierSize = None
+
+    def location(self) -> locations.Location:
+        """The home and the others as one; by default what the environment says."""
+        return place(self.home, self.read_home, self.local_tier, self.local_tier_size)
+
+
+@dataclass(frozen=True)
+class ResultFilter:
+    """Which results are shown."""
+
+    task: OnlyTasks = None
+    dataset: OnlyDatasets = None
+    backbone: OnlyBackbones = None
+    readout: OnlyReadouts = None
+    protocol: OnlyProtocols = None
+    cache: OnlyCaches = None
+
+    def selection(self) -> Selection:
+        """The results that are wanted; raises :class:`UsageError` for an empty name."""
+        from deapcache.results import Selection
+
+        return Selection(
+            tasks=names(self.task),
+            datasets=names(self.dataset),
+            backbones=names(self.backbone),
+            readouts=names(self.readout),
+            protocols=names(self.protocol),
+            caches=names(self.cache),
+        )
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Who does the work: this process, others of this machine, or a cluster."""
+
+    workers: Workers = None
+    scheduler: Scheduler = None
+
+    @contextmanager
+    def cluster(self, device: str) -> Iterator[Cluster | None]:
+        """The workers that are asked for; None where this process does the work itself."""
+        from deapcache.extraction import default_workers, open_cluster
+
+        if self.scheduler is not None and self.workers is not None:
+            raise UsageError("--workers starts workers on this machine, --scheduler takes those of a cluster: give one")
+        count = default_workers(device) if self.workers is None else self.workers
+        if self.scheduler is None and self.workers is None and count == 0:
+            yield None
+            return
+        with open_cluster(scheduler=self.scheduler, workers=count, device=device, say=note) as cluster:
+            yield cluster
 
 
 def local_path(option: typer.CallbackParam, given: Path | None) -> Path | None:
@@ -122,28 +274,6 @@ def names(text: str | None) -> list[str]:
     if not all(parts):
         raise UsageError(f"{text!r} has an empty name between its commas: write names as a,b,c")
     return list(dict.fromkeys(parts))
-
-
-def selection(
-    *,
-    task: str | None,
-    dataset: str | None,
-    backbone: str | None,
-    readout: str | None,
-    protocol: str | None,
-    cache: str | None,
-) -> Selection:
-    """The results that ``--task`` … ``--cache`` choose; raises :class:`UsageError` for an empty name."""
-    from deapcache.results import Selection
-
-    return Selection(
-        tasks=names(task),
-        datasets=names(dataset),
-        backbones=names(backbone),
-        readouts=names(readout),
-        protocols=names(protocol),
-        caches=names(cache),
-    )
 
 
 def numbers(text: str, what: str) -> list[int]:

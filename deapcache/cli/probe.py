@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -12,57 +13,88 @@ from deapcache.cli import options
 from deapcache.cli.console import Bars, bars, note, out, print_json
 
 if TYPE_CHECKING:
-    from deapcache.experiments import Probed, Report
+    from deapcache.experiments import Probed, ProbeRequest, Report
     from deapcache.locations import Location
     from deapcache.probing.options import Residency
 
 
-def probe_command(
-    task: Annotated[str, typer.Option("--task", help="Task, or several: a,b (deapcache list tasks).")],
+@dataclass(frozen=True, kw_only=True)
+class _Choices:
+    """What is trained, on which features, and how."""
+
+    task: Annotated[str, typer.Option("--task", help="Task, or several: a,b (deapcache list tasks).")]
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="Default: the task's own where it is cached, else the only one.")
-    ] = None,
+    ] = None
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="Backbones: a,b. Default: every one cached for the dataset.")
-    ] = None,
-    readout: Annotated[str, typer.Option("--readout", help="Readouts: a,b (deapcache list readouts).")] = "deap",
-    seed: Annotated[str, typer.Option("--seed", help="Seeds of the readout's initialisation: 0,1,2.")] = "0",
+    ] = None
+    readout: Annotated[str, typer.Option("--readout", help="Readouts: a,b (deapcache list readouts).")] = "deap"
+    seed: Annotated[str, typer.Option("--seed", help="Seeds of the readout's initialisation: 0,1,2.")] = "0"
     iterations: Annotated[
         int | None, typer.Option("--iterations", help="Training steps. Default: the task's (30,000 or 10,000).")
-    ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Images in one training step.")] = 32,
-    lr: Annotated[str, typer.Option("--lr", help="AdamW's peak learning rate, or several: 3e-4,1e-3.")] = "1e-3",
+    ] = None
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images in one training step.")] = 32
+    lr: Annotated[str, typer.Option("--lr", help="AdamW's peak learning rate, or several: 3e-4,1e-3.")] = "1e-3"
     limit: Annotated[
         int | None, typer.Option("--limit", help="Train and score on the first N images of each split only.")
-    ] = None,
+    ] = None
     views: Annotated[
         str,
         typer.Option("--views", help="Training draws from original, or original,hflip (deapcache extract --views)."),
-    ] = "original",
+    ] = "original"
     where: Annotated[
         list[str] | None,
         typer.Option("--where", help="Recipe field that features or targets must have: storage=float16. Repeatable."),
-    ] = None,
+    ] = None
     task_option: Annotated[
         list[str] | None,
         typer.Option("--task-option", help="Choice of a task: depth.crop=eigen (deapcache list tasks). Repeatable."),
-    ] = None,
+    ] = None
     upsampler: Annotated[
         Path | None, typer.Option("--upsampler", help="FeatUp checkpoint that the readout featup is built around.")
-    ] = None,
+    ] = None
     residency: Annotated[
         str | None,
         typer.Option(
             "--residency",
-            help="Where training arrays live: gpu, pinned (host memory that a GPU reads), memory, stream (read from "
-            "the cache as training goes). Default: the first of these that fits.",
+            help="Where training arrays live: gpu, memory, stream (read from the cache as training goes). Default: the "
+            "first of these that fits.",
         ),
-    ] = None,
-    device: options.Device = "auto",
-    home: options.Home = None,
-    read_home: options.ReadHomes = None,
-    local_tier: options.TierFolder = None,
-    local_tier_size: options.TierSize = None,
+    ] = None
+    device: options.Device = "auto"
+
+    def request(self) -> ProbeRequest:
+        """The same as the library takes it; raises :class:`UsageError` for values that it does not know."""
+        from deapcache.experiments import ProbeRequest, choose_device
+        from deapcache.probing import ProbeOptions
+
+        return ProbeRequest(
+            tasks=options.names(self.task),
+            dataset=self.dataset,
+            backbones=options.names(self.backbone),
+            readouts=options.names(self.readout),
+            seeds=options.numbers(self.seed, "--seed"),
+            where=options.fields(self.where or []),
+            options=ProbeOptions(
+                lrs=options.rates(self.lr, "--lr"),
+                task_options=options.task_options(self.task_option or [], options.names(self.task)),
+                upsampler=self.upsampler,
+                batch_size=self.batch_size,
+                iterations=self.iterations,
+                train_limit=self.limit,
+                val_limit=self.limit,
+                views=tuple(options.names(self.views)),
+                residency=cast("Residency | None", self.residency),  # checked there
+                device=str(choose_device(self.device)),
+            ),
+        )
+
+
+def probe_command(
+    *,
+    choices: _Choices,
+    caches: options.Caches,
     plugin: options.Plugin = None,
     results_home: options.ResultsHome = None,
     json: options.Json = False,
@@ -71,30 +103,10 @@ def probe_command(
 
     All tasks, readouts, seeds and learning rates of a backbone share one pass over its cache; no backbone is run.
     """
-    from deapcache.experiments import ProbeRequest, choose_device, probe
-    from deapcache.probing import ProbeOptions
+    from deapcache.experiments import probe
 
-    request = ProbeRequest(
-        tasks=options.names(task),
-        dataset=dataset,
-        backbones=options.names(backbone),
-        readouts=options.names(readout),
-        seeds=options.numbers(seed, "--seed"),
-        where=options.fields(where or []),
-        options=ProbeOptions(
-            lrs=options.rates(lr, "--lr"),
-            task_options=options.task_options(task_option or [], options.names(task)),
-            upsampler=upsampler,
-            batch_size=batch_size,
-            iterations=iterations,
-            train_limit=limit,
-            val_limit=limit,
-            views=tuple(options.names(views)),
-            residency=cast("Residency | None", residency),  # checked there
-            device=str(choose_device(device)),
-        ),
-    )
-    place = options.place(home, read_home, local_tier, local_tier_size)
+    request = choices.request()
+    place = caches.location()
     own = options.results_home(results_home, place)
     done: list[Probed] = []
     try:
@@ -103,24 +115,24 @@ def probe_command(
                 done.append(one)
     except Exception:
         if done:  # they are saved, whatever became of the others
-            show_results(done, own, json)
+            _show_results(done, own, json)
         raise
-    show_results(done, own, json)
+    _show_results(done, own, json)
 
 
 def report_on(shown: Bars) -> Report:
     """Probe progress as bars, with the mean training loss."""
     from deapcache.probing import ProbeProgress
 
-    def show(name: str, event: ProbeProgress) -> None:
+    def on_event(name: str, event: ProbeProgress) -> None:
         loss = "" if event.mean_loss is None else f"loss {event.mean_loss:.3f}"
         unit = "iterations" if event.stage == "train" else "images"
         shown.show(f"{name}: {event.stage}", event.done, event.total, unit, loss)
 
-    return show
+    return on_event
 
 
-def show_results(done: list[Probed], home: Location, json: bool) -> None:
+def _show_results(done: list[Probed], home: Location, json: bool) -> None:
     """The tables of all runs, whose statistics are in ``home``, and where their pictures are."""
     from deapcache.results import HomeIntervals, print_tables, summarise
 

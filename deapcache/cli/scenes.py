@@ -9,7 +9,7 @@ import typer
 
 from deapcache.cli import options
 from deapcache.cli.console import bars, out, print_json
-from deapcache.cli.parsing import App
+from deapcache.cli.options import App
 
 app = App(help="The embedded dataset: rendered rooms with exact annotations.", no_args_is_help=True)
 
