@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from deapcache.extraction import Cluster
     from deapcache.results import Selection
 
-REMOVED: dict[tuple[str, str], str] = {}
+_MEASURED = "times come from measured rates: give --measure, or --rates FILE of a device where they were measured"
+_GPUS_ALONE = "the plan says how many bytes are read and written, and wall time is that of the GPUs: leave it out"
+
+REMOVED = {
+    **dict.fromkeys([("plan", "--tflops"), ("plan", "--utilisation"), ("plan", "--probe-utilisation")], _MEASURED),
+    **dict.fromkeys([("plan", "--read"), ("plan", "--write"), ("plan", "--memory")], _GPUS_ALONE),
+}
 """(command, option that it took once) → what to do instead."""
 
 

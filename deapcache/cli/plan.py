@@ -16,19 +16,8 @@ from deapcache.errors import MissingDataError, UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from deapcache.experiments.planning import (
-        FeatureWork,
-        GridPlan,
-        PricedPass,
-        Rates,
-        Speed,
-        Speeds,
-        StepGroup,
-        Throughput,
-    )
+    from deapcache.experiments.planning import FeatureWork, GridPlan, PricedPass, Rates, Speeds, StepGroup
     from deapcache.locations import Location
-
-_GIGA = 1e9
 
 
 def plan_command(
@@ -37,15 +26,6 @@ def plan_command(
         list[str] | None, typer.Option("--set", help="Replace a value in every pipeline, as `run` does. Repeatable.")
     ] = None,
     gpus: Annotated[int, typer.Option("--gpus", help="GPUs of the machine that wall time is stated for.")] = 1,
-    read: Annotated[
-        float | None, typer.Option("--read", help="GB/s that the store gives to all readers. Default: no limit.")
-    ] = None,
-    write: Annotated[
-        float | None, typer.Option("--write", help="GB/s that the store takes from all writers. Default: no limit.")
-    ] = None,
-    memory: Annotated[
-        float, typer.Option("--memory", help="GB that a pass may hold its training arrays in; 0: every batch is read.")
-    ] = 0.0,
     measure: Annotated[
         bool,
         typer.Option(
@@ -56,42 +36,23 @@ def plan_command(
     rates: Annotated[
         Path | None, typer.Option("--rates", help="Measured rates. Default: those of this device in the home.")
     ] = None,
-    tflops: Annotated[
-        float | None,
-        typer.Option("--tflops", help="For what was not measured: TFLOP/s of a GPU at its best, as you take it."),
-    ] = None,
-    utilisation: Annotated[
-        float, typer.Option("--utilisation", help="The share of --tflops that forward passes sustain.")
-    ] = 1.0,
-    probe_utilisation: Annotated[
-        float | None,
-        typer.Option("--probe-utilisation", help="The share that training readouts sustains: many short operations."),
-    ] = None,
     home: options.Home = None,
     plugin: options.Plugin = None,
     data_root: options.DataRoot = None,
     device: options.Device = "auto",
     json: options.Json = False,
-) -> int:
+) -> None:
     """What pipelines cost: images forwarded, GPU hours, bytes, files and wall time, less what the home has already.
 
     Neither datasets nor weights are needed. Nothing is extracted or trained.
     """
     from deapcache.experiments import load_pipeline, plan_pipeline
-    from deapcache.experiments.planning import Hardware, Throughput, plan_grid
+    from deapcache.experiments.planning import plan_grid
 
-    throughput = None
-    if tflops is not None:
-        throughput = Throughput(tflops=tflops, utilisation=utilisation, probe_utilisation=probe_utilisation)
-    elif probe_utilisation is not None or utilisation != 1.0:
-        raise UsageError("--utilisation and --probe-utilisation are shares of --tflops: give that, too")
-    hardware = Hardware(gpus=gpus, read=_giga(read), write=_giga(write), memory=memory * _GIGA)
     place, root = locations.home(home), locations.data_root(data_root)
     plans = [plan_pipeline(load_pipeline(name, settings or []), place, root, device=device) for name in pipelines]
-    source = RateSource(place, rates, plans[0].device, measure, throughput)
-    plan = plan_grid(plans, hardware=hardware, speeds=source.speeds)
-    show_plan(plan, json)
-    return 0
+    source = RateSource(place, rates, plans[0].device, measure)
+    show_plan(plan_grid(plans, gpus=gpus, speeds=source.speeds), json)
 
 
 def show_plan(plan: GridPlan, json: bool) -> None:
@@ -105,25 +66,16 @@ def show_plan(plan: GridPlan, json: bool) -> None:
 
 
 class RateSource:
-    """Where a plan's speeds come from: a file of rates, measuring, or the throughput that the user states."""
+    """Where a plan's speeds come from: a file of measured rates, or measuring."""
 
-    def __init__(
-        self,
-        home: Location,
-        file: Path | None,
-        device: str,
-        measure: bool,
-        throughput: Throughput | None = None,
-        *,
-        keep: bool = True,
-    ) -> None:
+    def __init__(self, home: Location, file: Path | None, device: str, measure: bool, *, keep: bool = True) -> None:
         from deapcache.experiments.planning import machine_name, rates_key
 
         self._place, self._key = home, rates_key(machine_name(device))
         self._given = file
         if file is not None:
             self._place, self._key = locations.locate(file.parent), file.name
-        self._device, self._measure, self._throughput, self._keep = device, measure, throughput, keep
+        self._device, self._measure, self._keep = device, measure, keep
 
     def speeds(self, forwards: Sequence[tuple[str, str]], groups: Sequence[StepGroup]) -> Speeds:
         """The speeds of these; what is measured now is kept."""
@@ -134,10 +86,7 @@ class RateSource:
             raise MissingDataError(f"--rates {self._given}: no such file; --measure makes it")
         if self._measure:
             rates = self._measured(rates, forwards, groups)
-        speeds = Speeds(rates=rates, throughput=self._throughput)
-        if self._throughput:
-            _count(speeds, forwards)
-        return speeds
+        return Speeds(rates=rates)
 
     def _measured(
         self, rates: Rates | None, forwards: Sequence[tuple[str, str]], groups: Sequence[StepGroup]
@@ -169,18 +118,6 @@ class RateSource:
         return rates
 
 
-def _count(speeds: Speeds, forwards: Sequence[tuple[str, str]]) -> None:
-    """Count the operations of backbones that were not measured, saying each: that of a large one takes seconds."""
-    for backbone, precision in forwards:
-        speed = speeds.forward(backbone, precision)
-        if speed.gflops is not None:
-            note(f"counted {backbone}: {speed.gflops:,.1f} GFLOP an image")
-
-
-def _giga(value: float | None) -> float | None:
-    return None if value is None else value * _GIGA
-
-
 _NONE = "–"
 
 
@@ -188,11 +125,11 @@ def _print_plan(plan: GridPlan) -> None:
     """All tables of a plan, its totals, and what stands in its way."""
     for one in plan.plans:
         out.print(f"{one.pipeline.name}: {one.pipeline.description}".rstrip(": "), markup=False)
-    for made in (_images, _caches, _features, _passes, _storage, _stages):  # each as it comes: times may need counting
+    for made in (_images, _caches, _features, _passes, _storage, _stages):
         out.print()
         out.print(made(plan))
     out.print()
-    for line in (*_hardware(plan), *_speeds(plan), _totals(plan), *_notes(plan)):
+    for line in (*_speeds(plan), _totals(plan), *_notes(plan)):
         out.print(line, markup=False)
     for problem in (*plan.problems, *plan.left_out):
         out.print(f"missing: {problem}", markup=False, style="red")
@@ -245,7 +182,7 @@ def _feature_row(work: FeatureWork) -> tuple[str, ...]:
         _time(work.gpu_seconds),
         size(work.bytes),
         f"{work.files:,}",
-        work.speed.how if work.to_do else "there",
+        work.speed.known if work.to_do else "there",
     )
 
 
@@ -266,7 +203,7 @@ def _passes(plan: GridPlan) -> Table:
             f"{sum(work.runs - work.there - work.elsewhere for work in works):,}",
             f"{sum(work.steps for work in works):,}",
             f"{sum(work.readout_steps for work in works):,}",
-            size(sum(work.bytes_read(plan.hardware.memory) for work in works)),
+            size(sum(work.bytes_read for work in works)),
             _time(_sum([one.gpu_seconds for one in members])),
         )
     return shown
@@ -281,52 +218,30 @@ def _storage(plan: GridPlan) -> Table:
 
 def _stages(plan: GridPlan) -> Table:
     right = ("wanted", "there", "to do", "GPU time", "written", "files", "read", "wall time")
-    shown = table("stage", *right, "bound by", right=right)
+    shown = table("stage", *right, right=right)
     for stage in plan.stages:
         there = f"{stage.wanted - stage.to_do:,}"
         amounts = (f"{stage.wanted:,} {stage.unit}", there, f"{stage.to_do:,}", _time(stage.gpu_seconds))
         bytes_ = (size(stage.written), f"{stage.files:,}", size(stage.read))
-        shown.add_row(stage.name, *amounts, *bytes_, _time(stage.wall_seconds), stage.bound or _NONE)
+        shown.add_row(stage.name, *amounts, *bytes_, _time(stage.wall_seconds))
     written, read = sum(s.written for s in plan.stages), sum(s.read for s in plan.stages)
     files = sum(s.files for s in plan.stages)
     sums = (_time(plan.gpu_seconds), size(written), f"{files:,}", size(read), _time(plan.wall_seconds))
-    shown.add_row("total", "", "", "", *sums, "", style="bold")
+    shown.add_row("total", "", "", "", *sums, style="bold")
     return shown
-
-
-def _hardware(plan: GridPlan) -> list[str]:
-    hardware = plan.hardware
-    sides = [("read", hardware.read), ("write", hardware.write)]
-    store = ", ".join(f"{name} {size(value)}/s" if value else f"{name} without limit" for name, value in sides)
-    held = f"{size(hardware.memory)} for training arrays" if hardware.memory else "training arrays are streamed"
-    return [f"hardware: {hardware.gpus} GPU{'s' if hardware.gpus > 1 else ''}; store: {store}; {held}"]
 
 
 def _speeds(plan: GridPlan) -> list[str]:
     used = [work.speed for work in plan.features if work.to_do] + [s for one in plan.probing for s in one.speeds]
-    lines = []
+    lines = [f"hardware: {plan.gpus} GPU{'s' if plan.gpus > 1 else ''}; training arrays are streamed"]
     if rates := plan.speeds.rates:
         lines.append(f"measured rates: on {rates.device}, {rates.measured}")
-    lines += [line for known in ("estimated", "unknown") if (line := _share(known, used, plan))]
-    return lines
-
-
-def _share(known: str, used: list[Speed], plan: GridPlan) -> str:
-    count = sum(speed.known == known for speed in used)
-    if not count:
-        return ""
-    if known == "unknown":
-        return (
-            f"no rate is known of {count} of {len(used)} kinds of work: --measure measures them on this device, "
-            "--rates FILE reads them, --tflops and --probe-utilisation estimate them"
+    if unknown := sum(speed.seconds is None for speed in used):
+        lines.append(
+            f"no rate is known of {unknown} of {len(used)} kinds of work: --measure measures them on this device, "
+            "--rates FILE reads them"
         )
-    given = plan.speeds.throughput
-    assert given is not None  # what estimates are made from
-    probes = "" if given.probe_utilisation is None else f" and {given.probe_utilisation:g} in probing"
-    return (
-        f"estimated, not measured: {count} of {len(used)} rates, from counted operations at {given.tflops:g} TFLOP/s, "
-        f"of which {given.utilisation:g} is taken to be sustained in forward passes{probes}"
-    )
+    return lines
 
 
 def _totals(plan: GridPlan) -> str:
@@ -346,7 +261,7 @@ def _totals(plan: GridPlan) -> str:
 
 
 def _notes(plan: GridPlan) -> list[str]:
-    lines = ["bytes are before compression; decoding images and annotations is in no time"]
+    lines = ["bytes are before compression; decoding images and annotations, reading and writing are in no time"]
     if any(cache.item_bytes is None for cache in plan.of("targets")):
         lines.append("not in the bytes: tables of boxes, whose length only the dataset's files tell")
     shared = sum(work.elsewhere for work in plan.passes)
