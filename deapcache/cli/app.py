@@ -130,8 +130,8 @@ def _run(arguments: Sequence[str] | None, signal_that_came: Callable[[], int]) -
         host = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
         if host or type(error).__name__ == "OutOfMemoryError":
             # the size is in the first sentences; torch goes on with advice on its allocator
-            said = ". ".join(str(error).partition("\n")[0].split(". ")[:2]).rstrip(".") or type(error).__name__
-            return _failed(DeapcacheError(f"out of memory: {said}. {_WITH_LESS_MEMORY}"))
+            size = ". ".join(str(error).partition("\n")[0].split(". ")[:2]).rstrip(".") or type(error).__name__
+            return _failed(DeapcacheError(f"out of memory: {size}. {_WITH_LESS_MEMORY}"))
         if isinstance(error, OSError) and error.filename and error.strerror:  # the path and the cause are all there is
             return _failed(DeapcacheError(f"{error.filename}: {error.strerror}; {advice(error)}"))
         # Typer carries its own copy of click; its usage errors are known by what they can do

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import time
@@ -22,11 +23,17 @@ from deapcache.machine import cpu_count, versions
 
 if TYPE_CHECKING:
     from deapcache.datasets import DatasetEntry
-    from deapcache.datasets.checking import CheckProgress, SplitCheck
+    from deapcache.datasets.checking import SplitCheck
 
 _PACKAGES = ("deapcache", "torch", "timm", "open_clip_torch", "zarr", "numcodecs", "obstore", "dask")
 _ABSENT = "not installed"
 _PROBE_BYTES = 64 * 1024 * 1024
+
+SHOWN = 10
+"""Problems that are printed; ``--json`` has all."""
+
+FINE, PROBLEMS, INTERRUPTED = 0, 1, 130
+"""Exit codes."""
 
 
 def doctor_command(
@@ -45,27 +52,33 @@ def doctor_command(
     """Check device, versions, cache home (free space, measured bandwidth), datasets and weights, or one dataset."""
     root = locations.data_root(data_root)
     if dataset is not None:
-        return check_dataset(dataset, root, full=full, json=json)
+        return _check_dataset(dataset, root, full=full, json=json)
     if full:
         raise UsageError("--full opens every file of one dataset: say which with --dataset")
+    from deapcache.backbones import BACKBONES, weights_status
+    from deapcache.datasets import DATASETS
+
     place = locations.home(home)
     report = {
         "device": _devices(),
         "versions": {"python": platform.python_version(), **dict.fromkeys(_PACKAGES, _ABSENT), **versions(*_PACKAGES)},
         "home": _home(place),
         "data_root": str(root),
-        "datasets": _datasets(root),
-        "weights": _weights(),
+        "datasets": {
+            name: "; ".join(f"{split}: {what}" for split, what in found(entry, root).items())
+            for name, entry in DATASETS
+        },
+        "weights": {name: weights_status(name) for name in BACKBONES.names()},
     }
     if json:
         print_json(report)
         return 0
-    shown = table("", "")
-    shown.show_header = False
+    listing = table("", "")
+    listing.show_header = False
     for topic, facts in report.items():
         for name, value in facts.items() if isinstance(facts, dict) else [("", facts)]:
-            shown.add_row(f"{topic} {name}".strip(), str(value))
-    out.print(shown)
+            listing.add_row(f"{topic} {name}".strip(), str(value))
+    out.print(listing)
     return 0
 
 
@@ -112,27 +125,6 @@ def _bandwidth(place: Location) -> dict[str, str]:
     }
 
 
-def _datasets(root: Any) -> dict[str, str]:
-    from deapcache.datasets import DATASETS
-
-    return {
-        name: "; ".join(f"{split}: {what}" for split, what in found(entry, root).items()) for name, entry in DATASETS
-    }
-
-
-def _weights() -> dict[str, str]:
-    from deapcache.backbones import BACKBONES, weights_status
-
-    return {name: weights_status(name) for name in BACKBONES.names()}
-
-
-SHOWN = 10
-"""Problems that are printed; ``--json`` has all."""
-
-FINE, PROBLEMS, INTERRUPTED = 0, 1, 130
-"""Exit codes."""
-
-
 @dataclass(kw_only=True)
 class _Report:
     """What was found of one dataset."""
@@ -152,14 +144,14 @@ class _Report:
         return of_all + [(check.split, problem) for check in self.checks for problem in check.problems]
 
 
-def check_dataset(name: str, root: Path, *, full: bool, json: bool) -> int:
+def _check_dataset(name: str, root: Path, *, full: bool, json: bool) -> int:
     """Check all splits of a dataset, print what was found, and give the exit code."""
     from deapcache.datasets import dataset_entry
 
     report = _Report(entry=dataset_entry(name), root=root, full=full)
-    with bars() as shown:
+    with bars() as display:
         try:
-            _check(report, name, shown)
+            _check(report, name, display)
         except KeyboardInterrupt:
             report.interrupted = True
     if json:
@@ -172,7 +164,7 @@ def check_dataset(name: str, root: Path, *, full: bool, json: bool) -> int:
     return PROBLEMS if report.problems else FINE
 
 
-def _check(report: _Report, name: str, shown: Bars) -> None:
+def _check(report: _Report, name: str, display: Bars) -> None:
     from deapcache.datasets import open_dataset
     from deapcache.datasets.checking import SplitCheck, check_split, one_line
 
@@ -184,16 +176,12 @@ def _check(report: _Report, name: str, shown: Bars) -> None:
     for split in dataset.splits:
         check = SplitCheck(split=split)
         report.checks.append(check)
-        check_split(dataset, check, full=report.full, progress=_progress(shown, f"{name}/{split}"))
+        stages = {"files": f"{name}/{split}: look for files", "images": f"{name}/{split}: open"}
+        check_split(dataset, check, full=report.full, progress=functools.partial(_on_progress, display, stages))
 
 
-def _progress(shown: Bars, place: str) -> CheckProgress:
-    stages = {"files": f"{place}: look for files", "images": f"{place}: open"}
-
-    def show(unit: str, done: int, total: int) -> None:
-        shown.show(stages[unit], done, total, unit)
-
-    return show
+def _on_progress(display: Bars, stages: dict[str, str], unit: str, done: int, total: int) -> None:
+    display.show(stages[unit], done, total, unit)
 
 
 def _show(report: _Report) -> None:
@@ -205,8 +193,8 @@ def _show(report: _Report) -> None:
     if report.checks:
         out.print(_table(report))
     for check in report.checks:
-        if said := _beside_official(check, report.entry.official.get(check.split)):
-            out.print(said, markup=False)
+        if sentence := _beside_official(check, report.entry.official.get(check.split)):
+            out.print(sentence, markup=False)
     problems = report.problems
     if problems:
         more = f"; the first {SHOWN}, and {len(problems) - SHOWN:,} more" if len(problems) > SHOWN else ""
@@ -219,10 +207,10 @@ def _show(report: _Report) -> None:
 
 def _table(report: _Report) -> Any:
     right = ("images", "official", "files", "opened", "problems")
-    shown = table("split", *right, "first image in", right=right)
+    listing = table("split", *right, "first image in", right=right)
     for check in report.checks:
         official = report.entry.official.get(check.split)
-        shown.add_row(
+        listing.add_row(
             check.split,
             f"{check.images:,}",
             f"{official:,}" if official else "–",
@@ -231,7 +219,7 @@ def _table(report: _Report) -> Any:
             f"{len(check.problems):,}",
             str(check.folder or "–"),
         )
-    return shown
+    return listing
 
 
 def _beside_official(check: SplitCheck, official: int | None) -> str:

@@ -153,20 +153,20 @@ def extract_command(
     opened = open_dataset(dataset, locations.data_root(data_root))
     place, splits = caches.location(), options.names(split) or None
     if dry_run:
-        with bars() as shown:
-            plan = plan_extraction(names, opened, place, splits=splits, settings=how, progress=progress_on(shown))
+        with bars() as display:
+            plan = plan_extraction(names, opened, place, splits=splits, settings=how, progress=progress_on(display))
         _show_plan(plan, json)
         return
-    with processes.cluster(settings.device) as hands, bars() as shown:
-        progress = progress_on(shown)
-        reports = list(extract(names, opened, place, splits=splits, settings=how, progress=progress, hands=hands))
+    with processes.cluster(settings.device) as cluster, bars() as display:
+        progress = progress_on(display)
+        reports = list(extract(names, opened, place, splits=splits, settings=how, progress=progress, hands=cluster))
     _show_reports(reports, json)
     if settings.shard:
         left = [f"{r.backbone} {r.dataset}/{r.split} {r.left:,} images" for r in reports if r.left]
         note(f"part {settings.shard} is done; left for the others: {', '.join(left) or 'nothing, all is there'}")
 
 
-def progress_on(shown: Bars) -> Progress:
+def progress_on(display: Bars) -> Progress:
     """Progress events as bars, with MB/s where bytes are written; a new cache beside others as a line."""
     from deapcache.extraction import ProgressEvent
 
@@ -174,9 +174,9 @@ def progress_on(shown: Bars) -> Progress:
         if event.new_cache or event.message:
             note(str(event.new_cache) if event.new_cache else f"{event.stage}: {event.message}")
             return
-        seconds = shown.seconds(event.stage)
+        seconds = display.seconds(event.stage)
         rate = f"{event.bytes / seconds / 1e6:.0f} MB/s" if seconds > 0 else ""
-        shown.show(event.stage, event.done, event.total, "images", rate)
+        display.show(event.stage, event.done, event.total, "images", rate)
 
     return on_event
 
@@ -185,10 +185,10 @@ def _show_plan(plan: ExtractionPlan, json: bool) -> None:
     if json:
         print_json(plan.to_json())
         return
-    shown = table("what", "split", "images", "to do", "at most", right=("images", "to do", "at most"))
+    listing = table("what", "split", "images", "to do", "at most", right=("images", "to do", "at most"))
     for cache in plan.caches:
-        shown.add_row(cache.what, cache.split, f"{cache.images:,}", f"{cache.to_do:,}", size(cache.bytes))
-    out.print(shown)
+        listing.add_row(cache.what, cache.split, f"{cache.images:,}", f"{cache.to_do:,}", size(cache.bytes))
+    out.print(listing)
     _show_omitted(plan.omitted)
     for name, rate in plan.images_per_second.items():
         out.print(f"{name}: {rate:.1f} images/s measured on {plan.device}")

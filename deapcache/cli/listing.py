@@ -218,7 +218,7 @@ def _show_parameters(readout: str, json: bool) -> None:
     if json:
         print_json({"readout": readout, "parameters": counts})
         return
-    shown = table("backbone", *PAPER_TASKS, title=f"learnable parameters of {readout}, millions", right=PAPER_TASKS)
+    listing = table("backbone", *PAPER_TASKS, title=f"learnable parameters of {readout}, millions", right=PAPER_TASKS)
     for backbone, by_task in counts.items():
-        shown.add_row(backbone, *(f"{count / 1e6:.3f}" for count in by_task.values()))
-    out.print(shown)
+        listing.add_row(backbone, *(f"{count / 1e6:.3f}" for count in by_task.values()))
+    out.print(listing)

@@ -102,11 +102,11 @@ class RateSource:
         missing = lacking(rates, forwards, groups)
         if not any(missing):
             return rates
-        with bars() as shown:
+        with bars() as display:
             pieces = measure_rates(
                 *missing,
                 self._device,
-                told=lambda what, done, total: shown.show("measure", done, total, "rates", what),
+                told=lambda what, done, total: display.show("measure", done, total, "rates", what),
                 failed=lambda what, error: note(f"not measured: {what}: {str(error).splitlines()[0]}"),
             )
             for found in pieces:
@@ -125,9 +125,9 @@ def _print_plan(plan: GridPlan) -> None:
     """All tables of a plan, its totals, and what stands in its way."""
     for one in plan.plans:
         out.print(f"{one.pipeline.name}: {one.pipeline.description}".rstrip(": "), markup=False)
-    for made in (_images, _caches, _features, _passes, _storage, _stages):
+    for make in (_images, _caches, _features, _passes, _storage, _stages):
         out.print()
-        out.print(made(plan))
+        out.print(make(plan))
     out.print()
     for line in (*_speeds(plan), _totals(plan), *_notes(plan)):
         out.print(line, markup=False)
@@ -136,17 +136,17 @@ def _print_plan(plan: GridPlan) -> None:
 
 
 def _images(plan: GridPlan) -> Table:
-    shown = table("images of", "split", "number", "known", right=("number",))
+    listing = table("images of", "split", "number", "known", right=("number",))
     counts = {(c.owner, c.split): (c.images, c.counted) for kind in ("targets", "features") for c in plan.of(kind)}
     for (owner, split), (images, counted) in counts.items():
-        shown.add_row(owner, split, f"{images:,}", counted)
-    return shown
+        listing.add_row(owner, split, f"{images:,}", counted)
+    return listing
 
 
 def _caches(plan: GridPlan) -> Table:
     """Base images and targets, both splits together."""
     right = ("images", "there", "to do", "at most", "files")
-    shown = table("cache", "dataset", *right, right=right)
+    listing = table("cache", "dataset", *right, right=right)
     groups: dict[tuple[str, str], list[int]] = {}
     unsized: set[tuple[str, str]] = set()
     for cache in (*plan.of("images"), *plan.of("targets")):
@@ -158,16 +158,16 @@ def _caches(plan: GridPlan) -> Table:
             unsized.add(key)
     for (what, owner), (wanted, to_do, count, files) in groups.items():
         bytes_ = "not known" if (what, owner) in unsized else size(count)
-        shown.add_row(what, owner, f"{wanted:,}", f"{wanted - to_do:,}", f"{to_do:,}", bytes_, f"{files:,}")
-    return shown
+        listing.add_row(what, owner, f"{wanted:,}", f"{wanted - to_do:,}", f"{to_do:,}", bytes_, f"{files:,}")
+    return listing
 
 
 def _features(plan: GridPlan) -> Table:
     right = ("images", "there", "to do", "images/s", "GPU time", "at most", "files")
-    shown = table("features", "precision", *right, "rate", right=right)
+    listing = table("features", "precision", *right, "rate", right=right)
     for work in plan.features:
-        shown.add_row(*_feature_row(work))
-    return shown
+        listing.add_row(*_feature_row(work))
+    return listing
 
 
 def _feature_row(work: FeatureWork) -> tuple[str, ...]:
@@ -188,14 +188,14 @@ def _feature_row(work: FeatureWork) -> tuple[str, ...]:
 
 def _passes(plan: GridPlan) -> Table:
     right = ("passes", "runs", "there", "to do", "batches", "steps", "read", "GPU time")
-    shown = table("probing", "dataset", "tasks", *right, right=right)
+    listing = table("probing", "dataset", "tasks", *right, right=right)
     groups: dict[tuple[str, str, str], list[PricedPass]] = {}
     for one in plan.probing:
         work = one.work
         groups.setdefault((work.pipeline, work.dataset, ", ".join(work.tasks)), []).append(one)
     for key, members in groups.items():
         works = [one.work for one in members]
-        shown.add_row(
+        listing.add_row(
             *key,
             f"{len(works):,}",
             f"{sum(work.runs - work.elsewhere for work in works):,}",
@@ -206,29 +206,29 @@ def _passes(plan: GridPlan) -> Table:
             size(sum(work.bytes_read for work in works)),
             _time(_sum([one.gpu_seconds for one in members])),
         )
-    return shown
+    return listing
 
 
 def _storage(plan: GridPlan) -> Table:
-    shown = table("all features stored as", "TB at most", right=("TB at most",))
+    listing = table("all features stored as", "TB at most", right=("TB at most",))
     for storage, count in plan.storage().items():
-        shown.add_row(storage, f"{count / 1e12:.3f}")
-    return shown
+        listing.add_row(storage, f"{count / 1e12:.3f}")
+    return listing
 
 
 def _stages(plan: GridPlan) -> Table:
     right = ("wanted", "there", "to do", "GPU time", "written", "files", "read", "wall time")
-    shown = table("stage", *right, right=right)
+    listing = table("stage", *right, right=right)
     for stage in plan.stages:
         there = f"{stage.wanted - stage.to_do:,}"
         amounts = (f"{stage.wanted:,} {stage.unit}", there, f"{stage.to_do:,}", _time(stage.gpu_seconds))
         bytes_ = (size(stage.written), f"{stage.files:,}", size(stage.read))
-        shown.add_row(stage.name, *amounts, *bytes_, _time(stage.wall_seconds))
+        listing.add_row(stage.name, *amounts, *bytes_, _time(stage.wall_seconds))
     written, read = sum(s.written for s in plan.stages), sum(s.read for s in plan.stages)
     files = sum(s.files for s in plan.stages)
     sums = (_time(plan.gpu_seconds), size(written), f"{files:,}", size(read), _time(plan.wall_seconds))
-    shown.add_row("total", "", "", "", *sums, style="bold")
-    return shown
+    listing.add_row("total", "", "", "", *sums, style="bold")
+    return listing
 
 
 def _speeds(plan: GridPlan) -> list[str]:

@@ -65,10 +65,10 @@ def predict_command(
         device=device,
     )
     done: list[Predicted] = []
-    with bars() as shown:
+    with bars() as display:
         for one in predict_files(run, request):
             done.append(one)
-            shown.show("predict", len(done), len(images), "images")
+            display.show("predict", len(done), len(images), "images")
     if json:
         print_json([one.to_json() for one in done])
     for one in done:

@@ -110,8 +110,8 @@ def probe_command(
     own = options.results_home(results_home, place)
     done: list[Probed] = []
     try:
-        with bars() as shown:
-            for one in probe(place, request, results_home=own, report=report_on(shown), command=sys.argv):
+        with bars() as display:
+            for one in probe(place, request, results_home=own, report=report_on(display), command=sys.argv):
                 done.append(one)
     except Exception:
         if done:  # they are saved, whatever became of the others
@@ -120,14 +120,14 @@ def probe_command(
     _show_results(done, own, json)
 
 
-def report_on(shown: Bars) -> Report:
+def report_on(display: Bars) -> Report:
     """Probe progress as bars, with the mean training loss."""
     from deapcache.probing import ProbeProgress
 
     def on_event(name: str, event: ProbeProgress) -> None:
         loss = "" if event.mean_loss is None else f"loss {event.mean_loss:.3f}"
         unit = "iterations" if event.stage == "train" else "images"
-        shown.show(f"{name}: {event.stage}", event.done, event.total, unit, loss)
+        display.show(f"{name}: {event.stage}", event.done, event.total, unit, loss)
 
     return on_event
 

@@ -89,9 +89,9 @@ def _execute(plan: PipelinePlan, json: bool, cluster: Cluster | None = None) -> 
 
     plan.require_runnable()
     note(f"{plan.pipeline.name}: {plan.forwards:,} forwards and {plan.missing} of {plan.runs} runs to do")
-    with bars() as shown:
+    with bars() as display:
         outcome = run_pipeline(
-            plan, progress=progress_on(shown), report=report_on(shown), command=sys.argv, cluster=cluster
+            plan, progress=progress_on(display), report=report_on(display), command=sys.argv, cluster=cluster
         )
     for report in outcome.extracted:
         done = f"{report.extracted:,} images in {duration(report.seconds)}, {size(report.stored_bytes)}"

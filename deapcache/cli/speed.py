@@ -37,13 +37,13 @@ def speed_command(
     place.require_writable()
     problems: list[str] = []
     done: list[Speed] = []
-    with bars() as shown:
+    with bars() as display:
         measured = measure_speeds(
             options.names(backbone),
             options.names(readout),
             device=device,
             precision=precision,
-            told=lambda what, count, total: shown.show("speed", count, total, "measured", what),
+            told=lambda what, count, total: display.show("speed", count, total, "measured", what),
             failed=lambda what, why: problems.append(f"{what}: {why}"),
         )
         for one in measured:
