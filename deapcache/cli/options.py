@@ -113,56 +113,12 @@ ReadHomes = Annotated[
         "after --home. Default: $DEAPCACHE_READ_HOMES, with commas between them.",
     ),
 ]
-TierFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--local-tier",
-        help="Folder on a fast local disk that keeps shards read from elsewhere. Default: $DEAPCACHE_LOCAL_TIER.",
-    ),
-]
-TierSize = Annotated[
-    str | None,
-    typer.Option(
-        "--local-tier-size", help="Most that the local tier may hold: 200GB. Default: $DEAPCACHE_LOCAL_TIER_SIZE."
-    ),
-]
-ResultsHome = Annotated[
-    str | None,
-    typer.Option(
-        "--results-home",
-        help="Where results, readouts and pictures go: a path, s3:// or gs://. Default: --home, "
-        "and where that is a web server, the home that is meant without --home.",
-    ),
-]
 DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", help="Where datasets lie as downloaded. Default: $DEAPCACHE_DATA, then ./data."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        "--workers",
-        help="Processes on this machine, each with its GPU or its share of the cores. Default: one for each GPU where "
-        "there are several, else none but this one.",
-    ),
-]
-Scheduler = Annotated[
-    str | None,
-    typer.Option("--scheduler", help="Address of a Dask cluster whose workers do the work: tcp://host:8786."),
-]
 Device = Annotated[str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda, cuda:1, …")]
-
-OnlyTasks = Annotated[str | None, typer.Option("--task", help="Only results of these tasks: a,b.")]
-OnlyDatasets = Annotated[str | None, typer.Option("--dataset", help="Only on these datasets: a,b.")]
-OnlyBackbones = Annotated[str | None, typer.Option("--backbone", help="Only of these backbones: a,b.")]
-OnlyReadouts = Annotated[str | None, typer.Option("--readout", help="Only of these readouts: a,b.")]
-OnlyProtocols = Annotated[
-    str | None, typer.Option("--protocol", help="Only of these protocols, by first characters of the digest: a,b.")
-]
-OnlyCaches = Annotated[
-    str | None, typer.Option("--cache", help="Only what has read one of these caches, by first characters: a,b.")
-]
 
 
 @dataclass(frozen=True)
@@ -171,8 +127,19 @@ class Caches:
 
     home: Home = None
     read_home: ReadHomes = None
-    local_tier: TierFolder = None
-    local_tier_size: TierSize = None
+    local_tier: Annotated[
+        Path | None,
+        typer.Option(
+            "--local-tier",
+            help="Folder on a fast local disk that keeps shards read from elsewhere. Default: $DEAPCACHE_LOCAL_TIER.",
+        ),
+    ] = None
+    local_tier_size: Annotated[
+        str | None,
+        typer.Option(
+            "--local-tier-size", help="Most that the local tier may hold: 200GB. Default: $DEAPCACHE_LOCAL_TIER_SIZE."
+        ),
+    ] = None
 
     def location(self) -> locations.Location:
         """The home and the others as one; by default what the environment says."""
@@ -183,12 +150,16 @@ class Caches:
 class ResultFilter:
     """Which results are shown."""
 
-    task: OnlyTasks = None
-    dataset: OnlyDatasets = None
-    backbone: OnlyBackbones = None
-    readout: OnlyReadouts = None
-    protocol: OnlyProtocols = None
-    cache: OnlyCaches = None
+    task: Annotated[str | None, typer.Option("--task", help="Only results of these tasks: a,b.")] = None
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Only on these datasets: a,b.")] = None
+    backbone: Annotated[str | None, typer.Option("--backbone", help="Only of these backbones: a,b.")] = None
+    readout: Annotated[str | None, typer.Option("--readout", help="Only of these readouts: a,b.")] = None
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="Only of these protocols, by first characters of the digest: a,b.")
+    ] = None
+    cache: Annotated[
+        str | None, typer.Option("--cache", help="Only what has read one of these caches, by first characters: a,b.")
+    ] = None
 
     def selection(self) -> Selection:
         """The results that are wanted; raises :class:`UsageError` for an empty name."""
@@ -208,8 +179,18 @@ class ResultFilter:
 class Processes:
     """Who does the work: this process, others of this machine, or a cluster."""
 
-    workers: Workers = None
-    scheduler: Scheduler = None
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            help="Processes on this machine, each with its GPU or its share of the cores. Default: one for each GPU "
+            "where there are several, else none but this one.",
+        ),
+    ] = None
+    scheduler: Annotated[
+        str | None,
+        typer.Option("--scheduler", help="Address of a Dask cluster whose workers do the work: tcp://host:8786."),
+    ] = None
 
     @contextmanager
     def cluster(self, device: str) -> Iterator[Cluster | None]:
@@ -260,18 +241,6 @@ Plugin = Annotated[
 ]
 
 
-def results_home(given: str | None, home: locations.Location) -> locations.Location:
-    """Where results of caches in ``home`` go; raises :class:`UsageError` where they would go to a web server."""
-    place = locations.locate(given) if given else home
-    if not given and isinstance(home.layers[0], locations.WebLocation):
-        place = locations.home()
-    if isinstance(place.layers[0], locations.WebLocation):
-        raise UsageError(
-            f"{place} is a web server, which is read only: say where results and readouts go with --results-home PATH"
-        )
-    return place
-
-
 def names(text: str | None) -> list[str]:
     """``a,b`` as a list without repetition; raises :class:`UsageError` for an empty entry."""
     if text is None:
@@ -282,44 +251,9 @@ def names(text: str | None) -> list[str]:
     return list(dict.fromkeys(parts))
 
 
-def numbers(text: str, what: str) -> list[int]:
-    """``0,1,2`` as integers; raises :class:`UsageError` for anything else."""
-    try:
-        return [int(part) for part in names(text)]
-    except ValueError:
-        raise UsageError(f"{what} {text!r}: expected whole numbers such as 0 or 0,1,2") from None
-
-
 def rates(text: str, what: str) -> tuple[float, ...]:
     """``3e-4,1e-3`` as numbers; raises :class:`UsageError` for anything else."""
     try:
         return tuple(float(part) for part in names(text))
     except ValueError:
         raise UsageError(f"{what} {text!r}: expected numbers such as 1e-3 or 3e-4,1e-3") from None
-
-
-def task_options(given: list[str], tasks: list[str]) -> dict[str, dict[str, str]]:
-    """``["depth.crop=eigen"]`` as task → choice → value; raises :class:`UsageError` for another form or task."""
-    chosen: dict[str, dict[str, str]] = {}
-    for text in given:
-        place, equals, value = text.partition("=")
-        task, dot, name = place.partition(".")
-        if not (equals and dot and name):
-            raise UsageError(f"--task-option takes TASK.CHOICE=VALUE such as depth.crop=eigen, found {text!r}")
-        if task not in tasks:
-            raise UsageError(f"--task-option {text}: task {task!r} is not probed, --task names {', '.join(tasks)}")
-        if chosen.setdefault(task, {}).setdefault(name, value) != value:
-            raise UsageError(f"--task-option gives {task}.{name} twice: {chosen[task][name]} and {value}")
-    return chosen
-
-
-def fields(pairs: list[str]) -> dict[str, str]:
-    """``["storage=float16"]`` as a mapping; raises :class:`UsageError` where the ``=`` is missing."""
-    split = [pair.partition("=") for pair in pairs]
-    for field, equals, _ in split:
-        if not (field and equals):
-            raise UsageError(f"--where takes FIELD=VALUE such as storage=float16, found {field!r}")
-    given = [field for field, _, _ in split]
-    if twice := next((field for field in given if given.count(field) > 1), None):
-        raise UsageError(f"--where names {twice} twice: where each split has its own value, write {twice}=ONE,OTHER")
-    return {field: value for field, _, value in split}

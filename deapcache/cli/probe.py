@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.console import Bars, bars, note, out, print_json
+from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
     from deapcache.experiments import Probed, ProbeRequest, Report
@@ -74,11 +76,11 @@ class _Choices:
             dataset=self.dataset,
             backbones=options.names(self.backbone),
             readouts=options.names(self.readout),
-            seeds=options.numbers(self.seed, "--seed"),
-            where=options.fields(self.where or []),
+            seeds=_seeds(self.seed),
+            where=_recipe_fields(self.where or []),
             options=ProbeOptions(
                 lrs=options.rates(self.lr, "--lr"),
-                task_options=options.task_options(self.task_option or [], options.names(self.task)),
+                task_options=_task_options(self.task_option or [], options.names(self.task)),
                 upsampler=self.upsampler,
                 batch_size=self.batch_size,
                 iterations=self.iterations,
@@ -96,7 +98,14 @@ def probe_command(
     choices: _Choices,
     caches: options.Caches,
     plugin: options.Plugin = None,
-    results_home: options.ResultsHome = None,
+    results_home: Annotated[
+        str | None,
+        typer.Option(
+            "--results-home",
+            help="Where results, readouts and pictures go: a path, s3:// or gs://. Default: --home, "
+            "and where that is a web server, the home that is meant without --home.",
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Train dense readouts from cached features, score them, and save results, readouts and pictures.
@@ -107,7 +116,7 @@ def probe_command(
 
     request = choices.request()
     place = caches.location()
-    own = options.results_home(results_home, place)
+    own = _results_home(results_home, place)
     done: list[Probed] = []
     try:
         with bars() as display:
@@ -151,3 +160,49 @@ def note_pictures(done: list[Probed]) -> None:
     for one in done:
         if one.picture_problem:
             note(f"no picture of {one.result.run}, which is saved: {one.picture_problem}")
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in options.names(text)]
+    except ValueError:
+        raise UsageError(f"--seed {text!r}: expected whole numbers such as 0 or 0,1,2") from None
+
+
+def _task_options(given: list[str], tasks: list[str]) -> dict[str, dict[str, str]]:
+    """``["depth.crop=eigen"]`` as task → choice → value; raises :class:`UsageError` for another form or task."""
+    chosen: dict[str, dict[str, str]] = {}
+    for text in given:
+        place, equals, value = text.partition("=")
+        task, dot, name = place.partition(".")
+        if not (equals and dot and name):
+            raise UsageError(f"--task-option takes TASK.CHOICE=VALUE such as depth.crop=eigen, found {text!r}")
+        if task not in tasks:
+            raise UsageError(f"--task-option {text}: task {task!r} is not probed, --task names {', '.join(tasks)}")
+        if chosen.setdefault(task, {}).setdefault(name, value) != value:
+            raise UsageError(f"--task-option gives {task}.{name} twice: {chosen[task][name]} and {value}")
+    return chosen
+
+
+def _recipe_fields(pairs: list[str]) -> dict[str, str]:
+    """``["storage=float16"]`` as a mapping; raises :class:`UsageError` where the ``=`` is missing."""
+    split = [pair.partition("=") for pair in pairs]
+    for field, equals, _ in split:
+        if not (field and equals):
+            raise UsageError(f"--where takes FIELD=VALUE such as storage=float16, found {field!r}")
+    given = [field for field, _, _ in split]
+    if twice := next((field for field in given if given.count(field) > 1), None):
+        raise UsageError(f"--where names {twice} twice: where each split has its own value, write {twice}=ONE,OTHER")
+    return {field: value for field, _, value in split}
+
+
+def _results_home(given: str | None, home: Location) -> Location:
+    """Where results of caches in ``home`` go; raises :class:`UsageError` where they would go to a web server."""
+    place = locations.locate(given) if given else home
+    if not given and isinstance(home.layers[0], locations.WebLocation):
+        place = locations.home()
+    if isinstance(place.layers[0], locations.WebLocation):
+        raise UsageError(
+            f"{place} is a web server, which is read only: say where results and readouts go with --results-home PATH"
+        )
+    return place
