@@ -160,7 +160,7 @@ def _check_dataset(name: str, root: Path, *, full: bool, json: bool) -> int:
         _show(report)
     if report.interrupted:
         note(_where_it_stopped(report))
-        return INTERRUPTED
+        raise SystemExit(INTERRUPTED)  # to return it would say, too, that what is published stays
     return PROBLEMS if report.problems else FINE
 
 

@@ -142,7 +142,11 @@ def _write_board(board: Leaderboard, format: Format, folder: Path | None, name: 
         print_blocks(blocks(board))
     elif folder is None and format == "html":
         sys.stdout.flush()
-        sys.stdout.buffer.write(rendered(board, format).encode("utf-8"))  # which the page says it is in
+        page, binary = rendered(board, format), getattr(sys.stdout, "buffer", None)
+        if binary is None:  # a notebook's
+            sys.stdout.write(page)
+        else:
+            binary.write(page.encode("utf-8"))  # which the page says it is in
     elif folder is None:
         sys.stdout.write(rendered(board, format))
     else:
