@@ -5,9 +5,7 @@ Everything here is a thin layer over the rooms below; loading it imports neither
 
 from __future__ import annotations
 
-from deapcache.api.features import Features
-from deapcache.api.opening import open_cache
-from deapcache.api.probing import probe
-from deapcache.api.runs import Results, load_results
+from deapcache.api.features import Features, open_cache
+from deapcache.api.probing import Results, load_results, probe
 
 __all__ = ["Features", "Results", "load_results", "open_cache", "probe"]

@@ -1,17 +1,20 @@
-"""A cache of features as a notebook wants it: shown, searched by image, as dask array, torch dataset and picture."""
+"""Caches of features as a notebook wants them: opened, shown, by image, as dask array, torch dataset and picture."""
 
 from __future__ import annotations
 
 import difflib
+import functools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from deapcache import locations
-from deapcache.api.html import facts_html
-from deapcache.cache import CacheEntry, FeatureCache, companions, name_view
-from deapcache.cache.format import Group, StoredArray
+from deapcache import cache, locations
+from deapcache.cache import CacheEntry, FeatureCache, companions, find_one, name_view
+from deapcache.cache.format import Group, StoredArray, read_group
 from deapcache.cache.names import DEPTH, KINDS, original
+from deapcache.datasets import images_owner
 from deapcache.errors import AmbiguousCacheError, CacheMissError, IncompleteCacheError, UsageError
 from deapcache.locations import LocalLocation, Location
 from deapcache.recipe import SHORT
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from deapcache.api.torch_dataset import FeatureDataset
+
+Home = str | os.PathLike[str] | Location | None
+"""Path or URL of a home, or a location (``deapcache.home(…)``); None: as the command line finds it."""
 
 IMAGES = "images"
 """What :meth:`Features.torch_dataset` calls base images, beside annotations."""
@@ -41,8 +47,6 @@ class Features(FeatureCache):
         """The cache among those of its home."""
 
     def __reduce__(self) -> tuple[Callable[..., Features], tuple[Location | None, ...]]:
-        from deapcache.api.opening import open_features
-
         return open_features, (self.location, self._home)
 
     def __repr__(self) -> str:
@@ -51,7 +55,12 @@ class Features(FeatureCache):
         return "\n".join([self._title(), *(f"  {name:<{width}}  {value}" for name, value in facts)])
 
     def _repr_html_(self) -> str:
-        return facts_html(self._title(), self._facts())
+        rows = "".join(
+            f'<tr><th scope="row" style="text-align:left">{escape(name)}</th>'
+            f'<td style="text-align:left">{escape(value)}</td></tr>'
+            for name, value in self._facts()
+        )
+        return f"<table><caption>{escape(self._title())}</caption><tbody>{rows}</tbody></table>"
 
     def rows_of(self, image_ids: Sequence[str]) -> list[int]:
         """The rows of images; raises :class:`UsageError` for an id that is not there, with the nearest."""
@@ -211,3 +220,68 @@ def _entry(location: Location, group: Group, home: Location | None) -> CacheEntr
         digest=group.digest,
     )
     return entry if home is None else replace(entry, home=home)
+
+
+def home_of(given: Home) -> Location:
+    """The home that is meant; raises :class:`UsageError` for an address that cannot be used."""
+    return given if isinstance(given, Location) else locations.home(given)
+
+
+def open_cache(
+    place: str | os.PathLike[str] | Location | None = None,
+    *,
+    backbone: str | None = None,
+    dataset: str | None = None,
+    split: str | None = None,
+    home: Home = None,
+    **fields: Any,
+) -> Features:
+    """The features at ``place``, or those of a backbone over a split of a dataset.
+
+    >>> open_cache("cache/features/scenes/val/siglip-384-0123456789ab.zarr")  # doctest: +SKIP
+    >>> open_cache(backbone="siglip-384", dataset="scenes", split="val", storage="float16")  # doctest: +SKIP
+
+    Parameters
+    ----------
+    place
+        Path, URL or location of one cache; nothing else is given then.
+    backbone, dataset, split
+        Names, as ``deapcache cache ls`` shows them; a dataset that annotates another's images has these features.
+    home
+        Where to look: a path, a URL or what ``deapcache.home(…)`` gave, read-homes included.
+    fields
+        Recipe fields that tell caches of one name apart, such as ``storage="float16"`` or ``view="hflip"``.
+
+    Raises
+    ------
+    CacheMissError
+        Where there is none; says which fields of the nearest caches differ.
+    AmbiguousCacheError
+        Where several fit; lists them.
+    UsageError
+        Where it is not said which cache is meant, or where it holds no features.
+    """
+    names = {"backbone": backbone, "dataset": dataset, "split": split}
+    if place is not None:
+        if given := [name for name, value in {**names, "home": home, **fields}.items() if value is not None]:
+            raise UsageError(f"{place} is one cache: {', '.join(given)} would choose another; give either")
+        return open_features(place if isinstance(place, Location) else locations.locate(place))
+    if missing := [name for name, value in names.items() if value is None]:
+        raise UsageError(
+            f"which cache? {', '.join(missing)} not given: open_cache(PATH), or open_cache(backbone=…, dataset=…, "
+            "split=…); deapcache.list_caches(deapcache.home()) lists what there is"
+        )
+    searched = home_of(home)
+    owner = images_owner(str(dataset))
+    entry = find_one(searched, "features", dataset=owner, split=str(split), name=backbone, fields=fields)
+    return open_features(entry.location, searched)
+
+
+def open_features(location: Location, home: Location | None = None) -> Features:
+    """The features at ``location``; ``home`` is where base images and targets are looked for, by default its own."""
+    if (kind := read_group(location).kind) != "features":
+        raise UsageError(
+            f"{location} holds {kind}, no features: deapcache.cache.open_cache opens it, and a cache of features "
+            "finds its own (torch_dataset, show)"
+        )
+    return cast(Features, cache.open_cache(location, features=functools.partial(Features, home=home)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -13,22 +14,18 @@ from typing import Annotated
 import typer
 
 from deapcache.cli import cache, listing
-from deapcache.cli.console import err, note, out
-from deapcache.cli.demo import demo_command
+from deapcache.cli.console import err, note, out, robust_streams
 from deapcache.cli.doctor import doctor_command
 from deapcache.cli.extract import extract_command
 from deapcache.cli.figures import figures_command
-from deapcache.cli.leaderboard import leaderboard_command
-from deapcache.cli.parsing import App
+from deapcache.cli.options import App
 from deapcache.cli.plan import plan_command
 from deapcache.cli.predict import predict_command
 from deapcache.cli.probe import probe_command
-from deapcache.cli.results import results_command
-from deapcache.cli.run import run_command
+from deapcache.cli.results import leaderboard_command, results_command, submit_command
+from deapcache.cli.run import demo_command, run_command
 from deapcache.cli.serve import index_command, serve_command
 from deapcache.cli.speed import speed_command
-from deapcache.cli.streams import Output, nobody_reads, steady_streams
-from deapcache.cli.submit import submit_command
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.locations import redacted
 from deapcache.locations.looking import advice
@@ -88,9 +85,8 @@ def scenes_command() -> None:
     )
 
 
-FAILURE = 1
-USAGE = 2
-INTERRUPTED = 130
+FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+"""Exit codes."""
 
 _WITH_LESS_MEMORY = (
     "Take a smaller --batch-size; a probe needs less with fewer tasks, readouts and seeds at once, and with "
@@ -103,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     ``DEAPCACHE_TRACEBACK=1`` shows the traceback of an expected error, for bug reports.
     """
-    with steady_streams() as output, signals_interrupt() as signal_that_came:
+    with robust_streams() as output, signals_interrupt() as signal_that_came:
         code: int | str | None
         try:
             code = _run(arguments, signal_that_came)
@@ -114,8 +110,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             code = _interrupted()
         if code == INTERRUPTED and (number := signal_that_came()):
             code = 128 + number  # as shells give it
-        if output is not None and not nobody_reads(output):
-            code = _unshown(output, code if isinstance(code, int) else FAILURE)
+        failure = output.failure if output is not None else None
+        if failure is not None and failure.errno != errno.EPIPE:  # a reader that closed the pipe had enough
+            # a script must not take what a full disk took of stdout for the whole
+            lost = "what the command made stays, what it had to show is lost"
+            note(f"error: stdout cannot be written: {failure.strerror}; {lost}")
+            code = (code if isinstance(code, int) else FAILURE) or FAILURE
     sys.exit(code)
 
 
@@ -135,14 +135,20 @@ def _run(arguments: Sequence[str] | None, signal_that_came: Callable[[], int]) -
     except Exception as error:
         if signal_that_came():
             return _interrupted()
-        if _is_short_of_memory(error):
-            return _failed(DeapcacheError(f"out of memory: {_first_sentences(error)}. {_WITH_LESS_MEMORY}"))
+        # torch is not imported for this, and has no class for the host's memory
+        host = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+        if host or type(error).__name__ == "OutOfMemoryError":
+            # the size is in the first sentences; torch goes on with advice on its allocator
+            size = ". ".join(str(error).partition("\n")[0].split(". ")[:2]).rstrip(".") or type(error).__name__
+            return _failed(DeapcacheError(f"out of memory: {size}. {_WITH_LESS_MEMORY}"))
         if isinstance(error, OSError) and error.filename and error.strerror:  # the path and the cause are all there is
             return _failed(DeapcacheError(f"{error.filename}: {error.strerror}; {advice(error)}"))
-        # Typer carries its own copy of click; its usage errors are told by what they can do
+        # Typer carries its own copy of click; its usage errors are known by what they can do
         if not hasattr(error, "format_message"):
             raise
-        return _misused(error)
+        if show := getattr(error, "show", None):
+            show()
+        return int(getattr(error, "exit_code", USAGE))
     if outcome == INTERRUPTED:  # how Typer hands on Ctrl-C
         return _interrupted()
     return outcome if isinstance(outcome, int) else 0
@@ -154,33 +160,8 @@ def _interrupted() -> int:
     return INTERRUPTED
 
 
-def _is_short_of_memory(error: Exception) -> bool:
-    """Of a GPU's or the host's; torch is not imported for this, and has no class of its own for the host's."""
-    host = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
-    return host or type(error).__name__ == "OutOfMemoryError"
-
-
-def _first_sentences(error: Exception) -> str:
-    """What was asked for; torch goes on with advice on its allocator."""
-    return ". ".join(str(error).partition("\n")[0].split(". ")[:2]).rstrip(".") or type(error).__name__
-
-
 def _failed(error: DeapcacheError) -> int:
     if os.environ.get("DEAPCACHE_TRACEBACK") == "1":
         err.print(redacted(traceback.format_exc()), markup=False, highlight=False)
     err.print(f"error: {error}", markup=False, style="red")
     return USAGE if isinstance(error, UsageError) else FAILURE
-
-
-def _unshown(output: Output, code: int) -> int:
-    """Where a disk that is full has taken the rest of stdout, a script must not take what is there for the whole."""
-    reason = output.failure.strerror if output.failure else ""
-    note(f"error: stdout cannot be written: {reason}; what the command made stays, what it had to show is lost")
-    return code or FAILURE
-
-
-def _misused(error: Exception) -> int:
-    show = getattr(error, "show", None)
-    if show is not None:
-        show()
-    return int(getattr(error, "exit_code", USAGE))

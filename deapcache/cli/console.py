@@ -1,13 +1,17 @@
-"""What the command line shows: results on stdout, progress and messages on stderr."""
+"""What the command line shows, results on stdout, progress and messages on stderr; streams that do not fail."""
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
+import os
+import select
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -15,6 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from deapcache.untrusted import printable, printable_json
+
+T = TypeVar("T")
 
 _PIPE_WIDTH = 240
 """Columns where the output is no terminal: wide enough that no cell of a table is cut."""
@@ -56,6 +62,28 @@ def table(*columns: str, title: str = "", right: tuple[str, ...] = ()) -> Table:
         number = column in right
         made.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
     return made
+
+
+def show(
+    rows: Iterable[T],
+    json: bool,
+    columns: Mapping[str, Callable[[T], str]],
+    *,
+    right: tuple[str, ...] = (),
+    title: str = "",
+    document: Callable[[T], Any] = lambda row: row,
+) -> None:
+    """Print ``rows`` as a table with a cell for each of ``columns``, or as a JSON list of their ``document`` s.
+
+    ``columns`` has the heads with the functions that make a row's cells; those of ``right`` are numbers.
+    """
+    if json:
+        print_json([document(row) for row in rows])
+        return
+    made = table(*columns, title=title, right=right)
+    for row in rows:
+        made.add_row(*(cell(row) for cell in columns.values()))
+    out.print(made)
 
 
 def size(count: float) -> str:
@@ -117,3 +145,86 @@ def bars() -> Iterator[Bars]:
         return
     with progress:
         yield Bars(progress)
+
+
+_REPLACE = "deapcache.replace"
+"""Name of the way in which characters are written that a stream's encoding lacks."""
+
+_PLAIN = {
+    "–": "-", "—": "-", "−": "-", "…": "...", "→": "->", "↑": "^", "↓": "v", "·": "-", "×": "x", "±": "+-",
+    "²": "^2", "³": "^3", "≤": "<=", "≥": ">=", "σ": "sigma", "δ": "delta", "ρ": "rho", "√": "sqrt", "π": "pi",
+    "“": '"', "”": '"', "‘": "'", "’": "'", "█": "#", "━": "-", "╸": "-", "╺": "-",
+}  # fmt: skip
+"""Of what deapcache itself says; a name of the user's is escaped, so that it can be told from another."""
+
+
+class Output(io.FileIO):
+    """A file descriptor whose first failure is kept, and what is written after it dropped."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self.failure is None:
+            try:
+                while (written := super().write(data)) is None:  # another program made it non-blocking, and it is full
+                    select.select([], [self], [])
+            except OSError as error:
+                self.failure = error
+            else:
+                return written
+        return memoryview(data).nbytes
+
+
+@contextmanager
+def robust_streams() -> Iterator[Output | None]:
+    """Replace ``sys.stdin``, ``sys.stdout`` and ``sys.stderr`` by streams that never fail; gives what stdout goes to.
+
+    It is None where stdout is not the process's own, as in a notebook or under a test: then only its encoding is seen
+    to. At the end everything is written, and the streams are what they were.
+    """
+    codecs.register_error(_REPLACE, _replace)
+    for descriptor in range(3):
+        # Else the next file that is opened becomes stdout, and what a library prints goes into a cache.
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    before = sys.stdin, sys.stdout, sys.stderr
+    try:
+        sys.stdin = sys.stdin or _nothing("r")
+        sys.stdout, output = _robust(sys.stdout, sys.__stdout__)
+        sys.stderr, _ = _robust(sys.stderr, sys.__stderr__)
+        yield output
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        sys.stdin, sys.stdout, sys.stderr = before
+
+
+def _robust(stream: TextIO | None, own: TextIO | None) -> tuple[TextIO, Output | None]:
+    if stream is None:
+        return _nothing("w"), None
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream, None
+    if stream is not own:
+        stream.reconfigure(errors=_REPLACE)
+        return stream, None
+    stream.flush()
+    output = Output(stream.fileno(), "w", closefd=False)
+    lines = stream.line_buffering or stream.write_through
+    buffer = io.BufferedWriter(output)
+    return io.TextIOWrapper(buffer, encoding=stream.encoding, errors=_REPLACE, line_buffering=lines), output
+
+
+def _nothing(mode: str) -> TextIO:
+    return open(os.devnull, mode, encoding="utf-8")  # type: ignore[return-value]  # noqa: PTH123 - for good
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(
+        _PLAIN.get(each) or each.encode("ascii", "backslashreplace").decode("ascii") for each in lacking
+    ), error.end

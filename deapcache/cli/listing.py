@@ -9,18 +9,15 @@ import typer
 
 from deapcache import locations
 from deapcache.cli import options
-from deapcache.cli.console import out, print_json, size, table
-from deapcache.cli.parsing import App
+from deapcache.cli.console import out, print_json, show, size, table
+from deapcache.cli.options import App
 from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
     from deapcache.datasets import DatasetEntry, SplitStatus
     from deapcache.readouts import ReadoutEntry
-    from deapcache.tasks import Task
 
 _DEPENDS = "depend on its files"
-
-_NEXT_LINE = "\n            "
 
 app = App(help="Show what there is: backbones, datasets, tasks, readouts.", no_args_is_help=True)
 
@@ -33,25 +30,22 @@ def list_backbones(plugin: options.Plugin = None, json: options.Json = False) ->
     """
     from deapcache.backbones import BACKBONES, weights_status
 
-    rows = [_backbone_row(entry, weights_status(name)) for name, entry in BACKBONES]
-    if json:
-        print_json(rows)
-        return
-    right = ("I", "F", "D'", "parameters", "bytes/image")
-    shown = table("name", "I", "F", "D'", "parameters", "bytes/image", "category", "licence", "weights", right=right)
-    for row in rows:
-        shown.add_row(
-            row["name"],
-            _side(row["image_size"]),
-            _side(row["grid"]),
-            str(row["dim"]),
-            f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else "–",
-            size(row["bytes_per_image"]),
-            row["category"],
-            row["licence"],
-            row["weights"],
-        )
-    out.print(shown)
+    show(
+        [_backbone_row(entry, weights_status(name)) for name, entry in BACKBONES],
+        json,
+        {
+            "name": lambda row: row["name"],
+            "I": lambda row: _side(row["image_size"]),
+            "F": lambda row: _side(row["grid"]),
+            "D'": lambda row: str(row["dim"]),
+            "parameters": lambda row: f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else "–",
+            "bytes/image": lambda row: size(row["bytes_per_image"]),
+            "category": lambda row: row["category"],
+            "licence": lambda row: row["licence"],
+            "weights": lambda row: row["weights"],
+        },
+        right=("I", "F", "D'", "parameters", "bytes/image"),
+    )
 
 
 def _backbone_row(entry: Any, weights: str) -> dict[str, Any]:
@@ -96,7 +90,7 @@ def list_datasets(
         out.print(f"  found: {'; '.join(f'{split}: {what}' for split, what in row['found'].items())}", markup=False)
         out.print(f"  annotations: {_annotations(entry)}", markup=False)
         out.print(f"  tasks: {', '.join(row['tasks']) or _DEPENDS}", markup=False)
-        layout = entry.layout.replace("\n", _NEXT_LINE)
+        layout = entry.layout.replace("\n", "\n            ")
         out.print(f"  expected: {layout}", markup=False)
         out.print(f"  licence: {entry.licence}", markup=False)
 
@@ -147,31 +141,31 @@ def list_tasks(plugin: options.Plugin = None, json: options.Json = False) -> Non
     """Tasks: the annotation they need, their metrics and default dataset."""
     from deapcache.tasks import TASKS, get_task
 
-    tasks = [get_task(name) for name in TASKS.names()]
-    rows = [
+    show(
+        [get_task(name) for name in TASKS.names()],
+        json,
         {
+            "task": lambda task: task.name,
+            "annotations": lambda task: ", ".join(task.annotations),
+            "default dataset": lambda task: task.default_dataset,
+            "metrics": lambda task: ", ".join(
+                f"{name} {'↑' if metric.higher_is_better else '↓'}" for name, metric in task.metrics.items()
+            ),
+            "--task-option": lambda task: "; ".join(
+                f"{task.name}.{name}={'|'.join(values)}" for name, values in task.choices.items()
+            ),
+        },
+        document=lambda task: {
             "name": task.name,
             "annotations": list(task.annotations),
             "default_dataset": task.default_dataset,
             "choices": {name: list(values) for name, values in task.choices.items()},
             "metrics": {
-                name: {"unit": m.unit, "higher_is_better": m.higher_is_better} for name, m in task.metrics.items()
+                name: {"unit": metric.unit, "higher_is_better": metric.higher_is_better}
+                for name, metric in task.metrics.items()
             },
-        }
-        for task in tasks
-    ]
-    if json:
-        print_json(rows)
-        return
-    shown = table("task", "annotations", "default dataset", "metrics", "--task-option")
-    for task in tasks:
-        arrows = [f"{name} {'↑' if m.higher_is_better else '↓'}" for name, m in task.metrics.items()]
-        shown.add_row(task.name, ", ".join(task.annotations), task.default_dataset, ", ".join(arrows), _choices(task))
-    out.print(shown)
-
-
-def _choices(task: Task) -> str:
-    return "; ".join(f"{task.name}.{name}={'|'.join(values)}" for name, values in task.choices.items())
+        },
+    )
 
 
 @app.command("readouts")
@@ -196,24 +190,24 @@ def list_readouts(
     if params:
         _show_parameters(readout or "deap", json)
         return
-    if json:
-        print_json([_readout_row(name, entry) for name, entry in READOUTS])
-        return
-    shown = table("readout", "D", "what it is")
-    for name, entry in READOUTS:
-        shown.add_row(name, ", ".join(map(str, entry.sizes)) or "—", entry.summary)
-    out.print(shown)
 
+    def document(pair: tuple[str, ReadoutEntry]) -> dict[str, Any]:
+        from deapcache.experiments.parameters import count_parameters
 
-def _readout_row(name: str, entry: ReadoutEntry) -> dict[str, Any]:
-    from deapcache.experiments.parameters import count_parameters
+        name, entry = pair
+        parameters = count_parameters(name)
+        return {"name": name, "summary": entry.summary, "sizes": list(entry.sizes), "parameters": parameters}
 
-    return {
-        "name": name,
-        "summary": entry.summary,
-        "sizes": list(entry.sizes),
-        "parameters": count_parameters(name),
-    }
+    show(
+        READOUTS,
+        json,
+        {
+            "readout": lambda pair: pair[0],
+            "D": lambda pair: ", ".join(map(str, pair[1].sizes)) or "—",
+            "what it is": lambda pair: pair[1].summary,
+        },
+        document=document,
+    )
 
 
 def _show_parameters(readout: str, json: bool) -> None:
@@ -224,7 +218,7 @@ def _show_parameters(readout: str, json: bool) -> None:
     if json:
         print_json({"readout": readout, "parameters": counts})
         return
-    shown = table("backbone", *PAPER_TASKS, title=f"learnable parameters of {readout}, millions", right=PAPER_TASKS)
+    listing = table("backbone", *PAPER_TASKS, title=f"learnable parameters of {readout}, millions", right=PAPER_TASKS)
     for backbone, by_task in counts.items():
-        shown.add_row(backbone, *(f"{count / 1e6:.3f}" for count in by_task.values()))
-    out.print(shown)
+        listing.add_row(backbone, *(f"{count / 1e6:.3f}" for count in by_task.values()))
+    out.print(listing)

@@ -1,17 +1,102 @@
-"""Options that several verbs share."""
+"""How command lines are read: options that several verbs share, groups of them, and what their values mean."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from deapcache import locations, plugins
+from deapcache.cli.console import note
 from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
+    from deapcache.extraction import Cluster
     from deapcache.results import Selection
+
+_MEASURED = "times come from measured rates: give --measure, or --rates FILE of a device where they were measured"
+_GPUS_ALONE = "the plan says how many bytes are read and written, and wall time is that of the GPUs: leave it out"
+
+REMOVED = {
+    **dict.fromkeys([("plan", "--tflops"), ("plan", "--utilisation"), ("plan", "--probe-utilisation")], _MEASURED),
+    **dict.fromkeys([("plan", "--read"), ("plan", "--write"), ("plan", "--memory")], _GPUS_ALONE),
+}
+"""(command, option that it took once) → what to do instead."""
+
+
+class App(typer.Typer):
+    """A group of commands that refuse empty values; a parameter that is a dataclass stands for that dataclass's fields.
+
+    Each field is an option or argument like any other parameter; Typer sees them in the place of the dataclass.
+    """
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
+        """Add a command, as Typer's own."""
+        register = super().command(name, **{"cls": _Command, **settings})
+
+        def add(function: Callable[..., Any]) -> Callable[..., Any]:
+            register(_flattened(function))
+            return function
+
+        return add
+
+
+def _flattened(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as Typer can read it: with the fields of dataclasses as its own parameters."""
+    hints = get_type_hints(function, include_extras=True)
+    groups = {name: kind for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(function).parameters.values():
+        group = groups.get(parameter.name)
+        types = hints if group is None else get_type_hints(group, include_extras=True)
+        members = [parameter] if group is None else inspect.signature(group).parameters.values()
+        parameters += [
+            each.replace(annotation=types[each.name], kind=inspect.Parameter.KEYWORD_ONLY) for each in members
+        ]
+
+    @functools.wraps(function)
+    def call(**values: Any) -> Any:
+        for name, group in groups.items():
+            values[name] = group(**{field: values.pop(field) for field in inspect.signature(group).parameters})
+        return function(**values)
+
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {each.name: each.annotation for each in parameters}
+    return call
+
+
+class _Command(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # Before Typer looks at the values: to it, and to a path, an empty one is as good as none.
+        try:
+            found, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        except Exception as error:
+            option = getattr(error, "option_name", "")
+            if advice := REMOVED.get((self.name or "", option)):
+                raise UsageError(f"{option} is no longer an option of {self.name}: {advice}") from None
+            raise
+        for parameter in self.params:
+            given = found.get(parameter.name or "")
+            for value in given if isinstance(given, list | tuple) else [given]:
+                if isinstance(value, str) and not value.strip():
+                    raise UsageError(_is_empty(parameter))
+        return super().parse_args(ctx, args)
+
+
+def _is_empty(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        name = parameter.metavar or parameter.name.upper()
+        return f"the argument {name} is empty: is a variable of the shell not set?"
+    option = max(parameter.opts, key=len)
+    return f"{option} is empty: give a value, or leave the option out; is a variable of the shell not set?"
+
 
 Home = Annotated[
     str | None,
@@ -28,27 +113,6 @@ ReadHomes = Annotated[
         "after --home. Default: $DEAPCACHE_READ_HOMES, with commas between them.",
     ),
 ]
-TierFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--local-tier",
-        help="Folder on a fast local disk that keeps shards read from elsewhere. Default: $DEAPCACHE_LOCAL_TIER.",
-    ),
-]
-TierSize = Annotated[
-    str | None,
-    typer.Option(
-        "--local-tier-size", help="Most that the local tier may hold: 200GB. Default: $DEAPCACHE_LOCAL_TIER_SIZE."
-    ),
-]
-ResultsHome = Annotated[
-    str | None,
-    typer.Option(
-        "--results-home",
-        help="Where results, readouts and pictures go: a path, s3:// or gs://. Default: --home, "
-        "and where that is a web server, the home that is meant without --home.",
-    ),
-]
 DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", help="Where datasets lie as downloaded. Default: $DEAPCACHE_DATA, then ./data."),
@@ -56,16 +120,91 @@ DataRoot = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 Device = Annotated[str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda, cuda:1, …")]
 
-OnlyTasks = Annotated[str | None, typer.Option("--task", help="Only results of these tasks: a,b.")]
-OnlyDatasets = Annotated[str | None, typer.Option("--dataset", help="Only on these datasets: a,b.")]
-OnlyBackbones = Annotated[str | None, typer.Option("--backbone", help="Only of these backbones: a,b.")]
-OnlyReadouts = Annotated[str | None, typer.Option("--readout", help="Only of these readouts: a,b.")]
-OnlyProtocols = Annotated[
-    str | None, typer.Option("--protocol", help="Only of these protocols, by first characters of the digest: a,b.")
-]
-OnlyCaches = Annotated[
-    str | None, typer.Option("--cache", help="Only what has read one of these caches, by first characters: a,b.")
-]
+
+@dataclass(frozen=True)
+class Caches:
+    """Where caches are: the home, those that are read beside it, and the local tier."""
+
+    home: Home = None
+    read_home: ReadHomes = None
+    local_tier: Annotated[
+        Path | None,
+        typer.Option(
+            "--local-tier",
+            help="Folder on a fast local disk that keeps shards read from elsewhere. Default: $DEAPCACHE_LOCAL_TIER.",
+        ),
+    ] = None
+    local_tier_size: Annotated[
+        str | None,
+        typer.Option(
+            "--local-tier-size", help="Most that the local tier may hold: 200GB. Default: $DEAPCACHE_LOCAL_TIER_SIZE."
+        ),
+    ] = None
+
+    def location(self) -> locations.Location:
+        """The home and the others as one; by default what the environment says."""
+        return place(self.home, self.read_home, self.local_tier, self.local_tier_size)
+
+
+@dataclass(frozen=True)
+class ResultFilter:
+    """Which results are shown."""
+
+    task: Annotated[str | None, typer.Option("--task", help="Only results of these tasks: a,b.")] = None
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Only on these datasets: a,b.")] = None
+    backbone: Annotated[str | None, typer.Option("--backbone", help="Only of these backbones: a,b.")] = None
+    readout: Annotated[str | None, typer.Option("--readout", help="Only of these readouts: a,b.")] = None
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="Only of these protocols, by first characters of the digest: a,b.")
+    ] = None
+    cache: Annotated[
+        str | None, typer.Option("--cache", help="Only what has read one of these caches, by first characters: a,b.")
+    ] = None
+
+    def selection(self) -> Selection:
+        """The results that are wanted; raises :class:`UsageError` for an empty name."""
+        from deapcache.results import Selection
+
+        return Selection(
+            tasks=names(self.task),
+            datasets=names(self.dataset),
+            backbones=names(self.backbone),
+            readouts=names(self.readout),
+            protocols=names(self.protocol),
+            caches=names(self.cache),
+        )
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Who does the work: this process, others of this machine, or a cluster."""
+
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            help="Processes on this machine, each with its GPU or its share of the cores. Default: one for each GPU "
+            "where there are several, else none but this one.",
+        ),
+    ] = None
+    scheduler: Annotated[
+        str | None,
+        typer.Option("--scheduler", help="Address of a Dask cluster whose workers do the work: tcp://host:8786."),
+    ] = None
+
+    @contextmanager
+    def cluster(self, device: str) -> Iterator[Cluster | None]:
+        """The workers that are asked for; None where this process does the work itself."""
+        from deapcache.extraction import default_workers, open_cluster
+
+        if self.scheduler is not None and self.workers is not None:
+            raise UsageError("--workers starts workers on this machine, --scheduler takes those of a cluster: give one")
+        count = default_workers(device) if self.workers is None else self.workers
+        if self.scheduler is None and self.workers is None and count == 0:
+            yield None
+            return
+        with open_cluster(scheduler=self.scheduler, workers=count, device=device, say=note) as cluster:
+            yield cluster
 
 
 def local_path(option: typer.CallbackParam, given: Path | None) -> Path | None:
@@ -102,18 +241,6 @@ Plugin = Annotated[
 ]
 
 
-def results_home(given: str | None, home: locations.Location) -> locations.Location:
-    """Where results of caches in ``home`` go; raises :class:`UsageError` where they would go to a web server."""
-    place = locations.locate(given) if given else home
-    if not given and isinstance(home.layers[0], locations.WebLocation):
-        place = locations.home()
-    if isinstance(place.layers[0], locations.WebLocation):
-        raise UsageError(
-            f"{place} is a web server, which is read only: say where results and readouts go with --results-home PATH"
-        )
-    return place
-
-
 def names(text: str | None) -> list[str]:
     """``a,b`` as a list without repetition; raises :class:`UsageError` for an empty entry."""
     if text is None:
@@ -124,66 +251,9 @@ def names(text: str | None) -> list[str]:
     return list(dict.fromkeys(parts))
 
 
-def selection(
-    *,
-    task: str | None,
-    dataset: str | None,
-    backbone: str | None,
-    readout: str | None,
-    protocol: str | None,
-    cache: str | None,
-) -> Selection:
-    """The results that ``--task`` … ``--cache`` choose; raises :class:`UsageError` for an empty name."""
-    from deapcache.results import Selection
-
-    return Selection(
-        tasks=names(task),
-        datasets=names(dataset),
-        backbones=names(backbone),
-        readouts=names(readout),
-        protocols=names(protocol),
-        caches=names(cache),
-    )
-
-
-def numbers(text: str, what: str) -> list[int]:
-    """``0,1,2`` as integers; raises :class:`UsageError` for anything else."""
-    try:
-        return [int(part) for part in names(text)]
-    except ValueError:
-        raise UsageError(f"{what} {text!r}: expected whole numbers such as 0 or 0,1,2") from None
-
-
 def rates(text: str, what: str) -> tuple[float, ...]:
     """``3e-4,1e-3`` as numbers; raises :class:`UsageError` for anything else."""
     try:
         return tuple(float(part) for part in names(text))
     except ValueError:
         raise UsageError(f"{what} {text!r}: expected numbers such as 1e-3 or 3e-4,1e-3") from None
-
-
-def task_options(given: list[str], tasks: list[str]) -> dict[str, dict[str, str]]:
-    """``["depth.crop=eigen"]`` as task → choice → value; raises :class:`UsageError` for another form or task."""
-    chosen: dict[str, dict[str, str]] = {}
-    for text in given:
-        place, equals, value = text.partition("=")
-        task, dot, name = place.partition(".")
-        if not (equals and dot and name):
-            raise UsageError(f"--task-option takes TASK.CHOICE=VALUE such as depth.crop=eigen, found {text!r}")
-        if task not in tasks:
-            raise UsageError(f"--task-option {text}: task {task!r} is not probed, --task names {', '.join(tasks)}")
-        if chosen.setdefault(task, {}).setdefault(name, value) != value:
-            raise UsageError(f"--task-option gives {task}.{name} twice: {chosen[task][name]} and {value}")
-    return chosen
-
-
-def fields(pairs: list[str]) -> dict[str, str]:
-    """``["storage=float16"]`` as a mapping; raises :class:`UsageError` where the ``=`` is missing."""
-    split = [pair.partition("=") for pair in pairs]
-    for field, equals, _ in split:
-        if not (field and equals):
-            raise UsageError(f"--where takes FIELD=VALUE such as storage=float16, found {field!r}")
-    given = [field for field, _, _ in split]
-    if twice := next((field for field in given if given.count(field) > 1), None):
-        raise UsageError(f"--where names {twice} twice: where each split has its own value, write {twice}=ONE,OTHER")
-    return {field: value for field, _, value in split}

@@ -18,6 +18,7 @@ FAILED = 1
 
 
 def predict_command(
+    *,
     readout: Annotated[
         str, typer.Option("--readout", help="Run: its name or the beginning of it, or HOME/readouts/RUN.safetensors.")
     ],
@@ -40,10 +41,7 @@ def predict_command(
         Path | None, typer.Option("--weights", help="The backbone's checkpoint, where the extraction was given one.")
     ] = None,
     device: options.Device = "auto",
-    home: options.Home = None,
-    read_home: options.ReadHomes = None,
-    local_tier: options.TierFolder = None,
-    local_tier_size: options.TierSize = None,
+    caches: options.Caches,
     plugin: options.Plugin = None,
     json: options.Json = False,
 ) -> int:
@@ -56,7 +54,7 @@ def predict_command(
 
     images = list(dict.fromkeys([*image, *(more or [])]))
     sizes = parse_sizes(size) if size else []
-    run = find_run(options.place(home, read_home, local_tier, local_tier_size), readout)
+    run = find_run(caches.location(), readout)
     request = PredictRequest(
         images=images,
         out=locations.locate(folder),
@@ -67,27 +65,20 @@ def predict_command(
         device=device,
     )
     done: list[Predicted] = []
-    with bars() as shown:
+    with bars() as display:
         for one in predict_files(run, request):
             done.append(one)
-            shown.show("predict", len(done), len(images), "images")
-    _show(done, json)
-    return FAILED if any(one.error for one in done) else 0
-
-
-def _show(done: list[Predicted], json: bool) -> None:
+            display.show("predict", len(done), len(images), "images")
     if json:
         print_json([one.to_json() for one in done])
     for one in done:
         if one.error:
             err.print(f"error: {one.error}", markup=False, style="red")
         elif not json:
-            for text in _written(one):
-                out.print(text, markup=False)
+            made = [("picture", one.picture), *(("array", file) for file in one.arrays), ("facts", one.facts)]
+            for what, file in made:
+                if file:
+                    out.print(f"{what}: {file}", markup=False)
         if one.picture_problem:
             note(f"no picture of {one.image}: {one.picture_problem}")
-
-
-def _written(one: Predicted) -> list[str]:
-    made = [("picture", one.picture), *(("array", file) for file in one.arrays), ("facts", one.facts)]
-    return [f"{what}: {file}" for what, file in made if file]
+    return FAILED if any(one.error for one in done) else 0

@@ -3,53 +3,59 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.console import Bars, bars, note, out, print_json
+from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
     from deapcache.experiments import Report, SavedRun
     from deapcache.locations import Location
-    from deapcache.probing import Residency
+    from deapcache.probing import ProbeConfig, Residency
 
 
-def probe_command(
-    task: Annotated[str, typer.Option("--task", help="Task, or several: a,b (deapcache list tasks).")],
+@dataclass(frozen=True, kw_only=True)
+class _Choices:
+    """What is trained, on which features, and how."""
+
+    task: Annotated[str, typer.Option("--task", help="Task, or several: a,b (deapcache list tasks).")]
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="Default: the task's own where it is cached, else the only one.")
-    ] = None,
+    ] = None
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="Backbones: a,b. Default: every one cached for the dataset.")
-    ] = None,
-    readout: Annotated[str, typer.Option("--readout", help="Readouts: a,b (deapcache list readouts).")] = "deap",
-    seed: Annotated[str, typer.Option("--seed", help="Seeds of the readout's initialisation: 0,1,2.")] = "0",
+    ] = None
+    readout: Annotated[str, typer.Option("--readout", help="Readouts: a,b (deapcache list readouts).")] = "deap"
+    seed: Annotated[str, typer.Option("--seed", help="Seeds of the readout's initialisation: 0,1,2.")] = "0"
     iterations: Annotated[
         int | None, typer.Option("--iterations", help="Training steps. Default: the task's (30,000 or 10,000).")
-    ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Images in one training step.")] = 32,
-    lr: Annotated[str, typer.Option("--lr", help="AdamW's peak learning rate, or several: 3e-4,1e-3.")] = "1e-3",
+    ] = None
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Images in one training step.")] = 32
+    lr: Annotated[str, typer.Option("--lr", help="AdamW's peak learning rate, or several: 3e-4,1e-3.")] = "1e-3"
     limit: Annotated[
         int | None, typer.Option("--limit", help="Train and score on the first N images of each split only.")
-    ] = None,
+    ] = None
     views: Annotated[
         str,
         typer.Option("--views", help="Training draws from original, or original,hflip (deapcache extract --views)."),
-    ] = "original",
+    ] = "original"
     where: Annotated[
         list[str] | None,
         typer.Option("--where", help="Recipe field that features or targets must have: storage=float16. Repeatable."),
-    ] = None,
+    ] = None
     task_option: Annotated[
         list[str] | None,
         typer.Option("--task-option", help="Choice of a task: depth.crop=eigen (deapcache list tasks). Repeatable."),
-    ] = None,
+    ] = None
     upsampler: Annotated[
         Path | None, typer.Option("--upsampler", help="FeatUp checkpoint that the readout featup is built around.")
-    ] = None,
+    ] = None
     residency: Annotated[
         str | None,
         typer.Option(
@@ -57,68 +63,83 @@ def probe_command(
             help="Where training arrays live: gpu, memory, stream (read from the cache as training goes). Default: the "
             "first of these that fits.",
         ),
-    ] = None,
-    device: options.Device = "auto",
-    home: options.Home = None,
-    read_home: options.ReadHomes = None,
-    local_tier: options.TierFolder = None,
-    local_tier_size: options.TierSize = None,
+    ] = None
+    device: options.Device = "auto"
+
+    def config(self) -> ProbeConfig:
+        """The same as the library takes it; raises :class:`UsageError` for values that it does not know."""
+        from deapcache.experiments import choose_device
+        from deapcache.probing import ProbeConfig
+
+        return ProbeConfig(
+            tasks=options.names(self.task),
+            dataset=self.dataset,
+            backbones=options.names(self.backbone),
+            readouts=options.names(self.readout),
+            seeds=_seeds(self.seed),
+            where=_recipe_fields(self.where or []),
+            lrs=options.rates(self.lr, "--lr"),
+            task_options=_task_options(self.task_option or [], options.names(self.task)),
+            upsampler=self.upsampler,
+            batch_size=self.batch_size,
+            iterations=self.iterations,
+            train_limit=self.limit,
+            val_limit=self.limit,
+            views=tuple(options.names(self.views)),
+            residency=cast("Residency | None", self.residency),  # checked there
+            device=str(choose_device(self.device)),
+        )
+
+
+def probe_command(
+    *,
+    choices: _Choices,
+    caches: options.Caches,
     plugin: options.Plugin = None,
-    results_home: options.ResultsHome = None,
+    results_home: Annotated[
+        str | None,
+        typer.Option(
+            "--results-home",
+            help="Where results, readouts and pictures go: a path, s3:// or gs://. Default: --home, "
+            "and where that is a web server, the home that is meant without --home.",
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Train dense readouts from cached features, score them, and save results, readouts and pictures.
 
     All tasks, readouts, seeds and learning rates of a backbone share one pass over its cache; no backbone is run.
     """
-    from deapcache.experiments import choose_device, probe
-    from deapcache.probing import ProbeConfig
+    from deapcache.experiments import probe
 
-    config = ProbeConfig(
-        tasks=options.names(task),
-        dataset=dataset,
-        backbones=options.names(backbone),
-        readouts=options.names(readout),
-        seeds=options.numbers(seed, "--seed"),
-        where=options.fields(where or []),
-        lrs=options.rates(lr, "--lr"),
-        task_options=options.task_options(task_option or [], options.names(task)),
-        upsampler=upsampler,
-        batch_size=batch_size,
-        iterations=iterations,
-        train_limit=limit,
-        val_limit=limit,
-        views=tuple(options.names(views)),
-        residency=cast("Residency | None", residency),  # checked there
-        device=str(choose_device(device)),
-    )
-    place = options.place(home, read_home, local_tier, local_tier_size)
-    own = options.results_home(results_home, place)
+    config = choices.config()
+    place = caches.location()
+    own = _results_home(results_home, place)
     done: list[SavedRun] = []
     try:
-        with bars() as shown:
-            for one in probe(place, config, results_home=own, report=report_on(shown), command=sys.argv):
+        with bars() as display:
+            for one in probe(place, config, results_home=own, report=report_on(display), command=sys.argv):
                 done.append(one)
     except Exception:
         if done:  # they are saved, whatever became of the others
-            show_results(done, own, json)
+            _show_results(done, own, json)
         raise
-    show_results(done, own, json)
+    _show_results(done, own, json)
 
 
-def report_on(shown: Bars) -> Report:
+def report_on(display: Bars) -> Report:
     """Probe progress as bars, with the mean training loss."""
     from deapcache.probing import ProbeProgress
 
-    def show(name: str, event: ProbeProgress) -> None:
+    def on_event(name: str, event: ProbeProgress) -> None:
         loss = "" if event.mean_loss is None else f"loss {event.mean_loss:.3f}"
         unit = "iterations" if event.stage == "train" else "images"
-        shown.show(f"{name}: {event.stage}", event.done, event.total, unit, loss)
+        display.show(f"{name}: {event.stage}", event.done, event.total, unit, loss)
 
-    return show
+    return on_event
 
 
-def show_results(done: list[SavedRun], home: Location, json: bool) -> None:
+def _show_results(done: list[SavedRun], home: Location, json: bool) -> None:
     """The tables of all runs, whose statistics are in ``home``, and where their pictures are."""
     from deapcache.results import HomeIntervals, print_tables, summarise
 
@@ -137,3 +158,49 @@ def note_pictures(done: list[SavedRun]) -> None:
     for one in done:
         if one.picture_problem:
             note(f"no picture of {one.result.run}, which is saved: {one.picture_problem}")
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in options.names(text)]
+    except ValueError:
+        raise UsageError(f"--seed {text!r}: expected whole numbers such as 0 or 0,1,2") from None
+
+
+def _task_options(given: list[str], tasks: list[str]) -> dict[str, dict[str, str]]:
+    """``["depth.crop=eigen"]`` as task → choice → value; raises :class:`UsageError` for another form or task."""
+    chosen: dict[str, dict[str, str]] = {}
+    for text in given:
+        place, equals, value = text.partition("=")
+        task, dot, name = place.partition(".")
+        if not (equals and dot and name):
+            raise UsageError(f"--task-option takes TASK.CHOICE=VALUE such as depth.crop=eigen, found {text!r}")
+        if task not in tasks:
+            raise UsageError(f"--task-option {text}: task {task!r} is not probed, --task names {', '.join(tasks)}")
+        if chosen.setdefault(task, {}).setdefault(name, value) != value:
+            raise UsageError(f"--task-option gives {task}.{name} twice: {chosen[task][name]} and {value}")
+    return chosen
+
+
+def _recipe_fields(pairs: list[str]) -> dict[str, str]:
+    """``["storage=float16"]`` as a mapping; raises :class:`UsageError` where the ``=`` is missing."""
+    split = [pair.partition("=") for pair in pairs]
+    for field, equals, _ in split:
+        if not (field and equals):
+            raise UsageError(f"--where takes FIELD=VALUE such as storage=float16, found {field!r}")
+    given = [field for field, _, _ in split]
+    if twice := next((field for field in given if given.count(field) > 1), None):
+        raise UsageError(f"--where names {twice} twice: where each split has its own value, write {twice}=ONE,OTHER")
+    return {field: value for field, _, value in split}
+
+
+def _results_home(given: str | None, home: Location) -> Location:
+    """Where results of caches in ``home`` go; raises :class:`UsageError` where they would go to a web server."""
+    place = locations.locate(given) if given else home
+    if not given and isinstance(home.layers[0], locations.WebLocation):
+        place = locations.home()
+    if isinstance(place.layers[0], locations.WebLocation):
+        raise UsageError(
+            f"{place} is a web server, which is read only: say where results and readouts go with --results-home PATH"
+        )
+    return place

@@ -1,26 +1,27 @@
-"""``deapcache results``."""
+"""``deapcache results``, ``leaderboard`` and ``submit``: what a home's results come to."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from deapcache import locations
 from deapcache.cli import options
-from deapcache.cli.console import out, print_json
+from deapcache.cli.console import note, out, print_json, size
+from deapcache.errors import ReadOnlyError, UsageError
 
 if TYPE_CHECKING:
+    from deapcache.locations import Location
     from deapcache.results import Summary, UncertaintyOf
+    from deapcache.results.leaderboard import Format, Leaderboard
 
 
 def results_command(
-    task: options.OnlyTasks = None,
-    dataset: options.OnlyDatasets = None,
-    backbone: options.OnlyBackbones = None,
-    readout: options.OnlyReadouts = None,
-    protocol: options.OnlyProtocols = None,
-    cache: options.OnlyCaches = None,
+    *,
+    wanted: options.ResultFilter,
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="Show results of different protocols too, apart and marked.")
     ] = False,
@@ -43,10 +44,7 @@ def results_command(
     if not results and not json:
         out.print(f"no results in {place}: make one with deapcache probe --task NAME", markup=False)
         return
-    wanted = options.selection(
-        task=task, dataset=dataset, backbone=backbone, readout=readout, protocol=protocol, cache=cache
-    )
-    summaries = summarise(select(results, wanted), allow_mixed=allow_mixed)
+    summaries = summarise(select(results, wanted.selection()), allow_mixed=allow_mixed)
     uncertainty = HomeIntervals(place) if intervals else None
     if json:
         print_json(_documents(summaries, paper, uncertainty))
@@ -73,3 +71,122 @@ def _show(summaries: list[Summary], paper: bool, markdown: bool, uncertainty: Un
             out.print("\n".join(as_markdown(block) for block in blocks), markup=False)
         else:
             print_blocks(blocks)
+
+
+def leaderboard_command(
+    format: Annotated[str, typer.Option("--format", help="table, markdown, csv or html (one page).")] = "table",
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            callback=options.local_path,
+            help="Folder to write leaderboard.{txt,md,csv,html} to. Default: stdout.",
+        ),
+    ] = None,
+    results: Annotated[
+        list[str] | None,
+        typer.Option("--results", help="Home whose results are shown: a path or URL. Repeatable. Default: --home."),
+    ] = None,
+    paper: Annotated[bool, typer.Option("--paper/--no-paper", help="The paper's rows, marked as such.")] = True,
+    intervals: Annotated[
+        bool, typer.Option("--intervals/--no-intervals", help="95% intervals over images, by bootstrap.")
+    ] = True,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="Device whose speeds of backbones are shown. Default: that with most backbones."),
+    ] = None,
+    bundles: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--add", help="Bundle of `deapcache submit` to check and merge into --home before it is shown. Repeatable."
+        ),
+    ] = None,
+    home: options.Home = None,
+    plugin: options.Plugin = None,
+) -> None:
+    """Backbones × tasks from the results of several homes, beside the paper's: a table, Markdown, CSV or a web page.
+
+    Only what was measured the same way stands in one column; a run that several homes hold is counted once.
+    """
+    from deapcache.results.leaderboard import collect, file_name, leaderboard
+
+    name = file_name(format)
+    if format == "html" and folder is None and sys.stdout.isatty():
+        raise UsageError("a web page is not for a terminal: say where it goes with --out DIR")
+    if bundles:
+        _add_bundles(bundles, options.own_home(home))
+    collected = collect([locations.locate(place) for place in results] if results else [locations.home(home)])
+    board = leaderboard(collected, intervals=intervals, paper=paper, device=device)
+    _write_board(board, cast("Format", format), folder, name)
+
+
+def _add_bundles(bundles: list[Path], home: Location) -> None:
+    from deapcache.results.bundle import add_bundle
+
+    for bundle in bundles:
+        report = add_bundle(bundle, home)
+        there = f", {len(report.there)} were there already" if report.there else ""
+        note(f"added from {bundle} to {home}: {len(report.added)} runs, {len(report.speeds)} speeds{there}")
+        for added in (*report.added, *report.speeds):
+            note(f"  {added}")
+        for key in report.kept:
+            note(f"  {key}: the home's own measurement stays")
+
+
+def _write_board(board: Leaderboard, format: Format, folder: Path | None, name: str) -> None:
+    from deapcache.results import print_blocks
+    from deapcache.results.leaderboard import rendered
+    from deapcache.results.leaderboard.text import blocks
+
+    if folder is None and format == "table":
+        print_blocks(blocks(board))
+    elif folder is None and format == "html":
+        sys.stdout.flush()
+        page, binary = rendered(board, format), getattr(sys.stdout, "buffer", None)
+        if binary is None:  # a notebook's
+            sys.stdout.write(page)
+        else:
+            binary.write(page.encode("utf-8"))  # which the page says it is in
+    elif folder is None:
+        sys.stdout.write(rendered(board, format))
+    else:
+        text = rendered(board, format, beside=folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ReadOnlyError(f"{folder / name} cannot be written: {error.strerror}; choose another --out") from None
+        out.print(f"written: {folder / name}", markup=False)
+
+
+def submit_command(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN…", help="Runs by name, or by a beginning: all runs that begin so.")
+    ],
+    file: Annotated[Path, typer.Option("--out", callback=options.local_path, help="The bundle: a .zip file.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    home: options.Home = None,
+    plugin: options.Plugin = None,
+) -> None:
+    """Pack results, for whoever keeps a leaderboard: scores, statistics, readouts, pictures, speeds; no features.
+
+    The command lines of the runs are part of their results. `deapcache leaderboard --add FILE` checks and merges it.
+    """
+    from deapcache.locations import LocalLocation
+    from deapcache.results.bundle import find_runs, pack_bundle
+
+    if file.suffix != ".zip":
+        raise UsageError(f"--out {file}: give a name that ends in .zip")
+    folder = LocalLocation(file.absolute().parent)
+    folder.require_names([file.name])
+    if file.exists() and not overwrite:
+        raise UsageError(f"--out {file} is there already: give another name, or --overwrite")
+    place = options.place(home)
+    packed = pack_bundle(place, find_runs(place, runs))
+    folder.publish(file.name, packed.data, replace=True)
+    if packed.without_picture:
+        note(f"without its picture, which is too large: {', '.join(packed.without_picture)}")
+    for run in packed.runs:
+        out.print(run, markup=False)
+    counts = f"{len(packed.runs)} runs, {len(packed.speeds)} speeds"
+    out.print(f"packed: {file}, {counts}, {size(len(packed.data))}", markup=False)

@@ -1,8 +1,9 @@
-"""``deapcache run``."""
+"""``deapcache run`` and ``demo``."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,9 +12,8 @@ from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.console import bars, duration, err, note, out, print_json, size
 from deapcache.cli.extract import progress_on
-from deapcache.cli.plan import RateSource, show
+from deapcache.cli.plan import RateSource, show_plan
 from deapcache.cli.probe import note_pictures, report_on
-from deapcache.cli.workers import Scheduler, Workers, cluster_for
 from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ FAILED = 1
 
 
 def run_command(
+    *,
     pipeline: Annotated[str, typer.Argument(help="A pipeline file, or the name of a shipped one: table5, demo, …")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what is there, what is missing and what it costs; make nothing.")
@@ -32,15 +33,11 @@ def run_command(
         list[str] | None,
         typer.Option("--set", help="Replace a value: seeds=0,1 or probes.0.limit=64. Repeatable."),
     ] = None,
-    home: options.Home = None,
-    read_home: options.ReadHomes = None,
-    local_tier: options.TierFolder = None,
-    local_tier_size: options.TierSize = None,
+    caches: options.Caches,
     plugin: options.Plugin = None,
     data_root: options.DataRoot = None,
     device: options.Device = "auto",
-    workers: Workers = None,
-    scheduler: Scheduler = None,
+    processes: options.Processes,
     json: options.Json = False,
 ) -> int:
     """Extract and probe what a pipeline asks for and is not there yet, and print its tables.
@@ -51,7 +48,7 @@ def run_command(
     from deapcache.experiments import load_pipeline, plan_pipeline
 
     parsed = load_pipeline(pipeline, settings or [])
-    place = options.place(home, read_home, local_tier, local_tier_size)
+    place = caches.location()
     if isinstance(place.layers[0], locations.WebLocation) and not dry_run:
         raise UsageError(
             f"{place} is a web server, which is read only, and a pipeline writes caches and results: "
@@ -59,33 +56,42 @@ def run_command(
         )
     plan = plan_pipeline(parsed, place, locations.data_root(data_root), device=device)
     if dry_run:
-        return show_plan(plan, json)
-    with cluster_for(scheduler, workers, device) as cluster:
-        return execute(plan, json, cluster)
+        from deapcache.experiments.planning import plan_grid
+
+        # rates are measured where the run could start, and not kept: a dry run writes nothing
+        source = RateSource(plan.home, None, plan.device, not plan.problems, keep=False)
+        show_plan(plan_grid([plan], speeds=source.speeds), json)
+        return FAILED if plan.problems else 0
+    with processes.cluster(device) as cluster:
+        return _execute(plan, json, cluster)
 
 
-def show_plan(plan: PipelinePlan, json: bool) -> int:
-    """Print what a run would do, as ``deapcache plan`` does; the exit code, 1 where it could not.
+def demo_command(
+    home: options.Home = None,
+    iterations: Annotated[
+        int | None, typer.Option("--iterations", help="Training steps of each readout. Default: the pipeline's.")
+    ] = None,
+) -> int:
+    """The whole way in minutes, with no download: rendered scenes, a pretrained backbone and its control.
 
-    Rates are measured where the run could start, and not kept: a dry run writes nothing.
+    The same as `deapcache run demo`.
     """
-    from deapcache.experiments.planning import plan_grid
+    from deapcache.experiments import load_pipeline, plan_pipeline
 
-    source = RateSource(plan.home, None, plan.device, not plan.problems, keep=False)
-    show(plan_grid([plan], speeds=source.speeds), json)
-    return FAILED if plan.problems else 0
+    settings = [] if iterations is None else [f"iterations={iterations}"]
+    return _execute(plan_pipeline(load_pipeline("demo", settings), locations.home(home), Path()), json=False)
 
 
-def execute(plan: PipelinePlan, json: bool, cluster: Cluster | None = None) -> int:
+def _execute(plan: PipelinePlan, json: bool, cluster: Cluster | None = None) -> int:
     """Run a plan with progress bars, and show what came of it; the exit code."""
     from deapcache.cache import name_view
     from deapcache.experiments import run_pipeline
 
     plan.require_runnable()
     note(f"{plan.pipeline.name}: {plan.forwards:,} forwards and {plan.missing} of {plan.runs} runs to do")
-    with bars() as shown:
+    with bars() as display:
         outcome = run_pipeline(
-            plan, progress=progress_on(shown), report=report_on(shown), command=sys.argv, cluster=cluster
+            plan, progress=progress_on(display), report=report_on(display), command=sys.argv, cluster=cluster
         )
     for report in outcome.extracted:
         done = f"{report.extracted:,} images in {duration(report.seconds)}, {size(report.stored_bytes)}"
@@ -94,7 +100,7 @@ def execute(plan: PipelinePlan, json: bool, cluster: Cluster | None = None) -> i
     if json:
         print_json(outcome.to_json())
     else:
-        show_outcome(plan, outcome)
+        _show_outcome(plan, outcome)
     for failure in outcome.failures:
         err.print(f"failed: {failure}", markup=False, style="red")
     if outcome.failures:
@@ -102,7 +108,7 @@ def execute(plan: PipelinePlan, json: bool, cluster: Cluster | None = None) -> i
     return FAILED if outcome.failures else 0
 
 
-def show_outcome(plan: PipelinePlan, outcome: Outcome) -> None:
+def _show_outcome(plan: PipelinePlan, outcome: Outcome) -> None:
     """The pipeline's results in its layouts, and where its pictures are."""
     from deapcache.results import HomeIntervals, picture_key, print_layouts, summarise
 

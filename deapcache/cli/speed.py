@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deapcache.cli import options
-from deapcache.cli.console import bars, err, note, out, print_json, size, table
+from deapcache.cli.console import bars, err, note, show, size
 from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,46 +43,46 @@ def speed_command(
     place.require_writable()
     problems: list[str] = []
     done: list[Speed] = []
-    with bars() as shown:
+    with bars() as display:
         measured = measure_speeds(
             options.names(backbone),
             device=device,
             precision=precision,
-            told=lambda what, count, total: shown.show("speed", count, total, "measured", what),
+            told=lambda what, count, total: display.show("speed", count, total, "measured", what),
             failed=lambda what, why: problems.append(f"{what}: {why}"),
         )
         for one in measured:
             write_speed(place, one)  # each at once, so that an interruption costs one
             done.append(one)
-    if json:
-        print_json([one.to_json() for one in done])
-    else:
-        show_speeds(done)
+    if done or json:
+        _show_speeds(done, json)
     for problem in problems:
         err.print(f"not measured: {problem}", markup=False, style="red")
     return FAILED if problems else 0
 
 
-def show_speeds(speeds: list[Speed]) -> None:
+def _show_speeds(speeds: list[Speed], json: bool) -> None:
     """One row each: the median rate and its range, and the time relative to the reference."""
-    if not speeds:
-        return
-    first = speeds[0]
-    title = f"{first.device}: {len(first.seconds)} batches of {first.batch}; time relative to ViT-B/16 at 224 = 1"
-    right = ("images/s", "slowest–fastest", "time", "memory", "parameters")
-    shown = table("name", "input", *right, "weights", title=title, right=right)
-    for one in speeds:
-        rates = one.images_per_second
-        shown.add_row(
-            one.name,
-            one.input,
-            f"{rates['median']:.3g}",
-            f"{rates['min']:.3g}–{rates['max']:.3g}",
-            f"{one.runtime_factor:.3g}",
-            size(one.peak_memory_bytes),
-            f"{one.parameters / 1e6:.2f} M",
-            one.weights,
-        )
-    out.print(shown)
-    if any(one.weights == "untrained copy" for one in speeds):
+    title = ""
+    if speeds:
+        first = speeds[0]
+        title = f"{first.device}: {len(first.seconds)} batches of {first.batch}; time relative to ViT-B/16 at 224 = 1"
+    show(
+        speeds,
+        json,
+        {
+            "name": lambda one: one.name,
+            "input": lambda one: one.input,
+            "images/s": lambda one: f"{one.images_per_second['median']:.3g}",
+            "slowest–fastest": lambda one: f"{one.images_per_second['min']:.3g}–{one.images_per_second['max']:.3g}",
+            "time": lambda one: f"{one.runtime_factor:.3g}",
+            "memory": lambda one: size(one.peak_memory_bytes),
+            "parameters": lambda one: f"{one.parameters / 1e6:.2f} M",
+            "weights": lambda one: one.weights,
+        },
+        right=("images/s", "slowest–fastest", "time", "memory", "parameters"),
+        title=title,
+        document=lambda one: one.to_json(),
+    )
+    if not json and any(one.weights == "untrained copy" for one in speeds):
         note("untrained copy: its weights are not at hand, and it takes as long without")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from deapcache.cli import main
-from deapcache.cli.streams import steady_streams
+from deapcache.cli.console import robust_streams
 
 DEAPCACHE = Path(sys.executable).with_name("deapcache")
 
@@ -66,8 +66,8 @@ def test_streams_that_are_closed_full_or_not_read(redirections: str, code: int, 
 def test_a_closed_stdout_is_no_file_of_the_home(tmp_path: Path) -> None:
     """The next file that a process opens takes the lowest free descriptor: what is printed would go into it."""
     code = (
-        "import os, sys; from deapcache.cli.streams import steady_streams\n"
-        f"with steady_streams():\n  file = os.open({str(tmp_path / 'shard')!r}, os.O_CREAT | os.O_WRONLY)\n"
+        "import os, sys; from deapcache.cli.console import robust_streams\n"
+        f"with robust_streams():\n  file = os.open({str(tmp_path / 'shard')!r}, os.O_CREAT | os.O_WRONLY)\n"
         "  print('text'); os.write(1, b'of a library'); sys.exit(0 if file > 2 else 5)"
     )
     done = sh(f'"{sys.executable}" -c "$CODE" >&- 2>&- <&-', CODE=code)
@@ -81,7 +81,7 @@ def test_a_script_that_reads_json_gets_json_in_every_encoding(monkeypatch: pytes
     for encoding in ("utf-8", "latin-1", "ascii"):
         taken = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
         monkeypatch.setattr(sys, "stdout", taken)
-        with steady_streams() as output:
+        with robust_streams() as output:
             assert output is None
             print_json({"name": "café 図 😀 \udce9"})
         taken.seek(0)
@@ -99,7 +99,7 @@ def test_a_script_that_reads_json_gets_json_in_every_encoding(monkeypatch: pytes
 def test_what_an_encoding_lacks_is_spelled_out(monkeypatch: pytest.MonkeyPatch, text: str, expected: bytes) -> None:
     taken = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(taken, encoding="ascii"))
-    with steady_streams():
+    with robust_streams():
         print(text, end="")
     assert taken.getvalue() == expected
 

@@ -9,7 +9,7 @@ from deapcache.cli.cache.remove import prune_command, rm_command
 from deapcache.cli.cache.repair import repair_command
 from deapcache.cli.cache.transfer import pull_command, push_command
 from deapcache.cli.cache.verify import verify_command
-from deapcache.cli.parsing import App
+from deapcache.cli.options import App
 
 app = App(help="Look at the caches of a home, and look after them.", no_args_is_help=True)
 app.command("ls")(list_command)

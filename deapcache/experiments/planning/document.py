@@ -6,23 +6,21 @@ from dataclasses import asdict
 from typing import Any
 
 from deapcache.experiments.planning.grid import GridPlan
-from deapcache.experiments.planning.hardware import Hardware
 from deapcache.experiments.planning.priced import FeatureWork, PricedPass
 
 
 def grid_json(plan: GridPlan) -> dict[str, Any]:
     """For ``--json``."""
-    throughput, rates = plan.speeds.throughput, plan.speeds.rates
+    rates = plan.speeds.rates
     return {
         "pipelines": [one.pipeline.name for one in plan.plans],
         "home": str(plan.home),
         "free_bytes": plan.plans[0].free_bytes,
-        "hardware": asdict(plan.hardware),
-        "throughput": None if throughput is None else asdict(throughput),
+        "gpus": plan.gpus,
         "rates": None if rates is None else {"device": rates.device, "measured": rates.measured},
         "caches": [{**asdict(cache), "bytes": cache.bytes} for cache in plan.caches],
         "features": [_feature_json(work) for work in plan.features],
-        "passes": [_pass_json(one, plan.hardware) for one in plan.probing],
+        "passes": [_pass_json(one) for one in plan.probing],
         "storage": plan.storage(),
         "stages": [asdict(stage) for stage in plan.stages],
         "forwards": sum(work.to_do for work in plan.features),
@@ -38,14 +36,14 @@ def grid_json(plan: GridPlan) -> dict[str, Any]:
     }
 
 
-def _pass_json(one: PricedPass, hardware: Hardware) -> dict[str, Any]:
+def _pass_json(one: PricedPass) -> dict[str, Any]:
     work = one.work
     named = ("pipeline", "backbone", "dataset", "tasks", "runs", "there", "elsewhere", "steps", "readout_steps")
     groups = [
         {"task": g.key.task, "readout": g.key.readout, "members": g.key.members, "speed": asdict(speed)}
         for g, speed in zip(work.groups, one.speeds, strict=True)
     ]
-    totals = {"bytes_read": work.bytes_read(hardware.memory), "gpu_seconds": one.gpu_seconds}
+    totals = {"bytes_read": work.bytes_read, "gpu_seconds": one.gpu_seconds}
     return {name: getattr(work, name) for name in named} | {"groups": groups} | totals
 
 

@@ -8,8 +8,8 @@ from functools import cached_property
 
 from deapcache.backbones import describe
 from deapcache.cache import STORAGE_FORMATS, feature_arrays
+from deapcache.errors import UsageError
 from deapcache.experiments.pipelines import PipelinePlan
-from deapcache.experiments.planning.hardware import Hardware, makespan
 from deapcache.experiments.planning.priced import FeatureWork, PricedPass
 from deapcache.experiments.planning.speeds import UNKNOWN, Speed, Speeds
 from deapcache.experiments.planning.stages import BASE_IMAGES, FEATURES, PROBING, TARGETS, Stage
@@ -25,7 +25,8 @@ class GridPlan:
     plans: tuple[PipelinePlan, ...]
     passes: tuple[PassWork, ...]
     """One for each of the pipelines' passes, without runs that an earlier pipeline trains."""
-    hardware: Hardware
+    gpus: int
+    """That wall time is stated for: each takes its share of an extraction's shards, and whole passes of probing."""
     speeds: Speeds
 
     @property
@@ -115,28 +116,20 @@ class GridPlan:
 
     def _decoding(self, name: str, kind: str) -> Stage:
         caches = self.of(kind)
-        written = sum(cache.bytes for cache in caches)
-        wall, bound = self.hardware.overlapped(0.0, 0.0, written)
         return Stage(
             name=name,
             unit="images",
             wanted=sum(cache.wanted for cache in caches),
             to_do=sum(cache.to_do for cache in caches),
             files=sum(cache.files for cache in caches),
-            written=written,
+            written=sum(cache.bytes for cache in caches),
             read=0,
             gpu_seconds=0.0,
-            wall_seconds=wall,
-            bound=bound,
+            wall_seconds=0.0,
         )
 
     def _extraction(self) -> Stage:
         gpu = _sum_known(work.gpu_seconds for work in self.features)
-        walls = [
-            self.hardware.overlapped(work.gpu_seconds, work.read, work.bytes)
-            for work in self.features
-            if work.gpu_seconds is not None
-        ]
         return Stage(
             name=FEATURES,
             unit="images",
@@ -146,17 +139,12 @@ class GridPlan:
             written=sum(work.bytes for work in self.features),
             read=sum(work.read for work in self.features),
             gpu_seconds=gpu,
-            wall_seconds=None if gpu is None else sum(seconds for seconds, _ in walls),
-            bound=_longest(walls),
+            wall_seconds=None if gpu is None else gpu / self.gpus,
         )
 
     def _probing(self) -> Stage:
-        read = sum(work.bytes_read(self.hardware.memory) for work in self.passes)
         times = [one.gpu_seconds for one in self.probing]
         gpu = _sum_known(times)
-        # passes are whole: the GPUs share them out, and the store serves all that run
-        computed = makespan([one for one in times if one is not None], self.hardware.gpus)
-        wall, bound = self.hardware.overlapped(computed * self.hardware.gpus, read, 0)
         return Stage(
             name=PROBING,
             unit="runs",
@@ -164,28 +152,31 @@ class GridPlan:
             to_do=sum(work.runs - work.there - work.elsewhere for work in self.passes),
             files=0,
             written=0,
-            read=read,
+            read=sum(work.bytes_read for work in self.passes),
             gpu_seconds=gpu,
-            wall_seconds=None if gpu is None else wall,
-            bound=bound,
+            # passes are whole, and the GPUs share them out
+            wall_seconds=None if gpu is None else makespan([one for one in times if one is not None], self.gpus),
         )
 
 
 def plan_grid(
     plans: Sequence[PipelinePlan],
     *,
-    hardware: Hardware | None = None,
+    gpus: int = 1,
     speeds: Callable[[Sequence[tuple[str, str]], Sequence[StepGroup]], Speeds] = lambda *_: Speeds(),
 ) -> GridPlan:
     """The plan of several pipelines' plans, all of one home.
 
     ``speeds`` is called with the (backbone, precision) that would be forwarded and the groups that would be trained.
+    Raises :class:`UsageError` for less than one GPU.
     """
+    if gpus < 1:
+        raise UsageError(f"--gpus is {gpus}: expected a number above 0")
     passes = tuple(passes_to_do(plans))
-    amounts = GridPlan(tuple(plans), passes, hardware or Hardware(), Speeds())
+    amounts = GridPlan(tuple(plans), passes, gpus, Speeds())
     forwards = [(work.backbone, work.precision) for work in amounts.features if work.to_do]
     known = speeds(forwards, [group for work in passes for group in work.groups])
-    return GridPlan(amounts.plans, passes, amounts.hardware, known)
+    return GridPlan(amounts.plans, passes, gpus, known)
 
 
 def _stored_bytes(cache: PlannedCache, storage: str) -> int:
@@ -202,9 +193,9 @@ def _sum_known(values: Iterable[float | None]) -> float | None:
     return total
 
 
-def _longest(walls: Sequence[tuple[float, str]]) -> str:
-    """What bounds most of the time."""
-    sums: dict[str, float] = {}
-    for seconds, bound in walls:
-        sums[bound] = sums.get(bound, 0.0) + seconds
-    return max(sums, key=lambda name: sums[name], default="")
+def makespan(seconds: Sequence[float], workers: int) -> float:
+    """Seconds until ``workers`` have done all jobs, each taking the longest that is left: at most 4/3 of the least."""
+    busy = [0.0] * workers
+    for job in sorted(seconds, reverse=True):
+        busy[busy.index(min(busy))] += job
+    return max(busy)

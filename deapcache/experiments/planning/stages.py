@@ -26,6 +26,4 @@ class Stage:
     gpu_seconds: float | None
     """On one GPU; None where a speed is not known."""
     wall_seconds: float | None
-    """On the stated hardware; None as above. Decoding images and annotations is in no stage."""
-    bound: str
-    """What takes longest: GPUs, reading or writing; empty where nothing does."""
+    """On the stated number of GPUs; None as above. Decoding, reading and writing are in no stage."""

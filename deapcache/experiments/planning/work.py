@@ -23,9 +23,6 @@ Run = tuple[str, str, int, float]
 _SURVEYS = 2
 """Times that a task's training targets are read as a whole: before training, and for its image-independent prior."""
 
-_DECODED = {"float16": 1, "bfloat16": 1, "float32": 1, "int8": 4}
-"""Bytes of a feature in memory over those in the cache; the scales of int8 are counted, too: a little too much."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class StepGroup:
@@ -59,11 +56,8 @@ class PassWork:
     batch_size: int
     train_images: int
     val_images: int
-    views: int
     feature_bytes: int
     """Of one image, as stored."""
-    decoded: int
-    """Bytes of features in memory over those in the cache."""
     map_bytes: Mapping[str, int]
     """Annotation → bytes of one image's target."""
     annotations: Mapping[str, tuple[str, ...]]
@@ -82,34 +76,19 @@ class PassWork:
         return sum(group.iterations * group.key.members for group in self.groups)
 
     @property
-    def image_bytes(self) -> int:
-        """Read of the cache for one image of a batch."""
-        return self.feature_bytes + self._maps + self.guidance_bytes
-
-    def is_held(self, memory: float) -> bool:
-        """Whether the training arrays fit in so many bytes."""
-        features = self.views * self.decoded * self.feature_bytes
-        return self.train_images * (features + self._maps + self.guidance_bytes) <= memory
-
-    def bytes_read(self, memory: float) -> int:
-        """Read of the cache in all, where training arrays may take ``memory`` bytes; uncompressed."""
+    def bytes_read(self) -> int:
+        """Read of the cache in all, each batch when it is trained on or scored; uncompressed."""
         if not self.groups:
             return 0
-        scored = self.val_images * self.image_bytes
-        if self.is_held(memory):
-            once = self.views * self.feature_bytes + self._maps + self.guidance_bytes
-            return scored + self.train_images * once
+        image = self.feature_bytes + sum(self.map_bytes.values()) + self.guidance_bytes
         surveyed = sum(self.map_bytes[kind] for kinds in self.annotations.values() for kind in kinds)
-        return scored + self.steps * self.batch_size * self.image_bytes + _SURVEYS * self.train_images * surveyed
+        drawn = self.steps * self.batch_size * image
+        return drawn + _SURVEYS * self.train_images * surveyed + self.val_images * image
 
     @property
     def batches_scored(self) -> int:
         """Batches of validation images."""
         return -(-self.val_images // self.batch_size)
-
-    @property
-    def _maps(self) -> int:
-        return sum(self.map_bytes.values())
 
 
 def passes_to_do(plans: Sequence[PipelinePlan]) -> list[PassWork]:
@@ -147,9 +126,7 @@ def _work(plan: PipelinePlan, runs: PassRuns, dataset: DatasetPlan, seen: set[st
         batch_size=unit.options.batch_size,
         train_images=posing.train_images,
         val_images=len(limited_rows(outline.of[outline.splits[1]].images, unit.options.val_limit)),
-        views=len(unit.options.views),
         feature_bytes=features.item_bytes or 0,
-        decoded=_DECODED[plan.pipeline.storage],
         map_bytes={kind: _item_bytes(caches, "targets", kind, outline) for kind in kinds},
         annotations={name: task.annotations for name, task in tasks.items()},
         guidance_bytes=_item_bytes(caches, "images", "", outline) if guided else 0,
