@@ -27,7 +27,7 @@ from pathlib import Path
 from types import ModuleType
 
 from deapcache.errors import DeapcacheError, PluginError, UsageError
-from deapcache.locations.paths import expanded
+from deapcache.locations.addresses import expanded
 
 VARIABLE = "DEAPCACHE_PLUGINS"
 ENTRY_POINT_GROUP = "deapcache.plugins"

@@ -18,7 +18,7 @@ from deapcache_caches import feature_cache, fill, shard_file, volumes
 from deapcache_testing import require
 
 from deapcache.cache import list_caches, list_folders, local_shards, verify_cache
-from deapcache.cache.serving.files import open_key
+from deapcache.cache.serve import open_key
 from deapcache.datasets.decoding import decode_image
 from deapcache.datasets.digests import file_digest
 from deapcache.datasets.folder.listing import read_split_file

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from deapcache import locations
 from deapcache.api.html import facts_html
-from deapcache.cache import CacheEntry, FeatureCache, companions, name_view
+from deapcache.cache import CacheEntry, FeatureCache, name_view, related_caches
 from deapcache.cache.format import Group, StoredArray
 from deapcache.cache.names import DEPTH, KINDS, original
 from deapcache.errors import AmbiguousCacheError, CacheMissError, IncompleteCacheError, UsageError
@@ -159,7 +159,7 @@ class Features(FeatureCache):
         )
 
     def _companions(self, name: str | None = None) -> list[CacheEntry]:
-        found = companions(self.entry)
+        found = related_caches(self.entry)
         return [entry for entry in found if name is None or (entry.name or IMAGES) == name]
 
     def _require_complete(self) -> None:

@@ -11,7 +11,7 @@ from deapcache.backbones.entries import BackboneEntry, WeightsSource
 from deapcache.backbones.names import describe
 from deapcache.backbones.weight_format import find_damage
 from deapcache.errors import MissingWeightsError
-from deapcache.locations.waiting import socket_timeout
+from deapcache.locations.http import socket_timeout
 
 TIMEOUT_SECONDS = 8.0
 """How long a server may stay silent before the download counts as impossible."""

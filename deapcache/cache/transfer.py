@@ -10,14 +10,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deapcache.cache.cache import Cache, provenance_keys
+from deapcache.cache.cache import Cache, open_cache, provenance_keys, restore_metadata
 from deapcache.cache.format import METADATA_KEY, StoredArray
 from deapcache.cache.image_ids import IMAGE_ID_KEYS
-from deapcache.cache.index import require_own
-from deapcache.cache.keeping import kept_true
-from deapcache.cache.opening import open_cache, restore_metadata
 from deapcache.cache.parallel import ShardListener, ShardProgress, each, unheard
 from deapcache.cache.shards import Scratch, WholeShard, shard_faults
+from deapcache.cache.web_index import refresh_manifest, require_own
 from deapcache.errors import CacheMissError, StorageFullError, UsageError
 from deapcache.locations import LocalLocation, Location
 from deapcache.recipe import differences
@@ -91,7 +89,7 @@ def transfer_cache(
     destination.sweep()
     copy = _Copy(source, target, present, threads or _THREADS)
     copy.require_space()
-    with kept_true(target):
+    with refresh_manifest(target):
         copy.run(progress)
         _copy_provenance(source.location, destination)
         restore_metadata(target)  # somebody may have removed the copy meanwhile
@@ -186,7 +184,7 @@ class _Copy:
         if free is not None and needed * _ROOM > free:
             raise StorageFullError(
                 f"{self._target.location} has {free / 1e9:.2f} GB free, the rest of this cache takes "
-                f"{needed / 1e9:.2f} GB: free some space, or copy a part of it (--shards, --images)"
+                f"{needed / 1e9:.2f} GB: free some space, or copy a part of it (--images)"
             )
 
     def run(self, progress: ShardListener) -> None:

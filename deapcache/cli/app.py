@@ -25,7 +25,6 @@ from deapcache.cli.predict import predict_command
 from deapcache.cli.probe import probe_command
 from deapcache.cli.results import results_command
 from deapcache.cli.run import run_command
-from deapcache.cli.serve import index_command, serve_command
 from deapcache.cli.speed import speed_command
 from deapcache.cli.streams import Output, nobody_reads, steady_streams
 from deapcache.cli.submit import submit_command
@@ -74,8 +73,6 @@ app.command("submit")(submit_command)
 app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 app.add_typer(listing.app, name="list")
-cache.app.command("serve")(serve_command)
-cache.app.command("index")(index_command)
 app.add_typer(cache.app, name="cache")
 app.add_typer(scenes.app, name="scenes")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from deapcache.backbones import CLS, Backbone, BackboneIdentity
-from deapcache.cache import FeatureCache, feature_arrays, features_path, kept_true, name_view
+from deapcache.cache import FeatureCache, feature_arrays, features_path, name_view, refresh_manifest
 from deapcache.errors import IncompleteCacheError
 from deapcache.extraction.creating import make_cache
 from deapcache.extraction.hands import Hands
@@ -136,7 +136,7 @@ def _extract_missing(
         images=lambda k: len(first.shard_rows(k)),
         caches=caches,
     )
-    with kept_true(*caches), share(work, settings.sharing, lambda text: progress(said(stage, text))) as mine:
+    with refresh_manifest(*caches), share(work, settings.sharing, lambda text: progress(said(stage, text))) as mine:
         tally = _Tally(mine, progress, stage)
         hands.compute(caches, mine.rounds(), backbone, prepared, settings=settings, watch=tally.watch)
         tally.show()

@@ -10,7 +10,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import numpy as np
 
-from deapcache.cache import Cache, kept_true
+from deapcache.cache import Cache, refresh_manifest
 from deapcache.datasets import BOXES, Dataset, crop_table, in_order, pad_table, resize_image, resize_map, workers
 from deapcache.errors import LEAVE_OUT, DataError, MissingDataError
 from deapcache.extraction.progress import Progress, ProgressEvent
@@ -32,7 +32,7 @@ def fill(dataset: Dataset, split: str, windows: Windows, mine: Share, *, progres
     """
     read = functools.partial(_read_row, dataset, split)
     done = published = 0
-    with kept_true(*windows.written), workers(dataset) as pool, ThreadPoolExecutor(1) as writer:
+    with refresh_manifest(*windows.written), workers(dataset) as pool, ThreadPoolExecutor(1) as writer:
         for units in mine.rounds():
             desk = _Desk(windows, mine, writer)
             for (window, row, _), values in in_order(pool, read, desk.jobs(units)):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from deapcache.backbones import CLS
-from deapcache.cache import Cache, CacheEntry, CacheFolder, FeatureCache, create_cache, feature_arrays, kept_true
+from deapcache.cache import Cache, CacheEntry, CacheFolder, FeatureCache, create_cache, feature_arrays, refresh_manifest
 from deapcache.datasets import Dataset, DigestIndex, open_dataset
 from deapcache.errors import MissingDataError, UsageError
 from deapcache.extraction.checking import without_unreadable
@@ -99,7 +99,7 @@ class _FeatureMaker(Maker):
             done += images
             progress(ProgressEvent(stage=f"repair {self._entry.path}", done=done, total=total))
 
-        with kept_true(cache), Record(cache, new_writer_name(), facts) as record:
+        with refresh_manifest(cache), Record(cache, new_writer_name(), facts) as record:
             watch = Watch(forwarded=forwarded, published=lambda shard, _: record.add(shard))
             features = cast(FeatureCache, cache)
             extract_shards([features], shards, self._backbone, source, batch_size=batch_size, watch=watch)

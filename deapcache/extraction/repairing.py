@@ -12,8 +12,8 @@ from deapcache.cache import (
     CacheFolder,
     ShardListener,
     VerifyReport,
-    kept_true,
     open_cache,
+    refresh_manifest,
     remove_bad_shards,
     require_own,
     restore_metadata,
@@ -115,7 +115,7 @@ def _with_maker(
     removed = remove_bad_shards(cache, bad.bad)
     lacking = removed if settings.only_bad else cache.missing_shards()
     shards = sorted(set(lacking) & set(cache.missing_shards()))
-    with kept_true(cache):
+    with refresh_manifest(cache):
         if shards:
             maker.make(cache, shards, progress)
             restore_metadata(cache)

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any, Self
 
 from deapcache.errors import ReadOnlyError, UsageError
-from deapcache.locations.redaction import redacted
+from deapcache.locations.addresses import redacted
 from deapcache.locations.tier import LocalTier
 
 

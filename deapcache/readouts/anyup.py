@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from deapcache.errors import MissingWeightsError, WeightsError
-from deapcache.locations.waiting import socket_timeout
+from deapcache.locations.http import socket_timeout
 from deapcache.readouts.config import READOUTS, ReadoutConfig, ReadoutEntry
 from deapcache.readouts.guided import GuidedReadout, normalised_images, weights_digest
 

@@ -9,10 +9,10 @@ from deapcache.cache import (
     ArraySpec,
     CacheEntry,
     are_wanted,
-    companions,
     create_cache,
     images_path,
     list_caches,
+    related_caches,
     select_cache,
     select_caches,
     select_folder,
@@ -112,8 +112,8 @@ def test_features_have_the_base_images_and_targets_of_the_same_images(home: Loca
         path = targets_path("coco", "train", "depth", target.digest)
         create_cache(home, path, recipe=target, arrays=[spec], image_ids=image_ids())
     (features,) = list_caches(home, "features")
-    found = companions(features)
+    found = related_caches(features)
     assert [entry.kind for entry in found] == ["images", "targets"]
     assert {entry.recipe["images"] for entry in found} == {same}
     assert {tuple(entry.recipe["size"]) for entry in found} == {size}
-    assert companions(found[0]) == []
+    assert related_caches(found[0]) == []

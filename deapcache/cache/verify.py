@@ -10,10 +10,9 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deapcache.cache.cache import Cache, has_shard, provenance_keys, shards_present
+from deapcache.cache.cache import Cache, has_shard, open_cache, provenance_keys, shards_present
 from deapcache.cache.format import METADATA_KEY, MOST_METADATA, StoredArray, read_group, stored_array
 from deapcache.cache.image_ids import BYTES, OFFSETS, check_image_id_metadata, read_image_ids, read_offsets
-from deapcache.cache.opening import open_cache
 from deapcache.cache.parallel import ShardListener, ShardProgress, each, unheard
 from deapcache.cache.shards import Fault, Scratch, ShardFile, WholeShard, most_bytes, shard_faults
 from deapcache.errors import CacheMissError, CorruptCacheError, FormatVersionError, NotAFileError
