@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from deapcache.cache.cache import Cache, open_cache
 from deapcache.cache.format import METADATA_KEY, added_fields, read_group
-from deapcache.cache.names import DEPTH, KINDS, SUFFIX, original
+from deapcache.cache.names import DEPTH, KINDS, SUFFIX, original, safe
 from deapcache.cache.parallel import REQUESTS
 from deapcache.cache.views import ORIGINAL
 from deapcache.errors import (
@@ -102,8 +102,18 @@ class CacheFolder:
 # --- listing ----------------------------------------------------------------------------------------------------------
 
 
-def list_caches(home: Location, kind: str | None = None) -> list[CacheEntry]:
+def list_caches(
+    home: Location,
+    kind: str | None = None,
+    *,
+    dataset: str | None = None,
+    split: str | None = None,
+    name: str | None = None,
+) -> list[CacheEntry]:
     """The caches of a home, all or of one kind, sorted by path; none where the home does not exist.
+
+    With ``dataset``, ``split`` and ``name``, which is no kind's but features' and targets', only caches of these are
+    looked at.
 
     Where homes are read beside it (``home.layers``), their caches follow. Of a cache that several have, the one of the
     first home that has all of it is listed; where none has, the one with the most shards.
@@ -112,23 +122,27 @@ def list_caches(home: Location, kind: str | None = None) -> list[CacheEntry]:
     which cannot be listed (open its caches by their address), and where the home could not be
     looked at.
     """
+    folders = "/".join(safe(part) if part else "*" for part in (dataset, split))
+    pattern = f"{folders}/{f'{safe(name)}-' if name else ''}*{SUFFIX}"
+    patterns = [f"{each}/{pattern}" for each in (KINDS if kind is None else (kind,))]
     found: dict[str, list[CacheEntry]] = {}
     for layer in home.layers:
-        for entry in _list_layer(layer, kind):
+        for entry in _list_layer(layer, patterns):
+            if name and entry.name != name:  # one whose name begins with this one
+                continue
             found.setdefault(entry.path, []).append(entry)
     return [_fullest(copies) for copies in found.values()]
 
 
-def _list_layer(home: Location, kind: str | None) -> list[CacheEntry]:
+def _list_layer(home: Location, patterns: Sequence[str]) -> list[CacheEntry]:
     def entry_or_problem(path: str) -> CacheEntry | str | None:
         try:
             return _read_entry(home, path)
         except CacheMissError:  # removed since it was listed
             return None
 
-    kinds = KINDS if kind is None else (kind,)
-    patterns = [f"{each}/*/*/*{SUFFIX}/{METADATA_KEY}" for each in kinds]
-    paths = [str(PurePosixPath(key).parent) for pattern in patterns for key in home.find(pattern)]
+    keys = [key for pattern in patterns for key in home.find(f"{pattern}/{METADATA_KEY}")]
+    paths = [str(PurePosixPath(key).parent) for key in keys]
     with ThreadPoolExecutor(REQUESTS) as pool:
         entries = list(pool.map(entry_or_problem, paths))
     for problem in (each for each in entries if isinstance(each, str)):

@@ -302,17 +302,18 @@ def open_key(home: Path, key: str) -> OpenFile | None:
         path = (home / key).resolve(strict=True)
         if not path.is_relative_to(home.resolve()):
             return None
-        content = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except RuntimeError:  # links in a circle
         return None
     except OSError as error:
         if error.errno not in _ABSENT:
             raise not_reached(error, home / key) from error
         return None
-    facts = os.fstat(content.fileno())
+    facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode):
-        content.close()
+        os.close(descriptor)
         return None
+    content = os.fdopen(descriptor, "rb", buffering=0)
     # A file is never changed in place: a new one has another inode or time.
     etag = f'"{facts.st_ino:x}-{facts.st_size:x}-{facts.st_mtime_ns:x}"'
     return OpenFile(content=content, size=facts.st_size, etag=etag)
