@@ -178,7 +178,9 @@ def parse_manifest(data: bytes) -> Manifest | None:
     """
     try:
         document = parse_json(data)
-        manifest = _parse_record(Manifest, {name: document[name] for name in document if name != "format"})
+        if not isinstance(document, dict):
+            return None
+        manifest = _parse_record(Manifest, {name: value for name, value in document.items() if name != "format"})
         whole_numbers(list(manifest.keys.values()), "a size", least=0)
         return None if difference(document, json.loads(manifest_bytes(manifest))) else manifest
     except (ValueError, TypeError, AttributeError):
