@@ -24,7 +24,7 @@ from deapcache.cache.catalog import (
 from deapcache.cache.features import STORAGE_FORMATS, decode_features, encode_cls, encode_features, feature_arrays
 from deapcache.cache.format import ArraySpec, shard_images_for
 from deapcache.cache.names import CLAIMS, features_path, images_path, targets_path
-from deapcache.cache.parallel import ShardListener, ShardProgress
+from deapcache.cache.parallel import ShardListener, ShardProgress, no_progress
 from deapcache.cache.reading import Reading
 from deapcache.cache.remove import Removal, last_written, remove_bad_shards, remove_cache, set_aside
 from deapcache.cache.transfer import Refused, TransferReport, transfer_cache
@@ -89,6 +89,7 @@ __all__ = [
     "list_home",
     "mirror",
     "name_view",
+    "no_progress",
     "open_cache",
     "read_manifest",
     "rebuild",

@@ -21,7 +21,7 @@ from deapcache.cache import (
     verify_cache,
 )
 from deapcache.cache.names import PROVENANCE
-from deapcache.cache.parallel import unheard
+from deapcache.cache.parallel import no_progress
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.extraction.makers import Maker, RepairSettings, maker_of
 from deapcache.extraction.progress import Progress, silent
@@ -59,7 +59,7 @@ def repair_cache(
     folder: CacheFolder,
     settings: RepairSettings | None = None,
     *,
-    checking: ShardListener = unheard,
+    checking: ShardListener = no_progress,
     progress: Progress = silent,
 ) -> RepairReport:
     """Verify a cache, delete its damaged shards, and make anew what is missing.
