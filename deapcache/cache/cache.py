@@ -237,7 +237,7 @@ def shards_present(location: Location, arrays: Sequence[StoredArray], wanted: Co
     """Those of the ``wanted`` shards that have a key in each of ``arrays``, which is to say that they are whole."""
     if location.can_list:
         found = _listed_shards(location, arrays, wanted)
-        if len(found) < len(wanted) and location.look_again():
+        if len(found) < len(wanted) and location.refresh():
             found = _listed_shards(location, arrays, wanted)
         return found
     with ThreadPoolExecutor(REQUESTS) as pool:

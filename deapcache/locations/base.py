@@ -108,7 +108,7 @@ class Location(ABC):
         """Whether :meth:`keys` works here; a web server does not list its folders."""
         return True
 
-    def look_again(self) -> bool:
+    def refresh(self) -> bool:
         """Forget what :meth:`keys` and :meth:`find` remember; whether anything was remembered."""
         return False
 

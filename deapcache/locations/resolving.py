@@ -174,8 +174,8 @@ class LayeredHome(Location):
     def folders(self, pattern: str) -> list[str]:
         return self.own.folders(pattern)
 
-    def look_again(self) -> bool:
-        return bool(sum([place.look_again() for place in self.layers]))  # each of them looks
+    def refresh(self) -> bool:
+        return bool(sum([place.refresh() for place in self.layers]))  # each of them looks
 
     def size(self, key: str) -> int | None:
         return self.own.size(key)
