@@ -165,10 +165,8 @@ def list_cache(
 
 def read_manifest(location: Location) -> Manifest | None:
     """The manifest that is kept at ``location``; None where there is none that can be used."""
-    try:
-        return parse_manifest(location.read(MANIFEST))
-    except (FileNotFoundError, NotAFileError, UnreadableError):
-        return None
+    data = _read(location, MANIFEST)
+    return None if data is None else parse_manifest(data)
 
 
 def parse_manifest(data: bytes) -> Manifest | None:
@@ -198,9 +196,10 @@ def write_manifest(location: Location, *, afresh: bool = False) -> Manifest:
         known = found.keys
     while True:
         listed = list_cache(location, known=known)
-        if read_manifest(location) == listed:
+        data = manifest_bytes(listed)
+        if _read(location, MANIFEST) == data:
             return listed
-        location.publish(MANIFEST, manifest_bytes(listed), replace=True)
+        location.publish(MANIFEST, data, replace=True)
         known = listed.keys
 
 
@@ -274,9 +273,10 @@ def write_index(home: Location) -> list[IndexEntry]:
     """
     while True:
         entries = list_home(home)
-        if _read_index(home) == entries:
+        data = index_bytes(entries)
+        if _read(home, INDEX) == data:
             return entries
-        home.publish(INDEX, index_bytes(entries), replace=True)
+        home.publish(INDEX, data, replace=True)
 
 
 def remove_from_index(cache: Location) -> None:
@@ -293,19 +293,14 @@ def _change_index(home: Location, path: str, *, leaving: bool = False) -> None:
     look and the write; `deapcache cache index` makes the whole index anew.
     """
     while True:
-        stamp = _stamp(home)
-        entries = _read_index(home)
+        stamp, raw = home.stamp_or_none(INDEX), _read(home, INDEX)
+        entries = None if raw is None else parse_index(raw)
         own = None if leaving or (found := entry_at(home, path)) is None else _index_entry(found)
-        if entries is None:
-            entries = [entry for entry in list_home(home) if entry.path != path]
-            written = None
-        else:
-            written, entries = entries, [entry for entry in entries if entry.path != path]
-        wanted = sorted([*entries, *([own] if own else [])], key=lambda entry: entry.path)
-        if wanted == written:
+        others = [entry for entry in (list_home(home) if entries is None else entries) if entry.path != path]
+        data = index_bytes(sorted([*others, *([own] if own else [])], key=lambda entry: entry.path))
+        if raw == data:
             return
-        if _stamp(home) == stamp:
-            home.publish(INDEX, index_bytes(wanted), replace=True)
+        home.publish_unless_changed(INDEX, data, stamp)
 
 
 def home_of(cache: Location) -> Location | None:
@@ -359,16 +354,10 @@ def _index_entry(entry: CacheEntry) -> IndexEntry | None:
     )
 
 
-def _read_index(home: Location) -> list[IndexEntry] | None:
+def _read(location: Location, key: str) -> bytes | None:
+    """What is at ``key``; None where it is no file that can be read."""
     try:
-        return parse_index(home.read(INDEX))
-    except (FileNotFoundError, NotAFileError, UnreadableError):
-        return None
-
-
-def _stamp(home: Location) -> str | None:
-    try:
-        return home.stamp(INDEX)
+        return location.read(key)
     except (FileNotFoundError, NotAFileError, UnreadableError):
         return None
 

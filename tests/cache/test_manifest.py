@@ -304,3 +304,16 @@ def _child(command: list[str]) -> subprocess.Popen[str]:
 def _go(child: subprocess.Popen[str]) -> None:
     child.stdin.write("go\n")
     child.stdin.flush()
+
+
+def test_a_key_that_cannot_be_shown_does_not_keep_a_writer_busy(home: LocalLocation) -> None:
+    cache = feature_cache(home)
+    fill(cache, [0])
+    (cache.location.path / "provenance").mkdir(exist_ok=True)
+    (cache.location.path / "provenance" / "a\x1b[2J.json").write_text("{}")
+    odd = home.path / "features" / "co\x1bco" / "train"
+    odd.mkdir(parents=True)
+    shutil.copytree(cache.location.path, odd / cache.location.path.name)
+    flush(cache)
+    assert read_manifest(cache.location) is None
+    assert len(rebuild(home)) == len(write_index(home)) == 2
