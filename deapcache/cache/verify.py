@@ -157,7 +157,8 @@ class _Scan:
         shard, stored = task
         rows = self._cache.shard_rows(shard)
         whole = tuple(range(len(rows)))
-        size, faults = 0, []
+        size = 0
+        faults: list[Fault] = []
         try:
             size, faults = self._read(stored.shard_key(shard), stored, shard, len(rows))
         except NotAFileError as error:
