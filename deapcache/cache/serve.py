@@ -42,6 +42,8 @@ from deapcache.errors import CacheMissError, DeapcacheError, LocationError, Usag
 from deapcache.locations import INDEX, MANIFEST, LocalLocation, Location, not_reached
 from deapcache.recipe import SHORT
 
+# --- the server -------------------------------------------------------------------------------------------------------
+
 SHARDS_KEPT = "public, max-age=31536000, immutable"
 """How long others may keep a shard: it is written once."""
 ASKED_AGAIN = "no-cache"
@@ -65,7 +67,7 @@ class HomeServer(http.server.ThreadingHTTPServer):
         if not 0 <= port < 65_536:  # the resolver would take it modulo 65,536
             raise UsageError(f"there is no port {port}: give one from 0 to 65535")
         self.home = home
-        self.derived = Derived(home)
+        self.derived = DerivedLists(home)
         try:
             family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
             self.address_family = family
@@ -206,53 +208,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
 
-LIFE = 5.0
-"""Seconds for which a listing is kept."""
-
-
-class Derived:
-    """What ``index.json`` and ``manifest.json`` would say; safe between threads, one of which lists at a time."""
-
-    def __init__(self, home: LocalLocation) -> None:
-        self._home = home
-        self._lock = threading.Lock()
-        self._kept: dict[str, tuple[float, bytes]] = {}
-        self._entries: tuple[float, list[IndexEntry]] | None = None
-
-    def entries(self) -> list[IndexEntry]:
-        """The caches of the home."""
-        with self._lock:
-            if self._entries is None or _old(self._entries[0]):
-                entries = list_home(self._home)
-                self._entries = time.monotonic(), entries
-            return self._entries[1]
-
-    def document(self, key: str) -> bytes | None:
-        """The content of a document; None where ``key`` is none. Raises what listing a cache raises."""
-        if key == INDEX:
-            return index_bytes(self.entries())
-        cache = cache_of(key)
-        return None if cache is None else self._manifest(cache)
-
-    def can_be_sent(self, key: str, content: BinaryIO) -> bool:
-        """Whether a file can be sent as it is: not one of these documents where it is damaged. It is left rewound."""
-        if key != INDEX and cache_of(key) is None:
-            return True
-        data = content.read()
-        content.seek(0)
-        return (parse_index(data) if key == INDEX else parse_manifest(data)) is not None
-
-    def _manifest(self, cache: str) -> bytes:
-        with self._lock:
-            if cache not in self._kept or _old(self._kept[cache][0]):
-                listed = list_cache(self._home / cache)
-                self._kept[cache] = time.monotonic(), manifest_bytes(listed)
-            return self._kept[cache][1]
-
-
-def _old(then: float) -> bool:
-    return time.monotonic() - then > LIFE
-
+# --- which file a request means ---------------------------------------------------------------------------------------
 
 _PART = re.compile(r"[A-Za-z0-9_@+=~-][A-Za-z0-9_.@+=~-]*", re.ASCII)
 """One part of a key: what names and shards are made of. No dot comes first, so neither ``..`` nor a temporary fits."""
@@ -319,6 +275,91 @@ def open_key(home: Path, key: str) -> OpenFile | None:
     return OpenFile(content=content, size=facts.st_size, etag=etag)
 
 
+# --- which bytes of it (RFC 9110, section 14) -------------------------------------------------------------------------
+
+_ONE_RANGE = re.compile(r"bytes=[ \t]*(\d{0,19})-(\d{0,19})[ \t]*", re.IGNORECASE | re.ASCII)
+
+
+class UnsatisfiableError(Exception):
+    """The range begins behind the end of the file."""
+
+
+def requested_range(header: str | None, size: int) -> range | None:
+    """The bytes that a ``Range`` header asks for, of a file of ``size`` bytes; None where all are to be sent.
+
+    All are sent where there is no header, several ranges, another unit or something that cannot be read, as the
+    standard allows. Raises :class:`UnsatisfiableError`.
+    """
+    found = _ONE_RANGE.fullmatch(header or "")
+    if not found or found[0].strip().endswith("=-"):
+        return None
+    first, last = found.groups()
+    if not first:
+        return _of_file(max(0, size - int(last)), size, size)
+    if last and int(last) < int(first):
+        return None
+    return _of_file(int(first), int(last) + 1 if last else size, size)
+
+
+def _of_file(start: int, stop: int, size: int) -> range:
+    wanted = range(start, min(stop, size))
+    if not wanted:
+        raise UnsatisfiableError
+    return wanted
+
+
+# --- lists that the home lacks, written nowhere -----------------------------------------------------------------------
+
+LIFE = 5.0
+"""Seconds for which a listing is kept."""
+
+
+class DerivedLists:
+    """What ``index.json`` and ``manifest.json`` would say; safe between threads, one of which lists at a time."""
+
+    def __init__(self, home: LocalLocation) -> None:
+        self._home = home
+        self._lock = threading.Lock()
+        self._kept: dict[str, tuple[float, bytes]] = {}
+        self._entries: tuple[float, list[IndexEntry]] | None = None
+
+    def entries(self) -> list[IndexEntry]:
+        """The caches of the home."""
+        with self._lock:
+            if self._entries is None or _old(self._entries[0]):
+                entries = list_home(self._home)
+                self._entries = time.monotonic(), entries
+            return self._entries[1]
+
+    def document(self, key: str) -> bytes | None:
+        """The content of a document; None where ``key`` is none. Raises what listing a cache raises."""
+        if key == INDEX:
+            return index_bytes(self.entries())
+        cache = cache_of(key)
+        return None if cache is None else self._manifest(cache)
+
+    def can_be_sent(self, key: str, content: BinaryIO) -> bool:
+        """Whether a file can be sent as it is: not one of these documents where it is damaged. It is left rewound."""
+        if key != INDEX and cache_of(key) is None:
+            return True
+        data = content.read()
+        content.seek(0)
+        return (parse_index(data) if key == INDEX else parse_manifest(data)) is not None
+
+    def _manifest(self, cache: str) -> bytes:
+        with self._lock:
+            if cache not in self._kept or _old(self._kept[cache][0]):
+                listed = list_cache(self._home / cache)
+                self._kept[cache] = time.monotonic(), manifest_bytes(listed)
+            return self._kept[cache][1]
+
+
+def _old(then: float) -> bool:
+    return time.monotonic() - then > LIFE
+
+
+# --- the page for people: no script, nothing from afar ----------------------------------------------------------------
+
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:75em;padding:0 1em;color:#222}
@@ -369,34 +410,3 @@ def _size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
-
-
-_ONE_RANGE = re.compile(r"bytes=[ \t]*(\d{0,19})-(\d{0,19})[ \t]*", re.IGNORECASE | re.ASCII)
-
-
-class UnsatisfiableError(Exception):
-    """The range begins behind the end of the file."""
-
-
-def requested_range(header: str | None, size: int) -> range | None:
-    """The bytes that a ``Range`` header asks for, of a file of ``size`` bytes; None where all are to be sent.
-
-    All are sent where there is no header, several ranges, another unit or something that cannot be read, as the
-    standard allows. Raises :class:`UnsatisfiableError`.
-    """
-    found = _ONE_RANGE.fullmatch(header or "")
-    if not found or found[0].strip().endswith("=-"):
-        return None
-    first, last = found.groups()
-    if not first:
-        return _of_file(max(0, size - int(last)), size, size)
-    if last and int(last) < int(first):
-        return None
-    return _of_file(int(first), int(last) + 1 if last else size, size)
-
-
-def _of_file(start: int, stop: int, size: int) -> range:
-    wanted = range(start, min(stop, size))
-    if not wanted:
-        raise UnsatisfiableError
-    return wanted

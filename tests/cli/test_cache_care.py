@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from deapcache_caches import feature_cache, fill
 from PIL import Image
 
 from deapcache.cache import list_caches
@@ -246,3 +247,23 @@ def test_prune_goes_by_last_use_then_by_last_write(cli, extracted):
     assert dry["would_remove"] == targets
     assert cli(*prune, "--unused", "--filter", "kind=weather", "--yes").code == 0
     assert [entry.path for entry in list_caches(extracted, "targets")] == targets
+
+
+def test_the_cache_of_every_command_is_a_filter(cli, home, tmp_path):
+    for storage in ("float16", "int8"):
+        fill(feature_cache(home, storage), [0])
+    (small,) = [entry.path for entry in list_caches(home) if entry.recipe["storage"] == "int8"]
+    place = ("--home", home, "--json")
+    assert [one["path"] for one in json.loads(cli("cache", "ls", "--filter", "storage=int8", *place).out)] == [small]
+    assert [one["path"] for one in json.loads(cli("cache", "info", "storage=int8", *place).out)] == [small]
+    assert [one["path"] for one in json.loads(cli("cache", "verify", "storage=int8", *place).out)] == [small]
+    (report,) = json.loads(cli("cache", "push", "storage=int8", "--to", tmp_path / "lab", *place).out)
+    assert report["destination"].endswith(small)
+    (report,) = json.loads(
+        cli("cache", "pull", "storage=int8", "--from", home, "--home", tmp_path / "me", "--json").out
+    )
+    assert report["destination"].endswith(small)
+    dry = json.loads(cli("cache", "rm", "storage=int8", "--dry-run", *place).out)
+    assert dry["would_remove"] == [small]
+    dry = json.loads(cli("cache", "prune", "--unused", "--filter", "storage=int8", "--dry-run", *place).out)
+    assert dry["would_remove"] == [small]
