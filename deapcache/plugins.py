@@ -30,7 +30,7 @@ from types import ModuleType
 from typing import Generic, TypeVar
 
 from deapcache.errors import DeapcacheError, PluginError, UnknownNameError, UsageError
-from deapcache.locations.paths import expanded
+from deapcache.locations.addresses import expanded
 
 VARIABLE = "DEAPCACHE_PLUGINS"
 ENTRY_POINT_GROUP = "deapcache.plugins"

@@ -19,7 +19,7 @@ from deapcache_caches import feature_cache, fill, shard_file, volumes
 from deapcache_testing import require
 
 from deapcache.cache import list_caches, list_folders, reading, verify_cache
-from deapcache.cache.serving.files import open_key
+from deapcache.cache.serve import open_key
 from deapcache.datasets.digests import file_digest
 from deapcache.datasets.folder import read_split_file
 from deapcache.datasets.io import decode_image

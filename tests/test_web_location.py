@@ -9,7 +9,7 @@ import time
 import pytest
 from deapcache_caches import feature_cache, fill, served
 
-from deapcache.cache import list_caches, open_cache, rebuild
+from deapcache.cache import flush, list_caches, open_cache, rebuild
 from deapcache.errors import LocationError, ReadOnlyError, UsageError
 from deapcache.locations import LocalLocation, WebLocation, locate
 
@@ -20,7 +20,7 @@ def cache(home: LocalLocation):
     cache = feature_cache(home, "int8")
     fill(cache, [0, 5])
     cache.record_provenance({"device": "cpu"})
-    cache.settle()
+    flush(cache)
     return cache
 
 
@@ -83,7 +83,7 @@ def test_a_list_is_fetched_anew_when_it_is_old_or_something_is_missing(
         found = open_cache(locate(url) / str(cache.location.path.relative_to(home.path)))
         assert found.present_shards() == {0, 5}
         fill(cache, [1])
-        cache.settle()
+        flush(cache)
         requests.clear()
         assert found.present_shards() == {0, 5}  # asked again within a second
         assert not requests

@@ -11,7 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from deapcache import cache, locations
-from deapcache.cache import CacheEntry, FeatureCache, companions, find_one, name_view
+from deapcache.cache import CacheEntry, FeatureCache, find_one, name_view, related_caches
 from deapcache.cache.format import Group, StoredArray, read_group
 from deapcache.cache.names import DEPTH, KINDS, original
 from deapcache.datasets import images_owner
@@ -140,7 +140,7 @@ class Features(FeatureCache):
         """
         from deapcache.results.components import figure_of_rows
 
-        images = self._companions(IMAGES)
+        images = self._related_caches(IMAGES)
         return figure_of_rows(self, self.entry, images[0] if images else None, self.rows_of([image_id, *more]))
 
     def companion(self, name: str, *, dataset: str | None = None, size: tuple[int, int] | None = None) -> CacheEntry:
@@ -150,7 +150,7 @@ class Features(FeatureCache):
         """
         found = [
             entry
-            for entry in self._companions(name)
+            for entry in self._related_caches(name)
             if dataset in (None, entry.dataset) and size in (None, tuple(entry.recipe["size"]))
         ]
         if len(found) == 1:
@@ -161,14 +161,14 @@ class Features(FeatureCache):
             raise AmbiguousCacheError(
                 f"{self.entry.home} has {asked} several times: {listed}; choose dataset= or size="
             )
-        there = ", ".join(dict.fromkeys(f"{e.name or IMAGES} of {e.dataset}" for e in self._companions())) or "none"
+        there = ", ".join(dict.fromkeys(f"{e.name or IMAGES} of {e.dataset}" for e in self._related_caches())) or "none"
         raise CacheMissError(
             f"{self.entry.home} has no {asked} for {self.entry.path}: there is {there}; deapcache extract makes all "
             "targets that a dataset has"
         )
 
-    def _companions(self, name: str | None = None) -> list[CacheEntry]:
-        found = companions(self.entry)
+    def _related_caches(self, name: str | None = None) -> list[CacheEntry]:
+        found = related_caches(self.entry)
         return [entry for entry in found if name is None or (entry.name or IMAGES) == name]
 
     def _require_complete(self) -> None:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from deapcache.backbones.registry import BackboneEntry, WeightsSource, describe
 from deapcache.errors import MissingWeightsError
-from deapcache.locations.waiting import socket_timeout
+from deapcache.locations.http import socket_timeout
 
 TIMEOUT_SECONDS = 8.0
 """How long a server may stay silent before the download counts as impossible."""

@@ -6,32 +6,47 @@
 """
 
 from deapcache.annotations import mirror
-from deapcache.cache.cache import Cache
-from deapcache.cache.companions import companions
-from deapcache.cache.feature_cache import FeatureCache
-from deapcache.cache.format import ArraySpec, shard_images_for
-from deapcache.cache.index import IndexEntry, lies_elsewhere, list_home, rebuild, require_own, write_index
-from deapcache.cache.keeping import kept_true
-from deapcache.cache.listing import CacheEntry, find_caches, find_one, list_caches
-from deapcache.cache.manifest import Manifest, list_cache, read_manifest, withdraw, write_manifest
-from deapcache.cache.names import CLAIMS, features_path, images_path, targets_path
-from deapcache.cache.opening import create_cache, open_cache, restore_metadata
-from deapcache.cache.parallel import ShardListener, ShardProgress
-from deapcache.cache.reading import Reading
-from deapcache.cache.removal import Removal, last_written, remove_bad_shards, remove_cache, set_aside
-from deapcache.cache.selecting import (
+from deapcache.cache.cache import Cache, FeatureCache, create_cache, open_cache, restore_metadata
+from deapcache.cache.catalog import (
+    CacheEntry,
     CacheFolder,
     are_wanted,
+    as_text,
+    find_caches,
+    find_one,
+    list_caches,
     list_folders,
+    related_caches,
     select_cache,
     select_caches,
     select_folder,
     select_folders,
 )
-from deapcache.cache.storage import STORAGE_FORMATS, decode_features, encode_cls, encode_features, feature_arrays
+from deapcache.cache.features import STORAGE_FORMATS, decode_features, encode_cls, encode_features, feature_arrays
+from deapcache.cache.format import ArraySpec, shard_images_for
+from deapcache.cache.names import CLAIMS, features_path, images_path, targets_path
+from deapcache.cache.parallel import ShardListener, ShardProgress, no_progress
+from deapcache.cache.reading import Reading
+from deapcache.cache.remove import Removal, last_written, remove_bad_shards, remove_cache, set_aside
 from deapcache.cache.transfer import Refused, TransferReport, transfer_cache
-from deapcache.cache.verifying import BadShard, VerifyReport, verify_cache
+from deapcache.cache.verify import BadShard, VerifyReport, verify_cache
 from deapcache.cache.views import HFLIP, ORIGINAL, VIEWS, check_views, name_view
+from deapcache.cache.web_index import (
+    IndexEntry,
+    Manifest,
+    flush,
+    lies_elsewhere,
+    list_cache,
+    list_home,
+    read_manifest,
+    rebuild,
+    refresh_manifest,
+    remove_from_index,
+    remove_from_manifest,
+    require_own,
+    write_index,
+    write_manifest,
+)
 
 __all__ = [
     "CLAIMS",
@@ -55,8 +70,8 @@ __all__ = [
     "TransferReport",
     "VerifyReport",
     "are_wanted",
+    "as_text",
     "check_views",
-    "companions",
     "create_cache",
     "decode_features",
     "encode_cls",
@@ -65,8 +80,8 @@ __all__ = [
     "features_path",
     "find_caches",
     "find_one",
+    "flush",
     "images_path",
-    "kept_true",
     "last_written",
     "lies_elsewhere",
     "list_cache",
@@ -75,11 +90,16 @@ __all__ = [
     "list_home",
     "mirror",
     "name_view",
+    "no_progress",
     "open_cache",
     "read_manifest",
     "rebuild",
+    "refresh_manifest",
+    "related_caches",
     "remove_bad_shards",
     "remove_cache",
+    "remove_from_index",
+    "remove_from_manifest",
     "require_own",
     "restore_metadata",
     "select_cache",
@@ -91,7 +111,6 @@ __all__ = [
     "targets_path",
     "transfer_cache",
     "verify_cache",
-    "withdraw",
     "write_index",
     "write_manifest",
 ]

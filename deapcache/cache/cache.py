@@ -1,4 +1,4 @@
-"""An open cache: what it holds, which shards are there, reading rows and writing shards."""
+"""Caches: creating and opening them, what they hold, reading rows and writing shards."""
 
 from __future__ import annotations
 
@@ -8,22 +8,33 @@ import socket
 import threading
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from deapcache.cache.format import ArraySpec, Group, StoredArray
-from deapcache.cache.image_ids import read_image_ids
-from deapcache.cache.keeping import ManifestKeeper
+from deapcache.cache.features import CLS, decode_features
+from deapcache.cache.format import (
+    METADATA_KEY,
+    ArraySpec,
+    Group,
+    StoredArray,
+    array_metadata,
+    new_group,
+    read_group,
+    shard_images_for,
+    stored_array,
+)
+from deapcache.cache.image_ids import image_id_files, read_image_ids
 from deapcache.cache.names import PROVENANCE, is_provenance, safe
 from deapcache.cache.parallel import REQUESTS
 from deapcache.cache.reading import ArrayReader, Reading, checked_rows
 from deapcache.cache.shards import encode_shard
 from deapcache.cache.tier import begin_reading
-from deapcache.errors import NotAFileError, UsageError
+from deapcache.errors import CacheMissError, CorruptCacheError, NotAFileError, UsageError
 from deapcache.locations import Location
+from deapcache.recipe import Recipe, differences
 from deapcache.untrusted import parse_json
 
 _MOST_PROVENANCE = 16_000_000
@@ -63,7 +74,6 @@ class Cache:
             )
             for stored in arrays
         }
-        self._manifest = ManifestKeeper(location)
         self._writer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
     def __repr__(self) -> str:
@@ -75,8 +85,6 @@ class Cache:
 
     def __reduce__(self) -> tuple[Callable[..., Cache], tuple[Location | None, ...]]:
         """Another process opens the cache for itself."""
-        from deapcache.cache.opening import open_cache
-
         return open_cache, (self.location,)
 
     @property
@@ -169,12 +177,6 @@ class Cache:
         """
         rows = self.shard_rows(k)
         _check_shard(self.arrays, rows, k, arrays)
-        written = self._publish_shard(k, arrays)
-        if written:
-            self._manifest.published(len(rows))
-        return written
-
-    def _publish_shard(self, k: int, arrays: Mapping[str, np.ndarray]) -> bool:
         # The last array commits the shard: a kill before that leaves no shard. Two writers of an int8 cache may thus
         # pair one's scales with the other's features; both come from one recipe, so they are equal, or close where
         # devices differ. Where the last one is there and another is not, which a removal that was cut off leaves, the
@@ -183,14 +185,6 @@ class Cache:
             return False
         files = ((stored.shard_key(k), encode_shard(stored, arrays[name])) for name, stored in self._stored.items())
         return [self.location.publish(key, data) for key, data in files][-1]
-
-    def settle(self) -> None:
-        """Bring ``manifest.json`` and the home's ``index.json`` up to date now; a failure to is a warning.
-
-        :meth:`write_shard` does so at a bounded rate and when it completes the cache: call this after the last shard
-        of a part.
-        """
-        self._manifest.settle()
 
     def read(self, rows: Sequence[int] | np.ndarray, array: str | None = None) -> np.ndarray:
         """Entries of ``rows``, in that order, repeats included: (len(rows), ``*item_shape``) in the stored dtype.
@@ -216,7 +210,6 @@ class Cache:
         """
         data = json.dumps(dict(facts), indent=2, sort_keys=True).encode()
         self.location.publish(f"{PROVENANCE}/{safe(writer or self._writer)}.json", data, replace=True)
-        self._manifest.settle(index=False)
 
     def provenance(self) -> list[dict[str, Any]]:
         """What each writer recorded, sorted by writer; a damaged file is left out with a warning that names it."""
@@ -244,7 +237,7 @@ def shards_present(location: Location, arrays: Sequence[StoredArray], wanted: Co
     """Those of the ``wanted`` shards that have a key in each of ``arrays``, which is to say that they are whole."""
     if location.can_list:
         found = _listed_shards(location, arrays, wanted)
-        if len(found) < len(wanted) and location.look_again():
+        if len(found) < len(wanted) and location.refresh():
             found = _listed_shards(location, arrays, wanted)
         return found
     with ThreadPoolExecutor(REQUESTS) as pool:
@@ -275,3 +268,171 @@ def _check_shard(specs: Mapping[str, ArraySpec], rows: range, k: int, arrays: Ma
             raise UsageError(
                 f"array {name!r} of shard {k} must be {expected[0]} {expected[1]}; found {found[0]} {found[1]}"
             )
+
+
+class FeatureCache(Cache):
+    """A cache of one backbone's feature volumes (N, H, W, D)."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(H, W) of a feature volume."""
+        height, width, _ = self.arrays["features"].item_shape
+        return height, width
+
+    @property
+    def dim(self) -> int:
+        """D, the width of a feature vector."""
+        return self.arrays["features"].item_shape[-1]
+
+    @property
+    def storage(self) -> str:
+        """The storage format, one of ``STORAGE_FORMATS``."""
+        return str(self.recipe["storage"])
+
+    @property
+    def backbone(self) -> str:
+        """The backbone's name."""
+        return str(self.recipe["backbone"])
+
+    def read_features(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Feature volumes of ``rows`` in that order: (len(rows), H, W, D), float16 for 16-bit storage, else float32.
+
+        Raises what :meth:`Cache.read` raises.
+        """
+        return self.read_features_async(rows).result()
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether the class token is kept beside each volume."""
+        return CLS in self.arrays
+
+    def read_cls(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Class tokens of ``rows`` in that order: (len(rows), D), float16 for 16-bit storage, else float32.
+
+        Raises :class:`UsageError` where they were not kept, and what :meth:`Cache.read` raises.
+        """
+        if not self.has_cls:
+            raise UsageError(f"{self.location} holds no class tokens: extract with --tokens cls")
+        return self.read(rows, CLS)
+
+    def read_features_async(self, rows: Sequence[int] | np.ndarray) -> Reading:
+        """Begin :meth:`read_features` and come back at once; errors are raised by ``result()`` of what is returned."""
+        readings = {name: self.read_async(rows, name) for name in self.arrays if name != CLS}
+        return Reading(lambda: decode_features({name: each.result() for name, each in readings.items()}, self.storage))
+
+
+MakeFeatures = Callable[[Location, Group, Sequence[StoredArray]], FeatureCache]
+
+
+def open_cache(location: Location, *, features: MakeFeatures = FeatureCache) -> Cache:
+    """The cache at ``location``; what ``features`` makes of it, a :class:`FeatureCache`, where it holds features.
+
+    Raises :class:`CacheMissError` where there is none, :class:`CorruptCacheError` where its metadata is not what
+    deapcache writes, :class:`FormatVersionError` where another version wrote it.
+    """
+    group = read_group(location)
+    arrays = [stored_array(location, name, group.images) for name in group.arrays]
+    for stored in arrays:
+        if (stored.images, stored.shard_images) != (group.images, arrays[0].shard_images):
+            raise CorruptCacheError(
+                f"{location}/{stored.spec.name}/{METADATA_KEY} speaks of {stored.images} images in shards of "
+                f"{stored.shard_images}, expected {group.images} in shards of {arrays[0].shard_images}: restore it "
+                "from a copy, or move the folder away and extract again"
+            )
+    return (features if group.kind == "features" else Cache)(location, group, arrays)
+
+
+def create_cache(
+    home: Location,
+    path: str,
+    *,
+    recipe: Recipe,
+    arrays: Sequence[ArraySpec],
+    image_ids: Sequence[str],
+    attributes: Mapping[str, Any] = {},
+) -> Cache:
+    """The cache at ``path`` below ``home``, made where there is none; several processes may do so at once.
+
+    Parameters
+    ----------
+    recipe
+        What the cache holds; its digest must be that of a cache found there.
+    arrays
+        The arrays of a shard in the order in which they are published; the last one commits the shard.
+    image_ids
+        Ids of all images, in row order; at least one.
+    attributes
+        JSON facts to keep beside the recipe, such as the data set's name.
+
+    Raises
+    ------
+    UsageError
+        Where another recipe, other images or other arrays are there already.
+    ReadOnlyError, StorageFullError
+        Where it cannot be written; no cache is there then.
+    """
+    if not image_ids:
+        raise UsageError(f"a cache needs at least one image: {path} would have none")
+    location = home / path
+    group = new_group(recipe, [spec.name for spec in arrays], len(image_ids), attributes)
+    try:
+        found = open_cache(location)
+    except CacheMissError:
+        _publish(location, group, arrays, image_ids)
+        found = open_cache(location)
+    _require_same(found, group, arrays, image_ids)
+    return found
+
+
+def _publish(location: Location, group: Group, arrays: Sequence[ArraySpec], image_ids: Sequence[str]) -> None:
+    # The first one published stays, key by key, and all that a recipe decides is equal in every process. The root
+    # comes last: until then there is no cache, so a kill on the way leaves nothing that could be opened.
+    for key, data in _array_keys(arrays, image_ids):
+        location.publish(key, data)
+    location.publish(METADATA_KEY, group.to_bytes())
+
+
+def restore_metadata(cache: Cache) -> None:
+    """Publish again those small files of ``cache`` that somebody has removed since it was opened, the root last.
+
+    Raises :class:`CorruptCacheError` where another cache has taken its place.
+    """
+    location, arrays = cache.location, cache.stored_arrays
+    for key, data in (*_small_files(arrays, cache.image_ids), (METADATA_KEY, cache.group.to_bytes())):
+        if not location.exists(key):
+            location.publish(key, data)
+    found = open_cache(location)
+    if found.digest != cache.digest or found.stored_arrays != arrays:
+        raise CorruptCacheError(
+            f"{location} was removed and made anew in another form while it was extracted: remove it, and extract again"
+        )
+
+
+def _array_keys(arrays: Sequence[ArraySpec], image_ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    images, shard_images = len(image_ids), shard_images_for(arrays, len(image_ids))
+    described = [(spec, array_metadata(spec, images, shard_images)) for spec in arrays]
+    stored = [StoredArray(spec=s, images=images, shard_images=shard_images, metadata=found) for s, found in described]
+    return _small_files(stored, image_ids)
+
+
+def _small_files(arrays: Sequence[StoredArray], image_ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """All that says what the shards are, but for the root."""
+    for stored in arrays:
+        yield f"{stored.spec.name}/{METADATA_KEY}", json.dumps(stored.metadata, indent=2).encode()
+    yield from image_id_files(image_ids)
+
+
+def _require_same(found: Cache, group: Group, arrays: Sequence[ArraySpec], image_ids: Sequence[str]) -> None:
+    if found.digest != group.digest:
+        differing = "; ".join(str(each) for each in differences(group.recipe, found.recipe))
+        raise UsageError(f"{found.location} holds another recipe ({differing}): choose another path or home")
+    if found.image_ids != tuple(image_ids):
+        raise UsageError(
+            f"{found.location} holds {len(found)} images, {len(image_ids)} were given, or their ids or order differ: "
+            "an image set's digest must cover its ids; move that folder away, or choose another home"
+        )
+    if list(found.arrays.values()) != list(arrays):
+        raise UsageError(
+            f"{found.location} holds {list(found.arrays.values())}, expected {list(arrays)}: "
+            "move that folder away, or choose another home"
+        )

@@ -71,8 +71,8 @@ _LEVELS = {"zstd+bitshuffle": 1}
 
 _COMPRESSORS = ("blosclz", "lz4", "lz4hc", "zlib", "zstd", "snappy")
 _SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
-_FREE = ("clevel", "blocksize")
-"""How hard Blosc tried: no reader needs them, and they may differ between versions."""
+_FREE = {"clevel": 9, "blocksize": MOST_BYTES}
+"""How hard Blosc tried, up to the largest that it takes: no reader needs them, and versions may differ in them."""
 
 _AXES = frozenset({"row", "column", "channel", "box"})
 """Names of axes: of features, images and maps; of tables of boxes; of class tokens."""
@@ -378,9 +378,15 @@ def _compression(codecs: list[dict[str, Any]]) -> str:
 def difference(found: Any, expected: Any, place: str = "") -> str:
     """The first place where two JSON documents differ; empty where they do not."""
     if isinstance(found, dict) and isinstance(expected, dict):
-        names = [name for name in (*expected, *(found.keys() - expected.keys())) if name not in _FREE]
-        pairs = ((found.get(name), expected.get(name), f"{place}.{name}".lstrip(".")) for name in names)
-        return next((told for pair in pairs if (told := difference(*pair))), "")
+        for name in (*expected, *sorted(found.keys() - expected.keys())):
+            there, wanted = found.get(name), expected.get(name)
+            if name in _FREE and name in expected and type(there) is int and 0 <= there <= _FREE[name]:
+                continue
+            if text := difference(there, wanted, f"{place}.{name}".lstrip(".")):
+                return text
+            if name not in found or name not in expected:  # null is not nothing
+                return f"it {'lacks' if name in expected else 'has'} {shorten(f'{place}.{name}'.lstrip('.'))}"
+        return ""
     if isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
         parts = enumerate(zip(found, expected, strict=True))
         return next((told for i, pair in parts if (told := difference(*pair, f"{place}[{i}]"))), "")

@@ -35,7 +35,7 @@ class ShardProgress:
 ShardListener = Callable[[ShardProgress], None]
 
 
-def unheard(_: ShardProgress) -> None:
+def no_progress(_: ShardProgress) -> None:
     """Progress that nobody looks at."""
 
 

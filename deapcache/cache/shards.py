@@ -18,7 +18,7 @@ import numpy as np
 from crc32c import crc32c
 from numcodecs import blosc
 
-from deapcache.cache.finite import are_finite
+from deapcache.cache.features import are_finite
 from deapcache.cache.format import UNCOMPRESSED, StoredArray
 from deapcache.cache.parallel import in_threads
 

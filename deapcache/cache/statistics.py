@@ -10,7 +10,7 @@ import numpy as np
 from dask.base import compute
 from dask.delayed import delayed
 
-from deapcache.cache.feature_cache import FeatureCache
+from deapcache.cache.cache import FeatureCache
 
 
 @dataclass(frozen=True, kw_only=True)

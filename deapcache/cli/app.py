@@ -24,7 +24,6 @@ from deapcache.cli.predict import predict_command
 from deapcache.cli.probe import probe_command
 from deapcache.cli.results import leaderboard_command, results_command, submit_command
 from deapcache.cli.run import demo_command, run_command
-from deapcache.cli.serve import index_command, serve_command
 from deapcache.cli.speed import speed_command
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.locations import redacted
@@ -71,8 +70,6 @@ app.command("submit")(submit_command)
 app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 app.add_typer(listing.app, name="list")
-cache.app.command("serve")(serve_command)
-cache.app.command("index")(index_command)
 app.add_typer(cache.app, name="cache")
 
 

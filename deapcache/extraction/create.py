@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from deapcache.cache import ORIGINAL, ArraySpec, Cache, CacheEntry, create_cache, list_caches, name_view, open_cache
 from deapcache.cache.format import METADATA_KEY
+from deapcache.cache.names import original
 from deapcache.errors import CorruptCacheError, StorageFullError
 from deapcache.extraction.progress import NewCache, Progress, ProgressEvent
 from deapcache.locations import Location
@@ -75,9 +76,11 @@ def _caches_beside(home: Location, path: str, recipe: Recipe) -> list[CacheEntry
     if home.exists(f"{path}/{METADATA_KEY}"):
         return []
     folder, named = PurePosixPath(path).parent, [field for field in _NAMING if hasattr(recipe, field)]
+    dataset, split = map(original, folder.parts[-2:])
+    name = next((getattr(recipe, field) for field in _NAMING[:2] if field in named), None)
     return [
         entry
-        for entry in list_caches(home, recipe.kind)
+        for entry in list_caches(home, recipe.kind, dataset=dataset, split=split, name=name)
         if PurePosixPath(entry.path).parent == folder
         and entry.digest != recipe.digest
         and all(entry.fields[field] == getattr(recipe, field) for field in named)

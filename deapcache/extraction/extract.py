@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 import torch
 
 from deapcache.backbones import CLS, Backbone, BackboneIdentity, build, describe
-from deapcache.cache import ORIGINAL, FeatureCache, feature_arrays, features_path, kept_true, name_view
+from deapcache.cache import ORIGINAL, FeatureCache, feature_arrays, features_path, name_view, refresh_manifest
 from deapcache.datasets import INTERPOLATION, Dataset
 from deapcache.errors import DeapcacheError, IncompleteCacheError
 from deapcache.extraction.claims import WorkQueue
@@ -366,7 +366,7 @@ def compute_features(
         stored_bytes += size
         queue.finish(shard)
 
-    with kept_true(*caches), queue:
+    with refresh_manifest(*caches), queue:
         (executor or LocalExecutor()).compute(
             caches,
             queue.batches(),

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deapcache.annotations import ANNOTATIONS, BOXES, OUTSIDE, get_annotation
-from deapcache.cache import ORIGINAL, ArraySpec, Cache, images_path, kept_true, targets_path
+from deapcache.cache import ORIGINAL, ArraySpec, Cache, images_path, refresh_manifest, targets_path
 from deapcache.datasets import (
     INTERPOLATION,
     Dataset,
@@ -262,7 +262,7 @@ def fill_caches(
     )
     read = functools.partial(_read_row, dataset, split)
     done = published = 0
-    with queue, kept_true(*blocks.written), workers(dataset) as pool, ThreadPoolExecutor(1) as writer:
+    with queue, refresh_manifest(*blocks.written), workers(dataset) as pool, ThreadPoolExecutor(1) as writer:
         for batch in queue.batches():
             publisher = _BlockPublisher(blocks, queue, writer)
             for (block, row, _), values in in_order(pool, read, publisher.row_jobs(batch)):

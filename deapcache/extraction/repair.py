@@ -21,15 +21,15 @@ from deapcache.cache import (
     VerifyReport,
     create_cache,
     feature_arrays,
-    kept_true,
     open_cache,
+    refresh_manifest,
     remove_bad_shards,
     require_own,
     set_aside,
     verify_cache,
 )
 from deapcache.cache.names import PROVENANCE
-from deapcache.cache.parallel import unheard
+from deapcache.cache.parallel import no_progress as no_shard_progress
 from deapcache.datasets import DigestIndex, open_dataset
 from deapcache.errors import DeapcacheError, MissingDataError, UsageError
 from deapcache.extraction.create import item_bytes, require_space
@@ -96,7 +96,7 @@ def repair_cache(
     folder: CacheFolder,
     settings: RepairSettings | None = None,
     *,
-    checking: ShardListener = unheard,
+    checking: ShardListener = no_shard_progress,
     progress: Progress = no_progress,
 ) -> RepairReport:
     """Verify a cache, delete its damaged shards, and extract what is missing.
@@ -135,7 +135,7 @@ def repair_cache(
     removed = remove_bad_shards(cache, bad)
     missing = cache.missing_shards()
     shards = sorted(set(missing).intersection(removed)) if settings.only_bad else missing
-    with kept_true(cache):
+    with refresh_manifest(cache):
         if shards:
             source.extract(cache, shards)
     return RepairReport(verified=found, removed=removed, set_aside=moved, remade=tuple(shards))

@@ -4,9 +4,8 @@ A :class:`Location` is a folder: a local path, or a prefix in an object store or
 home is written through :meth:`Location.publish`, in one atomic step, so that a key exists if and only if it is whole.
 """
 
-from deapcache.locations.addresses import local_path
+from deapcache.locations.addresses import expanded, local_path, redacted
 from deapcache.locations.base import Location, Use
-from deapcache.locations.layers import LayeredHome
 from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation, file_age
 from deapcache.locations.looking import (
     entries_of,
@@ -18,10 +17,8 @@ from deapcache.locations.looking import (
     reading,
     require_reached,
 )
-from deapcache.locations.paths import expanded
-from deapcache.locations.redaction import redacted
 from deapcache.locations.remote import RemoteLocation
-from deapcache.locations.resolving import data_root, home, locate
+from deapcache.locations.resolving import LayeredHome, data_root, home, locate
 from deapcache.locations.tier import LocalTier, local_tier, parse_bytes
 from deapcache.locations.web import INDEX, LISTING_FORMAT, MANIFEST, WebLocation
 

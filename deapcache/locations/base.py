@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Self
 
-from deapcache.errors import ReadOnlyError, UsageError
-from deapcache.locations.redaction import redacted
+from deapcache.errors import NotAFileError, ReadOnlyError, UnreadableError, UsageError
+from deapcache.locations.addresses import redacted
 from deapcache.locations.tier import LocalTier
 
 
@@ -90,6 +91,20 @@ class Location(ABC):
         :class:`ReadOnlyError` or :class:`StorageFullError`; the key then does not exist.
         """
 
+    def publish_unless_changed(self, key: str, data: bytes, stamp: str | None) -> bool:
+        """Replace ``key`` whole if its :meth:`stamp` is still ``stamp``; else False, and nothing is written.
+
+        Two writers in the same moment may both pass where the store has no such step of its own; the last one stays.
+        """
+        return self.stamp_or_none(key) == stamp and self.publish(key, data, replace=True)
+
+    def stamp_or_none(self, key: str) -> str | None:
+        """The :meth:`stamp` of ``key``; None where it is no file that can be read."""
+        try:
+            return self.stamp(key)
+        except (FileNotFoundError, NotAFileError, UnreadableError):
+            return None
+
     @abstractmethod
     def exists(self, key: str) -> bool:
         """Whether ``key`` is there."""
@@ -108,15 +123,16 @@ class Location(ABC):
         """Whether :meth:`keys` works here; a web server does not list its folders."""
         return True
 
-    def look_again(self) -> bool:
+    def refresh(self) -> bool:
         """Forget what :meth:`keys` and :meth:`find` remember; whether anything was remembered."""
         return False
 
     def find(self, pattern: str) -> list[str]:
         """The keys that fit a pattern such as ``features/*/*/*.zarr/zarr.json``, sorted; ``*`` stays within a part."""
-        parts = len(PurePosixPath(pattern).parts)
-        below = self.keys(pattern.partition("/")[0])
-        return [key for key in below if len(PurePosixPath(key).parts) == parts and PurePosixPath(key).match(pattern)]
+        parts = PurePosixPath(pattern).parts
+        below = self.keys("/".join(itertools.takewhile(lambda part: "*" not in part, parts[:-1])))
+        paths = ((key, PurePosixPath(key)) for key in below)
+        return [key for key, path in paths if len(path.parts) == len(parts) and path.match(pattern)]
 
     def folders(self, pattern: str) -> list[str]:
         """The folders that fit a pattern such as ``features/*/*/*.zarr`` and in which a key lies, sorted."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
+import socket
 import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
 from deapcache.errors import LocationError, NotAFileError
-from deapcache.locations.redaction import redacted
+from deapcache.locations.addresses import redacted
 from deapcache.locations.stores import RETRIES, silence_seconds
 
 MOST_BYTES = 1 << 32
@@ -125,3 +128,14 @@ def _fetched(url: str, limit: int, silence: float, outcome: dict[str, Any]) -> b
 
 def _too_large(url: str, limit: int) -> NotAFileError:
     return NotAFileError(f"{redacted(url)} has more than {limit:,} bytes: no more are read of such a file")
+
+
+@contextlib.contextmanager
+def socket_timeout(seconds: float) -> Iterator[None]:
+    """Connections that are opened in the block give up after so many silent seconds; for the whole process."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

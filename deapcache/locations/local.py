@@ -131,6 +131,15 @@ class LocalLocation(Location):
             ) from error
 
     def publish(self, key: str, data: bytes, *, replace: bool = False) -> bool:
+        return self._publish(key, data, lambda file, target: _put_in_place(file, target, replace=replace))
+
+    def publish_unless_changed(self, key: str, data: bytes, stamp: str | None) -> bool:
+        def put(file: Path, target: Path) -> bool:  # looks once the bytes are on the disk: that may take long
+            return self.stamp_or_none(key) == stamp and _put_in_place(file, target, replace=True)
+
+        return self._publish(key, data, put)
+
+    def _publish(self, key: str, data: bytes, put: Callable[[Path, Path], bool]) -> bool:
         self._require_own()
         target = self.path / inside(key)
         with _explained(target):
@@ -139,7 +148,7 @@ class LocalLocation(Location):
             temporary = target.with_name(_temporary_name())
             try:
                 _write_whole(temporary, data, modes)
-                published = _put_in_place(temporary, target, replace=replace)
+                published = put(temporary, target)
             finally:
                 with contextlib.suppress(OSError):  # what stays behind is swept one day
                     temporary.unlink(missing_ok=True)

@@ -7,15 +7,15 @@ import errno
 import json
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from deapcache.errors import DeapcacheError, LocationError, NotAFileError, ReadOnlyError
+from deapcache.locations.addresses import redacted
 from deapcache.locations.base import PLAIN, Location, Use, inside
-from deapcache.locations.listings import forget_listings, remembered_listing
-from deapcache.locations.redaction import redacted
 from deapcache.locations.stores import RETRIES, open_store, silence_seconds, store_settings
 from deapcache.untrusted import is_hidden
 
@@ -265,3 +265,30 @@ def remote_reason(error: Exception) -> str:
 def _after_tries(text: str) -> str:
     found = re.search(r"after (\d+) retries", text)
     return f" after {found[1]} retries" if found else ""
+
+
+KEPT_SECONDS = 10.0
+"""How long the keys that a store listed are taken for all there are; what this process writes ends it at once."""
+
+_Key = tuple[str, str]
+
+_lock = threading.Lock()
+_kept: dict[_Key, tuple[float, list[str]]] = {}
+
+
+def remembered_listing(key: _Key, listing: Callable[[], list[str]]) -> list[str]:
+    """What ``listing`` gave within the last seconds, else what it gives now."""
+    with _lock:
+        known = _kept.get(key)
+    if known and time.monotonic() - known[0] < KEPT_SECONDS:
+        return list(known[1])
+    found = listing()
+    with _lock:
+        _kept[key] = time.monotonic(), found
+    return list(found)
+
+
+def forget_listings() -> None:
+    """Ask the stores again: something was written."""
+    with _lock:
+        _kept.clear()

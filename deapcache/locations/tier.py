@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deapcache.errors import LocationError, UsageError
-from deapcache.locations.addresses import local_path
-from deapcache.locations.paths import expanded, given_or_set
+from deapcache.locations.addresses import expanded, given_or_set, local_path
 
 SHARDS = "deapcache-shards"
 """The one folder below the tier's that deapcache writes to, counts and deletes from."""

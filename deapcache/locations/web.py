@@ -81,7 +81,7 @@ class WebLocation(RemoteLocation):
         listed = (self._manifest() or {}).get(inside(key))
         return super().size(key) if listed is None else listed
 
-    def look_again(self) -> bool:
+    def refresh(self) -> bool:
         times = [then for then, _ in self._remembered.values()]
         if not times or time.monotonic() - min(times) < _BURST:
             return False

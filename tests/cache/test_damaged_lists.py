@@ -16,6 +16,7 @@ from deapcache_servers import in_a_thread
 
 from deapcache.cache import (
     FeatureCache,
+    flush,
     list_cache,
     list_caches,
     list_home,
@@ -26,7 +27,7 @@ from deapcache.cache import (
     write_index,
     write_manifest,
 )
-from deapcache.cache.serving import HomeServer
+from deapcache.cache.serve import HomeServer
 from deapcache.locations import LocalLocation, locate
 
 
@@ -142,7 +143,7 @@ def test_a_damaged_manifest_is_gone_without_and_made_anew(lab: LocalLocation, da
         assert rebuild(lab) == before
         cache = one.open()
         assert isinstance(cache, FeatureCache)
-        cache.settle()
+        flush(cache)
     assert bool(told) != writes
     assert (read_manifest(one.location) == list_cache(one.location)) == writes
     remove_cache(other.location)

@@ -9,28 +9,32 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
-from deapcache_caches import IMAGES, feature_cache, fill, image_ids, shard_file
+from deapcache_caches import IMAGES, feature_cache, fill, image_ids, shard_file, volumes
 from deapcache_servers import files_below
 
 from deapcache.cache import (
     ArraySpec,
     FeatureCache,
     create_cache,
+    encode_features,
+    flush,
     images_path,
-    keeping,
     list_cache,
     open_cache,
     read_manifest,
     rebuild,
-    withdraw,
+    refresh_manifest,
+    remove_from_index,
+    remove_from_manifest,
     write_index,
     write_manifest,
 )
-from deapcache.cache.index import home_of
-from deapcache.errors import CacheMissError, ReadOnlyError
+from deapcache.cache.web_index import home_of
+from deapcache.errors import CacheMissError, ReadOnlyError, UsageError
 from deapcache.locations import LocalLocation, locate
 from deapcache.recipe import ImageRecipe
 
@@ -69,27 +73,76 @@ def test_a_complete_cache_is_told_without_being_asked(home: LocalLocation, stora
     }  # fmt: skip
 
 
-def test_lists_are_renewed_at_a_bounded_rate_and_when_a_writer_settles(
-    home: LocalLocation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lists_are_written_when_a_writer_has_done_its_part_and_not_for_each_shard(home: LocalLocation) -> None:
     cache = feature_cache(home)
-    fill(cache, range(9))
-    assert told(cache)["images"] == 3  # the first shard, and no more within ten seconds
-    cache.settle()
+    with refresh_manifest(cache):
+        for k in range(9):
+            rows = cache.shard_rows(k)
+            cache.write_shard(k, encode_features(volumes(rows), "float16", image_ids()[rows.start : rows.stop]))
+            assert not (cache.location.path / "manifest.json").exists()
+            assert not (home.path / "index.json").exists()
     assert told(cache)["keys"] == truth(cache)
     assert (told(cache)["images"], indexed(home)[0]["images"]) == (27, 27)
-    later = time.monotonic() + keeping.MANIFEST_SECONDS + 1
-    monkeypatch.setattr(time, "monotonic", lambda: later)
     fill(cache, [42, 43])  # the edge shard holds one image
-    assert told(cache)["images"] == 30
-    assert indexed(home)[0]["images"] == 27  # the index is renewed less often
-    cache.settle()
     assert (told(cache)["images"], indexed(home)[0]["images"]) == (31, 31)
+
+
+def test_lists_are_written_when_the_work_fails(home: LocalLocation) -> None:
+    cache = feature_cache(home)
+    with pytest.raises(UsageError):
+        fill(cache, [0, cache.shard_count])
+    assert (told(cache)["images"], indexed(home)[0]["images"]) == (3, 3)
+
+
+def test_an_index_entry_is_changed_without_looking_at_other_caches(home: LocalLocation) -> None:
+    first, second = feature_cache(home), feature_cache(home, "int8")
+    fill(first)
+    fill(second, [0])
+    (entry,) = [one for one in indexed(home) if one["digest"] == first.digest]
+    (Path(str(first.location)) / "manifest.json").unlink()
+    (Path(str(first.location)) / "zarr.json").unlink()  # as if it could not be read now
+    fill(second, [1])
+    assert {one["digest"]: one["images"] for one in indexed(home)} == {first.digest: IMAGES, second.digest: 6}
+    assert entry in indexed(home)
+
+
+@pytest.mark.parametrize(
+    "damage", [b"{}", b"", b'{"format": 1, "caches": [{"path": "x"}]}', b'{"format": 2, "caches": []}']
+)
+def test_an_index_that_cannot_be_used_is_made_from_all_caches(home: LocalLocation, damage: bytes) -> None:
+    first, second = feature_cache(home), feature_cache(home, "int8")
+    fill(first)
+    (home.path / "index.json").write_bytes(damage)
+    fill(second, [0])
+    assert {one["digest"]: one["images"] for one in indexed(home)} == {first.digest: IMAGES, second.digest: 3}
+
+
+class Interrupted(LocalLocation):
+    """A home in which another writer changes the index between this one's look and its write."""
+
+    def read(self, key: str, **limits: object) -> bytes:
+        data = super().read(key, **limits)
+        if key == "index.json" and Interrupted.others:
+            fill(Interrupted.others.pop(), [0])
+        return data
+
+    others: ClassVar[list[FeatureCache]] = []
+
+
+def test_writers_of_one_index_keep_what_the_other_wrote(home: LocalLocation, monkeypatch: pytest.MonkeyPatch) -> None:
+    caches = [feature_cache(home, storage) for storage in ("float16", "int8", "float32", "bfloat16")]
+    fill(caches[0])
+    monkeypatch.setattr("deapcache.cache.web_index.locate", Interrupted)
+    Interrupted.others = caches[2:]
+    fill(caches[1], [0])
+    assert not Interrupted.others
+    assert {one["digest"] for one in indexed(home)} == {cache.digest for cache in caches}
 
 
 def test_provenance_is_listed(home: LocalLocation) -> None:
     cache = feature_cache(home)
     cache.record_provenance({"device": "cpu"}, writer="a")
+    flush(cache)
     assert told(cache)["keys"] == truth(cache)
     assert "provenance/a.json" in truth(cache)
 
@@ -116,7 +169,7 @@ class Overtaken(LocalLocation):
             Overtaken.done = True
             other = open_cache(LocalLocation(self.path))
             fill(other, [7])
-            other.settle()
+            flush(other)
         return super().publish(key, data, replace=replace)
 
     done = False
@@ -148,15 +201,15 @@ def test_a_killed_writer_never_leaves_more_than_there_is(home: LocalLocation) ->
         if (home.path / "index.json").exists():
             assert all(entry["images"] <= 3 * len(cache.present_shards()) for entry in indexed(home))
     fill(cache)
-    cache.settle()
+    flush(cache)
     assert told(cache)["keys"] == truth(cache)
 
 
 def test_what_is_to_be_deleted_is_left_out_first(home: LocalLocation) -> None:
     cache = feature_cache(home, "int8")
     fill(cache, [0, 1])
-    cache.settle()
-    withdraw(cache.location, ["scales/c.1.0.0", "features/c.1.0.0.0"])
+    flush(cache)
+    remove_from_manifest(cache.location, ["scales/c.1.0.0", "features/c.1.0.0.0"])
     left = told(cache)
     assert left["images"] == 3
     assert left["keys"].keys() == truth(cache).keys() - {"scales/c.1.0.0", "features/c.1.0.0.0"}
@@ -164,8 +217,8 @@ def test_what_is_to_be_deleted_is_left_out_first(home: LocalLocation) -> None:
     shard_file(cache, 1).unlink()
     shard_file(cache, 1, "scales").unlink()
     assert write_manifest(cache.location).keys == truth(cache)
-    path = str(cache.location.path.relative_to(home.path))
-    assert write_index(home, without=[path]) == [] == indexed(home)
+    remove_from_index(cache.location)
+    assert indexed(home) == []
     assert len(write_index(home)) == 1
 
 
@@ -206,7 +259,7 @@ def test_a_foreign_manifest_is_no_manifest(home: LocalLocation, change: dict[str
     assert read_manifest(cache.location) == list_cache(cache.location)
     (cache.location.path / "manifest.json").write_text(json.dumps({**told(cache), **change}))
     assert read_manifest(cache.location) is None
-    cache.settle()
+    flush(cache)
     assert told(cache)["keys"] == truth(cache)
 
 
@@ -251,3 +304,16 @@ def _child(command: list[str]) -> subprocess.Popen[str]:
 def _go(child: subprocess.Popen[str]) -> None:
     child.stdin.write("go\n")
     child.stdin.flush()
+
+
+def test_a_key_that_cannot_be_shown_does_not_keep_a_writer_busy(home: LocalLocation) -> None:
+    cache = feature_cache(home)
+    fill(cache, [0])
+    (cache.location.path / "provenance").mkdir(exist_ok=True)
+    (cache.location.path / "provenance" / "a\x1b[2J.json").write_text("{}")
+    odd = home.path / "features" / "co\x1bco" / "train"
+    odd.mkdir(parents=True)
+    shutil.copytree(cache.location.path, odd / cache.location.path.name)
+    flush(cache)
+    assert read_manifest(cache.location) is None
+    assert len(rebuild(home)) == len(write_index(home)) == 2

@@ -14,6 +14,7 @@ from deapcache_caches import feature_cache, fill, shard_file, volumes
 from deapcache.cache import (
     BadShard,
     FeatureCache,
+    flush,
     last_written,
     list_cache,
     list_caches,
@@ -58,6 +59,7 @@ def test_nothing_is_left_of_a_removed_cache(home: LocalLocation) -> None:
     fill(cache, range(4))
     cache.record_provenance({"user": "ada"})
     other = feature_cache(home, "float32")
+    flush(other)
     (cache.location.path / "features" / ".c.9.0.0.0.x.partial").write_bytes(b"half")
     size = sum(map(len, content(cache).values())) + cache.location.size(MANIFEST)
     removed = remove_cache(cache.location)

@@ -23,6 +23,7 @@ from deapcache.cache import (
     encode_features,
     feature_arrays,
     features_path,
+    flush,
     list_cache,
     list_caches,
     list_folders,
@@ -65,7 +66,7 @@ def fill(cache: FeatureCache) -> None:
         if cache.has_cls:
             arrays |= encode_cls(volumes(rows)[:, 0, 0], cache.storage, ids)
         cache.write_shard(k, arrays)
-    cache.settle()
+    flush(cache)
 
 
 def files(folder: Path) -> dict[str, bytes]:

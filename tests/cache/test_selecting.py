@@ -9,13 +9,15 @@ from deapcache.cache import (
     ArraySpec,
     CacheEntry,
     are_wanted,
-    companions,
     create_cache,
+    find_caches,
     images_path,
     list_caches,
+    related_caches,
     select_cache,
     select_caches,
     select_folder,
+    select_folders,
     targets_path,
 )
 from deapcache.errors import AmbiguousCacheError, CacheMissError, UsageError
@@ -112,8 +114,60 @@ def test_features_have_the_base_images_and_targets_of_the_same_images(home: Loca
         path = targets_path("coco", "train", "depth", target.digest)
         create_cache(home, path, recipe=target, arrays=[spec], image_ids=image_ids())
     (features,) = list_caches(home, "features")
-    found = companions(features)
+    found = related_caches(features)
     assert [entry.kind for entry in found] == ["images", "targets"]
     assert {entry.recipe["images"] for entry in found} == {same}
     assert {tuple(entry.recipe["size"]) for entry in found} == {size}
-    assert companions(found[0]) == []
+    assert related_caches(found[0]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "storages"),
+    [
+        ("storage=int8", {"int8"}),
+        ("storage=int8,float16", {"int8", "float16"}),
+        ("storage=int", set()),
+        ("tf32=false", {"int8", "float16"}),
+        ("tf32=False", {"int8", "float16"}),
+        ("tf32=true", set()),
+        ("image_size=[224,224]", {"int8", "float16"}),
+        ("image_size=[224, 224]", {"int8", "float16"}),
+        ("backbone=vit-b-16", {"int8", "float16"}),
+        ("weather=fine", set()),
+    ],
+)
+def test_field_and_value_mean_the_same_wherever_caches_are_chosen(
+    home: LocalLocation, two: list[CacheEntry], text: str, storages: set[str]
+) -> None:
+    field, _, value = text.partition("=")
+    wanted = [entry for entry in two if entry.recipe["storage"] in storages]
+    assert find_caches(home, "features", dataset="coco", split="train", fields={field: value}) == wanted
+    if wanted:
+        assert select_caches(home, [text]) == wanted
+        assert [folder.entry for folder in select_folders(home, [text])] == wanted
+    else:
+        with pytest.raises(CacheMissError):
+            select_caches(home, [text])
+    facts = [{**entry.fields, "path": entry.path, "digest": entry.digest} for entry in two]
+    if field in two[0].fields:
+        assert are_wanted(facts, [text]) == [entry in wanted for entry in two]
+
+
+def test_fields_of_the_home_choose_caches_and_a_damaged_folder_has_none(
+    home: LocalLocation, two: list[CacheEntry]
+) -> None:
+    for text in ("dataset=coco", "split=train", "kind=features", "name=vit-b-16", "VIT-B"):
+        assert select_caches(home, [text]) == two
+    home.publish(f"{two[0].path}/zarr.json", b"{}", replace=True)
+    assert [folder.path for folder in select_folders(home, ["dataset=coco"])] == [two[1].path]
+    assert [folder.path for folder in select_folders(home, ["coco"])] == [entry.path for entry in two]
+
+
+def test_listing_by_names_looks_at_these_caches_alone(home: LocalLocation, two: list[CacheEntry]) -> None:
+    assert list_caches(home, "features", dataset="coco", split="train", name="vit-b-16") == two
+    for names in ({"name": "vit-b"}, {"name": "vit"}, {"dataset": "coc"}, {"split": "val"}, {"name": "vit-b-16-45"}):
+        assert list_caches(home, "features", **names) == []
+    other = feature_cache(home, backbone="vit-b-16-large/odd")
+    assert list_caches(home, "features", name="vit-b-16") == two
+    (found,) = list_caches(home, "features", name="vit-b-16-large/odd")
+    assert found.digest == other.digest

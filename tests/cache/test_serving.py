@@ -16,10 +16,8 @@ import pytest
 from deapcache_caches import IMAGES, feature_cache, fill, shard_file
 from deapcache_servers import Server, ask, cache_serve, files_below, python_server, static_server
 
-from deapcache.cache import FeatureCache, list_caches, open_cache
-from deapcache.cache.serving.files import key_of
-from deapcache.cache.serving.page import index_page
-from deapcache.cache.serving.ranges import UnsatisfiableError, requested_range
+from deapcache.cache import FeatureCache, flush, list_caches, open_cache
+from deapcache.cache.serve import UnsatisfiableError, index_page, key_of, requested_range
 from deapcache.errors import LocationError
 from deapcache.locations import LocalLocation, locate, stores
 
@@ -227,7 +225,7 @@ def test_names_on_the_page_are_text() -> None:
 def test_a_home_without_lists_is_listed_by_the_server_which_writes_nothing(home: LocalLocation, tmp_path: Path) -> None:
     cache = feature_cache(home)
     fill(cache, [0, 1])
-    cache.settle()
+    flush(cache)
     lists = [(home.path / name) for name in ("index.json", _target(cache, "manifest.json")[1:])]
     documents = [json.loads(path.read_bytes()) for path in lists]
     for path in lists:

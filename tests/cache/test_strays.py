@@ -12,6 +12,7 @@ from deapcache_caches import feature_cache, fill
 from deapcache_servers import in_a_thread
 
 from deapcache.cache import (
+    flush,
     last_written,
     list_cache,
     list_caches,
@@ -23,7 +24,7 @@ from deapcache.cache import (
     verify_cache,
     write_manifest,
 )
-from deapcache.cache.serving import HomeServer
+from deapcache.cache.serve import HomeServer
 from deapcache.locations import LocalLocation, locate
 
 APPLE = b"\0\5\26\7\0\2\0\0Mac OS X        "
@@ -47,7 +48,7 @@ def lab(home: LocalLocation) -> LocalLocation:
     cache = feature_cache(home, "int8", count=6)
     fill(cache)
     cache.record_provenance({"user": "ada", "host": "gpu7"}, writer="a")
-    cache.settle()
+    flush(cache)
     return home
 
 

@@ -16,6 +16,7 @@ from deapcache_caches import feature_cache, fill, served, shard_file, volumes
 from deapcache.cache import (
     Cache,
     FeatureCache,
+    flush,
     list_cache,
     open_cache,
     read_manifest,
@@ -175,7 +176,7 @@ def _check_part(cache: FeatureCache, destination: LocalLocation) -> int:
 def test_pull_from_a_web_server(home: LocalLocation, other: LocalLocation) -> None:
     cache = feature_cache(home, "int8")
     fill(cache, range(4))
-    cache.settle()  # a web server lists what the manifest names
+    flush(cache)  # a web server lists what the manifest names
     with served(home.path) as (address, _):
         report = transfer_cache(open_cache(locate(address) / path_of(home, cache)), other, shards=range(8))
     assert (report.copied, report.absent) == (8, 4)

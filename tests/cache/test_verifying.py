@@ -12,8 +12,17 @@ import numpy as np
 import pytest
 from deapcache_caches import feature_cache, feature_recipe, fill, image_ids, served, shard_file, volumes
 
-from deapcache.cache import Cache, FeatureCache, VerifyReport, create_cache, feature_arrays, open_cache, verify_cache
-from deapcache.cache.verifying import metadata_problems
+from deapcache.cache import (
+    Cache,
+    FeatureCache,
+    VerifyReport,
+    create_cache,
+    feature_arrays,
+    flush,
+    open_cache,
+    verify_cache,
+)
+from deapcache.cache.verify import metadata_problems
 from deapcache.errors import CacheMissError, CorruptCacheError
 from deapcache.locations import LocalLocation, locate
 
@@ -229,7 +238,7 @@ def test_provenance_that_is_no_json_is_named(cache: FeatureCache) -> None:
 
 def test_a_web_server_is_verified_like_a_disk(home: LocalLocation, cache: FeatureCache) -> None:
     path = str(cache.location.path.relative_to(home.path))
-    cache.settle()
+    flush(cache)
     flip(shard_file(cache, 4), 3, 3)
     with served(home.path) as (address, _):
         report: VerifyReport = verify_cache(locate(address) / path, shards=range(6))

@@ -16,5 +16,5 @@ def show(event: ShardProgress) -> None:
 
 
 if __name__ == "__main__":
-    transfer_cache(open_cache(locate(sys.argv[1])), locate(sys.argv[2]), threads=2, progress=show)
+    transfer_cache(open_cache(locate(sys.argv[1])), locate(sys.argv[2]), progress=show)
     print("whole", flush=True)

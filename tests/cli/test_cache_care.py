@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import time
 from pathlib import Path
 
 import pytest
+from deapcache_caches import feature_cache, fill
 from PIL import Image
 
 from deapcache.cache import list_caches
@@ -132,12 +135,38 @@ def test_push_and_pull_with_what_belongs_to_it(cli, extracted, tmp_path):
     pull = ("cache", "pull", features(extracted), "--from", lab, "--home", mine)
     (report,) = json.loads(cli(*pull, "--images", 2, "--json").out)
     assert (report["copied"], report["complete"]) == (2, False)
-    (report,) = json.loads(cli(*pull, "--shards", "1-3", "--json").out)
-    assert (report["copied"], report["there"]) == (2, 1)
+    (report,) = json.loads(cli(*pull, "--images", 4, "--json").out)
+    assert (report["copied"], report["there"]) == (2, 2)
     assert "3 files copied" not in cli(*pull).out
     assert list_caches(mine)[0].open().is_complete()
-    for wrong in (("--shards", "3-1"), ("--shards", "x"), ("--shards", "1", "--images", "2"), ("--images", "0")):
-        assert cli(*pull, *wrong).code == 2
+    assert cli(*pull, "--images", "0").code == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "replacement"),
+    [
+        (("push", "x", "--to", "y", "--shards", "0-3"), "there is no --shards any more: --images N copies"),
+        (("pull", "x", "--from", "y", "--shards", "0-3"), "there is no --shards any more: --images N copies"),
+        (("push", "x", "--to", "y", "--threads", "8"), "there is no --threads any more: leave it out"),
+        (("pull", "x", "--from", "y", "--threads", "8"), "there is no --threads any more: leave it out"),
+        (("diff", "x", "y", "--other-home", "z"), "there is no --other-home any more: .*DEAPCACHE_READ_HOMES"),
+        (("prune", "--unused", "--kind", "images"), "there is no --kind any more: --filter kind=images"),
+    ],
+)
+def test_an_option_that_is_gone_says_what_replaces_it(cli, tmp_path, command, replacement):
+    done = cli("cache", *command, "--home", tmp_path)
+    assert done.code == 2
+    assert re.search(replacement, done.err)
+
+
+def test_caches_of_two_homes_are_compared_through_read_homes(cli, extracted, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    shutil.copytree(extracted.path / "images", other / "images")
+    monkeypatch.setenv("DEAPCACHE_READ_HOMES", str(other))
+    shutil.rmtree(extracted.path / "images")
+    train, val = (entry.digest for entry in list_caches(LocalLocation(other), "images"))
+    found = json.loads(cli("cache", "diff", train, val, "--home", extracted, "--json").out)
+    assert set(found["differences"]) == {"images"}
 
 
 def test_push_of_a_damaged_cache_copies_the_rest_and_fails(cli, extracted, tmp_path):
@@ -193,7 +222,6 @@ def test_prune_goes_by_last_use_then_by_last_write(cli, extracted):
     prune = ("cache", "prune", "--home", extracted)
     assert cli(*prune).code == 2
     assert cli(*prune, "--older-than", "a while").code == 2
-    assert cli(*prune, "--older-than", "1d", "--kind", "weather").code == 2
     train, val = features(extracted), features(extracted, "val")
     age(extracted, train, 100)
     assert "nothing to remove" in cli(*prune, "--older-than", "101d", "--yes").out
@@ -214,3 +242,28 @@ def test_prune_goes_by_last_use_then_by_last_write(cli, extracted):
     assert cli(*prune, "--unused", "--yes").code == 0
     assert not list_caches(extracted, "features")
     assert list_caches(extracted, "images")
+    targets = [entry.path for entry in list_caches(extracted, "targets")]
+    dry = json.loads(cli(*prune, "--unused", "--filter", "kind=targets", "--dry-run", "--json").out)
+    assert dry["would_remove"] == targets
+    assert cli(*prune, "--unused", "--filter", "kind=weather", "--yes").code == 0
+    assert [entry.path for entry in list_caches(extracted, "targets")] == targets
+
+
+def test_the_cache_of_every_command_is_a_filter(cli, home, tmp_path):
+    for storage in ("float16", "int8"):
+        fill(feature_cache(home, storage), [0])
+    (small,) = [entry.path for entry in list_caches(home) if entry.recipe["storage"] == "int8"]
+    place = ("--home", home, "--json")
+    assert [one["path"] for one in json.loads(cli("cache", "ls", "--filter", "storage=int8", *place).out)] == [small]
+    assert [one["path"] for one in json.loads(cli("cache", "info", "storage=int8", *place).out)] == [small]
+    assert [one["path"] for one in json.loads(cli("cache", "verify", "storage=int8", *place).out)] == [small]
+    (report,) = json.loads(cli("cache", "push", "storage=int8", "--to", tmp_path / "lab", *place).out)
+    assert report["destination"].endswith(small)
+    (report,) = json.loads(
+        cli("cache", "pull", "storage=int8", "--from", home, "--home", tmp_path / "me", "--json").out
+    )
+    assert report["destination"].endswith(small)
+    dry = json.loads(cli("cache", "rm", "storage=int8", "--dry-run", *place).out)
+    assert dry["would_remove"] == [small]
+    dry = json.loads(cli("cache", "prune", "--unused", "--filter", "storage=int8", "--dry-run", *place).out)
+    assert dry["would_remove"] == [small]

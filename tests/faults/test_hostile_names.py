@@ -16,7 +16,7 @@ from deapcache_testing import deapcache
 from deapcache.cache import FeatureCache, create_cache, feature_arrays, features_path, open_cache
 from deapcache.cache.image_ids import image_id_files
 from deapcache.cache.names import original, safe
-from deapcache.cache.serving import HomeServer
+from deapcache.cache.serve import HomeServer
 from deapcache.errors import DeapcacheError
 from deapcache.locations import LocalLocation
 

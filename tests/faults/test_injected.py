@@ -121,7 +121,7 @@ VERBS = {
     "ls": Verb(_cache("ls"), _same_saying("when", "last_use")),
     "verify": Verb(_cache("verify"), _same_saying("seconds")),
     "rm": Verb(_cache("rm", "features/", "--yes"), _same_removal),
-    "prune": Verb(_cache("prune", "--unused", "--dry-run", "--kind", "features,images"), _same_saying()),
+    "prune": Verb(_cache("prune", "--unused", "--dry-run", "--filter", "kind=features,images"), _same_saying()),
     "results": Verb(lambda _, home: ["results", "--home", str(home), "--json"], _same_saying()),
     "save": Verb(lambda _, home: [], _same_run, begins_empty=True),
 }

@@ -15,7 +15,7 @@ import pytest
 from deapcache_caches import feature_cache, fill
 from deapcache_faults import LONG, Extractors, Tally
 
-from deapcache.cache import FeatureCache, list_caches, list_folders, open_cache, read_manifest, write_index
+from deapcache.cache import FeatureCache, flush, list_caches, list_folders, open_cache, read_manifest, write_index
 from deapcache.errors import CacheMissError
 from deapcache.locations import LocalLocation, locate
 
@@ -29,7 +29,7 @@ def lab(tmp_path: Path) -> LocalLocation:
     for storage in ("float16", "float32"):
         cache = feature_cache(home, storage)
         fill(cache)
-        cache.settle()
+        flush(cache)
     return home
 
 

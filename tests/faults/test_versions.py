@@ -47,7 +47,7 @@ def test_another_version_is_refused_with_what_to_do(tmp_path: Path, tally: Tally
     shutil.copytree(VERSIONS[-1] / "images", tmp_path / "images")
     (root,) = (tmp_path / "images").glob("*/*/*.zarr/zarr.json")
     metadata = json.loads(root.read_text())
-    metadata["attributes"]["deapcache"] |= {"format": version, "codec_of_the_future": {"name": "unheard of"}}
+    metadata["attributes"]["deapcache"] |= {"format": version, "codec_of_the_future": {"name": "no_progress of"}}
     root.write_text(json.dumps(metadata))
     with tally.fault("a cache of an unknown format version", "FormatVersionError: upgrade, or extract anew elsewhere"):
         with pytest.raises(

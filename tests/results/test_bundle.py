@@ -203,7 +203,7 @@ def test_a_task_that_is_not_known_here_is_refused(sender, home, tmp_path: Path) 
 
     old = find_runs(sender, ["foreground"])[0]
     document = json.loads(sender.read(f"results/{old}.json"))
-    document["protocol"]["task"] = document["task"] = "unheard-of"
+    document["protocol"]["task"] = document["task"] = "no_progress-of"
     document["protocol_digest"] = Protocol.from_json(document["protocol"]).digest
     document["run"] = new = run_id(document)
     files = {
@@ -214,7 +214,7 @@ def test_a_task_that_is_not_known_here_is_refused(sender, home, tmp_path: Path) 
         f"results/{new}.stats.safetensors": sender.read(f"results/{old}.stats.safetensors"),
         f"readouts/{new}.safetensors": sender.read(f"readouts/{old}.safetensors"),
     }
-    assert "unknown task 'unheard-of'" in refusal(home, zipped(tmp_path, signed(files)))
+    assert "unknown task 'no_progress-of'" in refusal(home, zipped(tmp_path, signed(files)))
 
 
 def test_other_arrays_are_refused(refused, packed, run) -> None:

@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 from deapcache_servers import in_a_thread
 
-from deapcache.cache import Cache, FeatureCache, create_cache, encode_features, feature_arrays, features_path
+from deapcache.cache import (
+    Cache,
+    FeatureCache,
+    create_cache,
+    encode_features,
+    feature_arrays,
+    features_path,
+    refresh_manifest,
+)
 from deapcache.locations import LocalLocation, Location
 from deapcache.recipe import FeatureRecipe
 
@@ -76,11 +84,12 @@ def feature_cache(home: Location, storage: str = "float16", count: int = IMAGES,
 
 
 def fill(cache: FeatureCache, shards: range | list[int] | None = None) -> None:
-    """Write :func:`volumes` into some shards, or all."""
-    for k in range(cache.shard_count) if shards is None else shards:
-        rows = cache.shard_rows(k)
-        ids = image_ids(len(cache))[rows.start : rows.stop]
-        cache.write_shard(k, encode_features(volumes(rows), cache.storage, ids))
+    """Write :func:`volumes` into some shards, or all, and then manifest and index, as an extraction does."""
+    with refresh_manifest(cache):
+        for k in range(cache.shard_count) if shards is None else shards:
+            rows = cache.shard_rows(k)
+            ids = image_ids(len(cache))[rows.start : rows.stop]
+            cache.write_shard(k, encode_features(volumes(rows), cache.storage, ids))
 
 
 def shard_file(cache: Cache, k: int, array: str = "features") -> Path:

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deapcache.cache.cache import Cache
+from deapcache.cache.cache import Cache, open_cache
 from deapcache.cache.claims import live_runs
 from deapcache.cache.format import METADATA_KEY, read_group
 from deapcache.cache.image_ids import IMAGE_ID_KEYS
-from deapcache.cache.index import home_of, require_own, write_index
-from deapcache.cache.manifest import withdraw
-from deapcache.cache.opening import open_cache
-from deapcache.cache.verifying import BadShard, verify_cache
+from deapcache.cache.verify import BadShard, verify_cache
+from deapcache.cache.web_index import flush, remove_from_index, remove_from_manifest, require_own
 from deapcache.errors import CacheInUseError, CacheMissError, CorruptCacheError, DeapcacheError
 from deapcache.locations import MANIFEST, LocalLocation, Location, reading
 from deapcache.untrusted import is_hidden
@@ -56,7 +54,7 @@ def remove_cache(location: Location) -> Removal:
         )
     keys = location.keys()
     size = sum(_size(location, key) for key in keys)
-    _leave_out(location)
+    remove_from_index(location)
     for key in sorted(keys, key=_order(location)):
         location.delete(key)
     for stray in location.keys(hidden=True):
@@ -68,15 +66,9 @@ def remove_cache(location: Location) -> Removal:
 
 def _remove_link(location: LocalLocation) -> Removal:
     require_own(LocalLocation(location.path.parent) / "itself")
-    _leave_out(location)
+    remove_from_index(location)
     location.path.unlink()
     return Removal(location=str(location), files=1, bytes=0)
-
-
-def _leave_out(location: Location) -> None:
-    """Leave a cache out of its home's index: readers over HTTP must not be sent to what is going."""
-    if home := home_of(location):
-        write_index(home, without=[location.url.removeprefix(f"{home.url}/")])
 
 
 def _order(location: Location) -> Callable[[str], tuple[int, str]]:
@@ -122,12 +114,12 @@ def remove_bad_shards(cache: Cache, bad: Iterable[BadShard]) -> tuple[int, ...]:
     removed = []
     for shard, keys in sorted(files.items()):
         if verify_cache(cache.location, shards=[shard]).bad:
-            withdraw(cache.location, keys)
+            remove_from_manifest(cache.location, keys)
             for key in keys:
                 cache.location.delete(key)
             removed.append(shard)
     if removed:
-        cache.settle()
+        flush(cache)
     return tuple(removed)
 
 
@@ -139,12 +131,12 @@ def set_aside(location: Location, keys: Sequence[str]) -> tuple[str, ...]:
     """
     require_own(location)
     of_ids = IMAGE_ID_KEYS if set(keys) & set(IMAGE_ID_KEYS) else ()  # which of them lies cannot be told
-    doomed = [key for key in dict.fromkeys([METADATA_KEY, *keys, *of_ids]) if location.exists(key)]
+    moved = [key for key in dict.fromkeys([METADATA_KEY, *keys, *of_ids]) if location.exists(key)]
     location.delete(MANIFEST)  # of what is no cache for now; written again with the cache
-    for key in doomed:
+    for key in moved:
         location.publish(f"{key}{SET_ASIDE}", location.read(key), replace=True)
         location.delete(key)
-    return tuple(doomed)
+    return tuple(moved)
 
 
 def last_written(location: Location) -> datetime | None:

@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numcodecs import BitRound
 
-from deapcache.cache.finite import are_finite
 from deapcache.cache.format import DEFAULT_COMPRESSION, ROUNDED_COMPRESSION, UNCOMPRESSED, ArraySpec
 from deapcache.errors import FeatureError, UsageError
 
@@ -159,3 +158,19 @@ def _require_finite(features: np.ndarray, stored: np.ndarray, image_ids: Sequenc
 def _require_known(storage: str) -> None:
     if storage not in STORAGE_FORMATS:
         raise UsageError(f"unknown storage format {storage!r}: give one of {', '.join(STORAGE_FORMATS)}")
+
+
+_EXPONENTS = {2: 0x7C00, 4: 0x7F800000, 8: 0x7FF0000000000000}
+"""Bytes of a float → its exponent's bits; all set in infinities and NaN, and only there."""
+
+
+def are_finite(data: np.ndarray, dtype: np.dtype, *, overwrite: bool = False) -> bool:
+    """Whether ``data``, numbers of ``dtype`` or their bytes, hold no infinity and no NaN.
+
+    With ``overwrite`` they are lost, and no memory is taken.
+    """
+    if dtype.kind != "f" or not data.size:
+        return True
+    bits = data.view(f"<u{dtype.itemsize}")
+    exponent = bits.dtype.type(_EXPONENTS[dtype.itemsize])
+    return bool(np.bitwise_and(bits, exponent, out=bits if overwrite else None).max() != exponent)

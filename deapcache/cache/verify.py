@@ -10,11 +10,10 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deapcache.cache.cache import Cache, has_shard, provenance_keys, shards_present
+from deapcache.cache.cache import Cache, has_shard, open_cache, provenance_keys, shards_present
 from deapcache.cache.format import METADATA_KEY, MOST_METADATA, StoredArray, read_group, stored_array
 from deapcache.cache.image_ids import BYTES, OFFSETS, check_image_id_metadata, read_image_ids, read_offsets
-from deapcache.cache.opening import open_cache
-from deapcache.cache.parallel import ShardListener, ShardProgress, each, unheard
+from deapcache.cache.parallel import ShardListener, ShardProgress, each, no_progress
 from deapcache.cache.shards import Fault, Scratch, ShardFile, WholeShard, most_bytes, shard_faults
 from deapcache.errors import CacheMissError, CorruptCacheError, FormatVersionError, NotAFileError
 from deapcache.locations import LocalLocation, Location, reading
@@ -80,7 +79,7 @@ def verify_cache(
     *,
     shards: Collection[int] | None = None,
     threads: int | None = None,
-    progress: ShardListener = unheard,
+    progress: ShardListener = no_progress,
 ) -> VerifyReport:
     """Read every byte of the cache at ``location``, or of some of its shards, and report all damage.
 
@@ -97,7 +96,18 @@ def verify_cache(
     try:
         cache = open_cache(location)
     except CorruptCacheError as error:
-        return _unopened(location, problems or {"zarr.json": str(error)}, time.perf_counter() - start)
+        return VerifyReport(
+            location=str(location),
+            digest="",
+            images=0,
+            shards=0,
+            missing=(),
+            files=0,
+            bytes=0,
+            seconds=time.perf_counter() - start,
+            bad=(),
+            problems=problems or {METADATA_KEY: str(error)},
+        )
     scan = _Scan(cache, shards, threads, progress)
     bad = tuple(sorted(scan.run(), key=lambda one: (one.shard, one.key)))
     return VerifyReport(
@@ -112,31 +122,6 @@ def verify_cache(
         bad=bad,
         problems=problems,
     )
-
-
-def _unopened(location: Location, problems: dict[str, str], seconds: float) -> VerifyReport:
-    return VerifyReport(
-        location=str(location),
-        digest="",
-        images=0,
-        shards=0,
-        missing=(),
-        files=0,
-        bytes=0,
-        seconds=seconds,
-        bad=(),
-        problems=problems,
-    )
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What came of one shard file."""
-
-    shard: int
-    stored: StoredArray
-    size: int
-    faults: list[Fault]
 
 
 class _Scan:
@@ -160,24 +145,38 @@ class _Scan:
 
     def run(self) -> Iterator[BadShard]:
         """Read all; yields each damaged file."""
-        for done, seen in enumerate(each(self._look, self._tasks, self._threads), start=1):
+        for done, (size, bad) in enumerate(each(self._check, self._tasks, self._threads), start=1):
             self.files += 1
-            self.bytes += seen.size
+            self.bytes += size
             self._progress(ShardProgress(done=done, total=len(self._tasks), bytes=self.bytes))
-            if seen.faults:
-                yield self._bad(seen)
+            if bad:
+                yield bad
 
-    def _look(self, task: tuple[int, StoredArray]) -> _Seen:
+    def _check(self, task: tuple[int, StoredArray]) -> tuple[int, BadShard | None]:
+        """Bytes of one shard file, and what is wrong with it."""
         shard, stored = task
-        images = len(self._cache.shard_rows(shard))
+        rows = self._cache.shard_rows(shard)
+        whole = tuple(range(len(rows)))
+        size = 0
+        faults: list[Fault] = []
         try:
-            size, faults = self._read(stored.shard_key(shard), stored, shard, images)
+            size, faults = self._read(stored.shard_key(shard), stored, shard, len(rows))
         except NotAFileError as error:
-            return _Seen(shard, stored, 0, [Fault(numbers=tuple(range(images)), reason=str(error))])
+            faults = [Fault(numbers=whole, reason=str(error))]
         except FileNotFoundError:
-            faults = [Fault(numbers=tuple(range(images)), reason="it is missing while the rest of the shard is there")]
-            return _Seen(shard, stored, 0, faults if has_shard(self._cache.location, self._commit, shard) else [])
-        return _Seen(shard, stored, size, faults)
+            if has_shard(self._cache.location, self._commit, shard):
+                faults = [Fault(numbers=whole, reason="it is missing while the rest of the shard is there")]
+        if not faults:
+            return size, None
+        lost = tuple(sorted({rows.start + number for fault in faults for number in fault.numbers}))
+        return size, BadShard(
+            shard=shard,
+            key=stored.shard_key(shard),
+            keys=tuple(array.shard_key(shard) for array in reversed(self._cache.stored_arrays)),
+            rows=lost,
+            image_ids=self._names(lost),
+            reason="; ".join(dict.fromkeys(fault.reason for fault in faults)),
+        )
 
     def _read(self, key: str, stored: StoredArray, shard: int, images: int) -> tuple[int, list[Fault]]:
         location = self._cache.location
@@ -193,18 +192,6 @@ class _Scan:
             self._of_thread.scratch = Scratch()
         scratch: Scratch = self._of_thread.scratch
         return scratch
-
-    def _bad(self, seen: _Seen) -> BadShard:
-        first = self._cache.shard_rows(seen.shard).start
-        rows = tuple(sorted({first + number for fault in seen.faults for number in fault.numbers}))
-        return BadShard(
-            shard=seen.shard,
-            key=seen.stored.shard_key(seen.shard),
-            keys=tuple(stored.shard_key(seen.shard) for stored in reversed(self._cache.stored_arrays)),
-            rows=rows,
-            image_ids=self._names(rows),
-            reason="; ".join(dict.fromkeys(fault.reason for fault in seen.faults)),
-        )
 
     def _names(self, rows: tuple[int, ...]) -> tuple[str, ...]:
         try:
