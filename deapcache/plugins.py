@@ -61,6 +61,7 @@ class Registry(Generic[Entry]):
         self.kind = kind
         self._modules = tuple(modules)
         self._entries: dict[str, Entry] = {}
+        self._modules_of: dict[str, str] = {}
         self._sources: dict[str, str] = {}
         self._filled = False
 
@@ -71,8 +72,9 @@ class Registry(Generic[Entry]):
         if name in self._entries:
             raise UsageError(f"{self.kind} {name!r} is registered twice; choose another name")
         self._entries[name] = entry
+        self._modules_of[name] = sys._getframe(1).f_globals["__name__"]
         # a plugin may be the first to import deapcache's own modules, which are no part of it
-        if running() and sys._getframe(1).f_globals["__name__"] not in self._modules:
+        if running() and self._modules_of[name] not in self._modules:
             self._sources[name] = source_of_caller().digest
         return entry
 
@@ -118,6 +120,10 @@ class Registry(Generic[Entry]):
             self._filled = True
             for module in self._modules:
                 importlib.import_module(module)
+            # in this order, whichever of the modules was imported first
+            place = {module: number for number, module in enumerate(self._modules)}
+            order = sorted(self._entries, key=lambda name: place.get(self._modules_of[name], len(place)))
+            self._entries = {name: self._entries[name] for name in order}
 
 
 _lock = threading.RLock()

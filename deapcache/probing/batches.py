@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deapcache.annotations import mirror
+from deapcache.annotations import IMAGES, mirror
 from deapcache.cache import Reading
 from deapcache.errors import UsageError
 from deapcache.machine import control_groups
@@ -210,7 +210,9 @@ def apply_hflip(tensors: Tensors, names: Sequence[str], mirrored: np.ndarray) ->
             whole = values.new_empty((len(mirrored), *values.shape[1:]))
             flipped[name] = whole.index_copy_(0, others, values).index_copy_(0, places, tensors[MIRRORED])
         else:
-            flipped[name] = values.index_copy(0, places, mirror(name, values.index_select(0, places)))
+            flipped[name] = values.index_copy(
+                0, places, mirror(IMAGES if name == GUIDANCE else name, values.index_select(0, places))
+            )
     return flipped
 
 

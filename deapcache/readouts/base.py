@@ -302,7 +302,7 @@ def _parse(name: str) -> tuple[str, ReadoutEntry, int | None]:
     base, colon, size = name.partition(":")
     if base in _NOW_A_PLUGIN and base not in READOUTS:
         raise UnknownNameError(
-            f"readout {base} is no part of deapcache any more, but an example of a plugin: get {_NOW_A_PLUGIN[base]} "
+            f"readout {base} is an example of a plugin now, and in the package no more: get {_NOW_A_PLUGIN[base]} "
             "from deapcache's source and give it with --plugin (docs/readouts.md)"
         )
     entry = READOUTS.get(base)

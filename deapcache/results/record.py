@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from deapcache.errors import DeapcacheError, ResultsError
+from deapcache.errors import DeapcacheError, ResultsError, printable
 from deapcache.locations import Location, redacted
 from deapcache.machine import now, versions
 from deapcache.recipe import SHORT, digest_of
@@ -173,7 +173,7 @@ def make_result(facts: Mapping[str, Any], *, command: Sequence[str] = ()) -> Res
         "build": facts["readout"],
         "versions": versions(*_PACKAGES),
         "date": now(),
-        "command": [redacted(word) for word in command],
+        "command": [printable(redacted(word)) for word in command],
     }
     return Result.from_json(named)
 

@@ -59,7 +59,9 @@ def _base_images(home: LocalLocation, count: int) -> np.ndarray:
         home,
         images_path("toys", "val", recipe.digest),
         recipe=recipe,
-        arrays=[ArraySpec(name="images", dtype="uint8", item_shape=(56, 56, 3), dimensions=("row", "column", "c"))],
+        arrays=[
+            ArraySpec(name="images", dtype="uint8", item_shape=(56, 56, 3), dimensions=("row", "column", "channel"))
+        ],
         image_ids=[f"val-{i}" for i in range(count)],
     )
     for k in range(cache.shard_count):

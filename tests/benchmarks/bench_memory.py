@@ -148,7 +148,7 @@ def _in_a_fork(verb: Callable[[Path, Sizes], float], folder: Path, sizes: Sizes)
 
 def _extract(folder: Path, sizes: Sizes) -> float:
     """Extract both splits with shards of one size; returns the mebibytes of all that is stored."""
-    from deapcache.cache import layout
+    from deapcache.cache import format as layout
 
     layout.SHARD_BYTES = sizes.shard_bytes
     return _extracted(folder, folder / "home", sizes)

@@ -102,6 +102,6 @@ def test_a_readout_that_became_a_plugin_leads_to_it(cli, tmp_path: Path):
     done = cli("probe", "--task", "foreground", "--readout", "anyup:32", "--home", tmp_path)
     (line,) = done.err.splitlines()
     assert done.code == 2
-    assert line.startswith("error: readout anyup is no part of deapcache any more, but an example of a plugin")
+    assert line.startswith("error: readout anyup is an example of a plugin now")
     assert "docs/templates/anyup.py" in line
     assert "docs/readouts.md" in line
