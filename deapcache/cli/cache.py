@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shlex
 import sys
@@ -779,8 +778,12 @@ def _summary(entry: CacheEntry, last_use: datetime | None) -> dict[str, Any] | N
 def _who(cache: Cache) -> str:
     """Those who wrote it, as user@host; empty where nothing says so."""
     facts: list[dict[str, Any]] = []
-    with contextlib.suppress(CorruptCacheError, UnreadableError):  # verify says so, and repair clears it away
+    try:
         facts = cache.provenance()
+    except CorruptCacheError:  # verify says so, and repair clears it away
+        pass
+    except UnreadableError as error:
+        note(f"who wrote {cache.location} is not known: {error}")
     names = {f"{one['user']}@{one['host']}" for one in facts if {"user", "host"} <= one.keys()}
     return ", ".join(sorted(names))
 

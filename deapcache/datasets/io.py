@@ -48,11 +48,11 @@ def access_error(error: OSError, path: Path) -> DeapcacheError:
         return MissingDataError(
             f"{path} is gone: moved or deleted while it was read; put it back, and try again", path=path
         )
+    reason = error.strerror or str(error)
     if isinstance(error, PermissionError):
         closed = next((folder for folder in reversed(path.parents) if not _may_enter(folder)), None)
         why = f", since the folder {closed} may not be entered" if closed else ""
-        return DataError(f"{path} may not be read{why}: ask its owner to allow it", path=path)
-    reason = error.strerror or str(error)
+        return DataError(f"{path} may not be read ({reason}){why}: ask its owner to allow it", path=path)
     if error.errno in _PATH_ERRORS:
         return DataError(f"{path} cannot be read: {reason}", path=path)
     return LocationError(f"{path} cannot be read now: {reason}; nothing is known to be wrong with it, try again")

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from deapcache.locations import MANIFEST, LocalLocation
 
-LONG = os.environ.get("DEAPCACHE_FAULTS") == "long"
+EVERY = os.environ.get("DEAPCACHE_FAULTS") == "every"
+"""Whether even what takes tens of minutes is tried whole."""
+LONG = EVERY or os.environ.get("DEAPCACHE_FAULTS") == "long"
 """Whether many moments are tried (``make test-faults``), or a few (``make test``)."""
 
 ROOT = Path(__file__).resolve().parents[2]
