@@ -75,8 +75,10 @@ def _pool(purpose: str, threads: int, process: int) -> ThreadPoolExecutor:
 
 
 def thread_pool(purpose: str, threads: int | None = None) -> ThreadPoolExecutor:
-    """The threads that this process keeps for one purpose; a child process gets its own, since threads survive no
-    fork."""
+    """The threads that this process keeps for one purpose.
+
+    A child process gets its own: threads survive no fork.
+    """
     return _pool(purpose, threads or core_threads(), os.getpid())
 
 

@@ -165,13 +165,26 @@ def _files() -> list[str]:
     return [str(path) for path in paths if path.is_file()]
 
 
+def _written(path: str) -> tuple[int, int, int]:
+    found = Path(path).stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=8)
+def _parsed(files: tuple[tuple[Any, ...], ...]) -> configparser.ConfigParser:
+    """The AWS configuration in files, each with what changes when it is written; raises :class:`UsageError`."""
+    parser, paths = configparser.ConfigParser(interpolation=None, strict=False), [path for path, *_ in files]
+    try:
+        parser.read(paths)
+    except configparser.Error as error:
+        raise UsageError(f"{' or '.join(paths)} cannot be read: {type(error).__name__}") from None
+    return parser
+
+
 def _profile(profile: str, *, required: bool) -> Mapping[str, str]:
     """What the AWS configuration says of a profile; of ``default`` where none is named."""
-    parser = configparser.ConfigParser(interpolation=None, strict=False)
-    try:
-        parser.read(_files())
-    except configparser.Error as error:
-        raise UsageError(f"{' or '.join(_files())} cannot be read: {type(error).__name__}") from None
+    # asked before every request of a store: files that did not change are not parsed again
+    parser = _parsed(tuple((path, *_written(path)) for path in _files()))
     # A section of the configuration is called "profile NAME", one of the credentials NAME.
     sections = [name for name in (f"profile {profile}", profile or "default") if parser.has_section(name)]
     if required and not sections:
