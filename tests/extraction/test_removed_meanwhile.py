@@ -19,7 +19,8 @@ BACKBONE = "efficientnet-lite0-s16"
 
 
 def whole(path: Path) -> None:
-    shutil.rmtree(path)
+    while path.exists():  # claims of the run come and go while the folder is emptied
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def the_root(path: Path) -> None:
