@@ -18,7 +18,7 @@ from deapcache_testing import mounted, require
 import deapcache
 from deapcache import locations
 from deapcache.errors import LocationError, ReadOnlyError, StorageFullError, UsageError
-from deapcache.locations import LayeredHome, LocalLocation, RemoteLocation, local_tier, locate, stores
+from deapcache.locations import LocalLocation, RemoteLocation, local_tier, locate, stores
 
 
 def test_publish_read_list_delete(home: LocalLocation) -> None:
@@ -239,7 +239,7 @@ def test_names_as_long_as_the_file_system_takes(home: LocalLocation, monkeypatch
 
 @pytest.mark.parametrize("name", ["a" * 256, "ä" * 128, "a" * 1000])
 def test_longer_names_are_told_beforehand(home: LocalLocation, name: str) -> None:
-    for place in (home, LayeredHome(home, []), LocalLocation(home.path / "not" / "yet" / "there")):
+    for place in (home, home.with_read_homes([home / "other"]), LocalLocation(home.path / "not" / "yet" / "there")):
         with pytest.raises(LocationError, match=f"takes no name of {len(name.encode())} bytes"):
             place.require_names(["short", f"results/{name}"])
     assert not home.exists(f"results/{name}")

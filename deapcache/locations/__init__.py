@@ -18,7 +18,7 @@ from deapcache.locations.looking import (
     require_reached,
 )
 from deapcache.locations.remote import RemoteLocation
-from deapcache.locations.resolving import LayeredHome, data_root, home, locate
+from deapcache.locations.resolving import data_root, home, locate
 from deapcache.locations.tier import LocalTier, local_tier, parse_bytes
 from deapcache.locations.web import INDEX, LISTING_FORMAT, MANIFEST, WebLocation
 
@@ -27,7 +27,6 @@ __all__ = [
     "LISTING_FORMAT",
     "MANIFEST",
     "TEMPORARY_SUFFIX",
-    "LayeredHome",
     "LocalLocation",
     "LocalTier",
     "Location",

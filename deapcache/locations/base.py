@@ -35,11 +35,18 @@ class Location(ABC):
     def __init__(self, url: str, *, use: Use = PLAIN) -> None:
         self.url = url.rstrip("/")
         self.use = use
+        self._read_homes: tuple[Location, ...] = ()
 
     @property
     def layers(self) -> tuple[Location, ...]:
         """The homes whose caches are found here, in the order in which they are searched; the first one is written."""
-        return (self,)
+        return (self.with_read_homes(()), *self._read_homes)
+
+    def with_read_homes(self, others: Iterable[Location]) -> Self:
+        """The same location, beside which caches are also found in ``others``; these are never written to."""
+        made = copy.copy(self)
+        made._read_homes = tuple(other.used(read_only=True) for other in others)
+        return made
 
     def used(self, **changes: Any) -> Self:
         """The same location with another :class:`Use`."""

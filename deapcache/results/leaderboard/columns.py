@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from deapcache.locations import LayeredHome, LocalLocation
+from deapcache.locations import LocalLocation
 from deapcache.recipe import SHORT
 from deapcache.results.cells import NOTHING, interval
 from deapcache.results.leaderboard.entries import Comparison, Entry
@@ -74,8 +74,6 @@ def details(entry: Entry, beside: Path | None) -> str:
     if entry.summary is None:
         return ""
     home, key = entry.homes[0], result_key(entry.summary.first.run)
-    if isinstance(home, LayeredHome):
-        home = home.own
     if not isinstance(home, LocalLocation):
         return quote(f"{home}/{key}", safe=":/@")
     folder = home.path
