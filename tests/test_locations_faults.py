@@ -124,7 +124,7 @@ def test_what_cannot_be_looked_at_is_neither_absent_nor_damaged(
                 look()
     with monkeypatch.context() as broken:
         broken.setattr(Path, "stat", refuses(number))
-        for look in (lambda: home.exists("key"), lambda: home.size("key"), lambda: home.stamp("key")):
+        for look in (lambda: home.exists("key"), lambda: home.size("key"), lambda: home.etag("key")):
             with pytest.raises(LocationError, match=told):
                 look()
     with monkeypatch.context() as broken:

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import pickle
+import socket
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +18,6 @@ from urllib.parse import urlsplit
 
 from deapcache.backbones.registry import BackboneEntry, WeightsSource, describe
 from deapcache.errors import MissingWeightsError
-from deapcache.locations.http import socket_timeout
 
 TIMEOUT_SECONDS = 8.0
 """How long a server may stay silent before the download counts as impossible."""
@@ -138,11 +138,14 @@ def _download_from_url(entry: BackboneEntry) -> Path:
 
     target = _torch_hub_path(entry.source.url)
     target.parent.mkdir(parents=True, exist_ok=True)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_SECONDS)  # torch sets none
     try:
-        with socket_timeout(TIMEOUT_SECONDS):
-            torch.hub.download_url_to_file(entry.source.url, str(target))
+        torch.hub.download_url_to_file(entry.source.url, str(target))
     except (OSError, RuntimeError) as error:
         raise _missing(entry, f"the download failed ({_first_line(error)})") from None
+    finally:
+        socket.setdefaulttimeout(before)
     if damage := find_damage(target):  # servers that close early, or answer with a page
         target.unlink()
         raise _missing(entry, f"the download failed (what came {damage})")

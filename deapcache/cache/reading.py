@@ -141,14 +141,14 @@ class _OpenShard:
 
     def __init__(self, path: str, images: int) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.stamp = _stamp(os.fstat(self.descriptor))
+        self.etag = _etag(os.fstat(self.descriptor))
         length = index_bytes(images)
-        self._index = np.frombuffer(_checked(self.descriptor, self.stamp[1] - length, length), "<u8").tolist()
+        self._index = np.frombuffer(_checked(self.descriptor, self.etag[1] - length, length), "<u8").tolist()
 
     def chunk(self, number: int) -> tuple[int, int]:
         """(offset, length) of an image's chunk."""
         offset, length = self._index[2 * number : 2 * number + 2]
-        if length <= CHECKSUM_BYTES or offset + length > self.stamp[1]:  # of an absent one, both are 2^64 - 1
+        if length <= CHECKSUM_BYTES or offset + length > self.etag[1]:  # of an absent one, both are 2^64 - 1
             raise ValueError("absent")
         return offset, length
 
@@ -169,12 +169,12 @@ _OPENING = threading.Lock()
 
 def open_shard(path: str, images: int) -> _OpenShard:
     """The shard file at ``path``, kept open while it is not replaced; raises ``OSError`` or ``ValueError``."""
-    stamp = _stamp(os.stat(path))  # noqa: PTH116 - a Path costs as much as the call
+    etag = _etag(os.stat(path))  # noqa: PTH116 - a Path costs as much as the call
     with _OPENING:
         known = _OPEN.get(path)
         if known is not None:
             _OPEN.move_to_end(path)
-    if known is None or known.stamp != stamp:
+    if known is None or known.etag != etag:
         known = _OpenShard(path, images)
         with _OPENING:
             _OPEN[path] = known
@@ -190,7 +190,7 @@ def _most_open() -> int:
     return _MOST_OPEN if limit == resource.RLIM_INFINITY else min(_MOST_OPEN, limit // _SHARE_OPEN)
 
 
-def _stamp(facts: os.stat_result) -> tuple[int, int, int]:
+def _etag(facts: os.stat_result) -> tuple[int, int, int]:
     """What changes when a file is replaced: inode, size, modification time."""
     return facts.st_ino, facts.st_size, facts.st_mtime_ns
 

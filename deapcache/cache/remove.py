@@ -158,9 +158,9 @@ def _provenance_times(location: Location) -> Iterable[datetime]:
 
 def _modified(folder: Path) -> datetime:
     """The newest of the folders of a cache: a shard that is put in place changes its folder."""
-    stamps = []
+    times = []
     with reading(folder):
         for path in (folder, *(each for each in folder.iterdir() if not is_hidden(each.name))):
             with contextlib.suppress(FileNotFoundError):  # removed since it was listed
-                stamps.append(path.stat().st_mtime)
-    return datetime.fromtimestamp(max(stamps), UTC)
+                times.append(path.stat().st_mtime)
+    return datetime.fromtimestamp(max(times), UTC)

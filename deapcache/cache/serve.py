@@ -39,7 +39,7 @@ from deapcache.cache.web_index import (
     parse_manifest,
 )
 from deapcache.errors import CacheMissError, DeapcacheError, LocationError, UsageError
-from deapcache.locations import INDEX, MANIFEST, LocalLocation, Location, not_reached
+from deapcache.locations import INDEX, MANIFEST, LocalLocation, Location, access_error
 from deapcache.recipe import SHORT
 
 # --- the server -------------------------------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def open_key(home: Path, key: str) -> OpenFile | None:
         return None
     except OSError as error:
         if error.errno not in _ABSENT:
-            raise not_reached(error, home / key) from error
+            raise access_error(error, home / key) from error
         return None
     facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode):

@@ -1,7 +1,7 @@
 """A local tier: shards that came from elsewhere, kept in a bounded folder, the least recently used ones given up.
 
 Whole shards are fetched on first need, then read as local files are. Every shard has a note beside it
-(``c.0.0.0.json``): which file it was noted for, and what its origin's stamp was. Several processes share the folder
+(``c.0.0.0.json``): which file it was noted for, and what its origin's etag was. Several processes share the folder
 without locks. A shard is put in place in one step and its note after it, so that a reader between the two finds a note
 that is of another file, and fetches again. Room is reserved by a file of the shard's size before what is there is
 counted: of two processes that want the last room at least one sees the other.
@@ -66,7 +66,7 @@ _NOTE_BYTES = 1024
 class Note:
     """What is known of a shard that is kept."""
 
-    stamp: str | None
+    etag: str | None
     """What its origin said when it was fetched; None where that says nothing."""
     confirmed: float
     """When the origin last said so, in seconds since 1970."""
@@ -120,7 +120,7 @@ class TierFolder:
             os.truncate(path, 0)  # readers, of other processes too, keep it open: its room is wanted now
             path.unlink()
 
-    def keep(self, path: Path, data: bytes, stamp: str | None) -> bool:
+    def keep(self, path: Path, data: bytes, etag: str | None) -> bool:
         """Put a shard in place, giving up others where there is no room; False where it is not kept."""
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
         try:
@@ -135,7 +135,7 @@ class TierFolder:
                 file.flush()
                 identity = _identity(os.fstat(file.fileno()))
             temporary.replace(path)
-            self._write_note(path, {"file": identity, "stamp": stamp})
+            self._write_note(path, {"file": identity, "stamp": etag})
         except OSError as error:
             self._warn("written", f"the local tier {self.tier.folder} cannot be written ({error.strerror})")
             self._full_until = time.monotonic() + _FULL_FOR
@@ -330,8 +330,8 @@ class TieredShards:
         if note is None:
             return False
         if time.time() - note.confirmed > self._patience or isinstance(self._location, LocalLocation):
-            stamp = self._stamp(shard)
-            if stamp is None or stamp != note.stamp:
+            etag = self._etag(shard)
+            if etag is None or etag != note.etag:
                 self._forget(shard)
                 return False
             self._tier.confirm(path)
@@ -340,17 +340,17 @@ class TieredShards:
             self._confirmed[shard] = note.confirmed
         return True
 
-    def _stamp(self, shard: int) -> str | None:
+    def _etag(self, shard: int) -> str | None:
         try:
-            return self._location.stamp(self._stored.shard_key(shard))
+            return self._location.etag(self._stored.shard_key(shard))
         except FileNotFoundError:
             return None
 
     def _fetch(self, shard: int) -> bool:
         if self._tier.is_full:
             return False
-        data, stamp = self._location.read_stamped(self._stored.shard_key(shard))
-        if not _is_whole(data, self._stored) or not self._tier.keep(self._path(shard), data, stamp):
+        data, etag = self._location.read_with_etag(self._stored.shard_key(shard))
+        if not _is_whole(data, self._stored) or not self._tier.keep(self._path(shard), data, etag):
             return False
         self._confirmed[shard] = time.time()
         return True

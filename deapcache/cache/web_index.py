@@ -293,14 +293,14 @@ def _change_index(home: Location, path: str, *, leaving: bool = False) -> None:
     look and the write; `deapcache cache index` makes the whole index anew.
     """
     while True:
-        stamp, raw = home.stamp_or_none(INDEX), _read(home, INDEX)
+        etag, raw = home.etag_or_none(INDEX), _read(home, INDEX)
         entries = None if raw is None else parse_index(raw)
         own = None if leaving or (found := entry_at(home, path)) is None else _index_entry(found)
         others = [entry for entry in (list_home(home) if entries is None else entries) if entry.path != path]
         data = index_bytes(sorted([*others, *([own] if own else [])], key=lambda entry: entry.path))
         if raw == data:
             return
-        home.publish_unless_changed(INDEX, data, stamp)
+        home.publish_unless_changed(INDEX, data, etag)
 
 
 def home_of(cache: Location) -> Location | None:

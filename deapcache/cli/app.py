@@ -27,7 +27,7 @@ from deapcache.cli.run import demo_command, run_command
 from deapcache.cli.speed import speed_command
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.locations import redacted
-from deapcache.locations.looking import advice
+from deapcache.locations.files import advice
 from deapcache.machine import versions
 from deapcache.processes import signals_interrupt
 from deapcache.untrusted import printable

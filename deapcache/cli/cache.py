@@ -45,16 +45,6 @@ _PICTURED_IMAGES = 8
 _AGE_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 
-def _removed(option: str, replacement: str) -> Any:
-    """An option that earlier versions had; whoever gives it is told what to do instead."""
-
-    def refuse(given: str | None) -> None:
-        if given is not None:
-            raise UsageError(f"there is no {option} any more: {replacement}")
-
-    return typer.Option(option, hidden=True, callback=refuse)
-
-
 One = Annotated[str, typer.Argument(help="Part of the cache's path, or first characters of its digest.")]
 UsedBy = Annotated[
     list[str] | None,
@@ -70,14 +60,6 @@ Filter = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be removed; remove nothing.")]
-Images = Annotated[int | None, typer.Option("--images", help="Only the first N images, rounded up to whole shards.")]
-WithTargets = Annotated[
-    bool, typer.Option("--with-targets", help="Also the base images and the targets of the same images.")
-]
-All = Annotated[bool, typer.Option("--all", help="All caches that fit, not exactly one.")]
-NoShards = Annotated[str | None, _removed("--shards", "--images N copies the first N images, in whole shards")]
-NoThreads = Annotated[str | None, _removed("--threads", "leave it out, four shards are copied at once")]
-
 app = App(help="Look at the caches of a home, and look after them.", no_args_is_help=True)
 
 
@@ -224,10 +206,6 @@ def diff_command(
     one: Annotated[str, typer.Argument(metavar="A", help="Part of a path, or first characters of a digest.")],
     other: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
     home: options.Home = None,
-    other_home: Annotated[
-        str | None,
-        _removed("--other-home", "caches of other homes are found too where DEAPCACHE_READ_HOMES names these homes"),
-    ] = None,
     json: options.Json = False,
 ) -> None:
     """In which recipe fields two caches differ; recipes decide every number, so that equal ones name one cache."""
@@ -255,31 +233,29 @@ def diff_command(
 # --- verify, repair ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class _RecomputeOptions:
-    """How ``verify --live`` runs the backbone again."""
+@dataclass(frozen=True)
+class _Recompute:
+    """How the backbone of stored features runs again, where it does."""
 
-    images: int
-    seed: int
-    weights: Path | None
-    device: str
+    live: Annotated[
+        int | None,
+        typer.Option("--live", metavar="N", help="Also run the backbone on N random images and compare."),
+    ] = None
+    seed: Annotated[int, typer.Option("--seed", help="Which images --live draws.")] = 0
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="With --live: the checkpoint that the extraction was given.")
+    ] = None
+    device: options.Device = "auto"
 
 
 @app.command("verify")
 def verify_command(
+    *,
     caches: Annotated[
         list[str] | None,
         typer.Argument(metavar="[CACHE]...", help="Parts of paths, or first characters of digests. Default: all."),
     ] = None,
-    live: Annotated[
-        int | None,
-        typer.Option("--live", metavar="N", help="Also run the backbone on N random images and compare."),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Which images --live draws.")] = 0,
-    weights: Annotated[
-        Path | None, typer.Option("--weights", help="With --live: the checkpoint that the extraction was given.")
-    ] = None,
-    device: options.Device = "auto",
+    recompute: _Recompute,
     threads: Annotated[
         int | None, typer.Option("--threads", help="Files read at once. Default: two a core, 4 from a server.")
     ] = None,
@@ -293,16 +269,16 @@ def verify_command(
     """
     from deapcache.cache import select_folders
 
-    if (live is not None and live < 1) or (threads is not None and threads < 1):
+    if (recompute.live is not None and recompute.live < 1) or (threads is not None and threads < 1):
         raise UsageError("--live and --threads take a number of at least 1")
-    recompute = None if live is None else _RecomputeOptions(images=live, seed=seed, weights=weights, device=device)
     folders = select_folders(options.own_home(home), caches or [])
     documents, bad = [], 0
     with bars() as shown:
         for folder in folders:
             document, lines = _verify(folder, threads, shown)
-            if recompute and folder.entry and folder.entry.kind == "features" and "error" not in document:
-                document["live"], more = _recompute(folder, document, recompute, shown)
+            is_of_features = folder.entry is not None and folder.entry.kind == "features"
+            if recompute.live and is_of_features and "error" not in document:
+                document["live"], more = _recompute(folder, document, recompute, recompute.live, shown)
                 lines += more
             recomputed = document.get("live", {})
             documents.append(document)
@@ -348,7 +324,7 @@ def _verify_lines(folder: CacheFolder, report: VerifyReport) -> list[str]:
 
 
 def _recompute(
-    folder: CacheFolder, document: dict[str, Any], recompute: _RecomputeOptions, shown: Bars
+    folder: CacheFolder, document: dict[str, Any], recompute: _Recompute, images: int, shown: Bars
 ) -> tuple[dict[str, Any], list[str]]:
     from deapcache.cache import FeatureCache, open_cache
     from deapcache.extraction import recompute_check
@@ -359,7 +335,10 @@ def _recompute(
         report = recompute_check(
             cache,
             folder.home,
-            **vars(recompute),
+            images=images,
+            seed=recompute.seed,
+            weights=recompute.weights,
+            device=recompute.device,
             without={bad["shard"] for bad in document["bad"]},
             progress=progress_on(shown),
         )
@@ -440,90 +419,76 @@ def _show_repair(folder: CacheFolder, report: RepairReport) -> None:
 # --- push, pull -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class _TransferOptions:
-    """What is to be copied, as the user says it."""
+@dataclass(frozen=True)
+class _Transfer:
+    """What is copied between homes, beside the cache that is named."""
 
-    text: str
-    images: int | None
-    with_targets: bool
-    all_that_fit: bool
-    json: bool
+    images: Annotated[
+        int | None, typer.Option("--images", help="Only the first N images, rounded up to whole shards.")
+    ] = None
+    with_targets: Annotated[
+        bool, typer.Option("--with-targets", help="Also the base images and the targets of the same images.")
+    ] = False
+    all_that_fit: Annotated[bool, typer.Option("--all", help="All caches that fit, not exactly one.")] = False
+    home: options.Home = None
+    json: options.Json = False
+
+    def run(self, text: str, source: Location, destination: Location) -> int:
+        """Copy the caches of ``source`` that ``text`` fits; the exit code."""
+        from deapcache.cache import transfer_cache
+
+        chosen = list(self._caches(text, source))
+        destination.require_writable()
+        reports: list[TransferReport] = []
+        with bars() as shown:
+            for entry, cache, shards in chosen:
+                progress = _show_progress(shown, entry.path)
+                report = transfer_cache(cache, destination / entry.path, shards=shards, progress=progress)
+                reports.append(report)
+                if not self.json:
+                    _show_transfer(entry, report)
+        if self.json:
+            print_json([report.to_json() for report in reports])
+        return FAILURE if any(report.refused for report in reports) else 0
+
+    def _caches(self, text: str, source: Location) -> Iterator[tuple[CacheEntry, Cache, range | None]]:
+        """The caches to copy, each with its shards, None being all; what belongs to one follows it."""
+        from deapcache.cache import related_caches, select_cache, select_caches
+
+        if self.images is not None and self.images < 1:
+            raise UsageError(f"--images must be at least 1, found {self.images}")
+        entries = select_caches(source, [text]) if self.all_that_fit else [select_cache(source, text)]
+        related = [[first, *(related_caches(first) if self.with_targets else [])] for first in entries]
+        for entry in {entry.path: entry for group in related for entry in group}.values():
+            cache = entry.open()
+            images = None if self.images is None else min(self.images, len(cache))
+            yield entry, cache, None if images is None else range(-(-images // cache.shard_images))
 
 
 @app.command("push")
 def push_command(
     cache: One,
     to: Annotated[str, typer.Option("--to", help="The home to copy to: a path, s3:// or gs://.")],
-    images: Images = None,
-    with_targets: WithTargets = False,
-    all_that_fit: All = False,
-    home: options.Home = None,
-    json: options.Json = False,
-    shards: NoShards = None,
-    threads: NoThreads = None,
+    transfer: _Transfer,
 ) -> int:
     """Copy a cache into another home: only what is missing there, every checksum compared on the way.
 
     After an interruption the same command does the rest. Exit code 1 where a shard could not be copied.
     """
-    asked = _TransferOptions(text=cache, images=images, with_targets=with_targets, all_that_fit=all_that_fit, json=json)
-    return _transfer(options.own_home(home), locations.locate(to), asked)
+    return transfer.run(cache, options.own_home(transfer.home), locations.locate(to))
 
 
 @app.command("pull")
 def pull_command(
     cache: One,
     origin: Annotated[str, typer.Option("--from", help="The home to copy from: a path, s3://, gs:// or https://.")],
-    images: Images = None,
-    with_targets: WithTargets = False,
-    all_that_fit: All = False,
-    home: options.Home = None,
-    json: options.Json = False,
-    shards: NoShards = None,
-    threads: NoThreads = None,
+    transfer: _Transfer,
 ) -> int:
     """Copy a cache, or a part of it, from another home: only what is missing here, every checksum compared.
 
     After an interruption the same command does the rest. Exit code 1 where a shard could not be copied.
     """
-    asked = _TransferOptions(text=cache, images=images, with_targets=with_targets, all_that_fit=all_that_fit, json=json)
-    return _transfer(locations.locate(origin), options.own_home(home), asked)
-
-
-def _transfer(source: Location, destination: Location, asked: _TransferOptions) -> int:
-    from deapcache.cache import transfer_cache
-
-    chosen = list(_chosen(source, asked))
-    destination.require_writable()
-    reports: list[TransferReport] = []
-    with bars() as shown:
-        for entry, cache, shards in chosen:
-            progress = _show_progress(shown, entry.path)
-            report = transfer_cache(cache, destination / entry.path, shards=shards, progress=progress)
-            reports.append(report)
-            if not asked.json:
-                _show_transfer(entry, report)
-    if asked.json:
-        print_json([report.to_json() for report in reports])
-    return FAILURE if any(report.refused for report in reports) else 0
-
-
-def _chosen(source: Location, asked: _TransferOptions) -> Iterator[tuple[CacheEntry, Cache, range | None]]:
-    """The caches to copy, each with its shards, None being all; what belongs to one follows it."""
-    from deapcache.cache import related_caches, select_cache, select_caches
-
-    if asked.images is not None and asked.images < 1:
-        raise UsageError(f"--images must be at least 1, found {asked.images}")
-    entries = select_caches(source, [asked.text]) if asked.all_that_fit else [select_cache(source, asked.text)]
-    passed: set[str] = set()
-    for first in entries:
-        for entry in [first, *(related_caches(first) if asked.with_targets else [])]:
-            if entry.path not in passed:
-                passed.add(entry.path)
-                cache = entry.open()
-                images = None if asked.images is None else min(asked.images, len(cache))
-                yield entry, cache, None if images is None else range(-(-images // cache.shard_images))
+    return transfer.run(cache, locations.locate(origin), options.own_home(transfer.home))
 
 
 def _show_transfer(entry: CacheEntry, report: TransferReport) -> None:
@@ -580,7 +545,6 @@ def prune_command(
     dry_run: DryRun = False,
     home: options.Home = None,
     json: options.Json = False,
-    kinds: Annotated[str | None, _removed("--kind", "--filter kind=images chooses a kind, features by default")] = None,
 ) -> None:
     """Remove caches that nobody has used for long.
 

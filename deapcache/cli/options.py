@@ -24,9 +24,16 @@ if TYPE_CHECKING:
 _MEASURED = "times come from measured rates: give --measure, or --rates FILE of a device where they were measured"
 _GPUS_ALONE = "the plan says how many bytes are read and written, and wall time is that of the GPUs: leave it out"
 
+_FIRST_IMAGES = "--images N copies the first N images, in whole shards"
+_FOUR_AT_ONCE = "leave it out, four shards are copied at once"
+
 REMOVED = {
     **dict.fromkeys([("plan", "--tflops"), ("plan", "--utilisation"), ("plan", "--probe-utilisation")], _MEASURED),
     **dict.fromkeys([("plan", "--read"), ("plan", "--write"), ("plan", "--memory")], _GPUS_ALONE),
+    **dict.fromkeys([("push", "--shards"), ("pull", "--shards")], _FIRST_IMAGES),
+    **dict.fromkeys([("push", "--threads"), ("pull", "--threads")], _FOUR_AT_ONCE),
+    ("diff", "--other-home"): "caches of other homes are found too where DEAPCACHE_READ_HOMES names these homes",
+    ("prune", "--kind"): "--filter kind=images chooses a kind, features by default",
 }
 """(command, option that it took once) → what to do instead."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deapcache.annotations import get_annotation
 from deapcache.datasets.base import Dataset
-from deapcache.datasets.io import access_error
+from deapcache.datasets.io import dataset_error
 from deapcache.datasets.workers import in_order, workers
 from deapcache.errors import DeapcacheError
 
@@ -147,7 +147,7 @@ def _file_problems(paths: Sequence[Path]) -> dict[Path, str]:
             absent = next((folder for folder in reversed(path.parents) if not folder.exists()), path)
             problems[path] = f"{absent} is missing"
         except OSError as error:
-            problems[path] = str(access_error(error, path))
+            problems[path] = str(dataset_error(error, path))
         else:
             if not facts.st_size and not stat.S_ISDIR(facts.st_mode):  # a loader may name a folder that lacks a label
                 problems[path] = f"{path} is empty (0 bytes)"

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from deapcache.datasets.io import access_error
+from deapcache.datasets.io import dataset_error
 from deapcache.errors import LEAVE_OUT, DeapcacheError, MissingDataError, ReadOnlyError
 from deapcache.locations import Location
 from deapcache.recipe import SHORT, canonical_json, digest_of
@@ -164,4 +164,4 @@ def _map_in_threads(function: Callable[[str], Result], names: Sequence[str], pro
 def _unread(error: OSError, path: Path) -> DeapcacheError:
     if isinstance(error, FileNotFoundError):
         return MissingDataError(f"image {path} is missing; put the file back, {LEAVE_OUT}", path=path)
-    return access_error(error, path)
+    return dataset_error(error, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fnmatch
 import json
 import os
@@ -17,59 +16,46 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
 from deapcache.datasets.image_metadata import orientation, without_metadata
-from deapcache.errors import DataError, DeapcacheError, LocationError, MissingDataError
+from deapcache.errors import DataError, DeapcacheError, MissingDataError
+from deapcache.locations.files import OF_THE_PATH, access_error
 from deapcache.regions import SQUASH, seen_region
-
-_PATH_ERRORS = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
-"""Errors that tell what is wrong with a path; all others tell that it could not be looked at this time."""
 
 
 @contextmanager
 def file_errors(root: Path) -> Iterator[None]:
-    """Errors of looking into a dataset's folders turned into :class:`DeapcacheError`, as :func:`access_error` does."""
+    """Errors of looking into a dataset's folders turned into :class:`DeapcacheError`, as :func:`dataset_error` does."""
     try:
         yield
     except DeapcacheError:
         raise
     except OSError as error:
-        raise access_error(error, root) from None
+        raise dataset_error(error, root) from None
 
 
-def access_error(error: OSError, path: Path) -> DeapcacheError:
+def dataset_error(error: OSError, path: Path) -> DeapcacheError:
     """What to raise where the operating system does not let a file or folder be read; ``path``, if it names none.
 
-    Of something that vanished :class:`MissingDataError`, of what may not be read :class:`DataError` that names the
-    folder which may not be entered. A failing disk or too many open files are no fault of the data, which nothing may
-    be left out for: :class:`LocationError`.
+    :class:`MissingDataError` for what vanished, :class:`DataError` for what may not be read or is no such file. A
+    failing disk or too many open files are no fault of the data, which nothing may be left out for:
+    :class:`LocationError`.
     """
     if error.filename is not None:
         path = Path(os.fsdecode(error.filename))
+    found = access_error(error, path)
     if isinstance(error, FileNotFoundError):
-        return MissingDataError(
-            f"{path} is gone: moved or deleted while it was read; put it back, and try again", path=path
-        )
-    reason = error.strerror or str(error)
-    if isinstance(error, PermissionError):
-        closed = next((folder for folder in reversed(path.parents) if not _may_enter(folder)), None)
-        why = f", since the folder {closed} may not be entered" if closed else ""
-        return DataError(f"{path} may not be read ({reason}){why}: ask its owner to allow it", path=path)
-    if error.errno in _PATH_ERRORS:
-        return DataError(f"{path} cannot be read: {reason}", path=path)
-    return LocationError(f"{path} cannot be read now: {reason}; nothing is known to be wrong with it, try again")
-
-
-def _may_enter(folder: Path) -> bool:
-    return os.access(folder, os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+        return MissingDataError(str(found), path=path)
+    is_of_data = isinstance(error, PermissionError) or error.errno in OF_THE_PATH
+    return DataError(str(found), path=path) if is_of_data else found
 
 
 def read_bytes(path: Path, what: str) -> bytes:
-    """All of a file that says what a dataset holds; raises as :func:`access_error` does."""
+    """All of a file that says what a dataset holds; raises as :func:`dataset_error` does."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
         raise MissingDataError(f"{what} {path} is missing", path=path) from None
     except OSError as error:
-        raise access_error(error, path) from None
+        raise dataset_error(error, path) from None
 
 
 def read_json(path: Path, what: str, advice: str) -> Any:
@@ -245,7 +231,7 @@ def decode_errors(path: Path, what: str) -> Iterator[None]:
         raise DataError(f"cannot decode {path}: {error}", path=path) from None
     except Exception as error:  # decoders document none, and raise all kinds on files that are not what they say
         if isinstance(error, OSError) and error.errno:
-            raise access_error(error, path) from None
+            raise dataset_error(error, path) from None
         reason = str(error) or type(error).__name__
         raise DataError(f"cannot decode {path}: {reason}; replace the file", path=path) from error
 

@@ -19,7 +19,7 @@ from deapcache.annotations import BOXES, boxes_of_map
 from deapcache.datasets.base import DATASETS, Dataset, SplitStatus, sample_key
 from deapcache.datasets.digests import DigestIndex, Progress, digest_parts, stamp
 from deapcache.datasets.files import FileDataset, Sample, require_size_of
-from deapcache.datasets.io import access_error, list_matching, missing_paths, read_depth_png, require_metres
+from deapcache.datasets.io import dataset_error, list_matching, missing_paths, read_depth_png, require_metres
 from deapcache.errors import DataError, MissingDataError
 from deapcache.recipe import digest_of
 
@@ -97,13 +97,13 @@ class ArrayFile:
         except FileNotFoundError:
             raise MissingDataError(f"{path} is missing; put it back, or give another --data-root", path=path) from None
         except OSError as error:
-            raise access_error(error, path) from None
+            raise dataset_error(error, path) from None
         if self._file is None or state != self._opened:
             self._close()
             try:
                 self._file, self._opened = h5py.File(path, "r"), state
             except PermissionError as error:
-                raise access_error(error, path) from None
+                raise dataset_error(error, path) from None
             except OSError as error:
                 raise DataError(
                     f"{path} cannot be opened as HDF5 ({error}); expected MATLAB's version 7.3 format. The download is "
@@ -154,7 +154,7 @@ def _load(path: Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         if error.errno:
-            raise access_error(error, path) from None
+            raise dataset_error(error, path) from None
         raise DataError(f"{path} is no MATLAB file of version 5 ({error}); download it again", path=path) from error
     except Exception as error:  # scipy documents none; damaged files raise ValueError, TypeError, zlib.error and others
         raise DataError(f"{path} is no MATLAB file of version 5 ({error}); download it again", path=path) from error

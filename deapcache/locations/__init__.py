@@ -5,21 +5,11 @@ home is written through :meth:`Location.publish`, in one atomic step, so that a 
 """
 
 from deapcache.locations.addresses import expanded, local_path, redacted
-from deapcache.locations.base import Location, Use
+from deapcache.locations.base import LocalTier, Location, Use
+from deapcache.locations.files import access_error, read_file, reading, require_reached
 from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation, file_age
-from deapcache.locations.looking import (
-    entries_of,
-    files_below,
-    is_file,
-    is_folder,
-    not_reached,
-    read_file,
-    reading,
-    require_reached,
-)
 from deapcache.locations.remote import RemoteLocation
-from deapcache.locations.resolving import data_root, home, locate
-from deapcache.locations.tier import LocalTier, local_tier, parse_bytes
+from deapcache.locations.resolving import data_root, home, local_tier, locate, parse_bytes
 from deapcache.locations.web import INDEX, LISTING_FORMAT, MANIFEST, WebLocation
 
 __all__ = [
@@ -33,18 +23,14 @@ __all__ = [
     "RemoteLocation",
     "Use",
     "WebLocation",
+    "access_error",
     "data_root",
-    "entries_of",
     "expanded",
     "file_age",
-    "files_below",
     "home",
-    "is_file",
-    "is_folder",
     "local_path",
     "local_tier",
     "locate",
-    "not_reached",
     "parse_bytes",
     "read_file",
     "reading",

@@ -7,12 +7,24 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from deapcache.errors import NotAFileError, ReadOnlyError, UnreadableError, UsageError
 from deapcache.locations.addresses import redacted
-from deapcache.locations.tier import LocalTier
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalTier:
+    """Where shards are kept that were read from elsewhere, and how many bytes they may take in all."""
+
+    folder: Path
+    bytes: int
+
+    @property
+    def shards(self) -> Path:
+        """The one folder below the tier's that deapcache writes to, counts and deletes from."""
+        return self.folder / "deapcache-shards"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +90,12 @@ class Location(ABC):
         read.
         """
 
-    def read_stamped(self, key: str) -> tuple[bytes, str | None]:
-        """The bytes of ``key`` and their :meth:`stamp`; raises ``FileNotFoundError``."""
-        stamp = self.stamp(key)
-        return self.read(key), stamp
+    def read_with_etag(self, key: str) -> tuple[bytes, str | None]:
+        """The bytes of ``key`` and their :meth:`etag`; raises ``FileNotFoundError``."""
+        etag = self.etag(key)
+        return self.read(key), etag
 
-    def stamp(self, key: str) -> str | None:
+    def etag(self, key: str) -> str | None:
         """What changes when ``key`` is replaced, without reading it; None where the store does not say.
 
         Raises ``FileNotFoundError``.
@@ -98,17 +110,17 @@ class Location(ABC):
         :class:`ReadOnlyError` or :class:`StorageFullError`; the key then does not exist.
         """
 
-    def publish_unless_changed(self, key: str, data: bytes, stamp: str | None) -> bool:
-        """Replace ``key`` whole if its :meth:`stamp` is still ``stamp``; else False, and nothing is written.
+    def publish_unless_changed(self, key: str, data: bytes, etag: str | None) -> bool:
+        """Replace ``key`` whole if its :meth:`etag` is still ``etag``; else False, and nothing is written.
 
         Two writers in the same moment may both pass where the store has no such step of its own; the last one stays.
         """
-        return self.stamp_or_none(key) == stamp and self.publish(key, data, replace=True)
+        return self.etag_or_none(key) == etag and self.publish(key, data, replace=True)
 
-    def stamp_or_none(self, key: str) -> str | None:
-        """The :meth:`stamp` of ``key``; None where it is no file that can be read."""
+    def etag_or_none(self, key: str) -> str | None:
+        """The :meth:`etag` of ``key``; None where it is no file that can be read."""
         try:
-            return self.stamp(key)
+            return self.etag(key)
         except (FileNotFoundError, NotAFileError, UnreadableError):
             return None
 

@@ -18,17 +18,17 @@ from typing import Any, BinaryIO
 
 from deapcache.errors import DeapcacheError, LocationError, ReadOnlyError, StorageFullError, UnreadableError
 from deapcache.locations.base import PLAIN, Location, Use, inside
-from deapcache.locations.looking import (
+from deapcache.locations.files import (
+    access_error,
     advice,
-    entries_of,
-    facts_of,
     files_below,
     is_file,
     is_folder,
-    not_reached,
+    list_entries,
     opened,
     read_file,
     reading,
+    stat_or_none,
 )
 from deapcache.untrusted import is_hidden
 
@@ -55,7 +55,7 @@ class LocalLocation(Location):
     def read(self, key: str, *, most: int | None = None) -> bytes:
         return read_file(self.path / inside(key), most)
 
-    def stamp(self, key: str) -> str:
+    def etag(self, key: str) -> str:
         facts = self._facts(key)
         return f"{facts.st_ino}-{facts.st_size}-{facts.st_mtime_ns}"
 
@@ -83,7 +83,7 @@ class LocalLocation(Location):
 
     def _facts(self, key: str) -> os.stat_result:
         path = self.path / inside(key)
-        found = facts_of(path)
+        found = stat_or_none(path)
         if found is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         return found
@@ -133,9 +133,9 @@ class LocalLocation(Location):
     def publish(self, key: str, data: bytes, *, replace: bool = False) -> bool:
         return self._publish(key, data, lambda file, target: _put_in_place(file, target, replace=replace))
 
-    def publish_unless_changed(self, key: str, data: bytes, stamp: str | None) -> bool:
+    def publish_unless_changed(self, key: str, data: bytes, etag: str | None) -> bool:
         def put(file: Path, target: Path) -> bool:  # looks once the bytes are on the disk: that may take long
-            return self.stamp_or_none(key) == stamp and _put_in_place(file, target, replace=True)
+            return self.etag_or_none(key) == etag and _put_in_place(file, target, replace=True)
 
         return self._publish(key, data, put)
 
@@ -173,13 +173,13 @@ def _below(folder: Path, part: str, forgiving: bool) -> list[Path]:
     """
     try:
         if "*" not in part:
-            return [folder / part] if facts_of(folder / part) is not None else []
-        names = [entry.name for entry in entries_of(folder)]
+            return [folder / part] if stat_or_none(folder / part) is not None else []
+        names = [entry.name for entry in list_entries(folder)]
     except UnreadableError as error:
         if not forgiving:
             raise
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-        warnings.warn(f"left out: {not_reached(cause, folder, 'list')}", stacklevel=4)
+        warnings.warn(f"left out: {access_error(cause, folder, 'list')}", stacklevel=4)
         return []
     return [folder / name for name in fnmatch.filter(names, part) if not is_hidden(name)]
 

@@ -54,7 +54,7 @@ class RemoteLocation(Location):
     def read(self, key: str, *, most: int | None = None) -> bytes:
         return self._read(key, most)[0]
 
-    def read_stamped(self, key: str) -> tuple[bytes, str | None]:
+    def read_with_etag(self, key: str) -> tuple[bytes, str | None]:
         return self._read(key, None)
 
     def _read(self, key: str, most: int | None) -> tuple[bytes, str | None]:
@@ -84,7 +84,7 @@ class RemoteLocation(Location):
             options: Any = {"range": {"suffix": length}}
             return self._asked(lambda store: memoryview(obstore.get(store, inside(key), options=options).bytes()))
 
-    def stamp(self, key: str) -> str | None:
+    def etag(self, key: str) -> str | None:
         tag: str | None = self._head(key)["e_tag"]
         return tag
 

@@ -22,7 +22,7 @@ import numpy as np
 home = locate("gs://lab/home")
 home.require_writable()
 first, second = home.publish("key", b"first"), home.publish("key", b"second")
-before = home.stamp("key")
+before = home.etag("key")
 home.publish("key", b"third", replace=True)
 cache = feature_cache(home, count=6)
 fill(cache)
@@ -30,7 +30,7 @@ fill(cache)
 found = entry.open()
 rows = [5, 0, 3]
 same = bool((found.read_features(rows) == volumes(rows).astype(np.float16)).all())
-after = home.stamp("key")
+after = home.etag("key")
 home.delete("key")
 print(json.dumps([first, second, before != after, same, found.is_complete(), found.stored_bytes(), home.exists("key")]))
 """

@@ -44,16 +44,16 @@ def test_the_first_one_published_stays(s3: S3Bucket, place: RemoteLocation) -> N
     assert s3.read("home/key") == b"third"
 
 
-def test_sizes_and_stamps_fetch_nothing(s3: S3Bucket, place: RemoteLocation) -> None:
+def test_sizes_and_etags_fetch_nothing(s3: S3Bucket, place: RemoteLocation) -> None:
     s3.write("home/key", bytes(123_456))
     assert place.size("key") == 123_456
-    before = place.stamp("key")
-    assert before == place.stamp("key") == place.read_stamped("key")[1]
+    before = place.etag("key")
+    assert before == place.etag("key") == place.read_with_etag("key")[1]
     s3.write("home/key", bytes(123_455) + b"x")
-    assert place.stamp("key") != before
+    assert place.etag("key") != before
     asked = s3.requests("/home/key")
-    assert [status for method, _, status in asked if method == "GET"] == [200]  # one whole read: read_stamped's
-    for question in (place.size, place.stamp):
+    assert [status for method, _, status in asked if method == "GET"] == [200]  # one whole read: read_with_etag's
+    for question in (place.size, place.etag):
         with pytest.raises(FileNotFoundError):
             question("nothing")
 

@@ -1,4 +1,4 @@
-"""Looking at files and folders so that what could not be looked at is never taken for absent or damaged.
+"""Reading files and folders so that what could not be looked at is never taken for absent or damaged.
 
 Only "no such file" says that something is not there. A disk that fails, a file server that is away, a limit on open
 files or a missing permission is a :class:`LocationError` that names the path and the cause.
@@ -21,16 +21,10 @@ except ImportError:  # Windows
 
 from deapcache.errors import DeapcacheError, LocationError, NotAFileError, UnreadableError
 
-_OF_THE_FILE = {
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-    errno.EINVAL,
-    errno.EOVERFLOW,
-    errno.ESPIPE,
-}
-"""What an odd file itself can make a decoder run into."""
+OF_THE_PATH = {
+    errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EOVERFLOW, errno.ESPIPE,
+}  # fmt: skip
+"""Errors that tell what is wrong with a file or its path; all others tell that it could not be reached this time."""
 
 _NO_FILE = {errno.EISDIR: "a folder", errno.ELOOP: "a link that leads to itself", errno.ENXIO: "a socket"}
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
@@ -43,33 +37,41 @@ def require_reached(error: Exception, path: str | os.PathLike[str]) -> None:
 
     One of what the file holds, as a decoder raises it, is left to the caller.
     """
-    if isinstance(error, OSError) and error.errno is not None and error.errno not in _OF_THE_FILE:
-        raise error if isinstance(error, DeapcacheError) else not_reached(error, path) from error
+    if isinstance(error, OSError) and error.errno is not None and error.errno not in OF_THE_PATH:
+        raise error if isinstance(error, DeapcacheError) else access_error(error, path) from error
 
 
-def not_reached(error: OSError, path: str | os.PathLike[str], verb: str = "read") -> LocationError:
-    """``error`` as one line that names ``path``, the cause, and what to do."""
+def access_error(error: OSError, path: str | os.PathLike[str], verb: str = "read") -> LocationError:
+    """An error of the operating system as one line that names ``path``, the cause, and what to do.
+
+    Of a missing permission :class:`UnreadableError`, which also names the folder that may not be entered, if any.
+    """
     cause = error.strerror or error
     if isinstance(error, PermissionError):
-        return UnreadableError(f"cannot {verb} {os.fspath(path)}: {cause}; ask its owner to let your group read it")
+        closed = next((folder for folder in reversed(Path(path).parents) if not _may_enter(folder)), None)
+        why = f", since the folder {closed} may not be entered" if closed else ""
+        return UnreadableError(
+            f"cannot {verb} {os.fspath(path)}: {cause}{why}; ask its owner to let your group read it"
+        )
     return LocationError(f"cannot {verb} {os.fspath(path)}: {cause}; {advice(error)}")
 
 
+def _may_enter(folder: Path) -> bool:
+    return os.access(folder, os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
 def advice(error: OSError) -> str:
-    """What to do about an error of the operating system that is not about one file."""
+    """What to do about an error of the operating system."""
     if isinstance(error, FileNotFoundError):
         return "it was moved or removed meanwhile"
     if isinstance(error, PermissionError):
         return "ask its owner"
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        return f"this process may have {_limit()} files open (`ulimit -n`): raise that limit, and run it again"
+        limit = "no more" if resource is None else resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"this process may have {limit} files open (`ulimit -n`): raise that limit, and run it again"
+    if error.errno in OF_THE_PATH:
+        return "it is not the file or folder that belongs there"
     return "see to the disk or the file server, then run the same command again"
-
-
-def _limit() -> str:
-    if resource is None:
-        return "no more"
-    return str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 @contextlib.contextmanager
@@ -89,7 +91,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
             raise
         if error.errno in _NO_FILE:
             raise NotAFileError(f"cannot read {path}: it is {_NO_FILE[error.errno]}, and no file") from error
-        raise not_reached(error, path) from error
+        raise access_error(error, path) from error
 
 
 @contextlib.contextmanager
@@ -119,29 +121,29 @@ def read_file(path: Path, most: int | None = None) -> bytes:
         return file.read()
 
 
-def facts_of(path: Path) -> os.stat_result | None:
+def stat_or_none(path: Path) -> os.stat_result | None:
     """What ``path`` is; None where nothing is there. Raises :class:`LocationError` where one could not look."""
     try:
         return path.stat()
     except OSError as error:
         if error.errno in _ABSENT:
             return None
-        raise not_reached(error, path, "look at") from error
+        raise access_error(error, path, "look at") from error
 
 
 def is_file(path: Path) -> bool:
     """Whether ``path`` is a file; raises :class:`LocationError` where one could not look."""
-    found = facts_of(path)
+    found = stat_or_none(path)
     return found is not None and stat.S_ISREG(found.st_mode)
 
 
 def is_folder(path: Path) -> bool:
     """Whether ``path`` is a folder; raises :class:`LocationError` where one could not look."""
-    found = facts_of(path)
+    found = stat_or_none(path)
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
-def entries_of(folder: Path) -> list[os.DirEntry[str]]:
+def list_entries(folder: Path) -> list[os.DirEntry[str]]:
     """What a folder holds, [] where it is not there; raises :class:`LocationError` where one could not look."""
     try:
         with os.scandir(folder) as entries:
@@ -149,15 +151,15 @@ def entries_of(folder: Path) -> list[os.DirEntry[str]]:
     except OSError as error:
         if error.errno in _ABSENT:
             return []
-        raise not_reached(error, folder, "list") from error
+        raise access_error(error, folder, "list") from error
 
 
 def files_below(top: Path) -> Iterator[Path]:
-    """Every file below a folder, in any order; links to folders are not followed. Raises as :func:`entries_of`.
+    """Every file below a folder, in any order; links to folders are not followed. Raises as :func:`list_entries`.
 
     A link that leads nowhere is an error: what it means is not empty, but out of reach.
     """
-    if top.is_symlink() and facts_of(top) is None:
+    if top.is_symlink() and stat_or_none(top) is None:
         raise LocationError(f"cannot list {top}: it leads to {top.readlink()}, which is not there; is it mounted?")
     for folder, _, names in os.walk(top, onerror=_refuse):
         yield from (Path(folder, name) for name in names)
@@ -165,4 +167,4 @@ def files_below(top: Path) -> Iterator[Path]:
 
 def _refuse(error: OSError) -> None:
     if error.errno not in _ABSENT:
-        raise not_reached(error, error.filename, "list") from error
+        raise access_error(error, error.filename, "list") from error
