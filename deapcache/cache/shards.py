@@ -158,14 +158,18 @@ def decode_chunk(chunk: memoryview, row: np.ndarray | memoryview, *, packed: boo
 
 def unpack_chunk(data: memoryview, row: np.ndarray | memoryview, *, packed: bool) -> None:
     """The bytes of a chunk, less their checksum, into ``row``, uint8; raises ``ValueError`` or ``RuntimeError``."""
-    require_unpacked(data, len(row), packed=packed)
+    _require_size(data, len(row), packed=packed)
+    _unpack(data, row, packed=packed)
+
+
+def _unpack(data: memoryview, row: np.ndarray | memoryview, *, packed: bool) -> None:
     if packed:
         blosc.decompress(data, row)
     else:
         np.asarray(row)[:] = np.frombuffer(data, np.uint8)
 
 
-def require_unpacked(data: memoryview, length: int, *, packed: bool) -> None:
+def _require_size(data: memoryview, length: int, *, packed: bool) -> None:
     """Raise ``ValueError`` unless a chunk, less its checksum, is of ``length`` bytes and not packed absurdly well."""
     found = unpacked_bytes(data) if packed else len(data)
     if found != length:
@@ -277,12 +281,11 @@ def _chunk_problem(chunk: memoryview, stored: StoredArray, scratch: Scratch, dec
         return "the checksum is another"
     if not decompress:
         return ""
-    packed = stored.spec.compression != UNCOMPRESSED
+    data, packed = chunk[:-CHECKSUM_BYTES], stored.spec.compression != UNCOMPRESSED
     try:
-        # before there is memory for it
-        require_unpacked(chunk[:-CHECKSUM_BYTES], stored.spec.item_bytes, packed=packed)
+        _require_size(data, stored.spec.item_bytes, packed=packed)  # before memory is taken for it
         row = scratch.unpacked(stored.spec.item_bytes)
-        unpack_chunk(chunk[:-CHECKSUM_BYTES], row, packed=packed)
+        _unpack(data, row, packed=packed)
     except (ValueError, RuntimeError) as error:
         return str(error)
     finite = are_finite(row, np.dtype(stored.spec.dtype), overwrite=True)

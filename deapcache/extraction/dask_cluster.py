@@ -15,20 +15,19 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from deapcache.backbones import Backbone, BackboneIdentity, BatchNormStatistics, LayerSelection, build
+from deapcache.backbones import Backbone, BackboneIdentity, BatchNormStatistics, build
 from deapcache.cache import FeatureCache, open_cache
 from deapcache.errors import ClusterError, DeapcacheError, UsageError, WeightsError
-from deapcache.extraction.pipeline import SHARDS_IN_FLIGHT, ImageSource, extract_shards
+from deapcache.extraction.pipeline import SHARDS_IN_FLIGHT, FeatureJob, ImageSource, extract_shards
 from deapcache.extraction.provenance import ProvenanceRecord, new_writer_name, provenance_facts
-from deapcache.extraction.settings import ExtractionSettings, choose_device, default_batch_size
+from deapcache.extraction.settings import ExtractionSettings, choose_device
 from deapcache.locations import Location
 from deapcache.machine import cpu_count
 from deapcache.processes import GUARD, follow_parent, refuse_unguarded, spawning
@@ -103,25 +102,22 @@ class Cluster:
 
     def compute(
         self,
-        caches: Sequence[FeatureCache],
+        job: FeatureJob,
         batches: Iterator[Iterator[int]],
-        backbone: Backbone,
-        source: ImageSource,
         *,
-        settings: ExtractionSettings,
         on_forward: Callable[[int], None],
         on_publish: Callable[[int, int], None],
     ) -> None:
         """Submit the shards one by one, and record which worker did which."""
-        job = _job(caches, backbone, source, settings)
+        sent = _worker_job(job)
         with ExitStack() as open_records:
             records: dict[str, list[ProvenanceRecord]] = {}
             for shards in batches:
-                for done in self._compute(job, shards):
+                for done in self._compute(sent, shards):
                     if done.bytes and done.writer not in records:
                         records[done.writer] = [
                             open_records.enter_context(ProvenanceRecord(cache, done.writer, done.facts))
-                            for cache in caches
+                            for cache in job.caches
                         ]
                     if done.bytes:
                         for record in records[done.writer]:
@@ -129,7 +125,7 @@ class Cluster:
                     on_publish(done.shard, done.bytes)
                     on_forward(done.images)
 
-    def _compute(self, job: Job, shards: Iterable[int]) -> Iterator[Done]:
+    def _compute(self, job: WorkerJob, shards: Iterable[int]) -> Iterator[Done]:
         """The shards as they end. Each worker fetches the job once: it is a task of its own."""
         with cluster_errors():
             submitted = self.client.submit(_same_job, job, key=f"deapcache-job-{job.name}")
@@ -237,8 +233,8 @@ def cluster_errors() -> Iterator[None]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """What a worker must know to compute any shard of one cache, or of those of several layers."""
+class WorkerJob:
+    """A :class:`FeatureJob` as it is sent: without the model, which each worker builds for itself."""
 
     name: str
     """No other job has it."""
@@ -249,13 +245,10 @@ class Job:
     source: ImageSource
     """Of the images that the backbone sees."""
     identities: tuple[BackboneIdentity, ...]
-    selection: LayerSelection
     statistics: BatchNormStatistics | None
     """Batch-norm statistics of an untrained backbone: all workers have those of the process that wrote the recipe."""
-    weights: Path | None
-    precision: str
-    device: str
-    batch_size: int | None
+    settings: ExtractionSettings
+    """With the layers of this job alone, and an absolute path of the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,38 +264,39 @@ class Done:
     facts: dict[str, Any]
 
 
-def _job(caches: Sequence[FeatureCache], backbone: Backbone, source: ImageSource, settings: ExtractionSettings) -> Job:
-    return Job(
+def _worker_job(job: FeatureJob) -> WorkerJob:
+    weights = job.settings.weights
+    return WorkerJob(
         name=uuid.uuid4().hex,
         version=version("deapcache"),
-        features=tuple(cache.location for cache in caches),
-        source=source,
-        identities=backbone.identities,
-        selection=backbone.selection,
-        statistics=backbone.statistics() if caches[0].recipe["calibration"] else None,
-        weights=None if settings.weights is None else settings.weights.absolute(),
-        precision=settings.precision,
-        device=settings.device,
-        batch_size=settings.batch_size,
+        features=tuple(cache.location for cache in job.caches),
+        source=job.source,
+        identities=job.backbone.identities,
+        statistics=job.backbone.statistics() if job.caches[0].recipe["calibration"] else None,
+        settings=replace(
+            job.settings, selection=job.backbone.selection, weights=None if weights is None else weights.absolute()
+        ),
     )
 
 
 class _Ready:
     """A job whose model and caches are in this process's memory."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: WorkerJob) -> None:
         here = version("deapcache")
         if here != job.version:
             raise ClusterError(
                 f"a worker has deapcache {here}, this process has {job.version}: install the same version everywhere"
             )
-        device = worker_device(job.device)
-        self.caches = [cast(FeatureCache, open_cache(location)) for location in job.features]
-        self.backbone = _build(job).to(device)
-        self.batch_size = job.batch_size or default_batch_size(device)
+        device = worker_device(job.settings.device)
+        self.job = FeatureJob(
+            caches=[cast(FeatureCache, open_cache(location)) for location in job.features],
+            backbone=_build(job).to(device),
+            source=job.source,
+            settings=job.settings,
+        )
         self.writer = new_writer_name()
-        self.facts = provenance_facts(device, self.batch_size)
-        self.source = job.source
+        self.facts = provenance_facts(device, self.job.batch_size)
 
 
 _READY: dict[str, _Ready] = {}
@@ -313,7 +307,7 @@ _SPACE = threading.Semaphore(SHARDS_IN_FLIGHT + 1)
 """Shards in memory: one is forwarded while earlier ones are published."""
 
 
-def compute_shard(job: Job, shard: int) -> Done:
+def compute_shard(job: WorkerJob, shard: int) -> Done:
     """Forward and publish one shard; while it is published, the worker may begin with the next one.
 
     Raises what building, reading, forwarding and publishing raise, and :class:`ClusterError` where this worker has
@@ -323,21 +317,18 @@ def compute_shard(job: Job, shard: int) -> Done:
     with _SPACE, ExitStack() as model:
         model.enter_context(_MODEL)
         ready = _ready(job)
-        rows = ready.caches[0].shard_rows(shard)
-        if any(cache.missing_shards(rows) for cache in ready.caches):
+        rows = ready.job.caches[0].shard_rows(shard)
+        if any(cache.missing_shards(rows) for cache in ready.job.caches):
             extract_shards(
-                ready.caches,
+                ready.job,
                 [shard],
-                ready.backbone,
-                ready.source,
-                batch_size=ready.batch_size,
                 on_publish=lambda _, size: sizes.append(size),
                 on_all_forwarded=lambda: _let_next_begin(model),
             )
     return Done(shard=shard, images=len(rows), bytes=sum(sizes), writer=ready.writer, facts=ready.facts)
 
 
-def _same_job(job: Job) -> Job:
+def _same_job(job: WorkerJob) -> WorkerJob:
     return job
 
 
@@ -360,16 +351,18 @@ def _let_next_begin(model: ExitStack) -> None:
     secede()
 
 
-def _ready(job: Job) -> _Ready:
+def _ready(job: WorkerJob) -> _Ready:
     if job.name not in _READY:
         _forget()
         _READY[job.name] = _Ready(job)
     return _READY[job.name]
 
 
-def _build(job: Job) -> Backbone:
-    expected = job.identities[0]
-    backbone = build(expected.backbone, weights=job.weights, precision=job.precision, selection=job.selection)
+def _build(job: WorkerJob) -> Backbone:
+    expected, settings = job.identities[0], job.settings
+    backbone = build(
+        expected.backbone, weights=settings.weights, precision=settings.precision, selection=settings.selection
+    )
     if backbone.identities != job.identities:
         raise WeightsError(
             f"backbone {backbone.name} has the weights {backbone.identity.weights} on a worker, expected "

@@ -27,7 +27,7 @@ from deapcache.extraction.images_targets import (
     require_one_region,
     split_views,
 )
-from deapcache.extraction.pipeline import CALIBRATION_IMAGES, ImageSource, calibrate, extract_shards, image_source
+from deapcache.extraction.pipeline import CALIBRATION_IMAGES, FeatureJob, calibrate, extract_shards, image_source
 from deapcache.extraction.progress import NewCache, Progress, ProgressEvent, message, no_progress
 from deapcache.extraction.provenance import ProvenanceRecord, new_writer_name, provenance_facts
 from deapcache.extraction.readable import readable_dataset
@@ -36,7 +36,6 @@ from deapcache.extraction.settings import (
     ExtractionSettings,
     base_size_name,
     choose_device,
-    default_batch_size,
 )
 from deapcache.locations import Location
 from deapcache.processes import refuse_unguarded
@@ -81,19 +80,16 @@ class Executor(Protocol):
 
     def compute(
         self,
-        caches: Sequence[FeatureCache],
+        job: FeatureJob,
         batches: Iterator[Iterator[int]],
-        backbone: Backbone,
-        source: ImageSource,
         *,
-        settings: ExtractionSettings,
         on_forward: Callable[[int], None],
         on_publish: Callable[[int, int], None],
     ) -> None:
         """Do all shards of each batch before asking for the next batch, and record who did them.
 
-        ``backbone`` is built and calibrated, ``caches`` are those of its layers. ``on_forward`` gets a number of images
-        more, ``on_publish`` a shard and its bytes, from any thread. Raises what forwarding and publishing raise.
+        ``on_forward`` gets a number of images more, ``on_publish`` a shard and its bytes, from any thread. Raises what
+        forwarding and publishing raise.
         """
         ...
 
@@ -107,20 +103,16 @@ class LocalExecutor:
 
     def compute(
         self,
-        caches: Sequence[FeatureCache],
+        job: FeatureJob,
         batches: Iterator[Iterator[int]],
-        backbone: Backbone,
-        source: ImageSource,
         *,
-        settings: ExtractionSettings,
         on_forward: Callable[[int], None],
         on_publish: Callable[[int, int], None],
     ) -> None:
         """Forward and publish here, all at the same time."""
-        batch_size = settings.batch_size or default_batch_size(backbone.device)
-        writer, facts = new_writer_name(), {**provenance_facts(backbone.device, batch_size), **self._facts}
+        writer, facts = new_writer_name(), {**provenance_facts(job.backbone.device, job.batch_size), **self._facts}
         with ExitStack() as open_records:
-            records = [open_records.enter_context(ProvenanceRecord(cache, writer, facts)) for cache in caches]
+            records = [open_records.enter_context(ProvenanceRecord(cache, writer, facts)) for cache in job.caches]
 
             def record(shard: int, size: int) -> None:
                 for each in records:
@@ -128,9 +120,7 @@ class LocalExecutor:
                 on_publish(shard, size)
 
             for shards in batches:
-                extract_shards(
-                    caches, shards, backbone, source, batch_size=batch_size, on_forward=on_forward, on_publish=record
-                )
+                extract_shards(job, shards, on_forward=on_forward, on_publish=record)
 
 
 def extract(
@@ -249,16 +239,10 @@ class _Extraction:
             complete_images(prepared, rows, settings, self._progress)
             kept = backbone if lacking == caches else backbone.narrowed([c.recipe["layer"] for c in lacking])
             stage = f"{backbone.name} · {prepared.dataset.images_name}/{prepared.split}"
-            done = compute_features(
-                lacking,
-                missing,
-                kept,
-                image_source(prepared, backbone.image_size),
-                settings=settings,
-                stage=name_view(stage, prepared.view),
-                progress=self._progress,
-                executor=self._executor,
-            )
+            source = image_source(prepared, backbone.image_size)
+            job = FeatureJob(caches=lacking, backbone=kept, source=source, settings=settings)
+            stage = name_view(stage, prepared.view)
+            done = compute_features(job, missing, stage=stage, progress=self._progress, executor=self._executor)
         seconds = time.perf_counter() - start
         return [
             _report(cache, prepared, wanted, extracted=done if cache in lacking else 0, seconds=seconds)
@@ -271,12 +255,10 @@ class _Extraction:
         settings, dataset, ids = self._settings, prepared.dataset, prepared.image_ids
         recipe = feature_recipe(
             identity,
+            settings,
             calibration=calibration,
             base_size=settings.base_size or dataset.base_size,
-            base_fit=prepared.fit,
             colour=dataset.colour,
-            precision=settings.precision,
-            storage=settings.storage,
             images=prepared.images_digest,
             view=prepared.view,
             omitted=omitted_from(dataset, prepared.split),
@@ -298,13 +280,11 @@ class _Extraction:
 
 def feature_recipe(
     identity: BackboneIdentity,
+    settings: ExtractionSettings,
     *,
     calibration: str,
     base_size: BaseSize,
-    base_fit: str,
     colour: str,
-    precision: str,
-    storage: str,
     images: str,
     view: str = ORIGINAL,
     omitted: Mapping[str, Any] | None = None,
@@ -314,12 +294,12 @@ def feature_recipe(
         **{f.name: getattr(identity, f.name) for f in dataclasses.fields(identity)},
         calibration=calibration,
         base_size=base_size_name(base_size),
-        base_fit=base_fit,
+        base_fit=settings.fit,
         base_interpolation=INTERPOLATION,
         colour=colour,
-        precision=precision,
+        precision=settings.precision,
         tf32=False,
-        storage=storage,
+        storage=settings.storage,
         images=images,
         view=view,
         omitted=omitted,
@@ -327,20 +307,13 @@ def feature_recipe(
 
 
 def compute_features(
-    caches: Sequence[FeatureCache],
-    shards: Sequence[int],
-    backbone: Backbone,
-    source: ImageSource,
-    *,
-    settings: ExtractionSettings,
-    stage: str,
-    progress: Progress,
-    executor: Executor | None = None,
+    job: FeatureJob, shards: Sequence[int], *, stage: str, progress: Progress, executor: Executor | None = None
 ) -> int:
-    """Make ``shards`` of the caches of one backbone's layers, as far as no other run does; the images forwarded.
+    """Make ``shards`` of the job's caches, as far as no other run does; the images forwarded.
 
     Raises :class:`IncompleteCacheError` where shards are missing at the end, and what forwarding and publishing raise.
     """
+    caches = job.caches
     first = caches[0]  # keeps the claims on shards, which are those of all caches
     done = stored_bytes = 0
     queue = WorkQueue(
@@ -349,7 +322,7 @@ def compute_features(
         present=lambda: _in_all(caches),
         images=lambda shard: len(first.shard_rows(shard)),
         caches=caches,
-        claim_seconds=settings.claim_seconds,
+        claim_seconds=job.settings.claim_seconds,
         say=lambda text: progress(message(stage, text)),
     )
 
@@ -367,15 +340,7 @@ def compute_features(
         queue.finish(shard)
 
     with refresh_manifest(*caches), queue:
-        (executor or LocalExecutor()).compute(
-            caches,
-            queue.batches(),
-            backbone,
-            source,
-            settings=settings,
-            on_forward=on_forward,
-            on_publish=on_publish,
-        )
+        (executor or LocalExecutor()).compute(job, queue.batches(), on_forward=on_forward, on_publish=on_publish)
         show()
     if removed := set(shards) - _in_all(caches):
         raise IncompleteCacheError(

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -23,6 +24,7 @@ from deapcache.cache import HFLIP, Cache, FeatureCache, encode_cls, encode_featu
 from deapcache.datasets import Dataset, resize_image
 from deapcache.extraction.images_targets import IMAGES, PreparedSplit
 from deapcache.extraction.readable import suggest_skipping
+from deapcache.extraction.settings import ExtractionSettings, default_batch_size
 from deapcache.machine import cpu_count
 
 CALIBRATION_IMAGES = 64
@@ -124,20 +126,33 @@ def calibrate(backbone: Backbone, source: ImageSource, images: int, images_diges
     return f"batch norm from the first {len(rows)} images of {images_digest}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class FeatureJob:
+    """Features to compute: from which images, by which backbone, into which caches."""
+
+    caches: Sequence[FeatureCache]
+    """Those of the layers that ``backbone`` gives from one forward, in its order, with equal shards."""
+    backbone: Backbone
+    """Built and calibrated."""
+    source: ImageSource
+    settings: ExtractionSettings
+
+    @property
+    def batch_size(self) -> int:
+        """Images in one forward pass on the backbone's device."""
+        return self.settings.batch_size or default_batch_size(self.backbone.device)
+
+
 def extract_shards(
-    caches: Sequence[FeatureCache],
+    job: FeatureJob,
     shards: Iterable[int],
-    backbone: Backbone,
-    source: ImageSource,
     *,
-    batch_size: int,
     on_forward: Callable[[int], None] = lambda _: None,
     on_publish: Callable[[int, int], None] = lambda *_: None,
     on_all_forwarded: Callable[[], None] = lambda: None,
 ) -> int:
-    """Compute and publish ``shards`` of ``caches``; returns the number of images written.
+    """Compute and publish ``shards`` of the job's caches; returns the number of images written.
 
-    ``caches`` are those of the layers that ``backbone`` gives from one forward, in its order, with equal shards.
     ``shards`` is read one by one, as the loop gets to each.
 
     ``on_forward`` gets the number of images of each batch, ``on_publish`` (from another thread) a shard that is in all
@@ -148,10 +163,10 @@ def extract_shards(
     """
     writer = ThreadPoolExecutor(SHARDS_IN_FLIGHT)
     try:
-        work = _batches_of(caches[0], shards, batch_size)
+        work = _batches_of(job.caches[0], shards, job.batch_size)
         with keep_freed_memory():
-            loop = _Loop(caches, backbone, writer, on_publish)
-            for item, batch in _read_ahead(source, work):
+            loop = _Loop(job, writer, on_publish)
+            for item, batch in _read_ahead(job.source, work):
                 loop.forward(item, batch.result())
                 on_forward(len(item.rows))
             on_all_forwarded()
@@ -198,19 +213,13 @@ _Buffers = tuple[_Buffer, ...]
 class _Loop:
     """The buffers of one run of the loop: those that fill, and those whose shard is being published."""
 
-    def __init__(
-        self,
-        caches: Sequence[FeatureCache],
-        backbone: Backbone,
-        writer: ThreadPoolExecutor,
-        on_publish: Callable[[int, int], None],
-    ) -> None:
-        self._caches = caches
-        self._backbone = backbone
+    def __init__(self, job: FeatureJob, writer: ThreadPoolExecutor, on_publish: Callable[[int, int], None]) -> None:
+        self._caches = job.caches
+        self._backbone = job.backbone
         self._writer = writer
         self._on_publish = on_publish
-        self._device = backbone.device
-        self._dtype = torch.float16 if caches[0].storage == "float16" else torch.float32
+        self._device = job.backbone.device
+        self._dtype = torch.float16 if job.caches[0].storage == "float16" else torch.float32
         self._free: list[_Buffers] = []
         self._publishing: deque[tuple[_Buffers, Future[None]]] = deque()
         self._images = 0

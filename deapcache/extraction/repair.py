@@ -43,7 +43,7 @@ from deapcache.extraction.images_targets import (
     target_array,
     target_recipe,
 )
-from deapcache.extraction.pipeline import CachedImages, in_view
+from deapcache.extraction.pipeline import CachedImages, FeatureJob, in_view
 from deapcache.extraction.progress import Progress, no_progress
 from deapcache.extraction.readable import without_unreadable
 from deapcache.extraction.recompute import base_images, rebuild_backbone
@@ -193,16 +193,14 @@ def _find_base_images(entry: CacheEntry, settings: RepairSettings, progress: Pro
     def extract(cache: Cache, shards: Sequence[int]) -> None:
         rows = sum(len(cache.shard_rows(shard)) for shard in shards)
         require_space(cache.location, rows * item_bytes(cache))
-        compute_features(
-            [cast(FeatureCache, cache)],
-            shards,
-            backbone,
-            in_view(CachedImages(images), recipe.view),
+        job = FeatureJob(
+            caches=[cast(FeatureCache, cache)],
+            backbone=backbone,
+            source=in_view(CachedImages(images), recipe.view),
             settings=ExtractionSettings(batch_size=settings.batch_size),
-            stage=f"repair {entry.path}",
-            progress=progress,
-            executor=LocalExecutor({"repair": True}),
         )
+        executor = LocalExecutor({"repair": True})
+        compute_features(job, shards, stage=f"repair {entry.path}", progress=progress, executor=executor)
 
     arrays = feature_arrays(recipe.storage, backbone.grid, backbone.dim, cls=recipe.tokens == CLS)
     return _Source(entry=entry, recipe=recipe, arrays=arrays, image_ids=images.image_ids, extract=extract)

@@ -24,8 +24,8 @@ from deapcache.allocator import keep_freed_memory
 from deapcache.backbones import Backbone, build
 from deapcache.cache import Cache, FeatureCache, create_cache, feature_arrays
 from deapcache.cache.format import MIN_SHARDS
-from deapcache.extraction import CachedImages, calibrate, default_batch_size, image_array
-from deapcache.extraction.pipeline import extract_shards
+from deapcache.extraction import CachedImages, ExtractionSettings, calibrate, default_batch_size, image_array
+from deapcache.extraction.pipeline import FeatureJob, extract_shards
 from deapcache.locations import LocalLocation
 from deapcache.recipe import ImageRecipe
 from tests.benchmarks.bench_read import random_recipe
@@ -104,8 +104,9 @@ def _extract_seconds(backbone: Backbone, base: Cache, home: SlowLocation, shards
     assert isinstance(made, FeatureCache)
     assert made.shard_images == batch
     start = time.perf_counter()
-    source = CachedImages(base)
-    extract_shards([made], range(shards), backbone, source, batch_size=batch)
+    settings = ExtractionSettings(batch_size=batch)
+    job = FeatureJob(caches=[made], backbone=backbone, source=CachedImages(base), settings=settings)
+    extract_shards(job, range(shards))
     return time.perf_counter() - start
 
 

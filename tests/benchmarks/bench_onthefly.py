@@ -28,8 +28,8 @@ import torch
 from deapcache.allocator import keep_freed_memory
 from deapcache.backbones import Backbone, build
 from deapcache.cache import ArraySpec, Cache, FeatureCache, create_cache, feature_arrays
-from deapcache.extraction import CachedImages, calibrate, image_array
-from deapcache.extraction.pipeline import extract_shards
+from deapcache.extraction import CachedImages, ExtractionSettings, calibrate, image_array
+from deapcache.extraction.pipeline import FeatureJob, extract_shards
 from deapcache.locations import LocalLocation
 from deapcache.probing import ProbeConfig
 from deapcache.probing.batches import READ_AHEAD, Batch, BatchStream
@@ -169,9 +169,9 @@ def _extracted(home: LocalLocation, backbone: Backbone, images: Cache, targets: 
     arrays = feature_arrays("float16", backbone.grid, backbone.dim)
     cache = create_cache(home, "features.zarr", recipe=random_recipe(), arrays=arrays, image_ids=images.image_ids)
     assert isinstance(cache, FeatureCache)
-    source = CachedImages(images)
-    every = range(cache.shard_count)
-    extract_shards([cache], every, backbone, source, batch_size=BATCH)
+    settings = ExtractionSettings(batch_size=BATCH)
+    job = FeatureJob(caches=[cache], backbone=backbone, source=CachedImages(images), settings=settings)
+    extract_shards(job, range(cache.shard_count))
     return SplitCaches(cache, {"instances": targets}, np.arange(len(images)))
 
 

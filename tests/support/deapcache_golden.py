@@ -187,7 +187,7 @@ def unweighted_recipe(backbone: str, **selection: Any) -> list[dict[str, Any]]:
 
     from deapcache.backbones import DEFAULT_LAYERS, Backbone, LayerSelection, describe
     from deapcache.backbones.model import load_model
-    from deapcache.extraction import feature_recipe
+    from deapcache.extraction import ExtractionSettings, feature_recipe
 
     entry = describe(backbone)
     with torch.device("meta"):
@@ -197,14 +197,7 @@ def unweighted_recipe(backbone: str, **selection: Any) -> list[dict[str, Any]]:
     )
     recipes = [
         feature_recipe(
-            identity,
-            calibration="",
-            base_size=(224, 224),
-            base_fit="squash",
-            colour="rgb",
-            precision="fp32",
-            storage="float16",
-            images="11" * 32,
+            identity, ExtractionSettings(), calibration="", base_size=(224, 224), colour="rgb", images="11" * 32
         )
         for identity in built.identities
     ]
