@@ -24,15 +24,16 @@ from deapcache.backbones.registry import (
 from deapcache.backbones.weights import weights_status
 
 if TYPE_CHECKING:
-    from deapcache.backbones.flops import arithmetic_key, count_flops
     from deapcache.backbones.layers import DEFAULT_LAYERS, LayerSelection
     from deapcache.backbones.model import (
         AUTOCAST,
         Backbone,
         BatchNormStatistics,
         Output,
+        arithmetic_key,
         build,
         check_precision,
+        count_flops,
         layers_of,
     )
 
@@ -63,10 +64,12 @@ __all__ = [
 ]
 
 _WITH_TORCH = {
-    "flops": ("arithmetic_key", "count_flops"),
     "layers": ("DEFAULT_LAYERS", "LayerSelection"),
-    "model": ("AUTOCAST", "Backbone", "BatchNormStatistics", "Output", "build", "check_precision", "layers_of"),
-}
+    "model": (
+        "AUTOCAST", "Backbone", "BatchNormStatistics", "Output", "arithmetic_key", "build", "check_precision",
+        "count_flops", "layers_of",
+    ),
+}  # fmt: skip
 """Module → the names in it that need torch, which takes seconds to import."""
 
 

@@ -24,13 +24,22 @@ from deapcache.cache.catalog import (
 )
 from deapcache.cache.features import STORAGE_FORMATS, decode_features, encode_cls, encode_features, feature_arrays
 from deapcache.cache.format import ArraySpec, shard_images_for
-from deapcache.cache.names import CLAIMS, features_path, images_path, targets_path
-from deapcache.cache.parallel import ShardListener, ShardProgress, no_progress
+from deapcache.cache.names import (
+    CLAIMS,
+    HFLIP,
+    ORIGINAL,
+    VIEWS,
+    check_views,
+    features_path,
+    images_path,
+    name_view,
+    targets_path,
+)
+from deapcache.cache.progress import Progress, ProgressEvent, no_progress
 from deapcache.cache.reading import Reading
 from deapcache.cache.remove import Removal, last_written, remove_bad_shards, remove_cache, set_aside
 from deapcache.cache.transfer import Refused, TransferReport, transfer_cache
 from deapcache.cache.verify import BadShard, VerifyReport, verify_cache
-from deapcache.cache.views import HFLIP, ORIGINAL, VIEWS, check_views, name_view
 from deapcache.cache.web_index import (
     IndexEntry,
     Manifest,
@@ -62,11 +71,11 @@ __all__ = [
     "FeatureCache",
     "IndexEntry",
     "Manifest",
+    "Progress",
+    "ProgressEvent",
     "Reading",
     "Refused",
     "Removal",
-    "ShardListener",
-    "ShardProgress",
     "TransferReport",
     "VerifyReport",
     "are_wanted",

@@ -19,9 +19,8 @@ from typing import Any, TypeVar
 
 from deapcache.cache.cache import Cache, open_cache
 from deapcache.cache.format import METADATA_KEY, added_fields, read_group
-from deapcache.cache.names import DEPTH, KINDS, SUFFIX, original, safe
+from deapcache.cache.names import DEPTH, KINDS, ORIGINAL, SUFFIX, original, safe
 from deapcache.cache.parallel import REQUESTS
-from deapcache.cache.views import ORIGINAL
 from deapcache.errors import (
     AmbiguousCacheError,
     CacheMissError,

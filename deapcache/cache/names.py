@@ -1,12 +1,18 @@
-"""Where caches lie below a home: ``<kind>/<dataset>/<split>/<name>-<digest12>.zarr``, and back again."""
+"""Where caches lie below a home: ``<kind>/<dataset>/<split>/<name>-<digest12>.zarr``, and back again; names of views.
+
+Views are the image as it is, and its mirror image. Features are never mirrored: position embeddings and learned filters
+tell left from right, so that the mirrored feature map of an image is not the feature map of the mirrored image.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
 import unicodedata
+from collections.abc import Iterable
 
 from deapcache.errors import UsageError
+from deapcache.locations import Location
 from deapcache.recipe import SHORT
 
 KINDS = ("features", "images", "targets")
@@ -17,6 +23,10 @@ PROVENANCE = "provenance"
 """Folder inside a cache in which each writer says how it was made."""
 DEPTH = 4
 """Parts of a cache's path: kind, dataset, split, name."""
+
+ORIGINAL, HFLIP = "original", "hflip"
+VIEWS = (ORIGINAL, HFLIP)
+"""All views, in the order in which they are named and extracted."""
 
 _CONTROL = ("Cc", "Cs")
 _ODD = re.compile(r"[^A-Za-z0-9_.@+=-]|^\.")
@@ -44,6 +54,11 @@ def targets_path(dataset: str, split: str, annotation: str, digest: str) -> str:
     return _path("targets", dataset, split, f"{safe(annotation)}-{digest[:SHORT]}")
 
 
+def relative_path(location: Location) -> str:
+    """Where a cache lies below its home, for people: the last parts of its address."""
+    return "/".join(str(location).split("/")[-DEPTH:])
+
+
 def safe(name: str) -> str:
     """``name`` as one part of a path; odd characters (``timm:…``, ``a/b``) become ``~`` and their code, reversibly.
 
@@ -66,3 +81,21 @@ def _character(code: int) -> str:
 
 def _path(kind: str, dataset: str, split: str, name: str) -> str:
     return f"{kind}/{safe(dataset)}/{safe(split)}/{name}{SUFFIX}"
+
+
+def check_views(views: Iterable[str]) -> tuple[str, ...]:
+    """The views asked for, each once and in the order of :data:`VIEWS`.
+
+    Raises :class:`UsageError` for one that there is not, and where none is given.
+    """
+    asked = tuple(views)
+    if unknown := [view for view in asked if view not in VIEWS]:
+        raise UsageError(f"unknown view {unknown[0]!r}: choose among {', '.join(VIEWS)}")
+    if not asked:
+        raise UsageError(f"no view is given: expected at least one of {', '.join(VIEWS)}")
+    return tuple(view for view in VIEWS if view in asked)
+
+
+def name_view(name: str, view: str) -> str:
+    """For people: ``train``, or ``train · hflip``; original images go without saying."""
+    return name if view == ORIGINAL else f"{name} · {view}"

@@ -1,4 +1,4 @@
-"""Work on many shards or images: several at once, with word of how far it has come."""
+"""Work on many shards or images: several at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import functools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
@@ -19,24 +18,6 @@ REQUESTS = 16
 """Small requests on their way at once, where every shard or cache must be asked for by itself."""
 
 _MOST_THREADS = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardProgress:
-    """How far work on the shards of a cache has come."""
-
-    done: int
-    """Shard files worked on so far, of ``total``."""
-    total: int
-    bytes: int
-    """Bytes of them."""
-
-
-ShardListener = Callable[[ShardProgress], None]
-
-
-def no_progress(_: ShardProgress) -> None:
-    """Progress that nobody looks at."""
 
 
 def default_threads() -> int:

@@ -14,7 +14,9 @@ from typing import Any
 from deapcache.cache.cache import Cache, open_cache, provenance_keys, restore_metadata
 from deapcache.cache.format import METADATA_KEY
 from deapcache.cache.image_ids import IMAGE_ID_KEYS
-from deapcache.cache.parallel import ShardListener, ShardProgress, each, no_progress
+from deapcache.cache.names import relative_path
+from deapcache.cache.parallel import each
+from deapcache.cache.progress import Progress, ProgressEvent, no_progress
 from deapcache.cache.shards import Scratch, WholeShard, shard_faults
 from deapcache.cache.web_index import refresh_manifest, require_own
 from deapcache.errors import CacheMissError, StorageFullError, UsageError
@@ -68,7 +70,7 @@ def transfer_cache(
     destination: Location,
     *,
     shards: Collection[int] | None = None,
-    progress: ShardListener = no_progress,
+    progress: Progress = no_progress,
 ) -> TransferReport:
     """Copy a cache, or some of its shards, to ``destination``, the cache's own folder there.
 
@@ -155,10 +157,11 @@ class _Copy:
                 f"{needed / 1e9:.2f} GB: free some space, or copy a part of it (--images)"
             )
 
-    def run(self, progress: ShardListener) -> None:
+    def run(self, progress: Progress) -> None:
         """Copy what is missing, several shards at once."""
+        stage, total = f"copy {relative_path(self._target.location)}", len(self._shards)
         for done, _ in enumerate(each(self._copy_shard, self._shards, _THREADS), start=1):
-            progress(ShardProgress(done=done, total=len(self._shards), bytes=self.bytes))
+            progress(ProgressEvent(stage=stage, done=done, total=total, bytes=self.bytes, unit="shards"))
 
     def _copy_shard(self, shard: int) -> None:
         arrays = self._source.stored_arrays

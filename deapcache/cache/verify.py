@@ -13,7 +13,9 @@ from typing import Any
 from deapcache.cache.cache import Cache, has_shard, open_cache, provenance_keys, shards_present
 from deapcache.cache.format import METADATA_KEY, MOST_METADATA, StoredArray, read_group, stored_array
 from deapcache.cache.image_ids import BYTES, OFFSETS, check_image_id_metadata, read_image_ids, read_offsets
-from deapcache.cache.parallel import ShardListener, ShardProgress, each, no_progress
+from deapcache.cache.names import relative_path
+from deapcache.cache.parallel import each
+from deapcache.cache.progress import Progress, ProgressEvent, no_progress
 from deapcache.cache.shards import Fault, Scratch, ShardFile, WholeShard, most_bytes, shard_faults
 from deapcache.errors import CacheMissError, CorruptCacheError, FormatVersionError, NotAFileError
 from deapcache.locations import LocalLocation, Location, reading
@@ -79,7 +81,7 @@ def verify_cache(
     *,
     shards: Collection[int] | None = None,
     threads: int | None = None,
-    progress: ShardListener = no_progress,
+    progress: Progress = no_progress,
 ) -> VerifyReport:
     """Read every byte of the cache at ``location``, or of some of its shards, and report all damage.
 
@@ -127,14 +129,13 @@ def verify_cache(
 class _Scan:
     """One pass over the shard files of a cache."""
 
-    def __init__(
-        self, cache: Cache, shards: Collection[int] | None, threads: int | None, progress: ShardListener
-    ) -> None:
+    def __init__(self, cache: Cache, shards: Collection[int] | None, threads: int | None, progress: Progress) -> None:
         self.files = 0
         self.bytes = 0
         self._cache = cache
         self._threads = threads or (None if isinstance(cache.location, LocalLocation) else _REMOTE_THREADS)
         self._progress = progress
+        self._stage = f"verify {relative_path(cache.location)}"
         self._of_thread = threading.local()
         wanted = range(cache.shard_count) if shards is None else shards
         # One that lacks only a file before the last is damaged, and no shard that was not made yet.
@@ -148,7 +149,9 @@ class _Scan:
         for done, (size, bad) in enumerate(each(self._check, self._tasks, self._threads), start=1):
             self.files += 1
             self.bytes += size
-            self._progress(ShardProgress(done=done, total=len(self._tasks), bytes=self.bytes))
+            self._progress(
+                ProgressEvent(stage=self._stage, done=done, total=len(self._tasks), bytes=self.bytes, unit="files")
+            )
             if bad:
                 yield bad
 

@@ -31,7 +31,7 @@ from deapcache.errors import (
 from deapcache.locations import LocalLocation, Location, redacted
 
 if TYPE_CHECKING:
-    from deapcache.cache import Cache, CacheEntry, CacheFolder, ShardListener, TransferReport, VerifyReport
+    from deapcache.cache import Cache, CacheEntry, CacheFolder, TransferReport, VerifyReport
     from deapcache.extraction import RepairReport
     from deapcache.results.uses import Uses
 
@@ -301,7 +301,7 @@ def _verify(folder: CacheFolder, threads: int | None, shown: Bars) -> tuple[dict
         text += f" leaves it. Extract again to make it whole, or {_command('rm', folder)}"
         return {"path": folder.path, "sound": True, "error": text}, [text]
     try:
-        report = verify_cache(folder.location, threads=threads, progress=_show_progress(shown, folder.path))
+        report = verify_cache(folder.location, threads=threads, progress=progress_on(shown))
     except CacheMissError:
         text = f"{folder.path}: it was removed since it was listed"
         return {"path": folder.path, "sound": True, "error": text}, [text]
@@ -393,8 +393,7 @@ def repair_command(
     reports = []
     with bars() as shown:
         for folder in folders:
-            checking = _show_progress(shown, f"verify {folder.path}")
-            report = repair_cache(folder, settings, checking=checking, progress=progress_on(shown))
+            report = repair_cache(folder, settings, progress=progress_on(shown))
             reports.append(report)
             if not json:
                 _show_repair(folder, report)
@@ -442,8 +441,8 @@ class _Transfer:
         reports: list[TransferReport] = []
         with bars() as shown:
             for entry, cache, shards in chosen:
-                progress = _show_progress(shown, entry.path)
-                report = transfer_cache(cache, destination / entry.path, shards=shards, progress=progress)
+                place = destination / entry.path
+                report = transfer_cache(cache, place, shards=shards, progress=progress_on(shown))
                 reports.append(report)
                 if not self.json:
                     _show_transfer(entry, report)
@@ -779,15 +778,3 @@ def _uses(home: Location, others: Sequence[str] | None) -> Uses:
 def _moment_text(text: str | None) -> str:
     """A time in JSON as a table shows it: to the minute, in UTC."""
     return text[:16].replace("T", " ") if text else "–"
-
-
-def _show_progress(shown: Bars, stage: str) -> ShardListener:
-    """Progress of work on shards as a bar, with MB/s."""
-    from deapcache.cache import ShardProgress
-
-    def show(event: ShardProgress) -> None:
-        seconds = shown.seconds(stage)
-        rate = f"{event.bytes / seconds / 1e6:.0f} MB/s" if seconds > 0 else ""
-        shown.show(stage, event.done, event.total, "files", rate)
-
-    return show

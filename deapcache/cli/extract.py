@@ -170,7 +170,7 @@ def extract_command(
 
 def progress_on(display: Bars) -> Progress:
     """Progress events as bars, with MB/s where bytes are written; a new cache beside others as a line."""
-    from deapcache.extraction import ProgressEvent
+    from deapcache.cache import ProgressEvent
 
     def on_event(event: ProgressEvent) -> None:
         if event.new_cache or event.message:
@@ -178,7 +178,7 @@ def progress_on(display: Bars) -> Progress:
             return
         seconds = display.seconds(event.stage)
         rate = f"{event.bytes / seconds / 1e6:.0f} MB/s" if seconds > 0 else ""
-        display.show(event.stage, event.done, event.total, "images", rate)
+        display.show(event.stage, event.done, event.total, event.unit, rate)
 
     return on_event
 

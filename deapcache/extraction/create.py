@@ -9,8 +9,8 @@ from pathlib import PurePosixPath
 from deapcache.cache import ORIGINAL, ArraySpec, Cache, CacheEntry, create_cache, list_caches, name_view, open_cache
 from deapcache.cache.format import METADATA_KEY
 from deapcache.cache.names import original
+from deapcache.cache.progress import NewCache, Progress, ProgressEvent
 from deapcache.errors import CorruptCacheError, StorageFullError
-from deapcache.extraction.progress import NewCache, Progress, ProgressEvent
 from deapcache.locations import Location
 from deapcache.recipe import Recipe, differences
 

@@ -14,6 +14,7 @@ import torch
 
 from deapcache.backbones import CLS, Backbone, BackboneIdentity, build, describe
 from deapcache.cache import ORIGINAL, FeatureCache, feature_arrays, features_path, name_view, refresh_manifest
+from deapcache.cache.progress import NewCache, Progress, ProgressEvent, message, no_progress
 from deapcache.datasets import INTERPOLATION, Dataset
 from deapcache.errors import DeapcacheError, IncompleteCacheError
 from deapcache.extraction.claims import WorkQueue
@@ -28,7 +29,6 @@ from deapcache.extraction.images_targets import (
     split_views,
 )
 from deapcache.extraction.pipeline import CALIBRATION_IMAGES, FeatureJob, calibrate, extract_shards, image_source
-from deapcache.extraction.progress import NewCache, Progress, ProgressEvent, message, no_progress
 from deapcache.extraction.provenance import ProvenanceRecord, new_writer_name, provenance_facts
 from deapcache.extraction.readable import readable_dataset
 from deapcache.extraction.settings import (

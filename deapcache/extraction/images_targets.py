@@ -17,6 +17,7 @@ import numpy as np
 
 from deapcache.annotations import ANNOTATIONS, BOXES, OUTSIDE, get_annotation
 from deapcache.cache import ORIGINAL, ArraySpec, Cache, images_path, refresh_manifest, targets_path
+from deapcache.cache.progress import Progress, ProgressEvent, message, no_progress
 from deapcache.datasets import (
     INTERPOLATION,
     Dataset,
@@ -30,7 +31,6 @@ from deapcache.errors import PluginError, UsageError
 from deapcache.extraction.claims import WorkQueue
 from deapcache.extraction.create import make_cache, require_space
 from deapcache.extraction.dataset_summary import DatasetSummary
-from deapcache.extraction.progress import Progress, ProgressEvent, message, no_progress
 from deapcache.extraction.readable import suggest_skipping
 from deapcache.extraction.settings import BaseSize, ExtractionSettings, ShardPartition, base_size_name
 from deapcache.locations import Location

@@ -13,6 +13,7 @@ import torch
 from deapcache.allocator import keep_freed_memory
 from deapcache.backbones import CLS, Backbone, build, describe, layers_of
 from deapcache.cache import ORIGINAL, ArraySpec, feature_arrays, find_caches, name_view, shard_images_for
+from deapcache.cache.progress import Progress, message, no_progress
 from deapcache.datasets import BOXES, Dataset
 from deapcache.extraction.dataset_summary import DatasetSummary, summarize_dataset
 from deapcache.extraction.images_targets import (
@@ -23,7 +24,6 @@ from deapcache.extraction.images_targets import (
     target_array,
     target_size,
 )
-from deapcache.extraction.progress import Progress, message, no_progress
 from deapcache.extraction.readable import readable_dataset
 from deapcache.extraction.settings import (
     BaseSize,

@@ -10,10 +10,10 @@ from importlib.metadata import version
 from typing import Any
 
 from deapcache.cache.names import safe
+from deapcache.cache.progress import Progress, ProgressEvent, no_progress
 from deapcache.datasets import Dataset, workers
 from deapcache.datasets.digests import is_settled, stamp
 from deapcache.errors import LEAVE_OUT, DataError, LocationError, MissingDataError, printable
-from deapcache.extraction.progress import Progress, ProgressEvent, no_progress
 from deapcache.extraction.settings import ExtractionSettings
 from deapcache.locations import Location
 from deapcache.recipe import SHORT, canonical_json, digest_of

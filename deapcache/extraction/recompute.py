@@ -15,10 +15,10 @@ import torch
 
 from deapcache.backbones import DEFAULT_LAYERS, LAST, NO_TOKENS, Backbone, LayerSelection, build, describe
 from deapcache.cache import Cache, FeatureCache, list_caches
+from deapcache.cache.progress import Progress, ProgressEvent, no_progress
 from deapcache.datasets import INTERPOLATION
 from deapcache.errors import CacheMissError, WeightsError
 from deapcache.extraction.pipeline import CachedImages, ImageSource, calibrate, in_view
-from deapcache.extraction.progress import Progress, ProgressEvent, no_progress
 from deapcache.extraction.settings import choose_device, default_batch_size, parse_base_size
 from deapcache.locations import Location
 from deapcache.recipe import Difference, FeatureRecipe, differences

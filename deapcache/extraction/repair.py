@@ -17,7 +17,6 @@ from deapcache.cache import (
     CacheEntry,
     CacheFolder,
     FeatureCache,
-    ShardListener,
     VerifyReport,
     create_cache,
     feature_arrays,
@@ -29,7 +28,7 @@ from deapcache.cache import (
     verify_cache,
 )
 from deapcache.cache.names import PROVENANCE
-from deapcache.cache.parallel import no_progress as no_shard_progress
+from deapcache.cache.progress import Progress, no_progress
 from deapcache.datasets import DigestIndex, open_dataset
 from deapcache.errors import DeapcacheError, MissingDataError, UsageError
 from deapcache.extraction.create import item_bytes, require_space
@@ -44,7 +43,6 @@ from deapcache.extraction.images_targets import (
     target_recipe,
 )
 from deapcache.extraction.pipeline import CachedImages, FeatureJob, in_view
-from deapcache.extraction.progress import Progress, no_progress
 from deapcache.extraction.readable import without_unreadable
 from deapcache.extraction.recompute import base_images, rebuild_backbone
 from deapcache.extraction.settings import ExtractionSettings, choose_device
@@ -96,7 +94,6 @@ def repair_cache(
     folder: CacheFolder,
     settings: RepairSettings | None = None,
     *,
-    checking: ShardListener = no_shard_progress,
     progress: Progress = no_progress,
 ) -> RepairReport:
     """Verify a cache, delete its damaged shards, and extract what is missing.
@@ -111,7 +108,7 @@ def repair_cache(
     settings = settings or RepairSettings()
     require_own(folder.location)
     folder.location.sweep()
-    found = verify_cache(folder.location, progress=checking)
+    found = verify_cache(folder.location, progress=progress)
     if found.is_sound and (settings.only_bad or not found.missing):
         return RepairReport(verified=found)
     try:
@@ -129,7 +126,7 @@ def repair_cache(
             arrays=source.arrays,
             image_ids=source.image_ids,
         )
-        bad = verify_cache(folder.location, progress=checking).bad  # now by metadata that can be trusted
+        bad = verify_cache(folder.location, progress=progress).bad  # now by metadata that can be trusted
     else:
         cache = open_cache(folder.location)
     removed = remove_bad_shards(cache, bad)

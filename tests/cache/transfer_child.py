@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import sys
 
-from deapcache.cache import ShardProgress, open_cache, transfer_cache
+from deapcache.cache import ProgressEvent, open_cache, transfer_cache
 from deapcache.locations import locate
 
 
-def show(event: ShardProgress) -> None:
+def show(event: ProgressEvent) -> None:
     print(event.done, event.total, flush=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deapcache.cache import CacheEntry, FeatureCache, list_caches
-from deapcache.cache.views import ORIGINAL
+from deapcache.cache.names import ORIGINAL
 from deapcache.errors import AmbiguousCacheError, CacheMissError, UsageError
 from deapcache.experiments.figures.images import base_images, first_rows
 from deapcache.experiments.figures.request import FigureRequest

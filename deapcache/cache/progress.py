@@ -50,11 +50,13 @@ class ProgressEvent:
     stage: str
     """What is being done, for the user: ``dinov2 · coco/train``."""
     done: int
-    """Images done in this run."""
+    """Units done in this run."""
     total: int
-    """Images this run has to do."""
+    """Units this run has to do."""
     bytes: int = 0
-    """Bytes published in this run."""
+    """Bytes published, read or copied in this run."""
+    unit: str = "images"
+    """What is counted: ``images``, ``shards``, or ``files``, of which a shard has one an array."""
     new_cache: NewCache | None = None
     """A new cache that the user could confuse with others."""
     message: str = ""
