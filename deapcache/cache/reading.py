@@ -32,7 +32,7 @@ from deapcache.cache.shards import (
     BLOSC_HEADER_BYTES,
     BLOSC_STORED,
     CHECKSUM_BYTES,
-    Scratch,
+    SCRATCH,
     decode_chunk,
     decode_index,
     ends_in_checksum,
@@ -211,23 +211,12 @@ def _checked(file: int, offset: int, length: int) -> memoryview:
     """So many bytes of a file less their checksum, in this thread's buffer; ``ValueError`` where it is not theirs."""
     if offset < 0:
         raise ValueError("the file ends early")
-    read = _scratch().packed(length)
+    read = SCRATCH.packed(length)
     if os.preadv(file, [read], offset) != length:
         raise ValueError("the file ends early")
     if not ends_in_checksum(read):
         raise ValueError("the checksum is another")
     return read[:-CHECKSUM_BYTES]
-
-
-_OF_THREAD = threading.local()
-
-
-def _scratch() -> Scratch:
-    """The buffers that the thread uses again and again."""
-    if not hasattr(_OF_THREAD, "scratch"):
-        _OF_THREAD.scratch = Scratch()
-    found: Scratch = _OF_THREAD.scratch
-    return found
 
 
 # --- any location -----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ writes them. Arrays that are not sharded (image ids) are one chunk.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,11 +67,10 @@ class WholeShard:
 
 
 class ShardFile:
-    """A shard that is a file, read in order; closed at the end of the block."""
+    """A shard that is a file, read in order by one thread; closed at the end of the block."""
 
-    def __init__(self, path: Path, scratch: Scratch) -> None:
+    def __init__(self, path: Path) -> None:
         self._file = path.open("rb", buffering=0)
-        self._scratch = scratch
         self.size = os.fstat(self._file.fileno()).st_size
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
@@ -83,15 +83,15 @@ class ShardFile:
 
     def read(self, offset: int, length: int) -> memoryview:
         """A part of it, in the thread's buffer."""
-        buffer = self._scratch.packed(length)
+        buffer = SCRATCH.packed(length)
         self._file.seek(offset)
         if self._file.readinto(buffer) != length:
             raise ValueError("the file ends early")
         return buffer
 
 
-class Scratch:
-    """Two buffers of one thread: packed bytes, and unpacked ones."""
+class Scratch(threading.local):
+    """Two buffers of each thread: packed bytes, and unpacked ones."""
 
     def __init__(self) -> None:
         self._packed = np.empty(0, np.uint8)
@@ -108,6 +108,10 @@ class Scratch:
         if len(self._unpacked) < length:
             self._unpacked = np.empty(length, np.uint8)
         return self._unpacked[:length]
+
+
+SCRATCH = Scratch()
+"""Used again and again: memory that is new for every chunk costs more than reading it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,9 +226,7 @@ def ends_in_checksum(data: memoryview) -> bool:
     return crc32c(data[:-CHECKSUM_BYTES]) == int.from_bytes(data[-CHECKSUM_BYTES:], "little")
 
 
-def shard_faults(
-    data: ShardBytes, stored: StoredArray, images: int, scratch: Scratch, *, decompress: bool = True
-) -> list[Fault]:
+def shard_faults(data: ShardBytes, stored: StoredArray, images: int, *, decompress: bool = True) -> list[Fault]:
     """What is wrong with a shard of ``images`` images; [] where every byte is as it was written.
 
     Every checksum is compared. With ``decompress``, each chunk is also unpacked, and its numbers must be finite. What
@@ -248,7 +250,7 @@ def shard_faults(
             faults.append(Fault(numbers=tuple(chunk.number for chunk in segment), reason=str(error)))
             continue
         for chunk in segment:
-            if problem := _chunk_problem(read[chunk.offset - start :][: chunk.length], stored, scratch, decompress):
+            if problem := _chunk_problem(read[chunk.offset - start :][: chunk.length], stored, decompress):
                 faults.append(Fault(numbers=(chunk.number,), reason=problem))
     return faults
 
@@ -275,7 +277,7 @@ def _segments(entries: np.ndarray) -> Iterator[list[_Chunk]]:
         yield segment
 
 
-def _chunk_problem(chunk: memoryview, stored: StoredArray, scratch: Scratch, decompress: bool) -> str:
+def _chunk_problem(chunk: memoryview, stored: StoredArray, decompress: bool) -> str:
     """What is wrong with one image's chunk; empty where nothing is."""
     if not ends_in_checksum(chunk):
         return "the checksum is another"
@@ -284,7 +286,7 @@ def _chunk_problem(chunk: memoryview, stored: StoredArray, scratch: Scratch, dec
     data, packed = chunk[:-CHECKSUM_BYTES], stored.spec.compression != UNCOMPRESSED
     try:
         _require_size(data, stored.spec.item_bytes, packed=packed)  # before memory is taken for it
-        row = scratch.unpacked(stored.spec.item_bytes)
+        row = SCRATCH.unpacked(stored.spec.item_bytes)
         _unpack(data, row, packed=packed)
     except (ValueError, RuntimeError) as error:
         return str(error)

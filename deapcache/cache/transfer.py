@@ -17,7 +17,7 @@ from deapcache.cache.image_ids import IMAGE_ID_KEYS
 from deapcache.cache.names import relative_path
 from deapcache.cache.parallel import each
 from deapcache.cache.progress import Progress, ProgressEvent, no_progress
-from deapcache.cache.shards import Scratch, WholeShard, shard_faults
+from deapcache.cache.shards import WholeShard, shard_faults
 from deapcache.cache.web_index import refresh_manifest, require_own
 from deapcache.errors import CacheMissError, StorageFullError, UsageError
 from deapcache.locations import LocalLocation, Location
@@ -174,7 +174,7 @@ class _Copy:
         for stored in arrays:
             key = stored.shard_key(shard)
             data = self._source.location.read(key)
-            if faults := shard_faults(WholeShard(data), stored, images, Scratch(), decompress=False):
+            if faults := shard_faults(WholeShard(data), stored, images, decompress=False):
                 reason = f"the source's is damaged ({faults[0].reason}): deapcache cache repair it"
                 refused.append(Refused(key=key, reason=reason))
             read.append((key, data))

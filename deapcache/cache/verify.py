@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from deapcache.cache.image_ids import BYTES, OFFSETS, check_image_id_metadata, r
 from deapcache.cache.names import relative_path
 from deapcache.cache.parallel import each
 from deapcache.cache.progress import Progress, ProgressEvent, no_progress
-from deapcache.cache.shards import Fault, Scratch, ShardFile, WholeShard, most_bytes, shard_faults
+from deapcache.cache.shards import Fault, ShardFile, WholeShard, most_bytes, shard_faults
 from deapcache.errors import CacheMissError, CorruptCacheError, FormatVersionError, NotAFileError
 from deapcache.locations import LocalLocation, Location, reading
 
@@ -136,7 +135,6 @@ class _Scan:
         self._threads = threads or (None if isinstance(cache.location, LocalLocation) else _REMOTE_THREADS)
         self._progress = progress
         self._stage = f"verify {relative_path(cache.location)}"
-        self._of_thread = threading.local()
         wanted = range(cache.shard_count) if shards is None else shards
         # One that lacks only a file before the last is damaged, and no shard that was not made yet.
         self._commit = cache.stored_arrays[-1:]
@@ -185,16 +183,10 @@ class _Scan:
         location = self._cache.location
         if isinstance(location, LocalLocation):
             path = location.path / key
-            with reading(path), ShardFile(path, self._scratch()) as file:
-                return file.size, shard_faults(file, stored, images, self._scratch())
+            with reading(path), ShardFile(path) as file:
+                return file.size, shard_faults(file, stored, images)
         data = location.read(key, most=most_bytes(stored))
-        return len(data), shard_faults(WholeShard(data), stored, images, self._scratch())
-
-    def _scratch(self) -> Scratch:
-        if not hasattr(self._of_thread, "scratch"):
-            self._of_thread.scratch = Scratch()
-        scratch: Scratch = self._of_thread.scratch
-        return scratch
+        return len(data), shard_faults(WholeShard(data), stored, images)
 
     def _names(self, rows: tuple[int, ...]) -> tuple[str, ...]:
         try:
