@@ -158,7 +158,7 @@ def test_a_file_that_may_not_be_read_is_explained(home: LocalLocation) -> None:
     home.publish("key", b"x")
     (home.path / "key").chmod(0o600)
     for folder in (home.path, *home.path.parents[:-1]):
-        folder.chmod(folder.stat().st_mode | 0o005)
+        folder.chmod(folder.stat().st_mode | 0o055)
     os.seteuid(65_534)
     try:
         with pytest.raises(LocationError, match=r"cannot read .*key: Permission denied; ask its owner"):

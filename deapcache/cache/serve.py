@@ -39,7 +39,7 @@ from deapcache.cache.web_index import (
     parse_manifest,
 )
 from deapcache.errors import CacheMissError, DeapcacheError, LocationError, UsageError
-from deapcache.locations import INDEX, MANIFEST, LocalLocation, Location, access_error
+from deapcache.locations import INDEX, MANIFEST, LocalLocation, Location, access_error, format_bytes
 from deapcache.recipe import SHORT
 
 # --- the server -------------------------------------------------------------------------------------------------------
@@ -375,7 +375,7 @@ def index_page(entries: Sequence[IndexEntry], address: str) -> bytes:
     head = "".join(f"<th{_css(name)}>{name}</th>" for name in _COLUMNS)
     rows = "\n".join(_row(entry) for entry in entries)
     table = f"<table>\n<tr>{head}</tr>\n{rows}\n</table>" if entries else "<p>There are no caches yet.</p>"
-    total = _size(sum(entry.bytes for entry in entries))
+    total = format_bytes(sum(entry.bytes for entry in entries))
     return f"""<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><title>deapcache: {len(entries)} caches</title><style>{_STYLE}</style></head>
@@ -395,18 +395,14 @@ deapcache probe --task TASK --home {escape(address)} --results-home PATH</pre>
 def _row(entry: IndexEntry) -> str:
     images = f"{entry.images:,}" if entry.images == entry.total else f"{entry.images:,} of {entry.total:,}"
     link = f'<a href="{escape(entry.path)}/zarr.json">{escape(entry.digest[:SHORT])}</a>'
-    shown = (*map(escape, (entry.kind, entry.dataset, entry.split, entry.name, entry.view)), images, _size(entry.bytes))
+    shown = (
+        *map(escape, (entry.kind, entry.dataset, entry.split, entry.name, entry.view)),
+        images,
+        format_bytes(entry.bytes),
+    )
     cells = "".join(f"<td{_css(name)}>{text}</td>" for name, text in zip(_COLUMNS, (*shown, link), strict=True))
     return f"<tr>{cells}</tr>"
 
 
 def _css(column: str) -> str:
     return ' class="n"' if column in _NUMBERS else ""
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

@@ -19,15 +19,12 @@ from deapcache.cache.parallel import each
 from deapcache.cache.progress import Progress, ProgressEvent, no_progress
 from deapcache.cache.shards import WholeShard, shard_faults
 from deapcache.cache.web_index import refresh_manifest, require_own
-from deapcache.errors import CacheMissError, StorageFullError, UsageError
+from deapcache.errors import CacheMissError, UsageError
 from deapcache.locations import LocalLocation, Location
 from deapcache.recipe import differences
 
 _THREADS = 4
 """Each holds a whole shard in memory."""
-
-_ROOM = 1.02
-"""Room for metadata and file-system overhead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,12 +147,8 @@ class _Copy:
         """Raise :class:`StorageFullError` where what is missing will not fit."""
         lacking = [shard for shard in self._shards if shard not in self._present]
         needed = sum(self._sizes[stored.shard_key(shard)] for shard in lacking for stored in self._source.stored_arrays)
-        free = self._target.location.free_bytes()
-        if free is not None and needed * _ROOM > free:
-            raise StorageFullError(
-                f"{self._target.location} has {free / 1e9:.2f} GB free, the rest of this cache takes "
-                f"{needed / 1e9:.2f} GB: free some space, or copy a part of it (--images)"
-            )
+        advice = "or copy a part of it (--images)"
+        self._target.location.require_space(needed, what="the rest of this cache takes", advice=advice)
 
     def run(self, progress: Progress) -> None:
         """Copy what is missing, several shards at once."""

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from deapcache.locations import format_bytes
 from deapcache.untrusted import printable, printable_json
 
 T = TypeVar("T")
@@ -86,13 +87,8 @@ def show(
     out.print(made)
 
 
-def size(count: float) -> str:
-    """Bytes for people: ``1.3 GB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+size = format_bytes
+"""Bytes for people, as all tables show them."""
 
 
 def duration(seconds: float) -> str:

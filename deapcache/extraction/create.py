@@ -10,15 +10,12 @@ from deapcache.cache import ORIGINAL, ArraySpec, Cache, CacheEntry, create_cache
 from deapcache.cache.format import METADATA_KEY
 from deapcache.cache.names import original
 from deapcache.cache.progress import NewCache, Progress, ProgressEvent
-from deapcache.errors import CorruptCacheError, StorageFullError
+from deapcache.errors import CorruptCacheError
 from deapcache.locations import Location
 from deapcache.recipe import Recipe, differences
 
 _NAMING = ("backbone", "annotation", "view")
 """Recipe fields that the name of a cache shows."""
-
-_RESERVE = 1.02
-"""Room for metadata and file-system overhead."""
 
 
 def make_cache(
@@ -106,11 +103,7 @@ def item_bytes(cache: Cache) -> int:
     return sum(spec.item_bytes for spec in cache.arrays.values())
 
 
-def require_space(home: Location, needed: int) -> None:
-    """Raise :class:`StorageFullError` where ``needed`` bytes will not fit into ``home``."""
-    free = home.free_bytes()
-    if free is not None and needed * _RESERVE > free:
-        raise StorageFullError(
-            f"{home} has {free / 1e9:.2f} GB free, this extraction needs up to {needed / 1e9:.2f} GB: free some space, "
-            "choose another --home, a smaller --dtype or fewer images with --limit (--dry-run shows the plan)"
-        )
+def require_space(place: Location, needed: int) -> None:
+    """Raise :class:`StorageFullError` where ``needed`` bytes of an extraction will not fit."""
+    advice = "choose another --home, a smaller --dtype or fewer images with --limit (--dry-run shows the plan)"
+    place.require_space(needed, what="this extraction needs up to", advice=advice)

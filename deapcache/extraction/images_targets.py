@@ -246,16 +246,20 @@ def fill_caches(
     """
     stage = stage or f"{dataset.name}/{split}: decode"
     blocks = RowBlocks([ShardAssembler(name, cache) for name, cache in caches.items()])
-    missing = settings.partition.select(blocks.missing(blocks.of_rows(rows)))
+    lacking = blocks.missing(blocks.of_rows(rows))
+    missing = settings.partition.select(lacking)
     if not missing:
         return
-    work = blocks.work(missing)
-    require_space(blocks.location, sum(each.bytes for each in work.values()))
+    images = {block: len(_rows_lacking(lacking[block])) for block in missing}
+    to_write = [(each, shard) for block in missing for each, shards in lacking[block] for shard in shards]
+    require_space(
+        blocks.location, sum(each.array.item_bytes * len(each.cache.shard_rows(shard)) for each, shard in to_write)
+    )
     queue = WorkQueue(
         blocks.location,
         missing,
-        present=lambda: set(missing) - blocks.missing(missing),
-        images=lambda block: work[block].rows,
+        present=lambda: set(missing) - blocks.missing(missing).keys(),
+        images=lambda block: images[block],
         caches=blocks.written,
         claim_seconds=settings.claim_seconds,
         say=lambda text: progress(message(stage, text)),
@@ -313,13 +317,8 @@ class ShardAssembler:
         return shard, self._values.pop(shard)
 
 
-class BlockWork(NamedTuple):
-    """What a block still takes."""
-
-    rows: int
-    """To read."""
-    bytes: int
-    """To write, uncompressed."""
+Lacking = Sequence[tuple[ShardAssembler, Sequence[int]]]
+"""Caches with the shards of a block that they lack."""
 
 
 class RowBlocks:
@@ -346,28 +345,23 @@ class RowBlocks:
         length = assembler.cache.shard_images
         return range(-(-start // length), -(-stop // length))
 
-    def missing_shards(self, blocks: Collection[int]) -> dict[int, list[tuple[ShardAssembler, list[int]]]]:
-        """For each of ``blocks``, the caches with the shards that they lack now."""
+    def missing(self, blocks: Collection[int]) -> dict[int, Lacking]:
+        """What the caches lack now of each of ``blocks``; a block that is whole is left out."""
         present = {each.name: each.cache.present_shards() for each in self.assemblers}
-        return {
+        found = {
             block: [(each, sorted(set(self.shards(each, block)) - present[each.name])) for each in self.assemblers]
             for block in blocks
         }
+        return {block: lacking for block, lacking in found.items() if any(shards for _, shards in lacking)}
 
-    def missing(self, blocks: Collection[int]) -> set[int]:
-        """Those of ``blocks`` of which some cache lacks a shard."""
-        return {block for block, lacking in self.missing_shards(blocks).items() if any(shards for _, shards in lacking)}
 
-    def work(self, blocks: Collection[int]) -> dict[int, BlockWork]:
-        """What it takes to complete each of ``blocks``."""
-        found = {}
-        for block, lacking in self.missing_shards(blocks).items():
-            rows = [(each, each.cache.shard_rows(shard)) for each, shards in lacking for shard in shards]
-            found[block] = BlockWork(
-                rows=len({row for _, some in rows for row in some}),
-                bytes=sum(len(some) * each.array.item_bytes for each, some in rows),
-            )
-        return found
+def _rows_lacking(lacking: Lacking) -> dict[int, list[ShardAssembler]]:
+    """The rows of a block that must be read → the caches that lack them."""
+    found: dict[int, list[ShardAssembler]] = {}
+    for assembler, shards in lacking:
+        for row in (row for shard in shards for row in assembler.cache.shard_rows(shard)):
+            found.setdefault(row, []).append(assembler)
+    return found
 
 
 RowJob = tuple[int, int, Sequence[EntryFormat]]
@@ -389,12 +383,8 @@ class _BlockPublisher:
     def row_jobs(self, batch: Iterable[int]) -> Iterator[RowJob]:
         """What to read, block by block."""
         for block in batch:
-            lacking = self._blocks.missing_shards([block])[block]
-            by_row: dict[int, list[ShardAssembler]] = {}
-            for assembler, shards in lacking:
-                for row in (row for shard in shards for row in assembler.cache.shard_rows(shard)):
-                    by_row.setdefault(row, []).append(assembler)
-            self._assemblers[block] = by_row
+            lacking = self._blocks.missing([block]).get(block, [])  # another run may have made some meanwhile
+            by_row = self._assemblers[block] = _rows_lacking(lacking)
             self._shards_left[block] = sum(len(shards) for _, shards in lacking)
             for row in sorted(by_row):
                 yield block, row, [assembler.format for assembler in by_row[row]]

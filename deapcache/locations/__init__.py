@@ -9,7 +9,7 @@ from deapcache.locations.base import LocalTier, Location, Use
 from deapcache.locations.files import access_error, read_file, reading, require_reached
 from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation, file_age
 from deapcache.locations.remote import RemoteLocation
-from deapcache.locations.resolving import data_root, home, local_tier, locate, parse_bytes
+from deapcache.locations.resolving import data_root, format_bytes, home, local_tier, locate, parse_bytes
 from deapcache.locations.web import INDEX, LISTING_FORMAT, MANIFEST, WebLocation
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "data_root",
     "expanded",
     "file_age",
+    "format_bytes",
     "home",
     "local_path",
     "local_tier",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-from deapcache.errors import NotAFileError, ReadOnlyError, UnreadableError, UsageError
+from deapcache.errors import NotAFileError, ReadOnlyError, StorageFullError, UnreadableError, UsageError
 from deapcache.locations.addresses import redacted
 
 
@@ -39,6 +39,9 @@ class Use:
 
 PLAIN = Use()
 """A location that is read and written, and nothing kept beside it."""
+
+_RESERVE = 1.02
+"""Room for metadata and file-system overhead."""
 
 
 class Location(ABC):
@@ -184,6 +187,14 @@ class Location(ABC):
     def free_bytes(self) -> int | None:
         """Bytes that can still be written here; None where that is not known."""
         return None
+
+    def require_space(self, needed: int, *, what: str, advice: str) -> None:
+        """Raise :class:`StorageFullError` where ``needed`` bytes, which ``what`` takes, will not fit."""
+        free = self.free_bytes()
+        if free is not None and needed * _RESERVE > free:
+            raise StorageFullError(
+                f"{self} has {free / 1e9:.2f} GB free, {what} {needed / 1e9:.2f} GB: free some space, {advice}"
+            )
 
     @abstractmethod
     def require_writable(self) -> None:

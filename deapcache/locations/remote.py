@@ -191,17 +191,12 @@ def _tried_again(attempt: Callable[[], Answer]) -> Answer:
         try:
             return attempt()
         except Exception as error:
-            status = _status_of(error)
-            if not (_is_lost(error) or status.startswith("5")) or status == "501":
+            lost, status = "HTTP error" in str(error), _status_of(error)  # no answer came, or not all of it
+            if not (lost or status.startswith("5")) or status == "501":
                 raise
         time.sleep(wait * random.uniform(0.5, 1.0))
         wait = min(2 * wait, RETRIES["most_seconds"])
     return attempt()
-
-
-def _is_lost(error: Exception) -> bool:
-    """Whether no answer came, or not all of it."""
-    return "HTTP error" in str(error)
 
 
 def _status_of(error: Exception) -> str:
@@ -258,13 +253,9 @@ def remote_reason(error: Exception) -> str:
     if "kind: Timeout" in text:
         return f"the server is too slow, or silent: no byte for {silence_seconds():g} s"
     if known := next((said for kind, said in _KINDS.items() if f"kind: {kind}" in text), ""):
-        return f"{known}{_after_tries(text)}"
+        tries = re.search(r"after (\d+) retries", text)
+        return f"{known} after {tries[1]} retries" if tries else known
     return redacted(text.split("\n\nDebug source")[0])
-
-
-def _after_tries(text: str) -> str:
-    found = re.search(r"after (\d+) retries", text)
-    return f" after {found[1]} retries" if found else ""
 
 
 KEPT_SECONDS = 10.0

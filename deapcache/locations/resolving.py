@@ -168,6 +168,15 @@ def parse_bytes(text: str) -> int:
     return int(float(found[1]) * unit)
 
 
+def format_bytes(count: float) -> str:
+    """Bytes for people: ``1.3 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
 def _require_usable(tier: LocalTier) -> None:
     try:
         tier.shards.mkdir(parents=True, exist_ok=True)
