@@ -151,7 +151,7 @@ def use(files: Sequence[str | Path]) -> None:
     Raises :class:`UsageError` for a file that is not there and :class:`PluginError` for one that fails.
     """
     before, known = os.environ.get(VARIABLE), plugin_files()
-    wanted = dict.fromkeys(_checked_file(Path(file)) for file in files)
+    wanted = dict.fromkeys(_check_file(Path(file)) for file in files)
     if added := [file for file in wanted if file not in known]:
         os.environ[VARIABLE] = os.pathsep.join(map(str, (*known, *added)))
     try:
@@ -250,7 +250,7 @@ def _run_once(name: str, run: Callable[[], None]) -> None:
 
 
 def _import_file(file: Path) -> None:
-    importlib.import_module(_module_name(_checked_file(file)))
+    importlib.import_module(_module_name(_check_file(file)))
 
 
 def _load_entry_point(entry_point: EntryPoint) -> None:
@@ -261,7 +261,7 @@ def _load_entry_point(entry_point: EntryPoint) -> None:
             raise PluginError(f"plugin {entry_point.name} ({entry_point.value}): {explain(error)}") from error
 
 
-def _checked_file(file: Path) -> Path:
+def _check_file(file: Path) -> Path:
     path = _absolute(file)
     if not path.is_file() or path.suffix != ".py":
         raise UsageError(f"plugin {file}: {'not a .py file' if path.is_file() else 'no such file'}; give a Python file")

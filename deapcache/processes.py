@@ -71,7 +71,7 @@ def process_pool(count: int, purpose: str) -> Iterator[ProcessPoolExecutor]:
     except BrokenProcessPool:
         pool.shutdown(wait=True)
         time.sleep(_GRACE)
-        raise _died(purpose, [child.exitcode for child in context.children]) from None
+        raise _death_error(purpose, [child.exitcode for child in context.children]) from None
     except KeyboardInterrupt:
         for child in context.children:
             child.kill()
@@ -80,7 +80,7 @@ def process_pool(count: int, purpose: str) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _died(purpose: str, codes: list[int | None]) -> DeapcacheError:
+def _death_error(purpose: str, codes: list[int | None]) -> DeapcacheError:
     if _UNGUARDED_CODE in codes:
         return UsageError(UNGUARDED)
     # a broken pool ends its other processes by SIGTERM

@@ -47,8 +47,8 @@ def seen_region(image: Size, size: Size, fit: str) -> Region:
     """
     if fit == SQUASH:
         return Region(top=0, left=0, height=image[0], width=image[1])
-    height = min(image[0], _rounded(image[1] * size[0], size[1]))
-    width = min(image[1], _rounded(image[0] * size[1], size[0]))
+    height = min(image[0], _round(image[1] * size[0], size[1]))
+    width = min(image[1], _round(image[0] * size[1], size[0]))
     return Region(top=(image[0] - height) // 2, left=(image[1] - width) // 2, height=height, width=width)
 
 
@@ -57,6 +57,6 @@ def have_one_shape(one: Size, other: Size) -> bool:
     return one[0] * other[1] == one[1] * other[0]
 
 
-def _rounded(dividend: int, divisor: int) -> int:
+def _round(dividend: int, divisor: int) -> int:
     """The quotient to the nearest whole number of pixels, at least one."""
     return max(1, (2 * dividend + divisor) // (2 * divisor))

@@ -125,7 +125,7 @@ class Backbone:
                 for features, cls in self._forward(images)
             )
 
-    def narrowed(self, layers: Sequence[str]) -> Backbone:
+    def with_layers(self, layers: Sequence[str]) -> Backbone:
         """The same model, of which only some of the layers in ``identities`` are kept; nothing is built."""
         selection = replace(self.selection, layers=tuple(layers))
         return Backbone(self.entry, self._loaded, self.identity.weights, self.precision, selection)
@@ -181,13 +181,13 @@ def build(
     check_precision(precision)
     entry = describe(name)
     checkpoint = _read_weights(entry, weights)
-    size = None if image_size is None or tuple(image_size) == entry.image_size else _checked_size(image_size)
+    size = None if image_size is None or tuple(image_size) == entry.image_size else _check_size(image_size)
     random = checkpoint is None or entry.is_plugin  # a plugin may draw what is no part of the checkpoint
-    with initialisation(seed, skip=not random), _naming_file(weights):
+    with initialisation(seed, skip=not random), _add_file_name(weights):
         loaded = load_model(entry, checkpoint, size)
     loaded.module.eval().requires_grad_(False)
     if size:
-        entry = _resized(entry, loaded, size)
+        entry = _with_size(entry, loaded, size)
     digest = f"sha256:{state_digest(loaded.module)}"
     count_build()
     weights_digest = f"untrained:seed={seed}:{digest}" if entry.untrained else digest
@@ -209,7 +209,7 @@ def _read_weights(entry: BackboneEntry, given: Path | None) -> State | None:
 
 
 @contextlib.contextmanager
-def _naming_file(weights: Path | None) -> Iterator[None]:
+def _add_file_name(weights: Path | None) -> Iterator[None]:
     """Say which file a refused checkpoint was, where the user gave one."""
     try:
         yield
@@ -219,7 +219,7 @@ def _naming_file(weights: Path | None) -> Iterator[None]:
         raise WeightsError(f"{weights}: {error}") from None
 
 
-def _checked_size(size: Size) -> Size:
+def _check_size(size: Size) -> Size:
     height, width = size
     if height < 1 or width < 1:
         raise UsageError(f"image size {height}x{width} is no size: give height and width in pixels, at least 1")
@@ -234,7 +234,7 @@ def load_model(entry: BackboneEntry, checkpoint: State | None, size: Size | None
         return model
 
 
-def _resized(entry: BackboneEntry, loaded: LoadedModel, size: Size) -> BackboneEntry:
+def _with_size(entry: BackboneEntry, loaded: LoadedModel, size: Size) -> BackboneEntry:
     """The entry with the facts that another image size changes, measured on an empty image."""
     _check_patches(entry, loaded.module, size)
     with _size_errors(entry, size), torch.inference_mode():

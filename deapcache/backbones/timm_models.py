@@ -24,7 +24,7 @@ from deapcache.errors import UnknownNameError, UsageError, WeightsError
 LOADER = f"{__name__}:load"
 
 
-class Created(NamedTuple):
+class HeadlessModel(NamedTuple):
     """A timm model without its classifier."""
 
     model: nn.Module
@@ -74,12 +74,12 @@ def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None
         _refuse_other_patch_size(created.model, checkpoint, entry)
         state = convert_keys(created.convert, checkpoint, entry)
         load_strictly(created.model, state, entry, heads=created.heads)
-        _pass_on_notes(entry)
+        _warn_of_notes(entry)
     model = created.model
     return LoadedModel(model, partial(feature_map, model, norm=entry.final_norm), arguments, transformer_blocks(model))
 
 
-def _pass_on_notes(entry: BackboneEntry) -> None:
+def _warn_of_notes(entry: BackboneEntry) -> None:
     """Warn where timm notes that weights were trained with QuickGELU, and the model has another activation."""
     name = entry.architecture.removeprefix("timm:")
     if not entry.pretrained_tag or "quickgelu" in name:
@@ -92,17 +92,17 @@ def _pass_on_notes(entry: BackboneEntry) -> None:
             warnings.warn(f"backbone {entry.name!r}: timm notes on its weights: {note}{variant}", stacklevel=2)
 
 
-def create(name: str, arguments: Mapping[str, Any]) -> Created:
+def create(name: str, arguments: Mapping[str, Any]) -> HeadlessModel:
     """The model without classifier and pooling, randomly initialised."""
     options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
-    with _loading_captured() as captured:
+    with _capture_loading() as captured:
         model: Any = timm.create_model(name, pretrained=True, num_classes=0, **options)
     before = set(model.state_dict())
     _drop_head(model)
     convert = captured.get("filter_fn")
     classifier = model.pretrained_cfg.get("classifier") or ()
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    return Created(
+    return HeadlessModel(
         model,
         (lambda state: dict(convert(dict(state), model))) if convert else dict,
         tuple(f"{name}." for name in names) + tuple(sorted(before - set(model.state_dict()))),
@@ -204,7 +204,7 @@ def _module_calls(model: nn.Module, images: Tensor, *, norm: bool) -> tuple[int,
 
 
 @contextlib.contextmanager
-def _loading_captured() -> Iterator[dict[str, Any]]:
+def _capture_loading() -> Iterator[dict[str, Any]]:
     """Take over from timm where it would fetch weights, and learn how it would convert them.
 
     timm loads a headless model without strictness and keeps the conversion of an architecture to itself.

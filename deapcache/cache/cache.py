@@ -27,9 +27,9 @@ from deapcache.cache.format import (
     stored_array,
 )
 from deapcache.cache.image_ids import image_id_files, read_image_ids
-from deapcache.cache.names import PROVENANCE, is_provenance, safe
+from deapcache.cache.names import PROVENANCE, escape_name, is_provenance
 from deapcache.cache.parallel import REQUESTS
-from deapcache.cache.reading import ArrayReader, Reading, checked_rows
+from deapcache.cache.reading import ArrayReader, Reading, check_rows
 from deapcache.cache.shards import encode_shard
 from deapcache.cache.tier import begin_reading
 from deapcache.errors import CacheMissError, CorruptCacheError, NotAFileError, UsageError
@@ -118,7 +118,7 @@ class Cache:
 
     def shard_of(self, row: int) -> int:
         """The shard that holds ``row``."""
-        return int(checked_rows([row], self._images)[0]) // self.shard_images
+        return int(check_rows([row], self._images)[0]) // self.shard_images
 
     def present_shards(self) -> set[int]:
         """The shards that are there now, whole."""
@@ -128,7 +128,7 @@ class Cache:
         """The shards still to be written, in order; only those that ``rows`` need, where given."""
         wanted: Collection[int] = range(self.shard_count)
         if rows is not None:
-            wanted = np.unique(checked_rows(rows, self._images) // self.shard_images).tolist()
+            wanted = np.unique(check_rows(rows, self._images) // self.shard_images).tolist()
         present = shards_present(self.location, self.stored_arrays, wanted)
         return [shard for shard in wanted if shard not in present]
 
@@ -200,7 +200,7 @@ class Cache:
         name = self._commit.spec.name if array is None else array
         if name not in self._readers:
             raise UsageError(f"{self.location} has no array {name!r}: it has {', '.join(self._readers)}")
-        return self._readers[name].start(checked_rows(rows, self._images))
+        return self._readers[name].start(check_rows(rows, self._images))
 
     def record_provenance(self, facts: Mapping[str, Any], *, writer: str | None = None) -> None:
         """Record circumstances (device, host, versions, times) as ``provenance/<writer>.json``.
@@ -209,7 +209,7 @@ class Cache:
         replaces that writer's facts, and only those.
         """
         data = json.dumps(dict(facts), indent=2, sort_keys=True).encode()
-        self.location.publish(f"{PROVENANCE}/{safe(writer or self._writer)}.json", data, replace=True)
+        self.location.publish(f"{PROVENANCE}/{escape_name(writer or self._writer)}.json", data, replace=True)
 
     def provenance(self) -> list[dict[str, Any]]:
         """What each writer recorded, sorted by writer; a damaged file is left out with a warning that names it."""

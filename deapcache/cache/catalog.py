@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from deapcache.cache.cache import Cache, open_cache
 from deapcache.cache.format import METADATA_KEY, added_fields, read_group
-from deapcache.cache.names import DEPTH, KINDS, ORIGINAL, SUFFIX, original, safe
+from deapcache.cache.names import DEPTH, KINDS, ORIGINAL, SUFFIX, escape_name, unescape_name
 from deapcache.cache.parallel import REQUESTS
 from deapcache.errors import (
     AmbiguousCacheError,
@@ -121,8 +121,8 @@ def list_caches(
     which cannot be listed (open its caches by their address), and where the home could not be
     looked at.
     """
-    folders = "/".join(safe(part) if part else "*" for part in (dataset, split))
-    pattern = f"{folders}/{f'{safe(name)}-' if name else ''}*{SUFFIX}"
+    folders = "/".join(escape_name(part) if part else "*" for part in (dataset, split))
+    pattern = f"{folders}/{f'{escape_name(name)}-' if name else ''}*{SUFFIX}"
     patterns = [f"{each}/{pattern}" for each in (KINDS if kind is None else (kind,))]
     found: dict[str, list[CacheEntry]] = {}
     for layer in home.layers:
@@ -130,7 +130,7 @@ def list_caches(
             if name and entry.name != name:  # one whose name begins with this one
                 continue
             found.setdefault(entry.path, []).append(entry)
-    return [_fullest(copies) for copies in found.values()]
+    return [_most_complete(copies) for copies in found.values()]
 
 
 def _list_layer(home: Location, patterns: Sequence[str]) -> list[CacheEntry]:
@@ -149,7 +149,7 @@ def _list_layer(home: Location, patterns: Sequence[str]) -> list[CacheEntry]:
     return [entry for entry in entries if isinstance(entry, CacheEntry)]
 
 
-def _fullest(copies: Sequence[CacheEntry]) -> CacheEntry:
+def _most_complete(copies: Sequence[CacheEntry]) -> CacheEntry:
     """The first of the same cache in several homes that is complete, else the one with the most shards."""
     if len(copies) == 1:
         return copies[0]
@@ -193,8 +193,8 @@ def _read_entry(home: Location, path: str) -> CacheEntry | str:
         home=home,
         path=path,
         kind=group.kind,
-        dataset=original(parts[1]),
-        split=original(parts[2]),
+        dataset=unescape_name(parts[1]),
+        split=unescape_name(parts[2]),
         name=str(group.recipe[field]) if field else "",
         recipe=group.recipe,
         digest=group.digest,
@@ -275,7 +275,7 @@ def filter_fits(facts: Mapping[str, Any], text: str) -> bool:
     return named or (bool(equals) and field in facts and value_fits(facts[field], value))
 
 
-def are_wanted(facts: Sequence[Mapping[str, Any]], filters: Sequence[str]) -> list[bool]:
+def match_filters(facts: Sequence[Mapping[str, Any]], filters: Sequence[str]) -> list[bool]:
     """Which of several caches fit every filter.
 
     A cache without a field that is asked for does not fit; raises :class:`UsageError` for a field that none has.
@@ -341,7 +341,7 @@ def _select(
     home: Location, texts: Sequence[str], listed: Sequence[Listed], facts_of: Callable[[Listed], dict[str, Any]]
 ) -> list[Listed]:
     known = list(map(facts_of, listed))
-    fitting = [[filter_fits(facts, _within(home, text)) for facts in known] for text in texts]
+    fitting = [[filter_fits(facts, _relative_text(home, text)) for facts in known] for text in texts]
     for text, fits in zip(texts, fitting, strict=True):
         if not any(fits):
             there = "\n".join(f"  {one.path}" for one in listed[:_LISTED_PATHS]) or "  none at all"
@@ -352,7 +352,7 @@ def _select(
 
 
 def _require_one(home: Location, text: str, found: Sequence[Listed]) -> Listed:
-    exact = [one for one in found if one.path == _within(home, text)]
+    exact = [one for one in found if one.path == _relative_text(home, text)]
     if len(exact or found) == 1:
         return (exact or found)[0]
     listed = "\n".join(f"  {one.path}" for one in found)
@@ -363,7 +363,7 @@ def _require_one(home: Location, text: str, found: Sequence[Listed]) -> Listed:
 
 def _folder_by_address(home: Location, text: str) -> CacheFolder:
     """The cache at a path on a web server, which lists nothing."""
-    path = _within(home, text)
+    path = _relative_text(home, text)
     if len(PurePosixPath(path).parts) != DEPTH or not path.endswith(SUFFIX):
         raise CacheMissError(
             f"{home} is a web server, which lists no folders: give the path of one cache, "
@@ -373,7 +373,7 @@ def _folder_by_address(home: Location, text: str) -> CacheFolder:
     return CacheFolder(home=home, path=path, entry=entry, has_root=home.exists(f"{path}/{METADATA_KEY}"))
 
 
-def _within(home: Location, text: str) -> str:
+def _relative_text(home: Location, text: str) -> str:
     """A text that begins with the home's own address, less that."""
     return text.removeprefix(f"{home}/").rstrip("/")
 
@@ -396,7 +396,7 @@ def find_caches(
     ``digest`` is that of the cache itself. Features are those of the original images unless ``fields`` names another
     ``view``.
     """
-    named = _named(list_caches(home, kind), dataset, split, name)
+    named = _filter_by_name(list_caches(home, kind), dataset, split, name)
     return [entry for entry in named if not _differing_from(entry, fields)]
 
 
@@ -422,7 +422,7 @@ def find_one(
         raise UsageError(
             f"no recipe of {kind} has the field {unknown[0]!r}: --where takes one of {', '.join(sorted(known))}"
         )
-    differing = [(_differing_from(entry, fields), entry) for entry in _named(listed, dataset, split, name)]
+    differing = [(_differing_from(entry, fields), entry) for entry in _filter_by_name(listed, dataset, split, name)]
     fitting = [entry for names, entry in differing if not names]
     wanted = f"{kind} of {' '.join(part for part in (name, dataset, split) if part)}"
     if len(fitting) == 1:
@@ -433,7 +433,7 @@ def find_one(
     raise CacheMissError(_not_found_message(home, wanted, fields, near, listed, next_step))
 
 
-def _named(listed: Sequence[CacheEntry], dataset: str, split: str, name: str | None) -> list[CacheEntry]:
+def _filter_by_name(listed: Sequence[CacheEntry], dataset: str, split: str, name: str | None) -> list[CacheEntry]:
     return [e for e in listed if (e.dataset, e.split) == (dataset, split) and name in (None, e.name)]
 
 

@@ -76,11 +76,11 @@ def live_runs(location: Location) -> list[str]:
     if isinstance(location, LocalLocation):
         alive = {key: alive[key] for key in alive if _age(location.path / key) < CLAIM_SECONDS}
     elif alive:
-        alive = dict(_renewed(location, alive))
+        alive = dict(_wait_for_renewal(location, alive))
     return list(dict.fromkeys(str(parse_claim(content) or "an unknown run") for content in alive.values()))
 
 
-def _renewed(location: Location, before: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
+def _wait_for_renewal(location: Location, before: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
     """Those claims that are renewed, or given back, while they are watched."""
     end = time.monotonic() + 1.5 * CLAIM_SECONDS / BEATS
     while time.monotonic() < end:

@@ -83,10 +83,10 @@ def encode_features(features: np.ndarray, storage: str, image_ids: Sequence[str]
     _require_known(storage)
     _require_finite(features, features, image_ids, storage)
     if storage == "int8":
-        return _quantised(features.astype(np.float32, copy=False))
+        return _quantise(features.astype(np.float32, copy=False))
     if storage == "float32":
         return {"features": features.astype(np.float32, copy=False)}
-    rounded = _seven_bits(features.astype(np.float32)) if storage == "bfloat16" else features
+    rounded = _round_mantissa(features.astype(np.float32)) if storage == "bfloat16" else features
     with np.errstate(over="ignore"):
         stored = rounded.astype(np.float16, copy=False)
     if stored is not features:
@@ -123,7 +123,7 @@ def decode_features(arrays: Mapping[str, np.ndarray], storage: str) -> np.ndarra
     return arrays["features"]
 
 
-def _quantised(features: np.ndarray) -> dict[str, np.ndarray]:
+def _quantise(features: np.ndarray) -> dict[str, np.ndarray]:
     scales = np.abs(features).max(axis=-1) / np.float32(_INT8_MAX)
     divisors = np.where(scales > 0, scales, np.float32(1))[..., None]
     # The smallest scales are rounded so coarsely that a quotient can exceed 127.
@@ -131,7 +131,7 @@ def _quantised(features: np.ndarray) -> dict[str, np.ndarray]:
     return {"scales": scales, "features": levels.astype(np.int8)}
 
 
-def _seven_bits(values: np.ndarray) -> np.ndarray:
+def _round_mantissa(values: np.ndarray) -> np.ndarray:
     """float32 rounded to a mantissa of 7 bits, to nearest, ties to even."""
     return np.asarray(_ROUND.encode(values)).view(np.float32).reshape(values.shape)
 

@@ -41,7 +41,7 @@ def is_provenance(key: str) -> bool:
 
 def features_path(dataset: str, split: str, backbone: str, digest: str) -> str:
     """``features/coco/train/siglip-384-0123456789ab.zarr``, relative to the home."""
-    return _path("features", dataset, split, f"{safe(backbone)}-{digest[:SHORT]}")
+    return _path("features", dataset, split, f"{escape_name(backbone)}-{digest[:SHORT]}")
 
 
 def images_path(dataset: str, split: str, digest: str) -> str:
@@ -51,7 +51,7 @@ def images_path(dataset: str, split: str, digest: str) -> str:
 
 def targets_path(dataset: str, split: str, annotation: str, digest: str) -> str:
     """``targets/coco/train/instances-0123456789ab.zarr``, relative to the home."""
-    return _path("targets", dataset, split, f"{safe(annotation)}-{digest[:SHORT]}")
+    return _path("targets", dataset, split, f"{escape_name(annotation)}-{digest[:SHORT]}")
 
 
 def relative_path(location: Location) -> str:
@@ -59,7 +59,7 @@ def relative_path(location: Location) -> str:
     return "/".join(str(location).split("/")[-DEPTH:])
 
 
-def safe(name: str) -> str:
+def escape_name(name: str) -> str:
     """``name`` as one part of a path; odd characters (``timm:…``, ``a/b``) become ``~`` and their code, reversibly.
 
     Percent signs are not used: web servers would decode them. Raises :class:`UsageError` for an empty name.
@@ -69,8 +69,8 @@ def safe(name: str) -> str:
     return _ODD.sub(lambda found: f"~{ord(found[0]):x}.", name)
 
 
-def original(part: str) -> str:
-    """The name that :func:`safe` was given; codes of control characters stay as they are, no terminal obeys them."""
+def unescape_name(part: str) -> str:
+    """The name that :func:`escape_name` was given; codes of control characters stay: no terminal obeys them."""
     return _ESCAPED.sub(lambda found: _character(int(found[1], 16)) or found[0], part)
 
 
@@ -80,7 +80,7 @@ def _character(code: int) -> str:
 
 
 def _path(kind: str, dataset: str, split: str, name: str) -> str:
-    return f"{kind}/{safe(dataset)}/{safe(split)}/{name}{SUFFIX}"
+    return f"{kind}/{escape_name(dataset)}/{escape_name(split)}/{name}{SUFFIX}"
 
 
 def check_views(views: Iterable[str]) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ def default_threads() -> int:
     return min(_MOST_THREADS, 2 * cpu_count())
 
 
-def each(work: Callable[[Task], Outcome], tasks: Collection[Task], threads: int | None) -> Iterator[Outcome]:
+def map_unordered(work: Callable[[Task], Outcome], tasks: Collection[Task], threads: int | None) -> Iterator[Outcome]:
     """The outcome of each task as it ends, in any order; the first error ends it, and begins nothing more.
 
     Few tasks wait in line at any time, so that the memory of what they hold does not grow with their number.
@@ -63,6 +63,6 @@ def thread_pool(purpose: str, threads: int | None = None) -> ThreadPoolExecutor:
     return _pool(purpose, threads or core_threads(), os.getpid())
 
 
-def in_threads(work: Callable[[Task], Outcome], tasks: Iterable[Task]) -> list[Outcome]:
+def map_in_threads(work: Callable[[Task], Outcome], tasks: Iterable[Task]) -> list[Outcome]:
     """The outcomes of short tasks that let go of the interpreter lock, in order."""
     return list(thread_pool("encode").map(work, tasks))

@@ -131,7 +131,7 @@ class LocalShards:
         if length == header + len(row) + CHECKSUM_BYTES:
             _read_stored(file, offset, header, row)
         elif self._packed:
-            unpack_chunk(_checked(file, offset, length), row, packed=True)
+            unpack_chunk(_read_checked(file, offset, length), row, packed=True)
         else:
             raise ValueError("the chunk has another size")
 
@@ -143,7 +143,7 @@ class _OpenShard:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.etag = _etag(os.fstat(self.descriptor))
         length = index_bytes(images)
-        self._index = np.frombuffer(_checked(self.descriptor, self.etag[1] - length, length), "<u8").tolist()
+        self._index = np.frombuffer(_read_checked(self.descriptor, self.etag[1] - length, length), "<u8").tolist()
 
     def chunk(self, number: int) -> tuple[int, int]:
         """(offset, length) of an image's chunk."""
@@ -178,12 +178,12 @@ def open_shard(path: str, images: int) -> _OpenShard:
         known = _OpenShard(path, images)
         with _OPENING:
             _OPEN[path] = known
-            while len(_OPEN) > _most_open():
+            while len(_OPEN) > _open_limit():
                 _OPEN.popitem(last=False)
     return known
 
 
-def _most_open() -> int:
+def _open_limit() -> int:
     if resource is None:
         return _MOST_OPEN
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -207,7 +207,7 @@ def _read_stored(file: int, offset: int, header_bytes: int, row: memoryview) -> 
         raise ValueError("the chunk has another size")
 
 
-def _checked(file: int, offset: int, length: int) -> memoryview:
+def _read_checked(file: int, offset: int, length: int) -> memoryview:
     """So many bytes of a file less their checksum, in this thread's buffer; ``ValueError`` where it is not theirs."""
     if offset < 0:
         raise ValueError("the file ends early")
@@ -360,7 +360,7 @@ class ArrayReader:
             try:
                 return wait()
             except NotReadError:
-                return self._again(rows)
+                return self._read_row_by_row(rows)
 
         return Reading(finish)
 
@@ -376,7 +376,7 @@ class ArrayReader:
                 f"{self.stored.spec.item_bytes / 1e6:.0f} MB each, which there are not: read fewer at once"
             ) from None
 
-    def _again(self, rows: np.ndarray) -> np.ndarray:
+    def _read_row_by_row(self, rows: np.ndarray) -> np.ndarray:
         """Read row by row; raises what is wrong with those that cannot be read."""
         for shard in np.unique(rows // self.stored.shard_images).tolist():
             self._ranges.forget(shard)
@@ -439,7 +439,7 @@ class ArrayReader:
         return f"{'image' if len(rows) == 1 else 'images'} {named}{more}"
 
 
-def checked_rows(rows: object, images: int) -> np.ndarray:
+def check_rows(rows: object, images: int) -> np.ndarray:
     """``rows`` as int64 indices, each from 0 to ``images - 1``; raises :class:`UsageError`."""
     given = np.asarray(rows)
     if given.size == 0:

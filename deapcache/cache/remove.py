@@ -19,7 +19,7 @@ from deapcache.cache.claims import live_runs
 from deapcache.cache.format import METADATA_KEY, read_group
 from deapcache.cache.image_ids import IMAGE_ID_KEYS
 from deapcache.cache.verify import BadShard, verify_cache
-from deapcache.cache.web_index import flush, remove_from_index, remove_from_manifest, require_own
+from deapcache.cache.web_index import flush, remove_from_index, remove_from_manifest, require_inside_home
 from deapcache.errors import CacheInUseError, CacheMissError, CorruptCacheError, DeapcacheError
 from deapcache.locations import MANIFEST, LocalLocation, Location, reading
 from deapcache.untrusted import is_hidden
@@ -47,7 +47,7 @@ def remove_cache(location: Location) -> Removal:
     """
     if isinstance(location, LocalLocation) and location.path.is_symlink():
         return _remove_link(location)
-    require_own(location)
+    require_inside_home(location)
     if runs := live_runs(location):
         raise CacheInUseError(
             f"{location} is being extracted by {', '.join(runs)}: wait for that run, or end it; it was not removed"
@@ -65,7 +65,7 @@ def remove_cache(location: Location) -> Removal:
 
 
 def _remove_link(location: LocalLocation) -> Removal:
-    require_own(LocalLocation(location.path.parent) / "itself")
+    require_inside_home(LocalLocation(location.path.parent) / "itself")
     remove_from_index(location)
     location.path.unlink()
     return Removal(location=str(location), files=1, bytes=0)
@@ -109,7 +109,7 @@ def remove_bad_shards(cache: Cache, bad: Iterable[BadShard]) -> tuple[int, ...]:
     Each is looked at once more just before: a shard that somebody has made anew meanwhile stays. The file that commits
     a shard goes first, so that a kill leaves a shard that is not there.
     """
-    require_own(cache.location)
+    require_inside_home(cache.location)
     files = {one.shard: one.keys for one in bad}
     removed = []
     for shard, keys in sorted(files.items()):
@@ -129,7 +129,7 @@ def set_aside(location: Location, keys: Sequence[str]) -> tuple[str, ...]:
     They are kept beside, their names ending in ``.damaged``. Whole shards stay, and an extraction of the same recipe
     finds them. Returns the keys that were moved.
     """
-    require_own(location)
+    require_inside_home(location)
     of_ids = IMAGE_ID_KEYS if set(keys) & set(IMAGE_ID_KEYS) else ()  # which of them lies cannot be told
     moved = [key for key in dict.fromkeys([METADATA_KEY, *keys, *of_ids]) if location.exists(key)]
     location.delete(MANIFEST)  # of what is no cache for now; written again with the cache
@@ -144,7 +144,7 @@ def last_written(location: Location) -> datetime | None:
     times = list(_provenance_times(location))
     if isinstance(location, LocalLocation):
         with contextlib.suppress(FileNotFoundError, ValueError):
-            times += [_modified(location.path)]
+            times += [_newest_folder_time(location.path)]
     return max(times, default=None)
 
 
@@ -156,7 +156,7 @@ def _provenance_times(location: Location) -> Iterable[datetime]:
                     yield datetime.fromisoformat(facts[name])
 
 
-def _modified(folder: Path) -> datetime:
+def _newest_folder_time(folder: Path) -> datetime:
     """The newest of the folders of a cache: a shard that is put in place changes its folder."""
     times = []
     with reading(folder):

@@ -123,7 +123,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if self.path.partition("?")[0] in ("/", "/index.html"):
                 self._send_page()
                 return
-            with self._opened(key) as found:
+            with self._open(key) as found:
                 self._send_found(key, found)
         except CacheMissError:
             self._send_found(key, None)
@@ -135,7 +135,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send_text(HTTPStatus.INTERNAL_SERVER_ERROR, "the server cannot read this cache")
 
     @contextlib.contextmanager
-    def _opened(self, key: str | None) -> Iterator[OpenFile | None]:
+    def _open(self, key: str | None) -> Iterator[OpenFile | None]:
         found = open_key(self.server.home.path, key) if key else None
         if found and key and not self.server.derived.can_be_sent(key, found.content):
             found.content.close()
@@ -295,13 +295,13 @@ def requested_range(header: str | None, size: int) -> range | None:
         return None
     first, last = found.groups()
     if not first:
-        return _of_file(max(0, size - int(last)), size, size)
+        return _clip_range(max(0, size - int(last)), size, size)
     if last and int(last) < int(first):
         return None
-    return _of_file(int(first), int(last) + 1 if last else size, size)
+    return _clip_range(int(first), int(last) + 1 if last else size, size)
 
 
-def _of_file(start: int, stop: int, size: int) -> range:
+def _clip_range(start: int, stop: int, size: int) -> range:
     wanted = range(start, min(stop, size))
     if not wanted:
         raise UnsatisfiableError
@@ -326,7 +326,7 @@ class DerivedLists:
     def entries(self) -> list[IndexEntry]:
         """The caches of the home."""
         with self._lock:
-            if self._entries is None or _old(self._entries[0]):
+            if self._entries is None or _is_old(self._entries[0]):
                 entries = list_home(self._home)
                 self._entries = time.monotonic(), entries
             return self._entries[1]
@@ -348,13 +348,13 @@ class DerivedLists:
 
     def _manifest(self, cache: str) -> bytes:
         with self._lock:
-            if cache not in self._kept or _old(self._kept[cache][0]):
+            if cache not in self._kept or _is_old(self._kept[cache][0]):
                 listed = list_cache(self._home / cache)
                 self._kept[cache] = time.monotonic(), manifest_bytes(listed)
             return self._kept[cache][1]
 
 
-def _old(then: float) -> bool:
+def _is_old(then: float) -> bool:
     return time.monotonic() - then > LIFE
 
 

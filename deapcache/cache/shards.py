@@ -21,7 +21,7 @@ from numcodecs import blosc
 
 from deapcache.cache.features import are_finite
 from deapcache.cache.format import UNCOMPRESSED, StoredArray
-from deapcache.cache.parallel import in_threads
+from deapcache.cache.parallel import map_in_threads
 
 CHECKSUM_BYTES = 4
 """Of a crc32c."""
@@ -126,7 +126,7 @@ class Fault:
 def encode_shard(stored: StoredArray, values: np.ndarray) -> bytes:
     """A whole shard: ``values`` are (n, ``*item_shape``), the images beyond n (of the last shard) being absent."""
     codecs = stored.metadata["codecs"][0]["configuration"]["codecs"]
-    chunks = in_threads(lambda image: encode_chunk(codecs, image), values)
+    chunks = map_in_threads(lambda image: encode_chunk(codecs, image), values)
     entries = np.full((stored.shard_images, 2), ABSENT, "<u8")
     ends = np.cumsum([len(chunk) for chunk in chunks], dtype="<u8")
     entries[: len(chunks), 1] = [len(chunk) for chunk in chunks]

@@ -161,7 +161,7 @@ class TierFolder:
             excess = sum(size for _, size, _ in found) - self.tier.bytes
             idle = [one for one in found if one[2] < time.time() - IDLE_SECONDS and _is_shard(one[0])]
             if excess > sum(size for _, size, _ in idle):
-                self._say_full(needed)
+                self._warn_full(needed)
                 return False
             for path, size, _ in sorted(idle, key=lambda one: one[2]):
                 if excess <= 0:
@@ -170,7 +170,7 @@ class TierFolder:
                 excess -= size
             return True
 
-    def _say_full(self, needed: int) -> None:
+    def _warn_full(self, needed: int) -> None:
         self._full_until = time.monotonic() + _FULL_FOR
         limit = f"the local tier {self.tier.folder} may hold {self.tier.bytes / 1e9:.3g} GB"
         if needed > self.tier.bytes:
@@ -249,11 +249,11 @@ class TieredShards:
 
         def finish() -> np.ndarray:
             here = ready | {shard for shard, arriving in coming.items() if arriving.result()}
-            return self._mixed(rows, np.isin(shards, list(here)))
+            return self._read_mixed(rows, np.isin(shards, list(here)))
 
         return finish
 
-    def _mixed(self, rows: np.ndarray, here: np.ndarray) -> np.ndarray:
+    def _read_mixed(self, rows: np.ndarray, here: np.ndarray) -> np.ndarray:
         """``rows``, those that are ``here`` from the tier and the others from where they are."""
         if here.all():
             return self._finish(self._kept.start(rows), rows)
@@ -268,9 +268,9 @@ class TieredShards:
         try:
             return begun()
         except NotReadError:
-            return self._again(rows)
+            return self._read_shard_by_shard(rows)
 
-    def _again(self, rows: np.ndarray) -> np.ndarray:
+    def _read_shard_by_shard(self, rows: np.ndarray) -> np.ndarray:
         """Read shard by shard; one that was given up meanwhile, or is damaged, is fetched anew."""
         found = np.empty((len(rows), *self._stored.spec.item_shape), self._stored.spec.dtype)
         shards = rows // self._stored.shard_images
@@ -280,10 +280,10 @@ class TieredShards:
                 found[places] = self._kept.start(rows[places])()
             except NotReadError:
                 self._forget(shard)
-                found[places] = self._afresh(shard, rows[places])
+                found[places] = self._fetch_again(shard, rows[places])
         return found
 
-    def _afresh(self, shard: int, rows: np.ndarray) -> np.ndarray:
+    def _fetch_again(self, shard: int, rows: np.ndarray) -> np.ndarray:
         if not self._bring(shard).result():
             return self._origin(rows)()
         try:
@@ -308,10 +308,10 @@ class TieredShards:
         key = os.getpid(), shard  # after a fork nothing is on its way
         with self._lock:
             if key not in self._coming:
-                self._coming[key] = thread_pool("tier", _FETCHES).submit(self._brought, key)
+                self._coming[key] = thread_pool("tier", _FETCHES).submit(self._fetch_or_confirm, key)
             return self._coming[key]
 
-    def _brought(self, key: tuple[int, int]) -> bool:
+    def _fetch_or_confirm(self, key: tuple[int, int]) -> bool:
         shard = key[1]
         try:
             if self._is_still_good(shard) or self._fetch(shard):
@@ -386,4 +386,6 @@ def begin_reading(location: Location, stored: StoredArray) -> Start:
         return begin
     if isinstance(location, LocalLocation):
         begin = LocalShards(location.path / stored.spec.name, stored).start
-    return begin if location.use.tier is None else TieredShards(location, stored, location.use.tier, begin).start
+    return (
+        begin if location.options.tier is None else TieredShards(location, stored, location.options.tier, begin).start
+    )

@@ -15,10 +15,10 @@ from deapcache.cache.cache import Cache, open_cache, provenance_keys, restore_me
 from deapcache.cache.format import METADATA_KEY
 from deapcache.cache.image_ids import IMAGE_ID_KEYS
 from deapcache.cache.names import relative_path
-from deapcache.cache.parallel import each
+from deapcache.cache.parallel import map_unordered
 from deapcache.cache.progress import Progress, ProgressEvent, no_progress
 from deapcache.cache.shards import WholeShard, shard_faults
-from deapcache.cache.web_index import refresh_manifest, require_own
+from deapcache.cache.web_index import refresh_manifest, require_inside_home
 from deapcache.errors import CacheMissError, UsageError
 from deapcache.locations import LocalLocation, Location
 from deapcache.recipe import differences
@@ -28,7 +28,7 @@ _THREADS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refused:
+class RefusedFile:
     """A shard file that was not copied."""
 
     key: str
@@ -54,7 +54,7 @@ class TransferReport:
     """Bytes copied."""
     complete: bool
     """Whether the destination now has every shard of the cache."""
-    refused: tuple[Refused, ...]
+    refused: tuple[RefusedFile, ...]
     """Files that were not copied, since the source's are damaged or the destination's are others."""
 
     def to_json(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def transfer_cache(
     if source.location == destination:
         raise UsageError(f"{destination} is both source and destination: name another home")
     if isinstance(destination, LocalLocation) and destination.path.is_symlink():
-        require_own(destination)
+        require_inside_home(destination)
     target = _prepare(source, destination)
     wanted = set(range(source.shard_count) if shards is None else shards)
     present = source.present_shards() & wanted
@@ -134,14 +134,14 @@ class _Copy:
 
     def __init__(self, source: Cache, target: Cache, shards: Collection[int]) -> None:
         self.copied = self.there = self.bytes = 0
-        self.refused: list[Refused] = []
+        self.refused: list[RefusedFile] = []
         self._source = source
         self._target = target
         self._present = target.present_shards()
         self._lock = threading.Lock()
         keys = [stored.shard_key(shard) for shard in shards for stored in source.stored_arrays]
         self._shards = sorted(shards)
-        self._sizes = dict(each(lambda key: (key, source.location.size(key) or 0), keys, _THREADS))
+        self._sizes = dict(map_unordered(lambda key: (key, source.location.size(key) or 0), keys, _THREADS))
 
     def require_space(self) -> None:
         """Raise :class:`StorageFullError` where what is missing will not fit."""
@@ -153,7 +153,7 @@ class _Copy:
     def run(self, progress: Progress) -> None:
         """Copy what is missing, several shards at once."""
         stage, total = f"copy {relative_path(self._target.location)}", len(self._shards)
-        for done, _ in enumerate(each(self._copy_shard, self._shards, _THREADS), start=1):
+        for done, _ in enumerate(map_unordered(self._copy_shard, self._shards, _THREADS), start=1):
             progress(ProgressEvent(stage=stage, done=done, total=total, bytes=self.bytes, unit="shards"))
 
     def _copy_shard(self, shard: int) -> None:
@@ -169,7 +169,7 @@ class _Copy:
             data = self._source.location.read(key)
             if faults := shard_faults(WholeShard(data), stored, images, decompress=False):
                 reason = f"the source's is damaged ({faults[0].reason}): deapcache cache repair it"
-                refused.append(Refused(key=key, reason=reason))
+                refused.append(RefusedFile(key=key, reason=reason))
             read.append((key, data))
         if refused:
             with self._lock:
@@ -185,7 +185,7 @@ class _Copy:
         """Note what is said of files that the destination has already."""
         found = [(key, self._target.location.size(key) or 0) for key in keys]
         others = [
-            Refused(
+            RefusedFile(
                 key=key,
                 reason=f"it is there with {size} bytes, the source's has {self._sizes[key]}: verify both caches, one "
                 "of them is damaged, or they were extracted on different devices",

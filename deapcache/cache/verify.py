@@ -13,7 +13,7 @@ from deapcache.cache.cache import Cache, has_shard, open_cache, provenance_keys,
 from deapcache.cache.format import METADATA_KEY, MOST_METADATA, StoredArray, read_group, stored_array
 from deapcache.cache.image_ids import BYTES, OFFSETS, check_image_id_metadata, read_image_ids, read_offsets
 from deapcache.cache.names import relative_path
-from deapcache.cache.parallel import each
+from deapcache.cache.parallel import map_unordered
 from deapcache.cache.progress import Progress, ProgressEvent, no_progress
 from deapcache.cache.shards import Fault, ShardFile, WholeShard, most_bytes, shard_faults
 from deapcache.errors import CacheMissError, CorruptCacheError, FormatVersionError, NotAFileError
@@ -144,7 +144,7 @@ class _Scan:
 
     def run(self) -> Iterator[BadShard]:
         """Read all; yields each damaged file."""
-        for done, (size, bad) in enumerate(each(self._check, self._tasks, self._threads), start=1):
+        for done, (size, bad) in enumerate(map_unordered(self._check, self._tasks, self._threads), start=1):
             self.files += 1
             self.bytes += size
             self._progress(

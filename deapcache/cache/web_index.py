@@ -119,7 +119,7 @@ def rebuild(home: Location) -> list[IndexEntry]:
     """Write the manifests of all caches of ``home`` and its index anew, from the keys that are there."""
     home.require_writable()
     for entry in list_caches(home):
-        if lies_elsewhere(entry.location):  # its own home looks after it
+        if link_target(entry.location):  # its own home looks after it
             continue
         try:
             write_manifest(entry.location, afresh=True)
@@ -310,7 +310,7 @@ def home_of(cache: Location) -> Location | None:
     return locate(head or "/") if belongs else None
 
 
-def lies_elsewhere(cache: Location) -> Path | None:
+def link_target(cache: Location) -> Path | None:
     """Where a cache really lies, if links lead out of the home in which it is found; else None."""
     home = home_of(cache)
     if home is None or not isinstance(cache, LocalLocation):
@@ -319,9 +319,9 @@ def lies_elsewhere(cache: Location) -> Path | None:
     return None if real.is_relative_to(Path(home.url).resolve()) else real
 
 
-def require_own(cache: Location) -> None:
-    """Raise :class:`ReadOnlyError` for a cache that :func:`lies_elsewhere`: it is another's, as a rule."""
-    if real := lies_elsewhere(cache):
+def require_inside_home(cache: Location) -> None:
+    """Raise :class:`ReadOnlyError` for a cache with a :func:`link_target`: it is another's, as a rule."""
+    if real := link_target(cache):
         raise ReadOnlyError(
             f"{cache} is left as it is: links lead out of the home to {real}, which others may use. Look after it in "
             "the home in which it lies (--home), or remove the link"

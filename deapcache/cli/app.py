@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except SystemExit as end:
             code = end.code
         except KeyboardInterrupt:  # before a verb began, or once more while it was ending
-            code = _interrupted()
+            code = _report_interruption()
         if code == INTERRUPTED and (number := signal_that_came()):
             code = 128 + number  # as shells give it
         failure = output.failure if output is not None else None
@@ -128,18 +128,18 @@ def _run(arguments: Sequence[str] | None, signal_that_came: Callable[[], int]) -
         outcome = app(args=arguments, standalone_mode=False)
     except DeapcacheError as error:
         # children and workers of a job that is told to end die at the same time: that is no failure of theirs
-        return _interrupted() if signal_that_came() else _failed(error)
+        return _report_interruption() if signal_that_came() else _report_error(error)
     except Exception as error:
         if signal_that_came():
-            return _interrupted()
+            return _report_interruption()
         # torch is not imported for this, and has no class for the host's memory
         host = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
         if host or type(error).__name__ == "OutOfMemoryError":
             # the size is in the first sentences; torch goes on with advice on its allocator
             size = ". ".join(str(error).partition("\n")[0].split(". ")[:2]).rstrip(".") or type(error).__name__
-            return _failed(DeapcacheError(f"out of memory: {size}. {_WITH_LESS_MEMORY}"))
+            return _report_error(DeapcacheError(f"out of memory: {size}. {_WITH_LESS_MEMORY}"))
         if isinstance(error, OSError) and error.filename and error.strerror:  # the path and the cause are all there is
-            return _failed(DeapcacheError(f"{error.filename}: {error.strerror}; {advice(error)}"))
+            return _report_error(DeapcacheError(f"{error.filename}: {error.strerror}; {advice(error)}"))
         # Typer carries its own copy of click; its usage errors are known by what they can do
         if not hasattr(error, "format_message"):
             raise
@@ -147,17 +147,17 @@ def _run(arguments: Sequence[str] | None, signal_that_came: Callable[[], int]) -
             show()
         return int(getattr(error, "exit_code", USAGE))
     if outcome == INTERRUPTED:  # how Typer hands on Ctrl-C
-        return _interrupted()
+        return _report_interruption()
     return outcome if isinstance(outcome, int) else 0
 
 
-def _interrupted() -> int:
+def _report_interruption() -> int:
     with contextlib.suppress(OSError):  # SIGHUP: the terminal is gone
         note("interrupted: everything published so far is whole and stays; run the same command again to go on")
     return INTERRUPTED
 
 
-def _failed(error: DeapcacheError) -> int:
+def _report_error(error: DeapcacheError) -> int:
     if os.environ.get("DEAPCACHE_TRACEBACK") == "1":
         err.print(redacted(traceback.format_exc()), markup=False, highlight=False)
     err.print(f"error: {error}", markup=False, style="red")

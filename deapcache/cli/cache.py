@@ -585,9 +585,9 @@ def parse_age(text: str) -> timedelta:
 
 def _lies_in_home(entry: CacheEntry) -> bool:
     """Whether a cache lies in the home, or there is a link to it alone, which can be removed."""
-    from deapcache.cache import lies_elsewhere
+    from deapcache.cache import link_target
 
-    real = lies_elsewhere(entry.location)
+    real = link_target(entry.location)
     is_link = isinstance(entry.location, LocalLocation) and entry.location.path.is_symlink()
     if real and not is_link:
         note(f"{entry.path} stays, for links lead out of the home to {real}")
@@ -700,12 +700,12 @@ def index_command(home: options.Home = None) -> None:
 
 def _rows(entries: Sequence[CacheEntry], uses: Uses, filters: Sequence[str]) -> list[tuple[dict[str, Any], bool]]:
     """A row for each cache that is still there, and whether every filter fits it."""
-    from deapcache.cache import are_wanted
+    from deapcache.cache import match_filters
 
     found = [(entry, _summary(entry, uses.last.get(entry.digest))) for entry in entries]
     rows = [row for _, row in found if row]
     facts = [{**entry.fields, **row} for entry, row in found if row]
-    return list(zip(rows, are_wanted(facts, filters), strict=True))
+    return list(zip(rows, match_filters(facts, filters), strict=True))
 
 
 def _summary(entry: CacheEntry, last_use: datetime | None) -> dict[str, Any] | None:

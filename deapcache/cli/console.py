@@ -188,8 +188,8 @@ def robust_streams() -> Iterator[Output | None]:
     before = sys.stdin, sys.stdout, sys.stderr
     try:
         sys.stdin = sys.stdin or _nothing("r")
-        sys.stdout, output = _robust(sys.stdout, sys.__stdout__)
-        sys.stderr, _ = _robust(sys.stderr, sys.__stderr__)
+        sys.stdout, output = _make_robust(sys.stdout, sys.__stdout__)
+        sys.stderr, _ = _make_robust(sys.stderr, sys.__stderr__)
         yield output
     finally:
         for stream in (sys.stdout, sys.stderr):
@@ -198,7 +198,7 @@ def robust_streams() -> Iterator[Output | None]:
         sys.stdin, sys.stdout, sys.stderr = before
 
 
-def _robust(stream: TextIO | None, own: TextIO | None) -> tuple[TextIO, Output | None]:
+def _make_robust(stream: TextIO | None, own: TextIO | None) -> tuple[TextIO, Output | None]:
     if stream is None:
         return _nothing("w"), None
     if not isinstance(stream, io.TextIOWrapper):

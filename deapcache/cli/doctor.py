@@ -16,7 +16,7 @@ import typer
 from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.console import Bars, bars, note, out, print_json, size, table
-from deapcache.cli.listing import found
+from deapcache.cli.listing import images_found
 from deapcache.errors import DataError, DeapcacheError, MissingDataError, UsageError
 from deapcache.locations import Location
 from deapcache.machine import cpu_count, versions
@@ -65,7 +65,7 @@ def doctor_command(
         "home": _home(place),
         "data_root": str(root),
         "datasets": {
-            name: "; ".join(f"{split}: {what}" for split, what in found(entry, root).items())
+            name: "; ".join(f"{split}: {what}" for split, what in images_found(entry, root).items())
             for name, entry in DATASETS
         },
         "weights": {name: weights_status(name) for name in BACKBONES.names()},

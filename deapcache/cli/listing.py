@@ -108,20 +108,20 @@ def _dataset_row(entry: DatasetEntry, root: Path) -> dict[str, Any]:
         "annotations": list(entry.annotations),
         "classes": len(entry.classes),
         "tasks": tasks_of(entry),
-        "found": {split: _found(what, entry.official.get(split)) for split, what in status.items()},
+        "found": {split: _count_text(what, entry.official.get(split)) for split, what in status.items()},
         "images": {split: what.images for split, what in status.items()},
         "official": dict(entry.official),
     }
 
 
-def found(entry: DatasetEntry, root: Path) -> dict[str, str]:
+def images_found(entry: DatasetEntry, root: Path) -> dict[str, str]:
     """Per split: how many images are there beside the official number, or what is missing."""
     from deapcache.datasets import dataset_status
 
-    return {split: _found(what, entry.official.get(split)) for split, what in dataset_status(entry, root).items()}
+    return {split: _count_text(what, entry.official.get(split)) for split, what in dataset_status(entry, root).items()}
 
 
-def _found(status: SplitStatus, official: int | None) -> str:
+def _count_text(status: SplitStatus, official: int | None) -> str:
     if not status.is_usable:
         return f"missing {', '.join(status.missing)}" if status.missing else "no image"
     if official is None:

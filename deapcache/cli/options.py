@@ -49,13 +49,13 @@ class App(typer.Typer):
         register = super().command(name, **{"cls": _Command, **settings})
 
         def add(function: Callable[..., Any]) -> Callable[..., Any]:
-            register(_flattened(function))
+            register(_flatten(function))
             return function
 
         return add
 
 
-def _flattened(function: Callable[..., Any]) -> Callable[..., Any]:
+def _flatten(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function as Typer can read it: with the fields of dataclasses as its own parameters."""
     hints = get_type_hints(function, include_extras=True)
     groups = {name: kind for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)}
@@ -228,7 +228,7 @@ def place(
 
 def own_home(home: str | None) -> locations.Location:
     """The home alone, without those that are read beside it and without a tier: what is looked after."""
-    return locations.home(home).layers[0].used(tier=None)
+    return locations.home(home).layers[0].with_options(tier=None)
 
 
 def _use_plugins(files: list[str] | None) -> list[str] | None:

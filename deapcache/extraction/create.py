@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from deapcache.cache import ORIGINAL, ArraySpec, Cache, CacheEntry, create_cache, list_caches, name_view, open_cache
 from deapcache.cache.format import METADATA_KEY
-from deapcache.cache.names import original
+from deapcache.cache.names import unescape_name
 from deapcache.cache.progress import NewCache, Progress, ProgressEvent
 from deapcache.errors import CorruptCacheError
 from deapcache.locations import Location
@@ -73,7 +73,7 @@ def _caches_beside(home: Location, path: str, recipe: Recipe) -> list[CacheEntry
     if home.exists(f"{path}/{METADATA_KEY}"):
         return []
     folder, named = PurePosixPath(path).parent, [field for field in _NAMING if hasattr(recipe, field)]
-    dataset, split = map(original, folder.parts[-2:])
+    dataset, split = map(unescape_name, folder.parts[-2:])
     name = next((getattr(recipe, field) for field in _NAMING[:2] if field in named), None)
     return [
         entry

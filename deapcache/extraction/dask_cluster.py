@@ -85,7 +85,7 @@ def open_cluster(
                 "such as tcp://10.0.0.1:8786, or --workers N for workers on this machine"
             ) from None
         if scheduler is None:
-            client.register_plugin(_following_plugin())
+            client.register_plugin(_follow_parent_plugin())
         elif not client.scheduler_info()["workers"]:
             say(f"waits for the first worker of {scheduler}")
             client.wait_for_workers(1)
@@ -125,7 +125,7 @@ class Cluster:
                     on_publish(done.shard, done.bytes)
                     on_forward(done.images)
 
-    def _compute(self, job: WorkerJob, shards: Iterable[int]) -> Iterator[Done]:
+    def _compute(self, job: WorkerJob, shards: Iterable[int]) -> Iterator[ShardResult]:
         """The shards as they end. Each worker fetches the job once: it is a task of its own."""
         with cluster_errors():
             submitted = self.client.submit(_same_job, job, key=f"deapcache-job-{job.name}")
@@ -195,7 +195,7 @@ def worker_environment(number: int, workers: int, device: str) -> dict[str, str]
     return environment
 
 
-def _following_plugin() -> Any:
+def _follow_parent_plugin() -> Any:
     from distributed import WorkerPlugin
 
     class FollowParent(WorkerPlugin):
@@ -252,7 +252,7 @@ class WorkerJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done:
+class ShardResult:
     """A shard that a worker has published, or found."""
 
     shard: int
@@ -279,7 +279,7 @@ def _worker_job(job: FeatureJob) -> WorkerJob:
     )
 
 
-class _Ready:
+class _LoadedJob:
     """A job whose model and caches are in this process's memory."""
 
     def __init__(self, job: WorkerJob) -> None:
@@ -299,7 +299,7 @@ class _Ready:
         self.facts = provenance_facts(device, self.job.batch_size)
 
 
-_READY: dict[str, _Ready] = {}
+_LOADED: dict[str, _LoadedJob] = {}
 """The last job of this process: another one's model would not fit beside it."""
 
 _MODEL = threading.Lock()
@@ -307,7 +307,7 @@ _SPACE = threading.Semaphore(SHARDS_IN_FLIGHT + 1)
 """Shards in memory: one is forwarded while earlier ones are published."""
 
 
-def compute_shard(job: WorkerJob, shard: int) -> Done:
+def compute_shard(job: WorkerJob, shard: int) -> ShardResult:
     """Forward and publish one shard; while it is published, the worker may begin with the next one.
 
     Raises what building, reading, forwarding and publishing raise, and :class:`ClusterError` where this worker has
@@ -316,7 +316,7 @@ def compute_shard(job: WorkerJob, shard: int) -> Done:
     sizes: list[int] = []
     with _SPACE, ExitStack() as model:
         model.enter_context(_MODEL)
-        ready = _ready(job)
+        ready = _load_job(job)
         rows = ready.job.caches[0].shard_rows(shard)
         if any(cache.missing_shards(rows) for cache in ready.job.caches):
             extract_shards(
@@ -325,7 +325,7 @@ def compute_shard(job: WorkerJob, shard: int) -> Done:
                 on_publish=lambda _, size: sizes.append(size),
                 on_all_forwarded=lambda: _let_next_begin(model),
             )
-    return Done(shard=shard, images=len(rows), bytes=sum(sizes), writer=ready.writer, facts=ready.facts)
+    return ShardResult(shard=shard, images=len(rows), bytes=sum(sizes), writer=ready.writer, facts=ready.facts)
 
 
 def _same_job(job: WorkerJob) -> WorkerJob:
@@ -339,7 +339,7 @@ def forget_models() -> None:
 
 
 def _forget() -> None:
-    _READY.clear()
+    _LOADED.clear()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -351,11 +351,11 @@ def _let_next_begin(model: ExitStack) -> None:
     secede()
 
 
-def _ready(job: WorkerJob) -> _Ready:
-    if job.name not in _READY:
+def _load_job(job: WorkerJob) -> _LoadedJob:
+    if job.name not in _LOADED:
         _forget()
-        _READY[job.name] = _Ready(job)
-    return _READY[job.name]
+        _LOADED[job.name] = _LoadedJob(job)
+    return _LOADED[job.name]
 
 
 def _build(job: WorkerJob) -> Backbone:

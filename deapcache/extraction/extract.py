@@ -237,7 +237,7 @@ class _Extraction:
             rows = [row for shard in missing for row in first.shard_rows(shard)]
             require_space(first.location, len(rows) * sum(map(item_bytes, lacking)))
             complete_images(prepared, rows, settings, self._progress)
-            kept = backbone if lacking == caches else backbone.narrowed([c.recipe["layer"] for c in lacking])
+            kept = backbone if lacking == caches else backbone.with_layers([c.recipe["layer"] for c in lacking])
             stage = f"{backbone.name} · {prepared.dataset.images_name}/{prepared.split}"
             source = image_source(prepared, backbone.image_size)
             job = FeatureJob(caches=lacking, backbone=kept, source=source, settings=settings)

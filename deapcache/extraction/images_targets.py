@@ -327,7 +327,7 @@ class RowBlocks:
     def __init__(self, assemblers: Sequence[ShardAssembler]) -> None:
         lengths = {each.cache.shard_images for each in assemblers}
         self.assemblers = tuple(assemblers)
-        self.written = tuple(each.cache for each in assemblers if not each.cache.location.use.read_only)
+        self.written = tuple(each.cache for each in assemblers if not each.cache.location.options.read_only)
         """The caches in the own home; one in a further home already has all rows that are needed."""
         self.location: Location = (*self.written, assemblers[0].cache)[0].location
         """The cache that keeps the claims on blocks: the base images, or the first annotation."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
-from deapcache.cache.names import safe
+from deapcache.cache.names import escape_name
 from deapcache.cache.progress import Progress, ProgressEvent, no_progress
 from deapcache.datasets import Dataset, workers
 from deapcache.datasets.digests import is_settled, stamp
@@ -115,7 +115,7 @@ class _ReadableIndex:
     def __init__(self, home: Location, dataset: Dataset, split: str) -> None:
         self.left_out: dict[str, str] = {}
         self._home = home
-        self._key = f"checks/{safe(dataset.name)}-{split}.json"
+        self._key = f"checks/{escape_name(dataset.name)}-{split}.json"
         self._reader = digest_of(_reader(dataset))
         self.sound = self._load()
 

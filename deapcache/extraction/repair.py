@@ -23,7 +23,7 @@ from deapcache.cache import (
     open_cache,
     refresh_manifest,
     remove_bad_shards,
-    require_own,
+    require_inside_home,
     set_aside,
     verify_cache,
 )
@@ -106,7 +106,7 @@ def repair_cache(
     :class:`StorageFullError` and :class:`LocationError`.
     """
     settings = settings or RepairSettings()
-    require_own(folder.location)
+    require_inside_home(folder.location)
     folder.location.sweep()
     found = verify_cache(folder.location, progress=progress)
     if found.is_sound and (settings.only_bad or not found.missing):

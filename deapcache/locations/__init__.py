@@ -5,7 +5,7 @@ home is written through :meth:`Location.publish`, in one atomic step, so that a 
 """
 
 from deapcache.locations.addresses import expanded, local_path, redacted
-from deapcache.locations.base import LocalTier, Location, Use
+from deapcache.locations.base import LocalTier, Location, LocationOptions
 from deapcache.locations.files import access_error, read_file, reading, require_reached
 from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation, file_age
 from deapcache.locations.remote import RemoteLocation
@@ -20,8 +20,8 @@ __all__ = [
     "LocalLocation",
     "LocalTier",
     "Location",
+    "LocationOptions",
     "RemoteLocation",
-    "Use",
     "WebLocation",
     "access_error",
     "data_root",

@@ -18,7 +18,9 @@ def local_path(given: str | os.PathLike[str], *, what: str) -> Path:
     ``what`` is the option or argument that an error names.
     """
     if found := _ADDRESS.match(text := os.fspath(given)):
-        raise UsageError(f"{what} {_whole(found)}: this is written to a path of this machine, not to an address")
+        raise UsageError(
+            f"{what} {_with_both_slashes(found)}: this is written to a path of this machine, not to an address"
+        )
     return Path(text)
 
 
@@ -27,11 +29,11 @@ def require_both_slashes(text: str) -> None:
     if (found := _ADDRESS.match(text)) and not found[2]:
         raise UsageError(
             f"location {redacted(text)!r} is an address that lacks a slash, as pathlib.Path makes it: "
-            f"give {_whole(found)!r} as text"
+            f"give {_with_both_slashes(found)!r} as text"
         )
 
 
-def _whole(address: re.Match[str]) -> str:
+def _with_both_slashes(address: re.Match[str]) -> str:
     return redacted(f"{address[1]}://{'/' if address[1] == 'file' else ''}{address[3]}")
 
 
@@ -42,7 +44,7 @@ _ESCAPES = re.compile(r"%(?![0-9A-Fa-f]{2})|%2[Ff]|%00")
 """Of a ``file://`` address: what is no escape, and a separator or an end that would be no part of a name."""
 
 
-def given_or_set(given: Place | None, variable: str, what: str) -> Place | None:
+def argument_or_variable(given: Place | None, variable: str, what: str) -> Place | None:
     """What the caller gives, else what the environment variable says, else None; an empty variable says nothing.
 
     Raises :class:`UsageError` where the caller gives an empty one.

@@ -28,7 +28,7 @@ class LocalTier:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Use:
+class LocationOptions:
     """What a location is used for; its sub-folders are used alike."""
 
     read_only: bool = False
@@ -37,7 +37,7 @@ class Use:
     """Where shards that are read from here are kept as well."""
 
 
-PLAIN = Use()
+DEFAULT_OPTIONS = LocationOptions()
 """A location that is read and written, and nothing kept beside it."""
 
 _RESERVE = 1.02
@@ -47,9 +47,9 @@ _RESERVE = 1.02
 class Location(ABC):
     """A folder of keys (relative POSIX paths) with atomic, whole writes."""
 
-    def __init__(self, url: str, *, use: Use = PLAIN) -> None:
+    def __init__(self, url: str, *, options: LocationOptions = DEFAULT_OPTIONS) -> None:
         self.url = url.rstrip("/")
-        self.use = use
+        self.options = options
         self._read_homes: tuple[Location, ...] = ()
 
     @property
@@ -60,13 +60,13 @@ class Location(ABC):
     def with_read_homes(self, others: Iterable[Location]) -> Self:
         """The same location, beside which caches are also found in ``others``; these are never written to."""
         made = copy.copy(self)
-        made._read_homes = tuple(other.used(read_only=True) for other in others)
+        made._read_homes = tuple(other.with_options(read_only=True) for other in others)
         return made
 
-    def used(self, **changes: Any) -> Self:
+    def with_options(self, **changes: Any) -> Self:
         """The same location with another :class:`Use`."""
         made = copy.copy(self)
-        made.use = replace(self.use, **changes)
+        made.options = replace(self.options, **changes)
         return made
 
     def __str__(self) -> str:
@@ -204,8 +204,8 @@ class Location(ABC):
         """Raise :class:`LocationError` where the last part of one of ``keys`` is longer than a name may be here."""
         return
 
-    def _require_own(self) -> None:
-        if self.use.read_only:
+    def _require_not_read_only(self) -> None:
+        if self.options.read_only:
             raise ReadOnlyError(f"{self.url} is a read-home, which is never written to: only --home is")
 
     def sweep(self, *, older_than_seconds: float = 86_400.0) -> int:
@@ -213,7 +213,7 @@ class Location(ABC):
         return 0
 
 
-def inside(part: str) -> str:
+def relative_key(part: str) -> str:
     """``part`` as a relative path; raises :class:`UsageError` where it would leave the location."""
     path = PurePosixPath(part)
     if path.is_absolute() or ".." in path.parts or "\\" in part or "\0" in part:

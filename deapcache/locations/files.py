@@ -95,7 +95,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def open_file(path: Path) -> Iterator[BinaryIO]:
     """A plain file, open for reading; raises what :func:`reading` says, and :class:`NotAFileError` for a pipe."""
     with reading(path), open(path, "rb", opener=_open_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -114,7 +114,7 @@ def read_file(path: Path, most: int | None = None) -> bytes:
     Raises ``FileNotFoundError``, :class:`NotAFileError` for a larger file and for what is no plain one, and
     :class:`LocationError` where it could not be read.
     """
-    with opened(path) as file:
+    with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         if most is not None and size > most:
             raise NotAFileError(f"{path} has {size:,} bytes: at most {most:,} are read of such a file")

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from deapcache.errors import DeapcacheError, LocationError, ReadOnlyError, StorageFullError, UnreadableError
-from deapcache.locations.base import PLAIN, Location, Use, inside
+from deapcache.locations.base import DEFAULT_OPTIONS, Location, LocationOptions, relative_key
 from deapcache.locations.files import (
     access_error,
     advice,
@@ -25,7 +25,7 @@ from deapcache.locations.files import (
     is_file,
     is_folder,
     list_entries,
-    opened,
+    open_file,
     read_file,
     reading,
     stat_or_none,
@@ -38,40 +38,40 @@ TEMPORARY_SUFFIX = ".partial"
 _ABANDONED_AFTER = 86_400.0
 """Seconds after which a temporary belongs to a writer that was killed."""
 
-_NOT_OFFERED = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENOTTY}
+_NOT_SUPPORTED = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENOTTY}
 """How file systems (CIFS, FAT, FUSE, NFS) say that they do not know permissions, hard links or syncing of folders."""
 
 
 class LocalLocation(Location):
     """A folder of a file system, local or network."""
 
-    def __init__(self, path: Path, *, use: Use = PLAIN) -> None:
+    def __init__(self, path: Path, *, options: LocationOptions = DEFAULT_OPTIONS) -> None:
         self.path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a lab's symbolic links
-        super().__init__(str(self.path), use=use)
+        super().__init__(str(self.path), options=options)
 
     def __truediv__(self, part: str) -> LocalLocation:
-        return LocalLocation(self.path / inside(part), use=self.use)
+        return LocalLocation(self.path / relative_key(part), options=self.options)
 
     def read(self, key: str, *, most: int | None = None) -> bytes:
-        return read_file(self.path / inside(key), most)
+        return read_file(self.path / relative_key(key), most)
 
     def etag(self, key: str) -> str:
-        facts = self._facts(key)
+        facts = self._stat(key)
         return f"{facts.st_ino}-{facts.st_size}-{facts.st_mtime_ns}"
 
     def exists(self, key: str) -> bool:
-        return is_file(self.path / inside(key))
+        return is_file(self.path / relative_key(key))
 
     def keys(self, prefix: str = "", *, hidden: bool = False) -> list[str]:
-        found = files_below(self.path / inside(prefix) if prefix else self.path)
+        found = files_below(self.path / relative_key(prefix) if prefix else self.path)
         return sorted(key for key in map(self._key, found) if hidden or not is_hidden(key))
 
     def find(self, pattern: str) -> list[str]:
         # Looks at the named levels only: a home holds thousands of shard files below them.
         found = [self.path]
         forgiving = False
-        for part in PurePosixPath(inside(pattern)).parts:
-            found = [path for folder in found for path in _below(folder, part, forgiving)]
+        for part in PurePosixPath(relative_key(pattern)).parts:
+            found = [path for folder in found for path in _match_entries(folder, part, forgiving)]
             forgiving = forgiving or "*" in part
         return sorted(self._key(path) for path in found)
 
@@ -81,29 +81,29 @@ class LocalLocation(Location):
     def _key(self, path: Path) -> str:
         return path.relative_to(self.path).as_posix()
 
-    def _facts(self, key: str) -> os.stat_result:
-        path = self.path / inside(key)
+    def _stat(self, key: str) -> os.stat_result:
+        path = self.path / relative_key(key)
         found = stat_or_none(path)
         if found is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         return found
 
     def size(self, key: str) -> int:
-        return self._facts(key).st_size
+        return self._stat(key).st_size
 
     def delete(self, key: str) -> None:
-        self._require_own()
-        path = self.path / inside(key)
-        with _explained(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        self._require_not_read_only()
+        path = self.path / relative_key(key)
+        with _write_errors(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
 
     def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
-        with opened(self.path / inside(key)) as file:
-            return [_part(file, start, length) for start, length in ranges]
+        with open_file(self.path / relative_key(key)) as file:
+            return [_read_part(file, start, length) for start, length in ranges]
 
     def read_tail(self, key: str, length: int) -> memoryview:
-        with opened(self.path / inside(key)) as file:
-            return _part(file, max(0, os.fstat(file.fileno()).st_size - length), length)
+        with open_file(self.path / relative_key(key)) as file:
+            return _read_part(file, max(0, os.fstat(file.fileno()).st_size - length), length)
 
     def free_bytes(self) -> int | None:
         folder = _nearest_existing(self.path)
@@ -111,16 +111,16 @@ class LocalLocation(Location):
             return shutil.disk_usage(folder).free
 
     def require_writable(self) -> None:
-        self._require_own()
+        self._require_not_read_only()
         folder = _nearest_existing(self.path)
-        with _explained(folder):
+        with _write_errors(folder):
             _try_name(folder, _temporary_name())
 
     def require_names(self, keys: Iterable[str]) -> None:
-        longest = max((self.path / inside(key) for key in keys), key=_name_bytes, default=self.path)
+        longest = max((self.path / relative_key(key) for key in keys), key=_name_bytes, default=self.path)
         folder, count = _nearest_existing(longest.parent), _name_bytes(longest)
         try:
-            with _explained(folder):
+            with _write_errors(folder):
                 _try_name(folder, _temporary_name().rjust(count, "."))
         except LocationError as error:
             if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.ENAMETOOLONG:
@@ -140,9 +140,9 @@ class LocalLocation(Location):
         return self._publish(key, data, put)
 
     def _publish(self, key: str, data: bytes, put: Callable[[Path, Path], bool]) -> bool:
-        self._require_own()
-        target = self.path / inside(key)
-        with _explained(target):
+        self._require_not_read_only()
+        target = self.path / relative_key(key)
+        with _write_errors(target):
             modes = _Modes.like(_nearest_existing(self.path))
             _make_folders(target.parent, modes)
             temporary = target.with_name(_temporary_name())
@@ -158,15 +158,15 @@ class LocalLocation(Location):
         return published
 
     def sweep(self, *, older_than_seconds: float = _ABANDONED_AFTER) -> int:
-        self._require_own()
+        self._require_not_read_only()
         if self.path.is_symlink():  # to another's cache, as a rule
             return 0
         places = [Path(folder, name) for folder, _, names in os.walk(self.path) for name in names]
         found = [path for path in places if _is_temporary(path.name)]
-        return _remove_old(found, _now_in(self.path) - older_than_seconds) if found else 0
+        return _remove_old(found, _file_system_time(self.path) - older_than_seconds) if found else 0
 
 
-def _below(folder: Path, part: str, forgiving: bool) -> list[Path]:
+def _match_entries(folder: Path, part: str, forgiving: bool) -> list[Path]:
     """What is in ``folder`` and fits one part of a pattern.
 
     Where ``forgiving``, a folder that may not be entered is left out with a warning: it is one of many in a home.
@@ -214,7 +214,7 @@ def _remove_old(paths: Iterable[Path], limit: float) -> int:
     return removed
 
 
-def _now_in(folder: Path) -> float:
+def _file_system_time(folder: Path) -> float:
     """The time of the file system's own clock, by which files are dated: a host's may be days off."""
     probe = folder / _temporary_name()
     try:
@@ -229,7 +229,7 @@ def _now_in(folder: Path) -> float:
 
 def file_age(path: Path) -> float:
     """Seconds since a file was written, by its file system's own clock; 0 where nothing can be written beside it."""
-    return max(0.0, _now_in(path.parent) - path.stat().st_mtime)
+    return max(0.0, _file_system_time(path.parent) - path.stat().st_mtime)
 
 
 def _holds_files(folder: Path) -> bool:
@@ -240,7 +240,7 @@ def _holds_files(folder: Path) -> bool:
         return True
 
 
-def _part(file: BinaryIO, start: int, length: int) -> memoryview:
+def _read_part(file: BinaryIO, start: int, length: int) -> memoryview:
     file.seek(start)
     return memoryview(file.read(length))
 
@@ -282,16 +282,16 @@ class _Modes:
     def apply(self, path: Path, mode: int) -> None:
         # Only a member of the group may give a file to it; a reader outside it still gets the mode.
         with contextlib.suppress(PermissionError):
-            _offered(os.chown, path, -1, self.group)
-        _offered(os.chmod, path, mode)
+            _if_supported(os.chown, path, -1, self.group)
+        _if_supported(os.chmod, path, mode)
 
 
-def _offered(call: Callable[..., None], *arguments: Any) -> None:
+def _if_supported(call: Callable[..., None], *arguments: Any) -> None:
     """Do what not every file system can do; one that cannot is no reason to refuse a home that can be written."""
     try:
         call(*arguments)
     except OSError as error:
-        if error.errno not in _NOT_OFFERED:
+        if error.errno not in _NOT_SUPPORTED:
             raise
 
 
@@ -310,7 +310,7 @@ def _write_whole(path: Path, data: bytes, modes: _Modes) -> None:
     with path.open("xb") as file:
         file.write(data)
         file.flush()
-        _offered(os.fsync, file.fileno())
+        _if_supported(os.fsync, file.fileno())
     modes.apply(path, modes.file)
 
 
@@ -323,7 +323,7 @@ def _put_in_place(temporary: Path, target: Path, *, replace: bool) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        if error.errno not in {*_NOT_OFFERED, errno.EMLINK}:
+        if error.errno not in {*_NOT_SUPPORTED, errno.EMLINK}:
             raise
         return _rename_where_free(temporary, target)
     return True
@@ -337,7 +337,7 @@ def _rename_where_free(temporary: Path, target: Path) -> bool:
             return True
         if ctypes.get_errno() == errno.EEXIST:
             return False
-        if ctypes.get_errno() not in _NOT_OFFERED:
+        if ctypes.get_errno() not in _NOT_SUPPORTED:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(target))
     if is_file(target):
         return False
@@ -366,22 +366,22 @@ def _renameat2() -> Any:
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
-        _offered(os.fsync, handle)
+        _if_supported(os.fsync, handle)
     finally:
         os.close(handle)
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except DeapcacheError:
         raise
     except OSError as error:
-        raise _explain_os_error(error, path) from error
+        raise _write_error(error, path) from error
 
 
-def _explain_os_error(error: OSError, path: Path) -> OSError:
+def _write_error(error: OSError, path: Path) -> OSError:
     cause = error.strerror or error
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return ReadOnlyError(

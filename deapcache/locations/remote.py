@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from deapcache.errors import DeapcacheError, LocationError, NotAFileError, ReadOnlyError
 from deapcache.locations.addresses import redacted
-from deapcache.locations.base import PLAIN, Location, Use, inside
+from deapcache.locations.base import DEFAULT_OPTIONS, Location, LocationOptions, relative_key
 from deapcache.locations.stores import RETRIES, open_store, silence_seconds, store_settings
 from deapcache.untrusted import is_hidden
 
@@ -28,28 +28,28 @@ SCHEMES = ("s3", "gs", "http", "https")
 class RemoteLocation(Location):
     """A prefix in an object store."""
 
-    def __init__(self, url: str, *, use: Use = PLAIN) -> None:
-        super().__init__(url, use=use)
+    def __init__(self, url: str, *, options: LocationOptions = DEFAULT_OPTIONS) -> None:
+        super().__init__(url, options=options)
         store_settings(self.url)  # an address that cannot be used is refused here, not at the first read
 
     def __truediv__(self, part: str) -> RemoteLocation:
-        return type(self)(f"{self.url}/{inside(part)}", use=self.use)
+        return type(self)(f"{self.url}/{relative_key(part)}", options=self.options)
 
     @property
     def origin(self) -> str:
         return json.dumps(store_settings(self.url), sort_keys=True)
 
     def _store(self, *, retries: int | None = None) -> Any:
-        with _explained(self.url):
+        with _store_errors(self.url):
             return open_store(store_settings(self.url), retries=retries)
 
-    def _asked(self, question: Callable[[Any], Answer]) -> Answer:
+    def _request(self, question: Callable[[Any], Answer]) -> Answer:
         """What a store answers to a read, again after a while where it was lost or the server was busy."""
         if urlsplit(self.url).scheme in ("s3", "gs"):
             return question(self._store())
         # obstore asks again by itself, but not for the rest of a body that a web server without ETag has broken off
         store = self._store(retries=0)
-        return _tried_again(lambda: question(store))
+        return _retry(lambda: question(store))
 
     def read(self, key: str, *, most: int | None = None) -> bytes:
         return self._read(key, most)[0]
@@ -61,28 +61,32 @@ class RemoteLocation(Location):
         import obstore
 
         def whole(store: Any) -> tuple[bytes, str | None]:
-            found = obstore.get(store, inside(key))
+            found = obstore.get(store, relative_key(key))
             if most is not None and (size := int(found.meta["size"])) > most:
                 raise NotAFileError(f"{self}/{key} has {size:,} bytes: at most {most:,} are read of such a file")
             return bytes(found.bytes()), found.meta["e_tag"]
 
-        with _explained(f"{self}/{key}"):
-            return self._asked(whole)
+        with _store_errors(f"{self}/{key}"):
+            return self._request(whole)
 
     def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         import obstore
 
         starts, lengths = [start for start, _ in ranges], [length for _, length in ranges]
-        with _explained(f"{self}/{key}", verb="read"):
-            found = self._asked(lambda store: obstore.get_ranges(store, inside(key), starts=starts, lengths=lengths))
+        with _store_errors(f"{self}/{key}", verb="read"):
+            found = self._request(
+                lambda store: obstore.get_ranges(store, relative_key(key), starts=starts, lengths=lengths)
+            )
             return [memoryview(part) for part in found]
 
     def read_tail(self, key: str, length: int) -> memoryview:
         import obstore
 
-        with _explained(f"{self}/{key}", verb="read"):
+        with _store_errors(f"{self}/{key}", verb="read"):
             options: Any = {"range": {"suffix": length}}
-            return self._asked(lambda store: memoryview(obstore.get(store, inside(key), options=options).bytes()))
+            return self._request(
+                lambda store: memoryview(obstore.get(store, relative_key(key), options=options).bytes())
+            )
 
     def etag(self, key: str) -> str | None:
         tag: str | None = self._head(key)["e_tag"]
@@ -101,13 +105,13 @@ class RemoteLocation(Location):
     def _head(self, key: str) -> Any:
         import obstore
 
-        with _explained(f"{self}/{key}"):
-            return self._asked(lambda store: obstore.head(store, inside(key)))
+        with _store_errors(f"{self}/{key}"):
+            return self._request(lambda store: obstore.head(store, relative_key(key)))
 
     def find(self, pattern: str) -> list[str]:
         # An object store lists all keys below a prefix, shards too: the answer is kept for the moments in which a
         # probe asks again and again.
-        return remembered_listing((self.origin, pattern), lambda: super(RemoteLocation, self).find(pattern))
+        return cached_listing((self.origin, pattern), lambda: super(RemoteLocation, self).find(pattern))
 
     def require_writable(self) -> None:
         # Only a write can tell: what a user may do is decided by policies that nobody can read.
@@ -118,12 +122,12 @@ class RemoteLocation(Location):
     def publish(self, key: str, data: bytes, *, replace: bool = False) -> bool:
         import obstore
 
-        self._require_own()
+        self._require_not_read_only()
         forget_listings()
-        with _explained(f"{self}/{key}", writing=True):
+        with _store_errors(f"{self}/{key}", writing=True):
             if not replace:
-                return not self.exists(key) and self._create(inside(key), data)
-            obstore.put(self._store(), inside(key), data)
+                return not self.exists(key) and self._create(relative_key(key), data)
+            obstore.put(self._store(), relative_key(key), data)
             return True
 
     def _create(self, key: str, data: bytes) -> bool:
@@ -139,7 +143,7 @@ class RemoteLocation(Location):
         once = self._store(retries=0)  # a refusal of the condition is an error 501, which obstore would try again
         if server not in _UNCONDITIONAL:
             try:
-                _tried_again(lambda: obstore.put(once, key, data, mode="create"))
+                _retry(lambda: obstore.put(once, key, data, mode="create"))
                 return True
             except AlreadyExistsError:
                 return False
@@ -156,22 +160,22 @@ class RemoteLocation(Location):
     def sizes(self, prefix: str = "") -> dict[str, int]:
         import obstore
 
-        folder = inside(prefix) if prefix else None
+        folder = relative_key(prefix) if prefix else None
 
         def listed() -> dict[str, int]:
             pages = obstore.list(self._store(), prefix=folder)
             return {str(each["path"]): int(each["size"]) for page in pages for each in page}
 
-        with _explained(f"{self}/{prefix}"):
-            return _tried_again(listed)
+        with _store_errors(f"{self}/{prefix}"):
+            return _retry(listed)
 
     def delete(self, key: str) -> None:
         import obstore
 
-        self._require_own()
+        self._require_not_read_only()
         forget_listings()
-        with _explained(f"{self}/{key}", writing=True), contextlib.suppress(FileNotFoundError):
-            obstore.delete(self._store(), inside(key))
+        with _store_errors(f"{self}/{key}", writing=True), contextlib.suppress(FileNotFoundError):
+            obstore.delete(self._store(), relative_key(key))
 
 
 _WRITABLE = ".deapcache-writable"
@@ -181,7 +185,7 @@ _UNCONDITIONAL: set[str] = set()
 """Servers that speak S3, and know no condition on a write."""
 
 
-def _tried_again(attempt: Callable[[], Answer]) -> Answer:
+def _retry(attempt: Callable[[], Answer]) -> Answer:
     """``attempt``, again after a while where the answer was lost or the server busy.
 
     obstore repeats no conditional write by itself, for the first one may have succeeded: then the key is there.
@@ -205,7 +209,7 @@ def _status_of(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _explained(place: str, *, writing: bool = False, verb: str = "reach") -> Iterator[None]:
+def _store_errors(place: str, *, writing: bool = False, verb: str = "reach") -> Iterator[None]:
     from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
     try:
@@ -267,7 +271,7 @@ _lock = threading.Lock()
 _kept: dict[_Key, tuple[float, list[str]]] = {}
 
 
-def remembered_listing(key: _Key, listing: Callable[[], list[str]]) -> list[str]:
+def cached_listing(key: _Key, listing: Callable[[], list[str]]) -> list[str]:
     """What ``listing`` gave within the last seconds, else what it gives now."""
     with _lock:
         known = _kept.get(key)

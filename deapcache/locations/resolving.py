@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from deapcache.errors import LocationError, UsageError
 from deapcache.locations.addresses import (
     Place,
+    argument_or_variable,
     expanded,
-    given_or_set,
     local_path,
     path_of_url,
     redacted,
@@ -52,14 +52,14 @@ def home(
         Where a read-home's folder is not there, or the tier's cannot be written.
     """
     tier = tier or local_tier()
-    own = _tiered(_own(given), tier)
-    others = [_tiered(_required(locate(place)), tier) for place in _read_homes(read_homes)]
+    own = _with_tier(_own_home(given), tier)
+    others = [_with_tier(_require_read_home(locate(place)), tier) for place in _read_homes(read_homes)]
     return own.with_read_homes(place for place in dict.fromkeys(others) if place != own)
 
 
 def data_root(given: Place | None = None) -> Path:
     """Where datasets lie: ``given``, else ``$DEAPCACHE_DATA``, else ``./data``. It need not exist."""
-    return expanded(given_or_set(given, "DEAPCACHE_DATA", "data root") or "data")
+    return expanded(argument_or_variable(given, "DEAPCACHE_DATA", "data root") or "data")
 
 
 def locate(place: Place) -> Location:
@@ -94,8 +94,8 @@ def _folder(path: Path) -> LocalLocation:
     return place
 
 
-def _own(given: Place | None) -> Location:
-    if (place := given_or_set(given, "DEAPCACHE_HOME", "home")) is not None:
+def _own_home(given: Place | None) -> Location:
+    if (place := argument_or_variable(given, "DEAPCACHE_HOME", "home")) is not None:
         return locate(place)
     return _folder(_user_caches() / "deapcache")
 
@@ -119,7 +119,7 @@ def _read_homes(given: Sequence[Place] | None) -> list[Place]:
     return [place.strip() for place in configured if place.strip()]
 
 
-def _required(place: Location) -> Location:
+def _require_read_home(place: Location) -> Location:
     if isinstance(place, LocalLocation) and not is_folder(place.path):
         raise LocationError(
             f"there is no read-home {place}: is it mounted? --read-home (or DEAPCACHE_READ_HOMES) names homes that "
@@ -128,10 +128,10 @@ def _required(place: Location) -> Location:
     return place
 
 
-def _tiered(place: Location, tier: LocalTier | None) -> Location:
+def _with_tier(place: Location, tier: LocalTier | None) -> Location:
     if tier is None or (isinstance(place, LocalLocation) and _device(place.path) == _device(tier.folder)):
         return place
-    return place.used(tier=tier)
+    return place.with_options(tier=tier)
 
 
 def _device(path: Path) -> int:
@@ -144,8 +144,8 @@ def local_tier(folder: str | os.PathLike[str] | None = None, size: str | None = 
     The folder is made. Raises :class:`UsageError` where one is given without the other or the size is none, and
     :class:`LocationError` where nothing can be written to the folder.
     """
-    place = given_or_set(folder, "DEAPCACHE_LOCAL_TIER", "local tier's folder")
-    limit = given_or_set(size, "DEAPCACHE_LOCAL_TIER_SIZE", "local tier's size")
+    place = argument_or_variable(folder, "DEAPCACHE_LOCAL_TIER", "local tier's folder")
+    limit = argument_or_variable(size, "DEAPCACHE_LOCAL_TIER_SIZE", "local tier's size")
     if not place and not limit:
         return None
     if not place or not limit:

@@ -51,7 +51,7 @@ def store_settings(url: str) -> dict[str, Any]:
 def open_store(settings: Mapping[str, Any], *, retries: int | None = None) -> Any:
     """obstore's store of :func:`store_settings`; one is kept for each, and for each number of retries."""
     limits = {**RETRIES, **({} if retries is None else {"max_retries": retries})}
-    return _opened(json.dumps(dict(settings), sort_keys=True), json.dumps(limits), silence_seconds())
+    return _open(json.dumps(dict(settings), sort_keys=True), json.dumps(limits), silence_seconds())
 
 
 def silence_seconds() -> float:
@@ -67,10 +67,10 @@ def silence_seconds() -> float:
 
 
 @functools.lru_cache(maxsize=1024)
-def _opened(settings: str, limits: str, silence: float) -> Any:
+def _open(settings: str, limits: str, silence: float) -> Any:
     from obstore.store import GCSStore, HTTPStore, S3Store
 
-    told, retry = json.loads(settings), json.loads(limits)
+    store, retry = json.loads(settings), json.loads(limits)
     options: dict[str, Any] = {
         "client_options": {
             "allow_http": True,
@@ -88,17 +88,17 @@ def _opened(settings: str, limits: str, silence: float) -> Any:
             },
         },
     }
-    if told["scheme"] == "s3":
-        config: Any = {**told["config"], "disable_bulk_delete": "true"}
-        if told["config"].get("region") is None and "endpoint" not in config:
-            config["region"] = _region_of_bucket(told["bucket"])
-        credentials = _credentials_of(told["profile"]) if told["profile"] is not None else None
+    if store["scheme"] == "s3":
+        config: Any = {**store["config"], "disable_bulk_delete": "true"}
+        if store["config"].get("region") is None and "endpoint" not in config:
+            config["region"] = _region_of_bucket(store["bucket"])
+        credentials = _credentials_of(store["profile"]) if store["profile"] is not None else None
         return S3Store(
-            told["bucket"], prefix=told["prefix"] or None, config=config, credential_provider=credentials, **options
+            store["bucket"], prefix=store["prefix"] or None, config=config, credential_provider=credentials, **options
         )
-    if told["scheme"] == "gs":
-        return GCSStore(told["bucket"], prefix=told["prefix"] or None, **options)
-    return HTTPStore.from_url(told["url"], **options)
+    if store["scheme"] == "gs":
+        return GCSStore(store["bucket"], prefix=store["prefix"] or None, **options)
+    return HTTPStore.from_url(store["url"], **options)
 
 
 def _s3_settings(url: str) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _s3_settings(url: str) -> dict[str, Any]:
     profile = who if at else os.environ.get("AWS_PROFILE", "")
     found = {} if who == ANONYMOUS else _profile(profile, required=bool(at))
     # A profile named in the address goes before the environment, one of $AWS_PROFILE after it, as with Amazon's tools.
-    environment = _environment()
+    environment = _environment_settings()
     chosen = {**environment, **found} if at else {**found, **environment}
     config: dict[str, Any] = {}
     if endpoint := chosen.get("endpoint_url"):
@@ -149,7 +149,7 @@ def _check_address(scheme: str, bucket: str, *, has_secret: bool, has_query: boo
         )
 
 
-def _environment() -> dict[str, str]:
+def _environment_settings() -> dict[str, str]:
     found = {
         "endpoint_url": os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
         "region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
@@ -157,7 +157,7 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def _files() -> list[str]:
+def _configuration_files() -> list[str]:
     config = os.environ.get("AWS_CONFIG_FILE") or _CONFIG
     credentials = os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or _CREDENTIALS
     # not expanded(): where no home folder is known these files are simply not there
@@ -165,13 +165,13 @@ def _files() -> list[str]:
     return [str(path) for path in paths if path.is_file()]
 
 
-def _written(path: str) -> tuple[int, int, int]:
+def _file_state(path: str) -> tuple[int, int, int]:
     found = Path(path).stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=8)
-def _parsed(files: tuple[tuple[Any, ...], ...]) -> configparser.ConfigParser:
+def _parse_configuration(files: tuple[tuple[Any, ...], ...]) -> configparser.ConfigParser:
     """The AWS configuration in files, each with what changes when it is written; raises :class:`UsageError`."""
     parser, paths = configparser.ConfigParser(interpolation=None, strict=False), [path for path, *_ in files]
     try:
@@ -184,7 +184,7 @@ def _parsed(files: tuple[tuple[Any, ...], ...]) -> configparser.ConfigParser:
 def _profile(profile: str, *, required: bool) -> Mapping[str, str]:
     """What the AWS configuration says of a profile; of ``default`` where none is named."""
     # asked before every request of a store: files that did not change are not parsed again
-    parser = _parsed(tuple((path, *_written(path)) for path in _files()))
+    parser = _parse_configuration(tuple((path, *_file_state(path)) for path in _configuration_files()))
     # A section of the configuration is called "profile NAME", one of the credentials NAME.
     sections = [name for name in (f"profile {profile}", profile or "default") if parser.has_section(name)]
     if required and not sections:

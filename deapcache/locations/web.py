@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 
 from deapcache.errors import LocationError, NotAFileError, ReadOnlyError, UsageError
 from deapcache.locations.addresses import redacted
-from deapcache.locations.base import PLAIN, Use, inside
+from deapcache.locations.base import DEFAULT_OPTIONS, LocationOptions, relative_key
 from deapcache.locations.remote import RemoteLocation
 from deapcache.locations.stores import RETRIES, silence_seconds
 
@@ -49,26 +49,26 @@ class WebLocation(RemoteLocation):
     less then, never more.
     """
 
-    def __init__(self, url: str, *, use: Use = PLAIN) -> None:
+    def __init__(self, url: str, *, options: LocationOptions = DEFAULT_OPTIONS) -> None:
         parts = urlsplit(url)
         if parts.username or parts.password or parts.query or parts.fragment:
             place = f"{parts.scheme}://{parts.hostname}{parts.path}"
             raise UsageError(
                 f"{place}: give the address without user, password, ? and #; they would end in logs and results"
             )
-        super().__init__(url, use=use)
+        super().__init__(url, options=options)
         self._remembered: dict[str, tuple[float, Any]] = {}
 
-    def __reduce__(self) -> tuple[Callable[..., WebLocation], tuple[str, Use]]:
+    def __reduce__(self) -> tuple[Callable[..., WebLocation], tuple[str, LocationOptions]]:
         """Another process looks for itself."""
-        return _web_location, (self.url, self.use)
+        return _web_location, (self.url, self.options)
 
     @property
     def can_list(self) -> bool:
         return self._manifest() is not None or self._index() is not None
 
     def keys(self, prefix: str = "", *, hidden: bool = False) -> list[str]:
-        folder = inside(prefix) if prefix else ""
+        folder = relative_key(prefix) if prefix else ""
         manifest = self._manifest()
         found = self._keys_of_home(folder) if manifest is None else list(manifest)
         return sorted(key for key in found if _is_below(key, folder))
@@ -79,12 +79,12 @@ class WebLocation(RemoteLocation):
     def find(self, pattern: str) -> list[str]:
         if not pattern.endswith(f"/{_ROOT_KEY}"):
             return super().find(pattern)
-        keys = [f"{path}/{_ROOT_KEY}" for path in self._caches(inside(pattern))]
+        keys = [f"{path}/{_ROOT_KEY}" for path in self._caches(relative_key(pattern))]
         parts = len(PurePosixPath(pattern).parts)
         return sorted(k for k in keys if len(PurePosixPath(k).parts) == parts and PurePosixPath(k).match(pattern))
 
     def size(self, key: str) -> int | None:
-        listed = (self._manifest() or {}).get(inside(key))
+        listed = (self._manifest() or {}).get(relative_key(key))
         return super().size(key) if listed is None else listed
 
     def refresh(self) -> bool:
@@ -96,7 +96,7 @@ class WebLocation(RemoteLocation):
 
     def read(self, key: str, *, most: int | None = None) -> bytes:
         try:
-            return read_url(quote(f"{self.url}/", safe=_OF_ADDRESS) + quote(inside(key), safe="/+=~"), most)
+            return read_url(quote(f"{self.url}/", safe=_OF_ADDRESS) + quote(relative_key(key), safe="/+=~"), most)
         except RefusedError as error:
             raise LocationError(f"cannot read {self}/{key}: {error}") from error
 
@@ -147,7 +147,7 @@ class WebLocation(RemoteLocation):
         if then and time.monotonic() - then < _LIFE:
             return found
         try:
-            found = _parsed(f"{self.url}/{name}", self.read(name), parse)
+            found = _parse_document(f"{self.url}/{name}", self.read(name), parse)
         except FileNotFoundError:
             found = None
         except _UnusableError:
@@ -162,11 +162,11 @@ class _UnusableError(LocationError):
     """A document is not what this version of deapcache writes."""
 
 
-def _web_location(url: str, use: Use) -> WebLocation:
-    return WebLocation(url, use=use)
+def _web_location(url: str, options: LocationOptions) -> WebLocation:
+    return WebLocation(url, options=options)
 
 
-def _parsed(place: str, data: bytes, parse: Callable[[dict[str, Any]], Any]) -> Any:
+def _parse_document(place: str, data: bytes, parse: Callable[[dict[str, Any]], Any]) -> Any:
     try:
         document = json.loads(data)
         version = document["format"]
@@ -187,11 +187,11 @@ def _keys_and_sizes(document: dict[str, Any]) -> Listed:
     sizes: dict[str, Any] = document["keys"]
     if odd := [key for key, size in sizes.items() if type(size) is not int or size < 0]:
         raise ValueError(f"{odd[0]!r} has no size")
-    return {inside(key): size for key, size in sizes.items()}
+    return {relative_key(key): size for key, size in sizes.items()}
 
 
 def _paths(document: dict[str, Any]) -> list[str]:
-    return [inside(entry["path"]) for entry in document["caches"]]
+    return [relative_key(entry["path"]) for entry in document["caches"]]
 
 
 def _is_below(key: str, folder: str) -> bool:
@@ -229,7 +229,7 @@ def read_url(url: str, most: int | None) -> bytes:
     limit = most if most is not None else MOST_OF_A_DOCUMENT if url.endswith(".json") else MOST_BYTES
     for attempt in range(RETRIES["max_retries"] + 1):
         try:
-            return _within(silence + limit / _LEAST_RATE, url, limit, silence)
+            return _fetch_within(silence + limit / _LEAST_RATE, url, limit, silence)
         except (OSError, http.client.HTTPException) as error:
             problem: Exception = error
         if isinstance(problem, urllib.error.HTTPError):
@@ -259,13 +259,13 @@ def _reason(problem: Exception) -> str:
     return redacted(" ".join(str(inner).split()) or type(inner).__name__)
 
 
-def _within(seconds: float, url: str, limit: int, silence: float) -> bytes:
-    """:func:`_fetched`, given up after so many seconds, wherever the server lets it hang."""
+def _fetch_within(seconds: float, url: str, limit: int, silence: float) -> bytes:
+    """:func:`_fetch`, given up after so many seconds, wherever the server lets it hang."""
     outcome: dict[str, Any] = {}
 
     def work() -> None:
         try:
-            outcome["data"] = _fetched(url, limit, silence, outcome)
+            outcome["data"] = _fetch(url, limit, silence, outcome)
         except BaseException as error:  # raised in the thread that asked
             outcome["error"] = error
 
@@ -282,7 +282,7 @@ def _within(seconds: float, url: str, limit: int, silence: float) -> bytes:
     return data
 
 
-def _fetched(url: str, limit: int, silence: float, outcome: dict[str, Any]) -> bytes:
+def _fetch(url: str, limit: int, silence: float, outcome: dict[str, Any]) -> bytes:
     begun = time.monotonic()
     request = urllib.request.Request(url, headers=_HEADERS)
     with urllib.request.urlopen(request, timeout=silence) as answer:
@@ -293,8 +293,8 @@ def _fetched(url: str, limit: int, silence: float, outcome: dict[str, Any]) -> b
                 f"cannot read {redacted(url)}: the web server sends it compressed ({encoding[:20]}), though it is "
                 "asked not to: switch that off for the folder"
             )
-        told = answer.headers.get("Content-Length", "")
-        if told.isdecimal() and len(told) < 20 and int(told) > limit:
+        announced = answer.headers.get("Content-Length", "")
+        if announced.isdecimal() and len(announced) < 20 and int(announced) > limit:
             raise _too_large(url, limit)
         pieces, received = [], 0
         while piece := answer.read1(_PIECE):
@@ -304,8 +304,8 @@ def _fetched(url: str, limit: int, silence: float, outcome: dict[str, Any]) -> b
                 raise _too_large(url, limit)
             if time.monotonic() - begun > silence + received / _LEAST_RATE:
                 raise LocationError(f"cannot reach {redacted(url)}: it comes too slowly, {received:,} bytes so far")
-        if told.isdecimal() and received < int(told):
-            raise http.client.IncompleteRead(b"", int(told) - received)
+        if announced.isdecimal() and received < int(announced):
+            raise http.client.IncompleteRead(b"", int(announced) - received)
     return b"".join(pieces)
 
 

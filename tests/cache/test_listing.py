@@ -21,7 +21,7 @@ from deapcache.cache import (
     list_caches,
     targets_path,
 )
-from deapcache.cache.names import original, safe
+from deapcache.cache.names import escape_name, unescape_name
 from deapcache.errors import AmbiguousCacheError, CacheMissError, LocationError, UsageError
 from deapcache.locations import LocalLocation, locate
 from deapcache.recipe import ImageRecipe, TargetRecipe
@@ -71,8 +71,8 @@ def test_paths() -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1))
 def test_any_name_is_one_part_of_a_path_and_comes_back(name: str) -> None:
-    part = safe(name)
-    assert original(part) == name
+    part = escape_name(name)
+    assert unescape_name(part) == name
     assert part not in (".", "..")
     assert part.isascii()
     assert not set(part) & set("/\\:% \0")

@@ -8,11 +8,11 @@ from deapcache_caches import feature_cache, feature_recipe, image_ids, served
 from deapcache.cache import (
     ArraySpec,
     CacheEntry,
-    are_wanted,
     create_cache,
     find_caches,
     images_path,
     list_caches,
+    match_filters,
     related_caches,
     select_cache,
     select_caches,
@@ -90,13 +90,13 @@ FACTS = {"path": "features/coco/train/vit-0123.zarr", "digest": "0123456789abcde
     ],
 )
 def test_filters(filters: list[str], wanted: bool) -> None:
-    assert are_wanted([FACTS], filters) == [wanted]
-    assert are_wanted([{"path": "x", "digest": "y"}, FACTS], filters)[1] is wanted
+    assert match_filters([FACTS], filters) == [wanted]
+    assert match_filters([{"path": "x", "digest": "y"}, FACTS], filters)[1] is wanted
 
 
 def test_a_filter_of_an_unknown_field_says_what_there_is() -> None:
     with pytest.raises(UsageError, match=r"no 'weather'; give one of complete, digest, image_size"):
-        are_wanted([FACTS], ["weather=fine"])
+        match_filters([FACTS], ["weather=fine"])
 
 
 def test_features_have_the_base_images_and_targets_of_the_same_images(home: LocalLocation) -> None:
@@ -150,7 +150,7 @@ def test_field_and_value_mean_the_same_wherever_caches_are_chosen(
             select_caches(home, [text])
     facts = [{**entry.fields, "path": entry.path, "digest": entry.digest} for entry in two]
     if field in two[0].fields:
-        assert are_wanted(facts, [text]) == [entry in wanted for entry in two]
+        assert match_filters(facts, [text]) == [entry in wanted for entry in two]
 
 
 def test_fields_of_the_home_choose_caches_and_a_damaged_folder_has_none(

@@ -42,7 +42,7 @@ def _folder(cache: FeatureCache) -> Path:
 
 
 def _through(cache: FeatureCache, kept: LocalTier, location: Location | None = None) -> FeatureCache:
-    opened = open_cache((location or cache.location).used(tier=kept))
+    opened = open_cache((location or cache.location).with_options(tier=kept))
     assert isinstance(opened, FeatureCache)
     return opened
 
@@ -298,7 +298,7 @@ from pathlib import Path
 from deapcache.cache import open_cache
 from deapcache.locations import LocalTier, locate
 url, folder, limit, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-cache = open_cache(locate(url).used(tier=LocalTier(folder=folder, bytes=limit)))
+cache = open_cache(locate(url).with_options(tier=LocalTier(folder=folder, bytes=limit)))
 rng, most, total = np.random.default_rng(seed), 0, 0.0
 for _ in range(40):
     rows = rng.integers(0, len(cache), 12)

@@ -15,7 +15,7 @@ from deapcache_testing import deapcache
 
 from deapcache.cache import FeatureCache, create_cache, feature_arrays, features_path, open_cache
 from deapcache.cache.image_ids import image_id_files
-from deapcache.cache.names import original, safe
+from deapcache.cache.names import escape_name, unescape_name
 from deapcache.cache.serve import HomeServer
 from deapcache.errors import DeapcacheError
 from deapcache.locations import LocalLocation
@@ -39,22 +39,22 @@ def test_image_ids_are_never_paths(tmp_path: Path) -> None:
     "name", ["../x", "a/b", "..", ".hidden", "<b>", "[red]", "\x1b[2J", "a\nb", "%2e%2e", "é", "~41."]
 )
 def test_names_are_one_plain_part_of_a_path(name: str) -> None:
-    assert re.fullmatch(r"[A-Za-z0-9_@+=~-][A-Za-z0-9_.@+=~-]*", safe(name))
-    assert original(safe(name)).isprintable()
+    assert re.fullmatch(r"[A-Za-z0-9_@+=~-][A-Za-z0-9_.@+=~-]*", escape_name(name))
+    assert unescape_name(escape_name(name)).isprintable()
     if name.isprintable() and "~" not in name:
-        assert original(safe(name)) == name
+        assert unescape_name(escape_name(name)) == name
 
 
 def test_codes_that_are_no_character_stay_as_they_are() -> None:
     for part in ("~ffffffffffff.", "~110000.", "~1b.", "~a.", "~d800."):
-        assert original(part) == part
+        assert unescape_name(part) == part
 
 
 def test_names_with_markup_and_control_characters_are_shown_as_text(tmp_path: Path) -> None:
     home = LocalLocation(tmp_path / "home")
     name = "[/red][link=http://evil]<b>:smile:"
     recipe = feature_recipe(backbone=name)
-    path = f"features/~5b.~2f.x~1b.~5d./tr~7f.ain/{safe(name)}-{recipe.digest[:12]}.zarr"
+    path = f"features/~5b.~2f.x~1b.~5d./tr~7f.ain/{escape_name(name)}-{recipe.digest[:12]}.zarr"
     create_cache(home, path, recipe=recipe, arrays=feature_arrays("float16", (3, 4), 8), image_ids=["a"])
     for verb in (["ls"], ["info", recipe.digest[:12]]):
         command = deapcache("cache", *verb, "--home", home)

@@ -75,7 +75,7 @@ def test_whether_it_can_be_written_is_tried(s3: S3Bucket, place: RemoteLocation)
     with pytest.raises(ReadOnlyError, match=r"cannot write .*AWS_PROFILE.*give another --home"):
         place.require_writable()
     with pytest.raises(ReadOnlyError, match="is a read-home"):
-        place.used(read_only=True).require_writable()
+        place.with_options(read_only=True).require_writable()
 
 
 def test_public_objects_are_read_without_credentials(s3: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

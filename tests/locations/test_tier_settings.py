@@ -43,9 +43,9 @@ def test_what_lies_on_the_tiers_own_file_system_is_read_where_it_is(tmp_path: Pa
     memory = Path("/dev/shm")
     require(memory.is_dir() and memory.stat().st_dev != tmp_path.stat().st_dev, "two file systems")
     tier = local_tier(tmp_path / "tier", "1GB")
-    assert locations.home(tmp_path / "home", tier=tier).use.tier is None
+    assert locations.home(tmp_path / "home", tier=tier).options.tier is None
     home = locations.home(memory / "deapcache-none-here", tier=tier)
-    assert home.use.tier == tier
-    assert (home / "features").use.tier == tier
+    assert home.options.tier == tier
+    assert (home / "features").options.tier == tier
     layered = locations.home(tmp_path / "home", read_homes=[memory], tier=tier)
-    assert [place.use.tier for place in layered.layers] == [None, tier]
+    assert [place.options.tier for place in layered.layers] == [None, tier]
