@@ -20,10 +20,9 @@ from deapcache.cache.format import (
     ArraySpec,
     Group,
     StoredArray,
-    array_metadata,
+    new_arrays,
     new_group,
     read_group,
-    shard_images_for,
     stored_array,
 )
 from deapcache.cache.image_ids import image_id_files, read_image_ids
@@ -378,18 +377,12 @@ def create_cache(
     try:
         found = open_cache(location)
     except CacheMissError:
-        _publish(location, group, arrays, image_ids)
+        # The first one published stays, key by key, and all that a recipe decides is equal in every process.
+        for key, data in _metadata_files(group, new_arrays(arrays, len(image_ids)), image_ids):
+            location.publish(key, data)
         found = open_cache(location)
     _require_same(found, group, arrays, image_ids)
     return found
-
-
-def _publish(location: Location, group: Group, arrays: Sequence[ArraySpec], image_ids: Sequence[str]) -> None:
-    # The first one published stays, key by key, and all that a recipe decides is equal in every process. The root
-    # comes last: until then there is no cache, so a kill on the way leaves nothing that could be opened.
-    for key, data in _array_keys(arrays, image_ids):
-        location.publish(key, data)
-    location.publish(METADATA_KEY, group.to_bytes())
 
 
 def restore_metadata(cache: Cache) -> None:
@@ -398,7 +391,7 @@ def restore_metadata(cache: Cache) -> None:
     Raises :class:`CorruptCacheError` where another cache has taken its place.
     """
     location, arrays = cache.location, cache.stored_arrays
-    for key, data in (*_small_files(arrays, cache.image_ids), (METADATA_KEY, cache.group.to_bytes())):
+    for key, data in _metadata_files(cache.group, arrays, cache.image_ids):
         if not location.exists(key):
             location.publish(key, data)
     found = open_cache(location)
@@ -408,18 +401,14 @@ def restore_metadata(cache: Cache) -> None:
         )
 
 
-def _array_keys(arrays: Sequence[ArraySpec], image_ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    images, shard_images = len(image_ids), shard_images_for(arrays, len(image_ids))
-    described = [(spec, array_metadata(spec, images, shard_images)) for spec in arrays]
-    stored = [StoredArray(spec=s, images=images, shard_images=shard_images, metadata=found) for s, found in described]
-    return _small_files(stored, image_ids)
-
-
-def _small_files(arrays: Sequence[StoredArray], image_ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """All that says what the shards are, but for the root."""
+def _metadata_files(
+    group: Group, arrays: Sequence[StoredArray], image_ids: Sequence[str]
+) -> Iterator[tuple[str, bytes]]:
+    """Every small file of a cache that a recipe decides, the root last: until it is there, there is no cache."""
     for stored in arrays:
         yield f"{stored.spec.name}/{METADATA_KEY}", json.dumps(stored.metadata, indent=2).encode()
     yield from image_id_files(image_ids)
+    yield METADATA_KEY, group.to_bytes()
 
 
 def _require_same(found: Cache, group: Group, arrays: Sequence[ArraySpec], image_ids: Sequence[str]) -> None:

@@ -396,7 +396,7 @@ def find_caches(
     ``digest`` is that of the cache itself. Features are those of the original images unless ``fields`` names another
     ``view``.
     """
-    named = _filter_by_name(list_caches(home, kind), dataset, split, name)
+    named = list_caches(home, kind, dataset=dataset, split=split, name=name)
     return [entry for entry in named if not _differing_from(entry, fields)]
 
 
@@ -422,7 +422,8 @@ def find_one(
         raise UsageError(
             f"no recipe of {kind} has the field {unknown[0]!r}: --where takes one of {', '.join(sorted(known))}"
         )
-    differing = [(_differing_from(entry, fields), entry) for entry in _filter_by_name(listed, dataset, split, name)]
+    named = [e for e in listed if (e.dataset, e.split) == (dataset, split) and name in (None, e.name)]
+    differing = [(_differing_from(entry, fields), entry) for entry in named]
     fitting = [entry for names, entry in differing if not names]
     wanted = f"{kind} of {' '.join(part for part in (name, dataset, split) if part)}"
     if len(fitting) == 1:
@@ -431,10 +432,6 @@ def find_one(
         raise AmbiguousCacheError(_ambiguous_message(home, wanted, fitting))
     near = sorted(differing, key=lambda pair: len(pair[0]))
     raise CacheMissError(_not_found_message(home, wanted, fields, near, listed, next_step))
-
-
-def _filter_by_name(listed: Sequence[CacheEntry], dataset: str, split: str, name: str | None) -> list[CacheEntry]:
-    return [e for e in listed if (e.dataset, e.split) == (dataset, split) and name in (None, e.name)]
 
 
 def _differing_from(entry: CacheEntry, fields: Mapping[str, Any]) -> list[str]:

@@ -183,6 +183,15 @@ def shard_images_for(arrays: Sequence[ArraySpec], images: int) -> int:
     return max(1, min(SHARD_BYTES // largest, math.ceil(images / MIN_SHARDS)))
 
 
+def new_arrays(specs: Sequence[ArraySpec], images: int) -> list[StoredArray]:
+    """The arrays of a cache to be created, all cut into shards of the same images."""
+    length = shard_images_for(specs, images)
+    return [
+        StoredArray(spec=spec, images=images, shard_images=length, metadata=array_metadata(spec, images, length))
+        for spec in specs
+    ]
+
+
 def array_metadata(spec: ArraySpec, images: int, shard_images: int) -> dict[str, Any]:
     """The content of ``zarr.json`` of a sharded array."""
     sharding = {

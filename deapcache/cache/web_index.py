@@ -215,17 +215,13 @@ def remove_from_manifest(location: Location, keys: Iterable[str]) -> None:
 def _sizes(location: Location, keys: Iterable[str], known: Mapping[str, int]) -> dict[str, int]:
     def size(key: str) -> tuple[str, int | None]:
         try:
-            return key, known[key] if key in known else _size(location, key)
+            found = known[key] if key in known else location.size(key)
+            return key, len(location.read(key)) if found is None else found
         except FileNotFoundError:  # deleted since it was listed
             return key, None
 
     with ThreadPoolExecutor(REQUESTS) as pool:
         return {key: found for key, found in pool.map(size, keys) if found is not None}
-
-
-def _size(location: Location, key: str) -> int:
-    found = location.size(key)
-    return len(location.read(key)) if found is None else found
 
 
 def _is_own(key: str, arrays: Sequence[StoredArray]) -> bool:
