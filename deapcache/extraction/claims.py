@@ -7,7 +7,7 @@ get lost, be overwritten or refused, and the worst that follows is work done twi
 No clock is compared with another host's. An observer counts a claim as abandoned when it has seen it unchanged for so
 many seconds of its own monotonic clock, or when the process that made it ran on this machine and has ended.
 
-In caches of base images and targets, which one pass over the files fills together, a shard here is a block of rows.
+In caches of base images and targets, which one pass over the files fills together, what is claimed is a block of rows.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ _LONGEST_PAUSE = 2.0
 
 _NAMED = 3
 """Other runs to name while this one waits for them."""
+
+
+Batches = Iterator[Iterator[int]]
+"""Claimed shards, a batch at a time: see :meth:`WorkQueue.batches`."""
 
 
 def new_claim(writer: str) -> Claim:
@@ -230,7 +234,7 @@ class WorkQueue:
     def __exit__(self, *problem: object) -> None:
         self._claims.__exit__(*problem)
 
-    def batches(self) -> Iterator[Iterator[int]]:
+    def batches(self) -> Batches:
         """Batches of claimed shards, until none is missing; a batch ends when other runs have claimed all the rest.
 
         Publish all of a batch before asking for the next one: other runs may wait for it.

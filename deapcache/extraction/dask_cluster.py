@@ -25,7 +25,15 @@ import torch
 from deapcache.backbones import Backbone, BackboneIdentity, BatchNormStatistics, build
 from deapcache.cache import FeatureCache, open_cache
 from deapcache.errors import ClusterError, DeapcacheError, UsageError, WeightsError
-from deapcache.extraction.pipeline import SHARDS_IN_FLIGHT, FeatureJob, ImageSource, extract_shards
+from deapcache.extraction.claims import Batches
+from deapcache.extraction.pipeline import (
+    SHARDS_IN_FLIGHT,
+    FeatureJob,
+    ImageSource,
+    OnForward,
+    OnPublish,
+    extract_shards,
+)
 from deapcache.extraction.provenance import ProvenanceRecord, new_writer_name, provenance_facts
 from deapcache.extraction.settings import ExtractionSettings, choose_device
 from deapcache.locations import Location
@@ -100,14 +108,7 @@ class Cluster:
         self.device = device
         """As the user named it; each worker finds its own."""
 
-    def compute(
-        self,
-        job: FeatureJob,
-        batches: Iterator[Iterator[int]],
-        *,
-        on_forward: Callable[[int], None],
-        on_publish: Callable[[int, int], None],
-    ) -> None:
+    def compute(self, job: FeatureJob, batches: Batches, on_forward: OnForward, on_publish: OnPublish) -> None:
         """Submit the shards one by one, and record which worker did which."""
         sent = _worker_job(job)
         with ExitStack() as open_records:

@@ -17,7 +17,7 @@ from deapcache.cache import ORIGINAL, FeatureCache, feature_arrays, features_pat
 from deapcache.cache.progress import NewCache, Progress, ProgressEvent, message, no_progress
 from deapcache.datasets import INTERPOLATION, Dataset
 from deapcache.errors import DeapcacheError, IncompleteCacheError
-from deapcache.extraction.claims import WorkQueue
+from deapcache.extraction.claims import Batches, WorkQueue
 from deapcache.extraction.create import item_bytes, make_cache, require_space
 from deapcache.extraction.images_targets import (
     PreparedSplit,
@@ -28,7 +28,15 @@ from deapcache.extraction.images_targets import (
     require_one_region,
     split_views,
 )
-from deapcache.extraction.pipeline import CALIBRATION_IMAGES, FeatureJob, calibrate, extract_shards, image_source
+from deapcache.extraction.pipeline import (
+    CALIBRATION_IMAGES,
+    FeatureJob,
+    OnForward,
+    OnPublish,
+    calibrate,
+    extract_shards,
+    image_source,
+)
 from deapcache.extraction.provenance import ProvenanceRecord, new_writer_name, provenance_facts
 from deapcache.extraction.readable import readable_dataset
 from deapcache.extraction.settings import (
@@ -78,18 +86,10 @@ class ExtractionReport:
 class Executor(Protocol):
     """Computes and publishes shards of features: this process, or the workers of a cluster."""
 
-    def compute(
-        self,
-        job: FeatureJob,
-        batches: Iterator[Iterator[int]],
-        *,
-        on_forward: Callable[[int], None],
-        on_publish: Callable[[int, int], None],
-    ) -> None:
+    def compute(self, job: FeatureJob, batches: Batches, on_forward: OnForward, on_publish: OnPublish) -> None:
         """Do all shards of each batch before asking for the next batch, and record who did them.
 
-        ``on_forward`` gets a number of images more, ``on_publish`` a shard and its bytes, from any thread. Raises what
-        forwarding and publishing raise.
+        Raises what forwarding and publishing raise.
         """
         ...
 
@@ -101,14 +101,7 @@ class LocalExecutor:
         self._facts = facts or {}
         """For the provenance of the caches."""
 
-    def compute(
-        self,
-        job: FeatureJob,
-        batches: Iterator[Iterator[int]],
-        *,
-        on_forward: Callable[[int], None],
-        on_publish: Callable[[int, int], None],
-    ) -> None:
+    def compute(self, job: FeatureJob, batches: Batches, on_forward: OnForward, on_publish: OnPublish) -> None:
         """Forward and publish here, all at the same time."""
         writer, facts = new_writer_name(), {**provenance_facts(job.backbone.device, job.batch_size), **self._facts}
         with ExitStack() as open_records:
@@ -340,7 +333,7 @@ def compute_features(
         queue.finish(shard)
 
     with refresh_manifest(*caches), queue:
-        (executor or LocalExecutor()).compute(job, queue.batches(), on_forward=on_forward, on_publish=on_publish)
+        (executor or LocalExecutor()).compute(job, queue.batches(), on_forward, on_publish)
         show()
     if removed := set(shards) - _in_all(caches):
         raise IncompleteCacheError(

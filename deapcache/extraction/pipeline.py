@@ -126,6 +126,13 @@ def calibrate(backbone: Backbone, source: ImageSource, images: int, images_diges
     return f"batch norm from the first {len(rows)} images of {images_digest}"
 
 
+OnForward = Callable[[int], None]
+"""Gets a number of images that went through the backbone; from any thread."""
+
+OnPublish = Callable[[int, int], None]
+"""Gets a shard that is in all caches, and its bytes; from any thread."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FeatureJob:
     """Features to compute: from which images, by which backbone, into which caches."""
@@ -147,16 +154,15 @@ def extract_shards(
     job: FeatureJob,
     shards: Iterable[int],
     *,
-    on_forward: Callable[[int], None] = lambda _: None,
-    on_publish: Callable[[int, int], None] = lambda *_: None,
+    on_forward: OnForward = lambda _: None,
+    on_publish: OnPublish = lambda *_: None,
     on_all_forwarded: Callable[[], None] = lambda: None,
 ) -> int:
     """Compute and publish ``shards`` of the job's caches; returns the number of images written.
 
     ``shards`` is read one by one, as the loop gets to each.
 
-    ``on_forward`` gets the number of images of each batch, ``on_publish`` (from another thread) a shard that is in all
-    caches with its bytes. ``on_all_forwarded`` is called while the last shards are still being published.
+    ``on_all_forwarded`` is called while the last shards are still being published.
 
     Raises :class:`deapcache.errors.FeatureError` for features that must not be stored, and whatever reading or
     publishing raises. On any error or on Ctrl-C, shards published until then stay, and nothing else is left.
@@ -213,7 +219,7 @@ _Buffers = tuple[_Buffer, ...]
 class _Loop:
     """The buffers of one run of the loop: those that fill, and those whose shard is being published."""
 
-    def __init__(self, job: FeatureJob, writer: ThreadPoolExecutor, on_publish: Callable[[int, int], None]) -> None:
+    def __init__(self, job: FeatureJob, writer: ThreadPoolExecutor, on_publish: OnPublish) -> None:
         self._caches = job.caches
         self._backbone = job.backbone
         self._writer = writer
