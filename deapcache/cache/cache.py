@@ -137,21 +137,9 @@ class Cache:
 
     def stored_bytes(self) -> int:
         """Bytes that the shards of all arrays take."""
-        everything = range(self.shard_count)
-        keys = [
-            stored.shard_key(shard)
-            for stored in self._stored.values()
-            for shard in shards_present(self.location, [stored], everything)
-        ]
-
-        def size(key: str) -> int:
-            try:
-                return self.location.size(key) or 0
-            except FileNotFoundError:  # removed since it was listed
-                return 0
-
-        with ThreadPoolExecutor(REQUESTS) as pool:
-            return sum(pool.map(size, keys))
+        keys = [stored.shard_key(shard) for stored in self._stored.values() for shard in range(self.shard_count)]
+        sizes = self.location.sizes() if self.location.can_list else self.location.sizes_of(keys)
+        return sum(sizes.get(key, 0) for key in keys)
 
     def write_shard(self, k: int, arrays: Mapping[str, np.ndarray]) -> bool:
         """Write shard ``k`` whole.

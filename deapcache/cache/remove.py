@@ -35,7 +35,6 @@ class Removal:
     location: str
     files: int
     bytes: int
-    """0 for those whose size the store does not tell."""
 
 
 def remove_cache(location: Location) -> Removal:
@@ -52,16 +51,15 @@ def remove_cache(location: Location) -> Removal:
         raise CacheInUseError(
             f"{location} is being extracted by {', '.join(runs)}: wait for that run, or end it; it was not removed"
         )
-    keys = location.keys()
-    size = sum(_size(location, key) for key in keys)
+    sizes = location.sizes()
     remove_from_index(location)
-    for key in sorted(keys, key=_order(location)):
+    for key in sorted(sizes, key=_order(location)):
         location.delete(key)
     for stray in location.keys(hidden=True):
         location.delete(stray)
     if isinstance(location, LocalLocation):
         _remove_empty_folders(location.path)
-    return Removal(location=str(location), files=len(keys), bytes=size)
+    return Removal(location=str(location), files=len(sizes), bytes=sum(sizes.values()))
 
 
 def _remove_link(location: LocalLocation) -> Removal:
@@ -87,12 +85,6 @@ def _order(location: Location) -> Callable[[str], tuple[int, str]]:
         return (last + 1 if name == METADATA_KEY else places.get(folder, last)), key
 
     return order
-
-
-def _size(location: Location, key: str) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        return location.size(key) or 0
-    return 0
 
 
 def _remove_empty_folders(path: Path) -> None:

@@ -7,6 +7,7 @@ some shards, so that a transfer that was cut off is resumed by doing it again, o
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -141,7 +142,7 @@ class _Copy:
         self._lock = threading.Lock()
         keys = [stored.shard_key(shard) for shard in shards for stored in source.stored_arrays]
         self._shards = sorted(shards)
-        self._sizes = dict(map_unordered(lambda key: (key, source.location.size(key) or 0), keys, _THREADS))
+        self._sizes = Counter(source.location.sizes_of(keys))
 
     def require_space(self) -> None:
         """Raise :class:`StorageFullError` where what is missing will not fit."""
@@ -183,7 +184,7 @@ class _Copy:
 
     def _compare(self, keys: Sequence[str]) -> None:
         """Note what is said of files that the destination has already."""
-        found = [(key, self._target.location.size(key) or 0) for key in keys]
+        found = [(key, self._target.location.size(key)) for key in keys]
         others = [
             RefusedFile(
                 key=key,

@@ -17,7 +17,6 @@ import contextlib
 import json
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +26,6 @@ from deapcache.cache.catalog import CacheEntry, entry_at, list_caches
 from deapcache.cache.format import METADATA_KEY, StoredArray, difference, read_group, stored_array, whole_numbers
 from deapcache.cache.image_ids import IMAGE_ID_KEYS
 from deapcache.cache.names import DEPTH, KINDS, SUFFIX, is_provenance
-from deapcache.cache.parallel import REQUESTS
 from deapcache.errors import (
     CacheMissError,
     CorruptCacheError,
@@ -122,7 +120,7 @@ def rebuild(home: Location) -> list[IndexEntry]:
         if link_target(entry.location):  # its own home looks after it
             continue
         try:
-            write_manifest(entry.location, afresh=True)
+            write_manifest(entry.location)
         except (CorruptCacheError, CacheMissError):
             continue  # what cannot be used, or was deleted since it was listed, is warned of where the index is made
         except LocationError as error:  # others have theirs all the same
@@ -138,18 +136,15 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     return json.dumps({"format": LISTING_FORMAT, **asdict(manifest)}, indent=1, sort_keys=True).encode()
 
 
-def list_cache(
-    location: Location, *, known: Mapping[str, int] | None = None, without: Collection[str] = ()
-) -> Manifest:
+def list_cache(location: Location, *, without: Collection[str] = ()) -> Manifest:
     """The cache at ``location`` as its keys say; ``without`` some keys, as if they were gone.
 
-    ``known`` sizes are believed where asking for each would be a request. Raises :class:`CacheMissError` and
-    :class:`CorruptCacheError` where there is no cache that can be opened.
+    Raises :class:`CacheMissError` and :class:`CorruptCacheError` where there is no cache that can be opened.
     """
     group = read_group(location)
     arrays = [stored_array(location, name) for name in group.arrays]
-    keys = [key for key in location.keys("") if _is_own(key, arrays) and key not in without]
-    sizes = _sizes(location, keys, {} if isinstance(location, LocalLocation) else known or {})
+    listed = location.sizes().items()
+    sizes = {key: size for key, size in listed if _is_own(key, arrays) and key not in without}
     in_each = [{array.shard_of_key(key) for key in sizes} - {None} for array in arrays]
     shards = [shard for shard in set.intersection(*in_each) if shard is not None]
     per_shard = arrays[-1].shard_images
@@ -185,22 +180,18 @@ def parse_manifest(data: bytes) -> Manifest | None:
         return None
 
 
-def write_manifest(location: Location, *, afresh: bool = False) -> Manifest:
-    """Bring the manifest of the cache at ``location`` up to date; ``afresh`` also asks for sizes known before.
+def write_manifest(location: Location) -> Manifest:
+    """Bring the manifest of the cache at ``location`` up to date.
 
     Several writers may do so at once: each lists and writes until what it lists is what is written, so the last one
     to look leaves nothing out. Raises what :func:`list_cache` and :meth:`Location.publish` raise.
     """
-    known: Mapping[str, int] = {}
-    if not afresh and (found := read_manifest(location)):
-        known = found.keys
     while True:
-        listed = list_cache(location, known=known)
+        listed = list_cache(location)
         data = manifest_bytes(listed)
         if _read(location, MANIFEST) == data:
             return listed
         location.publish(MANIFEST, data, replace=True)
-        known = listed.keys
 
 
 def remove_from_manifest(location: Location, keys: Iterable[str]) -> None:
@@ -208,20 +199,8 @@ def remove_from_manifest(location: Location, keys: Iterable[str]) -> None:
     leaving = set(keys)
     found = read_manifest(location)
     if found and leaving & set(found.keys):
-        left = list_cache(location, known=found.keys, without=leaving)
+        left = list_cache(location, without=leaving)
         location.publish(MANIFEST, manifest_bytes(left), replace=True)
-
-
-def _sizes(location: Location, keys: Iterable[str], known: Mapping[str, int]) -> dict[str, int]:
-    def size(key: str) -> tuple[str, int | None]:
-        try:
-            found = known[key] if key in known else location.size(key)
-            return key, len(location.read(key)) if found is None else found
-        except FileNotFoundError:  # deleted since it was listed
-            return key, None
-
-    with ThreadPoolExecutor(REQUESTS) as pool:
-        return {key: found for key, found in pool.map(size, keys) if found is not None}
 
 
 def _is_own(key: str, arrays: Sequence[StoredArray]) -> bool:

@@ -6,6 +6,7 @@ import copy
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -39,6 +40,9 @@ class LocationOptions:
 
 DEFAULT_OPTIONS = LocationOptions()
 """A location that is read and written, and nothing kept beside it."""
+
+_REQUESTS = 16
+"""Small requests on their way at once."""
 
 _RESERVE = 1.02
 """Room for metadata and file-system overhead."""
@@ -163,9 +167,25 @@ class Location(ABC):
         above = {"/".join(parts[:depth]) for key in keys if len(parts := PurePosixPath(key).parts) > depth}
         return sorted(folder for folder in above if PurePosixPath(folder).match(pattern))
 
-    def size(self, key: str) -> int | None:
-        """Bytes of ``key``, None where the store does not say; raises ``FileNotFoundError``."""
-        return None
+    @abstractmethod
+    def size(self, key: str) -> int:
+        """Bytes of ``key``; raises ``FileNotFoundError``."""
+
+    def sizes_of(self, keys: Iterable[str]) -> dict[str, int]:
+        """Bytes of each of ``keys`` that is there."""
+
+        def size(key: str) -> tuple[str, int | None]:
+            try:
+                return key, self.size(key)
+            except FileNotFoundError:
+                return key, None
+
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            return {key: found for key, found in pool.map(size, keys) if found is not None}
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """The keys that :meth:`keys` gives, each with its bytes."""
+        return self.sizes_of(self.keys(prefix))
 
     @abstractmethod
     def delete(self, key: str) -> None:

@@ -92,7 +92,7 @@ class RemoteLocation(Location):
         tag: str | None = self._head(key)["e_tag"]
         return tag
 
-    def size(self, key: str) -> int | None:
+    def size(self, key: str) -> int:
         return int(self._head(key)["size"])
 
     def exists(self, key: str) -> bool:
@@ -155,9 +155,13 @@ class RemoteLocation(Location):
         return True
 
     def keys(self, prefix: str = "", *, hidden: bool = False) -> list[str]:
-        return sorted(key for key in self.sizes(prefix) if hidden or not is_hidden(key))
+        return sorted(key for key in self._listed(prefix) if hidden or not is_hidden(key))
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
+        return {key: size for key, size in self._listed(prefix).items() if not is_hidden(key)}
+
+    def _listed(self, prefix: str) -> dict[str, int]:
+        """All keys below a prefix, with the bytes that the listing says."""
         import obstore
 
         folder = relative_key(prefix) if prefix else None

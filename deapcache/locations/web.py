@@ -74,7 +74,7 @@ class WebLocation(RemoteLocation):
         return sorted(key for key in found if _is_below(key, folder))
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
-        return {key: self.size(key) or 0 for key in self.keys(prefix)}
+        return self.sizes_of(self.keys(prefix))
 
     def find(self, pattern: str) -> list[str]:
         if not pattern.endswith(f"/{_ROOT_KEY}"):
@@ -83,7 +83,7 @@ class WebLocation(RemoteLocation):
         parts = len(PurePosixPath(pattern).parts)
         return sorted(k for k in keys if len(PurePosixPath(k).parts) == parts and PurePosixPath(k).match(pattern))
 
-    def size(self, key: str) -> int | None:
+    def size(self, key: str) -> int:
         listed = (self._manifest() or {}).get(relative_key(key))
         return super().size(key) if listed is None else listed
 

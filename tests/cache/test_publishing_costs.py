@@ -9,7 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import obstore
 import pytest
 from deapcache_bucket import S3Bucket
 from deapcache_caches import feature_cache, fill
@@ -17,7 +19,7 @@ from deapcache_caches import feature_cache, fill
 from deapcache.cache import flush, list_caches, rebuild, remove_cache
 from deapcache.datasets import open_dataset
 from deapcache.extraction import ExtractionSettings, extract
-from deapcache.locations import LocalLocation, RemoteLocation, locate
+from deapcache.locations import LocalLocation, locate
 
 _watched: list[tuple[str, Counter[str]]] = []
 
@@ -109,13 +111,14 @@ def test_in_an_object_store_only_the_own_cache_is_listed(s3: S3Bucket, monkeypat
     cache = feature_cache(home)
     fill(cache, [0])
     listed: list[str] = []
-    real = RemoteLocation.keys
+    real = obstore.list
 
-    def keys(self: RemoteLocation, prefix: str = "", *, hidden: bool = False) -> list[str]:
-        listed.append(f"{self.url}/{prefix}".rstrip("/"))
-        return real(self, prefix, hidden=hidden)
+    def listing(store: obstore.store.S3Store, prefix: str | None = None) -> object:
+        listed.append(f"{store.prefix}/{prefix or ''}".rstrip("/"))
+        return real(store, prefix=prefix)
 
-    monkeypatch.setattr(RemoteLocation, "keys", keys)
+    monkeypatch.setattr(obstore, "list", listing)
     flush(cache)
     assert listed
-    assert all(place.startswith(str(cache.location)) for place in listed), listed
+    own = urlsplit(str(cache.location)).path.strip("/")
+    assert all(place.startswith(own) for place in listed), listed
