@@ -48,7 +48,7 @@ from deapcache.errors import (
     LocationError,
     UsageError,
 )
-from deapcache.locations import Location
+from deapcache.locations import Location, file_state
 
 SHOWN = 5
 """Image ids that a message spells out."""
@@ -141,14 +141,14 @@ class _OpenShard:
 
     def __init__(self, path: str, images: int) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.etag = _etag(os.fstat(self.descriptor))
+        self.state = file_state(os.fstat(self.descriptor))
         length = index_bytes(images)
-        self._index = np.frombuffer(_read_checked(self.descriptor, self.etag[1] - length, length), "<u8").tolist()
+        self._index = np.frombuffer(_read_checked(self.descriptor, self.state[1] - length, length), "<u8").tolist()
 
     def chunk(self, number: int) -> tuple[int, int]:
         """(offset, length) of an image's chunk."""
         offset, length = self._index[2 * number : 2 * number + 2]
-        if length <= CHECKSUM_BYTES or offset + length > self.etag[1]:  # of an absent one, both are 2^64 - 1
+        if length <= CHECKSUM_BYTES or offset + length > self.state[1]:  # of an absent one, both are 2^64 - 1
             raise ValueError("absent")
         return offset, length
 
@@ -169,12 +169,12 @@ _OPENING = threading.Lock()
 
 def open_shard(path: str, images: int) -> _OpenShard:
     """The shard file at ``path``, kept open while it is not replaced; raises ``OSError`` or ``ValueError``."""
-    etag = _etag(os.stat(path))  # noqa: PTH116 - a Path costs as much as the call
+    state = file_state(os.stat(path))  # noqa: PTH116 - a Path costs as much as the call
     with _OPENING:
         known = _OPEN.get(path)
         if known is not None:
             _OPEN.move_to_end(path)
-    if known is None or known.etag != etag:
+    if known is None or known.state != state:
         known = _OpenShard(path, images)
         with _OPENING:
             _OPEN[path] = known
@@ -188,11 +188,6 @@ def _open_limit() -> int:
         return _MOST_OPEN
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return _MOST_OPEN if limit == resource.RLIM_INFINITY else min(_MOST_OPEN, limit // _SHARE_OPEN)
-
-
-def _etag(facts: os.stat_result) -> tuple[int, int, int]:
-    """What changes when a file is replaced: inode, size, modification time."""
-    return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def _read_stored(file: int, offset: int, header_bytes: int, row: memoryview) -> None:

@@ -39,7 +39,7 @@ from deapcache.cache.web_index import (
     parse_manifest,
 )
 from deapcache.errors import CacheMissError, DeapcacheError, LocationError, UsageError
-from deapcache.locations import INDEX, MANIFEST, LocalLocation, Location, access_error, format_bytes
+from deapcache.locations import INDEX, MANIFEST, LocalLocation, Location, access_error, file_state, format_bytes
 from deapcache.recipe import SHORT
 
 # --- the server -------------------------------------------------------------------------------------------------------
@@ -271,8 +271,8 @@ def open_key(home: Path, key: str) -> OpenFile | None:
         return None
     content = os.fdopen(descriptor, "rb", buffering=0)
     # A file is never changed in place: a new one has another inode or time.
-    etag = f'"{facts.st_ino:x}-{facts.st_size:x}-{facts.st_mtime_ns:x}"'
-    return OpenFile(content=content, size=facts.st_size, etag=etag)
+    etag = "-".join(f"{number:x}" for number in file_state(facts))
+    return OpenFile(content=content, size=facts.st_size, etag=f'"{etag}"')
 
 
 # --- which bytes of it (RFC 9110, section 14) -------------------------------------------------------------------------

@@ -27,13 +27,13 @@ DigestPart = Callable[[str], str]
 Result = TypeVar("Result")
 
 _Entry = list[object]
-"""What is remembered of a file or part: the numbers of :func:`stamp`, and the digest."""
+"""What is remembered of a file or part: the numbers of :func:`file_fingerprint`, and the digest."""
 
 SETTLED_NS = 2_000_000_000
 """A file changed within the clock's grain keeps its times; one left alone for so long cannot have."""
 
 
-def stamp(facts: os.stat_result) -> tuple[int, int, int, int]:
+def file_fingerprint(facts: os.stat_result) -> tuple[int, int, int, int]:
     """What changes whenever a file does: size in bytes, times of modification and of change in ns, and inode.
 
     Archives and ``rsync -t`` set the time of modification back; the time of change is the system's own.
@@ -42,7 +42,7 @@ def stamp(facts: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def is_settled(facts: os.stat_result) -> bool:
-    """Whether a file is old enough for :func:`stamp` to differ if it is changed from now on."""
+    """Whether a file is old enough for :func:`file_fingerprint` to differ if it is changed from now on."""
     return time.time_ns() - facts.st_ctime_ns > SETTLED_NS
 
 
@@ -56,7 +56,7 @@ def file_digest(path: Path) -> str:
 
 
 class DigestIndex:
-    """Digests of the files of a folder, or of parts of a file, valid while its name and :func:`stamp` stay.
+    """Digests of the files of a folder, or of parts of a file, valid while its name and :func:`file_fingerprint` stay.
 
     One JSON file per folder, or file with parts, under ``digests/`` of ``location`` (the user's cache home). An index
     that is lost, unreadable, of an older form or cannot be written costs time and nothing else. ``rehash`` makes it
@@ -78,7 +78,7 @@ class DigestIndex:
     ) -> tuple[str, ...]:
         """``digest_part(part)`` for each named part of one file, in order.
 
-        Remembered while the file's :func:`stamp` stays: a change anywhere in the file makes all parts be read again.
+        Remembered while its :func:`file_fingerprint` stays: a change anywhere in the file makes all parts be read again.
         ``digest_part`` is called from several threads. Raises :class:`MissingDataError`.
         """
         return self._digests(path, parts, lambda part: (path, lambda _: digest_part(part)), progress)
@@ -100,7 +100,7 @@ class DigestIndex:
                 facts = path.stat()
             except OSError as error:
                 raise _unread(error, path) from None
-            before, entry = list(stamp(facts)), known.get(name)
+            before, entry = list(file_fingerprint(facts)), known.get(name)
             if isinstance(entry, list) and entry[:-1] == before:
                 return str(entry[-1]), entry, False
             digest = digest_it(path)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES, boxes_of_map
 from deapcache.datasets.base import DATASETS, Dataset, SplitStatus, sample_key
-from deapcache.datasets.digests import DigestIndex, Progress, digest_parts, stamp
+from deapcache.datasets.digests import DigestIndex, Progress, digest_parts, file_fingerprint
 from deapcache.datasets.files import FileDataset, Sample, require_size_of
 from deapcache.datasets.io import dataset_error, list_matching, missing_paths, read_depth_png, require_metres
 from deapcache.errors import DataError, MissingDataError
@@ -93,7 +93,7 @@ class ArrayFile:
     def _open(self) -> h5py.File:
         path = self.path
         try:
-            state = os.getpid(), *stamp(path.stat())
+            state = os.getpid(), *file_fingerprint(path.stat())
         except FileNotFoundError:
             raise MissingDataError(f"{path} is missing; put it back, or give another --data-root", path=path) from None
         except OSError as error:

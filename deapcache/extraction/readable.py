@@ -12,7 +12,7 @@ from typing import Any
 from deapcache.cache.names import escape_name
 from deapcache.cache.progress import Progress, ProgressEvent, no_progress
 from deapcache.datasets import Dataset, workers
-from deapcache.datasets.digests import is_settled, stamp
+from deapcache.datasets.digests import file_fingerprint, is_settled
 from deapcache.errors import LEAVE_OUT, DataError, LocationError, MissingDataError, printable
 from deapcache.extraction.settings import ExtractionSettings
 from deapcache.locations import Location
@@ -102,7 +102,7 @@ def _fingerprint(dataset: Dataset, split: str, row: int) -> str:
         return ""
     if not facts or not all(is_settled(found) for _, found in facts):
         return ""
-    return digest_of([[printable(str(path)), *stamp(found)] for path, found in facts])[:SHORT]
+    return digest_of([[printable(str(path)), *file_fingerprint(found)] for path, found in facts])[:SHORT]
 
 
 class _ReadableIndex:

@@ -6,7 +6,7 @@ home is written through :meth:`Location.publish`, in one atomic step, so that a 
 
 from deapcache.locations.addresses import expanded, local_path, redacted
 from deapcache.locations.base import LocalTier, Location, LocationOptions
-from deapcache.locations.files import access_error, read_file, reading, require_reached
+from deapcache.locations.files import access_error, file_state, read_file, reading, require_reached
 from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation, file_age
 from deapcache.locations.remote import RemoteLocation
 from deapcache.locations.resolving import data_root, format_bytes, home, local_tier, locate, parse_bytes
@@ -27,6 +27,7 @@ __all__ = [
     "data_root",
     "expanded",
     "file_age",
+    "file_state",
     "format_bytes",
     "home",
     "local_path",

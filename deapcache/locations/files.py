@@ -131,6 +131,11 @@ def stat_or_none(path: Path) -> os.stat_result | None:
         raise access_error(error, path, "look at") from error
 
 
+def file_state(facts: os.stat_result) -> tuple[int, int, int]:
+    """What changes when a file is replaced: inode, bytes, modification time in nanoseconds."""
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
 def is_file(path: Path) -> bool:
     """Whether ``path`` is a file; raises :class:`LocationError` where one could not look."""
     found = stat_or_none(path)

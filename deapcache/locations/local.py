@@ -21,6 +21,7 @@ from deapcache.locations.base import DEFAULT_OPTIONS, Location, LocationOptions,
 from deapcache.locations.files import (
     access_error,
     advice,
+    file_state,
     files_below,
     is_file,
     is_folder,
@@ -56,8 +57,7 @@ class LocalLocation(Location):
         return read_file(self.path / relative_key(key), most)
 
     def etag(self, key: str) -> str:
-        facts = self._stat(key)
-        return f"{facts.st_ino}-{facts.st_size}-{facts.st_mtime_ns}"
+        return "-".join(map(str, file_state(self._stat(key))))
 
     def exists(self, key: str) -> bool:
         return is_file(self.path / relative_key(key))

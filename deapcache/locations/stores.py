@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from deapcache.errors import UsageError
+from deapcache.locations.files import file_state
 
 RETRIES: dict[str, Any] = {"max_retries": 5, "initial_seconds": 0.5, "most_seconds": 4.0}
 """A hiccup is waited out for some ten seconds; a server that is gone is told after that."""
@@ -165,11 +166,6 @@ def _configuration_files() -> list[str]:
     return [str(path) for path in paths if path.is_file()]
 
 
-def _file_state(path: str) -> tuple[int, int, int]:
-    found = Path(path).stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
 @functools.lru_cache(maxsize=8)
 def _parse_configuration(files: tuple[tuple[Any, ...], ...]) -> configparser.ConfigParser:
     """The AWS configuration in files, each with what changes when it is written; raises :class:`UsageError`."""
@@ -184,7 +180,7 @@ def _parse_configuration(files: tuple[tuple[Any, ...], ...]) -> configparser.Con
 def _profile(profile: str, *, required: bool) -> Mapping[str, str]:
     """What the AWS configuration says of a profile; of ``default`` where none is named."""
     # asked before every request of a store: files that did not change are not parsed again
-    parser = _parse_configuration(tuple((path, *_file_state(path)) for path in _configuration_files()))
+    parser = _parse_configuration(tuple((path, *file_state(Path(path).stat())) for path in _configuration_files()))
     # A section of the configuration is called "profile NAME", one of the credentials NAME.
     sections = [name for name in (f"profile {profile}", profile or "default") if parser.has_section(name)]
     if required and not sections:
