@@ -7,6 +7,7 @@ the command line prints it as it is, without a traceback.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 LEAVE_OUT = "or leave out what cannot be read with --on-error skip"
@@ -28,6 +29,12 @@ def printable(text: str) -> str:
 
 class UsageError(DeapcacheError, ValueError):
     """An argument or option has a value that cannot be used."""
+
+
+def require_choice(what: str, choice: str, allowed: Iterable[str]) -> None:
+    """Raise :class:`UsageError` unless ``choice`` is one of the ``allowed`` values of ``what``."""
+    if choice not in (known := tuple(allowed)):
+        raise UsageError(f"unknown {what} {choice!r}: choose one of {', '.join(known)}")
 
 
 class UnknownNameError(UsageError, LookupError):

@@ -112,10 +112,8 @@ def convert_keys(convert: Callable[[State], State], state: State, entry: Backbon
     try:
         return convert(state)
     except Exception as error:  # the libraries' converters fail in any way on keys they do not know
-        raise WeightsError(
-            f"the checkpoint does not fit backbone {entry.name!r} ({entry.architecture}): "
-            f"converting its keys failed ({type(error).__name__}: {error}); its first keys are {_some(state)}"
-        ) from None
+        reason = f"{type(error).__name__}: {error}"
+        raise misfit_error(entry, f"converting its keys failed ({reason}); its first keys are {_some(state)}") from None
 
 
 def load_strictly(module: nn.Module, state: State, entry: BackboneEntry, *, heads: Iterable[str] = ()) -> None:
@@ -132,11 +130,16 @@ def load_strictly(module: nn.Module, state: State, entry: BackboneEntry, *, head
             state[key] = expected[key]
     mismatches = _mismatches(expected, state)
     if mismatches:
-        raise WeightsError(
-            f"the checkpoint does not fit backbone {entry.name!r} ({entry.architecture}): {'; '.join(mismatches)}. "
-            f"Give a checkpoint of {entry.architecture} with --weights FILE"
-        )
+        raise misfit_error(entry, "; ".join(mismatches))
     module.load_state_dict(state)
+
+
+def misfit_error(entry: BackboneEntry, problem: str) -> WeightsError:
+    """The error where a checkpoint is of another architecture than the backbone."""
+    return WeightsError(
+        f"the checkpoint does not fit backbone {entry.name!r} ({entry.architecture}): {problem}. "
+        f"Give a checkpoint of {entry.architecture} with --weights FILE"
+    )
 
 
 def _mismatches(expected: State, found: State) -> list[str]:

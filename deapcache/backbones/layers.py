@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from deapcache.backbones.registry import CLS, LAST, NO_TOKENS, TOKENS, BackboneEntry
-from deapcache.errors import UsageError
+from deapcache.errors import UsageError, require_choice
 
 LayerOutput = tuple[Tensor, Tensor | None]
 """Of one block: its map (B, D, H, W), and its class token (B, D) where it is kept."""
@@ -59,8 +59,7 @@ class LayerSelection:
         wrong = [layer for layer in self.layers if layer != LAST and not (layer.isdecimal() and int(layer) > 0)]
         if wrong or not self.layers:
             raise UsageError(f"layer {wrong[0] if wrong else ''!r}: expected a number of a block, from 1, or {LAST}")
-        if self.tokens not in TOKENS:
-            raise UsageError(f"unknown tokens {self.tokens!r}: choose one of {', '.join(TOKENS)}")
+        require_choice("tokens", self.tokens, TOKENS)
 
 
 DEFAULT_LAYERS = LayerSelection()

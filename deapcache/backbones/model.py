@@ -29,7 +29,7 @@ from deapcache.backbones.registry import (
     describe,
     load_function,
 )
-from deapcache.errors import MissingWeightsError, UsageError, WeightsError
+from deapcache.errors import MissingWeightsError, UsageError, WeightsError, require_choice
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Precisions of the forward pass; TF32 is off in all of them."""
@@ -282,8 +282,7 @@ def layers_of(name: str, selection: LayerSelection) -> tuple[tuple[str, ...], bo
 
 def check_precision(precision: str) -> str:
     """``precision`` if it is known; raises :class:`UsageError` otherwise."""
-    if precision not in AUTOCAST:
-        raise UsageError(f"unknown precision {precision!r}: choose one of {', '.join(AUTOCAST)}")
+    require_choice("precision", precision, AUTOCAST)
     return precision
 
 

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deapcache.backbones import timm_models
-from deapcache.backbones.checkpoints import State, load_strictly
+from deapcache.backbones.checkpoints import State, load_strictly, misfit_error
 from deapcache.backbones.layers import LoadedModel
 from deapcache.backbones.registry import BackboneEntry, Size
-from deapcache.errors import WeightsError
 
 STAGE_WIDTHS = (896, 448, 224, 112)
 """Channels of the stages of SAM 2's trunk, coarsest first, the order of the neck's convolutions."""
@@ -82,9 +81,6 @@ def _with_timm_keys(checkpoint: State, keys: list[str], entry: BackboneEntry) ->
         return checkpoint
     tensors = [tensor for key, tensor in checkpoint.items() if not key.startswith(("fc.", "_fc."))]
     if len(tensors) != len(keys):
-        raise WeightsError(
-            f"the checkpoint does not fit backbone {entry.name!r} ({entry.architecture}): "
-            f"{len(tensors)} tensors found, {len(keys)} expected, keys such as {next(iter(checkpoint))}. "
-            f"Give a checkpoint of {entry.architecture} with --weights FILE"
-        )
+        counts = f"{len(tensors)} tensors found, {len(keys)} expected"
+        raise misfit_error(entry, f"{counts}, keys such as {next(iter(checkpoint))}")
     return dict(zip(keys, tensors, strict=True))

@@ -16,10 +16,10 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from deapcache.backbones.checkpoints import State, convert_keys, load_strictly
+from deapcache.backbones.checkpoints import State, convert_keys, load_strictly, misfit_error
 from deapcache.backbones.layers import LayerOutput, LoadedModel, TransformerBlocks
 from deapcache.backbones.registry import BackboneEntry, Size, WeightsSource
-from deapcache.errors import UnknownNameError, UsageError, WeightsError
+from deapcache.errors import UnknownNameError, UsageError
 
 LOADER = f"{__name__}:load"
 
@@ -224,10 +224,8 @@ def _refuse_other_patch_size(model: nn.Module, checkpoint: State, entry: Backbon
     expected, found = model.state_dict().get(key), checkpoint.get(key)
     if expected is None or found is None or found.ndim != expected.ndim or found.shape[2:] == expected.shape[2:]:
         return
-    raise WeightsError(
-        f"the checkpoint does not fit backbone {entry.name!r} ({entry.architecture}): {key} has the shape "
-        f"{tuple(found.shape)}, {tuple(expected.shape)} expected; it is of another architecture"
-    )
+    shapes = f"{key} has the shape {tuple(found.shape)}, {tuple(expected.shape)} expected"
+    raise misfit_error(entry, f"{shapes}; it is of another architecture")
 
 
 def _pretrained_config(name: str) -> Any:

@@ -21,7 +21,7 @@ import numpy as np
 from numcodecs import BitRound
 
 from deapcache.cache.format import DEFAULT_COMPRESSION, ROUNDED_COMPRESSION, UNCOMPRESSED, ArraySpec
-from deapcache.errors import FeatureError, UsageError
+from deapcache.errors import FeatureError, require_choice
 
 STORAGE_FORMATS = ("float16", "bfloat16", "float32", "int8")
 
@@ -43,7 +43,7 @@ def feature_arrays(
     class tokens (D,) before them: float16 for 16-bit storage, else float32. Raises :class:`UsageError` for an unknown
     format.
     """
-    _require_known(storage)
+    require_choice("storage format", storage, STORAGE_FORMATS)
     height, width = grid
     shape, dimensions = (height, width, dim), ("row", "column", "channel")
     token = ArraySpec(name=CLS, dtype=_cls_dtype(storage), item_shape=(dim,), dimensions=("channel",))
@@ -80,7 +80,7 @@ def encode_features(features: np.ndarray, storage: str, image_ids: Sequence[str]
     FeatureError
         For NaN, an infinity or a value beyond the format's range; names image, channel, grid cell and value.
     """
-    _require_known(storage)
+    require_choice("storage format", storage, STORAGE_FORMATS)
     _require_finite(features, features, image_ids, storage)
     if storage == "int8":
         return _quantise(features.astype(np.float32, copy=False))
@@ -117,7 +117,7 @@ def _cls_dtype(storage: str) -> str:
 
 def decode_features(arrays: Mapping[str, np.ndarray], storage: str) -> np.ndarray:
     """Feature volumes (n, H, W, D) from stored arrays: float16 for ``float16`` and ``bfloat16``, else float32."""
-    _require_known(storage)
+    require_choice("storage format", storage, STORAGE_FORMATS)
     if storage == "int8":
         return arrays["features"] * arrays["scales"][..., None]
     return arrays["features"]
@@ -153,11 +153,6 @@ def _require_finite(features: np.ndarray, stored: np.ndarray, image_ids: Sequenc
         f"image {image_ids[image]!r}: channel {channel} at grid cell (row {row}, column {column}) is {value:g}, "
         f"which {problem}"
     )
-
-
-def _require_known(storage: str) -> None:
-    if storage not in STORAGE_FORMATS:
-        raise UsageError(f"unknown storage format {storage!r}: give one of {', '.join(STORAGE_FORMATS)}")
 
 
 _EXPONENTS = {2: 0x7C00, 4: 0x7F800000, 8: 0x7FF0000000000000}

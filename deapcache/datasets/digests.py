@@ -78,7 +78,7 @@ class DigestIndex:
     ) -> tuple[str, ...]:
         """``digest_part(part)`` for each named part of one file, in order.
 
-        Remembered while its :func:`file_fingerprint` stays: a change anywhere in the file makes all parts be read again.
+        Remembered while its :func:`file_fingerprint` stays: after a change anywhere in it all parts are read again.
         ``digest_part`` is called from several threads. Raises :class:`MissingDataError`.
         """
         return self._digests(path, parts, lambda part: (path, lambda _: digest_part(part)), progress)

@@ -13,7 +13,7 @@ import torch
 from deapcache.backbones import DEFAULT_LAYERS, LayerSelection
 from deapcache.cache import ORIGINAL, STORAGE_FORMATS, check_views
 from deapcache.cache.claims import CLAIM_SECONDS
-from deapcache.errors import UsageError
+from deapcache.errors import UsageError, require_choice
 from deapcache.regions import FITS, SQUASH
 
 BaseSize = tuple[int, int] | Literal["native"]
@@ -100,14 +100,9 @@ class ExtractionSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "views", check_views(self.views))
-        chosen = (
-            ("fit", self.fit, FITS),
-            ("storage format", self.storage, STORAGE_FORMATS),
-            ("on-error", self.on_error, ON_ERROR),
-        )
-        for name, choice, allowed in chosen:
-            if choice not in allowed:
-                raise UsageError(f"unknown {name} {choice!r}: choose one of {', '.join(allowed)}")
+        require_choice("fit", self.fit, FITS)
+        require_choice("storage format", self.storage, STORAGE_FORMATS)
+        require_choice("on-error", self.on_error, ON_ERROR)
         for name, value in (("batch size", self.batch_size), ("limit", self.limit)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, found {value}")
