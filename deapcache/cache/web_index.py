@@ -186,12 +186,11 @@ def write_manifest(location: Location) -> Manifest:
     Several writers may do so at once: each lists and writes until what it lists is what is written, so the last one
     to look leaves nothing out. Raises what :func:`list_cache` and :meth:`Location.publish` raise.
     """
-    while True:
-        listed = list_cache(location)
-        data = manifest_bytes(listed)
-        if _read(location, MANIFEST) == data:
-            return listed
+    found = _read(location, MANIFEST)
+    while found != (data := manifest_bytes(listed := list_cache(location))):
         location.publish(MANIFEST, data, replace=True)
+        found = _read_written(location, MANIFEST)
+    return listed
 
 
 def remove_from_manifest(location: Location, keys: Iterable[str]) -> None:
@@ -246,12 +245,11 @@ def write_index(home: Location) -> list[IndexEntry]:
 
     Several writers may do so at once: each lists and writes until what it lists is what is written.
     """
-    while True:
-        entries = list_home(home)
-        data = index_bytes(entries)
-        if _read(home, INDEX) == data:
-            return entries
+    found = _read(home, INDEX)
+    while found != (data := index_bytes(entries := list_home(home))):
         home.publish(INDEX, data, replace=True)
+        found = _read_written(home, INDEX)
+    return entries
 
 
 def remove_from_index(cache: Location) -> None:
@@ -267,8 +265,8 @@ def _change_index(home: Location, path: str, *, leaving: bool = False) -> None:
     written, and does not write where another has written since it looked. What is left is the moment between that
     look and the write; `deapcache cache index` makes the whole index anew.
     """
+    etag, raw = home.etag_or_none(INDEX), _read(home, INDEX)
     while True:
-        etag, raw = home.etag_or_none(INDEX), _read(home, INDEX)
         entries = None if raw is None else parse_index(raw)
         own = None if leaving or (found := entry_at(home, path)) is None else _index_entry(found)
         others = [entry for entry in (list_home(home) if entries is None else entries) if entry.path != path]
@@ -276,6 +274,7 @@ def _change_index(home: Location, path: str, *, leaving: bool = False) -> None:
         if raw == data:
             return
         home.publish_unless_changed(INDEX, data, etag)
+        etag, raw = home.etag_or_none(INDEX), _read_written(home, INDEX)
 
 
 def home_of(cache: Location) -> Location | None:
@@ -334,6 +333,17 @@ def _read(location: Location, key: str) -> bytes | None:
     try:
         return location.read(key)
     except (FileNotFoundError, NotAFileError, UnreadableError):
+        return None
+
+
+def _read_written(location: Location, key: str) -> bytes | None:
+    """What is at ``key`` after it was written; raises :class:`LocationError` where that cannot be read.
+
+    What is written again and again until it reads as written would otherwise be written for ever.
+    """
+    try:
+        return location.read(key)
+    except FileNotFoundError:  # another has removed it
         return None
 
 

@@ -28,6 +28,7 @@ from deapcache.cache import (
     write_manifest,
 )
 from deapcache.cache.serve import HomeServer
+from deapcache.errors import UnreadableError
 from deapcache.locations import LocalLocation, locate
 
 
@@ -198,3 +199,31 @@ def test_other_damaged_small_files_end_nothing_about_others(lab: LocalLocation, 
         remove_cache(other.location)
         remove_cache(one.location)
     assert list_caches(lab) == []
+
+
+@pytest.mark.parametrize("unreadable", ["index.json", "manifest.json"])
+def test_a_list_that_its_writer_cannot_read_is_not_written_for_ever(
+    lab: LocalLocation, monkeypatch: pytest.MonkeyPatch, unreadable: str
+) -> None:
+    entry, _ = list_caches(lab)
+    cache = entry.open()
+    read, asked = LocalLocation.read, []
+
+    def refused(location: LocalLocation, key: str, *, most: int | None = None) -> bytes:
+        if key == unreadable:
+            asked.append(key)
+            assert len(asked) < 20, "again and again"
+            raise UnreadableError(f"cannot read {location.path / key}: Operation not permitted; ask its owner")
+        return read(location, key, most=most)
+
+    monkeypatch.setattr(LocalLocation, "read", refused)
+    with pytest.warns(UserWarning, match=f"{unreadable}: Operation not permitted"):
+        flush(cache)  # what is derived does not end an extraction
+    if unreadable == "index.json":
+        with pytest.raises(UnreadableError, match="Operation not permitted"):
+            write_index(lab)
+        with pytest.raises(UnreadableError, match="Operation not permitted"):
+            remove_cache(entry.location)
+    else:
+        with pytest.raises(UnreadableError, match="Operation not permitted"):
+            write_manifest(entry.location)
