@@ -65,11 +65,6 @@ class VerifyReport:
         """Whether nothing that is there is damaged."""
         return not self.bad and not self.problems
 
-    @property
-    def bad_shards(self) -> tuple[int, ...]:
-        """The numbers of the damaged shards, each once."""
-        return tuple(sorted({one.shard for one in self.bad}))
-
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
         return {**asdict(self), "sound": self.is_sound}
