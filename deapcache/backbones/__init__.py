@@ -16,6 +16,7 @@ from deapcache.backbones.registry import (
     BackboneEntry,
     BackboneIdentity,
     WeightsSource,
+    arithmetic_key,
     build_count,
     describe,
     forward_count,
@@ -30,10 +31,8 @@ if TYPE_CHECKING:
         Backbone,
         BatchNormStatistics,
         Output,
-        arithmetic_key,
         build,
         check_precision,
-        count_flops,
         layers_of,
     )
 
@@ -55,7 +54,6 @@ __all__ = [
     "build",
     "build_count",
     "check_precision",
-    "count_flops",
     "describe",
     "forward_count",
     "layers_of",
@@ -65,11 +63,8 @@ __all__ = [
 
 _WITH_TORCH = {
     "layers": ("DEFAULT_LAYERS", "LayerSelection"),
-    "model": (
-        "AUTOCAST", "Backbone", "BatchNormStatistics", "Output", "arithmetic_key", "build", "check_precision",
-        "count_flops", "layers_of",
-    ),
-}  # fmt: skip
+    "model": ("AUTOCAST", "Backbone", "BatchNormStatistics", "Output", "build", "check_precision", "layers_of"),
+}
 """Module → the names in it that need torch, which takes seconds to import."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -391,40 +390,3 @@ class _SkipInitialisation(TorchFunctionMode):
         if func in _FILLED:
             return args[0].fill_(args[1] if len(args) > 1 else named.get(_FILLED[func], 0.0))
         return func(*args, **named)
-
-
-# --- arithmetic, counted from the modules alone -----------------------------------------------------------------------
-
-_COUNTED: dict[str, int] = {}
-"""By :func:`arithmetic_key`: building a large model takes seconds."""
-
-
-def arithmetic_key(name: str) -> str:
-    """What backbones share whose forward passes are the same arithmetic, whatever their weights."""
-    entry = describe(name)
-    facts = (entry.architecture, dict(entry.arguments), entry.image_size, entry.layer, entry.loader)
-    return json.dumps(facts, sort_keys=True, default=str)
-
-
-def count_flops(name: str) -> int:
-    """Floating-point operations of a forward pass on one image of its own size, a multiplication and an addition two.
-
-    Products and convolutions are counted, as they are called on PyTorch's meta device, which computes nothing; norms,
-    activations and softmax are not. Raises what :func:`describe` raises.
-    """
-    key = arithmetic_key(name)
-    if key not in _COUNTED:
-        entry = describe(name)
-        _COUNTED[key] = _count(entry if entry.own_weights else entry.as_untrained())
-    return _COUNTED[key]
-
-
-def _count(entry: BackboneEntry) -> int:
-    from torch.utils.flop_counter import FlopCounterMode  # imports triton, which takes seconds
-
-    with initialisation(0, skip=True):  # its weights are never read
-        loaded = load_model(entry, None, None)
-    loaded.module.eval().requires_grad_(False).to("meta")
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        loaded.feature_map(torch.zeros(1, 3, *entry.image_size, device="meta"))
-    return int(counter.get_total_flops())

@@ -6,6 +6,7 @@ Needs no torch: describing a backbone of the list, or registering one, takes no 
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -172,6 +173,13 @@ def describe(name: str) -> BackboneEntry:
             others = "timm:NAME, open_clip:MODEL/TAG and those of --plugin FILE"
             raise UnknownNameError(f"{error}; others are {others}") from None
     return entry if trained == name else entry.as_untrained()
+
+
+def arithmetic_key(name: str) -> str:
+    """What backbones share whose forward passes are the same arithmetic, whatever their weights."""
+    entry = describe(name)
+    facts = (entry.architecture, dict(entry.arguments), entry.image_size, entry.layer, entry.loader)
+    return json.dumps(facts, sort_keys=True, default=str)
 
 
 def load_function(path: str) -> Callable[..., Any]:

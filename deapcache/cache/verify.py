@@ -41,22 +41,22 @@ class BadShard:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """What a cache looks like when all of it is read."""
+    """What a cache looks like when all of it is read; of one whose root cannot be read only the problems are known."""
 
     location: str
-    digest: str
+    digest: str = ""
     """Empty where the root cannot be read."""
-    images: int
-    shards: int
+    images: int = 0
+    shards: int = 0
     """Shards that a complete cache has."""
-    missing: tuple[int, ...]
+    missing: tuple[int, ...] = ()
     """Shards that were not there: not damage, but not yet extracted, or lost."""
-    files: int
+    files: int = 0
     """Shard files that were read."""
-    bytes: int
+    bytes: int = 0
     """Bytes that were read."""
     seconds: float
-    bad: tuple[BadShard, ...]
+    bad: tuple[BadShard, ...] = ()
     problems: dict[str, str]
     """Small files (``zarr.json``, image ids, provenance) → what is wrong with them."""
 
@@ -64,11 +64,6 @@ class VerifyReport:
     def is_sound(self) -> bool:
         """Whether nothing that is there is damaged."""
         return not self.bad and not self.problems
-
-    @property
-    def bad_shards(self) -> tuple[int, ...]:
-        """The numbers of the damaged shards, each once."""
-        return tuple(sorted({one.shard for one in self.bad}))
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -97,18 +92,8 @@ def verify_cache(
     try:
         cache = open_cache(location)
     except CorruptCacheError as error:
-        return VerifyReport(
-            location=str(location),
-            digest="",
-            images=0,
-            shards=0,
-            missing=(),
-            files=0,
-            bytes=0,
-            seconds=time.perf_counter() - start,
-            bad=(),
-            problems=problems or {METADATA_KEY: str(error)},
-        )
+        problems = problems or {METADATA_KEY: str(error)}
+        return VerifyReport(location=str(location), seconds=time.perf_counter() - start, problems=problems)
     scan = _Scan(cache, shards, threads, progress)
     bad = tuple(sorted(scan.run(), key=lambda one: (one.shard, one.key)))
     return VerifyReport(

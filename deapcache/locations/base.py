@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -54,23 +53,28 @@ class Location(ABC):
     def __init__(self, url: str, *, options: LocationOptions = DEFAULT_OPTIONS) -> None:
         self.url = url.rstrip("/")
         self.options = options
-        self._read_homes: tuple[Location, ...] = ()
+        self._layers: tuple[Location, ...] = ()
 
     @property
     def layers(self) -> tuple[Location, ...]:
         """The homes whose caches are found here, in the order in which they are searched; the first one is written."""
-        return (self.with_read_homes(()), *self._read_homes)
+        return self._layers or (self,)
 
     def with_read_homes(self, others: Iterable[Location]) -> Self:
         """The same location, beside which caches are also found in ``others``; these are never written to."""
-        made = copy.copy(self)
-        made._read_homes = tuple(other.with_options(read_only=True) for other in others)
+        made = self._copy()
+        made._layers = (self, *(other.with_options(read_only=True) for other in others))
         return made
 
     def with_options(self, **changes: Any) -> Self:
-        """The same location with another :class:`Use`."""
-        made = copy.copy(self)
+        """The same location with other :class:`LocationOptions`."""
+        made = self._copy()
         made.options = replace(self.options, **changes)
+        return made
+
+    def _copy(self) -> Self:
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)  # what a web server has listed is shared
         return made
 
     def __str__(self) -> str:

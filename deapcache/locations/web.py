@@ -59,9 +59,8 @@ class WebLocation(RemoteLocation):
         super().__init__(url, options=options)
         self._remembered: dict[str, tuple[float, Any]] = {}
 
-    def __reduce__(self) -> tuple[Callable[..., WebLocation], tuple[str, LocationOptions]]:
-        """Another process looks for itself."""
-        return _web_location, (self.url, self.options)
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_remembered": {}}  # another process looks for itself
 
     @property
     def can_list(self) -> bool:
@@ -160,10 +159,6 @@ class WebLocation(RemoteLocation):
 
 class _UnusableError(LocationError):
     """A document is not what this version of deapcache writes."""
-
-
-def _web_location(url: str, options: LocationOptions) -> WebLocation:
-    return WebLocation(url, options=options)
 
 
 def _parse_document(place: str, data: bytes, parse: Callable[[dict[str, Any]], Any]) -> Any:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deapcache.backbones import build, build_count, describe, forward_count
+from deapcache.backbones import arithmetic_key, build, build_count, describe, forward_count
 from deapcache.backbones.model import initialisation, load_model
 from deapcache.errors import UnknownNameError, UsageError
 
@@ -309,3 +309,8 @@ def test_no_initialiser_waits_for_values_that_are_not_drawn(bounds, held):
     with initialisation(0, skip=True):
         found = torch.nn.init.trunc_normal_(torch.full((8, 8), held), mean, std, low, high)
     assert found.shape == (8, 8)
+
+
+def test_weights_do_not_matter_to_arithmetic_and_sizes_do():
+    assert arithmetic_key("mae") == arithmetic_key("imagenet") == arithmetic_key("imagenet@untrained")
+    assert arithmetic_key("siglip-224") != arithmetic_key("siglip-384")

@@ -136,7 +136,10 @@ def test_no_shard_is_there_that_lacks_a_file_whoever_asks(home: LocalLocation, s
     assert cache.missing_shards() == [2]
     assert (list_cache(place).images, list_cache(place).is_complete) == (COUNT - len(cache.shard_rows(2)), False)
     found = verify_cache(place)
-    assert (found.bad_shards, found.missing) == ((2,), ())  # what is there of it is damage, not work to be done
+    assert ({one.shard for one in found.bad}, found.missing) == (
+        {2},
+        (),
+    )  # what is there of it is damage, not work to be done
     copy = LocalLocation(home.path.with_name("copy"))
     report = transfer_cache(cache, copy / "features/coco/train/x.zarr")
     assert (report.absent, report.complete) == (1, False)
