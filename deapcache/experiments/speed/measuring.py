@@ -15,7 +15,7 @@ from deapcache.experiments.speed.child import Measured, Subject, measure
 from deapcache.extraction import choose_device
 from deapcache.machine import device_name, now, processor_model, versions
 from deapcache.processes import process_pool, refuse_unguarded
-from deapcache.results.speed_record import Speed
+from deapcache.results.speeds import Speed
 
 REFERENCE = "imagenet"
 """The ViT-B/16 at 224 that others are held against; any of that architecture would do."""
