@@ -11,7 +11,7 @@ from deapcache.cli.console import bars, err, note, show, size
 from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
-    from deapcache.experiments.speed import Speed
+    from deapcache.results.speeds import Speed
 
 FAILED = 1
 
@@ -32,7 +32,8 @@ def speed_command(
     Weights that are not at hand are not fetched: an untrained copy takes as long, and is marked. What cannot be built
     here, or does not fit, does not stop the others: it is reported, and the exit code is 1.
     """
-    from deapcache.experiments.speed import measure_speeds, write_speed
+    from deapcache.experiments.speed import measure_speeds
+    from deapcache.results.speeds import write_speed
 
     if readout is not None:
         raise UsageError(
@@ -48,7 +49,7 @@ def speed_command(
             options.names(backbone),
             device=device,
             precision=precision,
-            told=lambda what, count, total: display.show("speed", count, total, "measured", what),
+            progress=lambda what, count, total: display.show("speed", count, total, "measured", what),
             failed=lambda what, why: problems.append(f"{what}: {why}"),
         )
         for one in measured:

@@ -1,4 +1,9 @@
-"""Measured speeds: their files ``speed/*.json`` in a home, as ``deapcache speed`` leaves them, and who reads which."""
+"""Measured speeds, and the files that keep them: ``speed/*.json`` in a home.
+
+A file holds the speed of one backbone, or those of all training steps, on one device. ``deapcache speed`` and
+``deapcache plan --measure`` write them; plans, the leaderboard, figures and bundles read them. A file of rates, which
+``deapcache plan --rates`` takes, is a JSON list of the same documents.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +13,18 @@ import statistics
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from deapcache.errors import ResultsError
-from deapcache.locations import Location
+from deapcache.errors import DeapcacheError, ResultsError
+from deapcache.locations import Location, locate
 from deapcache.recipe import SHORT, digest_of
-from deapcache.results.documents import SpeedDocument
-from deapcache.results.files import files_in, read_checked
+from deapcache.results.documents import OldRatesDocument, SpeedDocument, StepSpeedsDocument
+from deapcache.results.files import MOST_BYTES, checked, files_in, read_checked
+from deapcache.untrusted import parse_json
 
 SCHEMA = 1
 FOLDER = "speed"
@@ -30,10 +37,13 @@ _PLAIN = (
 )
 """Fields that the JSON document has as they are."""
 
+_STEPS = "training-steps"
+_STEPS_KEY = re.compile(rf"{FOLDER}/{_STEPS}-[0-9a-f]{{{SHORT}}}\.json")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """How fast a backbone or a readout is on one device in inference."""
+    """How fast a backbone is on one device in inference; files of earlier versions may hold that of a readout."""
 
     kind: str
     """``backbone`` or ``readout``."""
@@ -56,7 +66,7 @@ class Speed:
     """
     parameters: int
     device: str
-    """Name of the GPU, or of the processor with its threads, and the precision where that is not fp32."""
+    """See :func:`with_precision`."""
     precision: str
     threads: int
     date: str
@@ -105,13 +115,77 @@ class Speed:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepKey:
+    """What the time of a training step depends on."""
+
+    task: str
+    readout: str
+    dataset: str
+    """Its classes decide the readout's outputs."""
+    grid: tuple[int, int]
+    dim: int
+    output_size: tuple[int, int]
+    batch_size: int
+    members: int
+    """Readouts that step together: seeds and learning rates."""
+    surveyed: int
+    """Training images, where their number changes the loss (``discrimination``); else 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSpeeds:
+    """How long training steps take on one device, with features and targets in memory."""
+
+    seconds: Mapping[StepKey, float]
+    """Of one step of all members: loss, gradients and the optimiser's step."""
+    device: str
+    threads: int
+    date: str
+    """When the last was measured, UTC, ISO 8601."""
+    versions: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON document."""
+        steps = [{"key": asdict(key), "seconds": seconds} for key, seconds in self.seconds.items()]
+        about = {name: getattr(self, name) for name in ("device", "threads", "date")}
+        return {"schema": SCHEMA, "steps": steps, **about, "versions": dict(self.versions)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> StepSpeeds:
+        """The steps that :meth:`to_json` gave, of what :data:`STEPS_MODEL` accepts."""
+        return cls(
+            seconds=_seconds_of_steps(document),
+            **{name: document[name] for name in ("device", "threads", "date", "versions")},
+        )
+
+
+def _seconds_of_steps(document: Mapping[str, Any]) -> dict[StepKey, float]:
+    """Key → seconds of the steps in a document that :data:`STEPS_MODEL` accepts."""
+    seconds = {}
+    for step in document["steps"]:
+        values = {each.name: step["key"][each.name] for each in fields(StepKey)}
+        pairs = {name: tuple(values[name]) for name in ("grid", "output_size")}
+        seconds[StepKey(**{**values, **pairs})] = float(step["seconds"])
+    return seconds
+
+
 SPEED_MODEL: TypeAdapter[SpeedDocument] = TypeAdapter(SpeedDocument)
 """What a speed's document must be, wherever it comes from: see :func:`deapcache.results.files.checked`."""
+STEPS_MODEL: TypeAdapter[StepSpeedsDocument] = TypeAdapter(StepSpeedsDocument)
+"""The same of training steps."""
+_OLD_MODEL: TypeAdapter[OldRatesDocument] = TypeAdapter(OldRatesDocument)
 
 
-def speed_key(speed: Speed) -> str:
+def with_precision(device: str, precision: str) -> str:
+    """All that makes two speeds comparable: ``NVIDIA H100 80GB HBM3``, ``Intel Xeon, 2 threads of 4, bf16``."""
+    return device if precision == "fp32" else f"{device}, {precision}"
+
+
+def speed_key(speed: Speed | StepSpeeds) -> str:
     """Where a home keeps it: ``speed/<name>-<digest of the device>.json``; a second measurement takes its place."""
-    return f"{speed_stem(speed.kind, speed.name)}{digest_of(speed.device)[:SHORT]}.json"
+    stem = f"{FOLDER}/{_STEPS}-" if isinstance(speed, StepSpeeds) else speed_stem(speed.kind, speed.name)
+    return f"{stem}{digest_of(speed.device)[:SHORT]}.json"
 
 
 def speed_stem(kind: str, name: str) -> str:
@@ -120,11 +194,14 @@ def speed_stem(kind: str, name: str) -> str:
     return f"{FOLDER}/{prefix}{re.sub(r'[^A-Za-z0-9._@+-]+', '_', name)}-"
 
 
-def write_speed(home: Location, speed: Speed) -> str:
+def write_speed(home: Location, speed: Speed | StepSpeeds) -> str:
     """Write a speed into ``home``, and give its key; raises :class:`LocationError`."""
     key = speed_key(speed)
     home.publish(key, json.dumps(speed.to_json(), indent=1).encode(), replace=True)
     return key
+
+
+# Speeds of backbones, for the leaderboard, figures and bundles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +252,8 @@ def read_speeds(home: Location) -> dict[str, Speed]:
     found = {}
     for name in files_in(home, FOLDER, ".json"):
         key = f"{FOLDER}/{name}.json"
+        if _STEPS_KEY.fullmatch(key):
+            continue
         try:
             found[key] = _load(home, key)
         except ResultsError as error:
@@ -208,3 +287,137 @@ def by_device(speeds: Iterable[BackboneSpeed]) -> dict[str, dict[str, BackboneSp
 def most_measured(speeds: Mapping[str, Mapping[str, BackboneSpeed]]) -> str:
     """The device with the most backbones, of several the first by name; empty where there is none."""
     return max(sorted(speeds), key=lambda name: len(speeds[name]), default="")
+
+
+# Rates of one device, for plans
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What was measured on one device, as far as a plan counts with it."""
+
+    device: str
+    """Without a precision."""
+    measured: str = ""
+    """When last, UTC, ISO 8601; empty: nothing was measured."""
+    forwards: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """(:func:`arithmetic_key` of a backbone, precision) → images a second."""
+    steps: Mapping[StepKey, float] = field(default_factory=dict)
+    """Seconds of one training step of all members."""
+
+    def forward(self, backbone: str, precision: str) -> float | None:
+        """Seconds of one image, whatever the backbone's weights; None: not measured."""
+        rate = self.forwards.get((_arithmetic(backbone), precision))
+        return None if rate is None else 1 / rate
+
+    def step(self, key: StepKey) -> float | None:
+        """Seconds of one step of readouts that step together, or of each by itself, one after the other."""
+        together, alone = self.steps.get(key), self.steps.get(replace(key, members=1))
+        return key.members * alone if together is None and alone is not None else together
+
+    def updated(self, newer: Speed | StepSpeeds) -> Rates:
+        """These, and what ``newer`` measures in place of what it measures again."""
+        measured = max(self.measured, newer.date)
+        if isinstance(newer, StepSpeeds):
+            return replace(self, measured=measured, steps={**self.steps, **newer.seconds})
+        if newer.kind != BACKBONE or not (key := _arithmetic(newer.name)):
+            return self
+        rate = {(key, newer.precision): newer.images_per_second["median"]}
+        return replace(self, measured=measured, forwards={**self.forwards, **rate})
+
+
+def _arithmetic(backbone: str) -> str:
+    """The :func:`arithmetic_key` of a backbone; empty where it is not known here: a plugin's."""
+    from deapcache.backbones import arithmetic_key  # with PyTorch, which tables do without
+
+    try:
+        return arithmetic_key(backbone)
+    except DeapcacheError:
+        return ""
+
+
+def read_rates(home: Location, device: str, old_device: str) -> Rates:
+    """The rates of ``device`` that ``home`` has, also those that a plan of an earlier version kept under another name.
+
+    Raises :class:`ResultsError` for a file of training steps that is not one.
+    """
+    rates = Rates(device=device)
+    again = "measure again with deapcache plan --measure"
+    old_key = f"rates/{re.sub(r'[^A-Za-z0-9.]+', '-', old_device).strip('-') or 'device'}.json"
+    if home.exists(old_key):
+        rates = replace(_old_rates(read_checked(home, old_key, _OLD_MODEL, schema=SCHEMA, again=again)), device=device)
+    for speed in read_speeds(home).values() if home.can_list else ():
+        if speed.device == with_precision(device, speed.precision):
+            rates = rates.updated(speed)
+    steps_key = f"{FOLDER}/{_STEPS}-{digest_of(device)[:SHORT]}.json"
+    if home.exists(steps_key):
+        steps = read_checked(home, steps_key, STEPS_MODEL, schema=SCHEMA, again=again)
+        rates = rates.updated(StepSpeeds.from_json(steps))
+    return rates
+
+
+def read_rates_file(file: Path) -> Rates | None:
+    """The rates in a file: a list of documents of one device, or what earlier versions kept; None: no such file.
+
+    Raises :class:`ResultsError` for a file that is not one of rates.
+    """
+    try:
+        speeds = _speeds_in(file)
+    except FileNotFoundError:
+        return None
+    if isinstance(speeds, Rates):
+        return speeds
+    devices = {
+        one.device if isinstance(one, StepSpeeds) else one.device.removesuffix(f", {one.precision}") for one in speeds
+    }
+    if len(devices) > 1:
+        raise ResultsError(f"{file} holds speeds of several devices, expected one: {'; '.join(sorted(devices))}")
+    rates = Rates(device=next(iter(devices), ""))
+    for one in speeds:
+        rates = rates.updated(one)
+    return rates
+
+
+def add_to_rates_file(file: Path, speed: Speed | StepSpeeds) -> None:
+    """Write a speed into a file of rates, in place of an earlier one of the same; raises :class:`LocationError`."""
+    try:
+        there = _speeds_in(file)
+    except FileNotFoundError:
+        there = []
+    if isinstance(there, Rates):
+        raise ResultsError(f"{file} is of an earlier version, which is read only: give another file to --rates")
+    kept = [one.to_json() for one in there if speed_key(one) != speed_key(speed)]
+    text = json.dumps([*kept, speed.to_json()], indent=1)
+    locate(file.parent).publish(file.name, text.encode(), replace=True)
+
+
+def _speeds_in(file: Path) -> list[Speed | StepSpeeds] | Rates:
+    data = locate(file.parent).read(file.name, most=MOST_BYTES)
+    try:
+        documents = parse_json(data)
+        if isinstance(documents, dict):
+            return _old_rates(checked(data, _OLD_MODEL, schema=SCHEMA))
+        return [_speed_in(document) for document in documents]
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise ResultsError(
+            f"{file} is no file of measured rates of schema {SCHEMA} ({type(error).__name__}: {error}): give one that "
+            "`deapcache plan --measure` wrote, or measure again after removing it"
+        ) from None
+
+
+def _speed_in(document: Any) -> Speed | StepSpeeds:
+    data = json.dumps(document).encode()
+    if isinstance(document, dict) and "steps" in document:
+        return StepSpeeds.from_json(checked(data, STEPS_MODEL, schema=SCHEMA))
+    return Speed.from_json(checked(data, SPEED_MODEL, schema=SCHEMA))
+
+
+def _old_rates(document: Mapping[str, Any]) -> Rates:
+    forwards = {
+        (arithmetic, one["precision"]): one["images_per_second"]
+        for one in document["forwards"]
+        if (arithmetic := _arithmetic(one["backbone"]))
+    }
+    return Rates(
+        device=document["device"], measured=document["measured"], forwards=forwards, steps=_seconds_of_steps(document)
+    )
