@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 
 _MEASURED = "times come from measured rates: give --measure, or --rates FILE of a device where they were measured"
 _GPUS_ALONE = "the plan says how many bytes are read and written, and wall time is that of the GPUs: leave it out"
+_BACKBONES_ALONE = (
+    "it measures backbones alone: leave out --readout; what a readout costs is in each result of deapcache probe "
+    "(deapcache results)"
+)
 
 REMOVED = {
     **dict.fromkeys([("plan", "--tflops"), ("plan", "--utilisation"), ("plan", "--probe-utilisation")], _MEASURED),
     **dict.fromkeys([("plan", "--read"), ("plan", "--write"), ("plan", "--memory")], _GPUS_ALONE),
+    ("speed", "--readout"): _BACKBONES_ALONE,
 }
 """(command, option that it took once) → what to do instead."""
 

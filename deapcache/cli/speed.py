@@ -8,7 +8,6 @@ import typer
 
 from deapcache.cli import options
 from deapcache.cli.console import bars, err, note, show, size
-from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
     from deapcache.results.speeds import Speed
@@ -20,7 +19,6 @@ def speed_command(
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="Backbones: a,b (deapcache list backbones).")
     ] = None,
-    readout: Annotated[str | None, typer.Option("--readout", hidden=True)] = None,
     precision: Annotated[str, typer.Option("--precision", help="Of backbones: fp32, bf16 or fp16 autocast.")] = "fp32",
     device: options.Device = "auto",
     home: options.Home = None,
@@ -35,11 +33,6 @@ def speed_command(
     from deapcache.experiments.speed import measure_speeds
     from deapcache.results.speeds import write_speed
 
-    if readout is not None:
-        raise UsageError(
-            "deapcache speed measures backbones alone: leave out --readout; what a readout costs is in each result of "
-            "deapcache probe (deapcache results)"
-        )
     place = options.own_home(home)
     place.require_writable()
     problems: list[str] = []

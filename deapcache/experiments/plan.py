@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from deapcache.experiments.speed import (
     Progress,
     device_label,
     measure_speeds,
-    measure_step,
+    measure_steps,
     package_versions,
 )
 from deapcache.extraction import (
@@ -275,6 +275,21 @@ class GridPlan:
             for (name, precision), caches in groups.items()
         )
 
+    def unmeasured_forwards(self) -> dict[tuple[str, str], str]:
+        """(:func:`arithmetic_key`, precision) of what is to be forwarded at no known rate → a backbone that has it."""
+        found: dict[tuple[str, str], str] = {}
+        for work in self.features:
+            if work.to_do and work.image_seconds is None:
+                key = (arithmetic_key(work.backbone), work.precision)
+                if key not in found or describe(found[key]).untrained:  # a control is shown the speed of its model
+                    found[key] = work.backbone
+        return found
+
+    def unmeasured_steps(self) -> dict[StepKey, TaskSpec]:
+        """The training steps whose own rate is not known, though that of one member may be."""
+        groups = (group for work in self.passes for group in work.groups)
+        return {group.key: group.spec for group in groups if group.key not in self.rates.steps}
+
     def storage(self) -> dict[str, int]:
         """Storage format → bytes that all features would take in it, those that are there included; uncompressed."""
         found = dict.fromkeys(STORAGE_FORMATS, 0)
@@ -514,8 +529,9 @@ def _step_group(
 def rates_for(home: Location, device: str, file: Path | None = None, *, measure: bool = False) -> Rates:
     """What was measured on ``device`` as ``home`` has it; of a ``file`` that is given, whatever device it is of.
 
-    Raises :class:`ResultsError` for a file that holds something else, and :class:`MissingDataError` where there is
-    none, unless it is to be made by measuring.
+    ``measure`` says that more will be measured. Raises :class:`ResultsError` for a file that holds something else;
+    :class:`MissingDataError` where there is none, unless measuring makes it; :class:`UsageError` where it cannot hold
+    what would be measured.
     """
     chosen = choose_device(device)
     here = device_label(chosen)
@@ -523,7 +539,7 @@ def rates_for(home: Location, device: str, file: Path | None = None, *, measure:
         # earlier versions named a CPU by its architecture
         earlier = here if chosen.type == "cuda" else f"{device_name(chosen)} {cpu_count()} cores"
         return read_rates(home, here, earlier)
-    found = read_rates_file(file)
+    found = read_rates_file(file, measuring_on=here if measure else None)
     if found is None and not measure:
         raise MissingDataError(f"--rates {file}: no such file; --measure makes it")
     return found or Rates(device=here)
@@ -543,16 +559,11 @@ def measure_missing(
     are groups whose steps are the same. Each is kept as soon as it is measured: in ``file``, else in the plan's home.
     Without ``keep`` nothing is written, and a backbone's rate is that of two batches, as in ``extract --dry-run``.
 
-    What cannot be built here, or does not fit on the device, is handed to ``failed``, and the others follow. Raises
-    :class:`UsageError` where the plan's rates are of another device.
+    What cannot be built here, or does not fit on the device, is handed to ``failed``, and the others follow.
     """
     rates, device = plan.rates, choose_device(plan.plans[0].device)
     here = device_label(device)
-    if rates.device not in ("", here):
-        raise UsageError(
-            f"{file} holds rates of {rates.device}, and this device is {here}: give another file to --rates with "
-            "--measure"
-        )
+    forwards, steps = plan.unmeasured_forwards(), plan.unmeasured_steps()
 
     def write(speed: Speed | StepSpeeds) -> None:
         if file is not None:
@@ -560,65 +571,41 @@ def measure_missing(
         else:
             write_speed(plan.home, speed)
 
-    if keep:
-        rates = _measure_forwards(plan, rates, write, progress, failed)
+    if not keep:
+        rates = _estimate_forwards(forwards, rates, device, progress, failed)
     else:
-        rates = _estimate_forwards(plan, rates, device, progress, failed)
-    groups = {g.key: g.spec for work in plan.passes for g in work.groups if g.key not in rates.steps}
-    for done, (key, spec) in enumerate(groups.items()):
-        what = f"step {key.task} {key.readout}"
-        progress(what, done, len(groups))
-        try:
-            seconds = measure_step(key, spec, device)
-        except (DeapcacheError, torch.OutOfMemoryError) as error:
-            failed(what, str(error).splitlines()[0])
-            continue
-        steps = StepSpeeds(
+        if file is None and (forwards or steps):
+            plan.home.require_writable()
+        for precision in dict.fromkeys(precision for _, precision in forwards):
+            for speed in measure_speeds(
+                [name for key, name in forwards.items() if key[1] == precision],
+                device=str(device),
+                precision=precision,
+                progress=lambda name, *counts: progress(name and f"forward {name}", *counts),
+                failed=lambda name, why: failed(f"forward {name}", why),
+            ):
+                write(speed)
+                rates = rates.updated(speed)
+    for key, seconds in measure_steps(steps, device, progress=progress, failed=failed):
+        measured = StepSpeeds(
             seconds={**rates.steps, key: seconds},
             device=here,
             threads=torch.get_num_threads(),
             date=now(),
             versions=package_versions(),
         )
-        rates = rates.updated(steps)
+        rates = rates.updated(measured)
         if keep:
-            write(steps)
-    progress("", len(groups), len(groups))
+            write(measured)
     return replace(plan, rates=rates)
 
 
-def _unknown_forwards(plan: GridPlan) -> dict[tuple[str, str], str]:
-    """(Arithmetic, precision) that would be forwarded at a rate that is not known → the backbone to measure."""
-    found: dict[tuple[str, str], str] = {}
-    for work in plan.features:
-        if work.to_do and work.image_seconds is None:
-            key = (arithmetic_key(work.backbone), work.precision)
-            if key not in found or describe(found[key]).untrained:  # a control is shown the speed of its model
-                found[key] = work.backbone
-    return found
-
-
-def _measure_forwards(
-    plan: GridPlan, rates: Rates, write: Callable[[Speed], None], progress: Progress, failed: Failed
+def _estimate_forwards(
+    forwards: Mapping[tuple[str, str], str], rates: Rates, device: torch.device, progress: Progress, failed: Failed
 ) -> Rates:
-    unknown = _unknown_forwards(plan)
-    for precision in dict.fromkeys(precision for _, precision in unknown):
-        for speed in measure_speeds(
-            [name for key, name in unknown.items() if key[1] == precision],
-            device=plan.plans[0].device,
-            precision=precision,
-            progress=lambda name, *counts: progress(name and f"forward {name}", *counts),
-            failed=lambda name, why: failed(f"forward {name}", why),
-        ):
-            write(speed)
-            rates = rates.updated(speed)
-    return rates
-
-
-def _estimate_forwards(plan: GridPlan, rates: Rates, device: torch.device, progress: Progress, failed: Failed) -> Rates:
-    unknown = _unknown_forwards(plan)
-    for done, (key, name) in enumerate(unknown.items()):
-        progress(f"forward {name}", done, len(unknown))
+    """The rates with those of these (arithmetic, precision) → backbone, in two batches each."""
+    for done, (key, name) in enumerate(forwards.items()):
+        progress(f"forward {name}", done, len(forwards))
         try:
             rate = untrained_rate(name, _BASE_SIZE, key[1], default_batch_size(device), device)
         except (DeapcacheError, torch.OutOfMemoryError) as error:

@@ -8,7 +8,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -203,6 +203,29 @@ def _peak(device: torch.device) -> int:
 
 
 # Training steps
+
+
+def measure_steps(
+    groups: Mapping[StepKey, TaskSpec],
+    device: torch.device,
+    *,
+    progress: Progress = lambda *_: None,
+    failed: Failed = lambda *_: None,
+) -> Iterator[tuple[StepKey, float]]:
+    """The seconds of a training step of each, as it is measured; see :func:`measure_step`.
+
+    What cannot be built or does not fit is handed to ``failed``, and the others follow.
+    """
+    for done, (key, spec) in enumerate(groups.items()):
+        what = f"step {key.task} {key.readout}"
+        progress(what, done, len(groups))
+        try:
+            seconds = measure_step(key, spec, device)
+        except (DeapcacheError, torch.OutOfMemoryError) as error:
+            failed(what, str(error).splitlines()[0])
+        else:
+            yield key, seconds
+    progress("", len(groups), len(groups))
 
 
 def measure_step(key: StepKey, spec: TaskSpec, device: torch.device) -> float:

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from deapcache.errors import DeapcacheError, ResultsError
+from deapcache.errors import DeapcacheError, ResultsError, UsageError
 from deapcache.locations import Location, locate
 from deapcache.recipe import SHORT, digest_of
 from deapcache.results.documents import OldRatesDocument, SpeedDocument, StepSpeedsDocument
@@ -356,25 +356,35 @@ def read_rates(home: Location, device: str, old_device: str) -> Rates:
     return rates
 
 
-def read_rates_file(file: Path) -> Rates | None:
+def read_rates_file(file: Path, *, measuring_on: str | None = None) -> Rates | None:
     """The rates in a file: a list of documents of one device, or what earlier versions kept; None: no such file.
 
-    Raises :class:`ResultsError` for a file that is not one of rates.
+    Raises :class:`ResultsError` for a file that is not one of rates, and :class:`UsageError` for one to which rates
+    that are measured on the device ``measuring_on`` cannot be added.
     """
     try:
         speeds = _speeds_in(file)
     except FileNotFoundError:
         return None
     if isinstance(speeds, Rates):
-        return speeds
-    devices = {
-        one.device if isinstance(one, StepSpeeds) else one.device.removesuffix(f", {one.precision}") for one in speeds
-    }
-    if len(devices) > 1:
-        raise ResultsError(f"{file} holds speeds of several devices, expected one: {'; '.join(sorted(devices))}")
-    rates = Rates(device=next(iter(devices), ""))
-    for one in speeds:
-        rates = rates.updated(one)
+        rates = speeds
+    else:
+        devices = {
+            one.device if isinstance(one, StepSpeeds) else one.device.removesuffix(f", {one.precision}")
+            for one in speeds
+        }
+        if len(devices) > 1:
+            raise ResultsError(f"{file} holds speeds of several devices, expected one: {'; '.join(sorted(devices))}")
+        rates = Rates(device=next(iter(devices), measuring_on or ""))
+        for one in speeds:
+            rates = rates.updated(one)
+    if measuring_on is not None and rates.device != measuring_on:
+        raise UsageError(
+            f"{file} holds rates of {rates.device}, and this device is {measuring_on}: give another file to --rates "
+            "with --measure"
+        )
+    if measuring_on is not None and isinstance(speeds, Rates):
+        raise UsageError(f"{file} is of an earlier version, which is read only: give another file to --rates")
     return rates
 
 
@@ -384,8 +394,7 @@ def add_to_rates_file(file: Path, speed: Speed | StepSpeeds) -> None:
         there = _speeds_in(file)
     except FileNotFoundError:
         there = []
-    if isinstance(there, Rates):
-        raise ResultsError(f"{file} is of an earlier version, which is read only: give another file to --rates")
+    assert not isinstance(there, Rates), "read_rates_file refuses it"
     kept = [one.to_json() for one in there if speed_key(one) != speed_key(speed)]
     text = json.dumps([*kept, speed.to_json()], indent=1)
     locate(file.parent).publish(file.name, text.encode(), replace=True)

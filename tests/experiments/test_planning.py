@@ -254,12 +254,12 @@ def test_rates_of_earlier_versions_are_read(home, tmp_path, monkeypatch):
     file = tmp_path / "rates.json"
     file.write_text(json.dumps(OLD))
     assert rates_for(home, "cpu", file) == rates()
-    with pytest.raises(ResultsError, match="of an earlier version, which is read only"):
-        add_to_rates_file(file, speed_of("mae", 0.1))
     monkeypatch.setattr("deapcache.experiments.plan.device_name", lambda _: "x86_64")
     monkeypatch.setattr("deapcache.experiments.plan.cpu_count", lambda: 2)
     home.publish("rates/x86-64-2-cores.json", file.read_bytes())
     monkeypatch.setattr("deapcache.experiments.plan.device_label", lambda _: "a GPU")
+    with pytest.raises(UsageError, match="of an earlier version, which is read only"):
+        rates_for(home, "cpu", file, measure=True)
     assert rates_for(home, "cpu") == rates()
     write_speed(home, speed_of("mae", 0.8))
     assert rates_for(home, "cpu").forward("mae", "fp32") == 0.1, "a speed that was measured since counts"
