@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 _MEASURED = "times come from measured rates: give --measure, or --rates FILE of a device where they were measured"
 _GPUS_ALONE = "the plan says how many bytes are read and written, and wall time is that of the GPUs: leave it out"
+_BACKBONES_ALONE = (
+    "it measures backbones alone: leave out --readout; what a readout costs is in each result of deapcache probe "
+    "(deapcache results)"
+)
 
 _FIRST_IMAGES = "--images N copies the first N images, in whole shards"
 _FOUR_AT_ONCE = "leave it out, four shards are copied at once"
@@ -34,6 +38,7 @@ REMOVED = {
     **dict.fromkeys([("push", "--threads"), ("pull", "--threads")], _FOUR_AT_ONCE),
     ("diff", "--other-home"): "caches of other homes are found too where DEAPCACHE_READ_HOMES names these homes",
     ("prune", "--kind"): "--filter kind=images chooses a kind, features by default",
+    ("speed", "--readout"): _BACKBONES_ALONE,
 }
 """(command, option that it took once) → what to do instead."""
 

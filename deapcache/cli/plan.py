@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,13 +11,11 @@ import typer
 from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.console import bars, duration, note, out, print_json, size, table
-from deapcache.errors import MissingDataError, UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from deapcache.experiments.planning import FeatureWork, GridPlan, PricedPass, Rates, Speeds, StepGroup
-    from deapcache.locations import Location
+    from deapcache.experiments.plan import GridPlan, PassWork
 
 
 def plan_command(
@@ -47,92 +45,51 @@ def plan_command(
     Neither datasets nor weights are needed. Nothing is extracted or trained.
     """
     from deapcache.experiments import load_pipeline, plan_pipeline
-    from deapcache.experiments.planning import plan_grid
+    from deapcache.experiments.plan import plan_grid, rates_for
 
     place, root = locations.home(home), locations.data_root(data_root)
     plans = [plan_pipeline(load_pipeline(name, settings or []), place, root, device=device) for name in pipelines]
-    source = RateSource(place, rates, plans[0].device, measure)
-    show_plan(plan_grid(plans, gpus=gpus, speeds=source.speeds), json)
+    plan = plan_grid(plans, gpus=gpus, rates=rates_for(place, plans[0].device, rates, measure=measure))
+    if measure:
+        plan = measured(plan, rates)
+    show_plan(plan, json)
+
+
+def measured(plan: GridPlan, file: Path | None = None, *, keep: bool = True) -> GridPlan:
+    """The plan at rates that are measured now where they were not known; kept in ``file``, else in the home."""
+    from deapcache.experiments.plan import measure_missing
+
+    with bars() as display:
+        found = measure_missing(
+            plan,
+            file=file,
+            keep=keep,
+            progress=lambda what, done, total: display.show("measure", done, total, "rates", what),
+            failed=lambda what, why: note(f"not measured: {what}: {why}"),
+        )
+    if keep and found.rates != plan.rates:
+        note(f"rates of {found.rates.device} are kept in {file or f'{plan.home}/speed'}")
+    return found
 
 
 def show_plan(plan: GridPlan, json: bool) -> None:
-    """Print a plan."""
-    from deapcache.experiments.planning import grid_json
-
+    """Print a plan: one document, or all tables, its totals, and what stands in its way."""
     if json:
-        print_json(grid_json(plan))
-    else:
-        _print_plan(plan)
-
-
-class RateSource:
-    """Where a plan's speeds come from: a file of measured rates, or measuring."""
-
-    def __init__(self, home: Location, file: Path | None, device: str, measure: bool, *, keep: bool = True) -> None:
-        from deapcache.experiments.planning import machine_name, rates_key
-
-        self._place, self._key = home, rates_key(machine_name(device))
-        self._given = file
-        if file is not None:
-            self._place, self._key = locations.locate(file.parent), file.name
-        self._device, self._measure, self._keep = device, measure, keep
-
-    def speeds(self, forwards: Sequence[tuple[str, str]], groups: Sequence[StepGroup]) -> Speeds:
-        """The speeds of these; what is measured now is kept."""
-        from deapcache.experiments.planning import Speeds, read_rates
-
-        rates = read_rates(self._place, self._key)
-        if rates is None and self._given is not None and not self._measure:
-            raise MissingDataError(f"--rates {self._given}: no such file; --measure makes it")
-        if self._measure:
-            rates = self._measured(rates, forwards, groups)
-        return Speeds(rates=rates)
-
-    def _measured(
-        self, rates: Rates | None, forwards: Sequence[tuple[str, str]], groups: Sequence[StepGroup]
-    ) -> Rates | None:
-        from deapcache.experiments.planning import lacking, machine_name, measure_rates, write_rates
-
-        name = machine_name(self._device)
-        if rates is not None and rates.device != name:
-            raise UsageError(
-                f"{self._place}/{self._key} holds rates of {rates.device}, and this device is {name}: "
-                "give another file to --rates with --measure"
-            )
-        missing = lacking(rates, forwards, groups)
-        if not any(missing):
-            return rates
-        with bars() as display:
-            pieces = measure_rates(
-                *missing,
-                self._device,
-                told=lambda what, done, total: display.show("measure", done, total, "rates", what),
-                failed=lambda what, error: note(f"not measured: {what}: {str(error).splitlines()[0]}"),
-            )
-            for found in pieces:
-                rates = found if rates is None else rates.merged(found)
-                if self._keep:  # each at once, so that an interruption costs one
-                    write_rates(self._place, self._key, rates)
-        if self._keep and rates is not None:
-            note(f"rates of {name} are kept in {self._place}/{self._key}")
-        return rates
-
-
-_NONE = "–"
-
-
-def _print_plan(plan: GridPlan) -> None:
-    """All tables of a plan, its totals, and what stands in its way."""
+        print_json(plan.to_json())
+        return
     for one in plan.plans:
         out.print(f"{one.pipeline.name}: {one.pipeline.description}".rstrip(": "), markup=False)
     for make in (_images, _caches, _features, _passes, _storage, _stages):
         out.print()
         out.print(make(plan))
     out.print()
-    for line in (*_speeds(plan), _totals(plan), *_notes(plan)):
+    for line in _totals(plan):
         out.print(line, markup=False)
     for problem in (*plan.problems, *plan.left_out):
         out.print(f"missing: {problem}", markup=False, style="red")
+
+
+_NONE = "–"
 
 
 def _images(plan: GridPlan) -> Table:
@@ -166,35 +123,31 @@ def _features(plan: GridPlan) -> Table:
     right = ("images", "there", "to do", "images/s", "GPU time", "at most", "files")
     listing = table("features", "precision", *right, "rate", right=right)
     for work in plan.features:
-        listing.add_row(*_feature_row(work))
+        known = "unknown" if work.image_seconds is None else "measured"
+        listing.add_row(
+            work.backbone,
+            work.precision,
+            f"{work.wanted:,}",
+            f"{work.wanted - work.to_do:,}",
+            f"{work.to_do:,}",
+            _NONE if work.image_seconds is None else f"{1 / work.image_seconds:,.1f}",
+            _time(work.gpu_seconds),
+            size(work.bytes),
+            f"{work.files:,}",
+            known if work.to_do else "there",
+        )
     return listing
 
 
-def _feature_row(work: FeatureWork) -> tuple[str, ...]:
-    rate = _NONE if work.speed.seconds is None else f"{1 / work.speed.seconds:,.1f}"
-    return (
-        work.backbone,
-        work.precision,
-        f"{work.wanted:,}",
-        f"{work.wanted - work.to_do:,}",
-        f"{work.to_do:,}",
-        rate,
-        _time(work.gpu_seconds),
-        size(work.bytes),
-        f"{work.files:,}",
-        work.speed.known if work.to_do else "there",
-    )
-
-
 def _passes(plan: GridPlan) -> Table:
+    """Passes of the same pipeline, dataset and tasks together."""
     right = ("passes", "runs", "there", "to do", "batches", "steps", "read", "GPU time")
     listing = table("probing", "dataset", "tasks", *right, right=right)
-    groups: dict[tuple[str, str, str], list[PricedPass]] = {}
-    for one in plan.probing:
-        work = one.work
-        groups.setdefault((work.pipeline, work.dataset, ", ".join(work.tasks)), []).append(one)
-    for key, members in groups.items():
-        works = [one.work for one in members]
+    groups: dict[tuple[str, str, str], list[PassWork]] = {}
+    for work in plan.passes:
+        groups.setdefault((work.pipeline, work.dataset, ", ".join(work.tasks)), []).append(work)
+    for key, works in groups.items():
+        times = [work.gpu_seconds(plan.rates) for work in works]
         listing.add_row(
             *key,
             f"{len(works):,}",
@@ -204,7 +157,7 @@ def _passes(plan: GridPlan) -> Table:
             f"{sum(work.steps for work in works):,}",
             f"{sum(work.readout_steps for work in works):,}",
             size(sum(work.bytes_read for work in works)),
-            _time(_sum([one.gpu_seconds for one in members])),
+            _time(None if None in times else sum(one for one in times if one is not None)),
         )
     return listing
 
@@ -231,45 +184,41 @@ def _stages(plan: GridPlan) -> Table:
     return listing
 
 
-def _speeds(plan: GridPlan) -> list[str]:
-    used = [work.speed for work in plan.features if work.to_do] + [s for one in plan.probing for s in one.speeds]
-    lines = [f"hardware: {plan.gpus} GPU{'s' if plan.gpus > 1 else ''}; training arrays are streamed"]
-    if rates := plan.speeds.rates:
-        lines.append(f"measured rates: on {rates.device}, {rates.measured}")
-    if unknown := sum(speed.seconds is None for speed in used):
-        lines.append(
+def _totals(plan: GridPlan) -> Iterator[str]:
+    """The lines below the tables."""
+    rates = plan.rates
+    used = [work.image_seconds for work in plan.features if work.to_do]
+    used += [rates.step(group.key) for work in plan.passes for group in work.groups]
+    yield f"hardware: {plan.gpus} GPU{'s' if plan.gpus > 1 else ''}; training arrays are streamed"
+    if rates.measured:
+        yield f"measured rates: on {rates.device}, {rates.measured}"
+    if unknown := used.count(None):
+        yield (
             f"no rate is known of {unknown} of {len(used)} kinds of work: --measure measures them on this device, "
             "--rates FILE reads them"
         )
-    return lines
-
-
-def _totals(plan: GridPlan) -> str:
+    hours = {stage.name: _hours(stage.gpu_seconds) for stage in plan.stages}
+    yield (
+        f"GPU hours: {_hours(plan.gpu_seconds)}, of which {hours['features']} of extraction and {hours['probing']} of "
+        f"probing; wall time {_time(plan.wall_seconds)}"
+    )
     forwards = sum(work.to_do for work in plan.features)
     runs = sum(work.runs - work.elsewhere for work in plan.passes)
     missing = runs - sum(work.there for work in plan.passes)
     steps = sum(work.readout_steps for work in plan.passes)
-    free = plan.plans[0].free_bytes
-    hours = {stage.name: _hours(stage.gpu_seconds) for stage in plan.stages}
-    return (
-        f"GPU hours: {_hours(plan.gpu_seconds)}, of which {hours['features']} of extraction and {hours['probing']} of "
-        f"probing; wall time {_time(plan.wall_seconds)}\n"
+    yield (
         f"to do: {forwards:,} forwards; {size(sum(cache.bytes for cache in plan.caches))} at most; "
-        f"{missing:,} of {runs:,} runs, {steps:,} training steps\n"
-        f"home {plan.home}: {'unknown' if free is None else size(free)} free"
+        f"{missing:,} of {runs:,} runs, {steps:,} training steps"
     )
-
-
-def _notes(plan: GridPlan) -> list[str]:
-    lines = ["bytes are before compression; decoding images and annotations, reading and writing are in no time"]
+    free = plan.plans[0].free_bytes
+    yield f"home {plan.home}: {'unknown' if free is None else size(free)} free"
+    yield "bytes are before compression; decoding images and annotations, reading and writing are in no time"
     if any(cache.item_bytes is None for cache in plan.of("targets")):
-        lines.append("not in the bytes: tables of boxes, whose length only the dataset's files tell")
-    shared = sum(work.elsewhere for work in plan.passes)
-    if shared:
-        lines.append(f"{shared:,} runs are wanted by several pipelines and counted once")
+        yield "not in the bytes: tables of boxes, whose length only the dataset's files tell"
+    if shared := sum(work.elsewhere for work in plan.passes):
+        yield f"{shared:,} runs are wanted by several pipelines and counted once"
     if plan.unplanned:
-        lines.append(f"not in the plan, since nothing is known of them: {', '.join(plan.unplanned)}")
-    return lines
+        yield f"not in the plan, since nothing is known of them: {', '.join(plan.unplanned)}"
 
 
 def _time(seconds: float | None) -> str:
@@ -278,8 +227,3 @@ def _time(seconds: float | None) -> str:
 
 def _hours(seconds: float | None) -> str:
     return _NONE if seconds is None else f"{seconds / 3600:,.2f}"
-
-
-def _sum(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None

@@ -12,7 +12,7 @@ from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.console import bars, duration, err, note, out, print_json, size
 from deapcache.cli.extract import progress_on
-from deapcache.cli.plan import RateSource, show_plan
+from deapcache.cli.plan import measured, show_plan
 from deapcache.cli.probe import note_pictures, report_on
 from deapcache.errors import UsageError
 
@@ -56,11 +56,11 @@ def run_command(
         )
     plan = plan_pipeline(parsed, place, locations.data_root(data_root), device=device)
     if dry_run:
-        from deapcache.experiments.planning import plan_grid
+        from deapcache.experiments.plan import plan_grid, rates_for
 
+        grid = plan_grid([plan], rates=rates_for(plan.home, plan.device))
         # rates are measured where the run could start, and not kept: a dry run writes nothing
-        source = RateSource(plan.home, None, plan.device, not plan.problems, keep=False)
-        show_plan(plan_grid([plan], speeds=source.speeds), json)
+        show_plan(grid if plan.problems else measured(grid, keep=False), json)
         return FAILED if plan.problems else 0
     with processes.cluster(device) as cluster:
         return _execute(plan, json, cluster)

@@ -8,10 +8,9 @@ import typer
 
 from deapcache.cli import options
 from deapcache.cli.console import bars, err, note, show, size
-from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
-    from deapcache.experiments.speed import Speed
+    from deapcache.results.speeds import Speed
 
 FAILED = 1
 
@@ -20,7 +19,6 @@ def speed_command(
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="Backbones: a,b (deapcache list backbones).")
     ] = None,
-    readout: Annotated[str | None, typer.Option("--readout", hidden=True)] = None,
     precision: Annotated[str, typer.Option("--precision", help="Of backbones: fp32, bf16 or fp16 autocast.")] = "fp32",
     device: options.Device = "auto",
     home: options.Home = None,
@@ -32,13 +30,9 @@ def speed_command(
     Weights that are not at hand are not fetched: an untrained copy takes as long, and is marked. What cannot be built
     here, or does not fit, does not stop the others: it is reported, and the exit code is 1.
     """
-    from deapcache.experiments.speed import measure_speeds, write_speed
+    from deapcache.experiments.speed import measure_speeds
+    from deapcache.results.speeds import write_speed
 
-    if readout is not None:
-        raise UsageError(
-            "deapcache speed measures backbones alone: leave out --readout; what a readout costs is in each result of "
-            "deapcache probe (deapcache results)"
-        )
     place = options.own_home(home)
     place.require_writable()
     problems: list[str] = []
@@ -48,7 +42,7 @@ def speed_command(
             options.names(backbone),
             device=device,
             precision=precision,
-            told=lambda what, count, total: display.show("speed", count, total, "measured", what),
+            progress=lambda what, count, total: display.show("speed", count, total, "measured", what),
             failed=lambda what, why: problems.append(f"{what}: {why}"),
         )
         for one in measured:

@@ -167,6 +167,50 @@ class SpeedDocument(TypedDict):
     versions: dict[str, str]
 
 
+class _StepKey(TypedDict):
+    task: _Short
+    readout: _Short
+    dataset: _Short
+    grid: tuple[Side, Side]
+    dim: Side
+    output_size: tuple[Side, Side]
+    batch_size: int
+    members: Annotated[int, Field(ge=1)]
+    surveyed: int
+
+
+class _StepSpeed(TypedDict):
+    key: _StepKey
+    seconds: Annotated[float, Field(gt=0)]
+
+
+class StepSpeedsDocument(TypedDict):
+    """How long training steps take on one device."""
+
+    schema: int
+    steps: list[_StepSpeed]
+    device: _Short
+    threads: Annotated[int, Field(ge=0)]
+    date: Date
+    versions: dict[str, str]
+
+
+class _ForwardRate(TypedDict):
+    backbone: _Short
+    precision: _Short
+    images_per_second: Annotated[float, Field(gt=0)]
+
+
+class OldRatesDocument(TypedDict):
+    """All rates of one device, as plans kept them before they read speeds."""
+
+    schema: int
+    device: str
+    measured: str
+    forwards: list[_ForwardRate]
+    steps: list[_StepSpeed]
+
+
 Numbers = Annotated[Mapping[str, float], _as(dict[str, float | None])]
 Number = Annotated[float, _as(float | None)]
 """``null`` where it is not finite."""

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from deapcache.experiments import speed
 from deapcache.locations import LocalLocation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -57,24 +58,38 @@ def test_it_needs_no_dataset_and_says_which_numbers_are_official(plan, home):
     assert not LocalLocation(home.path).keys()
 
 
-def test_what_is_measured_is_kept_and_used_the_next_time(plan, home, tmp_path):
+def test_what_is_measured_is_kept_and_used_the_next_time(plan, home, tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "REFERENCE", ONE)
     done = plan("--measure")
     assert done.code == 0
-    (key,) = LocalLocation(home.path).keys()
-    assert key.startswith("rates/")
-    assert f"are kept in {home}/{key}" in done.err
-    kept = home.read(key)
-    again = plan("--json")
-    found = json.loads(again.out)
+    keys = LocalLocation(home.path).keys()
+    assert [key.rpartition("-")[0] for key in keys] == [f"speed/{ONE}", "speed/training-steps"]
+    assert f"are kept in {home}/speed" in done.err
+    kept = [home.read(key) for key in keys]
+    found = json.loads(plan("--json").out)
     assert {work["speed"]["known"] for work in found["features"]} == {"measured"}
     assert found["wall_seconds"] > 0
     assert plan("--measure").err == "", "nothing is left to be measured"
-    assert home.read(key) == kept
+    assert [home.read(key) for key in keys] == kept
     file = tmp_path / "rates.json"
-    file.write_bytes(kept)
-    home.delete(key)
-    assert json.loads(plan("--json", "--rates", file).out)["rates"] == found["rates"]
+    file.write_text(json.dumps([json.loads(data) for data in kept]))
+    for key in keys:
+        home.delete(key)
+    again = json.loads(plan("--json", "--rates", file).out)
+    assert {name: again[name] for name in ("rates", "wall_seconds")} == {
+        name: found[name] for name in ("rates", "wall_seconds")
+    }
     assert json.loads(plan("--json").out)["rates"] is None
+
+
+def test_a_file_of_rates_is_made_by_measuring(plan, home, tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "REFERENCE", ONE)
+    file = tmp_path / "rates.json"
+    done = plan("--measure", "--rates", file)
+    assert f"are kept in {file}" in done.err
+    assert LocalLocation(home.path).keys() == []
+    assert json.loads(plan("--json", "--rates", file).out)["wall_seconds"] > 0
+    assert plan("--measure", "--rates", file).err == ""
 
 
 def test_rates_of_another_device_are_not_mixed_with_this_ones(plan, home, tmp_path):

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from deapcache_plugins import CONVOLUTION, forgotten_plugins, write_plugin
 
-from deapcache.experiments.speed import measuring
+from deapcache.experiments import speed
 
 
 @pytest.fixture(autouse=True)
 def _small_reference(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(measuring, "REFERENCE", "one-convolution")
+    monkeypatch.setattr(speed, "REFERENCE", "one-convolution")
     with forgotten_plugins():
         yield
 

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 
 import pytest
 from deapcache_pipelines import ONE
 
+from deapcache.backbones import arithmetic_key
 from deapcache.datasets import open_dataset
 from deapcache.errors import ResultsError, UsageError
 from deapcache.experiments import load_pipeline, plan_pipeline, run_pipeline
-from deapcache.experiments.planning import (
-    GridPlan,
-    Rates,
-    Speeds,
-    grid_json,
-    plan_grid,
-    rates_key,
-    read_rates,
-    write_rates,
-)
-from deapcache.experiments.planning.grid import makespan
-from deapcache.experiments.planning.rates import ForwardRate, StepKey, StepRate
+from deapcache.experiments.plan import GridPlan, makespan, plan_grid, rates_for
 from deapcache.extraction import ExtractionSettings, extract
+from deapcache.results.speeds import Rates, Speed, StepKey, StepSpeeds, add_to_rates_file, write_speed
 
 TRAIN, VAL = 1_464, 1_449
 """Images of VOC's splits."""
@@ -56,13 +48,13 @@ STEP = StepKey(
 def grid(tmp_path, home):
     """A function that plans pipeline texts, without any dataset's files unless they are given."""
 
-    def made(*texts: str, gpus=1, speeds=None, root=None) -> GridPlan:
+    def made(*texts: str, gpus=1, rates=None, root=None) -> GridPlan:
         plans = []
         for place, text in enumerate(texts):
             file = tmp_path / f"{place}.yaml"
             file.write_text(text)
             plans.append(plan_pipeline(load_pipeline(str(file)), home, root or tmp_path / "none", device="cpu"))
-        return plan_grid(plans, gpus=gpus, speeds=lambda *_: speeds or Speeds())
+        return plan_grid(plans, gpus=gpus, rates=rates)
 
     return made
 
@@ -72,9 +64,8 @@ def rates(**changes) -> Rates:
     facts = {
         "device": "a GPU",
         "measured": "2026-01-02T03:04:05+00:00",
-        "circumstances": {"host": "here"},
-        "forwards": (ForwardRate(backbone="mae", precision="fp32", batch_size=32, images_per_second=100.0),),
-        "steps": (StepRate(key=STEP, seconds=0.01),),
+        "forwards": {(arithmetic_key("mae"), "fp32"): 100.0},
+        "steps": {STEP: 0.01},
     }
     return Rates(**{**facts, **changes})
 
@@ -112,12 +103,12 @@ def test_amounts_without_files_are_those_of_the_official_numbers(grid):
 def test_extraction_takes_as_long_as_its_forwards(grid):
     seconds = (TRAIN + VAL) / 100  # 29.13 s on one GPU
     for gpus in (1, 2):
-        found = stage(grid(VOC, gpus=gpus, speeds=Speeds(rates=rates())), "features")
+        found = stage(grid(VOC, gpus=gpus, rates=rates()), "features")
         assert (found.gpu_seconds, found.wall_seconds) == (seconds, seconds / gpus)
 
 
 def test_probing_reads_batches_surveys_and_scores(grid):
-    plan = grid(VOC, speeds=Speeds(rates=rates()))
+    plan = grid(VOC, rates=rates())
     probing = stage(plan, "probing")
     batches = 100 * 8 * (VOLUME + MAP)
     surveys = 2 * TRAIN * MAP
@@ -130,9 +121,10 @@ def test_probing_reads_batches_surveys_and_scores(grid):
 
 
 def test_what_was_not_measured_has_no_time(grid):
-    plan = grid(VOC, speeds=Speeds(rates=rates(steps=())))
-    assert [work.speed.known for work in plan.features] == ["measured"]
-    assert [speed.known for one in plan.probing for speed in one.speeds] == ["unknown"]
+    plan = grid(VOC, rates=rates(steps={}))
+    document = plan.to_json()
+    assert [work["speed"]["known"] for work in document["features"]] == ["measured"]
+    assert [group["speed"]["known"] for one in document["passes"] for group in one["groups"]] == ["unknown"]
     assert stage(plan, "features").wall_seconds is not None
     assert (stage(plan, "probing").wall_seconds, plan.gpu_seconds, plan.wall_seconds) == (None, None, None)
 
@@ -156,11 +148,11 @@ def test_what_pipelines_share_is_counted_once(grid):
 
 def test_seeds_step_together_at_their_own_rate_or_that_of_one(grid):
     text = VOC.replace("iterations", "seeds: [0, 1, 2]\niterations")
-    (one,) = grid(text, speeds=Speeds(rates=rates())).probing
-    assert one.gpu_seconds == pytest.approx(0.03 * (100 + 182))
-    three = rates(steps=(StepRate(key=STEP, seconds=0.01), StepRate(key=_members(3), seconds=0.02)))
-    (one,) = grid(text, speeds=Speeds(rates=three)).probing
-    assert one.gpu_seconds == pytest.approx(0.02 * (100 + 182))
+    (one,) = grid(text, rates=rates()).passes
+    assert one.gpu_seconds(rates()) == pytest.approx(0.03 * (100 + 182))
+    three = rates(steps={STEP: 0.01, replace(STEP, members=3): 0.02})
+    (one,) = grid(text, rates=three).passes
+    assert one.gpu_seconds(three) == pytest.approx(0.02 * (100 + 182))
 
 
 def test_what_the_home_has_is_subtracted_also_without_the_files(grid, make_coco, home):
@@ -177,7 +169,7 @@ def test_what_the_home_has_is_subtracted_also_without_the_files(grid, make_coco,
     assert counts == {("train", 8, 0, "in the home"), ("val", 5_000, 5_000, "official")}
     files = grid(text, root=root)
     assert (stage(files, "features").wanted, stage(files, "features").to_do) == (12, 4)
-    json.dumps(grid_json(files))
+    json.dumps(files.to_json())
 
 
 def test_what_is_trained_already_is_subtracted(grid, make_coco, home):
@@ -200,20 +192,89 @@ def test_a_dataset_of_which_nothing_is_known_is_named(grid):
     assert len(plan.problems) == 3, "and the files that are not there"
 
 
-def test_rates_come_back_as_they_were_written(home):
-    key = rates_key("NVIDIA H100 80GB HBM3")
-    assert key == "rates/NVIDIA-H100-80GB-HBM3.json"
-    assert read_rates(home, key) is None
-    write_rates(home, key, rates())
-    assert read_rates(home, key) == rates()
-    newer = rates(forwards=(ForwardRate(backbone="mae", precision="fp32", batch_size=8, images_per_second=5.0),))
-    merged = rates().merged(newer)
-    assert merged.forward("mae", "fp32") == 5.0
-    assert merged.step(STEP) == 0.01
-    for text in ("{}", "[]", "no json", json.dumps({**rates().to_json(), "schema": 2})):
-        home.publish(key, text.encode(), replace=True)
-        with pytest.raises(ResultsError, match=r"rates/NVIDIA.*is no file of measured rates"):
-            read_rates(home, key)
+MEASURED = {"device": "a GPU", "threads": 1, "date": "2026-01-02T03:04:05+00:00", "versions": {}}
+
+
+def speed_of(name: str, seconds: float, **changes) -> Speed:
+    """A speed of a batch of eight."""
+    facts = {
+        "kind": "backbone", "name": name, "weights": "trained", "input": "images 224x224", "batch": 8,
+        "seconds": (seconds,), "reference_seconds": 1.0, "reference": "imagenet", "peak_memory_bytes": 1,
+        "memory": "resident", "parameters": 1, "precision": "fp32",
+    }  # fmt: skip
+    return Speed(**{**MEASURED, **facts, **changes})
+
+
+@pytest.fixture
+def a_gpu(monkeypatch):
+    """This device is called "a GPU"."""
+    monkeypatch.setattr("deapcache.experiments.plan.device_label", lambda _: "a GPU")
+
+
+def test_a_plan_reads_the_speeds_of_a_home_that_are_of_its_device(home, a_gpu):
+    assert rates_for(home, "cpu") == Rates(device="a GPU")
+    for speed in (
+        speed_of("mae", 0.08),
+        speed_of("mae", 0.04, precision="bf16", device="a GPU, bf16"),
+        speed_of("mae", 9.0, device="another GPU"),
+        speed_of("a plugin's, which is not loaded", 9.0),
+        StepSpeeds(seconds={STEP: 0.01}, **MEASURED),
+        StepSpeeds(seconds={STEP: 9.0}, **{**MEASURED, "device": "another GPU"}),
+    ):
+        write_speed(home, speed)
+    found = rates_for(home, "cpu")
+    assert (found.device, found.measured) == ("a GPU", MEASURED["date"])
+    assert (found.forward("mae", "fp32"), found.forward("mae", "bf16"), found.forward("mae", "fp16")) == (
+        0.01, 0.005, None,
+    )  # fmt: skip
+    assert found.forward("mae@untrained", "fp32") == 0.01, "the same arithmetic"
+    assert found.steps == {STEP: 0.01}
+
+
+def test_a_file_of_rates_is_a_list_of_speeds(home, tmp_path):
+    file = tmp_path / "rates.json"
+    given = [speed_of("mae", 0.16), speed_of("mae", 0.08), StepSpeeds(seconds={STEP: 0.01}, **MEASURED)]
+    for speed in given:
+        add_to_rates_file(file, speed)
+    assert len(json.loads(file.read_text())) == 2, "a second measurement takes the place of the first"
+    assert rates_for(home, "cpu", file) == rates()
+    add_to_rates_file(file, speed_of("mae", 0.08, device="another GPU"))
+    with pytest.raises(ResultsError, match="holds speeds of several devices, expected one: a GPU; another GPU"):
+        rates_for(home, "cpu", file)
+
+
+OLD = {
+    "schema": 1, "device": "a GPU", "measured": "2026-01-02T03:04:05+00:00", "circumstances": {"host": "here"},
+    "forwards": [{"backbone": "mae", "precision": "fp32", "batch_size": 32, "images_per_second": 100.0}],
+    "steps": [{"key": asdict(STEP), "seconds": 0.01}],
+}  # fmt: skip
+
+
+def test_rates_of_earlier_versions_are_read(home, tmp_path, monkeypatch):
+    file = tmp_path / "rates.json"
+    file.write_text(json.dumps(OLD))
+    assert rates_for(home, "cpu", file) == rates()
+    monkeypatch.setattr("deapcache.experiments.plan.device_name", lambda _: "x86_64")
+    monkeypatch.setattr("deapcache.experiments.plan.cpu_count", lambda: 2)
+    home.publish("rates/x86-64-2-cores.json", file.read_bytes())
+    monkeypatch.setattr("deapcache.experiments.plan.device_label", lambda _: "a GPU")
+    with pytest.raises(UsageError, match="of an earlier version, which is read only"):
+        rates_for(home, "cpu", file, measure=True)
+    assert rates_for(home, "cpu") == rates()
+    write_speed(home, speed_of("mae", 0.8))
+    assert rates_for(home, "cpu").forward("mae", "fp32") == 0.1, "a speed that was measured since counts"
+
+
+NO_TIME = {**speed_of("mae", 1.0).to_json(), "seconds": [0]}
+NO_RATE = {**OLD, "forwards": [{**OLD["forwards"][0], "images_per_second": 0}]}
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "no json", *map(json.dumps, [{**OLD, "schema": 2}, [NO_TIME], NO_RATE])])
+def test_what_is_no_file_of_rates_is_named(home, tmp_path, text):
+    file = tmp_path / "rates.json"
+    file.write_text(text)
+    with pytest.raises(ResultsError, match=r"rates\.json is no file of measured rates"):
+        rates_for(home, "cpu", file)
 
 
 def test_passes_are_shared_out_among_gpus():
@@ -226,9 +287,3 @@ def test_passes_are_shared_out_among_gpus():
 def test_less_than_one_gpu_is_refused(grid):
     with pytest.raises(UsageError, match="--gpus is 0"):
         grid(VOC, gpus=0)
-
-
-def _members(count: int) -> StepKey:
-    from dataclasses import replace
-
-    return replace(STEP, members=count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,45 +10,54 @@ import torch
 from deapcache_pipelines import ONE
 
 from deapcache.backbones import forward_count
-from deapcache.experiments.planning import StepGroup, lacking, measure_rates
-from deapcache.experiments.planning.measuring import made_up, measure_step
-from deapcache.experiments.planning.rates import StepKey
+from deapcache.experiments import load_pipeline, plan_pipeline
+from deapcache.experiments import speed as module
+from deapcache.experiments.plan import GridPlan, measure_missing, plan_grid, rates_for
+from deapcache.experiments.speed import measure_step, synthetic_targets
+from deapcache.locations import LocalLocation
 from deapcache.probing import TaskSpec
+from deapcache.results.speeds import StepKey, read_speeds
 from deapcache.tasks import TASKS, get_task
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = {"voc": 21, "coco-stuff": 171, "segmentation": 3}
 
 
-def group_of(task: str, members: int = 1, readout: str = "deap") -> StepGroup:
+def step_of(task: str) -> tuple[StepKey, TaskSpec]:
     """A small one."""
-    made = get_task(task)
-    classes = tuple(f"class {place}" for place in range(CLASSES.get(task, 0)))
     size, grid = (16, 24), (2, 3)
-    posed = TaskSpec(
-        task=made, backbone="toy", classes=classes, output_size=size, grid=grid, feature_dim=16, iterations=100
+    spec = TaskSpec(
+        task=get_task(task),
+        backbone="toy",
+        classes=tuple(f"class {place}" for place in range(CLASSES.get(task, 0))),
+        output_size=size,
+        grid=grid,
+        feature_dim=16,
+        iterations=100,
     )
     key = StepKey(
         task=task,
-        readout=readout,
+        readout="deap",
         dataset="toy",
         grid=grid,
         dim=16,
         output_size=size,
         batch_size=2,
-        members=members,
+        members=1,
         surveyed=5 if task == "discrimination" else 0,
     )
-    return StepGroup(key=key, iterations=100, posed=posed)
+    return key, spec
 
 
 @pytest.mark.parametrize("task", TASKS.names())
-def test_every_task_steps_on_made_up_targets(task):
-    assert measure_step(group_of(task), torch.device("cpu")) > 0
+def test_every_task_steps_on_synthetic_targets(task):
+    assert measure_step(*step_of(task), torch.device("cpu")) > 0
 
 
-def test_made_up_targets_are_seven_objects_in_boxes_and_instances():
-    posed = group_of("discrimination").posed
-    instances, boxes = made_up("instances", posed, 2), made_up("boxes", posed, 2)
+def test_synthetic_targets_are_seven_objects_in_boxes_and_instances():
+    _, spec = step_of("discrimination")
+    instances, boxes = synthetic_targets("instances", spec, 2), synthetic_targets("boxes", spec, 2)
     assert (instances.dtype, instances.shape) == (torch.int32, (2, 16, 24))
     assert instances.unique().tolist() == list(range(8))
     assert (boxes.dtype, boxes.shape) == (torch.float64, (2, 8, 7))
@@ -59,34 +69,67 @@ def test_made_up_targets_are_seven_objects_in_boxes_and_instances():
 
 
 def test_discrimination_has_a_class_for_every_object_of_all_training_images():
-    group = group_of("discrimination")
-    measure_step(group, torch.device("cpu"))
+    key, spec = step_of("discrimination")
+    measure_step(key, spec, torch.device("cpu"))
     # six rows, which are three batches of two, hold the five images
-    assert group.posed.task.criterion().weight.shape[0] == 6 * 7
+    assert spec.task.criterion().weight.shape[0] == 6 * 7
 
 
-def test_backbones_that_differ_in_weights_alone_are_measured_once():
+@pytest.fixture
+def grid(tmp_path, home):
+    """A function that plans two backbones that differ in their weights alone, without any dataset."""
+
+    def planned() -> GridPlan:
+        file = tmp_path / "two.yaml"
+        file.write_text(
+            f"backbones: ['{ONE}@untrained', '{ONE}']\nseeds: [0, 1]\niterations: 2\nbatch_size: 2\n"
+            f"probes:\n  - {{tasks: [foreground], dataset: coco}}\n"
+        )
+        plan = plan_pipeline(load_pipeline(str(file)), home, tmp_path / "none", device="cpu")
+        return plan_grid([plan], rates=rates_for(home, "cpu"))
+
+    return planned
+
+
+def test_a_dry_run_measures_backbones_that_differ_in_weights_alone_once_and_keeps_nothing(grid, home):
     before = forward_count()
-    names = [(ONE, "fp32"), (f"{ONE}@untrained", "fp32")]
-    group = group_of("foreground", members=2)
-    told: list[tuple[str, int, int]] = []
-    pieces = list(measure_rates(names, [group, group], "cpu", told=lambda *what: told.append(what)))
-    assert told == [(f"forward {ONE}", 0, 2), ("step foreground deap", 1, 2), ("", 2, 2)]
-    found = pieces[0].merged(pieces[1])
+    seen: list[tuple[str, int, int]] = []
+    found = measure_missing(grid(), keep=False, progress=lambda *what: seen.append(what))
+    assert seen == [(f"forward {ONE}", 0, 1), ("step foreground deap", 0, 1), ("", 1, 1)]
     assert forward_count() - before == 1 + 2 * 8
-    assert found.forward(ONE, "fp32") == found.forward(f"{ONE}@untrained", "fp32") > 0
-    assert len(found.steps) == 1
-    assert found.step(group.key) > 0
-    assert torch.__version__.startswith(found.circumstances["versions"]["torch"])
-    assert lacking(found, [*names, (ONE, "bf16")], [group]) == ([(ONE, "bf16")], [])
-    assert lacking(None, names, [group]) == (names, [group])
+    assert found.rates.forward(ONE, "fp32") == found.rates.forward(f"{ONE}@untrained", "fp32") > 0
+    assert len(found.rates.steps) == 1
+    assert found.wall_seconds > 0
+    assert LocalLocation(home.path).keys() == []
 
 
-def test_what_cannot_be_built_is_told_and_the_others_measured():
-    group, told = group_of("foreground"), []
-    featup = replace(group, key=replace(group.key, readout="featup"))
-    pieces = list(measure_rates([], [featup, group], "cpu", failed=lambda *what: told.append(what)))
-    assert [rate.key for piece in pieces for rate in piece.steps] == [group.key]
-    ((what, error),) = told
+def test_what_is_measured_is_a_speed_of_the_home_and_not_measured_again(grid, home, monkeypatch):
+    monkeypatch.setattr(module, "REFERENCE", ONE)
+    seen: list[str] = []
+    found = measure_missing(grid(), progress=lambda what, *_: seen.append(what))
+    assert seen == [f"forward {ONE}", "", "step foreground deap", ""]
+    (speed,) = read_speeds(home).values()
+    assert (speed.name, len(speed.seconds), speed.threads) == (ONE, 10, 1)
+    assert found.rates.forward(ONE, "fp32") == pytest.approx(1 / speed.images_per_second["median"])
+    (key,) = (key for key in home.keys("speed") if "training-steps" in key)
+    steps = json.loads(home.read(key))
+    assert steps["device"] == speed.device
+    assert torch.__version__.startswith(steps["versions"]["torch"])
+    again = grid()
+    assert again.rates == found.rates
+    seen.clear()
+    assert measure_missing(again, progress=lambda what, *_: seen.append(what)).rates == found.rates
+    assert seen == [""]
+
+
+def test_what_cannot_be_built_is_told_and_the_others_measured(grid):
+    problems: list[tuple[str, str]] = []
+    plan = grid()
+    work = plan.passes[0]
+    featup = replace(work.groups[0], key=replace(work.groups[0].key, readout="featup"))
+    plan = replace(plan, passes=(replace(work, groups=(featup, *work.groups)),))
+    found = measure_missing(plan, keep=False, failed=lambda *problem: problems.append(problem))
+    assert [key.readout for key in found.rates.steps] == ["deap"]
+    ((what, why),) = problems
     assert what == "step foreground featup"
-    assert "needs its upsampler" in str(error)
+    assert "needs its upsampler" in why

@@ -11,9 +11,9 @@ from deapcache_plugins import CONVOLUTION, forgotten_plugins, write_plugin
 
 from deapcache import plugins
 from deapcache.errors import UnknownNameError, UsageError
-from deapcache.experiments.speed import Speed, measure_speeds, speed_key, write_speed
-from deapcache.experiments.speed import measuring as module
-from deapcache.experiments.speed.child import Subject, measure
+from deapcache.experiments import speed as module
+from deapcache.experiments.speed import Subject, measure_speeds, time_backbone
+from deapcache.results.speeds import Speed, speed_key, write_speed
 
 ONE = "one-convolution"
 
@@ -69,7 +69,7 @@ def test_each_is_timed_in_its_own_process_against_a_reference_that_nobody_asked_
     found = list(
         measure_speeds(
             ["larger@untrained", "larger"], device="cpu", batch=3, batches=4,
-            told=lambda what, *_: told.append(what), failed=lambda *problem: problems.extend(problem),
+            progress=lambda what, *_: told.append(what), failed=lambda *problem: problems.extend(problem),
         )
     )  # fmt: skip
     assert told == [ONE, "larger@untrained", "larger", ""]
@@ -88,14 +88,14 @@ def test_weights_that_are_not_at_hand_are_not_fetched() -> None:
     torch.set_num_threads(1)
     labels = {}
     for name in ("timm:test_vit", "efficientnet-lite0-s16", "efficientnet-lite0-s16@untrained"):
-        subject = Subject(name=name, device="cpu", precision="fp32", batch=1, batches=1)
-        labels[name] = measure(subject).weights
+        subject = Subject(name=name, device="cpu", precision="fp32", threads=1, batch=1, batches=1)
+        labels[name] = time_backbone(subject).weights
     assert list(labels.values()) == ["untrained copy", "trained", "untrained"]
 
 
 def test_wrong_requests_are_refused_before_anything_is_measured(small) -> None:
     def all_of(*arguments, **options) -> None:
-        list(measure_speeds(*arguments, failed=never, told=never, **options))
+        list(measure_speeds(*arguments, failed=never, progress=never, **options))
 
     with pytest.raises(UsageError, match="nothing to measure"):
         all_of([])

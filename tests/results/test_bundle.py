@@ -18,8 +18,8 @@ from safetensors.numpy import load, save
 from deapcache.errors import BundleError, UnknownNameError
 from deapcache.locations import LocalLocation
 from deapcache.results import Result, load_results, load_statistics, save_run
-from deapcache.results.bundle import add_bundle, contents, find_runs, pack_bundle
-from deapcache.results.speed_record import Speed, speed_key, write_speed
+from deapcache.results.bundle import KIND, add_bundle, find_runs, pack_bundle
+from deapcache.results.speeds import Speed, speed_key, write_speed
 
 Files = dict[str, bytes]
 
@@ -207,9 +207,7 @@ def test_a_task_that_is_not_known_here_is_refused(sender, home, tmp_path: Path) 
     document["protocol_digest"] = Protocol.from_json(document["protocol"]).digest
     document["run"] = new = run_id(document)
     files = {
-        "manifest.json": json.dumps(
-            {"kind": contents.KIND, "schema": 1, "made": "", "deapcache": "", "runs": [new]}
-        ).encode(),
+        "manifest.json": json.dumps({"kind": KIND, "schema": 1, "made": "", "deapcache": "", "runs": [new]}).encode(),
         f"results/{new}.json": json.dumps(document).encode(),
         f"results/{new}.stats.safetensors": sender.read(f"results/{old}.stats.safetensors"),
         f"readouts/{new}.safetensors": sender.read(f"readouts/{old}.safetensors"),
@@ -338,8 +336,8 @@ MANIFESTS = {
     "a list": b"[]",
     "deep": b"[" * 100_000,
     "another kind": b'{"kind": "x", "schema": 1}',
-    "newer": json.dumps({"kind": contents.KIND, "schema": 2}).encode(),
-    "infinite": json.dumps({"kind": contents.KIND, "schema": 1, "files": {"a": {"bytes": 0, "sha256": ""}}})
+    "newer": json.dumps({"kind": KIND, "schema": 2}).encode(),
+    "infinite": json.dumps({"kind": KIND, "schema": 1, "files": {"a": {"bytes": 0, "sha256": ""}}})
     .replace("0,", "1e999,")
     .encode(),
     "no text": b"\xff\xfe\x00",

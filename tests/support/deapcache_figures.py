@@ -19,7 +19,7 @@ from deapcache.extraction import ExtractionSettings, extract
 from deapcache.locations import LocalLocation
 from deapcache.probing import ProbeConfig, probe_backbone
 from deapcache.results.figures.canvas import Canvas
-from deapcache.results.speed_record import Speed, write_speed
+from deapcache.results.speeds import Speed, write_speed
 
 BACKBONES = (
     BACKBONE, "timm:test_vit@untrained", "timm:test_resnet@untrained", "timm:test_convnext@untrained",

@@ -13,7 +13,7 @@ from deapcache.errors import ResultsError
 from deapcache.locations import LocalLocation
 from deapcache.results import save_run
 from deapcache.results.leaderboard import collect, leaderboard, rendered
-from deapcache.results.speed_record import Speed, write_speed
+from deapcache.results.speeds import Speed, write_speed
 
 CPU, GPU = "A <b>processor</b>, 2 threads of 2", "A GPU"
 
