@@ -23,7 +23,7 @@ def test_an_empty_home_lacks_everything(plan, home):
     found = plan(TWO)
     assert found.forwards == 2 * (8 + 4)
     assert (found.runs, found.missing, found.steps) == (10, 10, 20)
-    assert [(p.unit.backbone, p.unit.count, p.is_known) for p in found.passes] == [(ONE, 5, False), (OTHER, 5, False)]
+    assert [(p.backbone, p.count, p.is_known) for p in found.passes] == [(ONE, 5, False), (OTHER, 5, False)]
     caches = found.datasets["coco"].extraction.caches
     features = {(c.name, c.split): c.bytes for c in caches if c.kind == "features"}
     assert features[ONE, "train"] == 8 * 14 * 14 * 112 * 2
@@ -37,8 +37,8 @@ def test_what_is_there_is_not_to_be_done(plan, home, coco):
     made(home, coco)
     before = contents(home)
     found = plan(TWO)
-    assert found.datasets["coco"].to_extract() == (OTHER,)
-    assert found.datasets["coco"].to_prepare() == ()
+    to_do = [cache for cache in found.datasets["coco"].caches if cache.to_do]
+    assert {(cache.kind, cache.name) for cache in to_do} == {("features", OTHER)}
     assert found.forwards == 8 + 4
     assert [p.is_known for p in found.passes] == [True, False]
     assert (found.missing, found.steps) == (10, 20)

@@ -9,11 +9,11 @@ from functools import cached_property
 from deapcache.backbones import describe
 from deapcache.cache import STORAGE_FORMATS, feature_arrays
 from deapcache.errors import UsageError
-from deapcache.experiments.pipelines import PipelinePlan
 from deapcache.experiments.planning.priced import FeatureWork, PricedPass
 from deapcache.experiments.planning.speeds import UNKNOWN, Speed, Speeds
 from deapcache.experiments.planning.stages import BASE_IMAGES, FEATURES, PROBING, TARGETS, Stage
 from deapcache.experiments.planning.work import PassWork, StepGroup, passes_to_do
+from deapcache.experiments.run_pipeline import PipelinePlan
 from deapcache.extraction import PlannedCache
 from deapcache.locations import Location
 

@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from deapcache.backbones import describe
-from deapcache.experiments.pipelines import DatasetPlan, PipelinePlan
-from deapcache.experiments.pipelines.runs import PassRuns
 from deapcache.experiments.planning.rates import StepKey
+from deapcache.experiments.run_pipeline import DatasetPlan, PipelinePlan, ProbeJob
 from deapcache.extraction import DatasetSummary, PlannedCache, limited_rows, target_size
 from deapcache.probing import MAX_STACK, TaskSpec
 from deapcache.readouts import needs_guidance
@@ -95,15 +94,15 @@ def passes_to_do(plans: Sequence[PipelinePlan]) -> list[PassWork]:
     """The passes of all pipelines, in their order; a run that two of them ask for is the first one's."""
     seen: set[str] = set()
     return [
-        _work(plan, runs, plan.datasets[runs.unit.dataset], seen)
+        _work(plan, runs, plan.datasets[runs.dataset], seen)
         for plan in plans
         for runs in plan.passes
-        if plan.datasets[runs.unit.dataset].extraction is not None
+        if plan.datasets[runs.dataset].extraction is not None
     ]
 
 
-def _work(plan: PipelinePlan, runs: PassRuns, dataset: DatasetPlan, seen: set[str]) -> PassWork:
-    unit, outline = runs.unit, _known(dataset.outline)
+def _work(plan: PipelinePlan, runs: ProbeJob, dataset: DatasetPlan, seen: set[str]) -> PassWork:
+    unit, outline = runs, _known(dataset.outline)
     missing = list(_missing(runs))
     names = {run: _name(plan, runs, run) for run in missing}
     left = [run for run in missing if names[run] not in seen]
@@ -143,23 +142,23 @@ def _item_bytes(caches: Mapping[Any, PlannedCache], kind: str, name: str, outlin
     return (found.item_bytes or 0) if found else 0
 
 
-def _missing(runs: PassRuns) -> Iterator[Run]:
+def _missing(runs: ProbeJob) -> Iterator[Run]:
     if runs.is_known:
         for name, run in runs.runs.items():
             if name not in runs.there:
                 yield run.task, run.readout, run.seed, run.lr
         return
-    for task, readout, seed in runs.unit.wanted:
-        for lr in runs.unit.options.lrs:
+    for task, readout, seed in runs.wanted:
+        for lr in runs.options.lrs:
             yield task, readout, seed, lr
 
 
-def _name(plan: PipelinePlan, runs: PassRuns, run: Run) -> str:
+def _name(plan: PipelinePlan, runs: ProbeJob, run: Run) -> str:
     """What makes two pipelines' runs the same one, as far as that is known before there are caches."""
-    unit, task = runs.unit, run[0]
+    unit, task = runs, run[0]
     options = asdict(replace(unit.options, iterations=unit.iterations(task), lrs=(run[3],)))
     options["task_options"] = unit.options.task_options.get(task, {})
-    facts = [run, unit.backbone, unit.dataset, dict(runs.fields), plan.pipeline.storage, options]
+    facts = [run, unit.backbone, unit.dataset, dict(unit.options.where), plan.pipeline.storage, options]
     return json.dumps(facts, sort_keys=True, default=str)
 
 
@@ -167,7 +166,7 @@ def _name(plan: PipelinePlan, runs: PassRuns, run: Run) -> str:
 class _Posing:
     """The tasks of a pass as its backbone and dataset pose them."""
 
-    runs: PassRuns
+    runs: ProbeJob
     dataset: DatasetPlan
     outline: DatasetSummary
     tasks: Mapping[str, Task]
@@ -176,7 +175,7 @@ class _Posing:
     def train_images(self) -> int:
         """Training images that are used."""
         first = self.outline.of[self.outline.splits[0]]
-        return len(limited_rows(first.images, self.runs.unit.options.train_limit))
+        return len(limited_rows(first.images, self.runs.options.train_limit))
 
     def groups(self, left: Iterable[Run]) -> Iterator[StepGroup]:
         """The runs by task and readout, at most sixteen together."""
@@ -185,7 +184,7 @@ class _Posing:
                 yield self._group(task, readout, min(MAX_STACK, members - start))
 
     def _group(self, name: str, readout: str, members: int) -> StepGroup:
-        unit, task, entry = self.runs.unit, self.tasks[name], describe(self.runs.unit.backbone)
+        unit, task, entry = self.runs, self.tasks[name], describe(self.runs.backbone)
         size = target_size(self.outline, self.dataset.settings.base_size or self.outline.base_size)
         posed = TaskSpec(
             task=task,
