@@ -3,7 +3,7 @@
 from deapcache.experiments.figures import FigureRequest, make_figure
 from deapcache.experiments.parameters import PAPER_TASKS, count_parameters
 from deapcache.experiments.pipeline import Pipeline, load_pipeline, shipped_pipelines
-from deapcache.experiments.prediction import (
+from deapcache.experiments.predict import (
     Predicted,
     Predictor,
     PredictRequest,
