@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -157,31 +157,9 @@ class ProbeJob:
         """Runs without a result."""
         return self.count - len(self.there)
 
-    @property
-    def steps(self) -> int:
-        """Training steps of the runs without a result."""
-        if self.is_known:
-            return sum(run.protocol.iterations for name, run in self.runs.items() if name not in self.there)
-        return sum(self.iterations(task) for task, _, _ in self.wanted) * len(self.options.lrs)
-
     def iterations(self, task: str) -> int:
         """Training steps of each readout of ``task``."""
         return self.options.iterations or default_iterations(task)
-
-    def to_json(self) -> dict[str, Any]:
-        """For ``--json``."""
-        config = self.config
-        return {
-            "backbone": self.backbone,
-            "dataset": self.dataset,
-            "tasks": list(self.tasks),
-            "readouts": list(config.readouts),
-            "seeds": list(config.seeds),
-            "runs": self.count,
-            "there": sorted(self.there),
-            "steps": self.steps,
-            "lacking": self.lacking,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,37 +174,12 @@ class PipelinePlan:
     passes: tuple[ProbeJob, ...]
 
     @property
-    def bytes(self) -> int:
-        """Bytes that all extractions would write at most."""
-        return sum(cache.bytes for _, cache in self._caches())
-
-    @property
     def forwards(self) -> int:
-        """Images that backbones would be run on."""
-        return sum(cache.to_do for _, cache in self._caches() if cache.kind == "features")
-
-    def seconds(self) -> float:
-        """Forward time at the rates that were measured."""
-        return sum(
-            cache.to_do / rates[cache.name]
-            for rates, cache in self._caches()
-            if cache.kind == "features" and cache.name in rates
-        )
-
-    def _caches(self) -> Iterable[tuple[Mapping[str, float], PlannedCache]]:
-        """Every cache once, with the measured rates of its dataset: datasets may share images and features."""
-        caches: dict[tuple[str, ...], tuple[Mapping[str, float], PlannedCache]] = {}
-        for plan in self.datasets.values():
-            rates = plan.extraction.images_per_second if plan.extraction else {}
-            for cache in plan.caches:
-                if cache.key not in caches or caches[cache.key][1].to_do < cache.to_do:
-                    caches[cache.key] = (rates, cache)
-        return caches.values()
-
-    @property
-    def steps(self) -> int:
-        """Training steps of all readouts that are not there."""
-        return sum(job.steps for job in self.passes)
+        """Images that backbones would be run on; datasets may share images and features."""
+        to_do: dict[tuple[str, ...], int] = {}
+        for cache in (cache for plan in self.datasets.values() for cache in plan.caches if cache.kind == "features"):
+            to_do[cache.key] = max(cache.to_do, to_do.get(cache.key, 0))
+        return sum(to_do.values())
 
     @property
     def runs(self) -> int:
@@ -262,28 +215,6 @@ class PipelinePlan:
                 found[f"{plan.problem} (needed for {needed_for})"] = None
         return (*found, *dict.fromkeys(job.problem for job in self.passes if job.problem))
 
-    def to_json(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return {
-            "pipeline": self.pipeline.name,
-            "home": str(self.home),
-            "device": self.device,
-            "free_bytes": self.free_bytes,
-            "datasets": {
-                name: None if plan.extraction is None else plan.extraction.to_json()
-                for name, plan in self.datasets.items()
-            },
-            "passes": [job.to_json() for job in self.passes],
-            "bytes": self.bytes,
-            "forwards": self.forwards,
-            "seconds": self.seconds(),
-            "runs": self.runs,
-            "missing": self.missing,
-            "steps": self.steps,
-            "problems": list(self.problems),
-            "left_out": list(self.left_out),
-        }
-
     def require_runnable(self) -> None:
         """Raise :class:`PipelineError` where something stands in the way, before anything is made."""
         if self.problems:
@@ -293,16 +224,14 @@ class PipelinePlan:
             )
 
 
-def plan_pipeline(
-    pipeline: Pipeline, home: Location, data_root: Path, *, device: str = "auto", measure: bool = False
-) -> PipelinePlan:
+def plan_pipeline(pipeline: Pipeline, home: Location, data_root: Path, *, device: str = "auto") -> PipelinePlan:
     """Look what is there and what is missing; writes nothing and downloads nothing.
 
-    ``measure`` times a forward pass of each backbone that would be run. A dataset that cannot be opened is a problem of
-    the plan, not an error, and none where ``home`` holds all that its probes read.
+    A dataset that cannot be opened is a problem of the plan, not an error, and none where ``home`` holds all that its
+    probes read.
     """
     chosen = str(choose_device(device))
-    datasets = {name: _plan_dataset(pipeline, name, home, data_root, chosen, measure) for name in pipeline.datasets}
+    datasets = {name: _plan_dataset(pipeline, name, home, data_root, chosen) for name in pipeline.datasets}
     return PipelinePlan(
         pipeline=pipeline,
         home=home,
@@ -313,9 +242,7 @@ def plan_pipeline(
     )
 
 
-def _plan_dataset(
-    pipeline: Pipeline, name: str, home: Location, data_root: Path, device: str, measure: bool
-) -> DatasetPlan:
+def _plan_dataset(pipeline: Pipeline, name: str, home: Location, data_root: Path, device: str) -> DatasetPlan:
     """What the dataset ``name`` of a pipeline needs; one that cannot be opened is a problem of the plan, no error."""
     probes = pipeline.of(name)
     limits = [probe.limit for probe in probes]
@@ -335,7 +262,7 @@ def _plan_dataset(
             opened = without_unreadable(opened, opened.splits, home)
         outline = summarize_dataset(opened, opened.splits)
         _require_annotations(pipeline, outline)
-        extraction = plan_extraction(backbones, opened, home, settings=settings, measure=measure)
+        extraction = plan_extraction(backbones, opened, home, settings=settings, measure=False)
         dataset = opened
     except LocationError:
         raise
