@@ -97,7 +97,7 @@ def list_datasets(
 
 def _dataset_row(entry: DatasetEntry, root: Path) -> dict[str, Any]:
     from deapcache.datasets import dataset_status
-    from deapcache.experiments.suitability import tasks_of
+    from deapcache.experiments import tasks_of
 
     status = dataset_status(entry, root)
     return {
@@ -192,7 +192,7 @@ def list_readouts(
         return
 
     def document(pair: tuple[str, ReadoutEntry]) -> dict[str, Any]:
-        from deapcache.experiments.parameters import count_parameters
+        from deapcache.experiments import count_parameters
 
         name, entry = pair
         parameters = count_parameters(name)
@@ -212,7 +212,7 @@ def list_readouts(
 
 def _show_parameters(readout: str, json: bool) -> None:
     """One row a backbone, in millions to three decimals, as the paper prints them."""
-    from deapcache.experiments.parameters import PAPER_TASKS, count_parameters
+    from deapcache.experiments import PAPER_TASKS, count_parameters
 
     counts = count_parameters(readout)
     if json:

@@ -114,7 +114,7 @@ def _show_outcome(plan: PipelinePlan, outcome: Outcome) -> None:
 
     # where a pipeline trains a task in two ways, every layout keeps these apart
     summaries = summarise(outcome.results, allow_mixed=True)
-    print_layouts(summaries, plan.pipeline.layouts, uncertainty=HomeIntervals(plan.home))
+    print_layouts(summaries, plan.pipeline.layout, uncertainty=HomeIntervals(plan.home))
     for result in outcome.results:
         if plan.home.exists(picture_key(result.run)):
             out.print(f"picture: {plan.home}/{picture_key(result.run)}", markup=False)

@@ -1,16 +1,9 @@
 """What combines the two stages."""
 
 from deapcache.experiments.figures import FigureRequest, make_figure
-from deapcache.experiments.pipelines import (
-    Outcome,
-    Pipeline,
-    PipelinePlan,
-    load_pipeline,
-    plan_pipeline,
-    run_pipeline,
-    shipped_pipelines,
-)
-from deapcache.experiments.prediction import (
+from deapcache.experiments.parameters import PAPER_TASKS, count_parameters
+from deapcache.experiments.pipeline import Pipeline, load_pipeline, shipped_pipelines
+from deapcache.experiments.predict import (
     Predicted,
     Predictor,
     PredictRequest,
@@ -20,10 +13,12 @@ from deapcache.experiments.prediction import (
     parse_sizes,
     predict_files,
 )
-from deapcache.experiments.probe import Report, SavedRun, probe
+from deapcache.experiments.probe import Report, SavedRun, probe, tasks_of
+from deapcache.experiments.run_pipeline import Outcome, PipelinePlan, plan_pipeline, run_pipeline
 from deapcache.extraction import choose_device
 
 __all__ = [
+    "PAPER_TASKS",
     "FigureRequest",
     "Outcome",
     "Pipeline",
@@ -35,6 +30,7 @@ __all__ = [
     "SavedRun",
     "TrainedRun",
     "choose_device",
+    "count_parameters",
     "find_run",
     "load_pipeline",
     "load_predictor",
@@ -45,4 +41,5 @@ __all__ = [
     "probe",
     "run_pipeline",
     "shipped_pipelines",
+    "tasks_of",
 ]

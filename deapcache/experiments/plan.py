@@ -15,8 +15,7 @@ import torch
 from deapcache.backbones import arithmetic_key, describe
 from deapcache.cache import STORAGE_FORMATS, feature_arrays
 from deapcache.errors import DeapcacheError, MissingDataError, UsageError
-from deapcache.experiments.pipelines import DatasetPlan, PipelinePlan
-from deapcache.experiments.pipelines.runs import PassRuns
+from deapcache.experiments.run_pipeline import DatasetPlan, PipelinePlan, ProbeJob
 from deapcache.experiments.speed import (
     Failed,
     Progress,
@@ -422,31 +421,31 @@ def plan_grid(plans: Sequence[PipelinePlan], *, gpus: int = 1, rates: Rates | No
         raise UsageError(f"--gpus is {gpus}: expected a number above 0")
     seen: set[str] = set()
     passes = [
-        _pass_work(plan, runs, plan.datasets[runs.unit.dataset], seen)
+        _pass_work(plan, job, plan.datasets[job.dataset], seen)
         for plan in plans
-        for runs in plan.passes
-        if plan.datasets[runs.unit.dataset].extraction is not None
+        for job in plan.passes
+        if plan.datasets[job.dataset].extraction is not None
     ]
     return GridPlan(plans=tuple(plans), passes=tuple(passes), gpus=gpus, rates=rates or Rates(device=""))
 
 
-def _pass_work(plan: PipelinePlan, runs: PassRuns, dataset: DatasetPlan, seen: set[str]) -> PassWork:
+def _pass_work(plan: PipelinePlan, job: ProbeJob, dataset: DatasetPlan, seen: set[str]) -> PassWork:
     """The work of a pass without the runs in ``seen``, which gets its own."""
-    unit, summary = runs.unit, dataset.outline
+    summary = dataset.outline
     assert summary is not None  # a plan with an extraction has one
     assert dataset.extraction is not None
     train, val = summary.splits[0], summary.splits[1]
-    train_images = len(limited_rows(summary.of[train].images, unit.options.train_limit))
-    missing = {run: _run_name(plan, runs, run) for run in _missing_runs(runs)}
+    train_images = len(limited_rows(summary.of[train].images, job.options.train_limit))
+    missing = {run: _run_name(plan, job, run) for run in _missing_runs(job)}
     left = [run for run, name in missing.items() if name not in seen]
     seen.update(missing.values())
 
-    tasks = {name: get_task(name, unit.options.task_options.get(name)) for name in dict.fromkeys(r[0] for r in left)}
+    tasks = {name: get_task(name, job.options.task_options.get(name)) for name in dict.fromkeys(r[0] for r in left)}
     groups = []
     for (name, readout), count in Counter((task, readout) for task, readout, _, _ in left).items():
         for start in range(0, count, MAX_STACK):  # at most so many step together
             members = min(MAX_STACK, count - start)
-            groups.append(_step_group(runs, dataset, train_images, name, tasks[name], readout, members))
+            groups.append(_step_group(job, dataset, train_images, name, tasks[name], readout, members))
 
     item_bytes = {
         (cache.kind, cache.name): cache.item_bytes or 0 for cache in dataset.extraction.caches if cache.split == train
@@ -455,68 +454,68 @@ def _pass_work(plan: PipelinePlan, runs: PassRuns, dataset: DatasetPlan, seen: s
     guided = any(needs_guidance(readout) for _, readout, _, _ in left)
     return PassWork(
         pipeline=plan.pipeline.name,
-        backbone=unit.backbone,
-        dataset=unit.dataset,
-        tasks=unit.tasks,
-        runs=unit.count,
-        there=len(runs.there),
+        backbone=job.backbone,
+        dataset=job.dataset,
+        tasks=job.tasks,
+        runs=job.count,
+        there=len(job.there),
         elsewhere=len(missing) - len(left),
         groups=tuple(groups),
-        batch_size=unit.options.batch_size,
+        batch_size=job.options.batch_size,
         train_images=train_images,
-        val_images=len(limited_rows(summary.of[val].images, unit.options.val_limit)),
-        image_bytes=item_bytes["features", unit.backbone]
+        val_images=len(limited_rows(summary.of[val].images, job.options.val_limit)),
+        image_bytes=item_bytes["features", job.backbone]
         + sum(item_bytes.get(("targets", kind), 0) for kind in dict.fromkeys(kinds))
         + (item_bytes.get(("images", ""), 0) if guided else 0),
         scanned_bytes=sum(item_bytes.get(("targets", kind), 0) for kind in kinds),
     )
 
 
-def _missing_runs(runs: PassRuns) -> Iterator[Run]:
-    if runs.is_known:
-        for name, run in runs.runs.items():
-            if name not in runs.there:
+def _missing_runs(job: ProbeJob) -> Iterator[Run]:
+    if job.is_known:
+        for name, run in job.runs.items():
+            if name not in job.there:
                 yield run.task, run.readout, run.seed, run.lr
         return
-    for task, readout, seed in runs.unit.wanted:
-        for lr in runs.unit.options.lrs:
+    for task, readout, seed in job.wanted:
+        for lr in job.options.lrs:
             yield task, readout, seed, lr
 
 
-def _run_name(plan: PipelinePlan, runs: PassRuns, run: Run) -> str:
+def _run_name(plan: PipelinePlan, job: ProbeJob, run: Run) -> str:
     """What makes two pipelines' runs the same one, as far as that is known before there are caches."""
-    unit, task = runs.unit, run[0]
-    options = asdict(replace(unit.options, iterations=unit.iterations(task), lrs=(run[3],)))
-    options["task_options"] = unit.options.task_options.get(task, {})
-    facts = [run, unit.backbone, unit.dataset, dict(runs.fields), plan.pipeline.storage, options]
+    task = run[0]
+    options = asdict(replace(job.options, iterations=job.iterations(task), lrs=(run[3],)))
+    options["task_options"] = job.options.task_options.get(task, {})
+    facts = [run, job.backbone, job.dataset, dict(job.options.where), plan.pipeline.storage, options]
     return json.dumps(facts, sort_keys=True, default=str)
 
 
 def _step_group(
-    runs: PassRuns, dataset: DatasetPlan, train_images: int, name: str, task: Task, readout: str, members: int
+    job: ProbeJob, dataset: DatasetPlan, train_images: int, name: str, task: Task, readout: str, members: int
 ) -> StepGroup:
     """The readouts of a task as the pass's backbone and dataset size them."""
-    unit, summary, entry = runs.unit, dataset.outline, describe(runs.unit.backbone)
+    summary, entry = dataset.outline, describe(job.backbone)
     assert summary is not None
     size = target_size(summary, dataset.settings.base_size or summary.base_size)
     spec = TaskSpec(
         task=task,
-        backbone=unit.backbone,
+        backbone=job.backbone,
         classes=summary.classes if "classes" in task.annotations else (),
         output_size=size,
         grid=entry.grid,
         feature_dim=entry.dim,
-        iterations=unit.iterations(name),
-        upsampler=unit.options.upsampler,
+        iterations=job.iterations(name),
+        upsampler=job.options.upsampler,
     )
     key = StepKey(
         task=name,
         readout=readout,
-        dataset=unit.dataset,
+        dataset=job.dataset,
         grid=entry.grid,
         dim=entry.dim,
         output_size=size,
-        batch_size=unit.options.batch_size,
+        batch_size=job.options.batch_size,
         members=members,
         surveyed=train_images if type(task).scan_targets is not Task.scan_targets else 0,
     )

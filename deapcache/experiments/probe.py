@@ -1,10 +1,14 @@
-"""A probe from config to files: choose the caches, train, score, save results, readouts and pictures."""
+"""A probe from config to files: choose the caches, train, score and save every run, then draw.
+
+Where the user does not say which dataset or which backbones, :func:`choose_datasets` and :func:`choose_backbones` take
+what the home holds. Which tasks a dataset can serve follows from what is registered of it: no file is looked at.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -12,16 +16,19 @@ from typing import Any
 import numpy as np
 
 from deapcache.backbones import describe
-from deapcache.cache import list_caches
-from deapcache.datasets import images_owner
-from deapcache.errors import LocationError, TrainingError, UnknownNameError
-from deapcache.experiments.choosing import choose_backbones, choose_datasets
+from deapcache.cache import find_caches, list_caches
+from deapcache.datasets import DATASETS, DatasetEntry, images_owner
+from deapcache.errors import CacheMissError, LocationError, TrainingError, UnknownNameError, UsageError
 from deapcache.locations import Location
-from deapcache.probing import ProbeConfig, ProbeProgress, ProbeResult, RunSpec, probe_backbone
+from deapcache.probing import ProbeConfig, ProbeProgress, ProbeResult, RunSpec, feature_fields, probe_backbone
 from deapcache.processes import refuse_unguarded
 from deapcache.readouts import canonical_readout, check_readout
 from deapcache.results import Result, picture_key, save_picture, save_run
 from deapcache.results.record import largest_key, run_name
+from deapcache.tasks import TASKS, Task, get_task
+
+_SUGGESTED = "efficientnet-lite0-s16"
+"""A backbone that needs no model hub: what an error suggests to extract first."""
 
 Report = Callable[[str, ProbeProgress], None]
 """Called with the name of the pass (``dinov2 · coco``) and how far it has come."""
@@ -45,18 +52,14 @@ def probe(
     results_home: Location | None = None,
     report: Report = lambda *_: None,
     command: Sequence[str] = (),
-    skip: Callable[[RunSpec], bool] = lambda _: False,
 ) -> Iterator[SavedRun]:
     """Probe everything that is asked for, and yield each run once its files are written.
 
     Caches are read from ``home``; results, readouts and pictures go to ``results_home``, by default ``home`` as well.
-    All tasks, readouts, seeds and learning rates of one backbone and dataset share one pass over its features; runs for
-    which ``skip`` is true are left out. A run is saved as soon as it is scored, and pictures are drawn when all of its
-    pass are: whatever fails later, nothing that was trained is lost.
+    All tasks, readouts, seeds and learning rates of one backbone and dataset share one pass over its features.
 
-    Raises what :func:`deapcache.probing.probe_backbone` raises, and ``CacheMissError`` with the command to run where
-    nothing is cached. Where some runs cannot be saved, the error is raised after the others of the pass; where some
-    diverged, at the end of all passes.
+    Raises what :func:`probe_pass` raises, and ``CacheMissError`` with the command to run where nothing is cached. Where
+    some runs diverged, the error is raised at the end of all passes.
     """
     refuse_unguarded()
     for readout in config.readouts:
@@ -82,32 +85,41 @@ def probe(
     )
     diverged: list[TrainingError] = []
     for one in passes:
-        runs = probe_backbone(
-            home, one, skip=skip, progress=functools.partial(report, f"{one.backbone} · {one.dataset}")
-        )
-        saved, failure = _save_all(results_home, runs, command)
-        for run, result in saved:
-            is_first = run.seed == config.seeds[0]
-            yield _draw(results_home, run, result, home) if is_first else SavedRun(result=result, picture=None)
-        if isinstance(failure, TrainingError):
-            diverged.append(failure)  # says nothing about the next backbone
-        elif failure:
-            raise failure
+        try:
+            yield from probe_pass(home, one, results_home=results_home, report=report, command=command)
+        except TrainingError as error:  # says nothing about the next backbone
+            diverged.append(error)
     if diverged:
         raise TrainingError("\n".join(map(str, diverged)))
 
 
-def _save_all(
-    home: Location, runs: Iterator[ProbeResult], command: Sequence[str]
-) -> tuple[list[tuple[ProbeResult, Result]], Exception | None]:
-    """The runs of a pass with their results, each saved as soon as it is there, and the first error of the others."""
+def probe_pass(
+    home: Location,
+    config: ProbeConfig,
+    *,
+    results_home: Location,
+    report: Report,
+    command: Sequence[str],
+    skip: Callable[[RunSpec], bool] = lambda _: False,
+) -> Iterator[SavedRun]:
+    """Train, score and save all runs of a config of one dataset and one backbone; then draw, and yield each run.
+
+    A run is saved as soon as it is scored, and pictures are drawn when all are: whatever fails later, nothing that was
+    trained is lost. Runs for which ``skip`` is true are left out.
+
+    Raises what :func:`deapcache.probing.probe_backbone` raises. Where some runs cannot be saved, or diverged, the error
+    is raised after the others were given.
+    """
+    runs = probe_backbone(
+        home, config, skip=skip, progress=functools.partial(report, f"{config.backbone} · {config.dataset}")
+    )
     saved: list[tuple[ProbeResult, Result]] = []
     failure: Exception | None = None
     try:
         for run in runs:
             try:
                 result = save_run(
-                    home,
+                    results_home,
                     {**run.to_json(), "about": _about(run.backbone)},
                     statistics=run.statistics,
                     prior_statistics=run.baseline_statistics,
@@ -120,7 +132,11 @@ def _save_all(
                 failure = failure or error
     except Exception as error:  # raised once the pictures of those saved are drawn
         failure = failure or error
-    return saved, failure
+    for run, result in saved:
+        is_first = run.seed == config.seeds[0]
+        yield _draw(results_home, run, result, home) if is_first else SavedRun(result=result, picture=None)
+    if failure:
+        raise failure
 
 
 @functools.cache
@@ -164,3 +180,113 @@ def _base_images(home: Location, run: ProbeResult) -> np.ndarray | None:
         if cache.is_complete(run.examples.rows):
             return cache.read(run.examples.rows)
     return None
+
+
+def choose_datasets(
+    home: Location, tasks: Sequence[str], dataset: str | None, backbones: Sequence[str]
+) -> Mapping[str, list[str]]:
+    """Dataset → the tasks to probe on it.
+
+    Without ``dataset`` a task takes its own default dataset where features of it are cached, else the only cached
+    dataset that has its annotation. Raises :class:`CacheMissError` with the extract command to run, or
+    :class:`UsageError` where there are several, or where ``dataset`` is known to lack what a task needs.
+    """
+    entries, wanted = list_caches(home), set(backbones)
+    with_features = {e.dataset for e in entries if e.kind == "features" and (not wanted or e.name in wanted)}
+    chosen: dict[str, list[str]] = {}
+    for name in tasks:
+        task = get_task(name)
+        if dataset:
+            cached = {e.name for e in entries if e.kind == "targets" and e.dataset == dataset}
+            _require_compatible(task, dataset, cached)
+            chosen.setdefault(dataset, []).append(name)
+            continue
+        with_targets = {e.dataset for e in entries if e.kind == "targets" and e.name == task.annotations[0]}
+        found = sorted(place for place in with_targets if images_owner(place) in with_features)
+        if task.default_dataset not in found and len(found) > 1:
+            raise UsageError(
+                f"task {task.name}: its default dataset {task.default_dataset} is not cached in {home}, but "
+                f"{' and '.join(found)} are: say which with --dataset"
+            )
+        if not found:
+            others = [place for place in datasets_for(task) if place != task.default_dataset]
+            more = f"; --dataset {_listed(others, 'or')} would suit task {task.name} as well" if others else ""
+            raise _nothing_cached(home, task.default_dataset, backbones, more)
+        chosen.setdefault(task.default_dataset if task.default_dataset in found else found[0], []).append(name)
+    return chosen
+
+
+def choose_backbones(home: Location, dataset: str, backbones: Sequence[str], fields: Mapping[str, Any]) -> list[str]:
+    """The backbones asked for, or every one whose features of ``dataset`` are cached with these recipe fields.
+
+    They may have been extracted for another dataset of the same images. Raises :class:`CacheMissError` where none are.
+    """
+    if backbones:
+        return list(backbones)
+    wanted, owner = feature_fields(fields), images_owner(dataset)
+    splits = {entry.split for entry in list_caches(home, "features") if entry.dataset == owner}
+    fitting = [find_caches(home, "features", dataset=owner, split=split, fields=wanted) for split in splits]
+    found = sorted({entry.name for entries in fitting for entry in entries})
+    if not found:
+        raise _nothing_cached(home, dataset, backbones)
+    return found
+
+
+def _nothing_cached(home: Location, dataset: str, backbones: Sequence[str], more: str = "") -> CacheMissError:
+    names = ",".join(backbones) or _SUGGESTED
+    which = f"features of {names}" if backbones else "features"
+    return CacheMissError(
+        f"no {which} over {dataset} with its targets in {home}: make them with "
+        f"`deapcache extract --backbone {names} --dataset {dataset} --home {home}`{more}"
+    )
+
+
+def tasks_of(entry: DatasetEntry) -> list[str]:
+    """Names of the tasks that a dataset's annotations and classes suffice for; none where they depend on its files."""
+    return [name for name in TASKS.names() if _is_compatible(get_task(name), entry)]
+
+
+def datasets_for(task: Task) -> list[str]:
+    """Names of the registered datasets that suit a task, its default first, the others by name."""
+    fitting = [name for name, entry in DATASETS if _is_compatible(task, entry)]
+    return sorted(fitting, key=lambda name: (name != task.default_dataset, name))
+
+
+def _is_compatible(task: Task, entry: DatasetEntry) -> bool:
+    if not entry.annotations or not set(task.annotations) <= set(entry.annotations):
+        return False
+    try:
+        if entry.classes:
+            task.heads(entry.classes)  # raises where they do not suit the task
+    except UsageError:
+        return False
+    return True
+
+
+def _require_compatible(task: Task, dataset: str, cached: Collection[str]) -> None:
+    """Raise :class:`UsageError` where a dataset is known to lack what a task needs, and name those that have it.
+
+    ``cached``: kinds of targets of the dataset that are there already. Nothing is said of a dataset that is not
+    registered (a home may hold targets that another machine's plugin made) or whose annotations depend on its files.
+    """
+    entry = DATASETS.get(dataset) if dataset in DATASETS else None
+    if entry is None or not entry.annotations or set(task.annotations) <= set(cached):
+        return
+    lacking = [kind for kind in task.annotations if kind not in entry.annotations]
+    if not lacking:
+        if entry.classes:
+            task.heads(entry.classes)  # raises where they do not suit the task
+        return
+    kinds = f"annotation{'s' * (len(lacking) > 1)} {_listed(lacking)}"
+    fitting = datasets_for(task)
+    instead = f"choose --dataset {_listed(fitting, 'or')}" if fitting else "no registered dataset suits this task"
+    raise UsageError(
+        f"task {task.name} needs the {kinds}, and dataset {entry.name} has {_listed(entry.annotations)}: {instead} "
+        "(`deapcache list datasets`)"
+    )
+
+
+def _listed(names: Collection[str], conjunction: str = "and") -> str:
+    """``a``, ``a and b``, ``a, b and c``, of at least one name."""
+    *first, last = names
+    return f"{', '.join(first)} {conjunction} {last}" if first else last

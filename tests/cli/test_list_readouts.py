@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from deapcache.experiments.parameters import count_parameters
+from deapcache.experiments import count_parameters
 
 
 def test_readouts_and_their_sizes(cli):

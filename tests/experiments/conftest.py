@@ -49,7 +49,7 @@ def coco(make_coco) -> Path:
 def plan(write, coco: Path, home: LocalLocation) -> MakePlan:
     """A function that plans a pipeline text with settings for ``home``."""
 
-    def planned(text: str = SMALL, *settings: str, data_root: Path = coco, measure: bool = False) -> PipelinePlan:
-        return plan_pipeline(load_pipeline(write(text), settings), home, data_root, device="cpu", measure=measure)
+    def planned(text: str = SMALL, *settings: str, data_root: Path = coco) -> PipelinePlan:
+        return plan_pipeline(load_pipeline(write(text), settings), home, data_root, device="cpu")
 
     return planned

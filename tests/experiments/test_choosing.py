@@ -12,7 +12,7 @@ from PIL import Image
 from deapcache.datasets import open_dataset
 from deapcache.errors import CacheMissError
 from deapcache.experiments import probe
-from deapcache.experiments.choosing import choose_backbones, choose_datasets
+from deapcache.experiments.probe import choose_backbones, choose_datasets
 from deapcache.extraction import extract
 from deapcache.locations import LocalLocation
 from deapcache.probing import ProbeConfig

@@ -9,7 +9,7 @@ import pytest
 
 from deapcache.backbones import BACKBONES
 from deapcache.errors import UsageError
-from deapcache.experiments.parameters import PAPER_TASKS, count_parameters
+from deapcache.experiments import PAPER_TASKS, count_parameters
 
 SECTIONS = {
     "discrimination": "instance_discrimination",

@@ -35,7 +35,7 @@ probes:
 
 def test_a_probe_takes_the_pipelines_values_and_its_own_win(write):
     pipeline = load_pipeline(write(GOOD))
-    assert (pipeline.name, pipeline.layouts, pipeline.storage) == ("mine", ("plain", "table5"), "int8")
+    assert (pipeline.name, pipeline.layout, pipeline.storage) == ("mine", ("plain", "table5"), "int8")
     first, second = pipeline.probes
     assert first.backbones == ("dinov2", "mae")
     assert first.readouts == second.readouts == ("deap", "no-sigma")
@@ -47,7 +47,7 @@ def test_a_probe_takes_the_pipelines_values_and_its_own_win(write):
 def test_what_is_not_said_has_the_defaults_of_probe_and_extract(write):
     pipeline = load_pipeline(write("backbones: [mae]\nprobes: [{tasks: [depth], dataset: scenes}]\n"))
     (probe,) = pipeline.probes
-    assert (pipeline.name, pipeline.layouts) == ("small", ("plain",))
+    assert (pipeline.name, pipeline.layout) == ("small", ("plain",))
     assert (pipeline.fit, pipeline.storage, pipeline.precision, pipeline.where) == ("squash", "float16", "fp32", {})
     assert pipeline.on_error == "stop"
     assert (probe.readouts, probe.seeds, probe.options) == (("deap",), (0,), ProbeConfig())

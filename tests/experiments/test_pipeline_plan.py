@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import pytest
@@ -22,13 +21,12 @@ def made(home, root, backbone=ONE, **settings):
 def test_an_empty_home_lacks_everything(plan, home):
     found = plan(TWO)
     assert found.forwards == 2 * (8 + 4)
-    assert (found.runs, found.missing, found.steps) == (10, 10, 20)
-    assert [(p.unit.backbone, p.unit.count, p.is_known) for p in found.passes] == [(ONE, 5, False), (OTHER, 5, False)]
+    assert (found.runs, found.missing) == (10, 10)
+    assert [(p.backbone, p.count, p.is_known) for p in found.passes] == [(ONE, 5, False), (OTHER, 5, False)]
     caches = found.datasets["coco"].extraction.caches
     features = {(c.name, c.split): c.bytes for c in caches if c.kind == "features"}
     assert features[ONE, "train"] == 8 * 14 * 14 * 112 * 2
     assert features[OTHER, "val"] == 4 * 7 * 7 * 512 * 2
-    assert found.bytes == sum(cache.bytes for cache in caches)
     assert not found.problems
     assert contents(home) == {}
 
@@ -37,11 +35,11 @@ def test_what_is_there_is_not_to_be_done(plan, home, coco):
     made(home, coco)
     before = contents(home)
     found = plan(TWO)
-    assert found.datasets["coco"].to_extract() == (OTHER,)
-    assert found.datasets["coco"].to_prepare() == ()
+    to_do = [cache for cache in found.datasets["coco"].caches if cache.to_do]
+    assert {(cache.kind, cache.name) for cache in to_do} == {("features", OTHER)}
     assert found.forwards == 8 + 4
     assert [p.is_known for p in found.passes] == [True, False]
-    assert (found.missing, found.steps) == (10, 20)
+    assert found.missing == 10
     assert contents(home) == before
 
 
@@ -49,19 +47,11 @@ def test_runs_that_have_a_result_are_not_to_be_done(plan, home):
     run_pipeline(plan(SMALL, "probes.0.seeds=0"))
     found = plan(SMALL)
     (runs,) = found.passes
-    assert (found.runs, found.missing, found.steps) == (5, 2, 4)
+    assert (found.runs, found.missing) == (5, 2)
     assert {name.split("-")[-2] for name in runs.there} == {"seed0"}
     assert plan(SMALL, "iterations=3").missing == 5, "another protocol is another run"
     assert plan(SMALL, "limit=4").missing == 5
     assert plan(SMALL, "storage=float32").forwards == 12
-
-
-def test_rates_are_measured_for_what_is_to_be_run(plan, home, coco):
-    made(home, coco)
-    found = plan(TWO, measure=True)
-    assert list(found.datasets["coco"].extraction.images_per_second) == [OTHER]
-    assert found.seconds() > 0
-    assert json.loads(json.dumps(found.to_json()))["forwards"] == 12
 
 
 def test_a_dataset_that_is_not_known_is_told_and_the_rest_planned(plan, home):

@@ -64,7 +64,7 @@ def test_what_a_read_home_holds_is_planned_and_run_without_a_forward(done, home,
     before = contents(home)
     own = LocalLocation(tmp_path / "own")
     layered = locations.home(own.path, read_homes=[home.path])
-    ours = plan_pipeline(load_pipeline(write(SMALL)), layered, coco, device="cpu", measure=False)
+    ours = plan_pipeline(load_pipeline(write(SMALL)), layered, coco, device="cpu")
     assert (ours.forwards, ours.missing) == (0, 5)
     found = Counted(ours)
     assert (found.forwards, found.builds) == (0, 0)

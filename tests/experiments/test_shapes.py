@@ -20,7 +20,7 @@ from deapcache.backbones import BACKBONES, describe
 from deapcache.cache import list_caches
 from deapcache.datasets import decode_image
 from deapcache.experiments import PredictRequest, find_run, load_predictor, predict_files
-from deapcache.experiments.prediction.predictor import boxes_in_image
+from deapcache.experiments.predict import boxes_in_image
 from deapcache.extraction import ExtractionSettings, extract
 from deapcache.locations import LocalLocation
 from deapcache.probing import ProbeConfig, probe_backbone

@@ -11,9 +11,9 @@ from deapcache_toys import COUNTS, add_features, add_targets
 
 from deapcache.datasets import DATASETS
 from deapcache.errors import CacheMissError, UsageError
-from deapcache.experiments.choosing import choose_datasets
-from deapcache.experiments.suitability import datasets_for, require_suited, tasks_of
+from deapcache.experiments.probe import choose_datasets, datasets_for, tasks_of
 from deapcache.tasks import get_task
+from deapcache.tasks.depth import Depth
 
 
 def test_tasks_follow_from_annotations_and_classes() -> None:
@@ -49,23 +49,24 @@ def test_what_a_dataset_lacks_is_one_line(home, task: str, dataset: str, message
     assert "\n" not in str(raised.value)
 
 
-def test_a_task_that_no_dataset_serves_is_said() -> None:
-    task = get_task("depth")
-    task.annotations = ("depth", "flow")  # type: ignore[misc]
+def test_a_task_that_no_dataset_serves_is_said(home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Depth, "annotations", ("depth", "flow"))
     with pytest.raises(UsageError, match=r"needs the annotation flow, .*: no registered dataset suits this task"):
-        require_suited(task, "scenes", ())
+        choose_datasets(home, ["depth"], "scenes", [])
 
 
 def test_datasets_whose_annotations_are_not_known_are_left_alone(home, monkeypatch: pytest.MonkeyPatch) -> None:
-    require_suited(get_task("depth"), "a-plugin-of-another-machine", ())
+    assert choose_datasets(home, ["depth"], "of-another-machine", []) == {"of-another-machine": ["depth"]}
     with pytest.raises(UsageError, match="depth"):
-        require_suited(get_task("depth"), "coco", ())
+        choose_datasets(home, ["depth"], "coco", [])
     monkeypatch.setitem(DATASETS._entries, "coco", replace(DATASETS.get("coco"), annotations=()))
-    require_suited(get_task("depth"), "coco", ())
+    assert choose_datasets(home, ["depth"], "coco", []) == {"coco": ["depth"]}
 
 
-def test_targets_that_are_cached_count(home) -> None:
-    require_suited(get_task("depth"), "coco", {"depth"})
+def test_targets_that_are_cached_count(home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DATASETS._entries, "toys", replace(DATASETS.get("coco"), name="toys"))
+    with pytest.raises(UsageError, match="needs the annotation classes, and dataset toys has instances and boxes"):
+        choose_datasets(home, ["segmentation"], "toys", [])
     for split in COUNTS:
         add_features(home, split)
         add_targets(home, split, "classes")

@@ -11,7 +11,7 @@ from deapcache.datasets import decode_image
 from deapcache.errors import CacheMissError, MissingDataError, ResultsError, UsageError
 from deapcache.experiments.figures.images import base_images, first_rows
 from deapcache.experiments.figures.request import FigureRequest
-from deapcache.experiments.prediction import TrainedRun, find_run, load_predictor
+from deapcache.experiments.predict import TrainedRun, find_run, load_predictor
 from deapcache.results import load_results
 from deapcache.results.figures.canvas import Canvas
 from deapcache.results.figures.resolutions import Queried, draw_resolutions

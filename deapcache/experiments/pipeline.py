@@ -1,0 +1,484 @@
+"""An experiment as data: a YAML file becomes backbones × tasks × readouts × seeds, with every default filled in.
+
+:class:`Pipeline` and :class:`ProbeSpec` are the keys of the file, which pydantic checks; errors say file, line and key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.resources
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+
+from deapcache.backbones import AUTOCAST, describe
+from deapcache.cache import ORIGINAL, STORAGE_FORMATS, VIEWS
+from deapcache.errors import PipelineError, UsageError
+from deapcache.extraction import ON_ERROR
+from deapcache.probing import ProbeConfig
+from deapcache.readouts import canonical_readout, needs_upsampler
+from deapcache.regions import FITS, SQUASH
+from deapcache.results import LAYOUTS, PLAIN
+from deapcache.tasks import get_task
+from deapcache.untrusted import LARGEST_WHOLE
+
+KeyPath = tuple[str | int, ...]
+"""Where a value stands: ``("probes", 0, "limit")``, written ``probes.0.limit``."""
+
+
+class _CheckError(ValueError):
+    """What is wrong with a value; pydantic adds where it stands, and ``at`` a place within it."""
+
+    def __init__(self, problem: str, *, at: KeyPath = ()) -> None:
+        super().__init__(problem)
+        self.at = at
+
+
+def _shown(value: Any) -> str:
+    """A value that was found, for errors: short, and in the words of YAML."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "a mapping"
+    text = repr(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str) and value.strip():
+        return value
+    raise _CheckError(f"expected text, found {_shown(value)}")
+
+
+def _one_of(*choices: str) -> BeforeValidator:
+    def check(value: Any) -> str:
+        if isinstance(value, str) and value in choices:
+            return value
+        raise _CheckError(f"expected one of {', '.join(choices)}, found {_shown(value)}")
+
+    return BeforeValidator(check)
+
+
+def _known(look_up: Callable[[str], str]) -> BeforeValidator:
+    """A name for which ``look_up`` gives the name to use; it raises :class:`UsageError`, a ValueError, for others."""
+    return BeforeValidator(lambda value: look_up(_text(value)))
+
+
+def _whole_number(least: int, most: int = 2**31 - 1) -> BeforeValidator:
+    def check(value: Any) -> int:
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        if is_whole and least <= value <= most:
+            return int(value)
+        upper = f"from {least} to {most}" if is_whole and value > most else f"of {least} or more"
+        raise _CheckError(f"expected a whole number {upper}, found {_shown(value)}")
+
+    return BeforeValidator(check)
+
+
+def _positive(value: Any) -> float:
+    # YAML 1.1 reads 1e-3, which has no dot, as text
+    try:
+        found = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else 0.0
+    except (ValueError, OverflowError):
+        found = 0.0
+    if 0 < found < float("inf"):
+        return found
+    raise _CheckError(f"expected a number above 0, found {_shown(value)}")
+
+
+def _list(example: str) -> BeforeValidator:
+    """A list of one or more; one value may stand without its brackets."""
+
+    def check(value: Any) -> list[Any]:
+        if value is None or value == [] or isinstance(value, Mapping):
+            found = "an empty list" if value == [] else _shown(value)
+            raise _CheckError(f"expected a list such as {example}, found {found}")
+        return value if isinstance(value, list) else [value]
+
+    return BeforeValidator(check)
+
+
+def _all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise _CheckError(f"{_shown(value)} is in the list twice: remove one", at=(place,))
+    return values
+
+
+def _fields(value: Any) -> dict[str, str]:
+    """Names of the user's own and their values, as text."""
+    if not isinstance(value, Mapping):
+        raise _CheckError(f"expected names with values such as {{weights: 0a1b2c3d4e5f}}, found {_shown(value)}")
+    for name, item in value.items():
+        if not isinstance(item, str | int | float | bool):
+            raise _CheckError(f"expected one value, found {_shown(item)}", at=(str(name),))
+    return {str(name): str(item).lower() if isinstance(item, bool) else str(item) for name, item in value.items()}
+
+
+def _probes(value: Any) -> list[Any]:
+    if isinstance(value, list) and value:
+        return value
+    raise _CheckError(f"expected a list of what to probe, found {_shown(value)}")
+
+
+_DIFFERENT = AfterValidator(_all_different)
+_Text = Annotated[str, BeforeValidator(_text)]
+_Fields = Annotated[dict[str, str], BeforeValidator(_fields)]
+_Count = Annotated[int, _whole_number(1)]
+_Backbone = Annotated[str, _known(lambda name: describe(name).name)]
+_Task = Annotated[str, _known(lambda name: get_task(name).name)]
+_Readout = Annotated[str, _known(canonical_readout)]
+_Seed = Annotated[int, _whole_number(0, LARGEST_WHOLE)]
+_View = Annotated[str, _one_of(*VIEWS)]
+_Layout = Annotated[str, _one_of(PLAIN, *LAYOUTS)]
+
+
+class Shared(BaseModel):
+    """What a pipeline says for all its probes, and a probe for itself; one without its own takes the pipeline's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    backbones: Annotated[tuple[_Backbone, ...], _list("[dinov2, mae]"), _DIFFERENT] = ()
+    readouts: Annotated[tuple[_Readout, ...], _list("[deap, no-sigma]"), _DIFFERENT] = ("deap",)
+    seeds: Annotated[tuple[_Seed, ...], _list("[0, 1, 2]"), _DIFFERENT] = (0,)
+    iterations: _Count | None = None
+    batch_size: _Count = 32
+    lr: Annotated[tuple[Annotated[float, BeforeValidator(_positive)], ...], _list("[0.001, 0.0003]"), _DIFFERENT] = (
+        1e-3,
+    )
+    limit: _Count | None = None
+    """Images of each split that are used; None: all."""
+    upsampler: _Text | None = None
+    views: Annotated[
+        tuple[_View, ...],
+        _list("[original, hflip]"),
+        _DIFFERENT,
+        AfterValidator(lambda views: ProbeConfig(views=views).views),
+    ] = (ORIGINAL,)
+
+
+class ProbeSpec(Shared):
+    """One entry of ``probes``: all its tasks × backbones × readouts × seeds on one dataset."""
+
+    tasks: Annotated[tuple[_Task, ...], _list("[voc, depth]"), _DIFFERENT]
+    dataset: _Text
+    choices: _Fields = Field(default_factory=dict)
+
+    @property
+    def options(self) -> ProbeConfig:
+        """All choices of training; its device is chosen when it runs."""
+        return ProbeConfig(
+            iterations=self.iterations,
+            batch_size=self.batch_size,
+            lrs=self.lr,
+            train_limit=self.limit,
+            val_limit=self.limit,
+            views=self.views,
+            upsampler=None if self.upsampler is None else Path(self.upsampler),
+            task_options=dict.fromkeys(self.tasks, self.choices) if self.choices else {},
+        )
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Readouts that cannot be built: those around a published upsampler whose file is not given."""
+        return () if self.upsampler is not None else tuple(name for name in self.readouts if needs_upsampler(name))
+
+
+class Pipeline(Shared):
+    """An experiment as data."""
+
+    name: _Text = ""
+    """Default: that of the file."""
+    description: _Text = ""
+    layout: Annotated[tuple[_Layout, ...], _list("[plain, table5]"), _DIFFERENT] = (PLAIN,)
+    """How its results are shown: ``plain``, or as a table or figure of the paper."""
+    fit: Annotated[str, _one_of(*FITS)] = SQUASH
+    """How images are brought to the base size."""
+    storage: Annotated[str, _one_of(*STORAGE_FORMATS)] = "float16"
+    precision: Annotated[str, _one_of(*AUTOCAST)] = "fp32"
+    on_error: Annotated[str, _one_of(*ON_ERROR)] = "stop"
+    """What becomes of images that cannot be read: ``stop`` or ``skip``."""
+    where: _Fields = Field(default_factory=dict)
+    """Recipe fields that caches must have, where the home holds several of a backbone or an annotation."""
+    probes: Annotated[tuple[ProbeSpec, ...], BeforeValidator(_probes)] = Field(None, validate_default=True)
+
+    _source: str = PrivateAttr("")
+
+    @property
+    def source(self) -> str:
+        """The file it came from."""
+        return self._source
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Names of all datasets, in the order of the probes."""
+        return tuple(dict.fromkeys(probe.dataset for probe in self.probes))
+
+    def of(self, dataset: str) -> tuple[ProbeSpec, ...]:
+        """The probes on a dataset."""
+        return tuple(probe for probe in self.probes if probe.dataset == dataset)
+
+
+def _keys(model: type[Shared]) -> list[str]:
+    """The keys of a model in the order in which errors list them: its own, those it shares, ``probes``."""
+    own = [name for name in model.model_fields if name not in Shared.model_fields]
+    return sorted([*own, *Shared.model_fields], key=lambda name: name == "probes")
+
+
+def shipped_pipelines() -> dict[str, Traversable]:
+    """Name → file of the pipelines that come with deapcache, by name."""
+    inside = importlib.resources.files("deapcache") / "pipelines"
+    # a checkout keeps them beside the package, where people look for them; a wheel has them within
+    folder = inside if inside.is_dir() else Path(__file__).parents[2] / "pipelines"
+    files = {file.name: file for file in (folder.iterdir() if folder.is_dir() else ())}
+    return {name.removesuffix(".yaml"): files[name] for name in sorted(files) if name.endswith(".yaml")}
+
+
+def load_pipeline(name: str, settings: Sequence[str] = ()) -> Pipeline:
+    """The pipeline in the file ``name``, or the shipped one of that name, with ``--set`` values put in.
+
+    Raises :class:`PipelineError` where there is no such file or pipeline, and for the first thing that is wrong in it,
+    and :class:`UsageError` for a setting without ``=``.
+    """
+    file = _find(name)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise PipelineError(f"{name}: cannot be read: {reason}; expected a pipeline in YAML") from None
+    document = _Document(text, str(file))
+    if settings and isinstance(document.value, dict):
+        for setting in settings:
+            document.override(setting)
+    return _pipeline_of(document)
+
+
+def _find(name: str) -> Traversable:
+    if Path(name).is_file() or "/" in name or name.endswith((".yaml", ".yml")):
+        if Path(name).exists():
+            return Path(name)
+        raise PipelineError(f"{name}: no such file; shipped pipelines by name: {', '.join(shipped_pipelines())}")
+    shipped = shipped_pipelines()
+    if name in shipped:
+        return shipped[name]
+    near = difflib.get_close_matches(name, shipped, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"shipped: {', '.join(shipped)};"
+    raise PipelineError(f"unknown pipeline {name!r}: {hint} otherwise give a file such as ./{name}.yaml")
+
+
+def _pipeline_of(document: _Document) -> Pipeline:
+    if not isinstance(document.value, dict):
+        raise document.error((), f"expected keys such as `backbones` and `probes`, found {_shown(document.value)}")
+    try:
+        pipeline = Pipeline.model_validate(document.value)
+    except ValidationError as refused:
+        errors = refused.errors(include_url=False)
+        # what stands at the top is told before what stands in a probe
+        first = min(errors, key=lambda error: error["loc"][:1] == ("probes",))
+        raise _explain_model(document, first) from None
+    shared = {name: getattr(pipeline, name) for name in Shared.model_fields if name in pipeline.model_fields_set}
+    probes = []
+    for place, own in enumerate(pipeline.probes):
+        given = {name: value for name, value in shared.items() if name not in own.model_fields_set}
+        probes.append(probe := own.model_copy(update=given))
+        if not probe.backbones:
+            raise document.error(("probes", place), "backbones is missing: say which, here or for the whole pipeline")
+        try:
+            for task in probe.tasks:
+                get_task(task, probe.choices)
+        except UsageError as error:
+            raise document.error(("probes", place, "choices"), str(error)) from None
+    name = pipeline.name or Path(document.source).stem
+    complete = pipeline.model_copy(update={"name": name, "probes": tuple(probes)})
+    complete._source = document.source
+    return complete
+
+
+def _explain_model(document: _Document, error: Mapping[str, Any]) -> PipelineError:
+    """What pydantic found, in the words of a pipeline."""
+    path: KeyPath = error["loc"]
+    if error["type"] == "missing":
+        return document.error(path[:-1], f"{path[-1]} is missing: say which")
+    if error["type"] in ("extra_forbidden", "invalid_key"):
+        name = path[-1] if error["type"] == "extra_forbidden" else error["input"]
+        model = ProbeSpec if path[0] == "probes" else Pipeline
+        return document.error((*path[:-1], str(name)), _unknown_key(name, _keys(model)))
+    if error["type"] == "model_type":
+        return document.error(path, f"expected keys such as `tasks` and `dataset`, found {_shown(error['input'])}")
+    wrong: ValueError = error["ctx"]["error"]
+    return document.error((*path, *getattr(wrong, "at", ())), str(wrong))
+
+
+def _unknown_key(name: object, known: Iterable[str]) -> str:
+    """What to say of a key that nothing reads; offers the nearest."""
+    names = list(known)
+    near = difflib.get_close_matches(str(name), names, n=2, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"unknown key {name!r}: {hint}known here: {', '.join(names)}"
+
+
+def _written(path: KeyPath) -> str:
+    """``probes.0.limit``."""
+    return ".".join(str(part) for part in path)
+
+
+_LISTS = ("layout", "backbones", "tasks", "readouts", "seeds", "lr", "views")
+"""Keys whose lists may be set without brackets."""
+
+_FREE = ("where", "choices")
+"""Keys that hold names of the user's own."""
+
+
+class _Document:
+    """A file's YAML as plain values, with the place of each, so that an error can point at it."""
+
+    def __init__(self, text: str, source: str) -> None:
+        """Raises :class:`PipelineError` for text that is no YAML, and for a key that stands twice in one mapping, of
+        which YAML readers keep the last without a word."""
+        self.source = source
+        node, self.value = _read_yaml(text, source)
+        self.places: dict[KeyPath, str] = {}
+        """Where a value comes from: ``line 7``, or the ``--set`` that put it there."""
+        if node is not None:
+            self._note_places(node, (), set())
+
+    def _note_places(self, node: yaml.Node, path: KeyPath, seen: set[int]) -> None:
+        if id(node) in seen:  # an alias: noted where its anchor stands, which also ends a value that contains itself
+            return
+        seen.add(id(node))
+        self.places.setdefault(path, _line(node.start_mark))
+        if isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                self._note_places(item, (*path, index), seen)
+        if isinstance(node, yaml.MappingNode):
+            for key, item in node.value:
+                inner, line = (*path, str(key.value)), _line(key.start_mark)
+                if inner in self.places:
+                    raise PipelineError(
+                        f"{self.source}, {line}: {_written(inner)} is there twice (first on {self.places[inner]}): "
+                        "remove one of the two"
+                    )
+                self.places[inner] = line
+                self._note_places(item, inner, seen)
+
+    def error(self, path: KeyPath, problem: str) -> PipelineError:
+        """The error that says which file, which line, which key, and what is wrong there."""
+        value = self.value
+        for end, part in enumerate(path):
+            if isinstance(part, int) and not isinstance(value, list):  # one value that stands without its brackets
+                path = path[:end] + path[end + 1 :]
+                break
+            try:
+                value = value[part]
+            except (KeyError, IndexError, TypeError):
+                break
+        known = next((self.places[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.places), "")
+        where = f"{self.source}, {known}" if known else self.source
+        return PipelineError(f"{where}: {_written(path)}: {problem}" if path else f"{where}: {problem}")
+
+    def override(self, setting: str) -> None:
+        """Put in ``key=value``, such as ``seeds=0,1`` or ``probes.0.limit=64``; values are YAML.
+
+        Raises :class:`UsageError` for what has no ``=``, and :class:`PipelineError` for a key that there is not.
+        """
+        key, equals, text = setting.partition("=")
+        if not (key and equals):
+            raise UsageError(f"--set takes KEY=VALUE such as seeds=0,1 or probes.0.limit=64, found {setting!r}")
+        try:
+            path = self._path_of(key.strip().split("."))
+        except _CheckError as wrong:
+            raise PipelineError(f"--set {setting}: {wrong}") from None
+        is_list = path[-1] in _LISTS and not text.lstrip().startswith("[")
+        new = _read_yaml(f"[{text}]" if is_list else text, f"--set {setting}")[1]
+        holder: Any = self.value
+        for part in path[:-1]:
+            inner = holder.setdefault(part, {}) if isinstance(holder, dict) else holder[part]
+            if not isinstance(inner, dict | list):
+                raise PipelineError(f"{_written(path)} cannot be set: {part} holds {inner!r}")
+            holder = inner
+        holder[path[-1]] = new
+        self.places = {at: place for at, place in self.places.items() if at[: len(path)] != path}
+        self.places[path] = f"--set {setting}"
+
+    def _path_of(self, parts: list[str]) -> KeyPath:
+        """The place that a key of ``--set`` means; raises :class:`_CheckError`."""
+        above: KeyPath = ()
+        names = _keys(Pipeline)
+        if parts[0] == "probes" and len(parts) > 1:
+            probes = self.value.get("probes")
+            count = len(probes) if isinstance(probes, list) else 0
+            if not parts[1].isdecimal() or int(parts[1]) >= count:
+                raise _CheckError(f"there is no probes.{parts[1]}: the pipeline has {count}, probes.0 is the first")
+            above, names, parts = ("probes", int(parts[1])), _keys(ProbeSpec), parts[2:]
+            if not parts:
+                return above
+        name, *rest = parts
+        if name not in names:
+            raise _CheckError(_unknown_key(name, names))
+        if rest and (name not in _FREE or len(rest) > 1):
+            raise _CheckError(f"{_written((*above, name))} holds no further keys: set it as a whole")
+        return (*above, name, *rest)
+
+
+_MOST_VALUES = 100_000
+
+
+def _read_yaml(text: str, source: str) -> tuple[yaml.Node | None, Any]:
+    """YAML (its safe subset) as nodes and as plain values, within what a pipeline can need.
+
+    Raises :class:`PipelineError` with file and line.
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None, None
+        if _count_values(node, {}, loader, source) > _MOST_VALUES:
+            raise PipelineError(
+                f"{source}: holds more than {_MOST_VALUES:,} values once its aliases (*name) are written out: write "
+                "what is meant without them"
+            )
+        return node, loader.construct_document(node)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        where = f"{source}, {_line(mark)}" if mark else source
+        raise PipelineError(
+            f"{where}: is no YAML that can be read: {problem}; names and numbers stand as `key: value` or `key: [a, b]`"
+        ) from None
+    except PipelineError:
+        raise
+    except (ValueError, RecursionError) as error:  # such as the date 2024-99-99
+        raise PipelineError(f"{source}: is no YAML that can be read: {error}") from None
+
+
+def _count_values(node: yaml.Node, known: dict[int, int], loader: yaml.SafeLoader, source: str) -> int:
+    """How many values a node stands for, each alias counted as what it repeats; refuses numbers beyond int64."""
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = _MOST_VALUES  # while it is counted: what holds itself has no end
+    inner: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        inner = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        inner = node.value
+    elif isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:int":
+        # the length first: to construct a number of very many digits takes long
+        is_huge = len(node.value) > 100 or abs(loader.construct_yaml_int(node)) > LARGEST_WHOLE
+        if is_huge:
+            raise PipelineError(
+                f"{source}, {_line(node.start_mark)}: a number of {len(node.value):,} characters is larger than any "
+                f"that is meant: at most {LARGEST_WHOLE:,} is possible"
+            )
+    known[id(node)] = 1 + sum(_count_values(each, known, loader, source) for each in inner)
+    return known[id(node)]
+
+
+def _line(mark: yaml.Mark) -> str:
+    return f"line {mark.line + 1}"
