@@ -14,13 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES
-from deapcache.datasets.digests import DigestIndex, Progress
-from deapcache.datasets.io import (
-    file_errors,
-    missing_paths,
-    not_found_error,
-    stems,
-)
+from deapcache.datasets.digests import DigestIndex
+from deapcache.datasets.io import file_errors, missing_paths, not_found_error, stems
 from deapcache.errors import DeapcacheError, UnknownNameError, UsageError
 from deapcache.plugins import Registry
 from deapcache.recipe import digest_of
@@ -114,9 +109,7 @@ class Dataset(ABC):
         root = cls.find_root(data_root)
         if root is None:
             raise not_found_error(data_root, cls.name, cls.expected, cls.hint)
-        of_root: Any = cls
-        made: Dataset = of_root(root)
-        return made
+        return cls(root)  # type: ignore[call-arg]
 
     @classmethod
     def status(cls, data_root: Path) -> dict[str, SplitStatus]:
@@ -152,12 +145,10 @@ class Dataset(ABC):
         """
 
     @abstractmethod
-    def image_digests(
-        self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
-    ) -> tuple[str, ...]:
+    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> tuple[str, ...]:
         """What identifies each image's content, in row order: sha256 of the file's bytes, hexadecimal.
 
-        ``index`` remembers digests between runs; ``progress`` is called with (done, total), also from other threads.
+        ``index`` remembers digests between runs.
         """
 
     @abstractmethod
@@ -182,12 +173,10 @@ class Dataset(ABC):
         raise UsageError(f"dataset {self.name!r} has no annotation {BOXES!r}: it has {', '.join(self.annotations)}")
 
     @abstractmethod
-    def annotation_digest(
-        self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
-    ) -> str:
+    def annotation_digest(self, split: str, kind: str, *, index: DigestIndex | None = None) -> str:
         """Digest of all that :meth:`read_annotation` depends on in a split, 64 hexadecimal characters.
 
-        ``index`` and ``progress`` as for :meth:`image_digests`.
+        ``index`` as for :meth:`image_digests`.
         """
 
     def target_options(self, kind: str) -> dict[str, Any]:
@@ -351,10 +340,8 @@ class Selection(Dataset):
         ids = self._whole.image_ids(split)
         return tuple(ids[row] for row in self._rows(split))
 
-    def image_digests(
-        self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
-    ) -> tuple[str, ...]:
-        digests = self._whole.image_digests(split, index=index, progress=progress)
+    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> tuple[str, ...]:
+        digests = self._whole.image_digests(split, index=index)
         return tuple(digests[row] for row in self._rows(split))
 
     def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
@@ -369,10 +356,8 @@ class Selection(Dataset):
     def box_rows(self, split: str) -> int:
         return self._whole.box_rows(split)
 
-    def annotation_digest(
-        self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
-    ) -> str:
-        whole = self._whole.annotation_digest(split, kind, index=index, progress=progress)
+    def annotation_digest(self, split: str, kind: str, *, index: DigestIndex | None = None) -> str:
+        whole = self._whole.annotation_digest(split, kind, index=index)
         return digest_of([whole, self.image_ids(split)]) if self.omitted.get(split) else whole
 
     def target_options(self, kind: str) -> dict[str, Any]:

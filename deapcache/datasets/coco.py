@@ -16,13 +16,9 @@ from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES, CROWD, OBJECT, box_table
 from deapcache.datasets.base import DATASETS
-from deapcache.datasets.digests import DigestIndex, Progress, digest_files
+from deapcache.datasets.digests import DigestIndex
 from deapcache.datasets.files import FileDataset, Sample, in_row_order
-from deapcache.datasets.io import (
-    COLOUR_AS_STORED,
-    read_json,
-    require_split,
-)
+from deapcache.datasets.io import COLOUR_AS_STORED, read_json
 from deapcache.errors import LEAVE_OUT, DataError, MissingDataError
 from deapcache.recipe import canonical_json
 
@@ -274,8 +270,7 @@ class CocoInstances(FileDataset):
     images).
     """
 
-    name = "coco"
-    images_name = "coco"
+    name = images_name = "coco"
     annotations = ("instances", BOXES)
     # COCO's masks lie on the stored pixels: its own tools ignore EXIF.
     colour = COLOUR_AS_STORED
@@ -309,7 +304,7 @@ class CocoInstances(FileDataset):
     def list_samples(self, split: str) -> Sequence[Sample]:
         folder, path = self.split_parts(self.root, split)
         if split not in self._parsed:
-            require_split("coco", split, self.root, (folder, path))
+            self.require_parts(split)
             labels = dict.fromkeys(self.annotations, (path.relative_to(self.root).as_posix(),))
             parsed = [
                 Sample(
@@ -327,12 +322,10 @@ class CocoInstances(FileDataset):
             _require_files([sample.record.file_name for sample in samples], folder)
         return samples
 
-    def image_digests(
-        self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
-    ) -> tuple[str, ...]:
+    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> tuple[str, ...]:
         # Of the images' own folder, as coco-stuff does: what the index remembers of it serves both.
         names = [sample.record.file_name for sample in self.samples(split)]
-        return digest_files(image_folder(self.root, split), names, index=index, progress=progress)
+        return (index or DigestIndex()).digests(image_folder(self.root, split), names)
 
     def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
         decoded = super().read_image(split, row)
@@ -347,15 +340,13 @@ class CocoInstances(FileDataset):
         return decoded
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
-        path = self.root / sample.labels[kind][0]
+        path = self.label_path(sample, kind)
         return read_boxes(sample.record, path) if kind == BOXES else read_instances(sample.record, path)
 
     def box_rows(self, split: str) -> int:
         return 1 + max((len(sample.record.annotations) for sample in self.samples(split)), default=0)
 
-    def annotation_digest(
-        self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
-    ) -> str:
+    def annotation_digest(self, split: str, kind: str, *, index: DigestIndex | None = None) -> str:
         """From the ids and sizes of the images, and their annotations."""
         self._require_kind(kind)
         return listing_digest(sample.record for sample in self.samples(split))

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from deapcache.annotations import VOID
 from deapcache.datasets.base import DATASETS
 from deapcache.datasets.coco import CocoImage, CocoInstances, annotation_file, image_folder, read_listing
-from deapcache.datasets.digests import DigestIndex, Progress, digest_files
-from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.io import describe_folder, require_all, require_split, require_values, stems
+from deapcache.datasets.digests import DigestIndex
+from deapcache.datasets.files import FileDataset, Sample
+from deapcache.datasets.io import describe_folder, require_all, stems
 from deapcache.errors import DataError, MissingDataError
 
 LABELS = tuple(
@@ -100,8 +100,7 @@ class CocoStuffMaps(FileDataset):
         return image_folder(root, split), next((folder for folder in folders if folder.is_dir()), folders[0])
 
     def list_samples(self, split: str) -> Sequence[Sample]:
-        images, maps = self.split_parts(self.root, split)
-        require_split("coco-stuff", split, self.root, (images, maps))
+        images, maps = self.require_parts(split)
         ids = stems(images, ".jpg")
         _require_numbers(ids, images)
         _require_maps(ids, images, maps)
@@ -112,18 +111,14 @@ class CocoStuffMaps(FileDataset):
             for id_ in sorted(ids)
         ]
 
-    def image_digests(
-        self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
-    ) -> tuple[str, ...]:
+    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> tuple[str, ...]:
         # Of the images' own folder, as coco does: what the index remembers of it serves both.
         names = [Path(sample.image).name for sample in self.samples(split)]
-        return digest_files(image_folder(self.root, split), names, index=index, progress=progress)
+        return (index or DigestIndex()).digests(image_folder(self.root, split), names)
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[np.uint8]:
-        path = self.root / sample.labels[kind][0]
-        values = read_map_of_image(path, self.root / sample.image)
-        require_values(values, IS_VALUE, path, "0 to 181 without the eleven removed labels, or 255 for unlabelled")
-        return CLASS_OF_VALUE[values]
+        expected = "0 to 181 without the eleven removed labels, or 255 for unlabelled"
+        return CLASS_OF_VALUE[self.read_index_map(sample, kind, IS_VALUE, expected)]
 
 
 def _require_numbers(ids: Collection[str], folder: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.datasets.base import DATASETS, SplitStatus
-from deapcache.datasets.files import FileDataset, Sample, require_size_of
+from deapcache.datasets.files import FileDataset, Sample
 from deapcache.datasets.io import decode_errors, list_matching, missing_files, require_metres
 from deapcache.errors import DataError, MissingDataError
 
@@ -34,8 +34,7 @@ class Diode(FileDataset):
     surroundings: ``00019_00183_indoors_000_010``.
     """
 
-    name = "diode"
-    images_name = "diode"
+    name = images_name = "diode"
     annotations = ("depth",)
     base_size = (216, 288)
     summary = "DIODE: indoor and outdoor photographs with dense depth of a laser scanner"
@@ -80,9 +79,8 @@ class Diode(FileDataset):
     def read_labels(self, sample: Sample, kind: str) -> NDArray[np.float32]:
         depth_path, mask_path = (self.root / name for name in sample.labels[kind])
         depth, valid = read_map(depth_path, _DEPTH_TYPES), read_map(mask_path, _MASK_TYPES)
-        image = self.root / sample.image
         for values, path in ((depth, depth_path), (valid, mask_path)):
-            require_size_of(image, values, path)
+            self.require_image_size(sample, values, path)
         if not np.isin(valid, (0, 1)).all():
             raise DataError(f"depth mask {mask_path} has values other than 0 and 1; download it again", path=mask_path)
         known = np.where(valid == 1, depth, np.float32(0))

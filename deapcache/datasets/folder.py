@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES, VOID, boxes_of_map
 from deapcache.datasets.base import DATASETS, DatasetEntry, SplitStatus
-from deapcache.datasets.files import FileDataset, Sample, require_same_size
+from deapcache.datasets.files import FileDataset, Sample
 from deapcache.datasets.io import (
     COLOUR,
     bits_of,
@@ -24,7 +24,6 @@ from deapcache.datasets.io import (
     read_index_map,
     read_json,
     require_values,
-    upright_size,
 )
 from deapcache.errors import DataError, MissingDataError, UsageError
 
@@ -158,12 +157,11 @@ class FolderDataset(FileDataset):
         return [id_ for id_, other in split_of.items() if other == split]
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
-        path = self.root / sample.labels[kind][0]
+        path = self.label_path(sample, kind)
         if kind == BOXES:
             return self._boxes(sample, path)
         values = self._read_map(path, kind)
-        image = self.root / sample.image
-        require_same_size(values, path, upright_size(image), image)
+        self.require_image_size(sample, values, path)
         return values
 
     def _read_map(self, path: Path, kind: str) -> NDArray[Any]:

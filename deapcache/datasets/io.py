@@ -128,15 +128,6 @@ def missing_paths(paths: Collection[Path]) -> tuple[str, ...]:
     return tuple(str(path) for path in paths if not path.exists())
 
 
-def require_split(dataset: str, split: str, root: Path, parts: Collection[Path], remark: str = "") -> None:
-    """Raise :class:`MissingDataError` where some files or folders that a split consists of are not there."""
-    if missing := missing_paths(parts):
-        raise MissingDataError(
-            f"{dataset} has no {split} split under {root}: {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing; put it there, or give another --data-root{remark}"
-        )
-
-
 def missing_files(paths: Collection[Path]) -> list[Path]:
     """Those of the files that are not there, in order; each folder is listed once."""
     folders = {path.parent for path in paths}
@@ -194,16 +185,12 @@ def decode_image(path: Path, *, apply_exif: bool = True) -> NDArray[np.uint8]:
         return np.array(rgb if turn is None else rgb.transpose(turn), dtype=np.uint8)
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of a picture as it is stored, from the file's header; raises as :func:`decode_image`."""
-    with open_picture(path, "image", header_only=True) as (image, _):
-        return image.height, image.width
-
-
-def upright_size(path: Path) -> tuple[int, int]:
-    """(height, width) of what ``decode_image(path)`` gives, without its pixels; raises as it does."""
+def image_size(path: Path, *, apply_exif: bool = True) -> tuple[int, int]:
+    """(height, width) of what :func:`decode_image` gives, without its pixels; raises as it does."""
     with open_picture(path, "image", header_only=True) as (image, exif):
         size, is_png = (image.height, image.width), image.format == "PNG"
+    if not apply_exif:
+        return size
     if is_png and not exif:
         with open_picture(path, "image") as (_, exif):  # it may come after the pixels
             pass

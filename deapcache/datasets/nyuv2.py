@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES, boxes_of_map
 from deapcache.datasets.base import DATASETS, Dataset, SplitStatus, sample_key
-from deapcache.datasets.digests import DigestIndex, Progress, digest_parts, stamp
-from deapcache.datasets.files import FileDataset, Sample, require_size_of
+from deapcache.datasets.digests import DigestIndex, stamp
+from deapcache.datasets.files import FileDataset, Sample
 from deapcache.datasets.io import access_error, list_matching, missing_paths, read_depth_png, require_metres
 from deapcache.errors import DataError, MissingDataError
 from deapcache.recipe import digest_of
@@ -195,8 +195,7 @@ class NyuLabelled(Dataset):
     label, then by instance. A box's category is its label.
     """
 
-    name = "nyuv2"
-    images_name = "nyuv2"
+    name = images_name = "nyuv2"
     annotations: tuple[str, ...] = ("instances", "boxes", "depth")
     base_size = (216, 288)
     colour = "rgb8 as stored"
@@ -253,11 +252,9 @@ class NyuLabelled(Dataset):
         """Image numbers from 1, as MATLAB counts: ``0001`` and so on."""
         return tuple(map(_id_of, self._numbers(split)))
 
-    def image_digests(
-        self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
-    ) -> tuple[str, ...]:
+    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> tuple[str, ...]:
         """sha256 of each image's values as they are stored, (3, width, height) uint8."""
-        return self._digests([f"images/{id_}" for id_ in self.image_ids(split)], index, progress)
+        return self._digests([f"images/{id_}" for id_ in self.image_ids(split)], index)
 
     def row_files(self, split: str, row: int) -> tuple[Path, ...]:
         """The MATLAB files, of which every row is a part."""
@@ -289,14 +286,12 @@ class NyuLabelled(Dataset):
         self._require_split(split)
         return 1 + MOST_OBJECTS
 
-    def annotation_digest(
-        self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
-    ) -> str:
+    def annotation_digest(self, split: str, kind: str, *, index: DigestIndex | None = None) -> str:
         """From the image numbers, and the values of the arrays that the kind is read from."""
         self._require_kind(kind)
         arrays = (self.depth_array,) if kind == "depth" else ("labels", "instances")
         ids = self.image_ids(split)
-        digests = iter(self._digests([f"{array}/{id_}" for id_ in ids for array in arrays], index, progress))
+        digests = iter(self._digests([f"{array}/{id_}" for id_ in ids for array in arrays], index))
         return digest_of([[id_, *(next(digests) for _ in arrays)] for id_ in ids])
 
     def close(self) -> None:
@@ -322,10 +317,8 @@ class NyuLabelled(Dataset):
         _require_array(self._arrays, array)
         return self._arrays.item(array, number - 1)
 
-    def _digests(self, parts: list[str], index: DigestIndex | None, progress: Progress | None) -> tuple[str, ...]:
-        if index:
-            return index.part_digests(self._arrays.path, parts, self._digest_part, progress=progress)
-        return digest_parts(parts, self._digest_part, progress=progress)
+    def _digests(self, parts: list[str], index: DigestIndex | None) -> tuple[str, ...]:
+        return (index or DigestIndex()).part_digests(self._arrays.path, parts, self._digest_part)
 
     def _digest_part(self, part: str) -> str:
         array, number = part.split("/")
@@ -403,8 +396,7 @@ class NyuPairs(FileDataset):
     ``sync_depth_00045.png`` (BTS, AdaBins). SPLIT is ``train``, and ``test`` or ``val``.
     """
 
-    name = "nyuv2"
-    images_name = "nyuv2"
+    name = images_name = "nyuv2"
     annotations = ("depth",)
     base_size = (216, 288)
     options: ClassVar = {"depth": {"depth": "png, mm", "unknown": f"0, and the sensor's far end, {FAR_END:g} m"}}
@@ -454,9 +446,9 @@ class NyuPairs(FileDataset):
         ]
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[np.float32]:
-        path, image = self.root / sample.labels[kind][0], self.root / sample.image
+        path = self.label_path(sample, kind)
         depth = read_depth_png(path, steps_per_metre=STEPS_PER_METRE)
-        require_size_of(image, depth, path)
+        self.require_image_size(sample, depth, path)
         if depth.max(initial=0) > FAR_END:
             raise DataError(
                 f"depth map {path} goes to {depth.max():g} m; NYUv2 ends at {FAR_END:g} m, so its unit is not the "

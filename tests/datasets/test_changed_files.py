@@ -14,7 +14,7 @@ import pytest
 from deapcache_odd_cases import write_sound
 
 from deapcache.datasets import open_dataset
-from deapcache.datasets.digests import DigestIndex, digest_files
+from deapcache.datasets.digests import DigestIndex
 from deapcache.datasets.nyuv2 import ArrayFile
 from deapcache.extraction import without_unreadable
 from deapcache.locations import LocalLocation
@@ -71,7 +71,7 @@ def test_equal_size_and_time_do_not_hide_a_change(files: Path, home: LocalLocati
     swap(files / "b.png", b"other" * 100, way)
     index = DigestIndex(home)
     after = index.digests(files, NAMES)
-    assert after == digest_files(files, NAMES) != before
+    assert after == DigestIndex().digests(files, NAMES) != before
     assert (after[0], index.hashed_files) == (before[0], 1)
 
 
