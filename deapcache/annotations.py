@@ -30,6 +30,9 @@ BOXES = "boxes"
 VOID = 255
 """Value of unlabelled pixels in ``classes`` maps."""
 
+CROWD_PIXEL = -1
+"""Value of crowd regions (many objects under one outline) in ``instances`` maps."""
+
 COLUMNS = ("x", "y", "width", "height", "area", "kind", "category")
 """Pixels of the original image (``area``: pixels that the object covers), one of the kinds below, a category's id."""
 
@@ -39,7 +42,8 @@ OBJECT, CROWD, IMAGE = 1.0, 2.0, 3.0
 OUTSIDE = "cut at the region's border, areas by the share of the box that is left; without the rest"
 """Recipe field: what :func:`crop_table` does to boxes that reach beyond what is seen."""
 
-_X, _WIDTH, _KIND = (COLUMNS.index(name) for name in ("x", "width", "kind"))
+X, WIDTH, AREA, KIND = (COLUMNS.index(name) for name in ("x", "width", "area", "kind"))
+"""Numbers of columns."""
 
 _WIDTH_AXIS = 2
 """Of a batch of images or maps, (n, h, w, ...)."""
@@ -88,9 +92,9 @@ def mirror_boxes(tables: Any) -> Any:
     """
     found = tables.copy() if isinstance(tables, np.ndarray) else tables.clone()
     image = found[:, :1]
-    right = image[..., _X] + image[..., _WIDTH]
-    x = image[..., _X] + right - found[..., _X] - found[..., _WIDTH]
-    found[..., _X] = x * (found[..., _KIND] > 0)
+    right = image[..., X] + image[..., WIDTH]
+    x = image[..., X] + right - found[..., X] - found[..., WIDTH]
+    found[..., X] = x * (found[..., KIND] > 0)
     return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from deapcache.annotations import BOXES, COLUMNS, CROWD, VOID, boxes_of_map
+from deapcache.annotations import BOXES, CROWD, CROWD_PIXEL, KIND, VOID, boxes_of_map
 from deapcache.datasets.base import DATASETS, SplitStatus
 from deapcache.datasets.files import FileDataset, Sample
 from deapcache.datasets.io import describe_folder, missing_paths, require_all, stems
@@ -133,7 +133,7 @@ class Cityscapes(FileDataset):
             return _number(values)
         ids = np.where(values < _PER_CLASS, values, values // _PER_CLASS)
         objects, crowds = boxes_of_map(_number(values), ids), boxes_of_map(_crowd_parts(values), ids)
-        crowds[:, COLUMNS.index("kind")] = CROWD
+        crowds[:, KIND] = CROWD
         table = np.concatenate([objects, crowds[1:]])
         if len(table) - 1 > self.most_objects:
             path = self.label_path(sample, kind)
@@ -150,7 +150,7 @@ def _number(values: NDArray[np.int32]) -> NDArray[np.int32]:
     present = np.unique(values)
     objects = [value for value in present if value >= _PER_CLASS and value // _PER_CLASS in EVALUATED]
     number = np.zeros(_IDS * _PER_CLASS, np.int32)
-    number[[value for value in present if _is_crowd(value)]] = -1
+    number[[value for value in present if _is_crowd(value)]] = CROWD_PIXEL
     number[objects] = range(1, len(objects) + 1)
     return number[values]
 

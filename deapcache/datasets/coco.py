@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.annotations import BOXES, CROWD, OBJECT, box_table
+from deapcache.annotations import BOXES, CROWD, CROWD_PIXEL, OBJECT, box_table
 from deapcache.datasets.base import DATASETS
 from deapcache.datasets.digests import DigestIndex
 from deapcache.datasets.files import FileDataset, Sample, in_row_order
@@ -258,9 +258,6 @@ annotations/instances_train2017.json
 annotations/instances_val2017.json
 directly under the data root, or in its folder coco/; one of the two splits is enough to use that one"""
 
-CROWD_ID = -1
-"""Value of crowd regions in instance maps."""
-
 
 class CocoInstances(FileDataset):
     """COCO 2017: photographs with instance masks and boxes of 80 categories.
@@ -353,7 +350,7 @@ class CocoInstances(FileDataset):
 
 
 def read_instances(image: CocoImage, path: Path) -> NDArray[np.int32]:
-    """(h, w) int32: annotations painted in their order, :data:`CROWD_ID` for crowds, else 1, 2, ...
+    """(h, w) int32: annotations painted in their order, :data:`CROWD_PIXEL` for crowds, else 1, 2, ...
 
     Raises :class:`DataError` that names the file ``path``, image and annotation.
     """
@@ -374,7 +371,7 @@ def read_instances(image: CocoImage, path: Path) -> NDArray[np.int32]:
                 f"{path}: annotation {annotation['id']} of image {image.id} cannot be drawn: {error}", path=path
             ) from error
         if is_crowd(annotation):
-            ids[mask] = CROWD_ID
+            ids[mask] = CROWD_PIXEL
         else:
             ids[mask] = next_id
             next_id += 1
