@@ -108,4 +108,4 @@ def paired(images: Path, labels: Path) -> list[str]:
     return sorted(pictures)
 
 
-DATASETS.add("ade20k", Ade20k.entry())
+DATASETS["ade20k"] = Ade20k

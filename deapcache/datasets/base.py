@@ -1,24 +1,32 @@
-"""What every dataset offers, and the registry that names them."""
+"""What every dataset offers, the registry that names them, and reading many of their rows at once."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES
 from deapcache.datasets.digests import DigestIndex
-from deapcache.datasets.io import file_errors, missing_paths, not_found_error, stems
-from deapcache.errors import DeapcacheError, UnknownNameError, UsageError
+from deapcache.datasets.io import describe_folder, file_errors, missing_paths, stems
+from deapcache.errors import DeapcacheError, MissingDataError, UnknownNameError, UsageError
+from deapcache.machine import cpu_count
 from deapcache.plugins import Registry
+from deapcache.processes import process_pool
 from deapcache.recipe import digest_of
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 SUBSET_SEED = 0
 
@@ -108,7 +116,10 @@ class Dataset(ABC):
             return cls()
         root = cls.find_root(data_root)
         if root is None:
-            raise not_found_error(data_root, cls.name, cls.expected, cls.hint)
+            raise MissingDataError(
+                f"{cls.name} is not under {data_root}: expected {cls.expected}; found {describe_folder(data_root)}. "
+                f"{cls.hint}Give the folder with --data-root or DEAPCACHE_DATA"
+            )
         return cls(root)  # type: ignore[call-arg]
 
     @classmethod
@@ -120,21 +131,9 @@ class Dataset(ABC):
         return {split: cls.split_status(root, split) for split in cls.splits}
 
     @classmethod
-    def entry(cls) -> DatasetEntry:
-        """What ``DATASETS`` lists: the class's attributes, ``open`` and ``status``."""
-        return DatasetEntry(
-            name=cls.name,
-            summary=cls.summary,
-            layout=cls.layout,
-            licence=cls.licence,
-            open=cls.open,
-            status=cls.status,
-            images_name="" if cls.images_name == cls.name else cls.images_name,
-            official=cls.official,
-            base_size=cls.base_size,
-            annotations=cls.annotations,
-            classes=cls.classes,
-        )
+    def member(cls, name: str) -> DatasetEntry:
+        """The entry of ``FAMILY:NAME``, for a name that many data sets share; raises :class:`UnknownNameError`."""
+        raise UnknownNameError(f"unknown dataset '{cls.name}:{name}': {cls.name} is one data set, write {cls.name}")
 
     @abstractmethod
     def image_ids(self, split: str) -> tuple[str, ...]:
@@ -233,32 +232,8 @@ class SplitStatus:
         return self.images > 0 and not self.missing
 
 
-@dataclass(frozen=True, kw_only=True)
-class DatasetEntry:
-    """Facts of a dataset, without opening it: of one class, by :meth:`Dataset.entry`, or of a member of a family."""
-
-    name: str
-    summary: str
-    layout: str
-    """Which files are expected where under the data root."""
-    licence: str
-    open: Callable[[Path], Dataset]
-    """From a data root; raises :class:`MissingDataError`."""
-    status: Callable[[Path], dict[str, SplitStatus]]
-    """What is there per split under a data root; quick: no image is read."""
-    images_name: str = ""
-    """:attr:`Dataset.images_name`, where that is the name of another dataset."""
-    official: Mapping[str, int] = field(default_factory=dict)
-    """Images of each split as it is distributed, of splits whose number is known."""
-    base_size: tuple[int, int] = Dataset.base_size
-    """:attr:`Dataset.base_size`."""
-    annotations: tuple[str, ...] = ()
-    """:attr:`Dataset.annotations`, all that its files can have; empty where anything is possible."""
-    classes: tuple[str, ...] = ()
-    """:attr:`Dataset.classes`; empty where there are none, or they depend on the files."""
-    member: Callable[[str], DatasetEntry] | None = None
-    """The entry of ``NAME:MEMBER`` by its member, for a name that many data sets share; None: it is one data set."""
-
+DatasetEntry = type[Dataset]
+"""What is registered under a name: a class, whose attributes say what is known without opening it."""
 
 DATASETS: Registry[DatasetEntry] = Registry(
     "dataset",
@@ -266,7 +241,6 @@ DATASETS: Registry[DatasetEntry] = Registry(
         "deapcache.datasets.ade20k",
         "deapcache.datasets.cityscapes",
         "deapcache.datasets.coco",
-        "deapcache.datasets.coco_stuff",
         "deapcache.datasets.diode",
         "deapcache.datasets.folder",
         "deapcache.datasets.kitti",
@@ -283,7 +257,7 @@ def images_owner(name: str) -> str:
 
     Its own, unless it is registered here as one that annotates the images of another.
     """
-    return (name in DATASETS and DATASETS.get(name).images_name) or name
+    return DATASETS.get(name).images_name if name in DATASETS else name
 
 
 def dataset_entry(name: str) -> DatasetEntry:
@@ -291,10 +265,7 @@ def dataset_entry(name: str) -> DatasetEntry:
     family, colon, member = name.partition(":")
     if not colon or family not in DATASETS:
         return DATASETS.get(name)
-    entry = DATASETS.get(family)
-    if entry.member is None:
-        raise UnknownNameError(f"unknown dataset {name!r}: {family} is one data set, write {family}")
-    return entry.member(member)
+    return DATASETS.get(family).member(member)
 
 
 def open_dataset(name: str, data_root: Path) -> Dataset:
@@ -307,7 +278,7 @@ def open_dataset(name: str, data_root: Path) -> Dataset:
 
 
 def dataset_status(entry: DatasetEntry, data_root: Path) -> dict[str, SplitStatus]:
-    """:attr:`DatasetEntry.status`; folders that cannot be looked into are told as what is missing, not raised."""
+    """:meth:`Dataset.status`; folders that cannot be looked into are told as what is missing, not raised."""
     try:
         with file_errors(data_root):
             return entry.status(data_root)
@@ -369,3 +340,34 @@ class Selection(Dataset):
             rows = [row for row, name in enumerate(self._whole.image_ids(split)) if name not in left_out]
             self._kept[split] = rows
         return self._kept[split]
+
+
+@contextmanager
+def workers(dataset: Dataset) -> Iterator[Executor]:
+    """Threads where decoding releases the interpreter lock, processes where making an image is Python's own work.
+
+    What has not begun when the block is left is not done. Raises what :func:`process_pool` raises.
+    """
+    count = cpu_count()
+    if dataset.computes_images:
+        with process_pool(count, f"reading {dataset.name}") as processes:
+            yield processes
+        return
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def in_order(pool: Executor, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
+    """Jobs with their results, in the order of the jobs, with a bounded number of them done ahead."""
+    ahead: deque[tuple[Job, Future[Result]]] = deque()
+    most = 4 * cpu_count()
+    for job in jobs:
+        ahead.append((job, pool.submit(function, job)))
+        if len(ahead) >= most:
+            first, future = ahead.popleft()
+            yield first, future.result()
+    for job, future in ahead:
+        yield job, future.result()

@@ -187,4 +187,4 @@ def _require_pairs(images: Path, labels: Path) -> None:
             require_all(stems(labels / city, ending), images / city, _IMAGE, f"{labels / city} {advice}")
 
 
-DATASETS.add("cityscapes", Cityscapes.entry())
+DATASETS["cityscapes"] = Cityscapes

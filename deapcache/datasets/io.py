@@ -93,14 +93,6 @@ def describe_folder(folder: Path) -> str:
     return (", ".join(names[:8]) + more) or "an empty folder"
 
 
-def not_found_error(data_root: Path, dataset: str, expected: str, remark: str = "") -> MissingDataError:
-    """The error where nothing of a dataset was found: what is ``expected`` under the data root, and what is there."""
-    return MissingDataError(
-        f"{dataset} is not under {data_root}: expected {expected}; found {describe_folder(data_root)}. "
-        f"{remark}Give the folder with --data-root or DEAPCACHE_DATA"
-    )
-
-
 def stems(folder: Path, suffix: str) -> set[str]:
     """Names without ``suffix`` of the files that end in it; hidden files and a folder that is not there have none."""
     if not folder.is_dir():
@@ -251,7 +243,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
-_INDEX_MODES = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
+_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
+"""Modes that Pillow gives a greyscale PNG of 16 bits; older versions widen it to ``I``."""
+
+_INDEX_MODES = ("P", "L", "1", *_SIXTEEN_BITS)
 """Pillow's modes with one number a pixel."""
 
 _STEPS = {"L;2": 85, "L;4": 17}
@@ -301,9 +296,6 @@ def require_values(labels: NDArray[np.int32], allowed: NDArray[np.bool_], path: 
         shown = ", ".join(map(str, wrong[:5])) + (" ..." if len(wrong) > 5 else "")
         raise DataError(f"label map {path} has the value(s) {shown}; expected {what}", path=path)
 
-
-_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
-"""Modes that Pillow gives a greyscale PNG of 16 bits; older versions widen it to ``I``."""
 
 _FAR_END = 2**16 - 1
 """The highest value of 16 bits: where there is no depth (sky), or it is beyond the range."""

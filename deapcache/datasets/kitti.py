@@ -187,4 +187,4 @@ def missing_from(root: Path, samples: Sequence[Sample]) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in missing_files(paths))
 
 
-DATASETS.add("kitti", KittiEigen.entry())
+DATASETS["kitti"] = KittiEigen

@@ -448,4 +448,4 @@ def _is_lively(scene: Scene) -> bool:
     return bool((shares > 0.004).sum() >= 3 and 0.15 < shares.sum() < 0.6)
 
 
-DATASETS.add("scenes", Scenes.entry())
+DATASETS["scenes"] = Scenes

@@ -167,4 +167,4 @@ def read_ids(path: Path) -> tuple[str, ...]:
     return tuple(sorted(ids))
 
 
-DATASETS.add("voc", Voc.entry())
+DATASETS["voc"] = Voc

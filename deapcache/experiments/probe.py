@@ -19,7 +19,7 @@ from deapcache.experiments.choosing import choose_backbones, choose_datasets
 from deapcache.locations import Location
 from deapcache.probing import ProbeConfig, ProbeProgress, ProbeResult, RunSpec, probe_backbone
 from deapcache.processes import refuse_unguarded
-from deapcache.readouts import canonical_readout, check_readout
+from deapcache.readouts import canonical_readout
 from deapcache.results import Result, picture_key, save_picture, save_run
 from deapcache.results.record import largest_key, run_name
 
@@ -60,7 +60,7 @@ def probe(
     """
     refuse_unguarded()
     for readout in config.readouts:
-        check_readout(readout)  # a wrong name is refused before any cache is looked for
+        canonical_readout(readout)  # a wrong name is refused before any cache is looked for
     passes = [
         replace(
             config,

@@ -15,7 +15,7 @@ from deapcache_odd_cases import write_sound
 
 from deapcache.datasets import open_dataset
 from deapcache.datasets.digests import DigestIndex
-from deapcache.datasets.nyuv2 import ArrayFile
+from deapcache.datasets.nyuv2 import LabelledFile
 from deapcache.extraction import without_unreadable
 from deapcache.locations import LocalLocation
 
@@ -140,13 +140,13 @@ def test_an_open_array_file_is_opened_again(tmp_path: Path) -> None:
 
     def write(path: Path, value: int) -> bytes:
         with h5py.File(path, "w") as file:
-            file["x"] = np.full((2, 3), value)
+            file["images"] = np.full((1, 3, 1, 1), value, np.uint8)
         return path.read_bytes()
 
     other = write(tmp_path / "other.mat", 2)
     write(tmp_path / "a.mat", 1)
-    arrays = ArrayFile(tmp_path / "a.mat")
-    assert arrays.item("x", 0).tolist() == [1, 1, 1]
+    arrays = LabelledFile(tmp_path / "a.mat")
+    assert arrays.item("images", 1).ravel().tolist() == [1, 1, 1]
     swap(tmp_path / "a.mat", other, in_place)
-    assert arrays.item("x", 0).tolist() == [2, 2, 2]
+    assert arrays.item("images", 1).ravel().tolist() == [2, 2, 2]
     arrays.close()

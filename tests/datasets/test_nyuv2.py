@@ -18,7 +18,8 @@ import pytest
 from deapcache_matlab import random_sample, write_labelled, write_splits
 from scipy.io import loadmat
 
-from deapcache.datasets import DATASETS, DigestIndex, open_dataset, resize_map
+from deapcache.annotations import resize_map
+from deapcache.datasets import DATASETS, DigestIndex, open_dataset
 from deapcache.datasets.nyuv2 import MOST_OBJECTS, NyuInpainted, NyuLabelled
 from deapcache.errors import DataError, MissingDataError, UsageError
 from deapcache.locations import LocalLocation

@@ -46,7 +46,7 @@ class Leaves(FileDataset):
         return self.read_index_map(sample, kind, np.ones(2, bool), "0 or 1").astype("uint8")
 
 
-DATASETS.add("leaves", Leaves.entry())
+DATASETS["leaves"] = Leaves
 """
 
 
