@@ -30,6 +30,9 @@ BOXES = "boxes"
 VOID = 255
 """Value of unlabelled pixels in ``classes`` maps."""
 
+CROWD_PIXEL = -1
+"""Value of crowd regions (many objects under one outline) in ``instances`` maps."""
+
 COLUMNS = ("x", "y", "width", "height", "area", "kind", "category")
 """Pixels of the original image (``area``: pixels that the object covers), one of the kinds below, a category's id."""
 
@@ -39,7 +42,8 @@ OBJECT, CROWD, IMAGE = 1.0, 2.0, 3.0
 OUTSIDE = "cut at the region's border, areas by the share of the box that is left; without the rest"
 """Recipe field: what :func:`crop_table` does to boxes that reach beyond what is seen."""
 
-_X, _WIDTH, _KIND = (COLUMNS.index(name) for name in ("x", "width", "kind"))
+X, WIDTH, AREA, KIND = (COLUMNS.index(name) for name in ("x", "width", "area", "kind"))
+"""Numbers of columns."""
 
 _WIDTH_AXIS = 2
 """Of a batch of images or maps, (n, h, w, ...)."""
@@ -51,29 +55,17 @@ Batch = TypeVar("Batch")
 def resize_map(values: NDArray[Any], size: tuple[int, int], fit: str = SQUASH) -> NDArray[Any]:
     """Scale the part of a map of ids, classes or metres that is seen, by nearest neighbour at pixel centres.
 
-    values: (..., h, w) of any dtype; size: (height, width); fit: one of ``FITS``. Output row i shows row
+    values: (h, w, ...) of any dtype; size: (height, width); fit: one of ``FITS``. Output row i shows row
     floor((i + 0.5) · h / height) of the h rows that are seen, columns alike, so no value is ever mixed. Returns
-    (..., height, width), same dtype, always a new array.
+    (height, width, ...), same dtype, always a new array.
     """
-    rows, columns = _sources(values.shape[-2:], size, fit)
-    return np.ascontiguousarray(values[..., rows, columns])
-
-
-def resize_pixels(values: NDArray[Any], size: tuple[int, int], fit: str = SQUASH) -> NDArray[Any]:
-    """As :func:`resize_map` of (h, w, ...), with what belongs to a pixel in the last axes."""
-    rows, columns = _sources(values.shape[:2], size, fit)
-    return np.ascontiguousarray(values[rows, columns])
-
-
-def _sources(shape: tuple[int, ...], size: tuple[int, int], fit: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row (height, 1) and column (width,) that each pixel of the output shows."""
-    seen = seen_region((shape[0], shape[1]), size, fit)
+    seen = seen_region((values.shape[0], values.shape[1]), size, fit)
     # In whole numbers: (i + 0.5) · before / after in floating point can fall on the wrong side of an integer.
     rows, columns = (
         (2 * np.arange(after) + 1) * before // (2 * after)
         for before, after in ((seen.height, size[0]), (seen.width, size[1]))
     )
-    return (seen.top + rows)[:, None], seen.left + columns
+    return np.ascontiguousarray(seen.cut(values)[rows[:, None], columns])
 
 
 def flip_width(values: Any) -> Any:
@@ -88,9 +80,9 @@ def mirror_boxes(tables: Any) -> Any:
     """
     found = tables.copy() if isinstance(tables, np.ndarray) else tables.clone()
     image = found[:, :1]
-    right = image[..., _X] + image[..., _WIDTH]
-    x = image[..., _X] + right - found[..., _X] - found[..., _WIDTH]
-    found[..., _X] = x * (found[..., _KIND] > 0)
+    right = image[..., X] + image[..., WIDTH]
+    x = image[..., X] + right - found[..., X] - found[..., WIDTH]
+    found[..., X] = x * (found[..., KIND] > 0)
     return found
 
 
@@ -166,7 +158,7 @@ class Annotation:
     """Numbers of a pixel: a map is (h, w, channels), or (h, w) for 0."""
     columns: tuple[str, ...] = ()
     """Of a table, (rows, columns) with ``Dataset.box_rows`` rows; empty for maps."""
-    resize: Callable[[NDArray[Any], tuple[int, int], str], NDArray[Any]] = resize_pixels
+    resize: Callable[[NDArray[Any], tuple[int, int], str], NDArray[Any]] = resize_map
     """From (labels of an image at its native size, (height, width), fit) to the labels at that size; never mixes void
     with others. What it returns is cached as ``dtype``."""
     mirror: Callable[[Any], Any] = flip_width

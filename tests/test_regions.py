@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deapcache.datasets import resize_image, resize_map
+from deapcache.annotations import resize_map
+from deapcache.datasets import resize_image
 from deapcache.regions import CROP, SQUASH, have_one_shape, seen_region
 
 IMAGES = [(480, 640), (640, 480), (427, 640), (101, 99), (7, 300), (300, 7), (1, 1), (1, 9), (33, 34), (54, 72)]
@@ -73,8 +74,8 @@ def test_cropped_images_and_maps_are_resized_slices(before: tuple[int, int], siz
     rows = (2 * np.arange(size[0]) + 1) * height // (2 * size[0])
     columns = (2 * np.arange(size[1]) + 1) * width // (2 * size[1])
     np.testing.assert_array_equal(resize_map(values, size, CROP), cut[np.ix_(rows, columns)])
-    stacked = resize_map(np.stack([values, values + 1]), size, CROP)
-    np.testing.assert_array_equal(stacked[1], cut[np.ix_(rows, columns)] + 1)
+    stacked = resize_map(np.stack([values, values + 1], -1), size, CROP)
+    np.testing.assert_array_equal(stacked[..., 1], cut[np.ix_(rows, columns)] + 1)
 
 
 def test_what_is_cut_away_has_no_influence() -> None:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from deapcache.annotations import VOID
 from deapcache.datasets.base import DATASETS
-from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.io import require_split, require_values, stems
+from deapcache.datasets.files import FileDataset, Sample
+from deapcache.datasets.io import stems
 from deapcache.errors import MissingDataError
 
 LAYOUT = """\
@@ -51,8 +51,7 @@ _CLASS_OF_VALUE = np.array([VOID, *range(len(CLASSES))], dtype=np.uint8)
 class Ade20k(FileDataset):
     """Scenes, indoors and outdoors, with a map of 150 classes of things and stuff; "other objects" are unlabelled."""
 
-    name = "ade20k"
-    images_name = "ade20k"
+    name = images_name = "ade20k"
     annotations = ("classes",)
     classes = CLASSES
     summary = "ADE20K scene parsing: scenes with a map of 150 classes of things and stuff"
@@ -75,9 +74,8 @@ class Ade20k(FileDataset):
         return any(folder.is_dir() for folder in cls.split_parts(root, split))
 
     def list_samples(self, split: str) -> Sequence[Sample]:
-        images, labels = self.split_parts(self.root, split)
         remark = " (the full ADE20K release, with *_seg.png, is another one)"
-        require_split("ade20k", split, self.root, (images, labels), remark)
+        images, labels = self.require_parts(split, remark)
         folder = FOLDERS[split]
         return [
             Sample(
@@ -89,10 +87,8 @@ class Ade20k(FileDataset):
         ]
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[np.uint8]:
-        path = self.root / sample.labels[kind][0]
-        labels = read_map_of_image(path, self.root / sample.image)
-        require_values(labels, np.ones(len(_CLASS_OF_VALUE), np.bool_), path, "0 (unlabelled) to 150")
-        return _CLASS_OF_VALUE[labels]
+        is_value = np.ones(len(_CLASS_OF_VALUE), np.bool_)
+        return _CLASS_OF_VALUE[self.read_index_map(sample, kind, is_value, "0 (unlabelled) to 150")]
 
 
 def paired(images: Path, labels: Path) -> list[str]:
@@ -112,4 +108,4 @@ def paired(images: Path, labels: Path) -> list[str]:
     return sorted(pictures)
 
 
-DATASETS.add("ade20k", Ade20k.entry())
+DATASETS["ade20k"] = Ade20k

@@ -1,14 +1,14 @@
-"""What every dataset offers, the registry that names them, and how many rows of one are read at once."""
+"""What every dataset offers, the registry that names them, and reading many of their rows at once."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
@@ -17,14 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES
-from deapcache.datasets.digests import DigestIndex, Progress
-from deapcache.datasets.io import (
-    file_errors,
-    missing_paths,
-    not_found_error,
-    stems,
-)
-from deapcache.errors import DeapcacheError, UnknownNameError, UsageError
+from deapcache.datasets.digests import DigestIndex
+from deapcache.datasets.io import describe_folder, file_errors, missing_paths, stems
+from deapcache.errors import DeapcacheError, MissingDataError, UnknownNameError, UsageError
 from deapcache.machine import cpu_count
 from deapcache.plugins import Registry
 from deapcache.processes import process_pool
@@ -121,10 +116,11 @@ class Dataset(ABC):
             return cls()
         root = cls.find_root(data_root)
         if root is None:
-            raise not_found_error(data_root, cls.name, cls.expected, cls.hint)
-        of_root: Any = cls
-        made: Dataset = of_root(root)
-        return made
+            raise MissingDataError(
+                f"{cls.name} is not under {data_root}: expected {cls.expected}; found {describe_folder(data_root)}. "
+                f"{cls.hint}Give the folder with --data-root or DEAPCACHE_DATA"
+            )
+        return cls(root)  # type: ignore[call-arg]
 
     @classmethod
     def status(cls, data_root: Path) -> dict[str, SplitStatus]:
@@ -135,21 +131,9 @@ class Dataset(ABC):
         return {split: cls.split_status(root, split) for split in cls.splits}
 
     @classmethod
-    def entry(cls) -> DatasetEntry:
-        """What ``DATASETS`` lists: the class's attributes, ``open`` and ``status``."""
-        return DatasetEntry(
-            name=cls.name,
-            summary=cls.summary,
-            layout=cls.layout,
-            licence=cls.licence,
-            open=cls.open,
-            status=cls.status,
-            images_name="" if cls.images_name == cls.name else cls.images_name,
-            official=cls.official,
-            base_size=cls.base_size,
-            annotations=cls.annotations,
-            classes=cls.classes,
-        )
+    def member(cls, name: str) -> DatasetEntry:
+        """The entry of ``FAMILY:NAME``, for a name that many data sets share; raises :class:`UnknownNameError`."""
+        raise UnknownNameError(f"unknown dataset '{cls.name}:{name}': {cls.name} is one data set, write {cls.name}")
 
     @abstractmethod
     def image_ids(self, split: str) -> tuple[str, ...]:
@@ -160,12 +144,10 @@ class Dataset(ABC):
         """
 
     @abstractmethod
-    def image_digests(
-        self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
-    ) -> tuple[str, ...]:
+    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> tuple[str, ...]:
         """What identifies each image's content, in row order: sha256 of the file's bytes, hexadecimal.
 
-        ``index`` remembers digests between runs; ``progress`` is called with (done, total), also from other threads.
+        ``index`` remembers digests between runs.
         """
 
     @abstractmethod
@@ -190,12 +172,10 @@ class Dataset(ABC):
         raise UsageError(f"dataset {self.name!r} has no annotation {BOXES!r}: it has {', '.join(self.annotations)}")
 
     @abstractmethod
-    def annotation_digest(
-        self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
-    ) -> str:
+    def annotation_digest(self, split: str, kind: str, *, index: DigestIndex | None = None) -> str:
         """Digest of all that :meth:`read_annotation` depends on in a split, 64 hexadecimal characters.
 
-        ``index`` and ``progress`` as for :meth:`image_digests`.
+        ``index`` as for :meth:`image_digests`.
         """
 
     def target_options(self, kind: str) -> dict[str, Any]:
@@ -252,32 +232,8 @@ class SplitStatus:
         return self.images > 0 and not self.missing
 
 
-@dataclass(frozen=True, kw_only=True)
-class DatasetEntry:
-    """Facts of a dataset, without opening it: of one class, by :meth:`Dataset.entry`, or of a member of a family."""
-
-    name: str
-    summary: str
-    layout: str
-    """Which files are expected where under the data root."""
-    licence: str
-    open: Callable[[Path], Dataset]
-    """From a data root; raises :class:`MissingDataError`."""
-    status: Callable[[Path], dict[str, SplitStatus]]
-    """What is there per split under a data root; quick: no image is read."""
-    images_name: str = ""
-    """:attr:`Dataset.images_name`, where that is the name of another dataset."""
-    official: Mapping[str, int] = field(default_factory=dict)
-    """Images of each split as it is distributed, of splits whose number is known."""
-    base_size: tuple[int, int] = Dataset.base_size
-    """:attr:`Dataset.base_size`."""
-    annotations: tuple[str, ...] = ()
-    """:attr:`Dataset.annotations`, all that its files can have; empty where anything is possible."""
-    classes: tuple[str, ...] = ()
-    """:attr:`Dataset.classes`; empty where there are none, or they depend on the files."""
-    member: Callable[[str], DatasetEntry] | None = None
-    """The entry of ``NAME:MEMBER`` by its member, for a name that many data sets share; None: it is one data set."""
-
+DatasetEntry = type[Dataset]
+"""What is registered under a name: a class, whose attributes say what is known without opening it."""
 
 DATASETS: Registry[DatasetEntry] = Registry(
     "dataset",
@@ -285,7 +241,6 @@ DATASETS: Registry[DatasetEntry] = Registry(
         "deapcache.datasets.ade20k",
         "deapcache.datasets.cityscapes",
         "deapcache.datasets.coco",
-        "deapcache.datasets.coco_stuff",
         "deapcache.datasets.diode",
         "deapcache.datasets.folder",
         "deapcache.datasets.kitti",
@@ -302,7 +257,7 @@ def images_owner(name: str) -> str:
 
     Its own, unless it is registered here as one that annotates the images of another.
     """
-    return (name in DATASETS and DATASETS.get(name).images_name) or name
+    return DATASETS.get(name).images_name if name in DATASETS else name
 
 
 def dataset_entry(name: str) -> DatasetEntry:
@@ -310,10 +265,7 @@ def dataset_entry(name: str) -> DatasetEntry:
     family, colon, member = name.partition(":")
     if not colon or family not in DATASETS:
         return DATASETS.get(name)
-    entry = DATASETS.get(family)
-    if entry.member is None:
-        raise UnknownNameError(f"unknown dataset {name!r}: {family} is one data set, write {family}")
-    return entry.member(member)
+    return DATASETS.get(family).member(member)
 
 
 def open_dataset(name: str, data_root: Path) -> Dataset:
@@ -326,7 +278,7 @@ def open_dataset(name: str, data_root: Path) -> Dataset:
 
 
 def dataset_status(entry: DatasetEntry, data_root: Path) -> dict[str, SplitStatus]:
-    """:attr:`DatasetEntry.status`; folders that cannot be looked into are told as what is missing, not raised."""
+    """:meth:`Dataset.status`; folders that cannot be looked into are told as what is missing, not raised."""
     try:
         with file_errors(data_root):
             return entry.status(data_root)
@@ -359,10 +311,8 @@ class Selection(Dataset):
         ids = self._whole.image_ids(split)
         return tuple(ids[row] for row in self._rows(split))
 
-    def image_digests(
-        self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
-    ) -> tuple[str, ...]:
-        digests = self._whole.image_digests(split, index=index, progress=progress)
+    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> tuple[str, ...]:
+        digests = self._whole.image_digests(split, index=index)
         return tuple(digests[row] for row in self._rows(split))
 
     def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
@@ -377,10 +327,8 @@ class Selection(Dataset):
     def box_rows(self, split: str) -> int:
         return self._whole.box_rows(split)
 
-    def annotation_digest(
-        self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
-    ) -> str:
-        whole = self._whole.annotation_digest(split, kind, index=index, progress=progress)
+    def annotation_digest(self, split: str, kind: str, *, index: DigestIndex | None = None) -> str:
+        whole = self._whole.annotation_digest(split, kind, index=index)
         return digest_of([whole, self.image_ids(split)]) if self.omitted.get(split) else whole
 
     def target_options(self, kind: str) -> dict[str, Any]:
@@ -394,7 +342,7 @@ class Selection(Dataset):
         return self._kept[split]
 
 
-@contextlib.contextmanager
+@contextmanager
 def workers(dataset: Dataset) -> Iterator[Executor]:
     """Threads where decoding releases the interpreter lock, processes where making an image is Python's own work.
 

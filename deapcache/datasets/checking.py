@@ -66,10 +66,11 @@ def check_split(dataset: Dataset, check: SplitCheck, *, full: bool, progress: Ch
     chosen = range(check.images) if full else sample_rows(check.images)
     check.to_open = len(chosen)
     with workers(dataset) as pool:
-        for _, problems in in_order(pool, functools.partial(_read_problems, dataset, check.split), chosen):
+        for _, problems in in_order(pool, functools.partial(read_problems, dataset, check.split), chosen):
             # a listing's error begins with the problem of its first sample
-            new = [p for p, path in problems if path not in named and not listing_problem.startswith(p)]
-            check.problems += new
+            check.problems += [
+                p for p, path in problems.items() if path not in named and not listing_problem.startswith(p)
+            ]
             check.opened += 1
             progress("images", check.opened, check.to_open)
 
@@ -81,13 +82,8 @@ def sample_rows(images: int) -> Sequence[int]:
     return [k * (images - 1) // (SAMPLE - 1) for k in range(SAMPLE)]
 
 
-def read_problems(dataset: Dataset, split: str, row: int) -> tuple[str, ...]:
-    """What is wrong with an image and its annotations, decoded whole: one line each, none where all is well."""
-    return tuple(dict.fromkeys(problem for problem, _ in _read_problems(dataset, split, row)))
-
-
-def _read_problems(dataset: Dataset, split: str, row: int) -> list[tuple[str, Path | None]]:
-    """The same, each once, with the file that it is about."""
+def read_problems(dataset: Dataset, split: str, row: int) -> dict[str, Path | None]:
+    """What is wrong with an image and its annotations, decoded whole: one line each, with the file that it is about."""
     problems: dict[str, Path | None] = {}
     size: tuple[int, ...] | None = None
     try:
@@ -106,7 +102,7 @@ def _read_problems(dataset: Dataset, split: str, row: int) -> list[tuple[str, Pa
         found = " x ".join(map(str, shape))
         problem = f"{image} has {size[0]} x {size[1]} pixels (height x width), its {kind} have {found}"
         problems[problem] = None
-    return list(problems.items())
+    return problems
 
 
 def one_line(error: Exception) -> str:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from deapcache.annotations import BOXES, COLUMNS, CROWD, VOID, boxes_of_map
+from deapcache.annotations import BOXES, CROWD, CROWD_PIXEL, KIND, VOID, boxes_of_map
 from deapcache.datasets.base import DATASETS, SplitStatus
-from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.io import describe_folder, missing_paths, require_all, require_split, require_values, stems
+from deapcache.datasets.files import FileDataset, Sample
+from deapcache.datasets.io import describe_folder, missing_paths, require_all, stems
 from deapcache.errors import DataError, MissingDataError
 
 LAYOUT = """\
@@ -71,8 +71,7 @@ class Cityscapes(FileDataset):
     Base images keep the shape of the photographs, which is 1 : 2.
     """
 
-    name = "cityscapes"
-    images_name = "cityscapes"
+    name = images_name = "cityscapes"
     base_size = (224, 448)
     annotations = ("instances", BOXES, "classes")
     classes = tuple(EVALUATED.values())
@@ -103,8 +102,7 @@ class Cityscapes(FileDataset):
         return SplitStatus(images=count, missing=missing_paths((images, labels)))
 
     def list_samples(self, split: str) -> Sequence[Sample]:
-        images, labels = self.split_parts(self.root, split)
-        require_split("cityscapes", split, self.root, (images, labels))
+        images, labels = self.require_parts(split)
         frames = _frames(images, _IMAGE)
         if not frames:
             raise MissingDataError(
@@ -127,22 +125,18 @@ class Cityscapes(FileDataset):
         return sorted(samples, key=lambda sample: sample.id)
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
-        path = self.root / sample.labels[kind][0]
-        values = read_map_of_image(path, self.root / sample.image)
         if kind == "classes":
-            require_values(values, _IS_ID, path, "an official id, 0 to 33")
-        else:
-            require_values(values, _IS_INSTANCE, path, "an id, 0 to 33, or id · 1000 + a number for ids 24 to 33")
-        if kind == BOXES:
-            return self._boxes(values, path)
-        return _CLASS_OF_ID[values] if kind == "classes" else _number(values)
-
-    def _boxes(self, values: NDArray[np.int32], path: Path) -> NDArray[np.float64]:
+            return _CLASS_OF_ID[self.read_index_map(sample, kind, _IS_ID, "an official id, 0 to 33")]
+        expected = "an id, 0 to 33, or id · 1000 + a number for ids 24 to 33"
+        values = self.read_index_map(sample, kind, _IS_INSTANCE, expected)
+        if kind == "instances":
+            return _number(values)
         ids = np.where(values < _PER_CLASS, values, values // _PER_CLASS)
         objects, crowds = boxes_of_map(_number(values), ids), boxes_of_map(_crowd_parts(values), ids)
-        crowds[:, COLUMNS.index("kind")] = CROWD
+        crowds[:, KIND] = CROWD
         table = np.concatenate([objects, crowds[1:]])
         if len(table) - 1 > self.most_objects:
+            path = self.label_path(sample, kind)
             raise DataError(
                 f"{path} has {len(table) - 1} objects and parts of groups; expected {self.most_objects} at most: give "
                 "the original file",
@@ -156,7 +150,7 @@ def _number(values: NDArray[np.int32]) -> NDArray[np.int32]:
     present = np.unique(values)
     objects = [value for value in present if value >= _PER_CLASS and value // _PER_CLASS in EVALUATED]
     number = np.zeros(_IDS * _PER_CLASS, np.int32)
-    number[[value for value in present if _is_crowd(value)]] = -1
+    number[[value for value in present if _is_crowd(value)]] = CROWD_PIXEL
     number[objects] = range(1, len(objects) + 1)
     return number[values]
 
@@ -193,4 +187,4 @@ def _require_pairs(images: Path, labels: Path) -> None:
             require_all(stems(labels / city, ending), images / city, _IMAGE, f"{labels / city} {advice}")
 
 
-DATASETS.add("cityscapes", Cityscapes.entry())
+DATASETS["cityscapes"] = Cityscapes

@@ -5,26 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
 from deapcache.datasets.io import dataset_error
 from deapcache.errors import LEAVE_OUT, DeapcacheError, MissingDataError, ReadOnlyError
 from deapcache.locations import Location
 from deapcache.recipe import SHORT, canonical_json, digest_of
-
-Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
-
-DigestPart = Callable[[str], str]
-"""The digest of a named part of a file."""
-
-Result = TypeVar("Result")
 
 _Entry = list[object]
 """What is remembered of a file or part: the numbers of :func:`file_fingerprint`, and the digest."""
@@ -58,44 +48,38 @@ def file_digest(path: Path) -> str:
 class DigestIndex:
     """Digests of the files of a folder, or of parts of a file, valid while its name and :func:`file_fingerprint` stay.
 
-    One JSON file per folder, or file with parts, under ``digests/`` of ``location`` (the user's cache home). An index
-    that is lost, unreadable, of an older form or cannot be written costs time and nothing else. ``rehash`` makes it
-    read every file again and trust nothing but what it has read itself.
+    One JSON file per folder, or file with parts, under ``digests/`` of ``location`` (the user's cache home); nothing is
+    remembered without one. An index that is lost, unreadable, of an older form or cannot be written costs time and
+    nothing else. ``rehash`` makes it read every file again and trust nothing but what it has read itself.
     """
 
-    def __init__(self, location: Location, *, rehash: bool = False) -> None:
+    def __init__(self, location: Location | None = None, *, rehash: bool = False) -> None:
         self._location = location
         self._rehash = rehash
         self.hashed_files = 0
         """Files, and parts of files, whose bytes this object had to read."""
 
-    def digests(self, folder: Path, names: Sequence[str], *, progress: Progress | None = None) -> tuple[str, ...]:
+    def digests(self, folder: Path, names: Sequence[str]) -> tuple[str, ...]:
         """sha256 of ``folder / name`` for each name, in order; raises :class:`MissingDataError`."""
-        return self._digests(folder, names, lambda name: (folder / name, file_digest), progress)
+        return self._digests(folder, names, lambda name: folder / name, lambda name: file_digest(folder / name))
 
-    def part_digests(
-        self, path: Path, parts: Sequence[str], digest_part: DigestPart, *, progress: Progress | None = None
-    ) -> tuple[str, ...]:
+    def part_digests(self, path: Path, parts: Sequence[str], digest_part: Callable[[str], str]) -> tuple[str, ...]:
         """``digest_part(part)`` for each named part of one file, in order.
 
         Remembered while its :func:`file_fingerprint` stays: after a change anywhere in it all parts are read again.
         ``digest_part`` is called from several threads. Raises :class:`MissingDataError`.
         """
-        return self._digests(path, parts, lambda part: (path, lambda _: digest_part(part)), progress)
+        return self._digests(path, parts, lambda _: path, digest_part)
 
     def _digests(
-        self,
-        place: Path,
-        names: Sequence[str],
-        source: Callable[[str], tuple[Path, Callable[[Path], str]]],
-        progress: Progress | None,
+        self, place: Path, names: Sequence[str], file_of: Callable[[str], Path], digest: Callable[[str], str]
     ) -> tuple[str, ...]:
-        """``source`` gives, for a name, the file that decides whether its digest still holds, and how to make it."""
-        known = {} if self._rehash else self._load(place)
+        """``digest(name)`` for each name, unless it is known and ``file_of(name)`` still as it was."""
+        known = {} if self._rehash or self._location is None else _load(self._location, place)
 
         def look_up(name: str) -> tuple[str, _Entry | None, bool]:
             """Digest, what to remember (None while the file is too fresh to trust its times), whether it was read."""
-            path, digest_it = source(name)
+            path = file_of(name)
             try:
                 facts = path.stat()
             except OSError as error:
@@ -103,62 +87,28 @@ class DigestIndex:
             before, entry = list(file_fingerprint(facts)), known.get(name)
             if isinstance(entry, list) and entry[:-1] == before:
                 return str(entry[-1]), entry, False
-            digest = digest_it(path)
-            return digest, [*before, digest] if is_settled(facts) else None, True
+            found = digest(name)
+            return found, [*before, found] if is_settled(facts) else None, True
 
-        results = _map_in_threads(look_up, names, progress)
-        self.hashed_files += sum(was_hashed for _, _, was_hashed in results)
+        with ThreadPoolExecutor() as pool:
+            results = list(pool.map(look_up, names))
+        self.hashed_files += sum(was_read for _, _, was_read in results)
         found = {name: entry for name, (_, entry, _) in zip(names, results, strict=True) if entry}
-        if found != {name: known.get(name) for name in found}:
-            self._save(place, {**known, **found})
+        if self._location is not None and found != {name: known.get(name) for name in found}:
+            content = canonical_json({"folder": str(place.resolve()), "files": {**known, **found}})
+            with suppress(ReadOnlyError):
+                self._location.publish(_key(place), content, replace=True)
         return tuple(digest for digest, _, _ in results)
 
-    def _key(self, folder: Path) -> str:
-        return f"digests/{digest_of(str(folder.resolve()))[:SHORT]}.json"
 
-    def _load(self, folder: Path) -> dict[str, _Entry]:
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            return dict(json.loads(self._location.read(self._key(folder)))["files"])
-        return {}
-
-    def _save(self, folder: Path, files: dict[str, _Entry]) -> None:
-        content = canonical_json({"folder": str(folder.resolve()), "files": files})
-        with suppress(ReadOnlyError):
-            self._location.publish(self._key(folder), content, replace=True)
+def _key(place: Path) -> str:
+    return f"digests/{digest_of(str(place.resolve()))[:SHORT]}.json"
 
 
-def digest_files(
-    folder: Path, names: Sequence[str], *, index: DigestIndex | None = None, progress: Progress | None = None
-) -> tuple[str, ...]:
-    """sha256 of ``folder / name`` for each name, in order, as ``index`` remembers them where one is given.
-
-    Raises :class:`MissingDataError`.
-    """
-    if index:
-        return index.digests(folder, names, progress=progress)
-    return digest_parts(names, lambda name: file_digest(folder / name), progress=progress)
-
-
-def digest_parts(parts: Sequence[str], digest_part: DigestPart, *, progress: Progress | None = None) -> tuple[str, ...]:
-    """``digest_part(part)`` for each part, in order, without an index; it is called from several threads."""
-    return tuple(_map_in_threads(digest_part, parts, progress))
-
-
-def _map_in_threads(function: Callable[[str], Result], names: Sequence[str], progress: Progress | None) -> list[Result]:
-    """``function(name)`` for each name, in order, by several threads that report what is done."""
-    lock, done = threading.Lock(), 0
-
-    def call(name: str) -> Result:
-        nonlocal done
-        result = function(name)
-        with lock:
-            done += 1
-            if progress:
-                progress(done, len(names))
-        return result
-
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(call, names))
+def _load(location: Location, place: Path) -> dict[str, _Entry]:
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return dict(json.loads(location.read(_key(place)))["files"])
+    return {}
 
 
 def _unread(error: OSError, path: Path) -> DeapcacheError:

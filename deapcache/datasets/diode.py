@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.datasets.base import DATASETS, SplitStatus
-from deapcache.datasets.files import FileDataset, Sample, require_size_of
+from deapcache.datasets.files import FileDataset, Sample
 from deapcache.datasets.io import decode_errors, list_matching, missing_files, require_metres
 from deapcache.errors import DataError, MissingDataError
 
@@ -34,8 +34,7 @@ class Diode(FileDataset):
     surroundings: ``00019_00183_indoors_000_010``.
     """
 
-    name = "diode"
-    images_name = "diode"
+    name = images_name = "diode"
     annotations = ("depth",)
     base_size = (216, 288)
     summary = "DIODE: indoor and outdoor photographs with dense depth of a laser scanner"
@@ -68,46 +67,40 @@ class Diode(FileDataset):
                 f"diode has no {split} split under {self.root}: expected {split}/indoors/ or {split}/outdoor/ with "
                 "scene_*/scan_*/*.png; unpack it there, or give another --data-root"
             )
-        _refuse_repeats(pictures)
+        for first, second in pairwise(pictures):
+            if first.stem == second.stem:
+                raise DataError(f"{first} and {second} have one name, which is the image's id; remove one of them")
         if absent := missing_maps(pictures):
             raise MissingDataError(
                 f"{self.root / split} lacks {len(absent)} depth maps and masks of its {len(pictures)} images, the "
                 f"first is {absent[0]}; unpack the archive again, or remove the images",
                 path=absent[0],
             )
-        return [self._sample(path) for path in pictures]
+        stems = {path.stem: path.relative_to(self.root).with_suffix("").as_posix() for path in pictures}
+        return [
+            Sample(id=id_, image=f"{stem}.png", labels={"depth": (stem + _DEPTH, stem + _MASK)})
+            for id_, stem in stems.items()
+        ]
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[np.float32]:
         depth_path, mask_path = (self.root / name for name in sample.labels[kind])
         depth, valid = read_map(depth_path, _DEPTH_TYPES), read_map(mask_path, _MASK_TYPES)
-        image = self.root / sample.image
         for values, path in ((depth, depth_path), (valid, mask_path)):
-            require_size_of(image, values, path)
+            self.require_image_size(sample, values, path)
         if not np.isin(valid, (0, 1)).all():
             raise DataError(f"depth mask {mask_path} has values other than 0 and 1; download it again", path=mask_path)
         known = np.where(valid == 1, depth, np.float32(0))
         return require_metres(known, f"depth map {depth_path}, where its mask is 1,")
 
-    def _sample(self, path: Path) -> Sample:
-        stem = path.relative_to(self.root).with_suffix("").as_posix()
-        return Sample(id=path.stem, image=f"{stem}.png", labels={"depth": (stem + _DEPTH, stem + _MASK)})
-
 
 def pictures_in(folder: Path) -> list[Path]:
     """The images of a split's folder, in no order; none where it is not there."""
-    found = (path for part in _SURROUNDINGS for path in list_matching(folder, f"{part}/scene_*/scan_*/*.png"))
-    return list(found)
+    return [path for part in _SURROUNDINGS for path in list_matching(folder, f"{part}/scene_*/scan_*/*.png")]
 
 
 def missing_maps(pictures: Sequence[Path]) -> list[Path]:
     """Depth maps and masks that pictures lack."""
     return missing_files([path.with_name(path.stem + end) for path in pictures for end in (_DEPTH, _MASK)])
-
-
-def _refuse_repeats(pictures: Sequence[Path]) -> None:
-    for first, second in pairwise(pictures):
-        if first.stem == second.stem:
-            raise DataError(f"{first} and {second} have one name, which is the image's id; remove one of them")
 
 
 def read_map(path: Path, dtypes: Sequence[str]) -> NDArray[Any]:
@@ -127,4 +120,4 @@ def read_map(path: Path, dtypes: Sequence[str]) -> NDArray[Any]:
     return np.array(values).reshape(values.shape[:2])
 
 
-DATASETS.add("diode", Diode.entry())
+DATASETS["diode"] = Diode

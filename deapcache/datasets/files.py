@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES
 from deapcache.datasets.base import Dataset, sample_key
-from deapcache.datasets.digests import DigestIndex, Progress, digest_files
+from deapcache.datasets.digests import DigestIndex
 from deapcache.datasets.io import (
     COLOUR_AS_STORED,
     decode_image,
     file_errors,
     image_size,
+    missing_paths,
     read_index_map,
+    require_values,
 )
-from deapcache.errors import LEAVE_OUT, DataError, printable
+from deapcache.errors import LEAVE_OUT, DataError, MissingDataError, printable
 from deapcache.recipe import digest_of
 
 _LISTING = threading.Lock()  # of the module, so that a dataset can be pickled
@@ -117,10 +119,8 @@ class FileDataset(Dataset):
     def image_ids(self, split: str) -> tuple[str, ...]:
         return tuple(sample.id for sample in self.samples(split))
 
-    def image_digests(
-        self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
-    ) -> tuple[str, ...]:
-        return digest_files(self.root, [sample.image for sample in self.samples(split)], index=index, progress=progress)
+    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> tuple[str, ...]:
+        return (index or DigestIndex()).digests(self.root, [sample.image for sample in self.samples(split)])
 
     def image_path(self, split: str, row: int) -> Path:
         """The file of an image."""
@@ -134,14 +134,12 @@ class FileDataset(Dataset):
         self._require_kind(kind)
         return self.read_labels(self._readable_sample(split, row), kind)
 
-    def annotation_digest(
-        self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
-    ) -> str:
+    def annotation_digest(self, split: str, kind: str, *, index: DigestIndex | None = None) -> str:
         """From the ids, and the bytes of the files that the kind is read from."""
         self._require_kind(kind)
         samples = self.samples(split)
         names = [name for sample in samples for name in sample.labels[kind]]
-        digests = iter(digest_files(self.root, names, index=index, progress=progress))
+        digests = iter((index or DigestIndex()).digests(self.root, names))
         return digest_of([[s.id, *(next(digests) for _ in s.labels[kind])] for s in samples])
 
     def box_rows(self, split: str) -> int:
@@ -149,6 +147,43 @@ class FileDataset(Dataset):
             return super().box_rows(split)
         self._require_split(split)
         return 1 + self.most_objects
+
+    def require_parts(self, split: str, remark: str = "") -> tuple[Path, ...]:
+        """:meth:`split_parts` of a split; raises :class:`MissingDataError` where some of them are not there."""
+        parts = self.split_parts(self.root, split)
+        if missing := missing_paths(parts):
+            raise MissingDataError(
+                f"{self.name} has no {split} split under {self.root}: {' and '.join(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} missing; put it there, or give another --data-root{remark}"
+            )
+        return parts
+
+    def label_path(self, sample: Sample, kind: str) -> Path:
+        """The file, or the first of the files, that an annotation is read from."""
+        return self.root / sample.labels[kind][0]
+
+    def read_index_map(self, sample: Sample, kind: str, allowed: NDArray[np.bool_], expected: str) -> NDArray[np.int32]:
+        """(h, w) int32: the numbers in the index map of a kind, which has the size of its image.
+
+        Raises as :func:`deapcache.datasets.io.read_index_map` does, and :class:`DataError` where the sizes differ or a
+        number v is not ``allowed[v]``; ``expected`` says which are.
+        """
+        path = self.label_path(sample, kind)
+        values = read_index_map(path)
+        self.require_image_size(sample, values, path)
+        require_values(values, allowed, path, expected)
+        return values
+
+    def require_image_size(self, sample: Sample, labels: NDArray[Any], path: Path) -> None:
+        """Raise :class:`DataError` where a label map (h, w, ...) does not have the size of its image as it is read."""
+        image = self.root / sample.image
+        height, width = image_size(image, apply_exif=self.colour != COLOUR_AS_STORED)
+        if labels.shape[:2] != (height, width):
+            raise DataError(
+                f"{path} has {labels.shape[0]} x {labels.shape[1]} pixels (height x width), its image {image} has "
+                f"{height} x {width}; labels must lie on the image's own pixels",
+                path=path,
+            )
 
     def _readable_sample(self, split: str, row: int) -> Sample:
         sample = self.samples(split)[row]
@@ -160,25 +195,3 @@ class FileDataset(Dataset):
 def in_row_order(samples: Iterable[Sample], split: str) -> tuple[Sample, ...]:
     """Training samples in :func:`sample_order` of their ids, others as they are."""
     return tuple(sorted(samples, key=lambda sample: sample_key(sample.id)) if split == "train" else samples)
-
-
-def require_same_size(labels: NDArray[Any], path: Path, image: tuple[int, int], image_path: Path) -> None:
-    """Raise :class:`DataError` where a label map does not have the size (height, width) of its image."""
-    if labels.shape[:2] != image:
-        raise DataError(
-            f"{path} has {labels.shape[0]} x {labels.shape[1]} pixels (height x width), its image {image_path} has "
-            f"{image[0]} x {image[1]}; labels must lie on the image's own pixels",
-            path=path,
-        )
-
-
-def require_size_of(image_path: Path, labels: NDArray[Any], path: Path) -> None:
-    """Raise :class:`DataError` where a label map does not have the size of its image, as that is stored."""
-    require_same_size(labels, path, image_size(image_path), image_path)
-
-
-def read_map_of_image(path: Path, image_path: Path) -> NDArray[np.int32]:
-    """(h, w) int32: an index map as ``read_index_map`` gives it, of its image's size; raises as that does."""
-    labels = read_index_map(path)
-    require_size_of(image_path, labels, path)
-    return labels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES, VOID, boxes_of_map
 from deapcache.datasets.base import DATASETS, DatasetEntry, SplitStatus
-from deapcache.datasets.files import FileDataset, Sample, require_same_size
+from deapcache.datasets.files import FileDataset, Sample
 from deapcache.datasets.io import (
     COLOUR,
     bits_of,
@@ -24,7 +23,6 @@ from deapcache.datasets.io import (
     read_index_map,
     read_json,
     require_values,
-    upright_size,
 )
 from deapcache.errors import DataError, MissingDataError, UsageError
 
@@ -98,9 +96,17 @@ class FolderDataset(FileDataset):
     """Images in a folder, with class maps, instance maps and depth where there are folders of them.
 
     Images are shown upright (their EXIF orientation is applied), and annotations lie on the upright pixels. Every image
-    has every annotation. Ids are paths below ``images/`` without their ending.
+    has every annotation. Ids are paths below ``images/`` without their ending. The class is registered for the family
+    of all such data sets, :meth:`member` gives the entry of one.
     """
 
+    name = images_name = FAMILY
+    annotations: tuple[str, ...] = ()
+    folder: ClassVar[str] = ""
+    """Name of the folder; empty for the family."""
+    summary = "Your own images, with class maps, instance maps and depth where you have them"
+    layout = LAYOUT
+    licence = "your own"
     colour: ClassVar[str] = COLOUR
     most_objects: ClassVar[int] = 1000
     options: ClassVar = {
@@ -122,6 +128,63 @@ class FolderDataset(FileDataset):
         found = [kind for folder, kind in KINDS.items() if any(self._places(folder))]
         self.annotations = (*found, BOXES) if "instances" in found else tuple(found)
         self.classes = _read_classes(root / CLASSES_FILE) if "classes" in found else ()
+
+    @classmethod
+    def member(cls, name: str) -> DatasetEntry:
+        """The entry of the data set ``folder:NAME``; raises :class:`UsageError` for what is no name of a folder."""
+        if not name or name in (".", "..") or set(name) & {"/", os.sep}:
+            raise UsageError(
+                f"--dataset {FAMILY}:{name}: expected the name of a folder without its path; give the folder that "
+                "holds it with --data-root"
+            )
+        facts = {"name": f"{FAMILY}:{name}", "layout": LAYOUT.replace("NAME", name), "folder": name}
+        return type("Member", (FolderDataset,), facts)
+
+    @classmethod
+    def open(cls, data_root: Path) -> FolderDataset:
+        """The folder under ``data_root``, or that folder itself; raises :class:`MissingDataError`."""
+        root = cls._root_in(data_root)
+        if cls.folder and root.is_dir():
+            return FolderDataset(root)
+        others = ", ".join(_members_in(data_root))
+        if cls.folder:
+            there = f"there is {others}" if others else f"found {describe_folder(data_root)}"
+            raise MissingDataError(
+                f"{cls.name} is not under {data_root}: expected its folder {cls.folder}/ there; {there}. "
+                "Give the folder that holds it with --data-root or DEAPCACHE_DATA"
+            )
+        raise UsageError(
+            f"--dataset {FAMILY} needs the name of the folder, {FAMILY}:NAME, which its caches then have; "
+            f"under {data_root} is {others or 'no folder of this layout'}"
+        )
+
+    @classmethod
+    def status(cls, data_root: Path) -> dict[str, SplitStatus]:
+        """By split; of the family, by ``folder:NAME SPLIT`` for every folder of this layout."""
+        if not cls.folder:
+            members = [cls.member(name.removeprefix(f"{FAMILY}:")) for name in _members_in(data_root)]
+            found = {f"{m.name} {split}": what for m in members for split, what in m.status(data_root).items()}
+            return found or {split: _lacking(str(data_root / "NAME" / split / IMAGES)) for split in cls.splits}
+        root = cls._root_in(data_root)
+        found = {split: _lacking(str(root / split / IMAGES)) for split in cls.splits}
+        try:
+            bases, lists = find_splits(root)
+            for split in cls.splits:
+                if split in bases:
+                    count = len(lists[split]) if lists else sum(map(len, list_files(root / split / IMAGES).values()))
+                    found[split] = SplitStatus(images=count) if count else _lacking(f"images of {split} in {root}")
+                elif lists:
+                    found[split] = _lacking(f"{split} in {root / SPLIT_FILE}")
+        except MissingDataError:
+            pass
+        except DataError as error:
+            found = dict.fromkeys(cls.splits, _lacking(f"one sound layout: {error}"))
+        return found
+
+    @classmethod
+    def _root_in(cls, data_root: Path) -> Path:
+        own = name_of(data_root) == cls.folder and not (data_root / cls.folder).is_dir()
+        return data_root if own else data_root / cls.folder
 
     def list_samples(self, split: str) -> Sequence[Sample]:
         if split not in self._bases:
@@ -158,12 +221,11 @@ class FolderDataset(FileDataset):
         return [id_ for id_, other in split_of.items() if other == split]
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
-        path = self.root / sample.labels[kind][0]
+        path = self.label_path(sample, kind)
         if kind == BOXES:
             return self._boxes(sample, path)
         values = self._read_map(path, kind)
-        image = self.root / sample.image
-        require_same_size(values, path, upright_size(image), image)
+        self.require_image_size(sample, values, path)
         return values
 
     def _read_map(self, path: Path, kind: str) -> NDArray[Any]:
@@ -283,98 +345,16 @@ def _has_layout(root: Path) -> bool:
         return False
 
 
-def _candidates(data_root: Path) -> list[Path]:
-    """Folders that look like this layout, sorted by name: the data root itself, else those in it."""
+def _members_in(data_root: Path) -> list[str]:
+    """``folder:NAME`` of the folders that look like this layout, sorted: the data root itself, else those in it."""
     if _has_layout(data_root):
-        return [data_root]
-    return sorted(path for path in data_root.iterdir() if _has_layout(path)) if data_root.is_dir() else []
-
-
-def _find_root(name: str, data_root: Path) -> Path:
-    return data_root if name_of(data_root) == name and not (data_root / name).is_dir() else data_root / name
-
-
-def open_folder(name: str, data_root: Path) -> FolderDataset:
-    """The folder ``name`` under ``data_root``, or that folder itself; raises :class:`MissingDataError`."""
-    root = _find_root(name, data_root)
-    if not root.is_dir():
-        others = ", ".join(f"{FAMILY}:{name_of(path)}" for path in _candidates(data_root))
-        there = f"there is {others}" if others else f"found {describe_folder(data_root)}"
-        raise MissingDataError(
-            f"{FAMILY}:{name} is not under {data_root}: expected its folder {name}/ there; {there}. "
-            "Give the folder that holds it with --data-root or DEAPCACHE_DATA"
-        )
-    return FolderDataset(root)
-
-
-def _open_unnamed(data_root: Path) -> FolderDataset:
-    found = ", ".join(f"{FAMILY}:{name_of(path)}" for path in _candidates(data_root))
-    raise UsageError(
-        f"--dataset {FAMILY} needs the name of the folder, {FAMILY}:NAME, which its caches then have; "
-        f"under {data_root} is {found or 'no folder of this layout'}"
-    )
-
-
-def _status(name: str, data_root: Path) -> dict[str, SplitStatus]:
-    root = _find_root(name, data_root)
-    try:
-        bases, lists = find_splits(root)
-        return {split: _split_status(root, split, bases, lists) for split in FolderDataset.splits}
-    except MissingDataError:
-        return {split: _lacking(str(root / split / IMAGES)) for split in FolderDataset.splits}
-    except DataError as error:
-        return {split: _lacking(f"one sound layout: {error}") for split in FolderDataset.splits}
-
-
-def _split_status(root: Path, split: str, bases: Mapping[str, str], lists: Mapping[str, Sequence[str]]) -> SplitStatus:
-    if split not in bases:
-        return _lacking(f"{split} in {root / SPLIT_FILE}" if lists else str(root / split / IMAGES))
-    count = len(lists[split]) if lists else sum(map(len, list_files(root / split / IMAGES).values()))
-    return SplitStatus(images=count) if count else _lacking(f"images of {split} in {root}")
+        return [f"{FAMILY}:{name_of(data_root)}"]
+    folders = sorted(data_root.iterdir()) if data_root.is_dir() else []
+    return [f"{FAMILY}:{path.name}" for path in folders if _has_layout(path)]
 
 
 def _lacking(what: str) -> SplitStatus:
     return SplitStatus(images=0, missing=(what,))
 
 
-def _status_of_all(data_root: Path) -> dict[str, SplitStatus]:
-    """Of every folder of this layout: ``folder:NAME train`` → status."""
-    found = {
-        f"{FAMILY}:{name} {split}": status
-        for name in map(name_of, _candidates(data_root))
-        for split, status in _status(name, data_root).items()
-    }
-    return found or {split: _lacking(str(data_root / "NAME" / split / IMAGES)) for split in FolderDataset.splits}
-
-
-_SUMMARY = "Your own images, with class maps, instance maps and depth where you have them"
-
-
-def _member(name: str) -> DatasetEntry:
-    if not name or name in (".", "..") or set(name) & {"/", os.sep}:
-        raise UsageError(
-            f"--dataset {FAMILY}:{name}: expected the name of a folder without its path; give the folder that holds it "
-            "with --data-root"
-        )
-    return DatasetEntry(
-        name=f"{FAMILY}:{name}",
-        summary=_SUMMARY,
-        layout=LAYOUT.replace("NAME", name),
-        licence="your own",
-        open=functools.partial(open_folder, name),
-        status=functools.partial(_status, name),
-    )
-
-
-DATASETS.add(
-    FAMILY,
-    DatasetEntry(
-        name=FAMILY,
-        summary=_SUMMARY,
-        layout=LAYOUT,
-        licence="your own",
-        open=_open_unnamed,
-        status=_status_of_all,
-        member=_member,
-    ),
-)
+DATASETS[FAMILY] = FolderDataset

@@ -10,7 +10,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 _JPEG, _PNG, _TIFF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -25,11 +25,8 @@ _RAW_PROFILE = b"Raw profile type exif\0"
 """How PNGs hold EXIF that were written before there was a chunk for it."""
 
 
-class Picture(NamedTuple):
-    """A picture file as Pillow is to see it, and the EXIF block that was taken out of it or lies in it."""
-
-    stream: BinaryIO
-    exif: bytes
+Picture = tuple[BinaryIO, bytes]
+"""A picture file as Pillow is to see it, and the EXIF block that was taken out of it or lies in it."""
 
 
 def without_metadata(file: BinaryIO, *, header_only: bool = False) -> Picture:
@@ -46,7 +43,7 @@ def without_metadata(file: BinaryIO, *, header_only: bool = False) -> Picture:
         return _jpeg(file, header_only)
     if start.startswith(_TIFF):
         return _tiff(file.read())
-    return Picture(file, b"")
+    return file, b""
 
 
 def orientation(exif: bytes) -> int:
@@ -88,7 +85,7 @@ def _tiff(data: bytes) -> Picture:
     upright = bytearray(data)
     for order, place, count in _orientation_entries(data):
         struct.pack_into(f"{order}HH{count}HH", upright, place, _ORIENTATION, 3, 1, 1, 0)
-    return Picture(io.BytesIO(upright), data)
+    return io.BytesIO(upright), data
 
 
 def _png(file: BinaryIO, header_only: bool) -> Picture:
@@ -109,7 +106,7 @@ def _png(file: BinaryIO, header_only: bool) -> Picture:
             break
     else:
         kept.append(head)
-    return Picture(io.BytesIO(b"".join(kept)), exif or profile)
+    return io.BytesIO(b"".join(kept)), exif or profile
 
 
 def _raw_profile(name: bytes, text: bytes) -> bytes:
@@ -150,4 +147,4 @@ def _jpeg(file: BinaryIO, header_only: bool) -> Picture:
             kept.append(marker + size + file.read(length - 2))
     is_scan = marker == b"\xff\xda"
     kept += [marker, file.read(64 if header_only and is_scan else -1)]
-    return Picture(io.BytesIO(b"".join(kept)), exif)
+    return io.BytesIO(b"".join(kept)), exif

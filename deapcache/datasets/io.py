@@ -79,14 +79,6 @@ def describe_folder(folder: Path) -> str:
     return (", ".join(names[:8]) + more) or "an empty folder"
 
 
-def not_found_error(data_root: Path, dataset: str, expected: str, remark: str = "") -> MissingDataError:
-    """The error where nothing of a dataset was found: what is ``expected`` under the data root, and what is there."""
-    return MissingDataError(
-        f"{dataset} is not under {data_root}: expected {expected}; found {describe_folder(data_root)}. "
-        f"{remark}Give the folder with --data-root or DEAPCACHE_DATA"
-    )
-
-
 def stems(folder: Path, suffix: str) -> set[str]:
     """Names without ``suffix`` of the files that end in it; hidden files and a folder that is not there have none."""
     if not folder.is_dir():
@@ -112,15 +104,6 @@ def list_matching(folder: Path, pattern: str) -> list[Path]:
 def missing_paths(paths: Collection[Path]) -> tuple[str, ...]:
     """Those of the files and folders that are not there."""
     return tuple(str(path) for path in paths if not path.exists())
-
-
-def require_split(dataset: str, split: str, root: Path, parts: Collection[Path], remark: str = "") -> None:
-    """Raise :class:`MissingDataError` where some files or folders that a split consists of are not there."""
-    if missing := missing_paths(parts):
-        raise MissingDataError(
-            f"{dataset} has no {split} split under {root}: {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing; put it there, or give another --data-root{remark}"
-        )
 
 
 def missing_files(paths: Collection[Path]) -> list[Path]:
@@ -180,16 +163,12 @@ def decode_image(path: Path, *, apply_exif: bool = True) -> NDArray[np.uint8]:
         return np.array(rgb if turn is None else rgb.transpose(turn), dtype=np.uint8)
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of a picture as it is stored, from the file's header; raises as :func:`decode_image`."""
-    with open_picture(path, "image", header_only=True) as (image, _):
-        return image.height, image.width
-
-
-def upright_size(path: Path) -> tuple[int, int]:
-    """(height, width) of what ``decode_image(path)`` gives, without its pixels; raises as it does."""
+def image_size(path: Path, *, apply_exif: bool = True) -> tuple[int, int]:
+    """(height, width) of what :func:`decode_image` gives, without its pixels; raises as it does."""
     with open_picture(path, "image", header_only=True) as (image, exif):
         size, is_png = (image.height, image.width), image.format == "PNG"
+    if not apply_exif:
+        return size
     if is_png and not exif:
         with open_picture(path, "image") as (_, exif):  # it may come after the pixels
             pass
@@ -250,7 +229,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
-_INDEX_MODES = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L")
+_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
+"""Modes that Pillow gives a greyscale PNG of 16 bits; older versions widen it to ``I``."""
+
+_INDEX_MODES = ("P", "L", "1", *_SIXTEEN_BITS)
 """Pillow's modes with one number a pixel."""
 
 _STEPS = {"L;2": 85, "L;4": 17}
@@ -300,9 +282,6 @@ def require_values(labels: NDArray[np.int32], allowed: NDArray[np.bool_], path: 
         shown = ", ".join(map(str, wrong[:5])) + (" ..." if len(wrong) > 5 else "")
         raise DataError(f"label map {path} has the value(s) {shown}; expected {what}", path=path)
 
-
-_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
-"""Modes that Pillow gives a greyscale PNG of 16 bits; older versions widen it to ``I``."""
 
 _FAR_END = 2**16 - 1
 """The highest value of 16 bits: where there is no depth (sky), or it is beyond the range."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.datasets.base import DATASETS, SplitStatus
-from deapcache.datasets.files import FileDataset, Sample, require_size_of
+from deapcache.datasets.files import FileDataset, Sample
 from deapcache.datasets.io import missing_files, read_bytes, read_depth_png
 from deapcache.errors import DataError, MissingDataError
 
@@ -104,8 +104,7 @@ class KittiEigen(FileDataset):
     six. Nothing is cropped.
     """
 
-    name = "kitti"
-    images_name = "kitti"
+    name = images_name = "kitti"
     annotations = ("depth",)
     # Half of the 352 x 1216 pixels that the field crops the images of about 375 x 1242 to.
     base_size = (176, 608)
@@ -156,9 +155,9 @@ class KittiEigen(FileDataset):
         return samples
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[np.float32]:
-        path, image = self.root / sample.labels[kind][0], self.root / sample.image
+        path = self.label_path(sample, kind)
         depth = read_depth_png(path, steps_per_metre=STEPS_PER_METRE)
-        require_size_of(image, depth, path)
+        self.require_image_size(sample, depth, path)
         return depth
 
 
@@ -188,4 +187,4 @@ def missing_from(root: Path, samples: Sequence[Sample]) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in missing_files(paths))
 
 
-DATASETS.add("kitti", KittiEigen.entry())
+DATASETS["kitti"] = KittiEigen

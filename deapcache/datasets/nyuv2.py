@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES, boxes_of_map
 from deapcache.datasets.base import DATASETS, Dataset, SplitStatus, sample_key
-from deapcache.datasets.digests import DigestIndex, Progress, digest_parts, file_fingerprint
-from deapcache.datasets.files import FileDataset, Sample, require_size_of
+from deapcache.datasets.digests import DigestIndex, file_fingerprint
+from deapcache.datasets.files import FileDataset, Sample
 from deapcache.datasets.io import dataset_error, list_matching, missing_paths, read_depth_png, require_metres
 from deapcache.errors import DataError, MissingDataError
 from deapcache.recipe import digest_of
@@ -41,9 +41,12 @@ _LICENCE = "none stated by its authors, who ask to be cited; for research"
 
 _READING = threading.Lock()  # of the module, so that a file can be pickled; h5py itself reads one item at a time
 
+_KINDS = {"images": "u", "rawDepths": "f", "depths": "f", "labels": "u", "instances": "u"}
+"""The arrays that are read, with the kind of number in them."""
 
-class ArrayFile:
-    """Arrays by name in a HDF5 file, whose first axis counts items.
+
+class LabelledFile:
+    """The arrays of ``nyu_depth_v2_labeled.mat``, a HDF5 file: (images, 3, width, height), or (images, width, height).
 
     The file is opened when something is first read, by each process on its own, and again when it has changed. Only the
     chunks of one item are read at a time. An object that is pickled leaves its open file behind.
@@ -55,24 +58,24 @@ class ArrayFile:
         self._opened: tuple[int, ...] = ()
         """Process, and state of the file, that the open file belongs to."""
 
-    def describe(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Shape and dtype of an array; raises :class:`MissingDataError`, and :class:`DataError` if it is not there."""
+    def count(self) -> int:
+        """How many images there are; raises as :meth:`item`."""
         with _READING:
-            array = self._array(name)
-            return array.shape, array.dtype
+            return len(self._array("images"))
 
     def item(self, name: str, number: int) -> NDArray[Any]:
-        """Item ``number``, from 0, of an array, as it is stored.
+        """Of image ``number``, from 1, in MATLAB's order of axes: (width, height), or (3, width, height) for images.
 
-        Raises :class:`MissingDataError`, and :class:`DataError` where the file cannot be read.
+        Raises :class:`MissingDataError`, and :class:`DataError` where the file cannot be read, lacks the array or has
+        one of another shape or kind of number.
         """
         with _READING:
             array = self._array(name)
             try:
-                return np.asarray(array[number])
+                return np.asarray(array[number - 1])
             except Exception as error:  # h5py documents none, and damaged files raise all kinds
                 raise DataError(
-                    f"{self.path}: item {number} of {name} cannot be read ({error}); download the file again",
+                    f"{self.path}: item {number - 1} of {name} cannot be read ({error}); download the file again",
                     path=self.path,
                 ) from error
 
@@ -83,10 +86,20 @@ class ArrayFile:
 
     def _array(self, name: str) -> h5py.Dataset:
         file = self._open()
-        array = file.get(name)
-        if not isinstance(array, h5py.Dataset):
+        for needed in ("images", name):
+            if not isinstance(file.get(needed), h5py.Dataset):
+                found = ", ".join(sorted(file)) or "nothing"
+                raise DataError(f"{self.path} has no array {needed!r}; found {found}", path=self.path)
+        array, images = file[name], file["images"].shape
+        n, w, h = (images[0], *images[-2:]) if len(images) == 4 else (0, 0, 0)
+        expected = (n, 3, w, h) if name == "images" else (n, w, h)
+        if array.shape != expected or array.dtype.kind != _KINDS[name]:
             raise DataError(
-                f"{self.path} has no array {name!r}; found {', '.join(sorted(file)) or 'nothing'}", path=self.path
+                f"{self.path}: {name} has shape {array.shape} and dtype {array.dtype}; expected (images, 3, width, "
+                "height) uint8 for images, (images, width, height) for all others, float for depths and unsigned "
+                f"integers for labels and instances, of the same sizes; images has shape {images}. Download the file "
+                "again",
+                path=self.path,
             )
         return array
 
@@ -131,8 +144,19 @@ def read_splits(path: Path, images: int) -> dict[str, tuple[int, ...]]:
     Raises :class:`MissingDataError`, and :class:`DataError` that names the file where it is no MATLAB file of version 5
     with ``trainNdxs`` and ``testNdxs``, or where their numbers repeat, overlap or are beyond the images.
     """
-    content = _load(path)
-    splits = {split: _numbers(content, name, images, path) for split, name in _NAMES.items()}
+    content, splits = _load(path), {}
+    for split, name in _NAMES.items():
+        if name not in content:
+            raise DataError(f"{path} has no {name}; expected trainNdxs and testNdxs, image numbers from 1", path=path)
+        values: NDArray[Any] = np.asarray(content[name]).ravel()
+        wrong = values.dtype.kind not in "uif" or not np.all((values >= 1) & (values <= images) & (values % 1 == 0))
+        if wrong or len(np.unique(values)) < len(values):
+            raise DataError(
+                f"{path}: {name} must be different whole numbers from 1 to {images}, the number of labelled images; "
+                "use the two files of one download",
+                path=path,
+            )
+        splits[split] = tuple(sorted(int(value) for value in values))
     if shared := set(splits["train"]) & set(splits["val"]):
         raise DataError(
             f"{path}: image {min(shared)} is both in trainNdxs and in testNdxs; download the file again", path=path
@@ -152,26 +176,10 @@ def _load(path: Path) -> dict[str, Any]:
             "http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat",
             path=path,
         ) from None
-    except OSError as error:
-        if error.errno:
+    except Exception as error:  # scipy documents none; damaged files raise ValueError, TypeError, zlib.error and others
+        if isinstance(error, OSError) and error.errno:
             raise dataset_error(error, path) from None
         raise DataError(f"{path} is no MATLAB file of version 5 ({error}); download it again", path=path) from error
-    except Exception as error:  # scipy documents none; damaged files raise ValueError, TypeError, zlib.error and others
-        raise DataError(f"{path} is no MATLAB file of version 5 ({error}); download it again", path=path) from error
-
-
-def _numbers(content: dict[str, Any], name: str, images: int, path: Path) -> tuple[int, ...]:
-    if name not in content:
-        raise DataError(f"{path} has no {name}; expected trainNdxs and testNdxs, image numbers from 1", path=path)
-    values: NDArray[Any] = np.asarray(content[name]).ravel()
-    wrong = values.dtype.kind not in "uif" or not np.all((values >= 1) & (values <= images) & (values % 1 == 0))
-    if wrong or len(np.unique(values)) < len(values):
-        raise DataError(
-            f"{path}: {name} must be different whole numbers from 1 to {images}, the number of labelled images; "
-            "use the two files of one download",
-            path=path,
-        )
-    return tuple(sorted(int(value) for value in values))
 
 
 MOST_OBJECTS = 400
@@ -181,9 +189,6 @@ FAR_END = 10.0
 """Metres at which the toolbox cuts the sensor's depth off; its own in-painting takes this very value for unknown."""
 
 _PAIRS = {"instances": "pairs of label and instance, without label 0", "order": "label, then instance"}
-
-_KINDS = {"images": "u", "rawDepths": "f", "depths": "f", "labels": "u", "instances": "u"}
-"""The arrays that are read, with the kind of number in them."""
 
 
 class NyuLabelled(Dataset):
@@ -195,8 +200,7 @@ class NyuLabelled(Dataset):
     label, then by instance. A box's category is its label.
     """
 
-    name = "nyuv2"
-    images_name = "nyuv2"
+    name = images_name = "nyuv2"
     annotations: tuple[str, ...] = ("instances", "boxes", "depth")
     base_size = (216, 288)
     colour = "rgb8 as stored"
@@ -246,40 +250,40 @@ class NyuLabelled(Dataset):
     def __init__(self, root: Path) -> None:
         """``root`` holds ``nyu_depth_v2_labeled.mat`` and ``splits.mat``."""
         self.root = root
-        self._arrays = ArrayFile(root / LABELLED)
+        self._file = LabelledFile(root / LABELLED)
         self._splits: dict[str, tuple[int, ...]] = {}
 
     def image_ids(self, split: str) -> tuple[str, ...]:
         """Image numbers from 1, as MATLAB counts: ``0001`` and so on."""
         return tuple(map(_id_of, self._numbers(split)))
 
-    def image_digests(
-        self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
-    ) -> tuple[str, ...]:
+    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> tuple[str, ...]:
         """sha256 of each image's values as they are stored, (3, width, height) uint8."""
-        return self._digests([f"images/{id_}" for id_ in self.image_ids(split)], index, progress)
+        return self._digests([f"images/{id_}" for id_ in self.image_ids(split)], index)
 
     def row_files(self, split: str, row: int) -> tuple[Path, ...]:
         """The MATLAB files, of which every row is a part."""
-        return self._arrays.path, self.root / SPLITS
+        return self._file.path, self.root / SPLITS
 
     def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
-        return np.ascontiguousarray(self._item("images", self._numbers(split)[row]).transpose(2, 1, 0))
+        return np.ascontiguousarray(self._file.item("images", self._numbers(split)[row]).transpose(2, 1, 0))
 
     def read_annotation(self, split: str, row: int, kind: str) -> NDArray[Any]:
         self._require_kind(kind)
         number = self._numbers(split)[row]
         if kind == "depth":
-            return self._depth(number)
-        labels = self._item("labels", number).T
-        instances = number_pairs(labels, self._item("instances", number).T)
+            stored = self._file.item(self.depth_array, number).T
+            depth = require_metres(stored, f"{self._file.path}: {self.depth_array} of image {number:04d}")
+            return without_far_end(depth) if self.is_measured else np.ascontiguousarray(depth)
+        labels = self._file.item("labels", number).T
+        instances = number_pairs(labels, self._file.item("instances", number).T)
         if kind != BOXES:
             return instances
         if instances.max() > MOST_OBJECTS:
             raise DataError(
-                f"{self._arrays.path}: image {number:04d} has {instances.max()} objects, the boxes of an image have "
+                f"{self._file.path}: image {number:04d} has {instances.max()} objects, the boxes of an image have "
                 f"room for {MOST_OBJECTS}; raise MOST_OBJECTS in {__name__}",
-                path=self._arrays.path,
+                path=self._file.path,
             )
         return boxes_of_map(instances, labels)
 
@@ -289,47 +293,31 @@ class NyuLabelled(Dataset):
         self._require_split(split)
         return 1 + MOST_OBJECTS
 
-    def annotation_digest(
-        self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
-    ) -> str:
+    def annotation_digest(self, split: str, kind: str, *, index: DigestIndex | None = None) -> str:
         """From the image numbers, and the values of the arrays that the kind is read from."""
         self._require_kind(kind)
         arrays = (self.depth_array,) if kind == "depth" else ("labels", "instances")
         ids = self.image_ids(split)
-        digests = iter(self._digests([f"{array}/{id_}" for id_ in ids for array in arrays], index, progress))
+        digests = iter(self._digests([f"{array}/{id_}" for id_ in ids for array in arrays], index))
         return digest_of([[id_, *(next(digests) for _ in arrays)] for id_ in ids])
 
     def close(self) -> None:
         """Close the MATLAB file, if it is open; what is read next opens it again."""
-        self._arrays.close()
-
-    def _depth(self, number: int) -> NDArray[np.float32]:
-        stored = self._item(self.depth_array, number).T
-        depth = require_metres(stored, f"{self._arrays.path}: {self.depth_array} of image {number:04d}")
-        return without_far_end(depth) if self.is_measured else np.ascontiguousarray(depth)
+        self._file.close()
 
     def _numbers(self, split: str) -> tuple[int, ...]:
         self._require_split(split)
         if not self._splits:
-            _require_array(self._arrays, "images")
-            shape, _ = self._arrays.describe("images")
-            splits = read_splits(self.root / SPLITS, shape[0])
+            splits = read_splits(self.root / SPLITS, self._file.count())
             self._splits = {**splits, "train": tuple(sorted(splits["train"], key=lambda n: sample_key(_id_of(n))))}
         return self._splits[split]
 
-    def _item(self, array: str, number: int) -> NDArray[Any]:
-        """Of image ``number``, from 1, in MATLAB's order of axes: (width, height), or (3, width, height)."""
-        _require_array(self._arrays, array)
-        return self._arrays.item(array, number - 1)
-
-    def _digests(self, parts: list[str], index: DigestIndex | None, progress: Progress | None) -> tuple[str, ...]:
-        if index:
-            return index.part_digests(self._arrays.path, parts, self._digest_part, progress=progress)
-        return digest_parts(parts, self._digest_part, progress=progress)
+    def _digests(self, parts: list[str], index: DigestIndex | None) -> tuple[str, ...]:
+        return (index or DigestIndex()).part_digests(self._file.path, parts, self._digest_part)
 
     def _digest_part(self, part: str) -> str:
         array, number = part.split("/")
-        return hashlib.sha256(np.ascontiguousarray(self._item(array, int(number))).data).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(self._file.item(array, int(number))).data).hexdigest()
 
 
 class NyuInpainted(NyuLabelled):
@@ -367,21 +355,6 @@ def number_pairs(labels: NDArray[np.integer[Any]], instances: NDArray[np.integer
     return np.ascontiguousarray(places.reshape(labels.shape) + first, dtype=np.int32)
 
 
-def _require_array(arrays: ArrayFile, name: str) -> None:
-    """Raise :class:`DataError` where an array has not the images' own shape, or other numbers than expected."""
-    images, _ = arrays.describe("images")
-    shape, dtype = arrays.describe(name)
-    n, w, h = (images[0], *images[-2:]) if len(images) == 4 else (0, 0, 0)
-    expected = (n, 3, w, h) if name == "images" else (n, w, h)
-    if shape != expected or dtype.kind != _KINDS[name]:
-        raise DataError(
-            f"{arrays.path}: {name} has shape {shape} and dtype {dtype}; expected (images, 3, width, height) uint8 for "
-            "images, (images, width, height) for all others, float for depths and unsigned integers for labels and "
-            f"instances, of the same sizes; images has shape {images}. Download the file again",
-            path=arrays.path,
-        )
-
-
 STEPS_PER_METRE = 1000
 SCENES = "official_splits"
 
@@ -403,8 +376,7 @@ class NyuPairs(FileDataset):
     ``sync_depth_00045.png`` (BTS, AdaBins). SPLIT is ``train``, and ``test`` or ``val``.
     """
 
-    name = "nyuv2"
-    images_name = "nyuv2"
+    name = images_name = "nyuv2"
     annotations = ("depth",)
     base_size = (216, 288)
     options: ClassVar = {"depth": {"depth": "png, mm", "unknown": f"0, and the sensor's far end, {FAR_END:g} m"}}
@@ -454,9 +426,9 @@ class NyuPairs(FileDataset):
         ]
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[np.float32]:
-        path, image = self.root / sample.labels[kind][0], self.root / sample.image
+        path = self.label_path(sample, kind)
         depth = read_depth_png(path, steps_per_metre=STEPS_PER_METRE)
-        require_size_of(image, depth, path)
+        self.require_image_size(sample, depth, path)
         if depth.max(initial=0) > FAR_END:
             raise DataError(
                 f"depth map {path} goes to {depth.max():g} m; NYUv2 ends at {FAR_END:g} m, so its unit is not the "
@@ -497,5 +469,5 @@ def pairs_in(folder: Path) -> list[Pair]:
     ]
 
 
-DATASETS.add("nyuv2", NyuLabelled.entry())
-DATASETS.add("nyuv2-inpainted", NyuInpainted.entry())
+DATASETS["nyuv2"] = NyuLabelled
+DATASETS["nyuv2-inpainted"] = NyuInpainted

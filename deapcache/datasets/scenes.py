@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES, boxes_of_map
 from deapcache.datasets.base import DATASETS, Dataset
-from deapcache.datasets.digests import DigestIndex, Progress
+from deapcache.datasets.digests import DigestIndex
 from deapcache.datasets.solids import MISS, SHAPES, Body, dot, draft_body
 from deapcache.datasets.textures import FLOOR_PATTERNS, WALL_PATTERNS, Array, Material, random_material
 from deapcache.recipe import digest_of
@@ -378,8 +378,7 @@ class Scenes(Dataset):
     distance along the camera's axis, in metres, not along the ray. The same row always shows the same scene.
     """
 
-    name = "scenes"
-    images_name = "scenes"
+    name = images_name = "scenes"
     annotations = ("instances", "boxes", "classes", "depth")
     classes = CLASSES
     colour = "rendered rgb8"
@@ -394,9 +393,7 @@ class Scenes(Dataset):
         self._require_split(split)
         return tuple(f"{split}-{row:05d}" for row in range(COUNTS[split]))
 
-    def image_digests(
-        self, split: str, *, index: DigestIndex | None = None, progress: Progress | None = None
-    ) -> tuple[str, ...]:
+    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> tuple[str, ...]:
         """Digests of what decides each picture (renderer version, seed, split and row); nothing is rendered."""
         rows = range(len(self.image_ids(split)))
         return tuple(digest_of(["scenes", RENDERER, SEED, SIZE, split, row]) for row in rows)
@@ -423,9 +420,7 @@ class Scenes(Dataset):
         self._require_split(split)
         return MOST_BODIES + 1
 
-    def annotation_digest(
-        self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
-    ) -> str:
+    def annotation_digest(self, split: str, kind: str, *, index: DigestIndex | None = None) -> str:
         self._require_kind(kind)
         return digest_of([kind, self.image_digests(split)])
 
@@ -453,4 +448,4 @@ def _is_lively(scene: Scene) -> bool:
     return bool((shares > 0.004).sum() >= 3 and 0.15 < shares.sum() < 0.6)
 
 
-DATASETS.add("scenes", Scenes.entry())
+DATASETS["scenes"] = Scenes

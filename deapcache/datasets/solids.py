@@ -346,9 +346,6 @@ def _cap_normals(points: Array) -> Array:
     return np.stack([zero, zero, np.sign(points[2])])
 
 
-Proportions = tuple[float, float]
-"""Two numbers in 0..1 that make a shape slim or squat."""
-
 _MAKERS: dict[str, Callable[[float, float, float], Solid]] = {
     "box": lambda size, u, v: box(size * (0.6 + 0.4 * u), size * (0.6 + 0.4 * v), size * (0.45 + 0.5 * u * v)),
     "sphere": lambda size, u, v: Sphere(0.85 * size),
@@ -389,7 +386,8 @@ class Draft:
     """A body before its size and place are known."""
 
     shape: str
-    proportions: Proportions
+    proportions: tuple[float, float]
+    """Two numbers in 0..1 that make a shape slim or squat."""
     is_lying: bool
     yaw: float
     """Turn about the vertical, radians."""
@@ -403,6 +401,7 @@ class Draft:
         """The body of that size, resting at height ``floor`` with its centre above (x, y), metres."""
         solid = _MAKERS[self.shape](size, *self.proportions)
         half_height = solid.extent[1] if self.is_lying else solid.extent[2]
+        has_flat_top = self.shape in ("box", "cylinder") and not self.is_lying
         return Body(
             solid=solid,
             shape=self.shape,
@@ -410,7 +409,7 @@ class Draft:
             centre=np.array([x, y, floor + half_height]),
             half_height=half_height,
             footprint=_footprint(solid, self.is_lying),
-            flat_top=0.0 if self.is_lying else _flat_top(self.shape, solid),
+            flat_top=min(solid.extent[:2]) if has_flat_top else 0.0,
             material=self.material,
         )
 
@@ -432,10 +431,6 @@ def _footprint(solid: Solid, is_lying: bool) -> float:
     if is_lying:
         return float(np.hypot(x, z))
     return float(np.hypot(x, y)) if isinstance(solid, Polyhedron) else x
-
-
-def _flat_top(shape: str, solid: Solid) -> float:
-    return min(solid.extent[:2]) if shape in ("box", "cylinder") else 0.0
 
 
 def _rotation(yaw: float, is_lying: bool) -> Array:

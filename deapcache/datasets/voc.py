@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES, VOID, boxes_of_map
 from deapcache.datasets.base import DATASETS, SplitStatus
-from deapcache.datasets.digests import DigestIndex, Progress
-from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.io import missing_paths, read_bytes, require_all, require_split, require_values, stems
+from deapcache.datasets.digests import DigestIndex
+from deapcache.datasets.files import FileDataset, Sample
+from deapcache.datasets.io import missing_paths, read_bytes, require_all, stems
 from deapcache.errors import DataError, MissingDataError
 
 LAYOUT = """\
@@ -52,8 +52,7 @@ class Voc(FileDataset):
     ``SegmentationObject``, which follow the order of the XML files and may leave some out.
     """
 
-    name = "voc"
-    images_name = "voc"
+    name = images_name = "voc"
     annotations = ("classes", "instances", BOXES)
     classes = CLASSES
     most_objects = VOID - 1
@@ -77,30 +76,29 @@ class Voc(FileDataset):
 
     @classmethod
     def split_parts(cls, root: Path, split: str) -> tuple[Path, ...]:
-        return root / IMAGES, _list_file(root, split), root / CLASS_MAPS
+        return root / "ImageSets" / "Segmentation" / f"{split}.txt", root / IMAGES, root / CLASS_MAPS
 
     @classmethod
     def has_split(cls, root: Path, split: str) -> bool:
-        return _list_file(root, split).is_file()
+        return cls.split_parts(root, split)[0].is_file()
 
     @classmethod
     def split_status(cls, root: Path, split: str) -> SplitStatus:
         """Photographs of the split's list, and missing paths; reads the list, opens no image."""
-        listing = _list_file(root, split)
-        missing = missing_paths([listing, *(root / name for name in (IMAGES, CLASS_MAPS, OBJECT_MAPS))])
+        listing, images, class_maps = cls.split_parts(root, split)
+        missing = missing_paths((listing, images, class_maps, root / OBJECT_MAPS))
         try:
             ids = read_ids(listing) if listing.is_file() else ()
         except DataError as error:
             return SplitStatus(images=0, missing=(*missing, f"a list of the right form: {error}"))
-        photographs = stems(root / IMAGES, ".jpg")
+        photographs = stems(images, ".jpg")
         return SplitStatus(images=sum(name in photographs for name in ids), missing=missing)
 
     def list_samples(self, split: str) -> Sequence[Sample]:
-        listing = _list_file(self.root, split)
-        require_split("voc", split, self.root, (listing, self.root / IMAGES, self.root / CLASS_MAPS))
+        listing, images, class_maps = self.require_parts(split)
         ids = read_ids(listing)
-        require_all(ids, self.root / IMAGES, ".jpg", f"{listing} names them: {_ARCHIVE}")
-        require_all(ids, self.root / CLASS_MAPS, ".png", f"{listing} names them: {_ARCHIVE}")
+        require_all(ids, images, ".jpg", f"{listing} names them: {_ARCHIVE}")
+        require_all(ids, class_maps, ".png", f"{listing} names them: {_ARCHIVE}")
         samples = []
         for name in ids:
             classes, objects = f"{CLASS_MAPS}/{name}.png", f"{OBJECT_MAPS}/{name}.png"
@@ -110,15 +108,14 @@ class Voc(FileDataset):
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
         if kind == "classes":
-            return self._classes(sample)
-        objects = self._objects(sample)
-        if kind == BOXES:
-            return boxes_of_map(objects, self._categories(sample, objects))
-        return objects
+            values = self.read_index_map(sample, kind, _CLASS_VALUES, "0 (background) to 20, or 255 (void)")
+            return values.astype(np.uint8)
+        expected = "0 (background), the number of an object up to 254, or 255 (void)"
+        objects = self.read_index_map(sample, kind, _OBJECT_VALUES, expected)
+        objects[objects == VOID] = 0
+        return boxes_of_map(objects, self._categories(sample, objects)) if kind == BOXES else objects
 
-    def annotation_digest(
-        self, split: str, kind: str, *, index: DigestIndex | None = None, progress: Progress | None = None
-    ) -> str:
+    def annotation_digest(self, split: str, kind: str, *, index: DigestIndex | None = None) -> str:
         """As for any dataset of files; raises :class:`MissingDataError` where a map of objects is needed and absent."""
         if kind in ("instances", BOXES):
             folder = self.root / OBJECT_MAPS
@@ -127,26 +124,13 @@ class Voc(FileDataset):
                     f"voc has no objects under {self.root}: the folder {OBJECT_MAPS} is missing, from which instances "
                     "and boxes are read (classes are there). Unpack it from VOCtrainval_11-May-2012.tar"
                 )
-            advice = f"{_list_file(self.root, split)} names them: {_ARCHIVE}"
-            require_all(self.image_ids(split), folder, ".png", advice)
-        return super().annotation_digest(split, kind, index=index, progress=progress)
-
-    def _classes(self, sample: Sample) -> NDArray[np.uint8]:
-        path = self.root / sample.labels["classes"][0]
-        labels = read_map_of_image(path, self.root / sample.image)
-        require_values(labels, _CLASS_VALUES, path, "0 (background) to 20, or 255 (void)")
-        return labels.astype(np.uint8)
-
-    def _objects(self, sample: Sample) -> NDArray[np.int32]:
-        path = self.root / sample.labels["instances"][0]
-        labels = read_map_of_image(path, self.root / sample.image)
-        require_values(labels, _OBJECT_VALUES, path, "0 (background), the number of an object up to 254, or 255 (void)")
-        labels[labels == VOID] = 0
-        return labels
+            listing = self.split_parts(self.root, split)[0]
+            require_all(self.image_ids(split), folder, ".png", f"{listing} names them: {_ARCHIVE}")
+        return super().annotation_digest(split, kind, index=index)
 
     def _categories(self, sample: Sample, objects: NDArray[np.int32]) -> NDArray[np.int64]:
         """(h, w): on all pixels of an object the commonest of the classes 1 to 20 beneath it, the first of equals."""
-        pairs = (objects.astype(np.int64) * (VOID + 1) + self._classes(sample)).ravel()
+        pairs = (objects.astype(np.int64) * (VOID + 1) + self.read_labels(sample, "classes")).ravel()
         counts = np.bincount(pairs, minlength=(VOID + 1) ** 2).reshape(VOID + 1, VOID + 1)[:, 1 : len(CLASSES)]
         unclassed = [number for number in np.unique(objects[objects > 0]) if not counts[number].any()]
         if unclassed:
@@ -183,8 +167,4 @@ def read_ids(path: Path) -> tuple[str, ...]:
     return tuple(sorted(ids))
 
 
-def _list_file(root: Path, split: str) -> Path:
-    return root / "ImageSets" / "Segmentation" / f"{split}.txt"
-
-
-DATASETS.add("voc", Voc.entry())
+DATASETS["voc"] = Voc

@@ -22,7 +22,7 @@ from deapcache.errors import CacheMissError, LocationError, TrainingError, Unkno
 from deapcache.locations import Location
 from deapcache.probing import ProbeConfig, ProbeProgress, ProbeResult, RunSpec, feature_fields, probe_backbone
 from deapcache.processes import refuse_unguarded
-from deapcache.readouts import canonical_readout, check_readout
+from deapcache.readouts import canonical_readout
 from deapcache.results import Result, picture_key, save_picture, save_run
 from deapcache.results.record import largest_key, run_name
 from deapcache.tasks import TASKS, Task, get_task
@@ -63,7 +63,7 @@ def probe(
     """
     refuse_unguarded()
     for readout in config.readouts:
-        check_readout(readout)  # a wrong name is refused before any cache is looked for
+        canonical_readout(readout)  # a wrong name is refused before any cache is looked for
     passes = [
         replace(
             config,

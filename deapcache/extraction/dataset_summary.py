@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from deapcache.annotations import BOXES
 from deapcache.cache import list_caches
-from deapcache.datasets import BOXES, Dataset, dataset_entry, images_owner
+from deapcache.datasets import Dataset, dataset_entry, images_owner
 from deapcache.errors import MissingDataError
 from deapcache.locations import Location
 

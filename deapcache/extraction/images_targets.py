@@ -15,18 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deapcache.annotations import ANNOTATIONS, BOXES, OUTSIDE, get_annotation
+from deapcache.annotations import ANNOTATIONS, BOXES, OUTSIDE, get_annotation, pad_table
 from deapcache.cache import ORIGINAL, ArraySpec, Cache, images_path, refresh_manifest, targets_path
 from deapcache.cache.progress import Progress, ProgressEvent, message, no_progress
-from deapcache.datasets import (
-    INTERPOLATION,
-    Dataset,
-    DigestIndex,
-    in_order,
-    pad_table,
-    resize_image,
-    workers,
-)
+from deapcache.datasets import INTERPOLATION, Dataset, DigestIndex, in_order, resize_image, workers
 from deapcache.errors import PluginError, UsageError
 from deapcache.extraction.claims import WorkQueue
 from deapcache.extraction.create import make_cache, require_space

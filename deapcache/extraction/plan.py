@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from deapcache.allocator import keep_freed_memory
+from deapcache.annotations import BOXES
 from deapcache.backbones import CLS, Backbone, build, describe, layers_of
 from deapcache.cache import ORIGINAL, ArraySpec, feature_arrays, find_caches, name_view, shard_images_for
 from deapcache.cache.progress import Progress, message, no_progress
-from deapcache.datasets import BOXES, Dataset
+from deapcache.datasets import Dataset
 from deapcache.extraction.dataset_summary import DatasetSummary, summarize_dataset
 from deapcache.extraction.images_targets import (
     image_array,

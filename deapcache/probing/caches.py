@@ -33,11 +33,10 @@ class SplitCaches:
     """The open caches of one split, and the rows of them that a probe uses."""
 
     features: FeatureCache
-    targets: Mapping[str, Cache]
-    """Annotation → target cache, whose rows are those of ``features``."""
+    others: Mapping[str, Cache]
+    """Name of an array → its cache, whose rows are those of ``features``: targets by annotation and, where a readout
+    needs them, the base images as :data:`GUIDANCE`."""
     rows: np.ndarray
-    images: Cache | None = None
-    """Base images, whose rows are those of ``features``; ``None``: no readout needs them."""
     mirrored: FeatureCache | None = None
     """Features of the mirror images, whose rows are those of ``features``; ``None``: no mirror image is drawn."""
     entries: Mapping[str, CacheEntry] = field(default_factory=dict)
@@ -61,11 +60,6 @@ class SplitCaches:
     def feature_views(self) -> dict[str, FeatureCache]:
         """The features of each view, by the names under which batches hold them."""
         return {FEATURES: self.features, **({} if self.mirrored is None else {MIRRORED: self.mirrored})}
-
-    @property
-    def others(self) -> dict[str, Cache]:
-        """All caches but the features, by the names under which batches hold them."""
-        return {**self.targets, **({} if self.images is None else {GUIDANCE: self.images})}
 
     def decoded_bytes(self) -> int:
         """Bytes that the used rows take in memory."""
@@ -112,7 +106,7 @@ def _open_split(
     for name in (*annotations, MIRRORED):
         if name in caches:
             _require_same_images(entries[FEATURES], caches[FEATURES], entries[name], caches[name])
-    features, mirrored = caches[FEATURES], caches.get(MIRRORED)
+    features = caches[FEATURES]
     rows = range(len(features) if limit is None else min(limit, len(features)))
     for name, cache in caches.items():
         if not cache.is_complete(rows):
@@ -120,10 +114,11 @@ def _open_split(
             command = _mirror_command(home, config, entries[FEATURES]) if of_mirrored else config.extract_command(home)
             command += "" if limit is None else f" --limit {limit}"
             raise _incomplete(command, entries[name].path, cache, rows, caches.values())
+    others = {name: cache for name, cache in caches.items() if name not in (FEATURES, MIRRORED)}
+    mirrored = caches.get(MIRRORED)
     assert isinstance(features, FeatureCache)  # what open() gives for this kind
     assert mirrored is None or isinstance(mirrored, FeatureCache)
-    targets = {name: caches[name] for name in annotations}
-    return SplitCaches(features, targets, np.asarray(rows), caches.get(GUIDANCE), mirrored, entries)
+    return SplitCaches(features, others, np.asarray(rows), mirrored, entries)
 
 
 def cache_records(train: SplitCaches, val: SplitCaches, annotations: Sequence[str]) -> dict[str, dict[str, Any]]:

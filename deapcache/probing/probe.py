@@ -20,7 +20,7 @@ from deapcache.probing.caches import SplitCaches, cache_records, open_caches
 from deapcache.probing.config import ProbeConfig, Progress, default_iterations
 from deapcache.probing.evaluate import Examples, costs_of, score
 from deapcache.probing.train import ReadoutTrainer, TaskSpec, stack_trainers, thread_count, train
-from deapcache.readouts import READOUTS, canonical_readout, check_readout, needs_guidance, needs_upsampler
+from deapcache.readouts import READOUTS, canonical_readout, needs_guidance, needs_upsampler
 from deapcache.recipe import Protocol
 from deapcache.regions import SQUASH
 from deapcache.tasks import TASKS, Task, get_task
@@ -175,8 +175,6 @@ class _Probe:
         if config.dataset is None:
             raise UsageError("one pass probes one dataset, and none is given")
         tasks = [get_task(name, config.task_options.get(name)) for name in dict.fromkeys(config.tasks)]
-        for name in config.readouts:
-            check_readout(name)
         self._config = config
         self._readouts = list(dict.fromkeys(canonical_readout(name) for name in config.readouts))
         if config.upsampler is not None and not any(needs_upsampler(name) for name in self._readouts):

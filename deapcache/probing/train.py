@@ -18,7 +18,7 @@ import torch
 from deapcache.errors import TrainingError
 from deapcache.probing.batches import BatchStream, image_order, sequential
 from deapcache.probing.config import GRADIENT_CLIP, WARM_UP, ProbeConfig, Progress, StageTimer
-from deapcache.readouts import Readout, build_readout
+from deapcache.readouts import Readout, build_readout, seeded
 from deapcache.tasks import Target, Task
 
 MAX_STACK = 16
@@ -111,8 +111,7 @@ class ReadoutTrainer:
         self.seed = seed
         self.lr = lr
         self.heads: list[Readout] = [head.to(device) for head in spec.build(readout, seed, output_bias)]
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed):
             criterion = spec.task.criterion()
         self.criterion = None if criterion is None else criterion.to(device)
         self._losses = torch.empty(spec.iterations, device=device)

@@ -9,11 +9,11 @@ from deapcache.readouts.base import (
     blank_readout,
     build_readout,
     canonical_readout,
-    check_readout,
     learnable_parameters,
     needs_guidance,
     needs_upsampler,
     restore_readout,
+    seeded,
     variant,
 )
 from deapcache.readouts.baselines import Bicubic, Linear, Transposed
@@ -30,12 +30,12 @@ __all__ = [
     "blank_readout",
     "build_readout",
     "canonical_readout",
-    "check_readout",
     "learnable_parameters",
     "needs_guidance",
     "needs_upsampler",
     "normalised_images",
     "restore_readout",
+    "seeded",
     "variant",
     "weights_digest",
 ]

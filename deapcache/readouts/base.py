@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +118,7 @@ class Readout(nn.Module, ABC):
     @classmethod
     def forward_stacked(
         cls,
-        members: Sequence[Readout],
+        members: Sequence[Self],
         features_BHWD: Tensor,
         output_size: tuple[int, int],
         guidance: Tensor | None = None,
@@ -174,13 +174,8 @@ _NOW_A_PLUGIN = {"anyup": "docs/templates/anyup.py"}
 """Readouts that earlier versions had, and the example plugins that have them now."""
 
 
-def check_readout(name: str) -> None:
-    """Raise what :func:`build_readout` raises for a wrong name."""
-    _parse(name)
-
-
 def canonical_readout(name: str) -> str:
-    """The one name of a readout that has two: ``deap:16`` is ``deap``."""
+    """The one name of a readout that has two: ``deap:16`` is ``deap``; raises as :func:`build_readout`."""
     base, entry, size = _parse(name)
     return base if size in (None, entry.default_size) else f"{base}:{size}"
 
@@ -227,7 +222,7 @@ def blank_readout(
         cnn_width=cnn_width,
         code_dim=size or entry.default_size,
     )
-    with _seeded(seed):
+    with seeded(seed):
         return entry(config)
 
 
@@ -272,7 +267,7 @@ def build_readout(
     readout = blank_readout(
         name, feature_dim=feature_dim, out_channels=out_channels, grid=grid, cnn_width=cnn_width, seed=seed
     )
-    with _seeded(seed):
+    with seeded(seed):
         readout.load_upsampler(upsampler)
     return readout
 
@@ -292,7 +287,7 @@ def restore_readout(
     Needs no checkpoint of an upsampler: that is part of the state. Raises what :func:`build_readout` raises.
     """
     readout = blank_readout(name, feature_dim=feature_dim, out_channels=out_channels, grid=grid, cnn_width=cnn_width)
-    with _seeded(0):
+    with seeded(0):
         readout.restore(options, state)
     return readout.eval()
 
@@ -317,7 +312,7 @@ def _parse(name: str) -> tuple[str, ReadoutEntry, int | None]:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """PyTorch's global CPU generator freshly seeded, and afterwards as it was."""
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would reseed accelerators as well.

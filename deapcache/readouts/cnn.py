@@ -33,6 +33,8 @@ class UpsamplingBlock(nn.Module):
 class UpsamplingCNN(nn.Module):
     """Section 3's γ: an entry convolution, three upsampling blocks, a final 1 × 1 convolution and a skip connection.
 
+    :func:`run_side_by_side` runs one or several of them.
+
     The paper's text leaves open where channels change. This layout is *count-equivalent*: found by search, it gives all
     of the paper's printed parameter counts. The skip is a 1 × 1 convolution of the entry's output, brought up
     bilinearly.
@@ -62,10 +64,6 @@ class UpsamplingCNN(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-    def forward(self, tokens_BCRW: Tensor) -> Tensor:
-        """(B, in_channels, r, w) to (B, out_channels, 8r, 8w)."""
-        return run_side_by_side([self], [tokens_BCRW])[0]
 
     def steps(self) -> list[UpsamplingBlock]:
         """The blocks, in order."""

@@ -11,7 +11,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -337,13 +337,12 @@ class FeatUp(GuidedReadout):
     @classmethod
     def forward_stacked(
         cls,
-        members: Sequence[Readout],
+        members: Sequence[Self],
         features_BHWD: Tensor,
         output_size: tuple[int, int],
         guidance: Tensor | None = None,
     ) -> list[Tensor]:
         """See :meth:`Readout.forward_stacked`."""
-        ours = [member for member in members if isinstance(member, FeatUp)]
         B, H, W, _ = features_BHWD.shape
         images_B3hw = normalised_images(guidance, B, "featup")
         # At least as fine as the stack's output, as the backbone's own view of a base image would be.
@@ -351,9 +350,9 @@ class FeatUp(GuidedReadout):
         if images_B3hw.shape[2:] != size:
             images_B3hw = F.interpolate(images_B3hw, size, mode="bicubic", align_corners=False)
         with torch.autocast(features_BHWD.device.type, enabled=False):
-            maps = [member._linear() for member in ours]
+            maps = [member._linear() for member in members]
             befores = [before for before, _, _ in maps]
-            fine_BCHW = ours[0]._upsampled(features_BHWD, images_B3hw, torch.cat(befores))
+            fine_BCHW = members[0]._upsampled(features_BHWD, images_B3hw, torch.cat(befores))
             fine_BChw = F.interpolate(fine_BCHW, output_size, mode="bilinear", align_corners=False)
             outputs = []
             parts = fine_BChw.split([len(before) for before in befores], 1)

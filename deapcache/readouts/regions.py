@@ -100,15 +100,11 @@ class SquaredDistances:
         # The density changes with σ by its own value times d² / σ³ − 1 / σ, and d² is a sum over the axes.
         weighted_SRCN = (g_SQN.view(-1, len(self.rows), len(self.columns), g_SQN.shape[-1]) * of_rows).mul_(of_columns)
         by_row, by_column = weighted_SRCN.sum(2), weighted_SRCN.sum(1)
-        row_squares, column_squares = self._by_cell()
+        # for each of the N = H·W cells: (R, N) and (C, N)
+        row_squares = self.rows[:, :, None].expand(-1, -1, self.columns.shape[1]).flatten(1)
+        column_squares = self.columns[:, None].expand(-1, self.rows.shape[1], -1).flatten(1)
         squares = (by_row * row_squares).sum((1, 2)) + (by_column * column_squares).sum((1, 2))
         return squares / sigma_S**3 - by_row.sum((1, 2)) / sigma_S
-
-    def _by_cell(self) -> tuple[Tensor, Tensor]:
-        """(R, N) and (C, N): of every region row and every region column, its square for each of the N = H·W cells."""
-        rows_RHW = self.rows[:, :, None].expand(-1, -1, self.columns.shape[1])
-        columns_CHW = self.columns[:, None].expand(-1, self.rows.shape[1], -1)
-        return rows_RHW.flatten(1), columns_CHW.flatten(1)
 
     def _factors(self, sigma_S: Tensor) -> tuple[Tensor, Tensor]:
         """(S, R, 1, N) and (S, 1, C, N): with cells along one axis, products run over long contiguous rows."""
@@ -280,20 +276,19 @@ class RegionReadout(Readout):
     @classmethod
     def forward_stacked(
         cls,
-        members: Sequence[Readout],
+        members: Sequence[Self],
         features_BHWD: Tensor,
         output_size: tuple[int, int],
         guidance: Tensor | None = None,
     ) -> list[Tensor]:
         """See :meth:`Readout.forward_stacked`."""
-        ours = [member for member in members if isinstance(member, cls)]
-        grid, shape = (features_BHWD.shape[1], features_BHWD.shape[2]), ours[0].trained_size
+        grid, shape = (features_BHWD.shape[1], features_BHWD.shape[2]), members[0].trained_size
         geometry = locate_regions_and_cells(output_size, grid, shape=shape, device=features_BHWD.device)
-        mixed = cls.mix(ours, features_BHWD, geometry)
+        mixed = cls.mix(members, features_BHWD, geometry)
         tokens_BDRC = [
-            member.ffn(mixed_BRCV).permute(0, 3, 1, 2) for member, mixed_BRCV in zip(ours, mixed, strict=True)
+            member.ffn(mixed_BRCV).permute(0, 3, 1, 2) for member, mixed_BRCV in zip(members, mixed, strict=True)
         ]
-        outputs = run_side_by_side([member.cnn for member in ours], tokens_BDRC)
+        outputs = run_side_by_side([member.cnn for member in members], tokens_BDRC)
         return [cls.fit(output_BOhw.float(), output_size) for output_BOhw in outputs]
 
     def set_output_bias(self, values: Tensor) -> None:

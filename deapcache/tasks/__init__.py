@@ -1,11 +1,12 @@
 """Tasks: annotations to targets, outputs to losses, statistics and scores. Tensors only."""
 
+from deapcache.annotations import VOID
 from deapcache.tasks.binary import Boundaries, Foreground
 from deapcache.tasks.depth import Depth
 from deapcache.tasks.detection import Detection
 from deapcache.tasks.discrimination import Discrimination
 from deapcache.tasks.segmentation import CocoStuff, Segmentation, Voc
-from deapcache.tasks.task import TASKS, VOID, Maps, Metric, Target, Task, get_task
+from deapcache.tasks.task import TASKS, Maps, Metric, Target, Task, get_task
 
 TASKS["boundaries"] = Boundaries
 TASKS["detection"] = Detection

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deapcache.tasks.task import VOID, Maps, Metric, Task, per_image_sum
+from deapcache.annotations import CROWD_PIXEL, VOID
+from deapcache.tasks.task import Maps, Metric, Task, per_image_sum
 
 BINS = 512
 """An even number, so that no bin holds logits of both signs."""
@@ -56,8 +57,13 @@ def average_precision(histograms: np.ndarray) -> float:
     return float((positives * precision).sum() / hits[-1])
 
 
-CROSS_ENTROPY = Metric(label="CE", unit="nats", higher_is_better=False)
-AVERAGE_PRECISION = Metric(label="AP", unit="", higher_is_better=True)
+METRICS = {
+    "cross_entropy": Metric(label="CE", unit="nats", higher_is_better=False),
+    "iou": Metric(label="IoU", higher_is_better=True),
+    "mean_iou": Metric(label="mIoU", higher_is_better=True),
+    "average_precision": Metric(label="AP", higher_is_better=True),
+}
+"""All that a task of two kinds of pixel can be judged by."""
 
 
 class BinaryTask(Task):
@@ -70,6 +76,8 @@ class BinaryTask(Task):
     positives among them. A subclass names in ``metrics`` those that it is judged by.
     """
 
+    annotations = ("instances",)
+    default_dataset = "coco"
     iterations = 30_000
     meaning = "probability of the positive class"
     picture = "probability"
@@ -102,12 +110,13 @@ class BinaryTask(Task):
         neither = valid - positive - predicted + both
         with np.errstate(invalid="ignore"):
             iou = both / (positive + predicted - both)
-            ious = {
+            found = {
+                "cross_entropy": total["cross_entropy"] / valid,
                 "iou": iou,
                 "mean_iou": np.nanmean([iou, neither / (valid - both)]) if valid else np.nan,
+                "average_precision": average_precision(total["histograms"]),
+                "positive_rate": positive / valid,
             }
-            rates = {"cross_entropy": total["cross_entropy"] / valid, "positive_rate": positive / valid}
-        found = rates | ious | {"average_precision": average_precision(total["histograms"])}
         return {name: float(found[name]) for name in (*self.metrics, "positive_rate")}
 
     def constant_baseline(self, targets: Iterable[Tensor], classes: tuple[str, ...]) -> Tensor:
@@ -131,9 +140,6 @@ def _cross_entropies(logit: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logit.float(), wanted, weight=valid.float(), reduction="none")
 
 
-_CROWD = -1
-
-
 class Boundaries(BinaryTask):
     """Border pixels of instances against all others.
 
@@ -146,13 +152,7 @@ class Boundaries(BinaryTask):
     """
 
     name = "boundaries"
-    annotations = ("instances",)
-    default_dataset = "coco"
-    metrics: ClassVar = {
-        "cross_entropy": CROSS_ENTROPY,
-        "iou": Metric(label="IoU", unit="", higher_is_better=True),
-        "average_precision": AVERAGE_PRECISION,
-    }
+    metrics: ClassVar = {name: METRICS[name] for name in ("cross_entropy", "iou", "average_precision")}
     main_metric = "iou"
 
     @property
@@ -165,7 +165,7 @@ class Boundaries(BinaryTask):
         Borders are those of ``skimage.segmentation.find_boundaries(mode="thick")``.
         """
         ids = maps["instances"]
-        crowd = ids == _CROWD
+        crowd = ids == CROWD_PIXEL
         dilated = F.max_pool2d(thick_boundaries(ids.masked_fill(crowd, 0)).float(), 3, stride=1, padding=1)
         return dilated.to(torch.uint8).masked_fill(crowd, VOID)
 
@@ -185,13 +185,7 @@ class Foreground(BinaryTask):
     """Pixels of any instance, crowds included, against background. Not in the paper; few images are enough for it."""
 
     name = "foreground"
-    annotations = ("instances",)
-    default_dataset = "coco"
-    metrics: ClassVar = {
-        "cross_entropy": CROSS_ENTROPY,
-        "mean_iou": Metric(label="mIoU", unit="", higher_is_better=True),
-        "average_precision": AVERAGE_PRECISION,
-    }
+    metrics: ClassVar = {name: METRICS[name] for name in ("cross_entropy", "mean_iou", "average_precision")}
     main_metric = "mean_iou"
 
     @property

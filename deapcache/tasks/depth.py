@@ -45,11 +45,11 @@ class Depth(Task):
     metrics: ClassVar = {
         "rmse": Metric(label="RMSE", unit="m", higher_is_better=False),
         "rmse_pooled": Metric(label="RMSE, pooled", unit="m", higher_is_better=False),
-        "delta1": Metric(label="δ1", unit="", higher_is_better=True),
-        "delta2": Metric(label="δ2", unit="", higher_is_better=True),
-        "delta3": Metric(label="δ3", unit="", higher_is_better=True),
-        "abs_rel": Metric(label="AbsRel", unit="", higher_is_better=False),
-        "log10": Metric(label="log10", unit="", higher_is_better=False),
+        "delta1": Metric(label="δ1", higher_is_better=True),
+        "delta2": Metric(label="δ2", higher_is_better=True),
+        "delta3": Metric(label="δ3", higher_is_better=True),
+        "abs_rel": Metric(label="AbsRel", higher_is_better=False),
+        "log10": Metric(label="log10", higher_is_better=False),
         "silog": Metric(label="SILog", unit="×100", higher_is_better=False),
     }
     main_metric = "rmse"

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deapcache.annotations import CROWD, CROWD_PIXEL, KIND, OBJECT
 from deapcache.errors import DataError
 from deapcache.tasks.task import Maps, Metric, Task
 
@@ -29,12 +30,6 @@ _SIZE_WEIGHT = 1.0
 
 _SPREAD = 0.02
 """Of the prior's centres, as a fraction of the image: σ of the Gaussian that they are smoothed with."""
-
-_OBJECT, _CROWD = 1, 2
-"""Kinds of row in the ``boxes`` annotation."""
-
-_CROWD_PIXEL = -1
-"""In instance maps."""
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """IoU from which a detection is a hit."""
@@ -70,9 +65,9 @@ class Detection(Task):
     picture = "boxes"
     default_dataset = "coco"
     metrics: ClassVar = {
-        "ap_large": Metric(label="AP lg", unit="", higher_is_better=True),
-        "ap": Metric(label="AP", unit="", higher_is_better=True),
-        "ap50_large": Metric(label="AP50 lg", unit="", higher_is_better=True),
+        "ap_large": Metric(label="AP lg", higher_is_better=True),
+        "ap": Metric(label="AP", higher_is_better=True),
+        "ap50_large": Metric(label="AP50 lg", higher_is_better=True),
     }
     main_metric = "ap_large"
 
@@ -109,7 +104,7 @@ class Detection(Task):
         whole = _fractions(table)
         corner, opposite = whole[..., :2].clamp(0, 1), (whole[..., :2] + whole[..., 2:]).clamp(0, 1)
         boxes = torch.cat([corner, opposite - corner], dim=-1)  # what is outside gets no size
-        objects = (table[:, 1:, 5] == _OBJECT) & (boxes[..., 2:] > 0).all(-1)
+        objects = (table[:, 1:, KIND] == OBJECT) & (boxes[..., 2:] > 0).all(-1)
         heat = heat_maps(boxes, objects, (height, width))
         cells = centre_cells(boxes, (height, width))
         return {
@@ -118,7 +113,7 @@ class Detection(Task):
             "sizes": boxes[..., 2:].float(),
             "cells": cells[..., 1] * width + cells[..., 0],
             "heat": heat,
-            "counted": (instances != _CROWD_PIXEL) | (heat == 1),
+            "counted": (instances != CROWD_PIXEL) | (heat == 1),
         }
 
     def loss(self, output: Tensor, target: Mapping[str, Tensor], criterion: nn.Module | None = None) -> Tensor:
@@ -145,8 +140,8 @@ class Detection(Task):
         for boxes, table in zip(detections, tables, strict=True):
             left, top, width, height = table[0, :4]
             pixels = boxes[boxes[:, 4] > 0] * (width, height, width, height, 1) + (left, top, 0, 0, 0)
-            rows = table[(table[:, 5] == _OBJECT) | (table[:, 5] == _CROWD)]
-            found.append(match(pixels, np.column_stack([rows[:, :5], rows[:, 5] == _CROWD])))
+            rows = table[np.isin(table[:, KIND], (OBJECT, CROWD))]
+            found.append(match(pixels, np.column_stack([rows[:, :5], rows[:, KIND] == CROWD])))
         return {name: torch.from_numpy(np.stack([one[name] for one in found])) for name in found[0]}
 
     def scores(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -180,7 +175,7 @@ class Detection(Task):
         The former are (B, n, 5) float32, fractions alike, then 1 for an object, 2 for a crowd and 0 for no box.
         """
         table = target["table"]
-        return torch.cat([_fractions(table), table[:, 1:, 5:6]], dim=-1).float(), self.prediction(output)
+        return torch.cat([_fractions(table), table[:, 1:, KIND : KIND + 1]], dim=-1).float(), self.prediction(output)
 
 
 def _fractions(table: Tensor) -> Tensor:
@@ -378,11 +373,11 @@ def match(detections: NDArray[np.float64], objects: NDArray[np.float64]) -> dict
     }
 
 
-def _matched(detections: NDArray[np.float64], objects: NDArray[np.float64]) -> tuple[NDArray[np.bool_], ...]:
-    """(2, 10, n) each: detections that have an object that counts, and that have one that is ignored."""
+def _matched(detections: NDArray[np.float64], objects: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(2, 2, 10, n): detections that have an object that counts, and those that have one that is ignored."""
     found = np.zeros((2, len(AREAS), len(THRESHOLDS), len(detections)), bool)
     if not len(objects) or not len(detections):
-        return found[0], found[1]
+        return found
     from pycocotools import mask as coco_mask
 
     overlaps = coco_mask.iou(detections[:, :4], objects[:, :4], objects[:, 5].astype(np.uint8))
@@ -390,7 +385,7 @@ def _matched(detections: NDArray[np.float64], objects: NDArray[np.float64]) -> t
     # matched with: those that have one are all that it needs to see.
     near = (overlaps >= THRESHOLDS[0]).any(1)
     if not near.any():
-        return found[0], found[1]
+        return found
     from pycocotools.cocoeval import COCOeval  # draws in matplotlib, which other tasks do without
 
     evaluation = COCOeval(iouType="bbox")
@@ -409,7 +404,7 @@ def _matched(detections: NDArray[np.float64], objects: NDArray[np.float64]) -> t
         has_match, is_ignored = matches["dtMatches"] > 0, matches["dtIgnore"].astype(bool)
         found[0, place][:, near] = has_match & ~is_ignored
         found[1, place][:, near] = has_match & is_ignored
-    return found[0], found[1]
+    return found
 
 
 def average_precisions(statistics: Mapping[str, np.ndarray]) -> dict[str, NDArray[np.float64]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from deapcache.annotations import AREA, KIND, OBJECT
 from deapcache.errors import DataError
 from deapcache.tasks.task import Maps, Metric, Target, Task
 
@@ -128,36 +129,27 @@ _DIM = 32
 _PIXELS = 256
 """Foreground pixels of each image in a training step."""
 
-_OBJECT = 1
-_AREA, _KIND = 4, 5
-"""Columns of the ``boxes`` table; its first row is the image itself, or the region of it that is seen."""
 
+def have_large_objects(boxes: Tensor, *, share: float = 0.0, pixels: float = 0.0, count: int = 3) -> Tensor:
+    """(B,) bool from ``boxes`` tables (B, rows, 7): whether an image has ``count`` large objects.
 
-@dataclass(frozen=True, kw_only=True)
-class LargeObjects:
-    """What makes an image one of "at least three large objects", which the paper does not say."""
-
-    share: float = 0.0
-    """A large object covers more than this share of the image."""
-    pixels: float = 0.0
-    """And more than this many of its original pixels."""
-    count: int = 3
-    """An image needs this many."""
-
-    def hold(self, boxes: Tensor) -> Tensor:
-        """(B,) bool from ``boxes`` tables (B, rows, 7): areas are the annotations' own, crowds are no objects."""
-        area, image = boxes[..., _AREA], boxes[:, :1, _AREA]
-        large = (boxes[..., _KIND] == _OBJECT) & (area > self.share * image) & (area > self.pixels)
-        return large.sum(1) >= self.count
+    A large object covers more than a ``share`` of the image, and more than so many of its original ``pixels``. Areas
+    are the annotations' own, crowds are no objects. The table's first row is the image, or the region of it that is
+    seen.
+    """
+    area, image = boxes[..., AREA], boxes[:, :1, AREA]
+    large = (boxes[..., KIND] == OBJECT) & (area > share * image) & (area > pixels)
+    return large.sum(1) >= count
 
 
 LARGE = {
-    "share6": LargeObjects(share=0.06),
-    "share5": LargeObjects(share=0.05),
-    "area96": LargeObjects(pixels=96**2),
-    "area96-four": LargeObjects(pixels=96**2, count=4),
+    "share6": partial(have_large_objects, share=0.06),
+    "share5": partial(have_large_objects, share=0.05),
+    "area96": partial(have_large_objects, pixels=96**2),
+    "area96-four": partial(have_large_objects, pixels=96**2, count=4),
 }
-"""By the name that a user chooses it by. COCO calls an object large above 96² pixels."""
+"""What makes an image one of "at least three large objects", which the paper does not say, by the name that a user
+chooses it by. COCO calls an object large above 96² pixels."""
 
 
 class Discrimination(Task):
@@ -178,7 +170,7 @@ class Discrimination(Task):
     meaning = "embedding of each pixel, channels first"
     picture = "segments"
     default_dataset = "coco"
-    metrics: ClassVar = {"ari": Metric(label="ARI", unit="", higher_is_better=True)}
+    metrics: ClassVar = {"ari": Metric(label="ARI", higher_is_better=True)}
     main_metric = "ari"
     choices: ClassVar = {"large": tuple(LARGE)}
 
@@ -254,7 +246,7 @@ class Discrimination(Task):
         ``ari`` is NaN where the chosen one does not hold, and where no pixel is foreground.
         """
         ids = target["instances"].cpu()
-        large = {name: objects.hold(target["boxes"]).cpu() for name, objects in LARGE.items()}
+        large = {name: have_large(target["boxes"]).cpu() for name, have_large in LARGE.items()}
         judged = ids.masked_fill(~large[self.chosen["large"]][:, None, None], 0)  # k-means is not for free
         return {
             "ari": _agreement(judged.numpy(), clusters(output, judged).numpy()),

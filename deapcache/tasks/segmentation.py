@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deapcache.annotations import VOID
 from deapcache.errors import DataError, UsageError
-from deapcache.tasks.task import VOID, Maps, Metric, Task, per_image_sum
+from deapcache.tasks.task import Maps, Metric, Task, per_image_sum
 
 _ADVICE = "compare the dataset's class names with its class maps, then prepare the targets anew"
 
@@ -32,8 +33,8 @@ class Segmentation(Task):
     default_dataset = "scenes"
     metrics: ClassVar = {
         "cross_entropy": Metric(label="CE", unit="nats", higher_is_better=False),
-        "mean_iou": Metric(label="mIoU", unit="", higher_is_better=True),
-        "pixel_accuracy": Metric(label="accuracy", unit="", higher_is_better=True),
+        "mean_iou": Metric(label="mIoU", higher_is_better=True),
+        "pixel_accuracy": Metric(label="accuracy", higher_is_better=True),
     }
     main_metric = "mean_iou"
 

@@ -14,9 +14,6 @@ from torch import Tensor, nn
 from deapcache.errors import UsageError
 from deapcache.plugins import Registry
 
-VOID = 255
-"""Value of target pixels that neither loss nor score looks at."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
@@ -24,7 +21,7 @@ class Metric:
 
     label: str
     """For table heads: ``RMSE``."""
-    unit: str
+    unit: str = ""
     """``m``, ``nats``; empty for a share between 0 and 1."""
     higher_is_better: bool
 

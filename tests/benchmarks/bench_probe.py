@@ -65,7 +65,7 @@ class InMemory:
 
     def __init__(self, caches: SplitCaches, device: torch.device) -> None:
         self._features = caches.features.read_features(caches.rows)
-        self._maps = {name: cache.read(caches.rows) for name, cache in caches.targets.items()}
+        self._maps = {name: cache.read(caches.rows) for name, cache in caches.others.items()}
         self._device = device
 
     def batches(self, order: Iterable[np.ndarray]) -> Iterator[Batch]:

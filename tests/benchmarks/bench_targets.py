@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 from pycocotools.coco import COCO
 
-from deapcache.datasets import Dataset, open_dataset, resize_map
+from deapcache.annotations import resize_map
+from deapcache.datasets import Dataset, open_dataset
 from tests.benchmarks.figures import Figure, ratios
 
 SIZE = (480, 640)

@@ -63,7 +63,7 @@ def test_every_registered_dataset_says_what_its_class_does():
     """Facts of an entry are those of the class that opens it, where they do not depend on files."""
     from deapcache.datasets.ade20k import Ade20k
     from deapcache.datasets.cityscapes import Cityscapes
-    from deapcache.datasets.coco_stuff import CocoStuffMaps
+    from deapcache.datasets.coco import CocoStuffMaps
     from deapcache.datasets.diode import Diode
     from deapcache.datasets.kitti import KittiEigen
     from deapcache.datasets.nyuv2 import NyuInpainted, NyuLabelled

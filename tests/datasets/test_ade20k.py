@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deapcache.annotations import resize_map
+from deapcache.annotations import VOID, resize_map
 from deapcache.cache import list_caches
-from deapcache.datasets import DATASETS, VOID, open_dataset
+from deapcache.datasets import DATASETS, open_dataset
 from deapcache.datasets.ade20k import CLASSES, Ade20k
 from deapcache.datasets.base import sample_order
 from deapcache.errors import DataError, MissingDataError, UsageError

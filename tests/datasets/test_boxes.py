@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from deapcache.annotations import CROWD, OBJECT, box_table, boxes_of_map
+from deapcache.annotations import COLUMNS, CROWD, OBJECT, box_table, boxes_of_map, crop_table, pad_table
 from deapcache.cache import mirror
-from deapcache.datasets import COLUMNS, Dataset, crop_table, open_dataset, pad_table
+from deapcache.datasets import Dataset, open_dataset
 from deapcache.datasets.scenes import CLASSES, Scenes
 from deapcache.errors import DataError, UsageError
 from deapcache.regions import CROP, SQUASH, seen_region

@@ -14,8 +14,8 @@ import pytest
 from deapcache_odd_cases import write_sound
 
 from deapcache.datasets import open_dataset
-from deapcache.datasets.digests import DigestIndex, digest_files
-from deapcache.datasets.nyuv2 import ArrayFile
+from deapcache.datasets.digests import DigestIndex
+from deapcache.datasets.nyuv2 import LabelledFile
 from deapcache.extraction import without_unreadable
 from deapcache.locations import LocalLocation
 
@@ -71,7 +71,7 @@ def test_equal_size_and_time_do_not_hide_a_change(files: Path, home: LocalLocati
     swap(files / "b.png", b"other" * 100, way)
     index = DigestIndex(home)
     after = index.digests(files, NAMES)
-    assert after == digest_files(files, NAMES) != before
+    assert after == DigestIndex().digests(files, NAMES) != before
     assert (after[0], index.hashed_files) == (before[0], 1)
 
 
@@ -140,13 +140,13 @@ def test_an_open_array_file_is_opened_again(tmp_path: Path) -> None:
 
     def write(path: Path, value: int) -> bytes:
         with h5py.File(path, "w") as file:
-            file["x"] = np.full((2, 3), value)
+            file["images"] = np.full((1, 3, 1, 1), value, np.uint8)
         return path.read_bytes()
 
     other = write(tmp_path / "other.mat", 2)
     write(tmp_path / "a.mat", 1)
-    arrays = ArrayFile(tmp_path / "a.mat")
-    assert arrays.item("x", 0).tolist() == [1, 1, 1]
+    arrays = LabelledFile(tmp_path / "a.mat")
+    assert arrays.item("images", 1).ravel().tolist() == [1, 1, 1]
     swap(tmp_path / "a.mat", other, in_place)
-    assert arrays.item("x", 0).tolist() == [2, 2, 2]
+    assert arrays.item("images", 1).ravel().tolist() == [2, 2, 2]
     arrays.close()

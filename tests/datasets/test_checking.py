@@ -250,7 +250,7 @@ def test_what_was_found_stays_when_a_check_is_interrupted(toy: Path, monkeypatch
 
 def test_a_dataset_without_files_is_only_opened() -> None:
     scenes = open_dataset("scenes", Path())
-    assert read_problems(scenes, "val", 3) == ()
+    assert read_problems(scenes, "val", 3) == {}
     assert scenes.row_files("val", 3) == ()
 
 

@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 from skimage.measure import label as connected_parts
 from skimage.measure import regionprops
 
-from deapcache.datasets import DATASETS, VOID, open_dataset
+from deapcache.annotations import VOID
+from deapcache.datasets import DATASETS, open_dataset
 from deapcache.datasets.cityscapes import Cityscapes
 from deapcache.errors import DataError, MissingDataError, UsageError
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deapcache.datasets import DATASETS, VOID, DigestIndex, images_owner, open_dataset
-from deapcache.datasets.coco_stuff import CocoStuffMaps
+from deapcache.annotations import VOID
+from deapcache.datasets import DATASETS, DigestIndex, images_owner, open_dataset
+from deapcache.datasets.coco import CocoStuffMaps
 from deapcache.errors import DataError, MissingDataError, UsageError
 from deapcache.extraction import image_recipe
 from deapcache.locations import LocalLocation

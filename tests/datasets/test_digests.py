@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deapcache.datasets.digests import DigestIndex, digest_files, digest_parts
+from deapcache.datasets.digests import DigestIndex
 from deapcache.errors import MissingDataError
 from deapcache.locations import LocalLocation
 
@@ -28,10 +28,10 @@ def _expected(folder: Path) -> tuple[str, ...]:
     return tuple(hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in NAMES)
 
 
-def test_without_index(folder: Path) -> None:
-    calls: list[tuple[int, int]] = []
-    assert digest_files(folder, NAMES, progress=lambda done, total: calls.append((done, total))) == _expected(folder)
-    assert sorted(calls) == [(1, 3), (2, 3), (3, 3)]
+def test_without_a_place_nothing_is_remembered(folder: Path) -> None:
+    index = DigestIndex()
+    assert index.digests(folder, NAMES) == index.digests(folder, NAMES) == _expected(folder)
+    assert index.hashed_files == 6
 
 
 @pytest.mark.usefixtures("settled_files")
@@ -89,7 +89,7 @@ def test_missing_file(folder: Path, home: LocalLocation) -> None:
     with pytest.raises(MissingDataError, match=r"gone\.jpg"):
         DigestIndex(home).digests(folder, ["gone.jpg"])
     with pytest.raises(MissingDataError, match=r"gone\.jpg"):
-        digest_files(folder, ["gone.jpg"])
+        DigestIndex().digests(folder, ["gone.jpg"])
 
 
 @pytest.mark.usefixtures("settled_files")
@@ -105,7 +105,9 @@ def test_parts_of_a_file_are_remembered_until_the_file_changes(folder: Path, hom
     expected = tuple(hashlib.sha256(path.read_bytes()[int(part) :]).hexdigest() for part in parts)
     first = DigestIndex(home)
     assert first.part_digests(path, parts[:2], digest_part) == expected[:2]
-    assert first.part_digests(path, parts, digest_part) == expected == digest_parts(parts, digest_part)
+    assert (
+        first.part_digests(path, parts, digest_part) == expected == DigestIndex().part_digests(path, parts, digest_part)
+    )
     assert (sorted(read[:3]), first.hashed_files) == (["0", "10", "20"], 3)
     second = DigestIndex(home)
     assert second.part_digests(path, parts, digest_part) == expected

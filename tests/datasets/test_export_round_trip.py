@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from deapcache_export import FORMATS
 
-from deapcache.datasets import DATASETS, VOID, Dataset, open_dataset
+from deapcache.annotations import VOID
+from deapcache.datasets import DATASETS, Dataset, open_dataset
 from deapcache.datasets.scenes import CLASSES, Scenes
 
 Exported = Callable[[str], Path]

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from deapcache.datasets import DigestIndex
-from deapcache.datasets.files import FileDataset, Sample, read_map_of_image, require_same_size
+from deapcache.datasets.files import FileDataset, Sample
 from deapcache.datasets.io import image_size, read_index_map, require_values
 from deapcache.errors import DataError, MissingDataError, UsageError
 from deapcache.locations import LocalLocation
@@ -101,20 +101,20 @@ def test_maps_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     allowed = np.arange(256) < 21
     with pytest.raises(DataError, match=r"has the value\(s\) 21, 300; expected 0 to 20"):
         require_values(np.array([[0, 20, 21, 300]]), allowed, path, "0 to 20")
-    with pytest.raises(DataError, match=r"2 x 3 pixels .* 4 x 6"):
-        require_same_size(np.zeros((2, 3)), path, (4, 6), Path("a.jpg"))
 
 
 def test_a_map_has_the_size_of_its_image_as_stored(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned, stored as it is
     Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=exif)
-    assert image_size(tmp_path / "a.jpg") == (4, 6)
+    assert image_size(tmp_path / "a.jpg", apply_exif=False) == (4, 6)
     Image.fromarray(np.full((4, 6), 9, np.uint8)).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_map_of_image(tmp_path / "a.png", tmp_path / "a.jpg"), np.full((4, 6), 9))
+    fits, turned = (Sample(id="a", image=image, labels={"classes": ("a.png",)}) for image in ("a.jpg", "b.jpg"))
+    dataset, allowed = Toy(tmp_path), np.arange(256) == 9
+    np.testing.assert_array_equal(dataset.read_index_map(fits, "classes", allowed, "9"), np.full((4, 6), 9))
     Image.new("RGB", (4, 6)).save(tmp_path / "b.jpg")
     with pytest.raises(DataError, match=r"a.png has 4 x 6 pixels .*b.jpg has 6 x 4"):
-        read_map_of_image(tmp_path / "a.png", tmp_path / "b.jpg")
+        dataset.read_index_map(turned, "classes", allowed, "9")
     with pytest.raises(MissingDataError, match=r"image .*c.jpg is missing"):
         image_size(tmp_path / "c.jpg")
     (tmp_path / "c.jpg").write_bytes(b"no picture")

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deapcache.datasets import COLOUR, COLUMNS, DATASETS, Dataset, DigestIndex, dataset_entry, open_dataset
+from deapcache.annotations import COLUMNS
+from deapcache.datasets import COLOUR, DATASETS, Dataset, DigestIndex, dataset_entry, open_dataset
 from deapcache.datasets.base import sample_order
 from deapcache.errors import DataError, MissingDataError, UnknownNameError, UsageError
 from deapcache.locations import LocalLocation

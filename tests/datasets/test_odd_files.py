@@ -11,7 +11,7 @@ from PIL import Image
 
 from deapcache.datasets import Dataset, open_dataset
 from deapcache.datasets.base import sample_order
-from deapcache.datasets.io import decode_image, upright_size
+from deapcache.datasets.io import decode_image, image_size
 from deapcache.errors import DataError, MissingDataError
 
 REFUSALS = (DataError, MissingDataError)
@@ -74,11 +74,11 @@ def test_the_rest_is_a_dataset_of_its_own(odd: tuple[Dataset, dict[str, Outcome]
 
 @pytest.mark.parametrize("orientation", range(10))
 @pytest.mark.parametrize("kind", ["jpg", "png", "tiff", "webp"])
-def test_the_header_tells_the_upright_size(tmp_path: Path, kind: str, orientation: int) -> None:
+def test_the_header_tells_the_image_size(tmp_path: Path, kind: str, orientation: int) -> None:
     path = tmp_path / f"image.{kind}"
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"tiffinfo": {0x0112: orientation}} if kind == "tiff" else {"exif": exif}
     Image.new("RGB", SIZE[::-1]).save(path, **options)
-    assert upright_size(path) == decode_image(path).shape[:2]
-    assert upright_size(path) == (SIZE[::-1] if orientation in (5, 6, 7, 8) else SIZE)
+    assert image_size(path) == decode_image(path).shape[:2]
+    assert image_size(path) == (SIZE[::-1] if orientation in (5, 6, 7, 8) else SIZE)

@@ -15,9 +15,10 @@ from deapcache.datasets import DATASETS, Dataset, dataset_status, images_owner, 
 from deapcache.errors import MissingDataError, UsageError
 
 LEAVES = """\
+import numpy as np
 from deapcache.datasets import DATASETS
-from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.io import require_split, stems
+from deapcache.datasets.files import FileDataset, Sample
+from deapcache.datasets.io import stems
 
 
 class Leaves(FileDataset):
@@ -37,16 +38,15 @@ class Leaves(FileDataset):
         return root / split / "images", root / split / "masks"
 
     def list_samples(self, split):
-        images, masks = self.split_parts(self.root, split)
-        require_split(self.name, split, self.root, (images, masks))
+        images, masks = self.require_parts(split)
         return [Sample(id=name, image=f"{split}/images/{name}.jpg", labels={"classes": (f"{split}/masks/{name}.png",)})
                 for name in sorted(stems(images, ".jpg"))]
 
     def read_labels(self, sample, kind):
-        return read_map_of_image(self.root / sample.labels[kind][0], self.root / sample.image).astype("uint8")
+        return self.read_index_map(sample, kind, np.ones(2, bool), "0 or 1").astype("uint8")
 
 
-DATASETS.add("leaves", Leaves.entry())
+DATASETS["leaves"] = Leaves
 """
 
 

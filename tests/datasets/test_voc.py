@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deapcache.annotations import resize_map
+from deapcache.annotations import VOID, resize_map
 from deapcache.cache import list_caches
-from deapcache.datasets import DATASETS, VOID, DigestIndex, open_dataset
+from deapcache.datasets import DATASETS, DigestIndex, open_dataset
 from deapcache.datasets.base import sample_order
 from deapcache.datasets.voc import CLASSES, Voc, read_ids
 from deapcache.errors import DataError, MissingDataError, UsageError

@@ -47,5 +47,5 @@ def test_images_that_python_computes_are_made_in_processes(make_coco) -> None:
     with workers(scenes) as pool:
         assert isinstance(pool, ProcessPoolExecutor)
         read = functools.partial(read_problems, scenes, "val")
-        assert list(in_order(pool, read, [1, 0])) == [(1, ()), (0, ())]
+        assert list(in_order(pool, read, [1, 0])) == [(1, {}), (0, {})]
         assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN, "Ctrl-C is for the parent alone"

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,9 +160,8 @@ def add_coco(monkeypatch):
     """A function that registers another dataset in COCO's format."""
 
     def add(name: str, root: Path, images_name: str) -> None:
-        dataset = type("Another", (CocoInstances,), {"name": name, "images_name": images_name})
-        entry = replace(DATASETS.get("coco"), name=name, open=lambda _: dataset(root))
-        monkeypatch.setitem(DATASETS._entries, name, entry)
+        facts = {"name": name, "images_name": images_name, "open": classmethod(lambda cls, _: cls(root))}
+        monkeypatch.setitem(DATASETS._entries, name, type("Another", (CocoInstances,), facts))
 
     return add
 

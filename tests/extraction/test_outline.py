@@ -7,8 +7,7 @@ import pytest
 from deapcache.datasets import dataset_entry, open_dataset
 from deapcache.datasets.ade20k import Ade20k
 from deapcache.datasets.cityscapes import Cityscapes
-from deapcache.datasets.coco import CocoInstances
-from deapcache.datasets.coco_stuff import CocoStuffMaps
+from deapcache.datasets.coco import CocoInstances, CocoStuffMaps
 from deapcache.datasets.diode import Diode
 from deapcache.datasets.kitti import KittiEigen
 from deapcache.datasets.nyuv2 import NyuInpainted, NyuLabelled, NyuPairs

@@ -88,7 +88,7 @@ class _Counting:
 @pytest.mark.parametrize(("residency", "reads"), [("stream", 3), ("memory", 1)])
 def test_each_volume_is_read_once_an_epoch_or_once_at_all(caches, residency, reads) -> None:
     counting = _Counting(caches.features)
-    stream = BatchStream(SplitCaches(counting, caches.targets, caches.rows), residency, torch.device("cpu"))
+    stream = BatchStream(SplitCaches(counting, caches.others, caches.rows), residency, torch.device("cpu"))
     for _ in stream.batches(image_order(0, caches.rows, iterations=12, batch_size=5)):
         pass
     assert sorted(counting.rows) == sorted(list(range(20)) * reads)
@@ -96,7 +96,7 @@ def test_each_volume_is_read_once_an_epoch_or_once_at_all(caches, residency, rea
 
 def test_reading_ahead_is_bounded(caches) -> None:
     counting = _Counting(caches.features)
-    stream = BatchStream(SplitCaches(counting, caches.targets, caches.rows), "stream", torch.device("cpu"))
+    stream = BatchStream(SplitCaches(counting, caches.others, caches.rows), "stream", torch.device("cpu"))
     next(iter(stream.batches(image_order(0, caches.rows, iterations=1000, batch_size=2))))
     assert len(counting.rows) == 2 * (READ_AHEAD + 1)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from deapcache import plugins
 from deapcache.errors import MissingWeightsError, UnknownNameError, UsageError, WeightsError
-from deapcache.readouts import READOUTS, check_readout, learnable_parameters, needs_guidance, restore_readout
+from deapcache.readouts import READOUTS, canonical_readout, learnable_parameters, needs_guidance, restore_readout
 
 PLUGIN = TEMPLATE.with_name("anyup.py")
 
@@ -59,7 +59,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
 
 def test_without_the_plugin_the_name_leads_to_it() -> None:
     with forgotten_plugins():
-        for read in (check_readout, needs_guidance, make):
+        for read in (canonical_readout, needs_guidance, make):
             for name in ("anyup", "anyup:32"):
                 with pytest.raises(UnknownNameError, match=r"docs/templates/anyup.py .* --plugin .*docs/readouts.md"):
                     read(name)

@@ -10,7 +10,6 @@ from deapcache.errors import UnknownNameError, UsageError
 from deapcache.readouts import (
     READOUTS,
     canonical_readout,
-    check_readout,
     needs_guidance,
     needs_upsampler,
     restore_readout,
@@ -47,7 +46,6 @@ def test_sixteen_is_the_size_of_a_name_without_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*LOCAL, *(f"{name}:64" for name in (*SIZED, "featup"))])
 def test_good_names_pass(name: str) -> None:
-    check_readout(name)
     assert canonical_readout(name) == name
 
 
@@ -65,7 +63,7 @@ def test_good_names_pass(name: str) -> None:
     ],
 )
 def test_wrong_sizes_are_refused_wherever_a_name_is_read(name: str, says: str) -> None:
-    for read in (check_readout, canonical_readout, needs_guidance, needs_upsampler, make):
+    for read in (canonical_readout, needs_guidance, needs_upsampler, make):
         with pytest.raises(UsageError) as refused:
             read(name)
         assert says in str(refused.value)
@@ -75,7 +73,7 @@ def test_wrong_sizes_are_refused_wherever_a_name_is_read(name: str, says: str) -
 @pytest.mark.parametrize("name", ["bicubik", "bicubik:32"])
 def test_an_unknown_name_offers_the_nearest(name: str) -> None:
     with pytest.raises(UnknownNameError, match="did you mean bicubic"):
-        check_readout(name)
+        canonical_readout(name)
 
 
 def test_which_ones_look_at_the_image() -> None:

@@ -13,8 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from deapcache.annotations import boxes_of_map
-from deapcache.datasets import BOXES
+from deapcache.annotations import BOXES, boxes_of_map
 from deapcache.extraction import ExtractionSettings, extract
 from deapcache.locations import LocalLocation
 from deapcache.probing import ProbeConfig, probe_backbone

@@ -5,7 +5,7 @@ from __future__ import annotations
 NORMALS = """\
 import numpy as np
 import torch
-from deapcache.annotations import ANNOTATIONS, Annotation, flip_width, resize_pixels
+from deapcache.annotations import ANNOTATIONS, Annotation, flip_width, resize_map
 from deapcache.datasets import DATASETS
 from deapcache.datasets.scenes import Scenes
 from deapcache.tasks import TASKS, Metric, Task
@@ -18,7 +18,7 @@ def of_depth(depth):
 
 
 def resize(normals, size, fit):
-    nearest = resize_pixels(normals, size, fit)
+    nearest = resize_map(normals, size, fit)
     return nearest / np.linalg.norm(nearest, axis=-1, keepdims=True)
 
 
@@ -83,5 +83,5 @@ class Normals(Task):
 
 
 TASKS.add("normals", Normals)
-DATASETS.add("scene-normals", SceneNormals.entry())
+DATASETS["scene-normals"] = SceneNormals
 """

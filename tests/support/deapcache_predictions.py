@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deapcache.annotations import boxes_of_map
-from deapcache.datasets import BOXES, Dataset, decode_image
+from deapcache.annotations import BOXES, boxes_of_map
+from deapcache.datasets import Dataset, decode_image
 from deapcache.extraction import ExtractionSettings, extract
 from deapcache.locations import LocalLocation
 from deapcache.probing import ProbeConfig, ProbeResult, probe_backbone

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from deapcache.datasets import open_dataset, pad_table, resize_map
+from deapcache.annotations import pad_table, resize_map
+from deapcache.datasets import open_dataset
 from deapcache.errors import DataError
 from deapcache.tasks import get_task
 from deapcache.tasks.detection import focal_loss

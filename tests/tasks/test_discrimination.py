@@ -282,7 +282,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_three_large_objects(case: str) -> None:
     boxes, expected = CASES[case]
-    assert [name for name, large in LARGE.items() if bool(large.hold(boxes))] == expected.split()
+    assert [name for name, large in LARGE.items() if bool(large(boxes))] == expected.split()
 
 
 @pytest.mark.parametrize("name", LARGE)
@@ -316,7 +316,7 @@ def test_large_objects_of_real_photographs(coco_mini: Path) -> None:
         "area96-four": [sum(a > 9216 for a in each) > 3 for each in areas],
     }
     for name, large in LARGE.items():
-        found = [bool(large.hold(tables(each, image=size))) for each, size in zip(areas, sizes, strict=True)]
+        found = [bool(large(tables(each, image=size))) for each, size in zip(areas, sizes, strict=True)]
         assert found == expected[name]
         assert 0 < sum(found) < len(found)
 
