@@ -15,7 +15,7 @@ from deapcache.api.features import Home, home_of
 from deapcache.errors import MissingPackageError
 from deapcache.locations import Location
 from deapcache.results import Block, Result, make_blocks, plain_text, summarise
-from deapcache.results.blocks import LEFT
+from deapcache.results.tables import LEFT
 
 if TYPE_CHECKING:
     import pandas as pd

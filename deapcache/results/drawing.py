@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, Rectangle
 
+from deapcache.results.frame import told_of
 from deapcache.results.literal import shortened
 from deapcache.results.page import GAP, LINE, MARGIN, STRIP, Page, strip_height, wrapped
 from deapcache.results.panels import Panels, Row, panels_for
 from deapcache.results.pictures import Shown
-from deapcache.results.reading import told_of
 from deapcache.results.record import Result
 
 _TILE = 1.75

@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from deapcache.regions import Region
+from deapcache.results.frame import told_of
 from deapcache.results.page import DPI, GAP, LINE, MARGIN, STRIP, Page, strip_height, wrapped
 from deapcache.results.panels import backdrop
 from deapcache.results.prediction_panels import WHOLE, Extent, mark_region, prediction_panels, show_image
-from deapcache.results.reading import told_of
 from deapcache.results.record import Result
 
 _SMALLEST, _LARGEST = 320, 960

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from deapcache.results import Uncertainty, summarise
-from deapcache.results.comparison import compared, unlike_paper
+from deapcache.results.paper import compared, unlike_paper
 from deapcache.results.record import make_result
 
 METRICS = {

@@ -25,9 +25,9 @@ from deapcache.experiments import find_run
 from deapcache.locations import LocalLocation
 from deapcache.results import HomeIntervals, load_readout_file, load_results, save_run, summarise
 from deapcache.results.bundle import find_runs
+from deapcache.results.last_used import last_uses
 from deapcache.results.leaderboard import collect, leaderboard, rendered
 from deapcache.results.speeds import load_speeds
-from deapcache.results.uses import last_uses
 
 HIDDEN = (
     "._{name}",
@@ -411,7 +411,7 @@ FACTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 @pytest.mark.parametrize("case", FACTS)
 def test_a_readout_that_says_something_else_is_one_line(two: LocalLocation, case: str) -> None:
-    from deapcache.results.arrays import pack_arrays, unpack_arrays
+    from deapcache.results.files import pack_arrays, unpack_arrays
 
     run = find_runs(two, ["depth"])[0]
     key = f"readouts/{run}.safetensors"

@@ -8,9 +8,8 @@ import pytest
 from rich.console import Console
 
 from deapcache.results import Uncertainty, make_blocks, markdown, plain_text, print_tables, summarise, tables_json
-from deapcache.results.blocks import Block, rich_table
 from deapcache.results.record import make_result
-from deapcache.results.table import PRIOR_ROW
+from deapcache.results.tables import PRIOR_ROW, Block, rich_table
 
 
 def _summaries(facts, **changes):

@@ -17,7 +17,7 @@ from deapcache.results import (
     save_run,
     summarise,
 )
-from deapcache.results.uncertainty import interval_key
+from deapcache.results.intervals import interval_key
 from deapcache.tasks import TASKS, get_task
 
 METRICS = {"iou": {"label": "IoU", "unit": "", "higher_is_better": True}}

@@ -11,7 +11,7 @@ from deapcache.experiments.figures.images import base_images, first_rows
 from deapcache.experiments.figures.request import FigureRequest
 from deapcache.results.figures.canvas import Canvas
 from deapcache.results.figures.features import Volumes, draw_features
-from deapcache.results.reading import depth_in, told_in
+from deapcache.results.frame import depth_in, told_in
 
 _MOST = 6
 """Backbones side by side."""

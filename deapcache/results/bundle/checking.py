@@ -12,10 +12,10 @@ from PIL import Image
 
 from deapcache.errors import BundleError, DeapcacheError
 from deapcache.recipe import FeatureRecipe, Protocol, TargetRecipe
-from deapcache.results.arrays import parse_arrays
 from deapcache.results.bundle.contents import PICTURE, READOUT, RESULT, STATISTICS
 from deapcache.results.documents import AboutBackbone, MetricFacts
-from deapcache.results.files import checked
+from deapcache.results.files import checked, parse_arrays
+from deapcache.results.intervals import same_score, task_of
 from deapcache.results.record import (
     RESULT_MODEL,
     SCHEMA_VERSION,
@@ -26,7 +26,6 @@ from deapcache.results.record import (
     parse_statistics,
     run_id,
 )
-from deapcache.results.uncertainty import same_score, task_of
 from deapcache.untrusted import require_printable
 
 _PICTURE_SIDE = 10_000

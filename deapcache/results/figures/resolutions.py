@@ -10,8 +10,8 @@ import numpy as np
 
 from deapcache.results.figures.canvas import Canvas
 from deapcache.results.figures.mosaic import TILE, Painter, draw_mosaic, show_pixels
+from deapcache.results.frame import told_of
 from deapcache.results.prediction_panels import WHOLE, PredictionPanels, prediction_panels
-from deapcache.results.reading import told_of
 from deapcache.results.record import Result
 
 

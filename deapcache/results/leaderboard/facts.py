@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from deapcache.backbones import BackboneEntry, describe
 from deapcache.errors import DeapcacheError
+from deapcache.results.frame import reading_of
 from deapcache.results.paper import paper_features
-from deapcache.results.reading import reading_of
 from deapcache.results.record import Result
 from deapcache.results.speeds import BackboneSpeed
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from deapcache.errors import ResultsError
 from deapcache.locations import Location
-from deapcache.results.aggregate import Summary
+from deapcache.results.frame import Summary
+from deapcache.results.intervals import HomeIntervals, Uncertainty
 from deapcache.results.record import Result, load_results
 from deapcache.results.speeds import BackboneSpeed, all_speeds, by_device
-from deapcache.results.uncertainty import HomeIntervals, Uncertainty
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from typing import Any, TypeVar
 
 from deapcache.recipe import SHORT
-from deapcache.results.aggregate import Summary, block_identity, row_identity, summarise
+from deapcache.results.frame import Summary, block_identity, row_identity, summarise
+from deapcache.results.intervals import UncertaintyOf
 from deapcache.results.leaderboard.entries import MEASURED, Board, Comparison, Entry, Leaderboard, Line, Metric, Score
 from deapcache.results.leaderboard.facts import measured_backbone
 from deapcache.results.leaderboard.homes import Collected, Intervals
@@ -17,7 +18,6 @@ from deapcache.results.leaderboard.naming import differing, told_apart
 from deapcache.results.leaderboard.paper_rows import may_stand_beside, paper_comparison, paper_entries
 from deapcache.results.leaderboard.speeds import shown_device, with_speeds
 from deapcache.results.paper import DATA
-from deapcache.results.uncertainty import UncertaintyOf
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)

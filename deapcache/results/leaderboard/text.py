@@ -7,11 +7,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from deapcache.results.blocks import Block
-from deapcache.results.cells import NOTHING
 from deapcache.results.leaderboard.columns import BACKBONE, MEASURED, Column, details, has_intervals, score_columns
 from deapcache.results.leaderboard.entries import PAPER, Board, Comparison, Entry, Leaderboard, Line
 from deapcache.results.leaderboard.speeds import UNIT, ratio, relative, speed_note
+from deapcache.results.tables import NOTHING, Block
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|!~$])")
 _SPREAD = "± is the sample standard deviation over seeds; 95% interval: of their mean, bootstrap over val images"

@@ -1,4 +1,4 @@
-"""Several seeds as one row, and only what was measured the same way beside each other."""
+"""Results put together: which are meant, what may be compared, and means over seeds."""
 
 from __future__ import annotations
 
@@ -13,8 +13,80 @@ import numpy as np
 
 from deapcache.errors import ResultsError
 from deapcache.recipe import SHORT, Difference, Protocol, differences, digest_of
-from deapcache.results.reading import depth_of, told_of
 from deapcache.results.record import Result
+
+
+def layer_of(result: Result) -> str:
+    """``last``, a block's number, or how the backbone calls its map; empty in results that do not say."""
+    return _layer_in(_recipe(result))
+
+
+def tokens_of(result: Result) -> str:
+    """``none``, or ``cls``, what was kept beside the features that were read."""
+    return _tokens_in(_recipe(result))
+
+
+def inner_layer(result: Result) -> str:
+    """``layer 6`` of a run that read a layer by number; empty for the layer that the backbone is registered with."""
+    return _inner_layer_in(_recipe(result))
+
+
+def reading_of(result: Result) -> str:
+    """What tells two runs of one backbone apart: ``layer 6``, ``layer 6 without norm``, ``cls kept``; mostly empty.
+
+    It does not depend on what stands beside a run: a backbone's name alone is its last layer everywhere.
+    """
+    return _reading_in(_recipe(result))
+
+
+def told_of(result: Result) -> str:
+    """Backbone and what was read of it: ``dinov2``, ``dinov2 · layer 6``."""
+    return _told(result.backbone, _recipe(result))
+
+
+def told_in(recipe: Mapping[str, Any]) -> str:
+    """:func:`told_of` what has read the features of that recipe."""
+    return _told(str(recipe["backbone"]), recipe)
+
+
+def depth_of(result: Result) -> int:
+    """A number by which the layers of a backbone are in order, the last one behind."""
+    return depth_in(_recipe(result))
+
+
+def depth_in(recipe: Mapping[str, Any]) -> int:
+    """:func:`depth_of` what has read the features of that recipe."""
+    layer = _layer_in(recipe)
+    return int(layer) if layer.isdecimal() else 1_000_000
+
+
+def _recipe(result: Result) -> Mapping[str, Any]:
+    recipe: Mapping[str, Any] = result.caches["train"]["recipe"]
+    return recipe
+
+
+def _layer_in(recipe: Mapping[str, Any]) -> str:
+    return str(recipe.get("layer", ""))
+
+
+def _tokens_in(recipe: Mapping[str, Any]) -> str:
+    return str(recipe.get("tokens", "none"))
+
+
+def _inner_layer_in(recipe: Mapping[str, Any]) -> str:
+    layer = _layer_in(recipe)
+    return f"layer {layer}" if layer.isdecimal() else ""
+
+
+def _reading_in(recipe: Mapping[str, Any]) -> str:
+    norm = " without norm" if recipe.get("final_norm") is False else ""
+    layer, tokens = _inner_layer_in(recipe), _tokens_in(recipe)
+    return ", ".join(filter(None, (layer and layer + norm, "" if tokens == "none" else f"{tokens} kept")))
+
+
+def _told(backbone: str, recipe: Mapping[str, Any]) -> str:
+    return " · ".join(filter(None, (backbone, _reading_in(recipe))))
+
 
 _Name = tuple[str, ...]
 _Identity = Callable[[Result], dict[str, Any]]
@@ -201,3 +273,49 @@ def _summary(results: Sequence[Result]) -> Summary:
         },
         cost={name: statistics.fmean(known) for name, found in costs.items() if (known := _all_known(found))},
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What results must have; an empty list asks for nothing."""
+
+    tasks: Sequence[str] = ()
+    datasets: Sequence[str] = ()
+    backbones: Sequence[str] = ()
+    readouts: Sequence[str] = ()
+    protocols: Sequence[str] = ()
+    """First characters of protocol digests."""
+    caches: Sequence[str] = ()
+    """First characters of digests of feature or target caches that a result has read."""
+
+
+def select(results: Iterable[Result], wanted: Selection) -> list[Result]:
+    """The results that have everything that is wanted: of each list, one of its entries.
+
+    Raises :class:`ResultsError` where nothing is left, with what there is instead.
+    """
+    left = list(results)
+    for kind, names in vars(wanted).items():
+        kept = [result for result in left if not names or _fits(result, kind, names)]
+        if left and not kept:
+            there = sorted({value[:SHORT] if kind in _DIGESTS else value for r in left for value in _values(r, kind)})
+            raise ResultsError(f"no result of the {kind} {', '.join(names)}: there are {', '.join(there)}")
+        left = kept
+    return left
+
+
+_DIGESTS = ("protocols", "caches")
+
+
+def _fits(result: Result, kind: str, names: Sequence[str]) -> bool:
+    if kind in _DIGESTS:
+        return any(digest.startswith(name) for digest in _values(result, kind) for name in names)
+    return not set(_values(result, kind)).isdisjoint(names)
+
+
+def _values(result: Result, kind: str) -> list[str]:
+    if kind == "protocols":
+        return [result.protocol_digest]
+    if kind == "caches":
+        return [cache["digest"] for cache in result.caches.values()]
+    return [getattr(result, kind.removesuffix("s"))]
