@@ -6,26 +6,34 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
-
-from rich.console import Console, JustifyMethod
-from rich.table import Table
-from rich.text import Text
+from typing import IO, TYPE_CHECKING, Any
 
 from deapcache.recipe import SHORT
-from deapcache.results.frame import Summary, layer_of, mixture, tokens_of
-from deapcache.results.intervals import Interval, Uncertainty, UncertaintyOf
+from deapcache.results.frame import layer_of, protocol_mismatches, tokens_of
+from deapcache.results.intervals import Interval
 from deapcache.results.record import Result, plain_json
 from deapcache.untrusted import printable
 
-_GAP = "  "
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from rich.table import Table as RichTable
+
 LEFT = 2
 """Columns that are names; the others are numbers, and stand right."""
 
+NOTHING = "–"
+PRIOR_ROW = "image-independent prior"
+TRAIN_TIME = "train [ms/image]"
+
+_COST = {"train_ms_per_image": (TRAIN_TIME, 1), "backward_bytes_per_image": ("memory [MB/image]", 1e6)}
+"""What of a result's ``cost`` a table shows: title, and its unit in that of the result."""
+_NAMED = 10
+"""Images left out that are named beneath a table."""
+
 
 @dataclass(frozen=True)
-class Block:
-    """A table: what it shows, as text."""
+class Table:
+    """What a table shows, as text."""
 
     title: str
     header: tuple[str, ...]
@@ -48,220 +56,73 @@ def _one_line(text: str) -> str:
     return printable(text).replace("\n", " ")
 
 
-def print_blocks(blocks: Sequence[Block], *, file: IO[str] | None = None) -> None:
-    """Print tables: in colour on a terminal, else as plain text that is never wrapped or cut."""
-    console = Console(file=file, highlight=False, emoji=False)
-    for block in blocks:
-        if console.is_terminal:
-            console.print(rich_table(block))
-            for note in block.notes:
-                console.print(note, style="dim", markup=False)
-            console.print()
-        else:
-            console.file.write(plain_text(block) + "\n")
+def make_tables(rows: DataFrame) -> list[Table]:
+    """One table for each task, dataset and comparison key of :func:`deapcache.results.table_rows`, in their order.
 
-
-def rich_table(block: Block) -> Table:
-    """The block as a rich table, without its notes."""
-    # as Text: what stands in brackets, such as a unit, is no markup
-    table = Table(title=Text(block.title), title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for place, name in enumerate(block.header):
-        side: JustifyMethod = "left" if place < LEFT else "right"
-        table.add_column(Text(name), justify=side, vertical="bottom", header_style="bold", overflow="fold")
-    for place, row in enumerate(block.rows):
-        table.add_row(*map(Text, row), style="dim" if place in block.faint else None)
-    return table
-
-
-def plain_text(block: Block) -> str:
-    """The block as aligned text, with its notes."""
-    lines = [line for line in (*_header_lines(block), *block.rows) if line]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(block.header))]
-
-    def aligned(line: tuple[str, ...]) -> str:
-        cells = [
-            text.ljust(w) if place < LEFT else text.rjust(w)
-            for place, (text, w) in enumerate(zip(line, widths, strict=True))
-        ]
-        return _GAP.join(cells).rstrip()
-
-    return "\n".join([block.title, *(aligned(line) for line in lines), *block.notes, ""])
-
-
-def _header_lines(block: Block) -> list[tuple[str, ...]]:
-    """The header from top to bottom, its last lines beside each other."""
-    parts = [name.split("\n")[::-1] for name in block.header]
-    return list(itertools.zip_longest(*parts, fillvalue=""))[::-1]
-
-
-def markdown(block: Block) -> str:
-    """The block as a Markdown section with a table, its notes as a list."""
-    rule = ["---" if place < LEFT else "---:" for place in range(len(block.header))]
-    lines = [f"| {' | '.join(map(_escaped, cells))} |" for cells in (block.header, rule, *block.rows)]
-    notes = [f"* {_escaped(note.strip())}" for note in block.notes]
-    return "\n".join([f"### {_escaped(block.title)}", "", *lines, "", *notes, ""])
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\n", " ").replace("|", r"\|").replace("*", r"\*").replace("_", r"\_").replace("<", "&lt;")
-
-
-NOTHING = "–"
-
-TRAIN_TIME = "train [ms/image]"
-
-_COST = {"train_ms_per_image": (TRAIN_TIME, 1), "backward_bytes_per_image": ("memory [MB/image]", 1e6)}
-"""What of a result's ``cost`` a table shows: title, and its unit in that of the result."""
-
-
-def heading(metric: Mapping[str, Any]) -> str:
-    """``CE [nats] ↓`` from a result's description of a metric."""
-    unit = f" [{metric['unit']}]" if metric["unit"] else ""
-    return f"{metric['label']}{unit} {'↑' if metric['higher_is_better'] else '↓'}"
-
-
-def score(mean: float, spread: float = math.nan) -> str:
-    """``0.6000 ± 0.1414``; a dash where there is no score."""
-    if math.isnan(mean):
-        return NOTHING
-    return f"{mean:.4f}" if math.isnan(spread) else f"{mean:.4f} ± {spread:.4f}"
-
-
-def interval(found: Interval | None) -> str:
-    """``0.5810–0.6190``; a dash where there is none."""
-    if found is None or math.isnan(found[0]):
-        return NOTHING
-    return f"{found[0]:.4f}–{found[1]:.4f}"
-
-
-def cost_columns(summaries: Sequence[Summary]) -> Iterator[tuple[str, ...]]:
-    """Time and memory of training each readout: header, a cell for each, one left empty; nothing where none has any."""
-    for name, (title, unit) in _COST.items():
-        if any(name in summary.cost for summary in summaries):
-            yield title, *(_cost(summary, name, unit) for summary in summaries), ""
-
-
-def train_time(summary: Summary) -> str:
-    """Milliseconds an image of one training step of the readout alone; a dash where it was not measured."""
-    return _cost(summary, "train_ms_per_image", 1)
-
-
-def _cost(summary: Summary, name: str, unit: float) -> str:
-    return f"{summary.cost[name] / unit:.3g}" if name in summary.cost else NOTHING
-
-
-PRIOR_ROW = "image-independent prior"
-
-_NAMED = 10
-"""Images left out that are named beneath a table."""
-
-
-def make_blocks(summaries: Sequence[Summary], *, uncertainty: UncertaintyOf | None = None) -> list[Block]:
-    """One block for each task, dataset and conditions, in the order of ``summaries``.
-
-    Mixed results (``summarise(..., allow_mixed=True)``) so stand in blocks of their own, never beside each other, and
-    the notes say in what they differ. ``uncertainty`` adds the 95% interval of the main metric.
+    Mixed results so stand in tables of their own, never beside each other, and the notes say in what they differ. Where
+    the rows have an ``uncertainty`` the 95% interval of the main metric stands beside it.
     """
-    groups: dict[tuple[str, str, str], list[Summary]] = {}
-    for summary in summaries:
-        groups.setdefault((summary.task, summary.dataset, summary.conditions), []).append(summary)
-    return [
-        _block(f"{task} · {dataset}", group, uncertainty, mixture(group, summaries))
-        for (task, dataset, _), group in groups.items()
-    ]
+    groups = rows.groupby(["task", "dataset", "comparison_key"], sort=False)
+    return [_table(f"{task} · {dataset}", lines, rows) for (task, dataset, _), lines in groups]
 
 
-def print_tables(
-    summaries: Sequence[Summary], *, file: IO[str] | None = None, uncertainty: UncertaintyOf | None = None
-) -> None:
-    """Print a table for each task: in colour on a terminal, else as plain text that is never wrapped or cut."""
-    print_blocks(make_blocks(summaries, uncertainty=uncertainty), file=file)
-
-
-def tables_json(summaries: Sequence[Summary], *, uncertainty: UncertaintyOf | None = None) -> list[dict[str, Any]]:
-    """The rows of all tables as JSON objects, in the order of ``summaries``."""
-    return [_row_json(summary, uncertainty) for summary in summaries]
-
-
-def _row_json(summary: Summary, uncertainty: UncertaintyOf | None) -> dict[str, Any]:
-    first = summary.first
-    known = uncertainty(summary) if uncertainty else None
-    row = {
-        **{name: getattr(summary, name) for name in ("task", "dataset", "backbone", "readout", "lr")},
-        **{name: getattr(summary, name) for name in ("protocol_digest", "conditions", "seeds", "mean", "spread")},
-        "layer": layer_of(first),
-        "tokens": tokens_of(first),
-        "runs": [result.run for result in summary.results],
-        "metrics": first.metrics,
-        "main_metric": first.main_metric,
-        "prior": first.prior,
-        "parameters": first.parameters,
-        "cost": summary.cost,
-        "train_images": first.train_images,
-        "val_images": first.val_images,
-    }
-    if known is not None:
-        row |= {"intervals": known.intervals, "problem": known.problem}
-    return dict(plain_json(row))
-
-
-def _block(title: str, summaries: Sequence[Summary], uncertainty: UncertaintyOf | None, mixed: Sequence[str]) -> Block:
-    known = [uncertainty(summary) for summary in summaries] if uncertainty else []
-    header, *rows = zip(*_columns(summaries, known), strict=True)
-    notes = list(mixed)
-    if known:
+def _table(title: str, lines: DataFrame, every: DataFrame) -> Table:
+    rows = lines.drop_duplicates("row")
+    header, *cells = zip(*_columns(lines, rows), strict=True)
+    notes = protocol_mismatches(rows, every)
+    if known := [one for one in rows["uncertainty"] if one]:
         notes.append("95% interval: of the mean over seeds, bootstrap over the val images")
         notes += dict.fromkeys(f"no interval: {one.problem}" for one in known if one.problem)
-    return Block(title, header, tuple(rows), (*notes, *_run_notes(summaries)), frozenset([len(summaries)]))
+    return Table(title, header, tuple(cells), (*notes, *_run_notes(rows)), frozenset([len(rows)]))
 
 
-def _columns(summaries: Sequence[Summary], known: Sequence[Uncertainty]) -> Iterator[tuple[str, ...]]:
-    """Header, a cell for each summary, and one for the prior."""
-    first = summaries[0].first
-    yield "backbone", *(summary.label for summary in summaries), PRIOR_ROW
-    yield "readout", *_told_apart(summaries), ""
-    if len({summary.lr for summary in summaries}) > 1:
-        yield "lr", *(f"{summary.lr:g}" for summary in summaries), ""
-    for name, metric in first.metrics.items():
-        scores = (score(summary.mean[name], summary.spread[name]) for summary in summaries)
-        yield heading(metric), *scores, score(first.prior[name])
-        if known and name == first.main_metric:
-            yield "95% interval", *(interval(one.intervals.get(name)) for one in known), ""
-    yield "seeds", *(str(len(summary.seeds)) for summary in summaries), ""
-    yield "parameters", *(f"{summary.first.parameters:,}" for summary in summaries), "0"
-    yield from cost_columns(summaries)
+def _columns(lines: DataFrame, rows: DataFrame) -> Iterator[tuple[str, ...]]:
+    """Header, a cell for each of ``rows``, and one for the prior; ``lines`` has their scores."""
+    first: Result = rows["result"].iloc[0]
+    yield "backbone", *rows["display_name"], PRIOR_ROW
+    names = rows.groupby(["display_name", "readout", "lr"], sort=False)["readout"]
+    numbers = zip(rows["readout"], names.cumcount() + 1, names.transform("size"), strict=True)
+    yield "readout", *(f"{name} ({number})" if rivals > 1 else name for name, number, rivals in numbers), ""
+    if rows["lr"].nunique() > 1:
+        yield "lr", *(f"{lr:g}" for lr in rows["lr"]), ""
+    for metric, about in first.metrics.items():
+        of_metric = lines[lines["metric"] == metric].set_index("row").reindex(rows["row"])
+        yield heading(about), *map(score, of_metric["mean"], of_metric["spread"]), score(first.prior[metric])
+        if metric == first.main_metric and rows["uncertainty"].notna().any():
+            yield "95% interval", *map(interval, of_metric["interval"]), ""
+    yield "seeds", *(str(len(seeds)) for seeds in rows["seeds"]), ""
+    yield "parameters", *(f"{count:,}" for count in rows["parameters"]), "0"
+    for name, (title, unit) in _COST.items():
+        if any(name in cost for cost in rows["cost"]):
+            yield title, *(_cost(cost, name, unit) for cost in rows["cost"]), ""
 
 
-def _told_apart(summaries: Sequence[Summary]) -> list[str]:
-    """A name for the readout of each row, numbered where mixed results share one."""
-    keys = [(summary.label, summary.readout, summary.lr) for summary in summaries]
-    numbers = [keys[: place + 1].count(key) for place, key in enumerate(keys)]
-    return [
-        f"{key[1]} ({number})" if keys.count(key) > 1 else key[1] for key, number in zip(keys, numbers, strict=True)
-    ]
-
-
-def _run_notes(summaries: Sequence[Summary]) -> Iterator[str]:
+def _run_notes(rows: DataFrame) -> Iterator[str]:
     """Protocols, seeds, images, forwards and caches behind a table."""
-    results = [result for summary in summaries for result in summary.results]
-    protocols: dict[str, list[str]] = {}
-    for summary in summaries:
-        protocols.setdefault(summary.protocol_digest[:SHORT], []).append(summary.readout)
-    named = ", ".join(f"{digest} ({', '.join(dict.fromkeys(readouts))})" for digest, readouts in protocols.items())
+    results: list[Result] = [result for runs in rows["results"] for result in runs]
     caches = dict.fromkeys(cache["path"] for result in results for cache in result.caches.values())
-    spread = "; ± is the sample standard deviation over seeds" if any(len(s.seeds) > 1 for s in summaries) else ""
-    seeds = ", ".join(str(seed) for seed in sorted({seed for summary in summaries for seed in summary.seeds}))
-    first = results[0]
-    yield f"protocol: {named}"
-    yield f"seeds: {seeds}{spread}"
-    yield f"images: {first.train_images:,} train, {first.val_images:,} val"
+    several = any(len(seeds) > 1 for seeds in rows["seeds"])
+    yield f"protocol: {protocols_of(rows)}"
+    yield f"seeds: {seeds_of(rows)}{'; ± is the sample standard deviation over seeds' if several else ''}"
+    yield f"images: {results[0].train_images:,} train, {results[0].val_images:,} val"
     yield from dict.fromkeys(note for result in results for note in _left_out(result))
-    if any(summary.cost for summary in summaries):
+    if any(rows["cost"]):
         devices = ", ".join(sorted({result.device for result in results if result.cost}))
         yield f"time and memory of a training step: of the readout alone, measured on {devices}"
     yield f"backbone forwards: {sum(result.backbone_forwards for result in results)}"
     yield "caches:"
     yield from (f"  {path}" for path in caches)
+
+
+def protocols_of(rows: DataFrame) -> str:
+    """``75de1c5e4d86 (deap, linear), 0c2c2d1bb6e0 (no-sigma)``."""
+    readouts = rows.groupby("protocol", sort=False)["readout"].agg(lambda names: ", ".join(dict.fromkeys(names)))
+    return ", ".join(f"{digest[:SHORT]} ({names})" for digest, names in readouts.items())
+
+
+def seeds_of(rows: DataFrame) -> str:
+    """``0, 1, 2``."""
+    return ", ".join(map(str, sorted({seed for seeds in rows["seeds"] for seed in seeds})))
 
 
 def _left_out(result: Result) -> Iterator[str]:
@@ -271,3 +132,123 @@ def _left_out(result: Result) -> Iterator[str]:
             count, ids = omitted["images"], omitted["ids"][:_NAMED]
             more = f" and {count - len(ids):,} more" if count > len(ids) else ""
             yield f"left out of {name.split()[0]}, not readable when extracted: {count:,} ({', '.join(ids)}{more})"
+
+
+def tables_json(rows: DataFrame) -> list[dict[str, Any]]:
+    """The rows of all tables as JSON objects, in order."""
+    return [_row_json(lines) for _, lines in rows.groupby("row", sort=False)]
+
+
+def _row_json(lines: DataFrame) -> dict[str, Any]:
+    line = next(lines.itertuples())
+    first: Result = line.result
+    scores = lines.set_index("metric").loc[list(first.scores)]
+    row = {
+        **{name: getattr(line, name) for name in ("task", "dataset", "backbone", "readout", "lr")},
+        "protocol_digest": line.protocol,
+        "conditions": line.comparison_key,
+        "seeds": line.seeds,
+        "mean": scores["mean"].to_dict(),
+        "spread": scores["spread"].to_dict(),
+        "layer": layer_of(first),
+        "tokens": tokens_of(first),
+        "runs": [result.run for result in line.results],
+        "metrics": first.metrics,
+        "main_metric": first.main_metric,
+        "prior": first.prior,
+        "parameters": first.parameters,
+        "cost": line.cost,
+        "train_images": first.train_images,
+        "val_images": first.val_images,
+    }
+    if line.uncertainty is not None:
+        row |= {"intervals": line.uncertainty.intervals, "problem": line.uncertainty.problem}
+    return dict(plain_json(row))
+
+
+def heading(metric: Mapping[str, Any]) -> str:
+    """``CE [nats] ↓`` from a result's description of a metric."""
+    unit = f" [{metric['unit']}]" if metric["unit"] else ""
+    return f"{metric['label']}{unit} {'↑' if metric['higher_is_better'] else '↓'}"
+
+
+def score(mean: float, spread: float = math.nan, decimals: int = 4) -> str:
+    """``0.6000 ± 0.1414``; a dash where there is no score."""
+    if math.isnan(mean):
+        return NOTHING
+    return f"{mean:.{decimals}f}" if math.isnan(spread) else f"{mean:.{decimals}f} ± {spread:.{decimals}f}"
+
+
+def interval(found: Interval | None) -> str:
+    """``0.5810–0.6190``; a dash where there is none."""
+    if found is None or math.isnan(found[0]):
+        return NOTHING
+    return f"{found[0]:.4f}–{found[1]:.4f}"
+
+
+def train_time(cost: Mapping[str, float]) -> str:
+    """Milliseconds an image of one training step of the readout alone; a dash where it was not measured."""
+    return _cost(cost, "train_ms_per_image", 1)
+
+
+def _cost(cost: Mapping[str, float], name: str, unit: float) -> str:
+    return f"{cost[name] / unit:.3g}" if name in cost else NOTHING
+
+
+def print_tables(tables: Sequence[Table], *, file: IO[str] | None = None) -> None:
+    """Print tables: in colour on a terminal, else as plain text that is never wrapped or cut."""
+    from rich.console import Console
+
+    console = Console(file=file, highlight=False, emoji=False)
+    for table in tables:
+        if console.is_terminal:
+            console.print(rich_table(table))
+            for note in table.notes:
+                console.print(note, style="dim", markup=False)
+            console.print()
+        else:
+            console.file.write(plain_text(table) + "\n")
+
+
+def rich_table(table: Table) -> RichTable:
+    """The table as rich has it, without its notes."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    # as Text: what stands in brackets, such as a unit, is no markup
+    made = RichTable(title=Text(table.title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for place, name in enumerate(table.header):
+        side = "left" if place < LEFT else "right"
+        made.add_column(Text(name), justify=side, vertical="bottom", header_style="bold", overflow="fold")  # type: ignore[arg-type]
+    for place, row in enumerate(table.rows):
+        made.add_row(*map(Text, row), style="dim" if place in table.faint else None)
+    return made
+
+
+def plain_text(table: Table) -> str:
+    """The table as aligned text, with its notes."""
+    # the header from top to bottom, its last lines beside each other
+    parts = [name.split("\n")[::-1] for name in table.header]
+    lines = [*reversed(list(itertools.zip_longest(*parts, fillvalue=""))), *table.rows]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(table.header))]
+
+    def aligned(line: tuple[str, ...]) -> str:
+        cells = [
+            text.ljust(w) if place < LEFT else text.rjust(w)
+            for place, (text, w) in enumerate(zip(line, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([table.title, *(aligned(line) for line in lines if line), *table.notes, ""])
+
+
+def markdown(table: Table) -> str:
+    """The table as a Markdown section, its notes as a list."""
+    rule = ["---" if place < LEFT else "---:" for place in range(len(table.header))]
+    lines = [f"| {' | '.join(map(_escaped, cells))} |" for cells in (table.header, rule, *table.rows)]
+    notes = [f"* {_escaped(note.strip())}" for note in table.notes]
+    return "\n".join([f"### {_escaped(table.title)}", "", *lines, "", *notes, ""])
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\n", " ").replace("|", r"\|").replace("*", r"\*").replace("_", r"\_").replace("<", "&lt;")
