@@ -49,10 +49,6 @@ class BundleError(DeapcacheError, ValueError):
     """A bundle of results is refused, or cannot be made."""
 
 
-class MissingPackageError(DeapcacheError, ImportError):
-    """A Python package that only some uses need is not installed; says which extra brings it."""
-
-
 class PipelineError(UsageError):
     """A pipeline file does not say what it should."""
 

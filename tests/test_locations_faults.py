@@ -25,7 +25,7 @@ from deapcache.datasets.folder import read_split_file
 from deapcache.datasets.io import decode_image
 from deapcache.errors import DataError, LocationError, UnreadableError
 from deapcache.locations import LocalLocation, local
-from deapcache.results.uses import last_uses
+from deapcache.results.last_used import last_uses
 
 NOT_OFFERED = [errno.EPERM, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS]
 

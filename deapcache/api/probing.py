@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from deapcache import results
 from deapcache.api.features import Home, home_of
-from deapcache.errors import MissingPackageError
 from deapcache.locations import Location
-from deapcache.results import Block, Result, make_blocks, plain_text, summarise
-from deapcache.results.blocks import LEFT
+from deapcache.results import Result, Table, make_tables, plain_text, results_frame, table_rows
+from deapcache.results.frame import PUBLIC_COLUMNS
+from deapcache.results.tables import LEFT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,35 +137,23 @@ class Results(Sequence[Result]):
         Columns: ``run``, ``task``, ``dataset``, ``backbone``, ``layer``, ``readout``, ``seed``, ``lr``, ``iterations``,
         ``metric``, ``score``, ``prior`` (the score of the best output that does not look at the image), ``unit``,
         ``higher_is_better``, ``parameters``, ``train_images``, ``val_images``, ``features`` (digest of the features
-        scored), ``protocol`` (its digest), ``device``, ``date`` (UTC). Raises :class:`MissingPackageError` without
-        pandas.
+        scored), ``protocol`` (its digest), ``device``, ``date`` (UTC).
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise MissingPackageError(
-                f"data frames need pandas, which cannot be imported here ({error}): pip install 'deapcache[pandas]'"
-            ) from None
-        rows = [row for result in self for row in _rows(result, all_metrics)]
-        frame = pd.DataFrame(rows, columns=list(COLUMNS))
+        import pandas as pd
+
+        frame = results_frame(self)
+        frame = frame[frame["is_metric" if all_metrics else "is_main"].astype(bool)]
+        frame = frame[list(PUBLIC_COLUMNS)].infer_objects().reset_index(drop=True)
         frame["date"] = pd.to_datetime(frame["date"], utc=True)
         return frame
 
     def _title(self) -> str:
         return f"{len(self)} result{'' if len(self) == 1 else 's'} in {self._home}"
 
-    def _blocks(self) -> list[Block]:
+    def _blocks(self) -> list[Table]:
         """The tables without their notes, but for those that forbid a comparison."""
-        blocks = make_blocks(summarise(self._results, allow_mixed=True))
+        blocks = make_tables(table_rows(self._results, allow_mixed=True))
         return [replace(b, notes=tuple(note for note in b.notes if note.startswith(_MIXED))) for b in blocks]
-
-
-COLUMNS = (
-    *("run", "task", "dataset", "backbone", "layer", "readout", "seed", "lr", "iterations"),
-    *("metric", "score", "prior", "unit", "higher_is_better"),
-    *("parameters", "train_images", "val_images", "features", "protocol", "device", "date"),
-)
-"""Of a data frame of results, in order."""
 
 
 def load_results(home: Home = None, runs: Iterable[str] | None = None) -> Results:
@@ -177,29 +165,7 @@ def load_results(home: Home = None, runs: Iterable[str] | None = None) -> Result
     return Results(results.load_results(place, runs), place)
 
 
-def _rows(result: Result, all_metrics: bool) -> Iterator[dict[str, Any]]:
-    features = result.caches["val"]
-    shared = {name: getattr(result, name) for name in COLUMNS if hasattr(result, name)}
-    shared |= {
-        "layer": features["recipe"].get("layer"),
-        "features": features["digest"],
-        "protocol": result.protocol_digest,
-        "lr": result.protocol["optimiser"]["lr"],
-        "iterations": result.protocol["iterations"],
-    }
-    for name in result.metrics if all_metrics else [result.main_metric]:
-        about = result.metrics[name]
-        yield {
-            **shared,
-            "metric": name,
-            "score": result.scores[name],
-            "prior": result.prior[name],
-            "unit": about["unit"],
-            "higher_is_better": about["higher_is_better"],
-        }
-
-
-def _block_html(block: Block) -> str:
+def _block_html(block: Table) -> str:
     """A table of results with its notes beneath, everything escaped."""
     head = _row_html(block.header, '<th scope="col"', "</th>")
     body = "".join(_row_html(row, "<td", "</td>") for row in block.rows)

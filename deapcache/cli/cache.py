@@ -33,7 +33,7 @@ from deapcache.locations import LocalLocation, Location, redacted
 if TYPE_CHECKING:
     from deapcache.cache import Cache, CacheEntry, CacheFolder, TransferReport, VerifyReport
     from deapcache.extraction import RepairReport
-    from deapcache.results.uses import Uses
+    from deapcache.results.last_used import Uses
 
 FAILURE = 1
 """Something is damaged, was not copied, or could not be made whole."""
@@ -756,7 +756,7 @@ def _uses(home: Location, others: Sequence[str] | None) -> Uses:
 
     Raises :class:`UsageError` for one of ``others`` that has no results: mistyped, not mounted, or a web server.
     """
-    from deapcache.results.uses import last_uses
+    from deapcache.results.last_used import last_uses
 
     places = list(home.layers)
     for text in others or ():

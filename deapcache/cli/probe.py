@@ -141,13 +141,14 @@ def report_on(display: Bars) -> Report:
 
 def _show_results(done: list[SavedRun], home: Location, json: bool) -> None:
     """The tables of all runs, whose statistics are in ``home``, and where their pictures are."""
-    from deapcache.results import HomeIntervals, print_tables, summarise
+    from deapcache.results import HomeIntervals, make_tables, print_tables, table_rows
 
     note_pictures(done)
     if json:
         print_json([{**one.result.to_json(), "picture": one.picture} for one in done])
         return
-    print_tables(summarise([one.result for one in done]), uncertainty=HomeIntervals(home))
+    rows = table_rows([one.result for one in done], uncertainty=HomeIntervals(home))
+    print_tables(make_tables(rows))
     for one in done:
         if one.picture:
             out.print(f"picture: {one.picture}", markup=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -15,7 +15,6 @@ from deapcache.errors import ReadOnlyError, UsageError
 
 if TYPE_CHECKING:
     from deapcache.locations import Location
-    from deapcache.results import Summary, UncertaintyOf
     from deapcache.results.leaderboard import Format, Leaderboard
 
 
@@ -37,40 +36,36 @@ def results_command(
     json: options.Json = False,
 ) -> None:
     """Tables of the home's results: seeds averaged, only what was measured the same way beside each other."""
-    from deapcache.results import HomeIntervals, load_results, select, summarise
+    from deapcache.results import (
+        LAYOUTS,
+        PLAIN,
+        HomeIntervals,
+        layout_json,
+        layout_tables,
+        load_results,
+        print_tables,
+        select,
+        table_rows,
+    )
+    from deapcache.results import markdown as as_markdown
 
     place = locations.home(home)
     results = load_results(place)
     if not results and not json:
         out.print(f"no results in {place}: make one with deapcache probe --task NAME", markup=False)
         return
-    summaries = summarise(select(results, wanted.selection()), allow_mixed=allow_mixed)
-    uncertainty = HomeIntervals(place) if intervals else None
+    chosen = select(results, wanted.selection())
+    rows = table_rows(chosen, allow_mixed=allow_mixed, uncertainty=HomeIntervals(place) if intervals else None)
+    layouts = LAYOUTS if paper else (PLAIN,)
     if json:
-        print_json(_documents(summaries, paper, uncertainty))
-    else:
-        _show(summaries, paper, markdown, uncertainty)
-
-
-def _documents(summaries: list[Summary], paper: bool, uncertainty: UncertaintyOf | None) -> list[dict[str, Any]]:
-    from deapcache.results import LAYOUTS, comparison_table, tables_json
-
-    if not paper:
-        return tables_json(summaries, uncertainty=uncertainty)
-    sheets = [sheet for layout in LAYOUTS for sheet in comparison_table(summaries, layout, uncertainty=uncertainty)]
-    return [sheet.to_json() for sheet in sheets]
-
-
-def _show(summaries: list[Summary], paper: bool, markdown: bool, uncertainty: UncertaintyOf | None) -> None:
-    from deapcache.results import LAYOUTS, PLAIN, layout_blocks, print_blocks
-    from deapcache.results import markdown as as_markdown
-
-    for layout in LAYOUTS if paper else (PLAIN,):
-        blocks = layout_blocks(summaries, layout, uncertainty=uncertainty)
+        print_json([table for layout in layouts for table in layout_json(rows, layout)])
+        return
+    for layout in layouts:
+        tables = layout_tables(rows, layout)
         if markdown:
-            out.print("\n".join(as_markdown(block) for block in blocks), markup=False)
+            out.print("\n".join(as_markdown(table) for table in tables), markup=False)
         else:
-            print_blocks(blocks)
+            print_tables(tables)
 
 
 def leaderboard_command(
@@ -134,12 +129,12 @@ def _add_bundles(bundles: list[Path], home: Location) -> None:
 
 
 def _write_board(board: Leaderboard, format: Format, folder: Path | None, name: str) -> None:
-    from deapcache.results import print_blocks
+    from deapcache.results import print_tables
     from deapcache.results.leaderboard import rendered
     from deapcache.results.leaderboard.text import blocks
 
     if folder is None and format == "table":
-        print_blocks(blocks(board))
+        print_tables(blocks(board))
     elif folder is None and format == "html":
         sys.stdout.flush()
         page, binary = rendered(board, format), getattr(sys.stdout, "buffer", None)

@@ -110,11 +110,12 @@ def _execute(plan: PipelinePlan, json: bool, cluster: Cluster | None = None) -> 
 
 def _show_outcome(plan: PipelinePlan, outcome: Outcome) -> None:
     """The pipeline's results in its layouts, and where its pictures are."""
-    from deapcache.results import HomeIntervals, picture_key, print_layouts, summarise
+    from deapcache.results import HomeIntervals, layout_tables, picture_key, print_tables, table_rows
 
     # where a pipeline trains a task in two ways, every layout keeps these apart
-    summaries = summarise(outcome.results, allow_mixed=True)
-    print_layouts(summaries, plan.pipeline.layout, uncertainty=HomeIntervals(plan.home))
+    rows = table_rows(outcome.results, allow_mixed=True, uncertainty=HomeIntervals(plan.home))
+    for layout in plan.pipeline.layout:
+        print_tables(layout_tables(rows, layout))
     for result in outcome.results:
         if plan.home.exists(picture_key(result.run)):
             out.print(f"picture: {plan.home}/{picture_key(result.run)}", markup=False)

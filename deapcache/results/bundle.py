@@ -27,9 +27,9 @@ from deapcache.errors import BundleError, DeapcacheError, UnknownNameError
 from deapcache.locations import Location, require_reached
 from deapcache.machine import now
 from deapcache.recipe import SHORT, FeatureRecipe, Protocol, TargetRecipe
-from deapcache.results.arrays import parse_arrays
 from deapcache.results.documents import AboutBackbone, MetricFacts
-from deapcache.results.files import checked, runs_in
+from deapcache.results.files import checked, parse_arrays, runs_in
+from deapcache.results.intervals import same_score, task_of
 from deapcache.results.pictures import picture_key
 from deapcache.results.record import (
     RESULT_MODEL,
@@ -47,7 +47,6 @@ from deapcache.results.record import (
 from deapcache.results.speeds import BACKBONE, SPEED_MODEL, Speed, read_speeds, speed_key, speed_stem
 from deapcache.results.speeds import READOUT as READOUT_SPEED
 from deapcache.results.speeds import SCHEMA as SPEED_SCHEMA
-from deapcache.results.uncertainty import same_score, task_of
 from deapcache.untrusted import is_hidden, parse_json, require_printable
 
 SCHEMA = 1

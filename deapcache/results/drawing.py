@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, Rectangle
 
+from deapcache.results.frame import display_name
 from deapcache.results.literal import shortened
 from deapcache.results.page import GAP, LINE, MARGIN, STRIP, Page, strip_height, wrapped
 from deapcache.results.panels import Panels, Row, panels_for
 from deapcache.results.pictures import Shown
-from deapcache.results.reading import told_of
 from deapcache.results.record import Result
 
 _TILE = 1.75
@@ -83,7 +83,7 @@ def _title(result: Result, inches: float) -> list[str]:
     metric = result.metrics[result.main_metric]
     unit = f" {metric['unit']}" if metric["unit"] else ""
     score, prior = result.scores[result.main_metric], result.prior[result.main_metric]
-    who = f"{result.task} · {result.dataset} · {told_of(result)} · {result.readout} · seed {result.seed}"
+    who = f"{result.task} · {result.dataset} · {display_name(result)} · {result.readout} · seed {result.seed}"
     what = f"{metric['label']} {score:.4f}{unit} (image-independent prior {prior:.4f})"
     return wrapped((who, what), inches)
 

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+from deapcache.regions import SQUASH
+from deapcache.results.record import Result
+
 READOUTS: Mapping[str, str] = {
     "deap": "base",
     "deap:16": "base",
@@ -161,3 +164,23 @@ def _number(value: float, printed: _Printed) -> PaperNumber:
 @functools.cache
 def _document() -> dict[str, Any]:
     return dict(json.loads(files("deapcache.results").joinpath("paper.json").read_text(encoding="utf-8")))
+
+
+def unlike_paper(result: Result) -> str:
+    """Why a result must not stand beside the paper's, for a note; empty where it may.
+
+    Same data is asked for: dataset, numbers of images, output size, whole images. Which ones it chose where it did not
+    take all, and how it trained, the paper does not say.
+    """
+    data = DATA.get(result.task)
+    if data is None:
+        return "the paper has no such task"
+    size = tuple(result.protocol["output_size"])
+    pairs = {
+        "dataset": (result.dataset, data.dataset),
+        "train images": (result.train_images, data.train_images),
+        "val images": (result.val_images, data.val_images),
+        "output size": (size, data.output_size),
+        "fit": (result.caches["train"]["recipe"].get("base_fit", SQUASH), SQUASH),
+    }
+    return "; ".join(f"{name} {ours}, the paper's {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs)

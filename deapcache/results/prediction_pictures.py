@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from deapcache.regions import Region
+from deapcache.results.frame import display_name
 from deapcache.results.page import DPI, GAP, LINE, MARGIN, STRIP, Page, strip_height, wrapped
 from deapcache.results.panels import backdrop
 from deapcache.results.prediction_panels import WHOLE, Extent, mark_region, prediction_panels, show_image
-from deapcache.results.reading import told_of
 from deapcache.results.record import Result
 
 _SMALLEST, _LARGEST = 320, 960
@@ -91,7 +91,9 @@ def _extent(seen: Region | None, image: Sequence[int]) -> Extent:
 
 
 def _title(result: Result, name: str, notes: Sequence[str]) -> list[str]:
-    run = f"{result.task} · trained on {result.dataset} · {told_of(result)} · {result.readout} · seed {result.seed}"
+    run = (
+        f"{result.task} · trained on {result.dataset} · {display_name(result)} · {result.readout} · seed {result.seed}"
+    )
     return [name, run, *notes]
 
 

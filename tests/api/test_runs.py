@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
 from deapcache_results import make_facts
 
 import deapcache
-from deapcache.errors import MissingPackageError, ResultsError
+from deapcache.errors import ResultsError
 from deapcache.locations import LocalLocation
 from deapcache.results import Result, save_run
 
@@ -70,13 +68,6 @@ def test_no_results_are_an_empty_frame_with_all_columns(home: LocalLocation) -> 
     assert list(empty.columns) == list(full.to_frame().columns)
     assert isinstance(empty, pd.DataFrame)
     assert len(empty) == 0
-
-
-def test_without_pandas_one_error_says_what_to_install(home: LocalLocation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pandas", None)  # Python's own way to say that it is not there
-    with pytest.raises(MissingPackageError, match=r"need pandas.*pip install 'deapcache\[pandas\]'") as caught:
-        deapcache.load_results(home).to_frame()
-    assert isinstance(caught.value, ImportError)
 
 
 def test_tables_average_seeds_and_never_mix_protocols(home: LocalLocation) -> None:

@@ -28,8 +28,8 @@ from deapcache.locations import Location, locate
 from deapcache.probing import ProbeConfig, ProbeProgress, RunSpec, probe_backbone
 from deapcache.recipe import FeatureRecipe
 from deapcache.results import Result, load_results, save_run
-from deapcache.results.cells import heading
 from deapcache.results.record import run_id
+from deapcache.results.tables import heading
 from tests.benchmarks.format_tables import COLUMNS, CONTROL, FORMATS, REFERENCE, Compared, Comparison, tables
 
 SPLITS = ("train", "val")

@@ -27,7 +27,7 @@ def test_learning_rates_are_rows_of_one_table(facts) -> None:
     results = [make_result(facts(lr=lr, seed=seed)) for lr in (1e-3, 3e-4) for seed in (0, 1)]
     summaries = summarise(results)
     assert [(s.lr, s.seeds) for s in summaries] == [(3e-4, (0, 1)), (1e-3, (0, 1))]
-    assert len({s.conditions for s in summaries}) == 1
+    assert len({s.comparison_key for s in summaries}) == 1
     assert len({s.protocol_digest for s in summaries}) == 2
 
 

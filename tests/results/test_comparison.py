@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
-from deapcache.results import Uncertainty, summarise
-from deapcache.results.comparison import compared, unlike_paper
+from deapcache.results import Uncertainty, layout_json, table_rows
+from deapcache.results.paper import unlike_paper
 from deapcache.results.record import make_result
 
 METRICS = {
@@ -29,9 +30,10 @@ def cell(facts):
             )
             for seed, s in enumerate(scores)
         ]
-        (summary,) = summarise(results)
         known = None if interval is None else lambda _: Uncertainty(intervals={metric: interval})
-        return compared(summary, metric, which, known)
+        (table,) = layout_json(table_rows(results, uncertainty=known), which)
+        (found,) = [cell for row in table["rows"] for cell in row["cells"] if cell["metric"] == metric]
+        return SimpleNamespace(**found, first=results[0])
 
     return make
 
@@ -70,16 +72,16 @@ def test_beyond_is_outside_two_spreads_and_the_interval(cell) -> None:
         ({"dataset": "scenes"}, "dataset scenes, the paper's coco"),
         ({"images": (69, 35)}, "train images 69, the paper's 118287; val images 35, the paper's 5000"),
         ({"size": (112, 112)}, r"output size (112, 112), the paper's (224, 224)"),
-        ({"task": "foreground"}, "the paper has no such task"),
+        ({"task": "foreground", "which": "table5"}, "the paper has no such task"),
     ],
 )
 def test_other_data_has_no_papers_number_beside_it(cell, changes, why) -> None:
     other = cell("iou", 0.3, **changes)
     assert other.paper is None
-    assert math.isnan(other.difference)
+    assert other.difference is None
     assert (other.is_better, other.is_beyond) == (None, None)
-    assert unlike_paper(other.summary.first) == why
-    assert unlike_paper(cell("iou", 0.3).summary.first) == ""
+    assert unlike_paper(other.first) == why
+    assert unlike_paper(cell("iou", 0.3).first) == ""
 
 
 def test_which_8000_images_the_paper_took_is_not_said_so_any_will_do(facts) -> None:
@@ -96,15 +98,15 @@ def test_crops_do_not_stand_beside_the_papers_whole_images(facts) -> None:
 
 
 def test_only_the_full_readout_stands_beside_tables_3_and_4(cell) -> None:
-    assert str(cell("iou", 0.3).paper) == "0.324"
-    assert str(cell("iou", 0.3, readout="deap:16").paper) == "0.324"
+    assert cell("iou", 0.3).paper["value"] == 0.324
+    assert cell("iou", 0.3, readout="deap:16").paper["value"] == 0.324
     for other in ("deap:8", "no-sigma", "linear"):
         assert cell("iou", 0.3, readout=other).paper is None
     assert cell("iou", 0.3, which="figure4").paper is None
 
 
 def test_json_says_everything_of_a_cell(cell) -> None:
-    found = cell("iou", 0.339, 0.341, interval=(0.33, 0.35)).to_json()
-    assert found["paper"] == {"value": 0.324, "source": "Table 3"}
-    assert (found["backbone"], found["metric"], found["seeds"]) == ("dinov2", "iou", (0, 1))
-    assert (found["is_better"], found["is_beyond"], found["interval"]) == (True, True, (0.33, 0.35))
+    found = cell("iou", 0.339, 0.341, interval=(0.33, 0.35))
+    assert found.paper == {"value": 0.324, "source": "Table 3"}
+    assert (found.backbone, found.metric, found.seeds) == ("dinov2", "iou", [0, 1])
+    assert (found.is_better, found.is_beyond, found.interval) == (True, True, [0.33, 0.35])

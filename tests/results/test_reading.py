@@ -8,7 +8,7 @@ import io
 import pytest
 from deapcache_results import make_facts
 
-from deapcache.results import load_results, make_blocks, save_run, summarise, tables_json
+from deapcache.results import PLAIN, layout_json, load_results, make_tables, save_run, summarise, table_rows
 from deapcache.results.figures.subjects import subjects
 from deapcache.results.leaderboard import collect, leaderboard, rendered
 from deapcache.results.leaderboard.repeating import repeat_commands
@@ -29,9 +29,10 @@ def test_layers_are_rows_of_one_table_in_order(layers):
     summaries = summarise(load_results(layers))
     assert [one.label for one in summaries] == LABELS
     assert {one.seeds for one in summaries} == {(0, 1)}
-    (block,) = make_blocks(summaries)
-    assert [row[:2] for row in block.rows[:3]] == [(label, "deap") for label in LABELS]
-    assert [row["layer"] for row in tables_json(summaries)] == ["3", "12", ""]
+    rows = table_rows(load_results(layers))
+    (table,) = make_tables(rows)
+    assert [row[:2] for row in table.rows[:3]] == [(label, "deap") for label in LABELS]
+    assert [row["layer"] for row in layout_json(rows, PLAIN)] == ["3", "12", ""]
 
 
 def test_a_single_layer_is_named_though_nothing_stands_beside_it(home, arrays):

@@ -9,13 +9,14 @@ import pytest
 from deapcache.errors import UsageError
 from deapcache.results import (
     LAYOUTS,
+    PLAIN,
     Uncertainty,
-    comparison_table,
-    layout_blocks,
+    layout_json,
+    layout_tables,
     markdown,
     plain_text,
-    print_layouts,
-    summarise,
+    print_tables,
+    table_rows,
 )
 from deapcache.results.paper import DATA
 from deapcache.results.record import make_result
@@ -69,9 +70,8 @@ def test_table_3_has_the_papers_rows_and_columns_with_its_numbers_between_ours(r
         *results("boundaries", "dinov2", 0.324),
         *results("discrimination", "mae", 0.4),
     ]
-    (sheet,) = comparison_table(summarise(found), "table3")
-    block = sheet.block()
-    assert block.header == (
+    (table,) = layout_tables(table_rows(found), "table3")
+    assert table.header == (
         "backbone",
         "",
         "discrimination\nARI ↑",
@@ -80,7 +80,7 @@ def test_table_3_has_the_papers_rows_and_columns_with_its_numbers_between_ours(r
         "boundaries\nIoU ↑",
         "P_learn\n[M]",
     )
-    assert block.rows == (
+    assert table.rows == (
         ("dinov2", "ours", "–", "–", "0.3240 (1)", "0.3240 (1)", "0.043"),
         ("", "paper", "", "", "0.1297", "0.324", "0.043"),
         ("", "difference", "", "", "▼ 149.8%", "=", ""),
@@ -89,17 +89,17 @@ def test_table_3_has_the_papers_rows_and_columns_with_its_numbers_between_ours(r
         ("", "difference", "▼ 19.7%", "", "▼ 73.3% *", "▲ 2.8%", ""),
         ("mine", "ours", "–", "–", "0.2000 (1)", "0.2000 (1)", "0.043"),
     )
-    assert block.faint == {1, 4}
-    digests = {summary.protocol_digest[:12] for summary in summarise(found)}
+    assert table.faint == {1, 4}
+    digests = {digest[:12] for digest in table_rows(found)["protocol"]}
     for digest in digests:
-        assert sum(digest in note for note in block.notes) == 1
-    assert "118,287 train and 5,000 val images" in "\n".join(block.notes)
-    assert "seeds 0, 1;" in "\n".join(block.notes)
+        assert sum(digest in note for note in table.notes) == 1
+    assert "118,287 train and 5,000 val images" in "\n".join(table.notes)
+    assert "seeds 0, 1;" in "\n".join(table.notes)
 
 
 def test_other_data_stands_apart_without_the_papers_numbers_and_says_why(results) -> None:
     found = [*results("boundaries"), *results("boundaries", dataset="scenes"), *results("detection", dataset="scenes")]
-    paper, scenes = (sheet.block() for sheet in comparison_table(summarise(found), "table3"))
+    paper, scenes = layout_tables(table_rows(found), "table3")
     assert paper.title == "Table 3: instance awareness"
     assert scenes.title == "Table 3: instance awareness · scenes"
     assert [row[1] for row in paper.rows] == ["ours", "paper", "difference"]
@@ -110,7 +110,7 @@ def test_other_data_stands_apart_without_the_papers_numbers_and_says_why(results
 
 def test_table_4_joins_the_papers_three_datasets_and_takes_segmentation_elsewhere(results) -> None:
     found = [*results("voc"), *results("coco-stuff"), *results("depth"), *results("segmentation", dataset="scenes")]
-    paper, scenes = (sheet.block() for sheet in comparison_table(summarise(found), "table4"))
+    paper, scenes = layout_tables(table_rows(found), "table4")
     assert [head.split()[0] for head in paper.header[2:]] == [
         "voc", "voc", "P_learn", "coco-stuff", "coco-stuff", "P_learn", "depth", "P_learn",
     ]  # fmt: skip
@@ -120,25 +120,24 @@ def test_table_4_joins_the_papers_three_datasets_and_takes_segmentation_elsewher
 
 def test_table_5_has_readouts_in_rows_and_backbones_in_columns(results) -> None:
     found = [
-        summary
+        result
         for readout in ("only-mask", "linear", "no-sigma", "deap")
         for backbone in ("mine", "mae", "dinov2")
-        for summary in results("depth", backbone, 0.5, 0.7, readout=readout)
+        for result in results("depth", backbone, 0.5, 0.7, readout=readout)
     ]
-    (sheet,) = comparison_table(summarise(found), "table5")
-    block = sheet.block()
-    assert block.header[2:] == ("depth\ndinov2\nRMSE ↓", "depth\nmae\nRMSE ↓", "depth\nmine\nRMSE ↓")
-    assert [row[0] for row in block.rows if row[0]] == ["deap", "no-sigma", "only-mask", "linear"]
-    assert [row[2:] for row in block.rows if row[1] == "paper"] == [
+    (table,) = layout_tables(table_rows(found), "table5")
+    assert table.header[2:] == ("depth\ndinov2\nRMSE ↓", "depth\nmae\nRMSE ↓", "depth\nmine\nRMSE ↓")
+    assert [row[0] for row in table.rows if row[0]] == ["deap", "no-sigma", "only-mask", "linear"]
+    assert [row[2:] for row in table.rows if row[1] == "paper"] == [
         ("0.4488", "0.6307", ""), ("0.6660", "0.7360", ""), ("0.4712", "0.5887", ""),
     ]  # fmt: skip
 
 
 def test_ablations_of_a_task_that_the_paper_has_not_are_shown_too(results) -> None:
     found = [*results("foreground", readout="deap"), *results("foreground", readout="no-sigma")]
-    (sheet,) = comparison_table(summarise(found), "table5")
-    assert sheet.block().header[2:] == ("foreground\ndinov2\nIoU ↑",)
-    assert comparison_table(summarise(found), "table3") == []
+    (table,) = layout_tables(table_rows(found), "table5")
+    assert table.header[2:] == ("foreground\ndinov2\nIoU ↑",)
+    assert layout_json(table_rows(found), "table3") == []
 
 
 def test_figure_4_is_a_table_of_sizes_for_each_backbone_and_names_the_best_bicubic_detection(results) -> None:
@@ -147,7 +146,7 @@ def test_figure_4_is_a_table_of_sizes_for_each_backbone_and_names_the_best_bicub
     found = [
         r for readout in readouts for r in results("detection", "dinov2", 0.2, 0.3, 0.25, readout=readout, cost=cost)
     ]
-    first, second = (s.block() for s in comparison_table(summarise([*found, *results("depth", "mae")]), "figure4"))
+    first, second = layout_tables(table_rows([*found, *results("depth", "mae")]), "figure4")
     assert first.title == "Figure 4: readouts and their parameters · dinov2"
     assert [row[0] for row in first.rows] == ["deap:8", "deap", "deap:128", "bicubic", "bicubic:128"]
     assert first.header[2:] == ("detection\nAP lg ↑", "P_learn\n[M]", "train\n[ms/image]")
@@ -161,20 +160,20 @@ def test_figure_4_is_a_table_of_sizes_for_each_backbone_and_names_the_best_bicub
 
 def test_several_readouts_and_learning_rates_are_rows_that_say_so(results) -> None:
     found = [*results("depth", lr=1e-3), *results("depth", lr=3e-4), *results("depth", readout="linear")]
-    (sheet,) = comparison_table(summarise(found), "table4")
-    rows = [row for row in sheet.block().rows if row[0]]
+    (table,) = layout_tables(table_rows(found), "table4")
+    rows = [row for row in table.rows if row[0]]
     assert [row[0] for row in rows] == [
         "dinov2 · deap · lr 0.001",
         "dinov2 · deap · lr 0.0003",
         "dinov2 · linear · lr 0.001",
     ]
-    beside = [row for row in sheet.block().rows if row[1] == "paper"]
+    beside = [row for row in table.rows if row[1] == "paper"]
     assert len(beside) == 2
 
 
-def test_mixed_conditions_stand_in_sheets_of_their_own_and_are_marked(results) -> None:
+def test_mixed_conditions_stand_in_tables_of_their_own_and_are_marked(results) -> None:
     found = [*results("boundaries", iterations=5), *results("boundaries", iterations=9), *results("discrimination")]
-    first, second = (s.block() for s in comparison_table(summarise(found, allow_mixed=True), "table3"))
+    first, second = layout_tables(table_rows(found, allow_mixed=True), "table3")
     assert (first.title[-12:], second.title[-12:]) == ("conditions 1", "conditions 2")
     assert not any(note.startswith("mixed") for note in first.notes)
     (note,) = [note for note in second.notes if note.startswith("mixed")]
@@ -183,29 +182,25 @@ def test_mixed_conditions_stand_in_sheets_of_their_own_and_are_marked(results) -
 
 def test_rivals_for_a_cell_are_rows_of_their_own_and_are_marked(results) -> None:
     found = [*results("depth", storage="float16"), *results("depth", storage="int8")]
-    (sheet,) = comparison_table(summarise(found, allow_mixed=True), "table4")
-    block = sheet.block()
-    assert [row[0] for row in block.rows if row[0]] == ["dinov2 (1)", "dinov2 (2)"]
-    assert any("train.storage" in note for note in block.notes if note.startswith("mixed"))
+    (table,) = layout_tables(table_rows(found, allow_mixed=True), "table4")
+    assert [row[0] for row in table.rows if row[0]] == ["dinov2 (1)", "dinov2 (2)"]
+    assert any("train.storage" in note for note in table.notes if note.startswith("mixed"))
 
 
 def test_intervals_are_a_line_of_each_row_and_their_absence_is_explained(results) -> None:
-    def uncertainty(summary):
+    def uncertainty(results):
         known = Uncertainty(intervals={"rmse": (0.4, 0.6)})
-        return known if summary.backbone == "mae" else Uncertainty(problem="no file y")
+        return known if results[0].backbone == "mae" else Uncertainty(problem="no file y")
 
-    (sheet,) = comparison_table(
-        summarise([*results("depth"), *results("depth", "mae")]), "table4", uncertainty=uncertainty
-    )
-    block = sheet.block()
-    assert [row[2] for row in block.rows if row[1] == "95% interval"] == ["0.4000–0.6000"]
-    assert block.notes[-1] == "no interval: no file y"
-    assert "and the interval" in block.notes[0]
+    rows = table_rows([*results("depth"), *results("depth", "mae")], uncertainty=uncertainty)
+    (table,) = layout_tables(rows, "table4")
+    assert [row[2] for row in table.rows if row[1] == "95% interval"] == ["0.4000–0.6000"]
+    assert table.notes[-1] == "no interval: no file y"
+    assert "and the interval" in table.notes[0]
 
 
 def test_json_has_the_cells_of_each_row(results) -> None:
-    (sheet,) = comparison_table(summarise(results("depth", "mae", 0.5, 0.6)), "table4")
-    document = sheet.to_json()
+    (document,) = layout_json(table_rows(results("depth", "mae", 0.5, 0.6)), "table4")
     assert (document["table"], document["rows"][0]["label"]) == ("table4", "mae")
     (cell,) = document["rows"][0]["cells"]
     assert cell["paper"] == {"value": 0.631, "source": "Table 4"}
@@ -214,16 +209,18 @@ def test_json_has_the_cells_of_each_row(results) -> None:
 
 def test_layouts_are_printed_in_turn_and_one_that_nothing_fits_says_so(results) -> None:
     file = io.StringIO()
-    print_layouts(summarise(results("depth")), ["plain", *LAYOUTS], file=file)
+    rows = table_rows(results("depth"))
+    for layout in (PLAIN, *LAYOUTS):
+        print_tables(layout_tables(rows, layout), file=file)
     text = file.getvalue()
     titles = ["depth · nyuv2", "Table 3", "Table 4", "Table 5", "Figure 4"]
     assert sorted(titles, key=text.index) == titles
     assert "Table 3: instance awareness\nno result fits it\n" in text
-    (empty,) = layout_blocks([], "table5")
+    (empty,) = layout_tables(table_rows([]), "table5")
     assert plain_text(empty).splitlines() == ["Table 5: ablation", "no result fits it"]
     assert "no result fits it" in markdown(empty)
 
 
 def test_a_layout_that_there_is_not_is_refused(results) -> None:
     with pytest.raises(UsageError, match="'table6': there are table3, table4, table5, figure4"):
-        comparison_table(summarise(results("depth")), "table6")
+        layout_tables(table_rows(results("depth")), "table6")

@@ -25,9 +25,9 @@ from deapcache.experiments import find_run
 from deapcache.locations import LocalLocation
 from deapcache.results import HomeIntervals, load_readout_file, load_results, save_run, summarise
 from deapcache.results.bundle import find_runs
+from deapcache.results.last_used import last_uses
 from deapcache.results.leaderboard import collect, leaderboard, rendered
 from deapcache.results.speeds import load_speeds
-from deapcache.results.uses import last_uses
 
 HIDDEN = (
     "._{name}",
@@ -319,7 +319,7 @@ def test_damaged_statistics_are_told_where_intervals_would_be(home: LocalLocatio
     key = f"results/{result.run}.stats.safetensors"
     put(home, key, BYTES[damage](home.read(key)) if damage not in ("NaN", "1e999") else b"\x10" * 7)
     (summary,) = summarise(load_results(home))
-    uncertainty = HomeIntervals(home)(summary)
+    uncertainty = HomeIntervals(home)(summary.results)
     assert uncertainty.problem or uncertainty.intervals
 
 
@@ -342,7 +342,7 @@ def test_statistics_of_something_else_are_a_problem_of_one_row(home: LocalLocati
     arrays = {name: np.ones(6) for name in ("run/squares", "run/relative", "run/decades", "run/logs")}
     put(home, f"results/{result.run}.stats.safetensors", save({**arrays, **STATISTICS[case]}))
     (summary,) = summarise(load_results(home))
-    assert HomeIntervals(home)(summary).problem
+    assert HomeIntervals(home)(summary.results).problem
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "link to nowhere", "link to itself", "link to a device", "socket"])
@@ -374,7 +374,7 @@ def test_what_is_no_file_neither_blocks_nor_ends_the_others(home: LocalLocation,
         assert sound in found
         collected = collect([home])
         for summary in summarise(found):
-            HomeIntervals(home)(summary)
+            HomeIntervals(home)(summary.results)
         last_uses([home])
     assert len(collected.results) == (1 if what.endswith(".json") else 2)
     named = any(key in str(one.message) for one in told)
@@ -411,7 +411,7 @@ FACTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 @pytest.mark.parametrize("case", FACTS)
 def test_a_readout_that_says_something_else_is_one_line(two: LocalLocation, case: str) -> None:
-    from deapcache.results.arrays import pack_arrays, unpack_arrays
+    from deapcache.results.files import pack_arrays, unpack_arrays
 
     run = find_runs(two, ["depth"])[0]
     key = f"readouts/{run}.safetensors"

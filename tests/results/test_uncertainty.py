@@ -17,7 +17,7 @@ from deapcache.results import (
     save_run,
     summarise,
 )
-from deapcache.results.uncertainty import interval_key
+from deapcache.results.intervals import interval_key
 from deapcache.tasks import TASKS, get_task
 
 METRICS = {"iou": {"label": "IoU", "unit": "", "higher_is_better": True}}
@@ -49,7 +49,7 @@ def row(home, facts, arrays):
 
 def test_interval_is_the_bootstrap_over_all_seeds(home, row) -> None:
     summary = row()
-    found = HomeIntervals(home)(summary)
+    found = HomeIntervals(home)(summary.results)
     assert found.problem == ""
     expected = bootstrap_interval([_statistics(0), _statistics(1)], get_task("boundaries").scores)
     for metric, interval in expected.items():
@@ -60,14 +60,14 @@ def test_interval_is_the_bootstrap_over_all_seeds(home, row) -> None:
 
 def test_intervals_are_kept_in_the_home_until_a_run_is_made_anew(home, row) -> None:
     summary = row()
-    found = HomeIntervals(home)(summary)
+    found = HomeIntervals(home)(summary.results)
     assert load_results(home) == list(summary.results)  # what is kept is no result
     home.delete(f"results/{summary.first.run}.stats.safetensors")
-    assert HomeIntervals(home)(summary).intervals == found.intervals
-    home.publish(interval_key(summary), b"{", replace=True)
-    assert "has no results/" in HomeIntervals(home)(summary).problem
+    assert HomeIntervals(home)(summary.results).intervals == found.intervals
+    home.publish(interval_key(summary.results), b"{", replace=True)
+    assert "has no results/" in HomeIntervals(home)(summary.results).problem
     again = row(scores={"cross_entropy": 0.123})
-    assert interval_key(again) != interval_key(summary)
+    assert interval_key(again.results) != interval_key(summary.results)
 
 
 def test_a_home_that_is_only_read_is_enough(home, row, monkeypatch) -> None:
@@ -77,12 +77,12 @@ def test_a_home_that_is_only_read_is_enough(home, row, monkeypatch) -> None:
         raise ReadOnlyError("read only")
 
     monkeypatch.setattr(type(home), "publish", refuse)
-    assert "iou" in HomeIntervals(home)(summary).intervals
-    assert not home.exists(interval_key(summary))
+    assert "iou" in HomeIntervals(home)(summary.results).intervals
+    assert not home.exists(interval_key(summary.results))
 
 
 def test_statistics_of_another_score_are_not_used(home, row) -> None:
-    found = HomeIntervals(home)(row(scores={"iou": 0.9}))
+    found = HomeIntervals(home)(row(scores={"iou": 0.9}).results)
     assert found.intervals == {}
     assert "keeps iou 0.900000, its statistics give" in found.problem
 
@@ -92,17 +92,17 @@ def test_damaged_incomplete_and_unequal_statistics_are_problems(home, row, array
     key = f"results/{summary.first.run}.stats.safetensors"
     whole = home.read(key)
     home.publish(key, whole[:-3], replace=True)
-    assert "is damaged" in HomeIntervals(home)(summary).problem
+    assert "is damaged" in HomeIntervals(home)(summary.results).problem
     save_run(home, facts(seed=0, scores=dict(summary.first.scores), metrics=METRICS), **arrays)
-    assert "lack 'valid'" in HomeIntervals(home)(summary).problem
+    assert "lack 'valid'" in HomeIntervals(home)(summary.results).problem
     unequal = row(ids={1: [f"other {number}" for number in range(9)]})
-    assert "not scored on the same images" in HomeIntervals(home)(unequal).problem
+    assert "not scored on the same images" in HomeIntervals(home)(unequal.results).problem
 
 
 def test_a_task_that_is_not_installed_is_a_problem(home, facts, arrays) -> None:
     save_run(home, facts(task="somebodys"), **arrays)
     (summary,) = summarise(load_results(home))
-    assert "somebodys" in HomeIntervals(home)(summary).problem
+    assert "somebodys" in HomeIntervals(home)(summary.results).problem
 
 
 def test_paired_difference_is_over_the_same_drawn_images(home, row) -> None:
@@ -136,7 +136,7 @@ def test_a_score_of_one_image_has_no_interval(home, facts, arrays, monkeypatch) 
     parts = {**arrays, "statistics": {"ari": np.array([np.nan, 0.5, np.nan])}}
     save_run(home, facts(scores={"iou": 0.5}, metrics=METRICS), **parts)
     (summary,) = summarise(load_results(home))
-    assert HomeIntervals(home)(summary) == Uncertainty()
+    assert HomeIntervals(home)(summary.results) == Uncertainty()
 
 
 class _OfOne(_Chosen):
@@ -155,5 +155,5 @@ def test_scores_are_computed_with_the_choices_of_the_protocol(home, facts, array
     given["protocol"]["task_options"]["side"] = "right"
     save_run(home, given, **{**arrays, "statistics": statistics, "image_ids": [str(n) for n in range(9)]})
     (summary,) = summarise(load_results(home))
-    low, high = HomeIntervals(home)(summary).intervals["iou"]
+    low, high = HomeIntervals(home)(summary.results).intervals["iou"]
     assert 2 < low < 4 < high < 6

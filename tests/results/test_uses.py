@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deapcache.locations import LocalLocation
-from deapcache.results.uses import last_uses
+from deapcache.results.last_used import last_uses
 
 
 def test_the_newest_result_that_names_a_cache_counts(home: LocalLocation, tmp_path: Path) -> None:

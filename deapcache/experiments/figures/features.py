@@ -11,7 +11,7 @@ from deapcache.experiments.figures.images import base_images, first_rows
 from deapcache.experiments.figures.request import FigureRequest
 from deapcache.results.figures.canvas import Canvas
 from deapcache.results.figures.features import Volumes, draw_features
-from deapcache.results.reading import depth_in, told_in
+from deapcache.results.frame import depth_in, display_name_in
 
 _MOST = 6
 """Backbones side by side."""
@@ -32,7 +32,7 @@ def gather_features(request: FigureRequest) -> Canvas:
             raise UsageError(
                 f"{cache.location} and {caches[0].location} are not of the same images: choose one with --backbone"
             )
-    names = [told_in(entry.fields) for entry in entries]
+    names = [display_name_in(entry.fields) for entry in entries]
     found = [Volumes(name, cache.read_features(rows)) for name, cache in zip(names, caches, strict=True)]
     images = base_images(request.home, caches[0], rows)
     return draw_features(images, [ids[row] for row in rows], found, source=f"{dataset}, {request.split}")
@@ -64,7 +64,7 @@ def _chosen(request: FigureRequest, entries: Sequence[CacheEntry]) -> Sequence[C
     if len(chosen) > _MOST:
         raise UsageError(
             f"figure features shows up to {_MOST} backbones, and there are "
-            f"{', '.join(told_in(entry.fields) for entry in chosen)}: choose with --backbone A,B"
+            f"{', '.join(display_name_in(entry.fields) for entry in chosen)}: choose with --backbone A,B"
         )
     return chosen
 
@@ -78,7 +78,7 @@ def _layers(
             f"{request.home} holds no features of {name}: there are {', '.join(there)}; "
             f"run deapcache extract --backbone {name}"
         )
-    told = [told_in(entry.fields) for entry in fitting]
+    told = [display_name_in(entry.fields) for entry in fitting]
     alike = [entry.path for entry, one in zip(fitting, told, strict=True) if told.count(one) > 1]
     if alike:
         raise AmbiguousCacheError(

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 
 from deapcache.errors import ResultsError
-from deapcache.results.aggregate import Summary
 from deapcache.results.figures.association import FEWEST, HOW, pearson, spearman
 from deapcache.results.figures.canvas import GREY, NORMAL, Canvas, name_axes
 from deapcache.results.figures.labels import Label
 from deapcache.results.figures.marks import CATEGORIES, category_of, legend_of, mark_style
 from deapcache.results.figures.references import Reference
 from deapcache.results.figures.subjects import Subject, error_bar, spread_note
+from deapcache.results.frame import Summary, inner_layer
 from deapcache.results.paper import DATA, PaperNumber, paper_backbones, paper_score
-from deapcache.results.reading import inner_layer
 
 _COLUMNS = 2
 _PAPER_METRICS = {

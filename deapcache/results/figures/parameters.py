@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from deapcache.errors import ResultsError
-from deapcache.results.aggregate import Summary
 from deapcache.results.figures.canvas import Canvas, log_ticks, name_axes
 from deapcache.results.figures.labels import Label
 from deapcache.results.figures.marks import SHAPES, Mark, mark_style, paper_handle
 from deapcache.results.figures.subjects import Subject, error_bar, spread_note
+from deapcache.results.frame import Summary, inner_layer
 from deapcache.results.palette import DISTINCT
 from deapcache.results.paper import paper_ablation, paper_parameters, paper_score
-from deapcache.results.reading import inner_layer
 
 _COLUMNS = 2
 _AROUND = 1.35

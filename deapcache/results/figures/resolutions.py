@@ -10,8 +10,8 @@ import numpy as np
 
 from deapcache.results.figures.canvas import Canvas
 from deapcache.results.figures.mosaic import TILE, Painter, draw_mosaic, show_pixels
+from deapcache.results.frame import display_name
 from deapcache.results.prediction_panels import WHOLE, PredictionPanels, prediction_panels
-from deapcache.results.reading import told_of
 from deapcache.results.record import Result
 
 
@@ -46,7 +46,7 @@ def draw_resolutions(result: Result, kind: str, sizes: Sequence[tuple[int, int]]
         legend=panels[0].legend,
         bars=panels[0].bars,
     )
-    canvas.note(f"{result.task}, {result.dataset} · {told_of(result)} · {result.readout} · seed {result.seed}")
+    canvas.note(f"{result.task}, {result.dataset} · {display_name(result)} · {result.readout} · seed {result.seed}")
     canvas.note(panels[0].note, f"trained at {trained[0]} × {trained[1]} px; the features are the same at all sizes")
     return canvas
 

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from deapcache.errors import ResultsError
-from deapcache.results.aggregate import Summary
 from deapcache.results.figures.canvas import Canvas, log_ticks, name_axes
 from deapcache.results.figures.marks import CATEGORIES, category_of, legend_of, mark_style
 from deapcache.results.figures.subjects import Subject
-from deapcache.results.reading import depth_of
+from deapcache.results.frame import Summary, depth_of
 
 _ROW, _AROUND = 0.24, 0.75
 _SPREAD = 0.5

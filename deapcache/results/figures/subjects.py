@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from deapcache.errors import ResultsError
-from deapcache.results.aggregate import Summary
-from deapcache.results.cells import heading
-from deapcache.results.comparison import unlike_paper
+from deapcache.results.frame import Summary
+from deapcache.results.paper import unlike_paper
+from deapcache.results.tables import heading
 
 
 @dataclass(frozen=True, kw_only=True)

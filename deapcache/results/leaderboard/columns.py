@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 from deapcache.locations import LocalLocation
 from deapcache.recipe import SHORT
-from deapcache.results.cells import NOTHING, interval
 from deapcache.results.leaderboard.entries import Comparison, Entry
 from deapcache.results.record import result_key
+from deapcache.results.tables import NOTHING, interval
 
 Column = tuple[str, Callable[[Entry], str]]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from deapcache.locations import Location
 from deapcache.recipe import digest_of
-from deapcache.results.aggregate import Summary
+from deapcache.results.frame import Summary
 from deapcache.results.intervals import Interval
 from deapcache.results.leaderboard.facts import BackboneFacts
 

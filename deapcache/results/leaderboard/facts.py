@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from deapcache.backbones import BackboneEntry, describe
 from deapcache.errors import DeapcacheError
+from deapcache.results.frame import reading_in
 from deapcache.results.paper import paper_features
-from deapcache.results.reading import reading_of
 from deapcache.results.record import Result
 from deapcache.results.speeds import BackboneSpeed
 
@@ -29,7 +29,7 @@ class BackboneFacts:
     """(H, W, D) of the feature volume, (H, W) where the paper says no more; empty where it is not known."""
     training_data: str = ""
     reading: str = ""
-    """Which layer a run read, where it is not the last: ``layer 6``; see :func:`reading_of`."""
+    """Which layer a run read, where it is not the last: ``layer 6``; see :func:`reading_in`."""
     speeds: tuple[BackboneSpeed, ...] = ()
     """On each device that it was measured on, the one that is shown first."""
 
@@ -56,7 +56,7 @@ def measured_backbone(result: Result) -> BackboneFacts:
         parameters=parameters or None,
         features=(*result.build["grid"], result.build["feature_dim"]),
         training_data=known.training_data if known else told.get("training_data", ""),
-        reading=reading_of(result),
+        reading=reading_in(result.caches["train"]["recipe"]),
     )
 
 

@@ -8,10 +8,10 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from deapcache.results.frame import layer_of, tokens_of
 from deapcache.results.leaderboard.columns import details
 from deapcache.results.leaderboard.entries import Comparison, Entry, Leaderboard, Metric
 from deapcache.results.leaderboard.speeds import on_device
-from deapcache.results.reading import layer_of, tokens_of
 
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 """How cells begin that a spreadsheet computes; the last four are the wide forms of the others."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from deapcache.errors import ResultsError
 from deapcache.locations import Location
-from deapcache.results.aggregate import Summary
+from deapcache.results.intervals import HomeIntervals, Uncertainty
 from deapcache.results.record import Result, load_results
 from deapcache.results.speeds import BackboneSpeed, all_speeds, by_device
-from deapcache.results.uncertainty import HomeIntervals, Uncertainty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +70,8 @@ class Intervals:
         self._homes = homes
         self._of: dict[Location, HomeIntervals] = {}
 
-    def __call__(self, summary: Summary) -> Uncertainty:
-        home = self._homes[summary.first.run]
+    def __call__(self, results: Sequence[Result]) -> Uncertainty:
+        home = self._homes[results[0].run]
         if home not in self._of:
             self._of[home] = HomeIntervals(home, home_of=self._homes.__getitem__)
-        return self._of[home](summary)
+        return self._of[home](results)

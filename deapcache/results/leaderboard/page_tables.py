@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from deapcache.recipe import SHORT
-from deapcache.results.cells import NOTHING
 from deapcache.results.leaderboard.bars import Scale, bar, scale_of
 from deapcache.results.leaderboard.columns import millions, milliseconds
 from deapcache.results.leaderboard.entries import PAPER, Board, Comparison, Entry, Line, Metric
 from deapcache.results.leaderboard.page_speeds import cost_line, speed_cell, speed_legend
 from deapcache.results.leaderboard.speeds import UNIT
+from deapcache.results.tables import NOTHING
 
 _LEGEND = (
     "darker: nearer to the best of its column, which is bold; ± standard deviation over (n) seeds; "

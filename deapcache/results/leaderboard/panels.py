@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 from deapcache.recipe import SHORT
-from deapcache.results.cells import NOTHING, interval
+from deapcache.results.frame import layer_of, tokens_of
 from deapcache.results.leaderboard.columns import millions, milliseconds
 from deapcache.results.leaderboard.embedding import Pictures
 from deapcache.results.leaderboard.entries import Comparison, Entry
 from deapcache.results.leaderboard.repeating import recorded_command, repeat_commands
 from deapcache.results.leaderboard.speeds import speed_facts
-from deapcache.results.reading import layer_of, tokens_of
 from deapcache.results.record import Result, plain_json, result_key
+from deapcache.results.tables import NOTHING, interval
 
 _POINTS = 300
 """Of a training curve that are drawn."""

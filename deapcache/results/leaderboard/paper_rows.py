@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deapcache.results.aggregate import Summary
-from deapcache.results.comparison import unlike_paper
+from deapcache.results.frame import Summary
 from deapcache.results.leaderboard.entries import PAPER, Comparison, Entry, Metric, Score
 from deapcache.results.leaderboard.facts import paper_backbone
 from deapcache.results.paper import (
@@ -17,6 +16,7 @@ from deapcache.results.paper import (
     paper_metrics,
     paper_parameters,
     paper_score,
+    unlike_paper,
 )
 
 FULL_READOUT = "deap"

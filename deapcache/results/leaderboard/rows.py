@@ -9,7 +9,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from typing import Any, TypeVar
 
 from deapcache.recipe import SHORT
-from deapcache.results.aggregate import Summary, block_identity, row_identity, summarise
+from deapcache.results.frame import Summary, comparison_identity, row_identity, summarise
+from deapcache.results.intervals import UncertaintyOf
 from deapcache.results.leaderboard.entries import MEASURED, Board, Comparison, Entry, Leaderboard, Line, Metric, Score
 from deapcache.results.leaderboard.facts import measured_backbone
 from deapcache.results.leaderboard.homes import Collected, Intervals
@@ -17,7 +18,6 @@ from deapcache.results.leaderboard.naming import differing, told_apart
 from deapcache.results.leaderboard.paper_rows import may_stand_beside, paper_comparison, paper_entries
 from deapcache.results.leaderboard.speeds import shown_device, with_speeds
 from deapcache.results.paper import DATA
-from deapcache.results.uncertainty import UncertaintyOf
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
@@ -70,7 +70,7 @@ def _by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Ite
 
 
 def _conditions(summary: Summary) -> tuple[str, str, str]:
-    return summary.task, summary.dataset, summary.conditions
+    return summary.task, summary.dataset, summary.comparison_key
 
 
 def _board_of(comparison: Comparison) -> str:
@@ -112,7 +112,7 @@ class _EntryMaker:
     variants: Mapping[str, str]
 
     def __call__(self, summary: Summary) -> Entry:
-        known = self.uncertainty(summary) if self.uncertainty else None
+        known = self.uncertainty(summary.results) if self.uncertainty else None
         scores = {
             name: Score(
                 mean=summary.mean[name],
@@ -144,8 +144,8 @@ def _comparison(
         )
         for name, about in first.metrics.items()
     }
-    others = {s.conditions: s for s in summaries if (s.task, s.dataset) == (first.task, first.dataset)}
-    identities = [block_identity(summary.first) for summary in others.values()]
+    others = {s.comparison_key: s for s in summaries if (s.task, s.dataset) == (first.task, first.dataset)}
+    identities = [comparison_identity(summary.first) for summary in others.values()]
     named = dict(zip(others, told_apart(identities, differing([identities])), strict=True))
     entries = [make(summary) for summary in group]
     if paper and all(may_stand_beside(summary) for summary in group):
@@ -153,8 +153,8 @@ def _comparison(
     return Comparison(
         task=first.task,
         dataset=first.dataset,
-        conditions=group[0].conditions,
-        told_apart=named[group[0].conditions],
+        conditions=group[0].comparison_key,
+        told_apart=named[group[0].comparison_key],
         metrics=tuple(metrics.values()),
         main=metrics[first.main_metric],
         prior={name: first.prior[name] for name in metrics},

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 
 from deapcache.errors import ResultsError
-from deapcache.results.cells import NOTHING
 from deapcache.results.leaderboard.entries import Comparison, Entry
 from deapcache.results.leaderboard.facts import BackboneFacts
 from deapcache.results.speeds import BackboneSpeed, most_measured
+from deapcache.results.tables import NOTHING
 
 COMMAND = "deapcache speed --backbone NAME"
 UNIT = "[× ViT-B/16]"

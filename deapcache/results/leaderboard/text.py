@@ -7,27 +7,26 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from deapcache.results.blocks import Block
-from deapcache.results.cells import NOTHING
 from deapcache.results.leaderboard.columns import BACKBONE, MEASURED, Column, details, has_intervals, score_columns
 from deapcache.results.leaderboard.entries import PAPER, Board, Comparison, Entry, Leaderboard, Line
 from deapcache.results.leaderboard.speeds import UNIT, ratio, relative, speed_note
+from deapcache.results.tables import NOTHING, Table
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|!~$])")
 _SPREAD = "± is the sample standard deviation over seeds; 95% interval: of their mean, bootstrap over val images"
 _ORDER = "rows with most tasks first, then by their ranks; scores of different columns say nothing about each other"
 
 
-def blocks(board: Leaderboard) -> list[Block]:
+def blocks(board: Leaderboard) -> list[Table]:
     """A table backbones × tasks for each board, then one with everything for each task."""
     found = [_matrix(one, board) for one in board.boards]
     found += [_comparison(one, MEASURED) for one in board.comparisons]
     if board.notes:
-        found.append(Block("counted once", (), (), board.notes))
+        found.append(Table("counted once", (), (), board.notes))
     return found
 
 
-def _matrix(board: Board, whole: Leaderboard) -> Block:
+def _matrix(board: Board, whole: Leaderboard) -> Table:
     heads = tuple("\n".join([*_title(one), str(one.main)]) for one in board.comparisons)
     speed = f"speed\n{UNIT}"
     rows = tuple(
@@ -41,7 +40,7 @@ def _matrix(board: Board, whole: Leaderboard) -> Block:
     notes = (_ORDER, speed_note(whole.device, len(whole.devices) - 1))
     faint = frozenset(place for place, line in enumerate(board.lines) if line.first.source == PAPER)
     header = (*(name for name, _ in BACKBONE), speed, *heads)
-    return Block(f"backbones × tasks: {board.title}", header, rows, notes, faint)
+    return Table(f"backbones × tasks: {board.title}", header, rows, notes, faint)
 
 
 def _names(line: Line) -> Iterator[str]:
@@ -64,7 +63,7 @@ def _cell(entry: Entry | None, comparison: Comparison) -> str:
     return f"{entry.scores[comparison.main.name]}{seeds}"
 
 
-def _comparison(comparison: Comparison, further: Sequence[Column]) -> Block:
+def _comparison(comparison: Comparison, further: Sequence[Column]) -> Table:
     columns = [*BACKBONE[:3], *score_columns(comparison, with_intervals=has_intervals(comparison)), *further]
     columns = [column for column in columns if any(column[1](e) != NOTHING for e in comparison.entries)]
     rows = [tuple(text(entry) for _, text in columns) for entry in comparison.entries]
@@ -74,7 +73,7 @@ def _comparison(comparison: Comparison, further: Sequence[Column]) -> Block:
         shown = NOTHING if math.isnan(prior) else f"{prior:.4f}"
         notes = [f"image-independent prior: {comparison.main.label} {shown}", *notes, _SPREAD]
     faint = frozenset(place for place, entry in enumerate(comparison.entries) if entry.source == PAPER)
-    return Block(comparison.title, tuple(name for name, _ in columns), tuple(rows), tuple(notes), faint)
+    return Table(comparison.title, tuple(name for name, _ in columns), tuple(rows), tuple(notes), faint)
 
 
 def markdown_page(board: Leaderboard, beside: Path | None) -> str:
@@ -95,7 +94,7 @@ def _link(entry: Entry, beside: Path | None) -> str:
     return f"[result]({address})" if address else ""
 
 
-def _section(block: Block, level: str, links: Sequence[str] = ()) -> str:
+def _section(block: Table, level: str, links: Sequence[str] = ()) -> str:
     head = [*map(escaped, block.header), *(["details"] if links else [])]
     rule = ["---" if place < len(BACKBONE[:4]) else "---:" for place in range(len(head))]
     rows = [[*map(escaped, row), *links[place : place + 1]] for place, row in enumerate(block.rows)]

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from deapcache.errors import UsageError
-from deapcache.results.blocks import plain_text
 from deapcache.results.leaderboard.entries import Leaderboard
 from deapcache.results.leaderboard.flat import csv_text
 from deapcache.results.leaderboard.page import html_page
 from deapcache.results.leaderboard.text import blocks, markdown_page
+from deapcache.results.tables import plain_text
 from deapcache.untrusted import printable
 
 Format = Literal["table", "markdown", "csv", "html"]

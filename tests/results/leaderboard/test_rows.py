@@ -55,7 +55,7 @@ def test_seeds_of_two_homes_have_the_interval_that_they_have_in_one(tmp_path, ho
         save_depth(both, seed)
     (comparison,) = comparisons(home, other, intervals=True)
     (summary,) = summarise(load_results(both))
-    assert comparison.entries[0].scores["rmse"].interval == HomeIntervals(both)(summary).intervals["rmse"]
+    assert comparison.entries[0].scores["rmse"].interval == HomeIntervals(both)(summary.results).intervals["rmse"]
 
 
 def test_the_same_run_with_another_score_is_told(home, other):

@@ -1,0 +1,377 @@
+"""Results as one data frame: which are meant, what may be compared, and means over seeds.
+
+:func:`results_frame` has a line for each run and score, :func:`table_rows` one for each row of a table and score. Every
+table, in whatever form, is a pivot of the second. ``comparison_key`` alone tells which lines may stand in one table.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deapcache.errors import ResultsError
+from deapcache.recipe import SHORT, Difference, Protocol, differences, digest_of
+from deapcache.results.intervals import UncertaintyOf
+from deapcache.results.record import Result
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Identity = dict[str, Any]
+"""``outer.inner`` → value."""
+
+_OF_THE_ROW = ("protocol.readout.", "protocol.readout_options.", "protocol.optimiser.lr.")
+"""Protocol fields in which the rows of one table differ, since each row says which readout and learning rate it is."""
+
+_TABLE = ["task", "dataset"]
+_ORDER = [*_TABLE, "backbone", "depth", "display_name", "readout", "lr_text", "run"]
+"""Layer 3 before layer 12, and both before the last."""
+
+
+def _feature_recipe(result: Result) -> Mapping[str, Any]:
+    recipe: Mapping[str, Any] = result.caches["train"]["recipe"]
+    return recipe
+
+
+def layer_of(result: Result) -> str:
+    """``last``, a block's number, or how the backbone calls its map; empty in results that do not say."""
+    return str(_feature_recipe(result).get("layer", ""))
+
+
+def tokens_of(result: Result) -> str:
+    """``none``, or ``cls``, what was kept beside the features that were read."""
+    return str(_feature_recipe(result).get("tokens", "none"))
+
+
+def inner_layer(result: Result) -> str:
+    """``layer 6`` of a run that read a layer by number; empty for the layer that the backbone is registered with."""
+    layer = layer_of(result)
+    return f"layer {layer}" if layer.isdecimal() else ""
+
+
+def depth_of(result: Result) -> int:
+    """A number by which the layers of a backbone are in order, the last one behind."""
+    return depth_in(_feature_recipe(result))
+
+
+def depth_in(recipe: Mapping[str, Any]) -> int:
+    """:func:`depth_of` what has read the features of that recipe."""
+    layer = str(recipe.get("layer", ""))
+    return int(layer) if layer.isdecimal() else 1_000_000
+
+
+def reading_in(recipe: Mapping[str, Any]) -> str:
+    """What tells two runs of one backbone apart: ``layer 6``, ``layer 6 without norm``, ``cls kept``; mostly empty.
+
+    It does not depend on what stands beside a run: a backbone's name alone is its last layer everywhere.
+    """
+    layer, tokens = str(recipe.get("layer", "")), str(recipe.get("tokens", "none"))
+    norm = " without norm" if recipe.get("final_norm") is False else ""
+    shown = f"layer {layer}{norm}" if layer.isdecimal() else ""
+    return ", ".join(filter(None, (shown, "" if tokens == "none" else f"{tokens} kept")))
+
+
+def display_name(result: Result) -> str:
+    """Backbone and what was read of it: ``dinov2``, ``dinov2 · layer 6``."""
+    return " · ".join(filter(None, (result.backbone, reading_in(_feature_recipe(result)))))
+
+
+def display_name_in(recipe: Mapping[str, Any]) -> str:
+    """:func:`display_name` of what has read the features of that recipe."""
+    return " · ".join(filter(None, (str(recipe["backbone"]), reading_in(recipe))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What results must have; an empty list asks for nothing."""
+
+    tasks: Sequence[str] = ()
+    datasets: Sequence[str] = ()
+    backbones: Sequence[str] = ()
+    readouts: Sequence[str] = ()
+    protocols: Sequence[str] = ()
+    """First characters of protocol digests."""
+    caches: Sequence[str] = ()
+    """First characters of digests of feature or target caches that a result has read."""
+
+
+def select(results: Iterable[Result], wanted: Selection) -> list[Result]:
+    """The results that have everything that is wanted: of each list, one of its entries.
+
+    Raises :class:`ResultsError` where nothing is left, with what there is instead.
+    """
+
+    def values(result: Result) -> list[str]:
+        if kind == "protocols":
+            return [result.protocol_digest]
+        if kind == "caches":
+            return [cache["digest"] for cache in result.caches.values()]
+        return [getattr(result, kind.removesuffix("s"))]
+
+    left = list(results)
+    for kind, names in vars(wanted).items():
+        digests = kind in ("protocols", "caches")
+        kept = [
+            result
+            for result in left
+            if not names
+            or any(value.startswith(name) if digests else value == name for value in values(result) for name in names)
+        ]
+        if left and not kept:
+            there = sorted({value[:SHORT] if digests else value for result in left for value in values(result)})
+            raise ResultsError(f"no result of the {kind} {', '.join(names)}: there are {', '.join(there)}")
+        left = kept
+    return left
+
+
+def row_identity(result: Result) -> Identity:
+    """What the seeds of one row share: protocol and the recipes of all caches."""
+    recipes = {name: cache["recipe"] for name, cache in result.caches.items()}
+    return dict(_flat({"protocol": _protocol(result), **recipes}))
+
+
+def comparison_identity(result: Result) -> Identity:
+    """What the rows of one table share: the protocol but for readout and learning rate, and the targets' recipes."""
+    targets = {name: cache["recipe"] for name, cache in result.caches.items() if "targets" in name}
+    flat = _flat({"protocol": _protocol(result), **targets})
+    return {name: value for name, value in flat if not f"{name}.".startswith(_OF_THE_ROW)}
+
+
+def _protocol(result: Result) -> dict[str, Any]:
+    """The protocol with all its fields, also those that were added after it was written."""
+    return {**_protocol_defaults(), **result.protocol}
+
+
+_protocol_defaults = functools.cache(Protocol.omitted_defaults)
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as one, ``outer.inner`` → value, so that a difference can be named."""
+    if not isinstance(value, Mapping):
+        yield prefix, value
+        return
+    for name, inner in value.items():
+        yield from _flat(inner, f"{prefix}.{name}" if prefix else str(name))
+
+
+PUBLIC_COLUMNS = (
+    *("run", "task", "dataset", "backbone", "layer", "readout", "seed", "lr", "iterations"),
+    *("metric", "score", "prior", "unit", "higher_is_better"),
+    *("parameters", "train_images", "val_images", "features", "protocol", "device", "date"),
+)
+"""Of a data frame of results for users, in order."""
+COLUMNS = (
+    *PUBLIC_COLUMNS,
+    *("is_metric", "is_main", "display_name", "depth", "lr_text", "row_name", "row_key", "comparison_key", "result"),
+)
+"""Of :func:`results_frame`."""
+
+
+def results_frame(results: Iterable[Result]) -> DataFrame:
+    """A line for each run and score, in the order of ``results``: metrics first, then scores that no table shows.
+
+    ``features`` is the digest of the features that were scored, ``protocol`` the protocol's. Lines of one
+    ``comparison_key`` (digest of :func:`comparison_identity`) may be compared, those of one ``row_key`` (digest of
+    :func:`row_identity`) are seeds of the same measurement. ``row_name`` is what a table calls the row.
+    """
+    import pandas as pd
+
+    return pd.DataFrame([line for result in results for line in _lines(result)], columns=list(COLUMNS))
+
+
+def _lines(result: Result) -> Iterator[dict[str, Any]]:
+    features, lr, name = result.caches["val"], float(result.protocol["optimiser"]["lr"]), display_name(result)
+    of_the_run = {column: getattr(result, column) for column in COLUMNS if hasattr(result, column)} | {
+        "layer": features["recipe"].get("layer"),
+        "features": features["digest"],
+        "protocol": result.protocol_digest,
+        "lr": lr,
+        "iterations": result.protocol["iterations"],
+        "display_name": name,
+        "depth": depth_of(result),
+        "lr_text": f"lr {lr:g}",
+        "row_name": (result.task, result.dataset, name, result.readout, f"lr {lr:g}"),
+        "row_key": digest_of(row_identity(result)),
+        "comparison_key": digest_of(comparison_identity(result)),
+        "result": result,
+    }
+    for metric in dict.fromkeys([*result.metrics, *result.scores]):
+        about = result.metrics.get(metric, {})
+        yield of_the_run | {
+            "metric": metric,
+            "score": result.scores.get(metric, math.nan),
+            "prior": result.prior.get(metric, math.nan),
+            "unit": about.get("unit"),
+            "higher_is_better": about.get("higher_is_better"),
+            "is_metric": metric in result.metrics,
+            "is_main": metric == result.main_metric,
+        }
+
+
+def require_comparable(frame: DataFrame) -> None:
+    """Refuse a frame of :func:`results_frame` that would put different measurements together.
+
+    Raises :class:`ResultsError` that lists the fields in which they differ, where the lines of one task and dataset
+    have several comparison keys, or those of one layer of a backbone, readout and learning rate several row keys.
+    """
+    # tables first: the error then names the protocols of all their rows
+    for name, key, identity in ((_TABLE, "comparison_key", comparison_identity), ("row_name", "row_key", row_identity)):
+        mixed = frame[frame.groupby(name, sort=False)[key].transform("nunique") > 1]
+        for _, lines in mixed.groupby(name, sort=False):
+            results = list(lines.drop_duplicates("run")["result"])
+            for other in results[1:]:
+                if found := differences(identity(results[0]), identity(other)):
+                    named = " · ".join(lines["row_name"].iloc[0][: len(_TABLE) if name is _TABLE else None])
+                    raise ResultsError(
+                        f"results of {named} were not measured the same way and are not put together: "
+                        f"{results[0].run} and {other.run} differ in {_listed(found)}. "
+                        f"{_keep_one(results, results[0], other, identity)}, "
+                        "or show them apart with deapcache results --allow-mixed"
+                    )
+
+
+def _keep_one(results: Sequence[Result], one: Result, other: Result, identity: Callable[[Result], Identity]) -> str:
+    """How to keep one side, as options of ``deapcache results``: by protocol, by cache where protocols agree."""
+    sides = [[r for r in results if identity(r) == identity(kept)] for kept in (one, other)]
+    flag, digests = "--protocol", [{r.protocol_digest for r in side} for side in sides]
+    if digests[0] & digests[1]:
+        differing = {d.field.partition(".")[0] for d in differences(identity(one), identity(other))}
+        flag, digests = "--cache", [{r.caches[name]["digest"] for name in differing} for r in (one, other)]
+    ways = (f"{flag} {','.join(sorted(digest[:SHORT] for digest in side))}" for side in digests)
+    return f"Keep one side with {' or '.join(ways)}"
+
+
+def _listed(found: Sequence[Difference], joined: str = "or") -> str:
+    """Differences in one line: ``protocol.iterations: 100 or 7; train.storage: 'float16' or 'int8'``."""
+    return "; ".join(f"{d.field}: {d.left!r} {joined} {d.right!r}" for d in found)
+
+
+def table_rows(
+    results: Iterable[Result], *, allow_mixed: bool = False, uncertainty: UncertaintyOf | None = None
+) -> DataFrame:
+    """Seeds averaged: a line for each row of a table and score, sorted by task, dataset, backbone, layer and readout.
+
+    The columns of :func:`results_frame`, of the lowest seed, and: ``row`` (its number), ``mean`` and ``spread`` (sample
+    standard deviation, n − 1; NaN for a single seed) over seeds, ``results`` and ``seeds`` (tuples), ``cost`` (mean
+    over seeds of what every one of them measured, see :class:`Result`), ``uncertainty`` of the row (``None`` where it
+    is not asked for) and ``interval`` of the mean (``None`` where there is none). A row is one task, dataset, backbone,
+    layer, readout and learning rate of one row key.
+
+    Raises what :func:`require_comparable` does; ``allow_mixed`` gives rows of their own instead.
+    """
+    frame = results_frame(results).sort_values(_ORDER, kind="stable")
+    if not allow_mixed:
+        require_comparable(frame)
+    frame["row"] = frame.groupby(["row_name", "row_key"], sort=False).ngroup()
+    frame = frame.sort_values(["row", "seed"], kind="stable")
+    runs = frame.drop_duplicates(["row", "run"]).groupby("row")
+    scores = frame.groupby(["row", "metric"], sort=False)["score"]
+    # pandas' own mean and std leave out what is not defined, and round otherwise
+    frame["mean"] = scores.transform(lambda found: np.mean(found.to_numpy()))
+    frame["spread"] = scores.transform(lambda found: np.std(found.to_numpy(), ddof=1) if len(found) > 1 else math.nan)
+    incomplete = scores.transform("size") < frame["row"].map(runs.size())  # another version of a task left it out
+    frame.loc[incomplete, ["mean", "spread"]] = math.nan
+    rows = frame[frame["run"] == frame["row"].map(runs["run"].first())].reset_index(drop=True)
+    shared = {"results": runs["result"].agg(tuple), "seeds": runs["seed"].agg(tuple)}
+    shared["cost"] = shared["results"].map(_mean_cost)
+    shared["uncertainty"] = shared["results"].map(uncertainty) if uncertainty else None
+    for column, values in shared.items():
+        rows[column] = None if values is None else rows["row"].map(values)
+    found = (
+        one.intervals.get(metric) if one else None
+        for one, metric in zip(rows["uncertainty"], rows["metric"], strict=True)
+    )
+    rows["interval"] = np.fromiter(found, object, len(rows))
+    return rows
+
+
+def _mean_cost(results: Sequence[Result]) -> dict[str, float]:
+    costs = {name: [result.cost.get(name) for result in results] for name in results[0].cost}
+    return {
+        name: statistics.fmean(value for value in found if value is not None)
+        for name, found in costs.items()
+        if None not in found
+    }
+
+
+def protocol_mismatches(rows: DataFrame, every: DataFrame) -> list[str]:
+    """For each of ``rows`` in what it was measured unlike the first of ``every`` that it could be taken for.
+
+    That is the first of its task and dataset where comparison keys differ, else of its name. Empty where nothing is
+    mixed.
+    """
+    first_of_table, first_of_name = every.drop_duplicates(_TABLE), every.drop_duplicates("row_name")
+    of_table = {(line.task, line.dataset): line for line in first_of_table.itertuples()}
+    of_name = {line.row_name: line for line in first_of_name.itertuples()}
+    notes: list[str] = []
+    for line in rows.drop_duplicates("row").itertuples():
+        table = line.task, line.dataset
+        for name, first, key, identity in (
+            (table, of_table[table], "comparison_key", comparison_identity),
+            (line.row_name, of_name[line.row_name], "row_key", row_identity),
+        ):
+            if getattr(line, key) == getattr(first, key):
+                continue
+            if found := differences(identity(line.result), identity(first.result)):
+                notes.append(f"mixed: {' · '.join(name)} measured unlike the first, {_listed(found, 'here, there')}")
+                break
+    return list(dict.fromkeys(notes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One row of :func:`table_rows` with all its scores: a readout on a backbone over its seeds."""
+
+    task: str
+    dataset: str
+    backbone: str
+    readout: str
+    lr: float
+    """Peak learning rate."""
+    label: str
+    """See :func:`display_name`."""
+    protocol_digest: str
+    comparison_key: str
+    results: tuple[Result, ...]
+    """By seed."""
+    mean: Mapping[str, float]
+    """Metric → mean over seeds."""
+    spread: Mapping[str, float]
+    """Metric → sample standard deviation over seeds; NaN for a single seed."""
+    cost: Mapping[str, float]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that the mean is over."""
+        return tuple(result.seed for result in self.results)
+
+    @property
+    def first(self) -> Result:
+        """The result of the lowest seed, for what all seeds share."""
+        return self.results[0]
+
+
+def summarise(results: Iterable[Result], *, allow_mixed: bool = False) -> list[Summary]:
+    """The rows of :func:`table_rows` as objects; raises as it does."""
+    rows = table_rows(results, allow_mixed=allow_mixed)
+    return [
+        Summary(
+            **{
+                name: getattr(line, name)
+                for name in ("task", "dataset", "backbone", "readout", "lr", "results", "cost")
+            },
+            label=line.display_name,
+            protocol_digest=line.protocol,
+            comparison_key=line.comparison_key,
+            mean=dict(zip(scores["metric"], scores["mean"], strict=True)),
+            spread=dict(zip(scores["metric"], scores["spread"], strict=True)),
+        )
+        for _, scores in rows.groupby("row", sort=False)
+        for line in scores.head(1).itertuples()
+    ]

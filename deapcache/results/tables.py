@@ -1,0 +1,254 @@
+"""Results as tables of text: one for each task and dataset, on a terminal, in a file, in a Markdown page."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+from deapcache.recipe import SHORT
+from deapcache.results.frame import layer_of, protocol_mismatches, tokens_of
+from deapcache.results.intervals import Interval
+from deapcache.results.record import Result, plain_json
+from deapcache.untrusted import printable
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from rich.table import Table as RichTable
+
+LEFT = 2
+"""Columns that are names; the others are numbers, and stand right."""
+
+NOTHING = "–"
+PRIOR_ROW = "image-independent prior"
+TRAIN_TIME = "train [ms/image]"
+
+_COST = {"train_ms_per_image": (TRAIN_TIME, 1), "backward_bytes_per_image": ("memory [MB/image]", 1e6)}
+"""What of a result's ``cost`` a table shows: title, and its unit in that of the result."""
+_NAMED = 10
+"""Images left out that are named beneath a table."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a table shows, as text."""
+
+    title: str
+    header: tuple[str, ...]
+    """May have several lines each."""
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+    """What stands beneath: protocols, seeds, caches, backbone forwards."""
+    faint: frozenset[int] = frozenset()
+    """Rows that are there to compare with: the prior, the paper's numbers."""
+
+    def __post_init__(self) -> None:
+        # every table passes here, and names in it may be a stranger's
+        object.__setattr__(self, "title", _one_line(self.title))
+        object.__setattr__(self, "header", tuple(map(printable, self.header)))
+        object.__setattr__(self, "rows", tuple(tuple(map(_one_line, row)) for row in self.rows))
+        object.__setattr__(self, "notes", tuple(map(printable, self.notes)))
+
+
+def _one_line(text: str) -> str:
+    return printable(text).replace("\n", " ")
+
+
+def make_tables(rows: DataFrame) -> list[Table]:
+    """One table for each task, dataset and comparison key of :func:`deapcache.results.table_rows`, in their order.
+
+    Mixed results so stand in tables of their own, never beside each other, and the notes say in what they differ. Where
+    the rows have an ``uncertainty`` the 95% interval of the main metric stands beside it.
+    """
+    groups = rows.groupby(["task", "dataset", "comparison_key"], sort=False)
+    return [_table(f"{task} · {dataset}", lines, rows) for (task, dataset, _), lines in groups]
+
+
+def _table(title: str, lines: DataFrame, every: DataFrame) -> Table:
+    rows = lines.drop_duplicates("row")
+    header, *cells = zip(*_columns(lines, rows), strict=True)
+    notes = protocol_mismatches(rows, every)
+    if known := [one for one in rows["uncertainty"] if one]:
+        notes.append("95% interval: of the mean over seeds, bootstrap over the val images")
+        notes += dict.fromkeys(f"no interval: {one.problem}" for one in known if one.problem)
+    return Table(title, header, tuple(cells), (*notes, *_run_notes(rows)), frozenset([len(rows)]))
+
+
+def _columns(lines: DataFrame, rows: DataFrame) -> Iterator[tuple[str, ...]]:
+    """Header, a cell for each of ``rows``, and one for the prior; ``lines`` has their scores."""
+    first: Result = rows["result"].iloc[0]
+    yield "backbone", *rows["display_name"], PRIOR_ROW
+    names = rows.groupby(["display_name", "readout", "lr"], sort=False)["readout"]
+    numbers = zip(rows["readout"], names.cumcount() + 1, names.transform("size"), strict=True)
+    yield "readout", *(f"{name} ({number})" if rivals > 1 else name for name, number, rivals in numbers), ""
+    if rows["lr"].nunique() > 1:
+        yield "lr", *(f"{lr:g}" for lr in rows["lr"]), ""
+    for metric, about in first.metrics.items():
+        of_metric = lines[lines["metric"] == metric].set_index("row").reindex(rows["row"])
+        yield heading(about), *map(score, of_metric["mean"], of_metric["spread"]), score(first.prior[metric])
+        if metric == first.main_metric and rows["uncertainty"].notna().any():
+            yield "95% interval", *map(interval, of_metric["interval"]), ""
+    yield "seeds", *(str(len(seeds)) for seeds in rows["seeds"]), ""
+    yield "parameters", *(f"{count:,}" for count in rows["parameters"]), "0"
+    for name, (title, unit) in _COST.items():
+        if any(name in cost for cost in rows["cost"]):
+            yield title, *(_cost(cost, name, unit) for cost in rows["cost"]), ""
+
+
+def _run_notes(rows: DataFrame) -> Iterator[str]:
+    """Protocols, seeds, images, forwards and caches behind a table."""
+    results: list[Result] = [result for runs in rows["results"] for result in runs]
+    caches = dict.fromkeys(cache["path"] for result in results for cache in result.caches.values())
+    several = any(len(seeds) > 1 for seeds in rows["seeds"])
+    yield f"protocol: {protocols_of(rows)}"
+    yield f"seeds: {seeds_of(rows)}{'; ± is the sample standard deviation over seeds' if several else ''}"
+    yield f"images: {results[0].train_images:,} train, {results[0].val_images:,} val"
+    yield from dict.fromkeys(note for result in results for note in _left_out(result))
+    if any(rows["cost"]):
+        devices = ", ".join(sorted({result.device for result in results if result.cost}))
+        yield f"time and memory of a training step: of the readout alone, measured on {devices}"
+    yield f"backbone forwards: {sum(result.backbone_forwards for result in results)}"
+    yield "caches:"
+    yield from (f"  {path}" for path in caches)
+
+
+def protocols_of(rows: DataFrame) -> str:
+    """``75de1c5e4d86 (deap, linear), 0c2c2d1bb6e0 (no-sigma)``."""
+    readouts = rows.groupby("protocol", sort=False)["readout"].agg(lambda names: ", ".join(dict.fromkeys(names)))
+    return ", ".join(f"{digest[:SHORT]} ({names})" for digest, names in readouts.items())
+
+
+def seeds_of(rows: DataFrame) -> str:
+    """``0, 1, 2``."""
+    return ", ".join(map(str, sorted({seed for seeds in rows["seeds"] for seed in seeds})))
+
+
+def _left_out(result: Result) -> Iterator[str]:
+    """Of each split the images that could not be read when its caches were made."""
+    for name, cache in result.caches.items():
+        if omitted := cache["recipe"].get("omitted"):
+            count, ids = omitted["images"], omitted["ids"][:_NAMED]
+            more = f" and {count - len(ids):,} more" if count > len(ids) else ""
+            yield f"left out of {name.split()[0]}, not readable when extracted: {count:,} ({', '.join(ids)}{more})"
+
+
+def tables_json(rows: DataFrame) -> list[dict[str, Any]]:
+    """The rows of all tables as JSON objects, in order."""
+    return [_row_json(lines) for _, lines in rows.groupby("row", sort=False)]
+
+
+def _row_json(lines: DataFrame) -> dict[str, Any]:
+    line = next(lines.itertuples())
+    first: Result = line.result
+    scores = lines.set_index("metric").loc[list(first.scores)]
+    row = {
+        **{name: getattr(line, name) for name in ("task", "dataset", "backbone", "readout", "lr")},
+        "protocol_digest": line.protocol,
+        "conditions": line.comparison_key,
+        "seeds": line.seeds,
+        "mean": scores["mean"].to_dict(),
+        "spread": scores["spread"].to_dict(),
+        "layer": layer_of(first),
+        "tokens": tokens_of(first),
+        "runs": [result.run for result in line.results],
+        "metrics": first.metrics,
+        "main_metric": first.main_metric,
+        "prior": first.prior,
+        "parameters": first.parameters,
+        "cost": line.cost,
+        "train_images": first.train_images,
+        "val_images": first.val_images,
+    }
+    if line.uncertainty is not None:
+        row |= {"intervals": line.uncertainty.intervals, "problem": line.uncertainty.problem}
+    return dict(plain_json(row))
+
+
+def heading(metric: Mapping[str, Any]) -> str:
+    """``CE [nats] ↓`` from a result's description of a metric."""
+    unit = f" [{metric['unit']}]" if metric["unit"] else ""
+    return f"{metric['label']}{unit} {'↑' if metric['higher_is_better'] else '↓'}"
+
+
+def score(mean: float, spread: float = math.nan, decimals: int = 4) -> str:
+    """``0.6000 ± 0.1414``; a dash where there is no score."""
+    if math.isnan(mean):
+        return NOTHING
+    return f"{mean:.{decimals}f}" if math.isnan(spread) else f"{mean:.{decimals}f} ± {spread:.{decimals}f}"
+
+
+def interval(found: Interval | None) -> str:
+    """``0.5810–0.6190``; a dash where there is none."""
+    if found is None or math.isnan(found[0]):
+        return NOTHING
+    return f"{found[0]:.4f}–{found[1]:.4f}"
+
+
+def train_time(cost: Mapping[str, float]) -> str:
+    """Milliseconds an image of one training step of the readout alone; a dash where it was not measured."""
+    return _cost(cost, "train_ms_per_image", 1)
+
+
+def _cost(cost: Mapping[str, float], name: str, unit: float) -> str:
+    return f"{cost[name] / unit:.3g}" if name in cost else NOTHING
+
+
+def print_tables(tables: Sequence[Table], *, file: IO[str] | None = None) -> None:
+    """Print tables: in colour on a terminal, else as plain text that is never wrapped or cut."""
+    from rich.console import Console
+
+    console = Console(file=file, highlight=False, emoji=False)
+    for table in tables:
+        if console.is_terminal:
+            console.print(rich_table(table))
+            for note in table.notes:
+                console.print(note, style="dim", markup=False)
+            console.print()
+        else:
+            console.file.write(plain_text(table) + "\n")
+
+
+def rich_table(table: Table) -> RichTable:
+    """The table as rich has it, without its notes."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    # as Text: what stands in brackets, such as a unit, is no markup
+    made = RichTable(title=Text(table.title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for place, name in enumerate(table.header):
+        side = "left" if place < LEFT else "right"
+        made.add_column(Text(name), justify=side, vertical="bottom", header_style="bold", overflow="fold")  # type: ignore[arg-type]
+    for place, row in enumerate(table.rows):
+        made.add_row(*map(Text, row), style="dim" if place in table.faint else None)
+    return made
+
+
+def plain_text(table: Table) -> str:
+    """The table as aligned text, with its notes."""
+    # the header from top to bottom, its last lines beside each other
+    parts = [name.split("\n")[::-1] for name in table.header]
+    lines = [*reversed(list(itertools.zip_longest(*parts, fillvalue=""))), *table.rows]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(table.header))]
+
+    def aligned(line: tuple[str, ...]) -> str:
+        cells = [
+            text.ljust(w) if place < LEFT else text.rjust(w)
+            for place, (text, w) in enumerate(zip(line, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([table.title, *(aligned(line) for line in lines if line), *table.notes, ""])
+
+
+def markdown(table: Table) -> str:
+    """The table as a Markdown section, its notes as a list."""
+    rule = ["---" if place < LEFT else "---:" for place in range(len(table.header))]
+    lines = [f"| {' | '.join(map(_escaped, cells))} |" for cells in (table.header, rule, *table.rows)]
+    notes = [f"* {_escaped(note.strip())}" for note in table.notes]
+    return "\n".join([f"### {_escaped(table.title)}", "", *lines, "", *notes, ""])
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\n", " ").replace("|", r"\|").replace("*", r"\*").replace("_", r"\_").replace("<", "&lt;")
