@@ -5,8 +5,7 @@ from deapcache.results.blocks import Block, markdown, plain_text, print_blocks
 from deapcache.results.intervals import bootstrap_difference, bootstrap_interval
 from deapcache.results.layouts import WHICH as LAYOUTS
 from deapcache.results.paper import PaperNumber, paper_ablation, paper_backbones, paper_parameters, paper_score
-from deapcache.results.pictures import picture_key, save_picture
-from deapcache.results.record import Result, Statistics, load_results, load_statistics, save_run
+from deapcache.results.record import Result, Statistics, load_results, load_statistics, picture_key, save_run
 from deapcache.results.selection import Selection, select
 from deapcache.results.sheets import PLAIN, Sheet, comparison_table, layout_blocks, print_layouts
 from deapcache.results.table import make_blocks, print_tables, tables_json
@@ -46,7 +45,6 @@ __all__ = [
     "print_blocks",
     "print_layouts",
     "print_tables",
-    "save_picture",
     "save_run",
     "select",
     "summarise",

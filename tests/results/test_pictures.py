@@ -8,10 +8,12 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
-from deapcache.results import picture_key, save_picture
-from deapcache.results.palette import DISTINCT, OTHER, class_colours, rgb
+from deapcache.results import picture_key
+from deapcache.results.draw import save_picture
+from deapcache.results.painters import DISTINCT, OTHER, class_colours
 from deapcache.results.record import make_result
 
 CLASSES = ("background", "chair", "table")
@@ -85,16 +87,16 @@ def test_target_and_prediction_are_painted_in_the_class_colours(home, facts) -> 
     examples["targets"] = np.full((1, 32, 48), 1)
     examples["predictions"] = np.full((1, 32, 48), 2)
     pixels = _drawn(home, make_result(facts(task="segmentation", classes=CLASSES)), **examples)
-    colours = class_colours([examples["targets"], examples["predictions"]], CLASSES, 255)
+    colours = class_colours([examples["targets"], examples["predictions"]], CLASSES)
     for colour in colours.values():
-        wanted = np.round(np.multiply(rgb(colour), 255))
+        wanted = np.round(np.multiply(to_rgb(colour), 255))
         assert (np.abs(pixels - wanted).max(-1) <= 1).sum() > 20_000
 
 
 def test_frequent_classes_get_colours_of_their_own() -> None:
     count = len(DISTINCT) + 3
     values = np.repeat(np.arange(count), np.arange(count, 0, -1))
-    colours = class_colours([np.append(values, 255)], [str(i) for i in range(count)], 255)
+    colours = class_colours([np.append(values, 255)], [str(i) for i in range(count)])
     assert [colours[i] for i in range(len(DISTINCT))] == list(DISTINCT)
     assert [colours[i] for i in range(len(DISTINCT), count)] == [OTHER] * 3
     assert 255 not in colours

@@ -6,14 +6,22 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
-from sklearn.decomposition import PCA
 
 from deapcache.regions import Region
-from deapcache.results.palette import DISTINCT, rgb
-from deapcache.results.prediction_panels import principal_colours
-from deapcache.results.prediction_pictures import draw_prediction
+from deapcache.results.draw import draw_prediction
+from deapcache.results.painters import DISTINCT
 from deapcache.results.record import make_result
+
+TASKS = {
+    "probability": "boundaries",
+    "classes": "segmentation",
+    "depth": "depth",
+    "boxes": "detection",
+    "segments": "discrimination",
+}
+"""Kind of picture → a task that is drawn so."""
 
 CLASSES = ("background", "chair", "table")
 SIZES = ((20, 30), (64, 64), (400, 500))
@@ -33,16 +41,16 @@ def predictions(kind: str) -> list[np.ndarray]:
 def drawn(
     facts, kind: str, found: list[np.ndarray], sizes=SIZES, image: np.ndarray = IMAGE, seen: Region | None = None
 ) -> np.ndarray:
-    result = make_result(facts(classes=CLASSES if kind == "classes" else ()))
-    data = draw_prediction(result, kind, "photo.jpg", image, found, sizes, seen=seen)
+    result = make_result(facts(task=TASKS[kind], classes=CLASSES if kind == "classes" else ()))
+    data = draw_prediction(result, "photo.jpg", image, found, sizes, seen=seen)
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 def near(pixels: np.ndarray, colour: str) -> np.ndarray:
-    return np.abs(pixels - np.round(np.multiply(rgb(colour), 255))).max(-1) <= 1
+    return np.abs(pixels - np.round(np.multiply(to_rgb(colour), 255))).max(-1) <= 1
 
 
-@pytest.mark.parametrize("kind", ["probability", "classes", "depth", "boxes", "segments"])
+@pytest.mark.parametrize("kind", TASKS)
 def test_every_kind_is_drawn_at_every_size(facts, kind: str) -> None:
     pixels = drawn(facts, kind, predictions(kind))
     height, width, _ = pixels.shape
@@ -102,20 +110,3 @@ def test_depth_and_boxes_survive_what_is_the_same_everywhere_and_what_is_empty(f
     drawn(facts, "boxes", [np.zeros((100, 5), np.float32)], ((8, 8),))
     drawn(facts, "segments", [np.ones((32, 1, 1), np.float32)], ((1, 1),))
     drawn(facts, "boxes", [np.zeros((100, 5), np.float32)], ((8, 8),), seen=Region(top=9, left=0, height=2, width=400))
-
-
-def test_colours_are_the_principal_components() -> None:
-    points = np.random.default_rng(0).normal(size=(900, 6)) * (5, 1, 3, 0.1, 2, 0.2)
-    (colours,) = principal_colours([points.T.reshape(6, 30, 30)])
-    expected = PCA(3).fit_transform(points)
-    assert (colours.min(), colours.max()) == (0, 1)
-    for place in range(3):
-        inside = (colours[..., place] > 0) & (colours[..., place] < 1)
-        found, wanted = colours[..., place][inside], expected[:, place].reshape(30, 30)[inside]
-        assert abs(np.corrcoef(found, wanted)[0, 1]) > 0.999999
-
-
-def test_an_embedding_has_one_colour_whatever_the_size() -> None:
-    coarse = np.random.default_rng(0).normal(size=(8, 5, 6))
-    small, large = principal_colours([coarse, coarse.repeat(3, 1).repeat(3, 2)])
-    np.testing.assert_allclose(large, small.repeat(3, 0).repeat(3, 1), atol=1e-12)

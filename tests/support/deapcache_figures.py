@@ -18,7 +18,7 @@ from deapcache.datasets import BOXES
 from deapcache.extraction import ExtractionSettings, extract
 from deapcache.locations import LocalLocation
 from deapcache.probing import ProbeConfig, probe_backbone
-from deapcache.results.figures.canvas import Canvas
+from deapcache.results.figures.style import Canvas
 from deapcache.results.speed_record import Speed, write_speed
 
 BACKBONES = (

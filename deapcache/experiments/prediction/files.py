@@ -136,9 +136,9 @@ class _Job:
 
     def do(self, predictor: Predictor, image: Path) -> Predicted:
         """Predict one image and write its files, the picture last."""
-        from deapcache.results.prediction_pictures import draw_prediction
+        from deapcache.results.draw import draw_prediction
 
-        names, kind = self._names[image], predictor.task.picture
+        names = self._names[image]
         pixels = decode_image(image)
         found = predictor(pixels, self._sizes, name=image.name)
         seen = predictor.region(pixels)
@@ -151,7 +151,7 @@ class _Job:
             self._publish(key, text.encode(errors="backslashreplace"))  # an image's name may be no UTF-8
         problem = ""
         try:
-            picture = draw_prediction(self._run.result, kind, image.name, pixels, found, self._sizes, seen=seen)
+            picture = draw_prediction(self._run.result, image.name, pixels, found, self._sizes, seen=seen)
         except Exception as error:  # whatever drawing meets: the arrays are there, and the other images
             problem = str(error) or type(error).__name__
             with suppress(OSError):

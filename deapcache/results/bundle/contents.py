@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deapcache.errors import BundleError
-from deapcache.results.pictures import picture_key
-from deapcache.results.record import readout_key, result_key, statistics_key
+from deapcache.results.record import picture_key, readout_key, result_key, statistics_key
 
 SCHEMA = 1
 KIND = "deapcache results"

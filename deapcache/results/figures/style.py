@@ -1,4 +1,4 @@
-"""The sheet that a figure is drawn on: one size of print, one style of axes, legends and notes, three file formats.
+"""What all figures share: the canvas, the style of axes, the marks of categories, legends, and grids of images.
 
 Figures are made directly, never through pyplot: nothing global is touched, and threads may draw at once.
 """
@@ -9,20 +9,24 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from deapcache.results.figures.labels import NAME, Label, place_labels
-from deapcache.results.literal import LiteralFigure, drawable, literal_legend
+from deapcache.results.fonts import LiteralFigure, drawable, literal_legend, shortened
+from deapcache.results.painters import Bars, show_image
 
 WIDTH = 7.0
 """Inches: the text width of a page, so that the sizes of type below are those in print."""
@@ -43,11 +47,38 @@ _TRIES = 4
 _NARROWEST = 8
 """Characters of a line that is not broken further."""
 
-WIDE, TALL = "_wide", "_tall"
+_WIDE, _TALL = "_wide", "_tall"
 """Labels of texts that must fit the width or the height of their panel."""
 
 _SAVED: Any = {"pdf.fonttype": 42, "svg.hashsalt": "deapcache"}
 """TrueType in PDF, which journals ask for; the same SVG from the same numbers."""
+
+TILE = (200, 200)
+"""Pixels below which those of an image in a grid are shown as rectangles; larger images are smoothed."""
+_SIDE, _BAR, _GAP, _LARGEST = 0.35, 0.65, 0.06, 2.2
+"""Inches of a grid of images: names left of the rows, a colour bar, between images; the side of an image at most."""
+
+UNTRAINED, UNKNOWN = "untrained", "category not known"
+
+
+class Mark(NamedTuple):
+    """Colour and shape; each tells marks apart without the other."""
+
+    colour: str
+    shape: str
+
+
+CATEGORIES: Mapping[str, Mark] = {
+    "supervised": Mark("#0072B2", "o"),
+    "self-supervised": Mark("#D55E00", "s"),
+    "vision-language": Mark("#009E73", "^"),
+    UNTRAINED: Mark("#777777", "D"),
+    UNKNOWN: Mark("#CC79A7", "P"),
+}
+"""In the order of the paper's Table 2, and from the colours of Okabe and Ito."""
+
+PAPER = Mark("#444444", "o")
+"""A number of the paper, where its category is not shown; drawn hollow."""
 
 
 class Canvas:
@@ -79,7 +110,11 @@ class Canvas:
         """``rows`` × ``columns`` axes; ``heights`` of the rows relative to each other, axes shared as in matplotlib."""
         grid = self.figure.subplots(rows, columns, squeeze=False, height_ratios=heights, sharex=sharex, sharey=sharey)
         for axis in grid.flat:
-            _style(axis)
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.spines[["left", "bottom"]].set_color(GREY)
+            axis.tick_params(labelsize=NORMAL, color=GREY, length=2.5, width=0.6)
+            axis.grid(color=_GRID, linewidth=0.6)
+            axis.set_axisbelow(True)
         return [list(line) for line in grid]
 
     def legend(self, handles: Sequence[Artist]) -> None:
@@ -95,7 +130,7 @@ class Canvas:
 
     def note(self, *lines: str) -> None:
         """Sentences beneath all panels, once each; empty ones are left out."""
-        self._notes += [line for line in lines if line and line not in self._notes]
+        self._notes += [line for line in dict.fromkeys(lines) if line and line not in self._notes]
 
     def label(self, axis: Axes, labels: Sequence[Label]) -> None:
         """Names beside points of ``axis``, put where nothing else is once everything has its place."""
@@ -130,7 +165,7 @@ class Canvas:
         self._solve()
         renderer = self.agg.get_renderer()
         for _ in range(_TRIES):
-            if not sum(fit_texts(axis, renderer) for axis in self.figure.axes):
+            if not sum(_break_texts(axis, renderer) for axis in self.figure.axes):
                 break
             self._solve()
         return [one for axis, labels in self._labels.items() for one in place_labels(axis, labels, renderer, SMALL)]
@@ -152,12 +187,98 @@ class Canvas:
         self.figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=SMALL, color=GREY, linespacing=1.3)
 
 
-def _style(axis: Axes) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color(GREY)
-    axis.tick_params(labelsize=NORMAL, color=GREY, length=2.5, width=0.6)
-    axis.grid(color=_GRID, linewidth=0.6)
-    axis.set_axisbelow(True)
+def two_columns(count: int, *, row: float, around: float) -> tuple[Canvas, list[Axes]]:
+    """A canvas of ``count`` panels in up to two columns; inches of a row of them, and of what stands around all."""
+    columns = min(2, count)
+    rows = -(-count // columns)
+    canvas = Canvas(around + rows * row)
+    axes = [axis for line in canvas.panels(rows, columns) for axis in line]
+    for axis in axes[count:]:
+        axis.remove()
+    return canvas, axes[:count]
+
+
+def image_grid(
+    rows: Sequence[Sequence[Callable[[Axes], None]]],
+    *,
+    heads: Sequence[str],
+    sides: Sequence[str],
+    aspects: Sequence[float],
+    legend: Mapping[str, str] = {},
+    bars: Bars = (),
+) -> Canvas:
+    """A canvas of images: what draws each on its axes, row by row, with ``heads`` above and ``sides`` left of them.
+
+    ``aspects`` is height by width of each row's images; ``legend`` is name → colour, ``bars`` stand on the right.
+    """
+    tile = min((WIDTH - _SIDE - _BAR * len(bars)) / len(heads) - _GAP, _LARGEST)
+    height = sum(tile * aspect + _GAP for aspect in aspects)
+    canvas = Canvas(height + 0.85 + 0.2 * -(-len(legend) // 5), gap=_GAP / 2)
+    grid = canvas.panels(len(rows), len(heads), heights=aspects)
+    for axes, images, side, aspect in zip(grid, rows, sides, aspects, strict=True):
+        for axis, draw in zip(axes, images, strict=True):
+            draw(axis)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.grid(visible=False)
+            axis.set_box_aspect(aspect)
+            axis.spines[:].set_visible(False)
+        axes[0].set_ylabel(shortened(side, max(int(tile * aspect * 18), 8)), fontsize=SMALL)
+    for axis, head in zip(grid[0], heads, strict=True):
+        axis.set_title(head, fontsize=NORMAL, pad=4).set_label(_WIDE)
+    for scale, label in bars:
+        every = [axis for axes in grid for axis in axes]
+        bar = canvas.figure.colorbar(scale, ax=every, shrink=0.8, aspect=30, pad=0.015)
+        bar.set_label(label, fontsize=NORMAL)
+        bar.ax.tick_params(labelsize=NORMAL)
+    canvas.legend(
+        [Patch(facecolor=colour, edgecolor=GREY, linewidth=0.5, label=name) for name, colour in legend.items()]
+    )
+    return canvas
+
+
+def image(pixels: np.ndarray) -> Callable[[Axes], None]:
+    """What draws (h, w, 3) in a grid, as uint8 or in [0, 1]; each pixel of few stays a rectangle."""
+    return lambda axis: show_image(axis, pixels, TILE)
+
+
+def category_of(backbone: str) -> str:
+    """The category of a backbone, one of :data:`CATEGORIES`: as it is registered here, without building anything."""
+    from deapcache.backbones import BACKBONES
+
+    if backbone.endswith("@untrained"):
+        return UNTRAINED
+    if backbone.startswith("open_clip:"):
+        return "vision-language"
+    if backbone not in BACKBONES:  # of timm, or of a plugin that is not installed here
+        return UNKNOWN
+    entry = BACKBONES.get(backbone)
+    return UNTRAINED if entry.untrained else entry.category or UNKNOWN
+
+
+def mark_style(mark: Mark, *, hollow: bool = False, size: float = 5) -> dict[str, Any]:
+    """What ``Axes.plot`` takes to draw it."""
+    return {
+        "marker": mark.shape,
+        "markersize": size,
+        "markerfacecolor": "white" if hollow else mark.colour,
+        "markeredgecolor": mark.colour if hollow else "white",
+        "markeredgewidth": 1.0 if hollow else 0.4,
+        "color": mark.colour,
+        "linestyle": "none",
+    }
+
+
+def category_handles(backbones: Iterable[str], *, paper: bool) -> list[Line2D]:
+    """For a legend: the categories of the backbones, and the paper's numbers where they are shown."""
+    shown = set(map(category_of, backbones))
+    handles = [Line2D([], [], label=name, **mark_style(mark)) for name, mark in CATEGORIES.items() if name in shown]
+    return handles + ([paper_handle()] if paper else [])
+
+
+def paper_handle() -> Line2D:
+    """For a legend: hollow marks are the paper's numbers."""
+    return Line2D([], [], label="hollow: the paper's number, as printed", **mark_style(PAPER, hollow=True))
 
 
 def log_ticks(axis: Axes, *, most: int = 7) -> None:
@@ -176,43 +297,37 @@ def log_ticks(axis: Axes, *, most: int = 7) -> None:
 
 
 def name_axes(axis: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
-    """Write what a panel shows and what its axes are, with units."""
+    """Write what a panel shows and what its axes are, with units; what is too long is broken."""
     if title:
-        axis.set_title(title, fontsize=LARGE, loc="left", pad=5).set_label(WIDE)
+        axis.set_title(title, fontsize=LARGE, loc="left", pad=5).set_label(_WIDE)
     if x:
-        axis.set_xlabel(x, fontsize=NORMAL, labelpad=3).set_label(WIDE)
+        axis.set_xlabel(x, fontsize=NORMAL, labelpad=3).set_label(_WIDE)
     if y:
-        axis.set_ylabel(y, fontsize=NORMAL, labelpad=3).set_label(TALL)
+        axis.set_ylabel(y, fontsize=NORMAL, labelpad=3).set_label(_TALL)
 
 
-def fit_texts(axis: Axes, renderer: RendererBase) -> bool:
+def _break_texts(axis: Axes, renderer: RendererBase) -> bool:
     """Break titles and axis labels that are longer than their side of ``axis``; whether there were any."""
-    frame, broken = axis.get_window_extent(renderer), False
+    frame, is_broken = axis.get_window_extent(renderer), False
     for text in axis.findobj(Text):
-        if isinstance(text, Text) and text.get_label() in (WIDE, TALL) and text.get_text():
-            extent, wide = text.get_window_extent(renderer), text.get_label() == WIDE
-            share = frame.width / extent.width if wide else frame.height / extent.height
-            if share < 1:
-                broken |= _break(text, share)
-    return broken
-
-
-def _break(text: Text, share: float) -> bool:
-    lines = text.get_text().splitlines()
-    room = max(int(share * max(map(len, lines))), _NARROWEST)
-    shorter = "\n".join(part for line in lines for part in broken_lines(line, room))
-    if shorter == text.get_text():
-        return False
-    text.set_text(shorter)
-    return True
+        if not isinstance(text, Text) or text.get_label() not in (_WIDE, _TALL) or not text.get_text():
+            continue
+        extent, is_wide = text.get_window_extent(renderer), text.get_label() == _WIDE
+        share = frame.width / extent.width if is_wide else frame.height / extent.height
+        lines = text.get_text().splitlines()
+        room = max(int(share * max(map(len, lines))), _NARROWEST)
+        shorter = "\n".join(part for line in lines for part in broken_lines(line, room))
+        if share < 1 and shorter != text.get_text():
+            text.set_text(shorter)
+            is_broken = True
+    return is_broken
 
 
 def broken_lines(text: str, room: int) -> list[str]:
     """``text`` in lines of up to ``room`` characters, broken at spaces and at what joins the parts of names."""
-    parts = [piece for part in re.split(r"(?<=[ :_/-])|(?=@)", text) for piece in textwrap.wrap(
-        part, room, drop_whitespace=False)]  # fmt: skip
+    joined = re.split(r"(?<=[ :_/-])|(?=@)", text)
     lines = [""]
-    for part in parts:
+    for part in (piece for each in joined for piece in textwrap.wrap(each, room, drop_whitespace=False)):
         if len((lines[-1] + part).rstrip()) > room and lines[-1]:
             lines.append("")
         lines[-1] += part
