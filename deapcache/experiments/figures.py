@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,16 +66,26 @@ def make_figure(request: FigureRequest) -> Canvas:
     Raises :class:`deapcache.errors.UnknownNameError` for a name that is none, :class:`ResultsError` that names the
     command to run where results are missing, and what opening caches and readouts raises.
     """
-    makers: Mapping[str, Callable[[FigureRequest], Canvas]] = {
-        "instance-awareness": _instance_awareness,
-        "parameters": _parameters,
-        "resolutions": _resolutions,
-        "correlations": _correlations,
-        "speed-quality": _speed_quality,
-        "sigma": _sigma,
-        "features": _features,
-    }
-    return makers[find_figure(request.name).name](request)
+    from deapcache.results.figures import correlations, instance_awareness, parameters, sigma, speed_quality
+    from deapcache.results.speeds import load_speeds
+
+    name = find_figure(request.name).name
+    if name == "resolutions":
+        return _resolutions(request)
+    if name == "features":
+        return _features(request)
+    if name == "correlations":
+        read, file = correlations.read_reference, request.reference
+        references = read(file) if file else correlations.shipped_references()
+        return correlations.draw_correlations(_groups(request), references, paper=request.paper)
+    if name == "speed-quality":
+        speeds = load_speeds(request.home, request.speed_device)
+        return speed_quality.draw_speed_quality(_groups(request), speeds, paper=request.paper)
+    if name == "instance-awareness":
+        return instance_awareness.draw_instance_awareness(_groups(request), paper=request.paper)
+    if name == "parameters":
+        return parameters.draw_parameters(_groups(request), paper=request.paper)
+    return sigma.draw_sigma(_groups(request))
 
 
 def _groups(request: FigureRequest) -> list[Group]:
@@ -87,39 +97,6 @@ def _groups(request: FigureRequest) -> list[Group]:
         needs = find_figure(request.name).needs
         raise ResultsError(f"no results in {request.home}: figure {request.name} needs {needs} --home {request.home}")
     return group_results(summarise(select(found, request.selection)), request.rates)
-
-
-def _instance_awareness(request: FigureRequest) -> Canvas:
-    from deapcache.results.figures.instance_awareness import draw_instance_awareness
-
-    return draw_instance_awareness(_groups(request), paper=request.paper)
-
-
-def _parameters(request: FigureRequest) -> Canvas:
-    from deapcache.results.figures.parameters import draw_parameters
-
-    return draw_parameters(_groups(request), paper=request.paper)
-
-
-def _correlations(request: FigureRequest) -> Canvas:
-    from deapcache.results.figures.correlations import draw_correlations, read_reference, shipped_references
-
-    references = read_reference(request.reference) if request.reference else shipped_references()
-    return draw_correlations(_groups(request), references, paper=request.paper)
-
-
-def _speed_quality(request: FigureRequest) -> Canvas:
-    from deapcache.results.figures.speed_quality import draw_speed_quality
-    from deapcache.results.speeds import load_speeds
-
-    speeds = load_speeds(request.home, request.speed_device)
-    return draw_speed_quality(_groups(request), speeds, paper=request.paper)
-
-
-def _sigma(request: FigureRequest) -> Canvas:
-    from deapcache.results.figures.sigma import draw_sigma
-
-    return draw_sigma(_groups(request))
 
 
 def _resolutions(request: FigureRequest) -> Canvas:

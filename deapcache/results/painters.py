@@ -379,24 +379,20 @@ def judge_boxes(
     Boxes are (n, 4); those found, the best first, take the object left that they overlap most, if by an IoU of at least
     0.5. One that lies in a crowd by half and takes none is neither hit nor false alarm.
     """
+    from pycocotools.mask import iou
+
+    def overlaps(boxes: np.ndarray, *, crowd: bool) -> np.ndarray:
+        """(found, boxes): IoU, or with crowds the share of the box found; no rows where there is nothing."""
+        given = [np.ascontiguousarray(each, np.float64) for each in (found, boxes)]
+        return np.reshape(iou(*given, np.full(len(boxes), crowd, np.uint8)), (len(found), len(boxes)))
+
     is_found, is_hit = np.zeros(len(objects), bool), np.zeros(len(found), bool)
-    areas = np.maximum(found[:, 2] * found[:, 3], 1e-12)
-    both = _intersections(found, objects)
-    ious = both / (areas[:, None] + np.maximum(objects[:, 2] * objects[:, 3], 1e-12) - both)
-    for place, row in enumerate(ious):
+    for place, row in enumerate(overlaps(objects, crowd=False)):
         left = np.where(is_found, 0.0, row)
         if left.max(initial=0.0) >= _OVERLAP:
             is_hit[place] = is_found[left.argmax()] = True
-    in_crowd = (_intersections(found, crowds) >= _OVERLAP * areas[:, None]).any(1)
+    in_crowd = (overlaps(crowds, crowd=True) >= _OVERLAP).any(1)
     return is_found, is_hit, ~is_hit & ~in_crowd
-
-
-def _intersections(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """(n, m): the area that each pair of boxes shares."""
-    corner = np.maximum(left[:, None, :2], right[None, :, :2])
-    opposite = np.minimum((left[:, :2] + left[:, 2:])[:, None], (right[:, :2] + right[:, 2:])[None])
-    sides: np.ndarray = np.maximum(opposite - corner, 0)
-    return sides.prod(-1)
 
 
 def match_clusters(instances: np.ndarray, clusters: np.ndarray) -> np.ndarray:

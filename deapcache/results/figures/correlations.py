@@ -16,18 +16,7 @@ from matplotlib.axes import Axes
 from deapcache.errors import DataError, MissingDataError, ResultsError
 from deapcache.locations import read_file
 from deapcache.results.figures.groups import PAPER_SCORES, Group, Point, common_notes, paper_points
-from deapcache.results.figures.labels import Label
-from deapcache.results.figures.style import (
-    CATEGORIES,
-    GREY,
-    NORMAL,
-    Canvas,
-    category_handles,
-    category_of,
-    mark_style,
-    name_axes,
-    two_columns,
-)
+from deapcache.results.figures.style import GREY, NORMAL, Canvas, category_handles, name_axes, two_columns
 from deapcache.results.paper import paper_backbones, paper_score
 from deapcache.results.reading import inner_layer
 
@@ -116,9 +105,7 @@ def _papers(reference: Reference) -> Iterator[_Panel]:
 def _draw(canvas: Canvas, axis: Axes, panel: _Panel) -> None:
     x = [panel.reference.scores[point.backbone] for point in panel.points]
     y = [point.score for point in panel.points]
-    for at, point in zip(x, panel.points, strict=True):
-        style = mark_style(CATEGORIES[category_of(point.backbone)], hollow=panel.hollow)
-        axis.errorbar(at, point.score, yerr=point.bar or None, elinewidth=0.9, **style)
+    canvas.points(axis, x, panel.points, hollow=panel.hollow)
     axis.margins(0.16)
     name_axes(axis, title=panel.title, x=panel.reference.name, y=panel.axis)
     # above the points: the axis grows upwards, so that neither marks nor names meet it
@@ -126,7 +113,6 @@ def _draw(canvas: Canvas, axis: Axes, panel: _Panel) -> None:
     axis.set_ylim(low, high + 0.42 * (high - low))
     said = f"{pearson(x, y)}\n{spearman(x, y)}\nn = {len(x)}"
     axis.text(0.03, 0.98, said, transform=axis.transAxes, va="top", fontsize=NORMAL - 0.5, color=GREY, linespacing=1.25)
-    canvas.label(axis, [Label(at, point.score, point.name) for at, point in zip(x, panel.points, strict=True)])
 
 
 def _too_few(panels: Sequence[_Panel], references: Sequence[Reference]) -> ResultsError:

@@ -19,7 +19,7 @@ from deapcache.results.figures.style import (
     Canvas,
     category_handles,
     category_of,
-    mark_style,
+    category_style,
     name_axes,
 )
 
@@ -114,7 +114,7 @@ def _draw(axis: Axes, row: _Row, task: str, names: Sequence[str]) -> None:
     for point, value in zip(points, _relative(points), strict=True):
         category, line = category_of(point.backbone), names.index(point.name)
         bar = point.bar / ((high - low) or 1) or None
-        axis.errorbar(value, line, xerr=bar, elinewidth=0.9, **mark_style(CATEGORIES[category], hollow=row.hollow))
+        axis.errorbar(value, line, xerr=bar, elinewidth=0.9, **category_style(point.backbone, hollow=row.hollow))
         places[category].append((value, line))
     for category, found in places.items():
         values, lines = zip(*found, strict=True)

@@ -14,8 +14,8 @@ from deapcache.results.figures.style import (
     Canvas,
     category_handles,
     category_of,
+    category_style,
     log_ticks,
-    mark_style,
     name_axes,
 )
 from deapcache.results.reading import depth_of
@@ -62,7 +62,7 @@ def _draw(axis: Axes, group: Group, found: Sequence[Summary]) -> None:
         known = [result.sigma for result in summary.results if result.sigma]
         for place, heads in enumerate(known):
             up = line + _SPREAD * ((place + 0.5) / len(known) - 0.5)
-            style = mark_style(CATEGORIES[category_of(summary.backbone)], size=5 if len(known) == 1 else 3.6)
+            style = category_style(summary.backbone, size=5 if len(known) == 1 else 3.6)
             axis.plot(heads, [up] * len(heads), alpha=0.8, **style)
     axis.set_yticks(range(len(lines)), [f"{s.label} · {s.readout}" if several else s.label for s in lines])
     axis.set_ylim(-0.6, len(lines) - 0.4)

@@ -11,18 +11,8 @@ from matplotlib.lines import Line2D
 
 from deapcache.errors import ResultsError
 from deapcache.results.figures.groups import PAPER_SCORES, Group, Point, common_notes, paper_points
-from deapcache.results.figures.labels import LINE, Label
-from deapcache.results.figures.style import (
-    CATEGORIES,
-    GREY,
-    Canvas,
-    category_handles,
-    category_of,
-    log_ticks,
-    mark_style,
-    name_axes,
-    two_columns,
-)
+from deapcache.results.figures.labels import LINE
+from deapcache.results.figures.style import GREY, Canvas, category_handles, log_ticks, name_axes, two_columns
 from deapcache.results.speeds import BackboneSpeed
 
 _PAPER_TASKS = {"discrimination": True, "voc": True, "depth": False}
@@ -92,16 +82,13 @@ def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: boo
 
 
 def _draw(canvas: Canvas, axis: Axes, panel: _Panel, speed_of: Mapping[str, float]) -> None:
-    places = [(speed_of[point.backbone], point.score) for point in panel.points]
+    speeds = [speed_of[point.backbone] for point in panel.points]
+    places = [(speed, point.score) for speed, point in zip(speeds, panel.points, strict=True)]
     front = [places[place] for place in pareto_front(places, higher_is_better=panel.higher_is_better)]
     axis.plot(*zip(*front, strict=True), zorder=1, **_FRONT).pop().set_label(LINE)
-    for (x, y), point in zip(places, panel.points, strict=True):
-        style = mark_style(CATEGORIES[category_of(point.backbone)], hollow=panel.hollow)
-        axis.errorbar(x, y, yerr=point.bar or None, elinewidth=0.9, **style)
-    slowest, fastest = min(places)[0], max(places)[0]
-    around = max((fastest / slowest) ** 0.15, 1.3)
-    axis.set_xlim(slowest / around, fastest * around)
+    canvas.points(axis, speeds, panel.points, hollow=panel.hollow)
+    around = max((max(speeds) / min(speeds)) ** 0.15, 1.3)
+    axis.set_xlim(min(speeds) / around, max(speeds) * around)
     axis.margins(y=0.2)
     log_ticks(axis)
     name_axes(axis, title=panel.title, x="speed [ViT-B/16 at 224 = 1]", y=panel.axis)
-    canvas.label(axis, [Label(x, y, point.name) for (x, y), point in zip(places, panel.points, strict=True)])

@@ -24,6 +24,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from deapcache.results.figures.groups import Point
 from deapcache.results.figures.labels import NAME, Label, place_labels
 from deapcache.results.fonts import LiteralFigure, drawable, literal_legend, shortened
 from deapcache.results.painters import Bars, show_image
@@ -135,6 +136,13 @@ class Canvas:
     def label(self, axis: Axes, labels: Sequence[Label]) -> None:
         """Names beside points of ``axis``, put where nothing else is once everything has its place."""
         self._labels.setdefault(axis, []).extend(labels)
+
+    def points(self, axis: Axes, x: Sequence[float], points: Sequence[Point], *, hollow: bool = False) -> None:
+        """Scores over ``x`` with their bars, in the marks of their categories and with their names."""
+        for at, point in zip(x, points, strict=True):
+            style = category_style(point.backbone, hollow=hollow)
+            axis.errorbar(at, point.score, yerr=point.bar or None, elinewidth=0.9, **style)
+        self.label(axis, [Label(at, point.score, point.name) for at, point in zip(x, points, strict=True)])
 
     def finish(self) -> None:
         """Give everything its place; :meth:`save` does so by itself."""
@@ -254,6 +262,11 @@ def category_of(backbone: str) -> str:
         return UNKNOWN
     entry = BACKBONES.get(backbone)
     return UNTRAINED if entry.untrained else entry.category or UNKNOWN
+
+
+def category_style(backbone: str, *, hollow: bool = False, size: float = 5) -> dict[str, Any]:
+    """:func:`mark_style` of the backbone's category."""
+    return mark_style(CATEGORIES[category_of(backbone)], hollow=hollow, size=size)
 
 
 def mark_style(mark: Mark, *, hollow: bool = False, size: float = 5) -> dict[str, Any]:
