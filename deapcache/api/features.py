@@ -138,10 +138,10 @@ class Features(FeatureCache):
         Colours are the first three principal components over all the images shown, so that equal colours mean similar
         features: name several images to compare them. Raises :class:`UsageError` for an unknown image.
         """
-        from deapcache.results.components import figure_of_rows
+        from deapcache.results.draw import draw_volumes
 
         images = self._related_caches(IMAGES)
-        return figure_of_rows(self, self.entry, images[0] if images else None, self.rows_of([image_id, *more]))
+        return draw_volumes(self, self.entry, images[0] if images else None, self.rows_of([image_id, *more]))
 
     def _related_cache(
         self, name: str, *, dataset: str | None = None, size: tuple[int, int] | None = None

@@ -167,14 +167,14 @@ def _details(entry: CacheEntry, statistics: bool) -> dict[str, Any]:
 def _draw(entries: list[CacheEntry], picture: Path) -> None:
     """The picture of the one feature cache among those that fit."""
     from deapcache.cache import related_caches
-    from deapcache.results.components import picture_of_cache
+    from deapcache.results.draw import draw_cache
 
     features = [entry for entry in entries if entry.kind == "features"]
     if len(features) != 1:
         listed = "\n".join(f"  {entry.path}" for entry in features) or "  none"
         raise UsageError(f"--picture draws one cache of features; these fit:\n{listed}")
     images = [other for other in related_caches(features[0]) if other.kind == "images"]
-    data = picture_of_cache(features[0], images[0] if images else None, _PICTURED_IMAGES)
+    data = draw_cache(features[0], images[0] if images else None, _PICTURED_IMAGES)
     locations.locate(picture.parent).publish(picture.name, data, replace=True)
     note(f"picture: {picture}")
 

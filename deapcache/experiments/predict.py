@@ -402,7 +402,7 @@ def _predict_file(
     predictor: Predictor, request: PredictRequest, image: Path, stem: str, sizes: Sequence[Size]
 ) -> Predicted:
     """Predict one image and write its files, the picture last."""
-    from deapcache.results.prediction_pictures import draw_prediction
+    from deapcache.results.draw import draw_prediction
 
     out, result = request.out, predictor.run.result
 
@@ -425,8 +425,7 @@ def _predict_file(
         facts = publish(f"{stem}.json", text.encode(errors="backslashreplace"))  # an image's name may be no UTF-8
     picture, problem = None, ""
     try:
-        seen, kind = predictor.region(pixels), predictor.task.picture
-        drawn = draw_prediction(result, kind, image.name, pixels, found, sizes, seen=seen)
+        drawn = draw_prediction(result, image.name, pixels, found, sizes, seen=predictor.region(pixels))
     except Exception as error:  # whatever drawing meets: the arrays are there, and the other images
         problem = str(error) or type(error).__name__
         with suppress(OSError):

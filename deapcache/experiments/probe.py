@@ -23,7 +23,7 @@ from deapcache.locations import Location
 from deapcache.probing import ProbeConfig, ProbeProgress, ProbeResult, RunSpec, feature_fields, probe_backbone
 from deapcache.processes import refuse_unguarded
 from deapcache.readouts import canonical_readout
-from deapcache.results import Result, picture_key, save_picture, save_run
+from deapcache.results import Result, picture_key, save_run
 from deapcache.results.record import largest_key, run_name
 from deapcache.tasks import TASKS, Task, get_task
 
@@ -152,6 +152,8 @@ def _about(backbone: str) -> dict[str, Any]:
 
 def _draw(home: Location, run: ProbeResult, result: Result, caches: Location) -> SavedRun:
     """The saved run with its picture, or with why there is none."""
+    from deapcache.results.draw import save_picture
+
     examples = run.examples
     try:
         picture = save_picture(

@@ -11,7 +11,6 @@ from deapcache.results.intervals import (
 )
 from deapcache.results.paper import PaperNumber, paper_ablation, paper_backbones, paper_parameters, paper_score
 from deapcache.results.paper_tables import LAYOUTS, PLAIN, layout_json, layout_tables
-from deapcache.results.pictures import picture_key, save_picture
 from deapcache.results.record import (
     ReadoutFile,
     Result,
@@ -19,6 +18,7 @@ from deapcache.results.record import (
     load_readout_file,
     load_results,
     load_statistics,
+    picture_key,
     save_run,
 )
 from deapcache.results.tables import Table, make_tables, markdown, plain_text, print_tables
@@ -54,7 +54,6 @@ __all__ = [
     "plain_text",
     "print_tables",
     "results_frame",
-    "save_picture",
     "save_run",
     "select",
     "summarise",

@@ -30,7 +30,6 @@ from deapcache.recipe import SHORT, FeatureRecipe, Protocol, TargetRecipe
 from deapcache.results.documents import AboutBackbone, MetricFacts
 from deapcache.results.files import checked, parse_arrays, runs_in
 from deapcache.results.intervals import same_score, task_of
-from deapcache.results.pictures import picture_key
 from deapcache.results.record import (
     RESULT_MODEL,
     SCHEMA_VERSION,
@@ -39,6 +38,7 @@ from deapcache.results.record import (
     inner_problem,
     known_metrics,
     parse_statistics,
+    picture_key,
     readout_key,
     result_key,
     run_id,

@@ -229,6 +229,11 @@ def statistics_key(run: str) -> str:
     return f"results/{run}.stats.safetensors"
 
 
+def picture_key(run: str) -> str:
+    """Where a run's picture lies in the home."""
+    return f"results/{run}.png"
+
+
 def largest_key(run: str) -> str:
     """Of the files named after a run, the one with the longest name."""
     return statistics_key(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from PIL import Image
 
 from deapcache.cache import list_caches
 from deapcache.locations import LocalLocation
+from deapcache.results.draw import draw_cache
 
 BACKBONE = "efficientnet-lite0-s16"
 
@@ -71,6 +73,10 @@ def test_info_draws_components_beside_images(cli, extracted, tmp_path):
     assert done.code == 0, done.err
     with Image.open(target) as picture:
         assert picture.format == "PNG"
+        width = picture.width
+    (entry,) = [entry for entry in list_caches(extracted, "features") if entry.split == "val"]
+    with Image.open(io.BytesIO(draw_cache(entry, None, 8))) as alone:
+        assert alone.width < width
     refused = cli("cache", "info", "coco", "--home", extracted, "--picture", target)
     assert refused.code == 2
     assert "--picture draws one cache" in refused.err

@@ -133,10 +133,10 @@ def test_a_photograph_with_odd_tags_is_seen_upright(predict, trained: Trained, t
 
 
 def test_a_picture_that_cannot_be_drawn_costs_no_array(predict, trained: Trained, tmp_path: Path, monkeypatch) -> None:
-    module = "deapcache.results.prediction_pictures.prediction_panels"
+    module = "deapcache.results.draw.make_painter"
     files = [trained.dataset.path("val", row) for row in range(2)]
     assert predict("--image", *files, "--save-arrays").code == 0
-    monkeypatch.setattr(module, lambda *_: 1 / 0)
+    monkeypatch.setattr(module, lambda *_, **__: 1 / 0)
     done = predict("--image", *files, "--save-arrays", "--overwrite")
     assert done.code == 0
     assert done.err.splitlines() == [f"no picture of {file}: division by zero" for file in files]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,9 +20,8 @@ def in_one_thread(one_thread: None) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def no_pictures() -> Iterator[None]:
     """Drawing takes longer than all else here."""
-    probing = importlib.import_module("deapcache.experiments.probe")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(probing, "save_picture", lambda _, result, **__: f"{result.run}.png")
+        patch.setattr("deapcache.results.draw.save_picture", lambda _, result, **__: f"{result.run}.png")
         yield
 
 

@@ -27,16 +27,14 @@ from PIL import Image
 from scipy.stats import pearsonr, spearmanr
 
 from deapcache.cache import find_one
-from deapcache.datasets import decode_image
 from deapcache.errors import CacheMissError, ResultsError, UsageError
-from deapcache.experiments import FigureRequest, find_run, load_predictor, make_figure
-from deapcache.experiments.figures.resolutions import _of_cache
+from deapcache.experiments import FigureRequest, make_figure
 from deapcache.locations import LocalLocation
 from deapcache.results import Selection, load_results, summarise
 from deapcache.results.figures import FIGURES
-from deapcache.results.figures.canvas import Canvas
-from deapcache.results.figures.resolutions import Queried, draw_resolutions
-from deapcache.results.prediction_panels import principal_colours
+from deapcache.results.figures.resolutions import Sample, draw_resolutions
+from deapcache.results.figures.style import Canvas
+from deapcache.results.painters import principal_colours
 
 NAMES = [entry.name for entry in FIGURES]
 Make = Callable[..., Canvas]
@@ -192,21 +190,21 @@ def test_speed_quality_draws_the_front_of_what_nothing_beats(make: Make, drawabl
     np.testing.assert_allclose(front, points[~np.array(beaten)])
 
 
-def test_cached_images_are_asked_as_photographs_are(drawable: Drawable) -> None:
-    run = find_run(drawable.home, run_of(drawable, "segmentation"))
-    (shown, _) = _of_cache(run, [(28, 32), (56, 64)], FigureRequest(name="resolutions", home=drawable.home, images=2))
-    predictor = load_predictor(run, device="cpu")
-    expected = predictor(decode_image(drawable.dataset.path("val", 0)), [(28, 32), (56, 64)])
-    assert shown.name == "val-0"
-    for found, wanted in zip(shown.predictions, expected, strict=True):
-        assert (found == wanted).mean() > 0.99  # a batch of two and one of one may round differently
+def test_cached_images_are_asked_as_photographs_are(make: Make, drawable: Drawable) -> None:
+    sizes = [(28, 32), (56, 64)]
+    cached = make("resolutions", sizes=sizes, images=1)
+    photograph = make("resolutions", sizes=sizes, files=[drawable.dataset.path("val", 0)])
+    assert "val-0" in labels(cached)
+    for found, wanted in zip(cached.figure.axes[1:], photograph.figure.axes[1:], strict=True):
+        ((one,), (other,)) = found.images, wanted.images
+        assert (one.get_array() == other.get_array()).mean() > 0.99
 
 
 def test_boxes_of_all_images_have_the_colours_of_one_scale(drawable: Drawable) -> None:
     result = load_results(drawable.home, [run_of(drawable, "detection")])[0]
     boxes = [np.array([[0.2, 0.2, 0.5, 0.5, score]]) for score in (0.1, 0.8)]
     image = np.zeros((56, 64, 3), np.uint8)
-    canvas = draw_resolutions(result, "boxes", [(56, 64)], [Queried(str(one), image, [one]) for one in boxes])
+    canvas = draw_resolutions(result, [(56, 64)], [Sample(str(one), image, [one]) for one in boxes])
     edges = [axis.patches[0].get_edgecolor() for axis in canvas.figure.axes if axis.patches]
     scale = ScalarMappable(Normalize(0, 0.8), "plasma")
     np.testing.assert_allclose(edges, [scale.to_rgba(0.1), scale.to_rgba(0.8)], atol=0.01)
@@ -222,7 +220,7 @@ def test_features_are_the_principal_components_of_the_cache(make: Make, drawable
     canvas = make("features", selection=Selection(backbones=[BACKBONES[0]]))
     entry = find_one(drawable.home, "features", dataset="photographs", split="val", name=BACKBONES[0])
     volumes = entry.open().read_features([0, 1]).astype(np.float32)
-    expected = principal_colours(list(volumes.transpose(0, 3, 1, 2)))
+    expected, _ = principal_colours(list(volumes))
     shown = [axis.images[0].get_array() for axis in canvas.figure.axes]
     assert len(shown) == 4  # two images, each with its features
     for found, wanted in zip((shown[1], shown[3]), expected, strict=True):

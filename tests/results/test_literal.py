@@ -12,12 +12,11 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from PIL import Image
 
-from deapcache.results import save_picture
-from deapcache.results.figures.canvas import Canvas, name_axes
+from deapcache.results.draw import Page, draw_prediction, save_picture
 from deapcache.results.figures.labels import Label
-from deapcache.results.literal import drawable, shortened, write_literally
-from deapcache.results.page import Page
-from deapcache.results.prediction_pictures import draw_prediction
+from deapcache.results.figures.style import Canvas, name_axes
+from deapcache.results.fonts import drawable, shortened, write_literally
+from deapcache.results.painters import make_painter
 from deapcache.results.record import make_result
 
 ODD = (
@@ -50,12 +49,14 @@ def test_a_picture_of_any_class_image_and_backbone(home, name) -> None:
     result = make_result(facts)
     key = save_picture(home, result, images=images, targets=maps, predictions=maps, image_ids=(name, "photo"))
     assert Image.open(io.BytesIO(home.read(key))).format == "PNG"
-    assert draw_prediction(result, "classes", f"{name}.jpg", images[0], [maps[0]], [(8, 12)]).startswith(b"\x89PNG")
+    assert draw_prediction(result, f"{name}.jpg", images[0], [maps[0]], [(8, 12)]).startswith(b"\x89PNG")
 
 
 def test_a_legend_has_every_name() -> None:
-    page = Page(4, 9)
-    page.place_strip(0, 0, dict.fromkeys(ODD, "#000000"), ())
+    painter = make_painter("probability", [np.zeros((2, 2))])
+    painter.legend = dict.fromkeys(ODD, "#000000")
+    page = Page(4, 9, ODD)
+    page.place_legend(0, painter)
     page.png()
     assert set(map(drawable, ODD)) >= {"$x_{$", "_background_", "木" if drawable("木") == "木" else "\\u6728"}
     missing = {shortened(name, 20) for name in ODD} - set(_texts(page.figure))

@@ -9,7 +9,7 @@ import pytest
 from deapcache_results import make_facts
 
 from deapcache.results import PLAIN, layout_json, load_results, make_tables, save_run, summarise, table_rows
-from deapcache.results.figures.subjects import subjects
+from deapcache.results.figures.groups import group_results
 from deapcache.results.leaderboard import collect, leaderboard, rendered
 from deapcache.results.leaderboard.repeating import repeat_commands
 
@@ -61,7 +61,7 @@ def test_layers_in_every_form_of_the_leaderboard(layers):
 def test_figures_name_layers(layers):
     from deapcache.results.figures.sigma import draw_sigma
 
-    canvas = draw_sigma(subjects(summarise(load_results(layers))))
+    canvas = draw_sigma(group_results(summarise(load_results(layers))))
     (axis,) = canvas.figure.axes
     assert {text.get_text() for text in axis.get_yticklabels()} == set(LABELS)
 

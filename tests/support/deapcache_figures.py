@@ -17,7 +17,7 @@ from deapcache.annotations import BOXES, boxes_of_map
 from deapcache.extraction import ExtractionSettings, extract
 from deapcache.locations import LocalLocation
 from deapcache.probing import ProbeConfig, probe_backbone
-from deapcache.results.figures.canvas import Canvas
+from deapcache.results.figures.style import Canvas
 from deapcache.results.speeds import Speed, write_speed
 
 BACKBONES = (

@@ -1,32 +1,48 @@
-"""The paper's Figure 6: our scores against published ones."""
+"""The paper's Figure 6: our scores against published ones, those of ``results/published.json`` or of a user's CSV."""
 
 from __future__ import annotations
 
+import csv
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 
-from deapcache.errors import ResultsError
-from deapcache.results.figures.association import FEWEST, HOW, pearson, spearman
-from deapcache.results.figures.canvas import GREY, NORMAL, Canvas, name_axes
-from deapcache.results.figures.labels import Label
-from deapcache.results.figures.marks import CATEGORIES, category_of, legend_of, mark_style
-from deapcache.results.figures.references import Reference
-from deapcache.results.figures.subjects import Subject, error_bar, spread_note
-from deapcache.results.frame import Summary, inner_layer
-from deapcache.results.paper import DATA, PaperNumber, paper_backbones, paper_score
+from deapcache.errors import DataError, MissingDataError, ResultsError
+from deapcache.locations import read_file
+from deapcache.results.figures.groups import PAPER_SCORES, Group, Point, common_notes, paper_points
+from deapcache.results.figures.style import GREY, NORMAL, Canvas, category_handles, name_axes, two_columns
+from deapcache.results.frame import inner_layer
+from deapcache.results.paper import paper_backbones, paper_score
 
-_COLUMNS = 2
-_PAPER_METRICS = {
-    "discrimination": ("ari", "ARI ↑"),
-    "boundaries": ("iou", "IoU ↑"),
-    "detection": ("ap_large", "AP, large objects ↑"),
-    "voc": ("mean_iou", "mIoU ↑"),
-    "coco-stuff": ("mean_iou", "mIoU ↑"),
-    "depth": ("rmse", "RMSE [m] ↓"),
-}
+FEWEST = 3
+"""Points that have a correlation."""
+
+_HOW = (
+    "95% intervals: Fisher's z with standard error 1/√(n−3) for Pearson's r, and √((1+ρ²/2)/(n−3)) (Bonett and Wright "
+    "2000) for Spearman's ρ; none below four points"
+)
+
+_EXPECTED = "expected CSV with the heading backbone,NAME OF SCORE and a line such as dinov2,83.4"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """One score of several backbones, as somebody else has published it."""
+
+    name: str
+    """For the axis, with the unit."""
+    scores: Mapping[str, float]
+    """Our name of a backbone → score."""
+    source: str
+    """Where each number can be looked up."""
+    tasks: tuple[str, ...] = ()
+    """Our tasks that it is to be compared with; none: all."""
 
 
 @dataclass(frozen=True)
@@ -36,86 +52,67 @@ class _Panel:
     title: str
     axis: str
     reference: Reference
-    points: tuple[tuple[str, float, float], ...]
-    """Backbone, score and its spread."""
+    points: Sequence[Point]
     hollow: bool = False
 
 
-def draw_correlations(found: Sequence[Subject], references: Sequence[Reference], *, paper: bool) -> Canvas:
+def draw_correlations(groups: Sequence[Group], references: Sequence[Reference], *, paper: bool) -> Canvas:
     """A panel for each pair of a task's scores and a reference that share three backbones or more.
 
     With ``paper`` the scores of its Tables 3 and 4 are compared with the references as well, in panels of their own.
     Raises :class:`ResultsError` where no pair shares enough backbones.
     """
-    panels = [panel for one in found for reference in references for panel in _ours(one, reference)]
+    panels = [panel for group in groups for reference in references for panel in _ours(group, reference)]
     panels += [panel for reference in references for panel in _papers(reference)] if paper else []
     enough = [panel for panel in panels if len(panel.points) >= FEWEST]
     if not enough:
         raise _too_few(panels, references)
-    columns = min(_COLUMNS, len(enough))
-    rows = -(-len(enough) // columns)
-    canvas = Canvas(1.2 + rows * 3.1)
-    axes = [axis for line in canvas.panels(rows, columns) for axis in line]
-    for axis, panel in zip(axes, enough, strict=False):
+    canvas, axes = two_columns(len(enough), row=3.1, around=1.2)
+    for axis, panel in zip(axes, enough, strict=True):
         _draw(canvas, axis, panel)
-    for axis in axes[len(enough) :]:
-        axis.remove()
-    named = [category_of(name) for panel in enough for name, _, _ in panel.points]
-    canvas.legend(legend_of(named, paper=any(panel.hollow for panel in enough)))
-    canvas.note("r: Pearson's, ρ: Spearman's", HOW, spread_note(s for one in found for s in one.summaries))
+    shown = [point.backbone for panel in enough for point in panel.points]
+    canvas.legend(category_handles(shown, paper=any(panel.hollow for panel in enough)))
+    spread, *left_out = common_notes(groups)
+    canvas.note("r: Pearson's, ρ: Spearman's", _HOW, spread)
     canvas.note(*(f"{one.name}: {one.source}" for one in references if any(one is p.reference for p in enough)))
-    inner = dict.fromkeys(s.label for one in found for s in one.summaries if inner_layer(s.first))
-    canvas.note(f"published scores are of last layers: without {', '.join(inner)}" if inner else "")
-    canvas.note(*(note for one in found for note in one.notes))
+    inner = dict.fromkeys(s.label for group in groups for s in group.summaries if inner_layer(s.first))
+    canvas.note(f"published scores are of last layers: without {', '.join(inner)}" if inner else "", *left_out)
     return canvas
 
 
-def _ours(subject: Subject, reference: Reference) -> list[_Panel]:
-    if reference.tasks and subject.task not in reference.tasks:
-        return []
-    readouts = dict.fromkeys(summary.readout for summary in subject.summaries)
-    panels = []
+def _ours(group: Group, reference: Reference) -> Iterator[_Panel]:
+    """A panel for each readout."""
+    if reference.tasks and group.task not in reference.tasks:
+        return
+    readouts = dict.fromkeys(summary.readout for summary in group.summaries)
     for readout in readouts:
-        whole = [s for s in subject.summaries if s.readout == readout and not inner_layer(s.first)]
-        group = [s for s in whole if s.backbone in reference.scores]
-        points = tuple(_point(s, subject.metric) for s in group if not math.isnan(s.mean[subject.metric]))
-        title = f"{subject.task}, {subject.dataset}" + (f"\n{readout}" if len(readouts) > 1 else "")
-        panels.append(_Panel(title, f"our {subject.axis}", reference, points))
-    return panels
+        last = [s for s in group.summaries if s.readout == readout and not inner_layer(s.first)]
+        mine = Group(task=group.task, dataset=group.dataset, metric=group.metric, summaries=tuple(last))
+        points = [point._replace(name=point.backbone) for point in mine.points() if point.backbone in reference.scores]
+        title = group.title + (f"\n{readout}" if len(readouts) > 1 else "")
+        yield _Panel(title, f"our {group.axis}", reference, points)
 
 
-def _point(summary: Summary, metric: str) -> tuple[str, float, float]:
-    return summary.backbone, summary.mean[metric], error_bar(summary, metric)
-
-
-def _papers(reference: Reference) -> list[_Panel]:
+def _papers(reference: Reference) -> Iterator[_Panel]:
     if reference.tasks:  # the paper's own numbers: beside themselves they say nothing
-        return []
-    panels = []
-    for task, (metric, axis) in _PAPER_METRICS.items():
-        printed = [(name, paper_score(name, task, metric)) for name in paper_backbones() if name in reference.scores]
-        known = [(name, number) for name, number in printed if isinstance(number, PaperNumber)]
-        if known:
-            title = f"the paper's {task}, {DATA[task].dataset}\n{known[0][1].source}"
-            points = tuple((name, number.value, 0.0) for name, number in known)
-            panels.append(_Panel(title, f"the paper's {axis}", reference, points, hollow=True))
-    return panels
+        return
+    for task, (_, axis) in PAPER_SCORES.items():
+        points, title = paper_points(task)
+        if known := [point for point in points if point.backbone in reference.scores]:
+            yield _Panel(title, f"the paper's {axis}", reference, known, hollow=True)
 
 
 def _draw(canvas: Canvas, axis: Axes, panel: _Panel) -> None:
-    x = [panel.reference.scores[name] for name, _, _ in panel.points]
-    y = [score for _, score, _ in panel.points]
-    for at, (name, score, bar) in zip(x, panel.points, strict=True):
-        style = mark_style(CATEGORIES[category_of(name)], hollow=panel.hollow)
-        axis.errorbar(at, score, yerr=bar or None, elinewidth=0.9, **style)
+    x = [panel.reference.scores[point.backbone] for point in panel.points]
+    y = [point.score for point in panel.points]
+    canvas.points(axis, x, panel.points, hollow=panel.hollow)
     axis.margins(0.16)
     name_axes(axis, title=panel.title, x=panel.reference.name, y=panel.axis)
-    told = f"{pearson(x, y)}\n{spearman(x, y)}\nn = {len(x)}"
     # above the points: the axis grows upwards, so that neither marks nor names meet it
     low, high = axis.get_ylim()
     axis.set_ylim(low, high + 0.42 * (high - low))
-    axis.text(0.03, 0.98, told, transform=axis.transAxes, va="top", fontsize=NORMAL - 0.5, color=GREY, linespacing=1.25)
-    canvas.label(axis, [Label(at, score, name) for at, (name, score, _) in zip(x, panel.points, strict=True)])
+    said = f"{pearson(x, y)}\n{spearman(x, y)}\nn = {len(x)}"
+    axis.text(0.03, 0.98, said, transform=axis.transAxes, va="top", fontsize=NORMAL - 0.5, color=GREY, linespacing=1.25)
 
 
 def _too_few(panels: Sequence[_Panel], references: Sequence[Reference]) -> ResultsError:
@@ -123,10 +120,114 @@ def _too_few(panels: Sequence[_Panel], references: Sequence[Reference]) -> Resul
     if best is None:
         have = "there is no result of a task that they are compared with"
     else:
-        names = ", ".join(name for name, _, _ in best.points) or "none"
+        names = ", ".join(point.backbone for point in best.points) or "none"
         have = f"{best.title.splitlines()[0]} and {best.reference.name} share {len(best.points)} ({names})"
     there = ", ".join(dict.fromkeys(name for reference in references for name in reference.scores))
     return ResultsError(
         f"figure correlations needs {FEWEST} backbones that have both our score and a published one: {have}. "
         f"Run deapcache probe for more of {there}, or give scores of your backbones with --reference FILE.csv"
     )
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A coefficient, and its 95% interval."""
+
+    kind: str
+    """``r``, Pearson's, or ``ρ``, Spearman's."""
+    value: float
+    """NaN where one of the sides is the same everywhere."""
+    interval: tuple[float, float] | None
+    """``None`` below four points, or where there is no value."""
+
+    def __str__(self) -> str:
+        if math.isnan(self.value):
+            return f"{self.kind} not defined"
+        shown = f"{self.kind} = {self.value:+.2f}"
+        return shown if self.interval is None else f"{shown} [{self.interval[0]:+.2f}, {self.interval[1]:+.2f}]"
+
+
+def pearson(x: Sequence[float], y: Sequence[float]) -> Correlation:
+    """Pearson's r of at least :data:`FEWEST` pairs, with the interval of Fisher's z."""
+    from scipy.stats import pearsonr
+
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Correlation("r", math.nan, None)
+    found = pearsonr(x, y)
+    interval = found.confidence_interval() if len(x) > FEWEST else None
+    return Correlation("r", found.statistic, interval and (interval.low, interval.high))
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> Correlation:
+    """Spearman's ρ of at least :data:`FEWEST` pairs, ties with their mean rank, and Bonett and Wright's interval.
+
+    Bonett and Wright, "Sample size requirements for estimating Pearson, Kendall and Spearman correlations",
+    Psychometrika 65, 2000: Fisher's z with a standard error of √((1 + ρ²/2) / (n − 3)).
+    """
+    from scipy.stats import norm, spearmanr
+
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Correlation("ρ", math.nan, None)
+    value = float(spearmanr(x, y).statistic)
+    if len(x) <= FEWEST:
+        return Correlation("ρ", value, None)
+    with np.errstate(divide="ignore"):  # ±1 is infinite, and its interval of no width
+        middle = np.arctanh(np.clip(value, -1, 1))
+    error = norm.ppf(0.975) * math.sqrt((1 + value**2 / 2) / (len(x) - 3))
+    return Correlation("ρ", value, (float(np.tanh(middle - error)), float(np.tanh(middle + error))))
+
+
+def shipped_references() -> list[Reference]:
+    """The references of ``published.json``: columns of the paper's tables, with the numbers of ``paper.json``."""
+    document = json.loads(files("deapcache.results").joinpath("published.json").read_text(encoding="utf-8"))
+    references = []
+    for entry in document["references"]:
+        numbers = {name: paper_score(name, entry["task"], entry["metric"]) for name in paper_backbones()}
+        scores = {name: number.value for name, number in numbers.items() if number is not None}
+        tasks = tuple(entry["tasks"])
+        references.append(Reference(name=entry["name"], scores=scores, source=entry["source"], tasks=tasks))
+    return references
+
+
+def read_reference(file: Path) -> list[Reference]:
+    """The references of a user's CSV: a column ``backbone``, and one for each score, whose heading names it.
+
+    An empty cell is a score that is not known; lines that begin with ``#`` are comments. Raises
+    :class:`MissingDataError` where the file is not there, and :class:`DataError` that names the line of what cannot be
+    read.
+    """
+    try:
+        lines = read_file(file).decode("utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise MissingDataError(f"--reference {file}: no such file; {_EXPECTED}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"--reference {file}: cannot be read as text in UTF-8 ({error}); {_EXPECTED}") from None
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
+    rows = list(csv.reader([line for _, line in numbered]))
+    heading = [cell.strip() for cell in rows[0]] if rows else []
+    if heading[:1] != ["backbone"] or len(heading) < 2 or not all(heading) or len(set(heading)) < len(heading):
+        found = ",".join(heading) or "nothing"
+        raise DataError(f"--reference {file}: the heading is {found!r}; {_EXPECTED}")
+    columns: dict[str, dict[str, float]] = {name: {} for name in heading[1:]}
+    for (number, _), (first, *cells) in zip(numbered[1:], rows[1:], strict=True):
+        where, backbone = f"--reference {file}, line {number}", first.strip()
+        if len(cells) != len(columns):
+            raise DataError(
+                f"{where}: {len(cells) + 1} cells, expected {len(heading)} as in the heading ({','.join(heading)})"
+            )
+        for name, cell in zip(columns, cells, strict=True):
+            if cell.strip() and backbone in columns[name]:
+                raise DataError(f"{where}: {backbone} has a score of {name} already: keep one of the two lines")
+            if cell.strip():
+                columns[name][backbone] = _score(cell.strip(), f"{where}: {name} of {backbone}")
+    return [Reference(name=name, scores=scores, source=file.name) for name, scores in columns.items()]
+
+
+def _score(cell: str, what: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        raise DataError(f"{what} is {cell!r}, expected a number") from None
+    if not math.isfinite(value):
+        raise DataError(f"{what} is {cell}: leave the cell empty where it is unknown")
+    return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,145 +11,112 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from deapcache.errors import ResultsError
-from deapcache.results.figures.canvas import GREY, LARGE, Canvas, name_axes
-from deapcache.results.figures.marks import CATEGORIES, category_of, legend_of, mark_style
-from deapcache.results.figures.subjects import Subject, error_bar, spread_note
-from deapcache.results.paper import paper_backbones, paper_score
+from deapcache.results.figures.groups import PAPER_SCORES, Group, Point, common_notes, paper_points
+from deapcache.results.figures.style import (
+    CATEGORIES,
+    GREY,
+    LARGE,
+    Canvas,
+    category_handles,
+    category_of,
+    category_style,
+    name_axes,
+)
 
-TASKS: Mapping[str, tuple[str, str, str]] = {
-    "discrimination": ("ari", "discrimination", "ARI ↑"),
-    "boundaries": ("iou", "boundaries", "IoU ↑"),
-    "detection": ("ap_large", "detection", "AP large ↑"),
-}
-"""Task → its metric in the paper, and how a panel names both; all are higher for the better."""
+_TASKS = ("discrimination", "boundaries", "detection")
+"""A panel each; all scores are higher for the better."""
 
 _ROW, _HEAD = 0.155, 0.75
 """Height of a line and of what stands around a row of panels, inches."""
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Row:
     """One row of panels: scores that may stand beside each other."""
 
     title: str
-    """The data, or the paper's table."""
-    scores: Mapping[str, Mapping[str, float]]
-    """Task → backbone → score."""
-    spreads: Mapping[str, Mapping[str, float]]
-    hollow: bool
+    """The data, or the paper."""
+    points: Mapping[str, Sequence[Point]]
+    """By task."""
+    hollow: bool = False
+
+    def names(self) -> list[str]:
+        """The backbones from bottom to top: by category, the best of each on top."""
+        order, categories = list(CATEGORIES), {}
+        values = defaultdict(list)
+        for points in self.points.values():
+            for point, value in zip(points, _relative(points), strict=True):
+                values[point.name].append(value)
+                categories[point.name] = order.index(category_of(point.backbone))
+        return sorted(values, key=lambda name: (-categories[name], float(np.mean(values[name])), name))
 
 
-def draw_instance_awareness(found: Sequence[Subject], *, paper: bool) -> Canvas:
+def draw_instance_awareness(groups: Sequence[Group], *, paper: bool) -> Canvas:
     """A row of panels for each dataset, one panel a task; with ``paper`` another row of Table 3's numbers.
 
     In each panel the worst score shown is 0 and the best 1. Raises :class:`ResultsError` where no task has two
     backbones, between which scores could be mapped.
     """
-    sources = _ours(found) + ([_paper()] if paper else [])
-    if not sources:
+    rows = [_row(groups, dataset) for dataset in dict.fromkeys(group.dataset for group in groups)]
+    rows = [row for row in rows if row.points]
+    if paper:
+        rows.append(_Row("the paper", {task: paper_points(task)[0] for task in _TASKS}, hollow=True))
+    if not rows:
         raise ResultsError(
             "figure instance-awareness needs scores of two backbones or more in one of the tasks "
-            f"{', '.join(TASKS)}, on the same data: run deapcache probe --task discrimination with another --backbone, "
-            "or show the paper's numbers with --paper"
+            f"{', '.join(_TASKS)}, on the same data: run deapcache probe --task discrimination with another "
+            "--backbone, or show the paper's numbers with --paper"
         )
-    lines = [_ordered(source) for source in sources]
-    canvas = Canvas(0.5 + sum(_HEAD + _ROW * len(one) for one in lines))
-    grid = canvas.panels(len(sources), len(TASKS), sharey="row", heights=[len(one) + 2 for one in lines])
-    for axes, source, names in zip(grid, sources, lines, strict=True):
-        _draw_source(axes, source, names)
+    names = [row.names() for row in rows]
+    canvas = Canvas(0.5 + sum(_HEAD + _ROW * len(each) for each in names))
+    grid = canvas.panels(len(rows), len(_TASKS), sharey="row", heights=[len(each) + 2 for each in names])
+    for axes, row, each in zip(grid, rows, names, strict=True):
+        for axis, task in zip(axes, _TASKS, strict=True):
+            _draw(axis, row, task, each)
+        axes[0].set_yticks(range(len(each)), each)
+        axes[0].set_ylim(-0.7, len(each) - 0.3)
+        name_axes(axes[0], y="backbone")
     canvas.figure.align_ylabels([axes[0] for axes in grid])
-    shown = [name for names in lines for name in names]
-    canvas.legend([*legend_of(map(category_of, shown), paper=paper), _mean_handle()])
+    shown = [point.backbone for row in rows for points in row.points.values() for point in points]
+    mean = Line2D([], [], color=GREY, linewidth=1.4, alpha=0.6, label="line: mean of the category")
+    canvas.legend([*category_handles(shown, paper=paper), mean])
     canvas.note("each panel: the worst score shown is 0, the best is 1, linear in between; the range is in its title")
-    canvas.note("the paper's scores: its Table 3, on COCO" if paper else "")
-    canvas.note(spread_note(s for one in found for s in one.summaries), *(note for one in found for note in one.notes))
+    canvas.note("the paper's scores: its Table 3, on COCO" if paper else "", *common_notes(groups))
     return canvas
 
 
-def _ours(found: Sequence[Subject]) -> list[_Source]:
-    sources = []
-    for dataset in dict.fromkeys(one.dataset for one in found):
-        fitting = [one for one in found if one.dataset == dataset and one.task in TASKS]
-        scores: dict[str, dict[str, float]] = {}
-        spreads: dict[str, dict[str, float]] = {}
-        for one in fitting:
-            metric = TASKS[one.task][0]
-            named = {_name(s.label, s.readout, one): s for s in one.summaries}
-            scores[one.task] = {name: s.mean[metric] for name, s in named.items() if not math.isnan(s.mean[metric])}
-            spreads[one.task] = {name: error_bar(s, metric) for name, s in named.items()}
-        scores = {task: values for task, values in scores.items() if len(values) > 1}
-        if scores:
-            sources.append(_Source(dataset, scores, spreads, hollow=False))
-    return sources
+def _row(groups: Sequence[Group], dataset: str) -> _Row:
+    """The scores of a dataset in each task that has two or more."""
+    found = [group for group in groups if group.dataset == dataset and group.task in _TASKS]
+    points = {group.task: group.points(PAPER_SCORES[group.task][0]) for group in found}
+    return _Row(dataset, {task: each for task, each in points.items() if len(each) > 1})
 
 
-def _name(label: str, readout: str, subject: Subject) -> str:
-    several = len({summary.readout for summary in subject.summaries}) > 1
-    return f"{label} · {readout}" if several else label
+def _relative(points: Sequence[Point]) -> list[float]:
+    scores = [point.score for point in points]
+    low, high = min(scores), max(scores)
+    return [(score - low) / (high - low) if high > low else 0.5 for score in scores]
 
 
-def _paper() -> _Source:
-    scores: dict[str, dict[str, float]] = {}
-    for task, (metric, _, _) in TASKS.items():
-        printed = {name: paper_score(name, task, metric) for name in paper_backbones()}
-        scores[task] = {name: number.value for name, number in printed.items() if number is not None}
-    return _Source("the paper", scores, {}, hollow=True)
-
-
-def _ordered(source: _Source) -> list[str]:
-    """The backbones from bottom to top: by category, the best of each on top."""
-    order = list(CATEGORIES)
-    names = {name for values in source.scores.values() for name in values}
-    relative = [_relative(values) for values in source.scores.values()]
-
-    def mean(name: str) -> float:
-        return float(np.mean([values[name] for values in relative if name in values]))
-
-    return sorted(names, key=lambda name: (-order.index(_category(name)), mean(name), name))
-
-
-def _category(name: str) -> str:
-    return category_of(name.partition(" · ")[0])
-
-
-def _relative(values: Mapping[str, float]) -> dict[str, float]:
-    low, high = min(values.values()), max(values.values())
-    return {name: (value - low) / (high - low) if high > low else 0.5 for name, value in values.items()}
-
-
-def _draw_source(axes: Sequence[Axes], source: _Source, names: Sequence[str]) -> None:
-    for axis, (task, (_, title, score)) in zip(axes, TASKS.items(), strict=True):
-        values = source.scores.get(task)
-        axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-        if values is None:
-            axis.grid(visible=False)  # lines behind the words
-            axis.text(0.5, 0.5, "no scores of\ntwo backbones", transform=axis.transAxes, ha="center", va="center",
-                      fontsize=LARGE, color=GREY)  # fmt: skip
-            name_axes(axis, title=f"{title}\n{source.title}", x="relative score [0 to 1]")
-            continue
-        low, high = min(values.values()), max(values.values())
-        name_axes(axis, title=f"{title}, {source.title}\n{score} {low:.3f} to {high:.3f}", x="relative score [0 to 1]")
-        _draw_points(axis, source, task, names)
-    axes[0].set_yticks(range(len(names)), names)
-    axes[0].set_ylim(-0.7, len(names) - 0.3)
-    name_axes(axes[0], y="backbone")
-
-
-def _draw_points(axis: Axes, source: _Source, task: str, names: Sequence[str]) -> None:
-    values, relative = source.scores[task], _relative(source.scores[task])
-    width = max(values.values()) - min(values.values()) or 1
-    by_category: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        if name not in values:
-            continue
-        style = mark_style(CATEGORIES[_category(name)], hollow=source.hollow)
-        bar = source.spreads.get(task, {}).get(name, 0) / width
-        axis.errorbar(relative[name], row, xerr=bar or None, elinewidth=0.9, **style)
-        by_category.setdefault(_category(name), []).append(row)
-    for category, rows in by_category.items():
-        mean = np.mean([relative[names[row]] for row in rows])
-        axis.vlines(mean, min(rows) - 0.4, max(rows) + 0.4, CATEGORIES[category].colour, linewidth=1.4, alpha=0.6)
-
-
-def _mean_handle() -> Line2D:
-    return Line2D([], [], color=GREY, linewidth=1.4, alpha=0.6, label="line: mean of the category")
+def _draw(axis: Axes, row: _Row, task: str, names: Sequence[str]) -> None:
+    axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    points = row.points.get(task)
+    if points is None:
+        axis.grid(visible=False)  # lines behind the words
+        axis.text(0.5, 0.5, "no scores of\ntwo backbones", transform=axis.transAxes, ha="center", va="center",
+                  fontsize=LARGE, color=GREY)  # fmt: skip
+        name_axes(axis, title=f"{task}\n{row.title}", x="relative score [0 to 1]")
+        return
+    low, high = min(point.score for point in points), max(point.score for point in points)
+    title = f"{task}, {row.title}\n{PAPER_SCORES[task][1]} {low:.3f} to {high:.3f}"
+    name_axes(axis, title=title, x="relative score [0 to 1]")
+    places = defaultdict(list)
+    for point, value in zip(points, _relative(points), strict=True):
+        category, line = category_of(point.backbone), names.index(point.name)
+        bar = point.bar / ((high - low) or 1) or None
+        axis.errorbar(value, line, xerr=bar, elinewidth=0.9, **category_style(point.backbone, hollow=row.hollow))
+        places[category].append((value, line))
+    for category, found in places.items():
+        values, lines = zip(*found, strict=True)
+        colour = CATEGORIES[category].colour
+        axis.vlines(np.mean(values), min(lines) - 0.4, max(lines) + 0.4, colour, linewidth=1.4, alpha=0.6)

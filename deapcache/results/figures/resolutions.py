@@ -8,15 +8,15 @@ from functools import partial
 
 import numpy as np
 
-from deapcache.results.figures.canvas import Canvas
-from deapcache.results.figures.mosaic import TILE, Painter, draw_mosaic, show_pixels
+from deapcache.results.figures.style import TILE, Canvas, image, image_grid
 from deapcache.results.frame import display_name
-from deapcache.results.prediction_panels import WHOLE, PredictionPanels, prediction_panels
+from deapcache.results.painters import make_painter
 from deapcache.results.record import Result
+from deapcache.tasks import get_task
 
 
 @dataclass(frozen=True)
-class Queried:
+class Sample:
     """One image and what the readout says of it."""
 
     name: str
@@ -26,34 +26,27 @@ class Queried:
     """One a size, as ``Task.prediction`` gives them."""
 
 
-def draw_resolutions(result: Result, kind: str, sizes: Sequence[tuple[int, int]], shown: Sequence[Queried]) -> Canvas:
-    """A row for each image: itself, and the prediction at each of ``sizes`` (height, width), in the same colours.
-
-    ``kind`` is ``Task.picture`` of the run's task.
-    """
-    panels = [*_panels(result, kind, shown)]
-    places = range(len(sizes))
-    rows: list[list[Painter]] = []
-    for row, one in enumerate(shown):
-        maps = [partial(panels[row].draw, place=row * len(sizes) + place, size=TILE, extent=WHOLE) for place in places]
-        rows.append([show_pixels(one.image), *maps])
+def draw_resolutions(result: Result, sizes: Sequence[tuple[int, int]], samples: Sequence[Sample]) -> Canvas:
+    """A row for each image: itself, and the prediction at each of ``sizes`` (height, width), in the same colours."""
+    painter = make_painter(
+        get_task(result.task).picture,
+        [prediction for sample in samples for prediction in sample.predictions],
+        images=[sample.image for sample in samples for _ in sizes],
+        classes=result.classes,
+    )
+    places = [[row * len(sizes) + column for column in range(len(sizes))] for row in range(len(samples))]
     trained = tuple(result.protocol["output_size"])
-    canvas = draw_mosaic(
-        rows,
+    canvas = image_grid(
+        [
+            [image(sample.image), *(partial(painter.draw, place=place, size=TILE) for place in row)]
+            for sample, row in zip(samples, places, strict=True)
+        ],
         heads=["image", *(f"{h} × {w} px" + ("\n(as trained)" if (h, w) == trained else "") for h, w in sizes)],
-        sides=[one.name for one in shown],
-        aspects=[one.image.shape[0] / one.image.shape[1] for one in shown],
-        legend=panels[0].legend,
-        bars=panels[0].bars,
+        sides=[sample.name for sample in samples],
+        aspects=[sample.image.shape[0] / sample.image.shape[1] for sample in samples],
+        legend=painter.legend,
+        bars=painter.bars,
     )
     canvas.note(f"{result.task}, {result.dataset} · {display_name(result)} · {result.readout} · seed {result.seed}")
-    canvas.note(panels[0].note, f"trained at {trained[0]} × {trained[1]} px; the features are the same at all sizes")
+    canvas.note(painter.note, f"trained at {trained[0]} × {trained[1]} px; the features are the same at all sizes")
     return canvas
-
-
-def _panels(result: Result, kind: str, shown: Sequence[Queried]) -> list[PredictionPanels]:
-    """For each image what draws it, all in one scale of colours; boxes have the image behind them."""
-    every = [prediction for one in shown for prediction in one.predictions]
-    if kind == "boxes":
-        return [prediction_panels(kind, result.classes, one.image, every) for one in shown]
-    return [prediction_panels(kind, result.classes, shown[0].image, every)] * len(shown)

@@ -7,9 +7,16 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from deapcache.errors import ResultsError
-from deapcache.results.figures.canvas import Canvas, log_ticks, name_axes
-from deapcache.results.figures.marks import CATEGORIES, category_of, legend_of, mark_style
-from deapcache.results.figures.subjects import Subject
+from deapcache.results.figures.groups import Group
+from deapcache.results.figures.style import (
+    CATEGORIES,
+    Canvas,
+    category_handles,
+    category_of,
+    category_style,
+    log_ticks,
+    name_axes,
+)
 from deapcache.results.frame import Summary, depth_of
 
 _ROW, _AROUND = 0.24, 0.75
@@ -17,47 +24,48 @@ _SPREAD = 0.5
 """Of a line's height, over which its seeds are spread."""
 
 
-def draw_sigma(found: Sequence[Subject]) -> Canvas:
+def draw_sigma(groups: Sequence[Group]) -> Canvas:
     """A panel for each task and dataset, a line for each backbone and readout that has a mask, a dot for each head.
 
     Raises :class:`ResultsError` where no result has a mask.
     """
-    masked = [(one, [s for s in one.summaries if any(r.sigma for r in s.results)]) for one in found]
-    panels = [(one, group) for one, group in masked if group]
+    with_mask = [(group, [s for s in group.summaries if any(r.sigma for r in s.results)]) for group in groups]
+    panels = [(group, found) for group, found in with_mask if found]
     if not panels:
         raise ResultsError(
             "figure sigma needs results of a readout whose attention has a mask (deap, 8-dim, no-indiv-sigma, "
             "only-mask): run deapcache probe with --readout deap"
         )
-    canvas = Canvas(0.6 + sum(_AROUND + _ROW * len(group) for _, group in panels))
-    heights = [len(group) + 1.5 for _, group in panels]
+    canvas = Canvas(0.6 + sum(_AROUND + _ROW * len(found) for _, found in panels))
+    heights = [len(found) + 1.5 for _, found in panels]
     axes = [axis for (axis,) in canvas.panels(len(panels), 1, sharex=True, heights=heights)]
-    for axis, (subject, group) in zip(axes, panels, strict=True):
-        _draw(axis, subject, group)
-    heads = [sigma for _, group in panels for s in group for result in s.results for sigma in result.sigma or ()]
+    for axis, (group, found) in zip(axes, panels, strict=True):
+        _draw(axis, group, found)
+    every = [summary for _, found in panels for summary in found]
+    heads = [sigma for summary in every for result in summary.results for sigma in result.sigma or ()]
     axes[-1].set_xlim(min(heads) / 1.25, max(heads) * 1.25)  # of all panels, which share it
     log_ticks(axes[-1], most=9)
     canvas.figure.align_ylabels(axes)
     name_axes(axes[-1], x="learned σ of each attention head [share of the image's longer side]")
-    canvas.legend(legend_of([category_of(s.backbone) for _, group in panels for s in group], paper=False))
-    seeds = any(len(s.seeds) > 1 for _, group in panels for s in group)
-    canvas.note("each dot is a head; each row of dots is a seed" if seeds else "each dot is a head")
-    canvas.note(*(note for subject, _ in panels for note in subject.notes))
+    canvas.legend(category_handles([summary.backbone for summary in every], paper=False))
+    has_seeds = any(len(summary.seeds) > 1 for summary in every)
+    canvas.note("each dot is a head; each row of dots is a seed" if has_seeds else "each dot is a head")
+    canvas.note(*(note for group, _ in panels for note in group.notes))
     return canvas
 
 
-def _draw(axis: Axes, subject: Subject, group: Sequence[Summary]) -> None:
-    several = len({summary.readout for summary in group}) > 1
-    lines = sorted(group, key=_order, reverse=True)
+def _draw(axis: Axes, group: Group, found: Sequence[Summary]) -> None:
+    several = len({summary.readout for summary in found}) > 1
+    lines = sorted(found, key=_order, reverse=True)
     for line, summary in enumerate(lines):
         known = [result.sigma for result in summary.results if result.sigma]
         for place, heads in enumerate(known):
             up = line + _SPREAD * ((place + 0.5) / len(known) - 0.5)
-            style = mark_style(CATEGORIES[category_of(summary.backbone)], size=5 if len(known) == 1 else 3.6)
+            style = category_style(summary.backbone, size=5 if len(known) == 1 else 3.6)
             axis.plot(heads, [up] * len(heads), alpha=0.8, **style)
     axis.set_yticks(range(len(lines)), [f"{s.label} · {s.readout}" if several else s.label for s in lines])
     axis.set_ylim(-0.6, len(lines) - 0.4)
-    name_axes(axis, title=f"{subject.task}, {subject.dataset}", y="backbone\nand readout" if several else "backbone")
+    name_axes(axis, title=group.title, y="backbone\nand readout" if several else "backbone")
 
 
 def _order(summary: Summary) -> tuple[int, str, int, str, str]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from deapcache.errors import LocationError
 from deapcache.locations import Location
-from deapcache.results.pictures import picture_key
+from deapcache.results.record import picture_key
 
 _WIDEST, _HIGHEST = 1000, 3000
 _LARGEST_FILE = 30_000_000
