@@ -9,7 +9,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,30 +53,6 @@ _OBJECTS = 7
 # Backbones
 
 
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """A backbone that is to be measured, and how."""
-
-    name: str
-    device: str
-    precision: str
-    threads: int
-    """Of a CPU."""
-    batch: int
-    batches: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """What came of it, in the process that did it."""
-
-    seconds: tuple[float, ...]
-    peak_memory_bytes: int
-    weights: str
-    input: str
-    parameters: int
-
-
 def measure_speeds(
     backbones: Sequence[str],
     *,
@@ -103,43 +80,30 @@ def measure_speeds(
     same = arithmetic_key(REFERENCE)
     reference = next((name for name in wanted if arithmetic_key(name) == same), describe(REFERENCE).name)
     names = list(dict.fromkeys([reference, *wanted]))
-    chosen, threads = choose_device(device), torch.get_num_threads()
-    median = 0.0
+    time_one = partial(
+        time_backbone,
+        device=str(choose_device(device)),
+        threads=torch.get_num_threads(),
+        precision=precision,
+        batch=batch,
+        batches=batches,
+        reference=reference,
+    )
+    reference_seconds = None
     for done, name in enumerate(names):
         progress(name, done, len(names))
-        subject = Subject(
-            name=name, device=str(chosen), precision=precision, threads=threads, batch=batch, batches=batches
-        )
         try:
             # its own process: peak memory is of it alone, and nothing that was measured before is in its caches
             with process_pool(1, name) as pool:
-                timing = pool.submit(time_backbone, subject).result()
+                speed = pool.submit(time_one, name, reference_seconds=reference_seconds).result()
         except (DeapcacheError, torch.OutOfMemoryError) as error:
             if name == reference:
                 raise
             failed(name, str(error).splitlines()[0])
             continue
-        if name == reference:
-            median = statistics.median(timing.seconds)
+        reference_seconds = speed.reference_seconds
         if name in wanted:
-            yield Speed(
-                kind=BACKBONE,
-                name=name,
-                weights=timing.weights,
-                input=timing.input,
-                batch=batch,
-                seconds=timing.seconds,
-                reference_seconds=median,
-                reference=reference,
-                peak_memory_bytes=timing.peak_memory_bytes,
-                memory="allocated on the GPU" if chosen.type == "cuda" else "resident",
-                parameters=timing.parameters,
-                device=with_precision(device_label(chosen), precision),
-                precision=precision,
-                threads=threads,
-                date=now(),
-                versions=package_versions(),
-            )
+            yield speed
     progress("", len(names), len(names))
 
 
@@ -156,27 +120,50 @@ def package_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **versions(*_PACKAGES)}
 
 
-def time_backbone(subject: Subject) -> Timing:
-    """Time batches of one backbone in inference mode; raises what building it raises."""
-    torch.set_num_threads(subject.threads)
-    device = choose_device(subject.device)
-    entry = describe(subject.name)
-    at_hand = weights_status(subject.name) in _AT_HAND
-    name = subject.name if entry.untrained or at_hand else entry.as_untrained().name
-    backbone = build(name, precision=subject.precision).to(device)
+def time_backbone(
+    name: str,
+    *,
+    device: str,
+    threads: int,
+    precision: str,
+    batch: int,
+    batches: int,
+    reference: str,
+    reference_seconds: float | None,
+) -> Speed:
+    """Time batches of one backbone in inference mode, in this process; raises what building it raises.
+
+    ``reference_seconds`` is what a batch of the backbone ``reference`` takes; None: this is the reference.
+    """
+    torch.set_num_threads(threads)
+    place = choose_device(device)
+    entry = describe(name)
+    at_hand = weights_status(name) in _AT_HAND
+    backbone = build(name if entry.untrained or at_hand else entry.as_untrained().name, precision=precision).to(place)
     height, width = backbone.image_size
-    images = torch.randint(0, 256, (subject.batch, height, width, 3), dtype=torch.uint8, device=device)
+    images = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, device=place)
     with keep_freed_memory():  # as extraction does
         for _ in range(_WARM_UP):
             backbone(images)
-        _reset_peak(device)
-        seconds = tuple(seconds_of(lambda: backbone(images), device) for _ in range(subject.batches))
-    return Timing(
-        seconds=seconds,
-        peak_memory_bytes=_peak(device),
+        _reset_peak(place)
+        seconds = tuple(seconds_of(lambda: backbone(images), place) for _ in range(batches))
+    return Speed(
+        kind=BACKBONE,
+        name=name,
         weights=UNTRAINED if entry.untrained else TRAINED if at_hand else COPY,
         input=f"images {height}x{width}",
+        batch=batch,
+        seconds=seconds,
+        reference_seconds=statistics.median(seconds) if reference_seconds is None else reference_seconds,
+        reference=reference,
+        peak_memory_bytes=_peak(place),
+        memory="allocated on the GPU" if place.type == "cuda" else "resident",
         parameters=sum(parameter.numel() for parameter in backbone.module.parameters()),
+        device=with_precision(device_label(place), precision),
+        precision=precision,
+        threads=threads,
+        date=now(),
+        versions=package_versions(),
     )
 
 

@@ -102,8 +102,8 @@ _BROKEN = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EO
 
 
 @dataclass(frozen=True, kw_only=True)
-class Packed:
-    """What packing came to."""
+class Bundle:
+    """A bundle that was packed."""
 
     runs: tuple[str, ...]
     without_picture: tuple[str, ...]
@@ -159,7 +159,7 @@ def find_runs(home: Location, given: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def pack_bundle(home: Location, runs: Sequence[str]) -> Packed:
+def pack_bundle(home: Location, runs: Sequence[str]) -> Bundle:
     """Results, statistics, readouts and small pictures of ``runs``, and speeds, in one zip file; no features.
 
     Speeds are those that ``home`` has of the backbones and readouts of these runs, on all devices.
@@ -198,7 +198,7 @@ def pack_bundle(home: Location, runs: Sequence[str]) -> Packed:
             entry = zipfile.ZipInfo(name, _LONG_AGO)
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, data)
-    return Packed(runs=tuple(runs), without_picture=tuple(large), speeds=tuple(speeds), data=packed.getvalue())
+    return Bundle(runs=tuple(runs), without_picture=tuple(large), speeds=tuple(speeds), data=packed.getvalue())
 
 
 # Merging

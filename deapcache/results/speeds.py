@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from deapcache.errors import DeapcacheError, ResultsError, UsageError
-from deapcache.locations import Location, locate
+from deapcache.locations import Location, WebLocation, locate
 from deapcache.recipe import SHORT, digest_of
 from deapcache.results.documents import OldRatesDocument, SpeedDocument, StepSpeedsDocument
 from deapcache.results.files import MOST_BYTES, checked, files_in, read_checked
@@ -346,7 +346,9 @@ def read_rates(home: Location, device: str, old_device: str) -> Rates:
     old_key = f"rates/{re.sub(r'[^A-Za-z0-9.]+', '-', old_device).strip('-') or 'device'}.json"
     if home.exists(old_key):
         rates = replace(_old_rates(read_checked(home, old_key, _OLD_MODEL, schema=SCHEMA, again=again)), device=device)
-    for speed in read_speeds(home).values() if home.can_list else ():
+    # a web server's index lists caches alone
+    speeds = {} if isinstance(home.layers[0], WebLocation) else read_speeds(home)
+    for speed in speeds.values():
         if speed.device == with_precision(device, speed.precision):
             rates = rates.updated(speed)
     steps_key = f"{FOLDER}/{_STEPS}-{digest_of(device)[:SHORT]}.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from deapcache_caches import served
 
 from deapcache.experiments import speed
 from deapcache.locations import LocalLocation
@@ -80,6 +81,17 @@ def test_what_is_measured_is_kept_and_used_the_next_time(plan, home, tmp_path, m
         name: found[name] for name in ("rates", "wall_seconds")
     }
     assert json.loads(plan("--json").out)["rates"] is None
+
+
+def test_of_a_web_server_no_speeds_are_read(plan, cli, home):
+    assert cli("cache", "index", "--home", home).code == 0
+    with served(home.path) as (url, _):
+        done = plan("--home", url)
+        assert (done.code, done.err) == (0, "")
+        assert "no rate is known of 4 of 4 kinds of work" in done.out
+        done = plan("--home", url, "--measure")
+        assert (done.code, done.out) == (1, "")
+        assert "is read only" in done.err
 
 
 def test_a_file_of_rates_is_made_by_measuring(plan, home, tmp_path, monkeypatch):

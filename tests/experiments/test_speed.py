@@ -12,7 +12,7 @@ from deapcache_plugins import CONVOLUTION, forgotten_plugins, write_plugin
 from deapcache import plugins
 from deapcache.errors import UnknownNameError, UsageError
 from deapcache.experiments import speed as module
-from deapcache.experiments.speed import Subject, measure_speeds, time_backbone
+from deapcache.experiments.speed import measure_speeds, time_backbone
 from deapcache.results.speeds import Speed, speed_key, write_speed
 
 ONE = "one-convolution"
@@ -88,8 +88,10 @@ def test_weights_that_are_not_at_hand_are_not_fetched() -> None:
     torch.set_num_threads(1)
     labels = {}
     for name in ("timm:test_vit", "efficientnet-lite0-s16", "efficientnet-lite0-s16@untrained"):
-        subject = Subject(name=name, device="cpu", precision="fp32", threads=1, batch=1, batches=1)
-        labels[name] = time_backbone(subject).weights
+        one = time_backbone(
+            name, device="cpu", threads=1, precision="fp32", batch=1, batches=1, reference=name, reference_seconds=None
+        )
+        labels[name] = one.weights
     assert list(labels.values()) == ["untrained copy", "trained", "untrained"]
 
 
