@@ -17,6 +17,7 @@ import numpy as np
 from deapcache.cache.features import CLS, decode_features
 from deapcache.cache.format import (
     METADATA_KEY,
+    RESTORE,
     ArraySpec,
     Group,
     StoredArray,
@@ -323,8 +324,7 @@ def open_cache(location: Location, *, features: MakeFeatures = FeatureCache) -> 
         if (stored.images, stored.shard_images) != (group.images, arrays[0].shard_images):
             raise CorruptCacheError(
                 f"{location}/{stored.spec.name}/{METADATA_KEY} speaks of {stored.images} images in shards of "
-                f"{stored.shard_images}, expected {group.images} in shards of {arrays[0].shard_images}: restore it "
-                "from a copy, or move the folder away and extract again"
+                f"{stored.shard_images}, expected {group.images} in shards of {arrays[0].shard_images}. {RESTORE}"
             )
     return (features if group.kind == "features" else Cache)(location, group, arrays)
 

@@ -29,6 +29,9 @@ from deapcache.untrusted import require_printable, shorten
 Parsed = TypeVar("Parsed")
 
 METADATA_KEY = "zarr.json"
+RESTORE = "Restore that file from a copy, or move the folder away and extract again"
+"""What to do about a damaged small file."""
+
 FORMAT = 1
 """Version of the layout; beside the recipe, so that a new layout makes no new identity."""
 
@@ -307,7 +310,7 @@ def _parse_group(location: Location, raw: bytes, found: dict[str, Any]) -> Group
     if digest != group.digest:
         raise CorruptCacheError(
             f"{location}/{METADATA_KEY}: the recipe has the digest {digest}, but {group.digest} is written beside it: "
-            "one of them was changed. Restore that file from a copy, or move the folder away and extract again"
+            f"one of them was changed. {RESTORE}"
         )
     if differing:
         raise _foreign(location, differing)
@@ -315,10 +318,7 @@ def _parse_group(location: Location, raw: bytes, found: dict[str, Any]) -> Group
 
 
 def _foreign(location: Location, reason: str) -> CorruptCacheError:
-    return CorruptCacheError(
-        f"{location}/{METADATA_KEY} is not what deapcache writes ({reason}). "
-        "Restore it from a copy, or move the folder away and extract again"
-    )
+    return CorruptCacheError(f"{location}/{METADATA_KEY} is not what deapcache writes ({reason}). {RESTORE}")
 
 
 def read_json(location: Location, key: str, parse: Callable[[Any], Parsed]) -> Parsed:
@@ -333,9 +333,7 @@ def read_json(location: Location, key: str, parse: Callable[[Any], Parsed]) -> P
         problem = f"it does not describe an array of deapcache ({type(error).__name__}: {error})"
     except ValueError as error:
         problem = f"it does not describe an array of deapcache ({error})"
-    raise CorruptCacheError(
-        f"{location}/{key}: {problem}. Restore that file from a copy, or move the folder away and extract again"
-    )
+    raise CorruptCacheError(f"{location}/{key}: {problem}. {RESTORE}")
 
 
 def stored_array(location: Location, name: str, images: int | None = None) -> StoredArray:

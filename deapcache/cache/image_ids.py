@@ -11,6 +11,7 @@ import numpy as np
 
 from deapcache.cache.format import (
     METADATA_KEY,
+    RESTORE,
     chunk_codecs,
     difference,
     plain_metadata,
@@ -107,6 +108,4 @@ def _read_array(location: Location, name: str, length: int) -> np.ndarray:
 
 
 def _damaged(problem: str) -> CorruptCacheError:
-    return CorruptCacheError(
-        f"{problem}. Restore its files from a copy, or move the cache's folder away and extract again"
-    )
+    return CorruptCacheError(f"{problem}. {RESTORE}")

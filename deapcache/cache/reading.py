@@ -14,7 +14,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 try:
@@ -45,10 +44,9 @@ from deapcache.errors import (
     CorruptCacheError,
     DeapcacheError,
     IncompleteCacheError,
-    LocationError,
     UsageError,
 )
-from deapcache.locations import Location, file_state
+from deapcache.locations import Location, access_error, file_state
 
 SHOWN = 5
 """Image ids that a message spells out."""
@@ -301,16 +299,6 @@ _INDEXES_LOCK = threading.Lock()
 # --- either, with errors that name what failed ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class FailedRow:
-    """A row that cannot be read, and why."""
-
-    row: int
-    is_missing: bool
-    """Whether its shard is not there; else it is damaged."""
-    reason: str
-
-
 class ArrayReader:
     """Reads rows of one array of a cache; safe to share between threads.
 
@@ -376,50 +364,43 @@ class ArrayReader:
         for shard in np.unique(rows // self.stored.shard_images).tolist():
             self._ranges.forget(shard)
         found = np.empty((len(rows), *self.stored.spec.item_shape), self.stored.spec.dtype)
-        failed: dict[int, FailedRow] = {}
+        missing: set[int] = set()
+        damaged: dict[int, str] = {}
+        """Row → reason."""
         for row, into in zip(rows.tolist(), found, strict=True):
-            if row not in failed and (failure := self._read_row(row, into)):
-                failed[row] = failure
-        if failed:
-            raise self._explain([failed[row] for row in sorted(failed)], len(np.unique(rows)))
-        return found
-
-    def _read_row(self, row: int, into: np.ndarray) -> FailedRow | None:
-        shard = row // self.stored.shard_images
-        try:
-            self._ranges.read_rows(shard, [row], [into])
-        except FileNotFoundError:
-            return FailedRow(row, True, "the shard is not there")
-        except (ValueError, RuntimeError) as error:
-            return FailedRow(row, False, str(error))
-        except OSError as error:
-            if isinstance(error, DeapcacheError):
-                raise
-            raise LocationError(
-                f"cannot read {self.location}/{self.stored.shard_key(shard)}: {error.strerror or error}"
-            ) from error
-        return None
-
-    def _explain(self, failed: list[FailedRow], asked: int) -> DeapcacheError:
+            shard = row // self.stored.shard_images
+            try:
+                self._ranges.read_rows(shard, [row], [into])
+            except FileNotFoundError:
+                missing.add(row)
+            except (ValueError, RuntimeError) as error:
+                damaged[row] = str(error)
+            except OSError as error:
+                if isinstance(error, DeapcacheError):
+                    raise
+                raise access_error(error, f"{self.location}/{self.stored.shard_key(shard)}") from error
+        if not missing and not damaged:
+            return found
         if not self.location.exists(METADATA_KEY):
-            return CacheMissError(
+            raise CacheMissError(
                 f"there is no cache at {self.location} any more: it was deleted or moved while it was read. "
                 "Extract again, or open it where it is now"
             )
-        damaged = [found for found in failed if not found.is_missing]
-        return self._damaged(damaged) if damaged else self._missing(failed, asked)
+        if damaged:
+            raise self._damage_error(damaged)
+        raise self._incomplete_error(sorted(missing), len(np.unique(rows)))
 
-    def _damaged(self, damaged: list[FailedRow]) -> CorruptCacheError:
-        shards = sorted({found.row // self.stored.shard_images for found in damaged})
+    def _damage_error(self, damaged: dict[int, str]) -> CorruptCacheError:
+        rows = sorted(damaged)
+        shards = sorted({row // self.stored.shard_images for row in rows})
         files = ", ".join(f"{self.location}/{self.stored.shard_key(shard)}" for shard in shards)
         bad = " ".join(f"{self.location}/{key}" for shard in shards for key in self._shard_keys(shard))
         return CorruptCacheError(
-            f"{files}: damaged, {self._name([found.row for found in damaged])} cannot be read "
-            f"({damaged[0].reason}). Delete {bad} and extract again: only what is missing is made anew"
+            f"{files}: damaged, {self._name(rows)} cannot be read ({damaged[rows[0]]}). "
+            f"Delete {bad} and extract again: only what is missing is made anew"
         )
 
-    def _missing(self, missing: list[FailedRow], asked: int) -> IncompleteCacheError:
-        rows = [found.row for found in missing]
+    def _incomplete_error(self, rows: list[int], asked: int) -> IncompleteCacheError:
         shards = ", ".join(str(shard) for shard in sorted({row // self.stored.shard_images for row in rows})[:SHOWN])
         return IncompleteCacheError(
             f"{self.location}: {len(rows)} of the {asked} images asked for have no {self.stored.spec.name} yet: "

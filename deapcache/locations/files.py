@@ -69,7 +69,7 @@ def advice(error: OSError) -> str:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         limit = "no more" if resource is None else resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return f"this process may have {limit} files open (`ulimit -n`): raise that limit, and run it again"
-    if error.errno in OF_THE_PATH:
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ELOOP):
         return "it is not the file or folder that belongs there"
     return "see to the disk or the file server, then run the same command again"
 

@@ -128,5 +128,5 @@ def test_the_arrays_of_each_format() -> None:
         "float32": [("features", "float32", whole)],
         "int8": [("scales", "float32", (3, 4)), ("features", "int8", whole)],
     }
-    with pytest.raises(UsageError, match="give one of float16, bfloat16, float32, int8"):
+    with pytest.raises(UsageError, match="choose one of float16, bfloat16, float32, int8"):
         feature_arrays("float8", (3, 4), 8)
