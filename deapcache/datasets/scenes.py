@@ -68,11 +68,6 @@ class Scene:
     light: Array
     """(3,) centre of the lamp under the ceiling, metres."""
 
-    @property
-    def class_of(self) -> NDArray[np.uint8]:
-        """Class by surface number: the room's surfaces, then the bodies."""
-        return np.array(_SURFACE_CLASSES + [CLASSES.index(body.shape) for body in self.bodies], np.uint8)
-
 
 def random_scene(generator: np.random.Generator) -> Scene:
     """A furnished room; the same for the same state of the generator."""
@@ -297,30 +292,23 @@ _SUBPIXELS = ((-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125)
 """A rotated grid: it smooths nearly upright and nearly level edges better than a straight one."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Maps:
-    """What each pixel's centre shows, exactly."""
+def render_maps(scene: Scene, size: tuple[int, int]) -> dict[str, NDArray[Any]]:
+    """What the centre of each pixel shows, exactly, at (height, width) pixels.
 
-    instances: NDArray[np.int32]
-    """(h, w): 0 the room, 1..K the bodies that are visible, in the scene's order."""
-    classes: NDArray[np.uint8]
-    """(h, w): index into ``CLASSES``."""
-    depth: NDArray[np.float32]
-    """(h, w) metres along the camera's axis."""
-
-
-def render_maps(scene: Scene, size: tuple[int, int]) -> Maps:
-    """The exact annotations of a scene at (height, width) pixels."""
+    ``instances`` int32: 0 the room, 1..K the bodies that are visible, in the scene's order. ``classes`` uint8: index
+    into ``CLASSES``. ``depth`` float32: metres along the camera's axis.
+    """
     depth, surfaces = trace(scene, scene.camera.position, _centres(scene, size))
     counts = np.bincount(surfaces, minlength=SURFACES + len(scene.bodies))
     visible = counts > 0
     visible[:SURFACES] = False
     numbers = np.where(visible, np.cumsum(visible), 0).astype(np.int32)
-    return Maps(
-        instances=numbers[surfaces].reshape(size),
-        classes=scene.class_of[surfaces].reshape(size),
-        depth=depth.astype(np.float32).reshape(size),
-    )
+    class_of = np.array(_SURFACE_CLASSES + [CLASSES.index(body.shape) for body in scene.bodies], np.uint8)
+    return {
+        "instances": numbers[surfaces].reshape(size),
+        "classes": class_of[surfaces].reshape(size),
+        "depth": depth.astype(np.float32).reshape(size),
+    }
 
 
 def render_image(scene: Scene, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -411,9 +399,8 @@ class Scenes(Dataset):
         count = len(self.image_ids(split))
         maps = _render(self.splits.index(split), range(count)[row])
         if kind == BOXES:
-            return boxes_of_map(maps.instances, maps.classes)
-        values: NDArray[Any] = getattr(maps, kind)
-        return values.copy()
+            return boxes_of_map(maps["instances"], maps["classes"])
+        return maps[kind].copy()
 
     def box_rows(self, split: str) -> int:
         """Enough for every body that a scene can have."""
@@ -427,7 +414,7 @@ class Scenes(Dataset):
 
 # A row's image and its annotations are asked for one after the other: the scene is drawn and traced once for all.
 @functools.lru_cache(maxsize=2)
-def _render(split_number: int, row: int) -> Maps:
+def _render(split_number: int, row: int) -> dict[str, NDArray[Any]]:
     return render_maps(_draw(split_number, row), SIZE)
 
 
@@ -443,7 +430,7 @@ def _draw(split_number: int, row: int) -> Scene:
 
 def _is_lively(scene: Scene) -> bool:
     """Three to nine bodies with a share of the picture each, on 15 to 60 % of it."""
-    instances = render_maps(scene, _SKETCH).instances
+    instances = render_maps(scene, _SKETCH)["instances"]
     shares = np.bincount(instances.ravel())[1:] / instances.size
     return bool((shares > 0.004).sum() >= 3 and 0.15 < shares.sum() < 0.6)
 

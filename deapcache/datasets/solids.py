@@ -225,15 +225,11 @@ class _Round(Solid):
 
 class Cylinder(_Round):
     def intersect(self, origin: Array, directions: Array) -> Array:
-        return first_hit(*self.interval(origin, directions))
-
-    def interval(self, origin: Array, directions: Array) -> tuple[Array, Array]:
-        """Where rays are inside: from t, to t; from > to where they never are."""
         flat = directions[:2]
         enter, leave = inside_quadric(dot(flat, flat), origin[:2] @ flat, origin[:2] @ origin[:2] - self.size**2)
         clip(enter, leave, self.half_height - origin[2], directions[2])
         clip(enter, leave, self.half_height + origin[2], -directions[2])
-        return enter, leave
+        return first_hit(enter, leave)
 
     def normals(self, points: Array) -> Array:
         across = np.hypot(points[0], points[1])
@@ -249,18 +245,15 @@ class Cone(_Round):
         a = dot(directions[:2], directions[:2]) - (slope * directions[2]) ** 2
         b = origin[:2] @ directions[:2] + slope**2 * apex * directions[2]
         c = origin[:2] @ origin[:2] - (slope * apex) ** 2
-        best = self._base(origin, directions)
+        t = divide(-self.half_height - origin[2], directions[2])
+        with np.errstate(invalid="ignore", over="ignore"):
+            x, y = origin[0] + t * directions[0], origin[1] + t * directions[1]
+            best = np.where((t > 0) & (x * x + y * y <= self.size**2), t, MISS)  # the base
         for t in both_roots(a, b, c):
             z = origin[2] + t * directions[2]
             on_side = (t > 0) & (np.abs(z) <= self.half_height)
             best = np.where(on_side & (t < best), t, best)
         return best
-
-    def _base(self, origin: Array, directions: Array) -> Array:
-        t = divide(-self.half_height - origin[2], directions[2])
-        with np.errstate(invalid="ignore", over="ignore"):
-            x, y = origin[0] + t * directions[0], origin[1] + t * directions[1]
-            return np.where((t > 0) & (x * x + y * y <= self.size**2), t, MISS)
 
     def normals(self, points: Array) -> Array:
         across = np.hypot(points[0], points[1])

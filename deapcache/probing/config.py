@@ -6,7 +6,6 @@ The paper gives no training recipe; the defaults here are this project's own.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,40 +150,8 @@ class ProbeProgress:
     """``train`` (counted in iterations) or ``score`` (counted in images)."""
     done: int
     total: int
-    per_second: float
-    """Iterations or images per second since the stage began."""
-    seconds_left: float
     mean_loss: float | None = None
     """Mean recent training loss of all readouts; ``None`` before the first check of the losses, and when scoring."""
 
 
 Progress = Callable[[ProbeProgress], None]
-
-
-class StageTimer:
-    """Times one stage and reports its progress to a callback."""
-
-    def __init__(self, stage: str, total: int, progress: Progress) -> None:
-        self._stage = stage
-        self._total = total
-        self._progress = progress
-        self._start = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the stage began."""
-        return time.perf_counter() - self._start
-
-    def report(self, done: int, mean_loss: float | None = None) -> None:
-        """Call back with ``done`` of the total."""
-        rate = done / max(self.seconds, 1e-9)
-        self._progress(
-            ProbeProgress(
-                stage=self._stage,
-                done=done,
-                total=self._total,
-                per_second=rate,
-                seconds_left=(self._total - done) / max(rate, 1e-9),
-                mean_loss=mean_loss,
-            )
-        )

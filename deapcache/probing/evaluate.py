@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deapcache.machine import seconds_of
 from deapcache.probing.batches import Batch, BatchStream, sequential
-from deapcache.probing.config import Progress, StageTimer
+from deapcache.probing.config import ProbeProgress, Progress
 from deapcache.probing.train import ReadoutTrainer, StackedGroup, TaskSpec, is_finite
 from deapcache.readouts import Readout
 from deapcache.tasks import Target, Task
@@ -102,7 +102,7 @@ def score(
             head.eval()
     scorers = {one: Scorer(one.spec.task, len(rows)) for group in groups for one in group.trainers}
     baseline_scorers = {name: Scorer(spec.task, len(rows)) for name, spec in specs.items()}
-    timer, done = StageTimer("score", len(rows), progress), 0
+    start, done = time.perf_counter(), 0
     for batch in stream.batches(sequential(rows, batch_size)):
         with torch.no_grad():
             features = batch.features.float()
@@ -114,8 +114,8 @@ def score(
                 output = constant.to(features.device).expand(len(features), -1, *spec.output_size)
                 baseline_scorers[name].add(output, targets[name], batch.rows)
         done += len(batch.rows)
-        timer.report(done)
-    return scorers, baseline_scorers, timer.seconds
+        progress(ProbeProgress(stage="score", done=done, total=len(rows)))
+    return scorers, baseline_scorers, time.perf_counter() - start
 
 
 def _score_group(

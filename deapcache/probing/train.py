@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import torch
 
 from deapcache.errors import TrainingError
 from deapcache.probing.batches import BatchStream, image_order, sequential
-from deapcache.probing.config import GRADIENT_CLIP, WARM_UP, ProbeConfig, Progress, StageTimer
+from deapcache.probing.config import GRADIENT_CLIP, WARM_UP, ProbeConfig, ProbeProgress, Progress
 from deapcache.readouts import Readout, build_readout, seeded
 from deapcache.tasks import Target, Task
 
@@ -350,7 +351,7 @@ def train(
     trainers = [trainer for group in groups for trainer in group.trainers]
     iterations = max(trainer.spec.iterations for trainer in trainers)
     order = image_order(config.order_seed, draws, iterations=iterations, batch_size=config.batch_size)
-    timer = StageTimer("train", iterations, progress)
+    start = time.perf_counter()
     with side_by_side(len(groups), config.device) as run:
         for iteration, batch in enumerate(stream.batches(order), start=1):
             features, unfinished = batch.features.float(), [group for group in groups if not group.done]
@@ -367,8 +368,9 @@ def train(
             if iteration % _REPORT_EVERY == 0 or iteration == iterations:
                 losses = [one.recent_loss() for one in trainers if one.failure is None]
                 finite = [loss for loss in losses if math.isfinite(loss)]
-                timer.report(iteration, sum(finite) / len(finite) if finite else None)
-    return timer.seconds
+                mean = sum(finite) / len(finite) if finite else None
+                progress(ProbeProgress(stage="train", done=iteration, total=iterations, mean_loss=mean))
+    return time.perf_counter() - start
 
 
 def thread_count(device: torch.device | str) -> int:

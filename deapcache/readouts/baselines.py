@@ -43,7 +43,7 @@ class Bicubic(RegionReadout):
 
     @classmethod
     def mix(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
-        """See :meth:`RegionReadout.mix`: all projections as one, and one interpolation of what they give."""
+        """All projections as one, and one interpolation of what they give."""
         with torch.autocast(features_BHWD.device.type, enabled=False):
             projections = [(member.norm, [member.value]) for member in members]
             values_BNV = project_cells(features_BHWD, geometry.cell_codes(), projections)
@@ -94,7 +94,6 @@ class Transposed(RegionReadout):
 
     @classmethod
     def mix(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
-        """See :meth:`RegionReadout.mix`."""
         B, H, W, _ = features_BHWD.shape
         codes_BHWC = geometry.cell_codes().unflatten(0, (H, W)).expand(B, -1, -1, -1)
         cells_BHWD = torch.cat([codes_BHWC, standardise(features_BHWD)], -1)
@@ -118,7 +117,6 @@ class Linear(Readout):
         self.options = {"features": STANDARDISED, "resizing": "bilinear"}
 
     def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
-        """See :meth:`Readout.forward`."""
         output_BHWC = self.linear(standardise(features_BHWD)).float()
         return F.interpolate(output_BHWC.permute(0, 3, 1, 2), output_size, mode="bilinear", align_corners=False)
 

@@ -20,6 +20,9 @@ from deapcache.readouts.base import ReadoutConfig
 from deapcache.readouts.regions import CODE_WIDTH, Geometry, RegionReadout, project_cells
 from deapcache.readouts.separable import attend_from_grid, suits, sum_queries
 
+HEADS = 8
+"""Of the attention."""
+
 SIGMA_FLOOR = 0.01
 """No mask gets narrower, in units of the image's longer side: its peak, 40 logits, already leaves one cell only."""
 
@@ -34,8 +37,6 @@ class Deap(RegionReadout):
 
     Parameters
     ----------
-    heads
-        Heads of the attention.
     mask
         Whether a Gaussian of the distance is added to the logits; ``no-sigma`` of Table 5 drops it.
     shared_sigma
@@ -50,19 +51,17 @@ class Deap(RegionReadout):
         self,
         config: ReadoutConfig,
         *,
-        heads: int = 8,
         mask: bool = True,
         shared_sigma: bool = False,
         content: bool = True,
     ) -> None:
         super().__init__(config)
-        self.heads = heads
-        self._key = (config, heads, mask, shared_sigma, content)
+        self._key = (config, mask, shared_sigma, content)
         code, width = config.code_dim, config.feature_dim + CODE_WIDTH
         self.key = nn.Linear(width, code) if content else None
         self.value = nn.Linear(width, 2 * code)
         self.query = nn.Linear(CODE_WIDTH, code) if content else None
-        self.log_sigma = nn.Parameter(_initial_log_sigma(config.grid, 1 if shared_sigma else heads)) if mask else None
+        self.log_sigma = nn.Parameter(_initial_log_sigma(config.grid, 1 if shared_sigma else HEADS)) if mask else None
         self.add_decoder()
         widths = {
             "sigma_floor": SIGMA_FLOOR,
@@ -71,7 +70,7 @@ class Deap(RegionReadout):
         }
         self.options = {
             "code_dim": code,
-            "heads": heads,
+            "heads": HEADS,
             "mask": widths if mask else None,
             "shared_sigma": shared_sigma,
             "content": content,
@@ -84,7 +83,7 @@ class Deap(RegionReadout):
 
     @classmethod
     def mix(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
-        """See :meth:`RegionReadout.mix`: masked cross-attention, equation 2; float32."""
+        """Masked cross-attention, equation 2; float32."""
         with torch.autocast(features_BHWD.device.type, enabled=False):
             # Logits reach 40 where a mask is narrow; half precision would lose what the features add to them.
             projections = [(m.norm, [m.value] if m.key is None else [m.key, m.value]) for m in members]
@@ -96,7 +95,7 @@ class Deap(RegionReadout):
         """Width of each head's mask, (heads,), above 0.01, in units of the image's longer side; ``None`` without."""
         if self.log_sigma is None:
             return None
-        return (SIGMA_FLOOR + self.log_sigma.exp()).expand(self.heads)
+        return (SIGMA_FLOOR + self.log_sigma.exp()).expand(HEADS)
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """All parameters, and apart from them log σ: ten times the learning rate and no weight decay."""
@@ -111,7 +110,7 @@ def _attend(members: Sequence[Deap], tokens_BNO: Tensor, geometry: Geometry) -> 
     """Each member's (B, Q, V · heads) float32: all heads' outputs side by side, equation 2."""
     by_member_BNMT = tokens_BNO.unflatten(-1, (len(members), -1))
     queries, cells = math.prod(geometry.region_grid), tokens_BNO.shape[1]
-    together = max(1, largest_block(tokens_BNO.device) // (members[0].heads * queries * cells))
+    together = max(1, largest_block(tokens_BNO.device) // (HEADS * queries * cells))
     mixed: list[Tensor] = []
     # Members are taken together only while their masks fit into a block: larger ones would leave the cache.
     for start in range(0, len(members), together):
@@ -121,11 +120,11 @@ def _attend(members: Sequence[Deap], tokens_BNO: Tensor, geometry: Geometry) -> 
 
 
 def _attend_group(members: Sequence[Deap], tokens_BNMT: Tensor, geometry: Geometry) -> list[Tensor]:
-    code, heads = members[0].config.code_dim, members[0].heads
+    code = members[0].config.code_dim
 
     def heads_of(part: Tensor) -> Tensor:
         # (B, N, M, heads · width) to (B, M · heads, N, width)
-        return part.unflatten(-1, (heads, -1)).flatten(2, 3).transpose(1, 2)
+        return part.unflatten(-1, (HEADS, -1)).flatten(2, 3).transpose(1, 2)
 
     # Neither queries nor mask depend on the image: once a step, not once an image.
     sigmas = [sigma for member in members if (sigma := member.sigma()) is not None]
@@ -158,12 +157,11 @@ def _queries(members: Sequence[Deap], geometry: Geometry) -> tuple[Tensor, Tenso
         return None
     weight = torch.cat([query.weight for query in projections])
     bias = torch.cat([query.bias for query in projections])
-    heads = members[0].heads * len(members)
     row_codes, column_codes = (codes.to(weight.dtype) for codes in geometry.axis_codes())
     rows, columns = nn.functional.linear(row_codes, weight, bias), nn.functional.linear(column_codes, weight)
 
     def by_head(part: Tensor) -> Tensor:
-        split = part.unflatten(-1, (heads, -1)).transpose(0, 1)
+        split = part.unflatten(-1, (HEADS * len(members), -1)).transpose(0, 1)
         return split / math.sqrt(split.shape[-1])
 
     return by_head(rows), by_head(columns)

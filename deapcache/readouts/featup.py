@@ -321,12 +321,12 @@ class FeatUp(GuidedReadout):
         self.options["upsampler"] = weights_digest(self.upsampler.state_dict())
 
     def restore(self, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-        """See :meth:`Readout.restore`: the upsampler's weights come with the state."""
+        """The upsampler's weights come with the state."""
         self.options = dict(options)
         super().restore(options, state)
 
     def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
-        """See :meth:`Readout.forward`; ``guidance`` is required."""
+        """``guidance`` is required."""
         return self.forward_stacked([self], features_BHWD, output_size, guidance)[0]
 
     def stack_key(self) -> Hashable:
@@ -342,7 +342,6 @@ class FeatUp(GuidedReadout):
         output_size: tuple[int, int],
         guidance: Tensor | None = None,
     ) -> list[Tensor]:
-        """See :meth:`Readout.forward_stacked`."""
         B, H, W, _ = features_BHWD.shape
         images_B3hw = normalised_images(guidance, B, "featup")
         # At least as fine as the stack's output, as the backbone's own view of a base image would be.

@@ -266,7 +266,6 @@ class RegionReadout(Readout):
         return output_BOhw[:, :, :height, :width]
 
     def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
-        """See :meth:`Readout.forward`."""
         return self.forward_stacked([self], features_BHWD, output_size)[0]
 
     def stack_key(self) -> Hashable:
@@ -281,7 +280,6 @@ class RegionReadout(Readout):
         output_size: tuple[int, int],
         guidance: Tensor | None = None,
     ) -> list[Tensor]:
-        """See :meth:`Readout.forward_stacked`."""
         grid, shape = (features_BHWD.shape[1], features_BHWD.shape[2]), members[0].trained_size
         geometry = locate_regions_and_cells(output_size, grid, shape=shape, device=features_BHWD.device)
         mixed = cls.mix(members, features_BHWD, geometry)

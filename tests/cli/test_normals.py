@@ -22,6 +22,7 @@ def plugin(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_from_images_to_the_leaderboard(cli, plugin: Path, tmp_path: Path) -> None:
+    assert len(NORMALS.splitlines()) <= 150
     home = tmp_path / "home"
     common = ["--plugin", plugin, "--home", home]
     views = ["--views", "original,hflip"]
@@ -32,6 +33,8 @@ def test_from_images_to_the_leaderboard(cli, plugin: Path, tmp_path: Path) -> No
     assert done.code == 0, done.err
     (result,) = json.loads(done.out)
     assert 0 < result["scores"]["angle"] < 180
+    shares = [result["scores"][name] for name in ("within_11", "within_22", "within_30")]
+    assert 0 <= shares[0] <= shares[1] <= shares[2] <= 1
     with Image.open(result["picture"]) as picture:
         assert picture.width > 100
     Image.new("RGB", (60, 40), "teal").save(tmp_path / "photo.png")

@@ -49,11 +49,17 @@ class SceneNormals(Scenes):
         return of_depth(Scenes().read_annotation(split, row, "depth"))
 
 
+LIMITS = {"within_11": 11.25, "within_22": 22.5, "within_30": 30.0}
+
+
 class Normals(Task):
     name = "normals"
     annotations = ("normals",)
     default_dataset = "scene-normals"
-    metrics = {"angle": Metric(label="angle", unit="degrees", higher_is_better=False)}
+    metrics = {
+        "angle": Metric(label="angle", unit="degrees", higher_is_better=False),
+        **{name: Metric(label=f"< {limit:g}°", higher_is_better=True) for name, limit in LIMITS.items()},
+    }
     main_metric = "angle"
     picture = "normals"
     options = {}
@@ -72,10 +78,11 @@ class Normals(Task):
 
     def statistics(self, output, target):
         cosine = (self.prediction(output) * target).sum(-1).clamp(-1, 1)
-        return {"angle": torch.rad2deg(torch.acos(cosine)).double().flatten(1).mean(1)}
+        angles = torch.rad2deg(torch.acos(cosine)).double().flatten(1)
+        return {"angle": angles.mean(1), **{name: (angles < limit).double().mean(1) for name, limit in LIMITS.items()}}
 
     def scores(self, statistics):
-        return {"angle": float(statistics["angle"].mean())}
+        return {name: float(values.mean()) for name, values in statistics.items()}
 
     def constant_baseline(self, targets, classes):
         mean = torch.cat([target for target in targets]).mean(0)
