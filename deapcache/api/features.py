@@ -126,7 +126,7 @@ class Features(FeatureCache):
         names = [targets] if isinstance(targets, str) else list(targets or ())
         return FeatureDataset(
             self,
-            {name: self.companion(name, dataset=dataset, size=size).open() for name in names},
+            {name: self._related_cache(name, dataset=dataset, size=size).open() for name in names},
             rows=self.present_rows(),
             dtype=dtype,
             form="features" if targets is None else "pair" if isinstance(targets, str) else "named",
@@ -143,7 +143,9 @@ class Features(FeatureCache):
         images = self._related_caches(IMAGES)
         return figure_of_rows(self, self.entry, images[0] if images else None, self.rows_of([image_id, *more]))
 
-    def companion(self, name: str, *, dataset: str | None = None, size: tuple[int, int] | None = None) -> CacheEntry:
+    def _related_cache(
+        self, name: str, *, dataset: str | None = None, size: tuple[int, int] | None = None
+    ) -> CacheEntry:
         """The cache of the same images that holds targets ``name`` (``classes``, …), or their base ``images``.
 
         Raises :class:`CacheMissError` that says what there is instead, :class:`AmbiguousCacheError` where several fit.

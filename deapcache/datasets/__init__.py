@@ -19,11 +19,12 @@ from deapcache.datasets.base import (
     dataset_entry,
     dataset_status,
     images_owner,
+    in_order,
     open_dataset,
+    workers,
 )
 from deapcache.datasets.digests import DigestIndex
 from deapcache.datasets.io import COLOUR, INTERPOLATION, decode_image, resize_image
-from deapcache.datasets.workers import in_order, workers
 
 __all__ = [
     "ANNOTATIONS",

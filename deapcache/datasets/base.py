@@ -1,14 +1,17 @@
-"""What every dataset offers, and the registry that names them."""
+"""What every dataset offers, the registry that names them, and how many rows of one are read at once."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +25,13 @@ from deapcache.datasets.io import (
     stems,
 )
 from deapcache.errors import DeapcacheError, UnknownNameError, UsageError
+from deapcache.machine import cpu_count
 from deapcache.plugins import Registry
+from deapcache.processes import process_pool
 from deapcache.recipe import digest_of
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 SUBSET_SEED = 0
 
@@ -384,3 +392,34 @@ class Selection(Dataset):
             rows = [row for row, name in enumerate(self._whole.image_ids(split)) if name not in left_out]
             self._kept[split] = rows
         return self._kept[split]
+
+
+@contextlib.contextmanager
+def workers(dataset: Dataset) -> Iterator[Executor]:
+    """Threads where decoding releases the interpreter lock, processes where making an image is Python's own work.
+
+    What has not begun when the block is left is not done. Raises what :func:`process_pool` raises.
+    """
+    count = cpu_count()
+    if dataset.computes_images:
+        with process_pool(count, f"reading {dataset.name}") as processes:
+            yield processes
+        return
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def in_order(pool: Executor, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
+    """Jobs with their results, in the order of the jobs, with a bounded number of them done ahead."""
+    ahead: deque[tuple[Job, Future[Result]]] = deque()
+    most = 4 * cpu_count()
+    for job in jobs:
+        ahead.append((job, pool.submit(function, job)))
+        if len(ahead) >= most:
+            first, future = ahead.popleft()
+            yield first, future.result()
+    for job, future in ahead:
+        yield job, future.result()

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deapcache.annotations import get_annotation
-from deapcache.datasets.base import Dataset
+from deapcache.datasets.base import Dataset, in_order, workers
 from deapcache.datasets.io import access_error
-from deapcache.datasets.workers import in_order, workers
 from deapcache.errors import DeapcacheError
 
 SAMPLE = 20
