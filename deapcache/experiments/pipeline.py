@@ -278,10 +278,9 @@ def _pipeline_of(document: _Document) -> Pipeline:
     try:
         pipeline = Pipeline.model_validate(document.value)
     except ValidationError as refused:
-        errors = refused.errors(include_url=False)
-        # what stands at the top is told before what stands in a probe
-        first = min(errors, key=lambda error: error["loc"][:1] == ("probes",))
-        raise _explain_model(document, first) from None
+        first = min(refused.errors(include_url=False), key=lambda error: document.order(_path_of(error)))
+        path = _path_of(first)
+        raise document.error(path[:-1] if first["type"] == "missing" else path, _problem_of(first)) from None
     shared = {name: getattr(pipeline, name) for name in Shared.model_fields if name in pipeline.model_fields_set}
     probes = []
     for place, own in enumerate(pipeline.probes):
@@ -300,19 +299,29 @@ def _pipeline_of(document: _Document) -> Pipeline:
     return complete
 
 
-def _explain_model(document: _Document, error: Mapping[str, Any]) -> PipelineError:
-    """What pydantic found, in the words of a pipeline."""
+def _path_of(error: Mapping[str, Any]) -> KeyPath:
+    """Where a value or key stands that pydantic refuses."""
     path: KeyPath = error["loc"]
+    if error["type"] in _ODD_KEYS:
+        return (*(path if error["type"] == "string_unicode" else path[:-1]), str(error["input"]))
+    return (*path, *getattr(error.get("ctx", {}).get("error"), "at", ()))
+
+
+def _problem_of(error: Mapping[str, Any]) -> str:
+    """What pydantic found, in the words of a pipeline."""
+    path = _path_of(error)
     if error["type"] == "missing":
-        return document.error(path[:-1], f"{path[-1]} is missing: say which")
-    if error["type"] in ("extra_forbidden", "invalid_key"):
-        name = path[-1] if error["type"] == "extra_forbidden" else error["input"]
-        model = ProbeSpec if path[0] == "probes" else Pipeline
-        return document.error((*path[:-1], str(name)), _unknown_key(name, _keys(model)))
+        return f"{path[-1]} is missing: say which"
+    if error["type"] in ("extra_forbidden", *_ODD_KEYS):
+        name = error["input"] if error["type"] in _ODD_KEYS else path[-1]
+        return _unknown_key(name, _keys(ProbeSpec if path[:-1] else Pipeline))
     if error["type"] == "model_type":
-        return document.error(path, f"expected keys such as `tasks` and `dataset`, found {_shown(error['input'])}")
-    wrong: ValueError = error["ctx"]["error"]
-    return document.error((*path, *getattr(wrong, "at", ())), str(wrong))
+        return f"expected keys such as `tasks` and `dataset`, found {_shown(error['input'])}"
+    return str(error["ctx"]["error"])
+
+
+_ODD_KEYS = ("invalid_key", "string_unicode")
+"""Pydantic's types of errors for keys that are no text, or none that UTF-8 can hold; the input is the key."""
 
 
 def _unknown_key(name: object, known: Iterable[str]) -> str:
@@ -381,6 +390,19 @@ class _Document:
         known = next((self.places[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.places), "")
         where = f"{self.source}, {known}" if known else self.source
         return PipelineError(f"{where}: {_written(path)}: {problem}" if path else f"{where}: {problem}")
+
+    def order(self, path: KeyPath) -> tuple[bool, list[int]]:
+        """For sorting by place in the file, except that a missing key comes last, and ``probes`` after all others."""
+        value, places = self.value, []
+        for part in path:
+            if isinstance(value, list) and isinstance(part, int):
+                places.append(part)
+                value = value[part]
+            elif isinstance(value, dict):
+                names = list(map(str, value))
+                places.append(names.index(str(part)) if str(part) in names else len(names))
+                value = value.get(part)
+        return path[:1] == ("probes",), places
 
     def override(self, setting: str) -> None:
         """Put in ``key=value``, such as ``seeds=0,1`` or ``probes.0.limit=64``; values are YAML.
