@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from deapcache.annotations import VOID
 from deapcache.datasets.base import DATASETS
 from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.io import require_split, require_values, stems
+from deapcache.datasets.io import require_split, stems
 from deapcache.errors import MissingDataError
 
 LAYOUT = """\
@@ -90,9 +90,8 @@ class Ade20k(FileDataset):
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[np.uint8]:
         path = self.root / sample.labels[kind][0]
-        labels = read_map_of_image(path, self.root / sample.image)
-        require_values(labels, np.ones(len(_CLASS_OF_VALUE), np.bool_), path, "0 (unlabelled) to 150")
-        return _CLASS_OF_VALUE[labels]
+        allowed = np.ones(len(_CLASS_OF_VALUE), np.bool_)
+        return _CLASS_OF_VALUE[read_map_of_image(path, self.root / sample.image, allowed, "0 (unlabelled) to 150")]
 
 
 def paired(images: Path, labels: Path) -> list[str]:

@@ -81,13 +81,8 @@ def sample_rows(images: int) -> Sequence[int]:
     return [k * (images - 1) // (SAMPLE - 1) for k in range(SAMPLE)]
 
 
-def read_problems(dataset: Dataset, split: str, row: int) -> tuple[str, ...]:
-    """What is wrong with an image and its annotations, decoded whole: one line each, none where all is well."""
-    return tuple(dict.fromkeys(problem for problem, _ in _read_problems(dataset, split, row)))
-
-
 def _read_problems(dataset: Dataset, split: str, row: int) -> list[tuple[str, Path | None]]:
-    """The same, each once, with the file that it is about."""
+    """What is wrong with an image and its annotations, decoded whole: one line each, with the file that it is about."""
     problems: dict[str, Path | None] = {}
     size: tuple[int, ...] | None = None
     try:

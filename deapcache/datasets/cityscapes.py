@@ -13,7 +13,7 @@ from scipy import ndimage
 from deapcache.annotations import BOXES, COLUMNS, CROWD, VOID, boxes_of_map
 from deapcache.datasets.base import DATASETS, SplitStatus
 from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.io import describe_folder, missing_paths, require_all, require_split, require_values, stems
+from deapcache.datasets.io import describe_folder, missing_paths, require_all, require_split, stems
 from deapcache.errors import DataError, MissingDataError
 
 LAYOUT = """\
@@ -127,15 +127,12 @@ class Cityscapes(FileDataset):
         return sorted(samples, key=lambda sample: sample.id)
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
-        path = self.root / sample.labels[kind][0]
-        values = read_map_of_image(path, self.root / sample.image)
+        path, image = self.root / sample.labels[kind][0], self.root / sample.image
         if kind == "classes":
-            require_values(values, _IS_ID, path, "an official id, 0 to 33")
-        else:
-            require_values(values, _IS_INSTANCE, path, "an id, 0 to 33, or id · 1000 + a number for ids 24 to 33")
-        if kind == BOXES:
-            return self._boxes(values, path)
-        return _CLASS_OF_ID[values] if kind == "classes" else _number(values)
+            return _CLASS_OF_ID[read_map_of_image(path, image, _IS_ID, "an official id, 0 to 33")]
+        expected = "an id, 0 to 33, or id · 1000 + a number for ids 24 to 33"
+        values = read_map_of_image(path, image, _IS_INSTANCE, expected)
+        return self._boxes(values, path) if kind == BOXES else _number(values)
 
     def _boxes(self, values: NDArray[np.int32], path: Path) -> NDArray[np.float64]:
         ids = np.where(values < _PER_CLASS, values, values // _PER_CLASS)

@@ -14,7 +14,7 @@ from deapcache.datasets.base import DATASETS
 from deapcache.datasets.coco import CocoImage, CocoInstances, annotation_file, image_folder, read_listing
 from deapcache.datasets.digests import DigestIndex, Progress, digest_files
 from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.io import describe_folder, require_all, require_split, require_values, stems
+from deapcache.datasets.io import describe_folder, require_all, require_split, stems
 from deapcache.errors import DataError, MissingDataError
 
 LABELS = tuple(
@@ -121,9 +121,8 @@ class CocoStuffMaps(FileDataset):
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[np.uint8]:
         path = self.root / sample.labels[kind][0]
-        values = read_map_of_image(path, self.root / sample.image)
-        require_values(values, IS_VALUE, path, "0 to 181 without the eleven removed labels, or 255 for unlabelled")
-        return CLASS_OF_VALUE[values]
+        expected = "0 to 181 without the eleven removed labels, or 255 for unlabelled"
+        return CLASS_OF_VALUE[read_map_of_image(path, self.root / sample.image, IS_VALUE, expected)]
 
 
 def _require_numbers(ids: Collection[str], folder: Path) -> None:

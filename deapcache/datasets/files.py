@@ -21,7 +21,9 @@ from deapcache.datasets.io import (
     decode_image,
     file_errors,
     image_size,
+    read_depth_png,
     read_index_map,
+    require_values,
 )
 from deapcache.errors import LEAVE_OUT, DataError, printable
 from deapcache.recipe import digest_of
@@ -177,8 +179,22 @@ def require_size_of(image_path: Path, labels: NDArray[Any], path: Path) -> None:
     require_same_size(labels, path, image_size(image_path), image_path)
 
 
-def read_map_of_image(path: Path, image_path: Path) -> NDArray[np.int32]:
-    """(h, w) int32: an index map as ``read_index_map`` gives it, of its image's size; raises as that does."""
+def read_map_of_image(
+    path: Path, image_path: Path, allowed: NDArray[np.bool_] | None = None, expected: str = ""
+) -> NDArray[np.int32]:
+    """(h, w) int32: an index map as ``read_index_map`` gives it, of its image's size; raises as that does.
+
+    With ``allowed`` also for a value v that is not ``allowed[v]``; ``expected`` says which are.
+    """
     labels = read_index_map(path)
     require_size_of(image_path, labels, path)
+    if allowed is not None:
+        require_values(labels, allowed, path, expected)
     return labels
+
+
+def read_depth_of_image(path: Path, image_path: Path, *, steps_per_metre: int) -> NDArray[np.float32]:
+    """(h, w) float32 metres: a depth map as ``read_depth_png`` gives it, of its image's size; raises as that does."""
+    depth = read_depth_png(path, steps_per_metre=steps_per_metre)
+    require_size_of(image_path, depth, path)
+    return depth

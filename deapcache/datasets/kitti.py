@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.datasets.base import DATASETS, SplitStatus
-from deapcache.datasets.files import FileDataset, Sample, require_size_of
-from deapcache.datasets.io import missing_files, read_bytes, read_depth_png
+from deapcache.datasets.files import FileDataset, Sample, read_depth_of_image
+from deapcache.datasets.io import missing_files, read_bytes
 from deapcache.errors import DataError, MissingDataError
 
 NO_DEPTH = "None"
@@ -156,10 +156,8 @@ class KittiEigen(FileDataset):
         return samples
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[np.float32]:
-        path, image = self.root / sample.labels[kind][0], self.root / sample.image
-        depth = read_depth_png(path, steps_per_metre=STEPS_PER_METRE)
-        require_size_of(image, depth, path)
-        return depth
+        path = self.root / sample.labels[kind][0]
+        return read_depth_of_image(path, self.root / sample.image, steps_per_metre=STEPS_PER_METRE)
 
 
 def list_file(root: Path, split: str) -> Path:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from deapcache.annotations import BOXES, boxes_of_map
 from deapcache.datasets.base import DATASETS, Dataset, SplitStatus, sample_key
 from deapcache.datasets.digests import DigestIndex, Progress, digest_parts, stamp
-from deapcache.datasets.files import FileDataset, Sample, require_size_of
-from deapcache.datasets.io import access_error, list_matching, missing_paths, read_depth_png, require_metres
+from deapcache.datasets.files import FileDataset, Sample, read_depth_of_image
+from deapcache.datasets.io import access_error, list_matching, missing_paths, require_metres
 from deapcache.errors import DataError, MissingDataError
 from deapcache.recipe import digest_of
 
@@ -454,9 +454,8 @@ class NyuPairs(FileDataset):
         ]
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[np.float32]:
-        path, image = self.root / sample.labels[kind][0], self.root / sample.image
-        depth = read_depth_png(path, steps_per_metre=STEPS_PER_METRE)
-        require_size_of(image, depth, path)
+        path = self.root / sample.labels[kind][0]
+        depth = read_depth_of_image(path, self.root / sample.image, steps_per_metre=STEPS_PER_METRE)
         if depth.max(initial=0) > FAR_END:
             raise DataError(
                 f"depth map {path} goes to {depth.max():g} m; NYUv2 ends at {FAR_END:g} m, so its unit is not the "

@@ -19,7 +19,7 @@ from deapcache.annotations import BOXES, VOID, boxes_of_map
 from deapcache.datasets.base import DATASETS, SplitStatus
 from deapcache.datasets.digests import DigestIndex, Progress
 from deapcache.datasets.files import FileDataset, Sample, read_map_of_image
-from deapcache.datasets.io import missing_paths, read_bytes, require_all, require_split, require_values, stems
+from deapcache.datasets.io import missing_paths, read_bytes, require_all, require_split, stems
 from deapcache.errors import DataError, MissingDataError
 
 LAYOUT = """\
@@ -132,15 +132,13 @@ class Voc(FileDataset):
         return super().annotation_digest(split, kind, index=index, progress=progress)
 
     def _classes(self, sample: Sample) -> NDArray[np.uint8]:
-        path = self.root / sample.labels["classes"][0]
-        labels = read_map_of_image(path, self.root / sample.image)
-        require_values(labels, _CLASS_VALUES, path, "0 (background) to 20, or 255 (void)")
-        return labels.astype(np.uint8)
+        path, expected = self.root / sample.labels["classes"][0], "0 (background) to 20, or 255 (void)"
+        return read_map_of_image(path, self.root / sample.image, _CLASS_VALUES, expected).astype(np.uint8)
 
     def _objects(self, sample: Sample) -> NDArray[np.int32]:
         path = self.root / sample.labels["instances"][0]
-        labels = read_map_of_image(path, self.root / sample.image)
-        require_values(labels, _OBJECT_VALUES, path, "0 (background), the number of an object up to 254, or 255 (void)")
+        expected = "0 (background), the number of an object up to 254, or 255 (void)"
+        labels = read_map_of_image(path, self.root / sample.image, _OBJECT_VALUES, expected)
         labels[labels == VOID] = 0
         return labels
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from deapcache.datasets import Dataset, open_dataset
-from deapcache.datasets.checking import SAMPLE, SplitCheck, check_split, read_problems, sample_rows
+from deapcache.datasets.checking import SAMPLE, SplitCheck, check_split, sample_rows
 from deapcache.datasets.files import FileDataset, Sample
 from deapcache.datasets.io import read_index_map
 from deapcache.errors import DataError, MissingDataError
@@ -248,9 +248,11 @@ def test_what_was_found_stays_when_a_check_is_interrupted(toy: Path, monkeypatch
     assert (check.opened, check.to_open, len(check.problems)) == (2, 3, 1)
 
 
-def test_a_dataset_without_files_is_only_opened() -> None:
-    scenes = open_dataset("scenes", Path())
-    assert read_problems(scenes, "val", 3) == ()
+def test_a_dataset_without_files_is_only_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deapcache.datasets.checking.SAMPLE", 2)
+    scenes, check = open_dataset("scenes", Path()), SplitCheck(split="val")
+    check_split(scenes, check, full=False, progress=lambda *_: None)
+    assert (check.problems, check.opened, check.files) == ([], 2, 0)
     assert scenes.row_files("val", 3) == ()
 
 

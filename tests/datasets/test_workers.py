@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from deapcache.datasets import in_order, open_dataset, workers
-from deapcache.datasets.checking import read_problems
 from deapcache.machine import cpu_count
 
 
@@ -46,6 +45,9 @@ def test_images_that_python_computes_are_made_in_processes(make_coco) -> None:
     scenes = open_dataset("scenes", Path())
     with workers(scenes) as pool:
         assert isinstance(pool, ProcessPoolExecutor)
-        read = functools.partial(read_problems, scenes, "val")
-        assert list(in_order(pool, read, [1, 0])) == [(1, ()), (0, ())]
+        read = functools.partial(scenes.read_image, "val")
+        assert [(row, image.shape) for row, image in in_order(pool, read, [1, 0])] == [
+            (1, (240, 320, 3)),
+            (0, (240, 320, 3)),
+        ]
         assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN, "Ctrl-C is for the parent alone"
