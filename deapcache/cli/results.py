@@ -130,11 +130,10 @@ def _add_bundles(bundles: list[Path], home: Location) -> None:
 
 def _write_board(board: Leaderboard, format: Format, folder: Path | None, name: str) -> None:
     from deapcache.results import print_tables
-    from deapcache.results.leaderboard import rendered
-    from deapcache.results.leaderboard.text import blocks
+    from deapcache.results.leaderboard import leaderboard_tables, rendered
 
     if folder is None and format == "table":
-        print_tables(blocks(board))
+        print_tables(leaderboard_tables(board))
     elif folder is None and format == "html":
         sys.stdout.flush()
         page, binary = rendered(board, format), getattr(sys.stdout, "buffer", None)
