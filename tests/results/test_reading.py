@@ -44,8 +44,8 @@ def test_a_single_layer_is_named_though_nothing_stands_beside_it(home, arrays):
 def test_layers_in_every_form_of_the_leaderboard(layers):
     board = leaderboard(collect([layers]), intervals=False, paper=False)
     (comparison,) = board.comparisons
-    assert set(comparison["display_name"]) == set(LABELS)
-    assert set(comparison["name"]) == {"deap"}
+    assert {line.display_name for line in comparison} == set(LABELS)
+    assert {line.name for line in comparison} == {"deap"}
     assert board.lines["line"].nunique() == 3
     for label in LABELS[:2]:
         assert label in rendered(board, "table")

@@ -21,6 +21,7 @@ from deapcache.recipe import digest_of
 from deapcache.results.frame import (
     Identity,
     comparison_identity,
+    grouped,
     layer_of,
     reading_in,
     row_identity,
@@ -141,15 +142,15 @@ class Leaderboard:
     """On which any backbone was measured, the shown one first."""
     notes: tuple[str, ...] = ()
 
-    @property
-    def boards(self) -> list[tuple[str, DataFrame]]:
-        """(title, lines) of each board."""
-        return list(self.lines.groupby("board", sort=False))
+    @functools.cached_property
+    def boards(self) -> list[list[Any]]:
+        """The lines of each board, as ``itertuples`` gives them."""
+        return grouped(self.lines.itertuples(), "board")
 
-    @property
-    def comparisons(self) -> list[DataFrame]:
-        """The lines of each comparison."""
-        return [lines for _, lines in self.lines.groupby("comparison", sort=False)]
+    @functools.cached_property
+    def comparisons(self) -> list[list[Any]]:
+        """The lines of each comparison, likewise."""
+        return [lines for board in self.boards for lines in grouped(board, "comparison")]
 
 
 def leaderboard(
@@ -168,12 +169,12 @@ def leaderboard(
     rows = table_rows(
         collected.results, allow_mixed=True, uncertainty=_intervals(collected.homes) if intervals else None
     )
-    rows = rows[rows["is_metric"].astype(bool)]
+    rows = [row for row in rows.itertuples() if row.is_metric]
     variants = _variants(rows)
     lines: list[dict[str, Any]] = []
-    for _, same_data in rows.groupby(["task", "dataset"], sort=False):
-        groups = [group for _, group in same_data.groupby("comparison_key", sort=False)]
-        identities = [comparison_identity(group["result"].iloc[0]) for group in groups]
+    for same_data in grouped(rows, "task", "dataset"):
+        groups = grouped(same_data, "comparison_key")
+        identities = [comparison_identity(group[0].result) for group in groups]
         for group, told_apart in zip(groups, disambiguate(identities, _differing([identities])), strict=True):
             lines += _comparison(group, told_apart, variants, collected.homes, paper)
     if paper:
@@ -214,31 +215,28 @@ def _intervals(homes: Mapping[str, Location]) -> Any:
     return uncertainty
 
 
-def _variants(rows: DataFrame) -> dict[int, str]:
+def _variants(lines: Sequence[Any]) -> dict[int, str]:
     """Row → what tells it from others that share dataset and readout.
 
     That is how it was trained wherever rows of one comparison differ in it, and everything in which rows of one
     layer of a backbone differ.
     """
-    rows = rows.drop_duplicates("row")
-    identities = {row: row_identity(result) for row, result in zip(rows["row"], rows["result"], strict=True)}
+    rows = [scores[0] for scores in grouped(lines, "row")]
+    identities = {row.row: row_identity(row.result) for row in rows}
     trained = {
         row: {name: value for name, value in identity.items() if name.startswith("protocol.")}
         for row, identity in identities.items()
     }
 
-    def grouped(rows: DataFrame) -> list[list[int]]:
-        return [list(group["row"]) for _, group in rows.groupby(["task", "comparison_key"], sort=False)]
-
     named: dict[int, str] = {}
-    for _, same in rows.groupby(["dataset", "readout"], sort=False):
-        fields = _differing([[trained[row] for row in group] for group in grouped(same)])
-        for _, own in same.groupby("display_name", sort=False):
-            groups = grouped(own)
-            further = _differing([[identities[row] for row in group] for group in groups])
+    for same in grouped(rows, "dataset", "readout"):
+        fields = _differing([[trained[row.row] for row in group] for group in grouped(same, "task", "comparison_key")])
+        for own in grouped(same, "display_name"):
+            groups = grouped(own, "task", "comparison_key")
+            further = _differing([[identities[row.row] for row in group] for group in groups])
             for group in groups:
-                found = disambiguate([identities[row] for row in group], list(dict.fromkeys([*fields, *further])))
-                named |= dict(zip(group, found, strict=True))
+                found = disambiguate([identities[row.row] for row in group], list(dict.fromkeys([*fields, *further])))
+                named |= {row.row: name for row, name in zip(group, found, strict=True)}
     return named
 
 
@@ -274,11 +272,11 @@ def disambiguate(group: Sequence[Identity], fields: Sequence[str]) -> list[str]:
 
 
 def _comparison(
-    group: DataFrame, told_apart: str, variants: Mapping[int, str], homes: Mapping[str, Location], paper: bool
+    group: Sequence[Any], told_apart: str, variants: Mapping[int, str], homes: Mapping[str, Location], paper: bool
 ) -> list[dict[str, Any]]:
     """The lines of rows that may stand beside each other, and of the paper's where these may as well."""
-    first: Result = group["result"].iloc[0]
-    comparison = _comparison_columns(first.task, first.dataset, group["comparison_key"].iloc[0], told_apart)
+    first: Result = group[0].result
+    comparison = _comparison_columns(first.task, first.dataset, group[0].comparison_key, told_apart)
     comparison |= {"train_images": first.train_images, "val_images": first.val_images}
     comparison |= {"output_size": tuple(first.protocol["output_size"])}
     metrics = {
@@ -293,15 +291,15 @@ def _comparison(
     }
     scores = ("mean", "spread", "interval")
     lines = []
-    for _, own in group.groupby("row", sort=False):
-        row = next(own.itertuples())
+    for own in grouped(group, "row"):
+        row = own[0]
         entry = _measured_entry(row, variants[row.row], [homes[result.run] for result in row.results])
         lines += [
             comparison | entry | metrics[line.metric] | {name: getattr(line, name) for name in scores} | {"decimals": 4}
-            for line in own.itertuples()
+            for line in own
             if line.metric in metrics
         ]
-    if paper and not any(unlike_paper(result) for result in group["result"]):
+    if paper and not any(unlike_paper(row.result) for row in group):
         comparison |= {"board": PAPERS_DATA}
         lines = [line | {"board": PAPERS_DATA} for line in lines]
         lines += [
@@ -482,9 +480,9 @@ def speed_on(line: Any, device: str) -> BackboneSpeed | None:
     return next((one for one in line.speeds if one.device == device), None)
 
 
-def line_origin(printed: Iterable[str]) -> str:
-    """``results``, or ``paper, Tables 3, 4`` from :data:`COLUMNS`' ``printed`` of the entries of a line."""
-    tables = sorted(set(printed))
+def origin(lines: Iterable[Any]) -> str:
+    """Where the scores of an entry, or of those in a line of a board, are from: ``results``, ``paper, Tables 3, 4``."""
+    tables = sorted({line.printed for line in lines})
     if tables == [""]:
         return "results"
     return (
@@ -494,12 +492,11 @@ def line_origin(printed: Iterable[str]) -> str:
     )
 
 
-def comparison_notes(lines: DataFrame) -> list[str]:
+def comparison_notes(lines: Sequence[Any]) -> list[str]:
     """Images, protocols and problems of one comparison."""
-    entries = lines.drop_duplicates("entry")
-    first, ours = entries.iloc[0], entries[entries["source"] == MEASURED].sort_values("row")
-    height, width = first["output_size"]
-    notes = [f"images: {first['train_images']:,} train, {first['val_images']:,} val, output {height}×{width}"]
-    if len(ours):
+    first, (height, width) = lines[0], lines[0].output_size
+    ours = sorted((line for line in lines if line.source == MEASURED), key=lambda line: line.row)
+    notes = [f"images: {first.train_images:,} train, {first.val_images:,} val, output {height}×{width}"]
+    if ours:
         notes.append(f"protocol: {protocols_of(ours)}")
-    return notes + [f"no interval: {problem}" for problem in dict.fromkeys(ours["problem"]) if problem]
+    return notes + [f"no interval: {problem}" for problem in dict.fromkeys(line.problem for line in ours) if problem]

@@ -9,20 +9,21 @@ import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
 from deapcache.errors import LocationError
 from deapcache.locations import Location
 from deapcache.recipe import SHORT, digest_of
+from deapcache.results.frame import grouped
 from deapcache.results.leaderboard.board import (
     CATEGORIES,
     PAPER,
     SPEED_COMMAND,
     Leaderboard,
     comparison_notes,
-    line_origin,
+    origin,
     relative_speed,
 )
 from deapcache.results.leaderboard.reproduce import recorded_command, reproduce_commands
@@ -30,9 +31,6 @@ from deapcache.results.leaderboard.text import SPEED_UNIT, millions, score_text,
 from deapcache.results.pictures import picture_key
 from deapcache.results.record import Result, plain_json, result_key
 from deapcache.results.tables import NOTHING, heading, interval
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 _SHADES = 5
 """Of a board's cells."""
@@ -78,18 +76,18 @@ def html_page(board: Leaderboard) -> str:
     }
     source = environment.loader.get_source  # type: ignore[union-attr]
     style, script = (source(environment, name)[0] for name in ("page.css", "page.js"))
-    entries = board.lines.drop_duplicates("entry")
-    protocols = entries[entries["protocol"] != ""].drop_duplicates("protocol")
+    entries = [lines[0] for comparison in board.comparisons for lines in grouped(comparison, "entry")]
+    categories = {entry.category for entry in entries}
     return environment.get_template("page.html.j2").render(
         style=style,
         script=script,
         style_hash=_hash(style),
         script_hash=_hash(script),
         summary=_summary(entries),
-        categories=[name for name in CATEGORIES if (entries["category"] == name).any()],
-        protocols=list(protocols.itertuples()),
+        categories=[name for name in CATEGORIES if name in categories],
+        protocols=[same[0] for same in grouped(entries, "protocol") if same[0].protocol],
         devices=board.devices,
-        boards=[_board(title, lines) for title, lines in board.boards],
+        boards=list(map(_board, board.boards)),
         comparisons=list(map(_comparison, board.comparisons)),
         notes=board.notes,
         panels=_panels(board),
@@ -106,11 +104,11 @@ def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _summary(entries: DataFrame) -> str:
-    runs = {result.run for results in entries["results"] for result in results}
-    counts = entries["backbone"].nunique(), entries["comparison"].nunique(), len(runs)
-    text = "{} backbones, {} comparisons, {} runs".format(*counts)
-    latest = max(entries["date"], default="")
+def _summary(entries: Sequence[Any]) -> str:
+    runs = {result.run for entry in entries for result in entry.results}
+    backbones, comparisons = ({getattr(entry, name) for entry in entries} for name in ("backbone", "comparison"))
+    text = f"{len(backbones)} backbones, {len(comparisons)} comparisons, {len(runs)} runs"
+    latest = max((entry.date for entry in entries), default="")
     return f"{text}, the latest of {latest}" if latest else text
 
 
@@ -119,20 +117,19 @@ def _number(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else repr(float(value))
 
 
-def _board(title: str, lines: DataFrame) -> dict[str, Any]:
+def _board(lines: Sequence[Any]) -> dict[str, Any]:
     """What the template needs of a table backbones × tasks: its columns, and its rows with their cells."""
-    main = lines[lines["is_main"].astype(bool)]
+    columns = grouped((line for line in lines if line.is_main), "comparison")
     cells: dict[tuple[int, str], Any] = {}
-    for _, column in main.groupby("comparison", sort=False):
-        known = [mean for mean in column["mean"] if not math.isnan(mean)]  # the best first
-        cells |= {(line.line, line.comparison): (line, _shade(line.mean, known)) for line in column.itertuples()}
-    columns = list(main.drop_duplicates("comparison").itertuples())
-    origins = lines.groupby("line")["printed"].agg(line_origin)
+    for column in columns:
+        known = [line.mean for line in column if not math.isnan(line.mean)]  # the best first
+        cells |= {(line.line, line.comparison): (line, _shade(line.mean, known)) for line in column}
     rows = [
-        (first, origins[first.line], [cells.get((first.line, column.comparison)) for column in columns])
-        for first in lines.drop_duplicates("line").sort_values("line").itertuples()
+        (row[0], origin(row), [cells.get((row[0].line, column[0].comparison)) for column in columns])
+        for row in sorted(grouped(lines, "line"), key=lambda row: int(row[0].line))
     ]
-    return {"title": title, "key": digest_of(title)[:10], "columns": columns, "rows": rows}
+    title = lines[0].board
+    return {"title": title, "key": digest_of(title)[:10], "columns": [column[0] for column in columns], "rows": rows}
 
 
 def _shade(value: float, values: Sequence[float]) -> tuple[int, bool]:
@@ -146,14 +143,16 @@ def _shade(value: float, values: Sequence[float]) -> tuple[int, bool]:
     return round((_SHADES - 1) * (value - values[-1]) / span) if span else 0, value == values[0]
 
 
-def _comparison(lines: DataFrame) -> dict[str, Any]:
+def _comparison(lines: Sequence[Any]) -> dict[str, Any]:
     """What the template needs of a comparison: its metrics, and its entries with scores and bar."""
-    metrics = lines.drop_duplicates("metric").sort_values("place")
-    is_main = metrics["is_main"].astype(bool)
-    main = next(metrics[is_main].itertuples())
-    others = list(metrics[~is_main].itertuples())
-    scores = {(line.entry, line.metric): line for line in lines.itertuples()}
-    bars = _bars(lines[lines["is_main"].astype(bool)], main.prior)
+    metrics = sorted((of_metric[0] for of_metric in grouped(lines, "metric")), key=lambda metric: int(metric.place))
+    (main,), others = ([metric for metric in metrics if metric.is_main == is_main] for is_main in (True, False))
+    bars = _bars([line for line in lines if line.is_main], main.prior)
+    rows = []
+    for entry in grouped(lines, "entry"):
+        scores = {line.metric: line for line in entry}
+        further = [scores.get(metric.metric) for metric in others]
+        rows.append((entry[0], scores.get(main.metric), bars.get(entry[0].entry), further))
     return {
         "key": main.comparison,
         "title": main.title,
@@ -161,25 +160,17 @@ def _comparison(lines: DataFrame) -> dict[str, Any]:
         "others": others,
         "prior": "" if main.prior is None or math.isnan(main.prior) else f"{main.prior:.4f}",
         "notes": comparison_notes(lines),
-        "rows": [
-            (
-                entry,
-                scores.get((entry.entry, main.metric)),
-                bars.get(entry.entry),
-                [scores.get((entry.entry, metric.metric)) for metric in others],
-            )
-            for entry in lines.drop_duplicates("entry").itertuples()
-        ],
+        "rows": rows,
     }
 
 
-def _bars(lines: DataFrame, prior: float | None) -> dict[int, dict[str, Any]]:
+def _bars(lines: Sequence[Any], prior: float | None) -> dict[int, dict[str, Any]]:
     """Entry → its score as a bar that begins at zero, with its interval and the prior; hundredths of the full width.
 
     The same scale for all bars of a comparison: from zero, or the lowest score below, to the largest score, interval or
     prior.
     """
-    scores = list(zip(lines["entry"], lines["mean"], (found or () for found in lines["interval"]), strict=True))
+    scores = [(line.entry, line.mean, line.interval or ()) for line in lines]
     priors = [] if prior is None or math.isnan(prior) else [prior]
     known = [end for _, mean, ends in scores for end in (mean, *ends) if not math.isnan(end)] + priors
     low, high = min(0.0, *known), max(0.0, *known)
@@ -205,10 +196,10 @@ def _panels(board: Leaderboard) -> Mapping[str, dict[str, Any]]:
     """Key of an entry → what its panel shows, as data that the page's script writes out as text."""
     pictures = Pictures()
     return {
-        lines["key"].iloc[0]: _panel(list(lines.itertuples()), notes, pictures)
+        lines[0].key: _panel(lines, notes, pictures)
         for comparison in board.comparisons
         for notes in [comparison_notes(comparison)]
-        for _, lines in comparison.groupby("entry", sort=False)
+        for lines in grouped(comparison, "entry")
     }
 
 

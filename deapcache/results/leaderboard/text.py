@@ -9,25 +9,23 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from deapcache.locations import LayeredHome, LocalLocation
 from deapcache.recipe import SHORT
+from deapcache.results.frame import grouped
 from deapcache.results.leaderboard.board import (
     PAPER,
     SPEED_COMMAND,
     Leaderboard,
     comparison_notes,
-    line_origin,
+    origin,
     relative_speed,
     speed_on,
 )
 from deapcache.results.record import result_key
 from deapcache.results.tables import NOTHING, Table, heading, interval, score
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 SPEED_UNIT = "[× ViT-B/16]"
 
@@ -43,7 +41,7 @@ _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 _BACKBONE: Sequence[tuple[str, Callable[[Any], str]]] = (
     ("backbone", lambda line: line.display_name),
     ("readout", lambda line: line.name),
-    ("from", lambda line: line_origin([line.printed])),
+    ("from", lambda line: origin([line])),
     ("category", lambda line: line.category),
     ("parameters\n[M]", lambda line: millions(line.backbone_parameters, 1)),
     ("features\nH×W×D", lambda line: volume(line) or NOTHING),
@@ -83,33 +81,35 @@ def score_text(line: Any) -> str:
 
 def leaderboard_tables(board: Leaderboard) -> list[Table]:
     """A table backbones × tasks for each board, then one with everything for each task."""
-    found = [_board_table(title, lines, board) for title, lines in board.boards]
+    found = [_board_table(lines, board) for lines in board.boards]
     found += [_comparison_table(lines) for lines in board.comparisons]
     if board.notes:
         found.append(Table("counted once", (), (), board.notes))
     return found
 
 
-def _board_table(title: str, lines: DataFrame, board: Leaderboard) -> Table:
-    columns = lines[lines["is_main"]].drop_duplicates("comparison")
-    main = lines[lines["is_main"]]
-    seeds = [f" ({len(seeds)})" if seeds else "" for seeds in main["seeds"]]
-    texts = [score_text(line) + count for line, count in zip(main.itertuples(), seeds, strict=True)]
-    cells = main.assign(text=texts).pivot(index="line", columns="comparison", values="text")
-    firsts = lines.drop_duplicates("line").sort_values("line")
-    cells = cells.reindex(index=firsts["line"], columns=columns["comparison"]).fillna(NOTHING)
-    origins = lines.groupby("line")["printed"].agg(line_origin)
-    rows = [
-        (
-            *(origins[first.line] if name == "from" else text(first) for name, text in _BACKBONE),
-            three_digits(relative_speed(first, board.device)),
-            *texts,
+def _board_table(lines: Sequence[Any], board: Leaderboard) -> Table:
+    columns = [scores[0] for scores in grouped((line for line in lines if line.is_main), "comparison")]
+    rows = sorted(grouped(lines, "line"), key=lambda row: int(row[0].line))
+    texts = []
+    for row in rows:
+        cells = {line.comparison: line for line in row if line.is_main}
+        texts.append(
+            (
+                *(origin(row) if name == "from" else text(row[0]) for name, text in _BACKBONE),
+                three_digits(relative_speed(row[0], board.device)),
+                *(_cell(cells.get(column.comparison)) for column in columns),
+            )
         )
-        for first, texts in zip(firsts.itertuples(), cells.to_numpy(), strict=True)
-    ]
-    header = (*(name for name, _ in _BACKBONE), f"speed\n{SPEED_UNIT}", *map(_head, columns.itertuples()))
-    faint = frozenset(place for place, source in enumerate(firsts["source"]) if source == PAPER)
-    return Table(f"backbones × tasks: {title}", header, tuple(rows), (_ORDER, _speed_note(board)), faint)
+    header = (*(name for name, _ in _BACKBONE), f"speed\n{SPEED_UNIT}", *map(_head, columns))
+    faint = frozenset(place for place, row in enumerate(rows) if row[0].source == PAPER)
+    return Table(f"backbones × tasks: {lines[0].board}", header, tuple(texts), (_ORDER, _speed_note(board)), faint)
+
+
+def _cell(line: Any) -> str:
+    if line is None:
+        return NOTHING
+    return score_text(line) + (f" ({len(line.seeds)})" if line.seeds else "")
 
 
 def _head(column: Any) -> str:
@@ -127,37 +127,33 @@ def _speed_note(board: Leaderboard) -> str:
     return f"{about}; on {board.device}{more}; {NOTHING} not measured there ({SPEED_COMMAND})"
 
 
-def _comparison_table(lines: DataFrame) -> Table:
-    entries = lines.drop_duplicates("entry")
-    columns = [(name, [text(entry) for entry in entries.itertuples()]) for name, text in _BACKBONE[:3]]
-    metrics = lines.drop_duplicates("metric").sort_values("place")
-    main = metrics[metrics["is_main"]]
-    for metric in (*main.itertuples(), *metrics[~metrics["is_main"].astype(bool)].itertuples()):
-        of_metric = lines[lines["metric"] == metric.metric].set_index("entry")
-        shown = {entry.Index: entry for entry in of_metric.itertuples()}
-        texts = [score_text(shown[entry]) if entry in shown else NOTHING for entry in entries["entry"]]
-        columns.append((heading(metric._asdict()), texts))
-        if metric.is_main and of_metric["interval"].notna().any():
-            intervals = [interval(shown[entry].interval) if entry in shown else NOTHING for entry in entries["entry"]]
-            columns.append(("95% interval", intervals))
-    columns += [(name, [text(entry) for entry in entries.itertuples()]) for name, text in _MEASURED]
+def _comparison_table(lines: Sequence[Any]) -> Table:
+    scores = [{line.metric: line for line in entry} for entry in grouped(lines, "entry")]
+    entries = [entry[0] for entry in grouped(lines, "entry")]
+    columns = [(name, [text(entry) for entry in entries]) for name, text in _BACKBONE[:3]]
+    metrics = [of_metric[0] for of_metric in grouped(lines, "metric")]
+    for metric in sorted(metrics, key=lambda metric: (not metric.is_main, metric.place)):
+        found = [entry.get(metric.metric) for entry in scores]
+        columns.append((heading(metric._asdict()), [score_text(line) if line else NOTHING for line in found]))
+        if metric.is_main:
+            columns.append(("95% interval", [interval(line.interval) if line else NOTHING for line in found]))
+            prior = f"image-independent prior: {metric.label} {score(metric.prior)}" if metric.prior is not None else ""
+    columns += [(name, [text(entry) for entry in entries]) for name, text in _MEASURED]
     columns = [(name, texts) for name, texts in columns if set(texts) != {NOTHING}]
     notes = comparison_notes(lines)
-    if lines["comparison_key"].iloc[0] != PAPER:
-        prior = main.iloc[0]
-        notes = [f"image-independent prior: {prior['label']} {score(prior['prior'])}", *notes, _SPREAD]
-    faint = frozenset(place for place, source in enumerate(entries["source"]) if source == PAPER)
-    header, rows = zip(*columns, strict=True)
-    return Table(lines["title"].iloc[0], header, tuple(zip(*rows, strict=True)), tuple(notes), faint)
+    notes = [prior, *notes, _SPREAD] if prior else notes
+    faint = frozenset(place for place, entry in enumerate(entries) if entry.source == PAPER)
+    header, texts = zip(*columns, strict=True)
+    return Table(entries[0].title, header, tuple(zip(*texts, strict=True)), tuple(notes), faint)
 
 
 def markdown_page(board: Leaderboard, beside: Path | None) -> str:
     """A Markdown page; links to results are relative to the folder ``beside``."""
     parts = ["# Leaderboard", ""]
-    parts += [_section(_board_table(title, lines, board)) for title, lines in board.boards]
+    parts += [_section(_board_table(lines, board)) for lines in board.boards]
     for lines in board.comparisons:
-        entries = lines.drop_duplicates("entry").itertuples()
-        links = [f"[result]({address})" if (address := details(entry, beside)) else "" for entry in entries]
+        addresses = [details(entry[0], beside) for entry in grouped(lines, "entry")]
+        links = [f"[result]({address})" if address else "" for address in addresses]
         parts.append(_section(_comparison_table(lines), links if any(links) else []))
     if board.notes:
         parts += ["## Counted once", "", *(f"* {escaped(note)}" for note in board.notes), ""]
@@ -195,7 +191,7 @@ def details(line: Any, beside: Path | None) -> str:
 
 def csv_text(board: Leaderboard, beside: Path | None) -> str:
     """CSV with a header; numbers in full, empty where unknown, several seeds, runs and versions joined by spaces."""
-    rows = [dict(_csv_row(line, board.device, beside)) for line in board.lines.itertuples()]
+    rows = [dict(_csv_row(line, board.device, beside)) for lines in board.comparisons for line in lines]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else ["task"], lineterminator="\n")
     writer.writeheader()

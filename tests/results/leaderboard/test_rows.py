@@ -31,7 +31,7 @@ def save(home, arrays):
 def comparisons(*homes, **choices):
     """The entries of each comparison, with their main scores."""
     board = leaderboard(collect(homes), **{"intervals": False, "paper": False, **choices})
-    return [list(lines[lines["is_main"] == True].itertuples()) for lines in board.comparisons]  # noqa: E712
+    return [[line for line in lines if line.is_main] for lines in board.comparisons]
 
 
 def test_a_run_of_two_homes_is_counted_once_and_seeds_of_both_are_one_row(home, other):
@@ -91,7 +91,7 @@ def test_the_papers_rows_stand_beside_its_data_only(home, save):
     save_depth(home)
     save(task="depth", dataset="scenes")
     board = leaderboard(collect([home]), intervals=False)
-    by_title = {lines["title"].iloc[0]: lines for lines in board.comparisons}
+    by_title = dict(list(board.lines.groupby("title")))
     beside = by_title["depth · nyuv2"]
     assert set(beside["source"]) == {"measured", "paper"}
     assert set(by_title["depth · scenes"]["source"]) == {"measured"}
@@ -99,12 +99,12 @@ def test_the_papers_rows_stand_beside_its_data_only(home, save):
     printed = dict(zip(of_table_4["backbone"], of_table_4["mean"], strict=True))
     assert printed == {name: paper_score(name, "depth", "rmse").value for name in paper_backbones()}
     assert set(by_title["voc · voc"]["source"]) == {"paper"}
-    assert [title for title, _ in board.boards] == ["the paper's data", "scenes"]
+    assert [lines[0].board for lines in board.boards] == ["the paper's data", "scenes"]
     for key in home.keys("results"):
         if "nyuv2" in key:
             home.delete(key)
     boards = leaderboard(collect([home]), intervals=False).boards
-    assert [title for title, _ in boards] == ["scenes", "the paper's data"]  # what was measured comes first
+    assert [lines[0].board for lines in boards] == ["scenes", "the paper's data"]  # what was measured comes first
 
 
 def test_entries_are_sorted_best_first_and_nan_last(home, save):
