@@ -214,6 +214,14 @@ def _lines(result: Result) -> Iterator[dict[str, Any]]:
         }
 
 
+def grouped(lines: Iterable[Any], *columns: str) -> list[list[Any]]:
+    """Lines of a frame, as ``itertuples`` gives them, by their values in ``columns``; groups and lines in order."""
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for line in lines:
+        groups.setdefault(tuple(getattr(line, column) for column in columns), []).append(line)
+    return list(groups.values())
+
+
 def require_comparable(frame: DataFrame) -> None:
     """Refuse a frame of :func:`results_frame` that would put different measurements together.
 
@@ -359,19 +367,14 @@ class Summary:
 
 def summarise(results: Iterable[Result], *, allow_mixed: bool = False) -> list[Summary]:
     """The rows of :func:`table_rows` as objects; raises as it does."""
-    rows = table_rows(results, allow_mixed=allow_mixed)
+    shared = ("task", "dataset", "backbone", "readout", "lr", "comparison_key", "results", "cost")
     return [
         Summary(
-            **{
-                name: getattr(line, name)
-                for name in ("task", "dataset", "backbone", "readout", "lr", "results", "cost")
-            },
-            label=line.display_name,
-            protocol_digest=line.protocol,
-            comparison_key=line.comparison_key,
-            mean=dict(zip(scores["metric"], scores["mean"], strict=True)),
-            spread=dict(zip(scores["metric"], scores["spread"], strict=True)),
+            **{name: getattr(scores[0], name) for name in shared},
+            label=scores[0].display_name,
+            protocol_digest=scores[0].protocol,
+            mean={line.metric: line.mean for line in scores},
+            spread={line.metric: line.spread for line in scores},
         )
-        for _, scores in rows.groupby("row", sort=False)
-        for line in scores.head(1).itertuples()
+        for scores in grouped(table_rows(results, allow_mixed=allow_mixed).itertuples(), "row")
     ]

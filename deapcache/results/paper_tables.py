@@ -333,7 +333,7 @@ def _task_notes(rows: DataFrame) -> Iterator[str]:
     first: Result = rows["result"].iloc[0]
     name = f"{first.task} · {first.dataset}"
     images = f"{first.train_images:,} train and {first.val_images:,} val images"
-    yield f"{name}: protocol {protocols_of(rows)}; seeds {seeds_of(rows)}; {images}"
+    yield f"{name}: protocol {protocols_of(rows.itertuples())}; seeds {seeds_of(rows)}; {images}"
     if inner := sorted({row.display_name for row in rows.itertuples() if inner_layer(row.result)}):
         yield f"{name}: the paper's are of last layers, not beside {', '.join(inner)}"
     if unlike := unlike_paper(first):

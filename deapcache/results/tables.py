@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from deapcache.recipe import SHORT
-from deapcache.results.frame import layer_of, protocol_mismatches, tokens_of
+from deapcache.results.frame import grouped, layer_of, protocol_mismatches, tokens_of
 from deapcache.results.intervals import Interval
 from deapcache.results.record import Result, plain_json
 from deapcache.untrusted import printable
@@ -102,7 +102,7 @@ def _run_notes(rows: DataFrame) -> Iterator[str]:
     results: list[Result] = [result for runs in rows["results"] for result in runs]
     caches = dict.fromkeys(cache["path"] for result in results for cache in result.caches.values())
     several = any(len(seeds) > 1 for seeds in rows["seeds"])
-    yield f"protocol: {protocols_of(rows)}"
+    yield f"protocol: {protocols_of(rows.itertuples())}"
     yield f"seeds: {seeds_of(rows)}{'; ± is the sample standard deviation over seeds' if several else ''}"
     yield f"images: {results[0].train_images:,} train, {results[0].val_images:,} val"
     yield from dict.fromkeys(note for result in results for note in _left_out(result))
@@ -114,10 +114,11 @@ def _run_notes(rows: DataFrame) -> Iterator[str]:
     yield from (f"  {path}" for path in caches)
 
 
-def protocols_of(rows: DataFrame) -> str:
-    """``75de1c5e4d86 (deap, linear), 0c2c2d1bb6e0 (no-sigma)``."""
-    readouts = rows.groupby("protocol", sort=False)["readout"].agg(lambda names: ", ".join(dict.fromkeys(names)))
-    return ", ".join(f"{digest[:SHORT]} ({names})" for digest, names in readouts.items())
+def protocols_of(rows: Iterable[Any]) -> str:
+    """``75de1c5e4d86 (deap, linear), 0c2c2d1bb6e0 (no-sigma)`` of lines of a frame."""
+    groups = grouped(rows, "protocol")
+    readouts = (", ".join(dict.fromkeys(row.readout for row in group)) for group in groups)
+    return ", ".join(f"{group[0].protocol[:SHORT]} ({names})" for group, names in zip(groups, readouts, strict=True))
 
 
 def seeds_of(rows: DataFrame) -> str:
@@ -136,20 +137,19 @@ def _left_out(result: Result) -> Iterator[str]:
 
 def tables_json(rows: DataFrame) -> list[dict[str, Any]]:
     """The rows of all tables as JSON objects, in order."""
-    return [_row_json(lines) for _, lines in rows.groupby("row", sort=False)]
+    return [_row_json({line.metric: line for line in lines}) for lines in grouped(rows.itertuples(), "row")]
 
 
-def _row_json(lines: DataFrame) -> dict[str, Any]:
-    line = next(lines.itertuples())
+def _row_json(scores: Mapping[str, Any]) -> dict[str, Any]:
+    line = next(iter(scores.values()))
     first: Result = line.result
-    scores = lines.set_index("metric").loc[list(first.scores)]
     row = {
         **{name: getattr(line, name) for name in ("task", "dataset", "backbone", "readout", "lr")},
         "protocol_digest": line.protocol,
         "conditions": line.comparison_key,
         "seeds": line.seeds,
-        "mean": scores["mean"].to_dict(),
-        "spread": scores["spread"].to_dict(),
+        "mean": {metric: scores[metric].mean for metric in first.scores},
+        "spread": {metric: scores[metric].spread for metric in first.scores},
         "layer": layer_of(first),
         "tokens": tokens_of(first),
         "runs": [result.run for result in line.results],

@@ -11,7 +11,7 @@ from deapcache_results import make_facts
 from deapcache.results import PLAIN, layout_json, load_results, make_tables, save_run, summarise, table_rows
 from deapcache.results.figures.groups import group_results
 from deapcache.results.leaderboard import collect, leaderboard, rendered
-from deapcache.results.leaderboard.repeating import repeat_commands
+from deapcache.results.leaderboard.reproduce import reproduce_commands
 
 LABELS = ["mae · layer 3", "mae · layer 12", "mae"]
 
@@ -44,9 +44,9 @@ def test_a_single_layer_is_named_though_nothing_stands_beside_it(home, arrays):
 def test_layers_in_every_form_of_the_leaderboard(layers):
     board = leaderboard(collect([layers]), intervals=False, paper=False)
     (comparison,) = board.comparisons
-    assert {entry.backbone.label for entry in comparison.entries} == set(LABELS)
-    assert {entry.name for entry in comparison.entries} == {"deap"}
-    assert len(board.boards[0].lines) == 3
+    assert {line.display_name for line in comparison} == set(LABELS)
+    assert {line.name for line in comparison} == {"deap"}
+    assert board.lines["line"].nunique() == 3
     for label in LABELS[:2]:
         assert label in rendered(board, "table")
         assert label in rendered(board, "markdown")
@@ -69,6 +69,6 @@ def test_figures_name_layers(layers):
 def test_the_command_to_repeat_names_the_layer(home, arrays):
     facts = make_facts(backbone="mae", layer="6", tokens="cls")
     facts["protocol"]["optimiser"]["weight_decay"] = 1e-4
-    extract, probe = repeat_commands(save_run(home, facts, **arrays))
+    extract, probe = reproduce_commands(save_run(home, facts, **arrays))
     assert extract.endswith("--layers 6 --tokens cls")
     assert "--where tokens=cls --where layer=6" in probe

@@ -4,22 +4,46 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
-import re
-from collections.abc import Mapping
-from html import escape
-from importlib.resources import files
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from deapcache.recipe import SHORT
-from deapcache.results.leaderboard.embedding import Pictures
-from deapcache.results.leaderboard.entries import Leaderboard
-from deapcache.results.leaderboard.facts import CATEGORIES
-from deapcache.results.leaderboard.page_speeds import device_choice
-from deapcache.results.leaderboard.page_tables import board_section, comparison_section
-from deapcache.results.leaderboard.panels import Panel, panel
+from PIL import Image
 
-_PLACE = re.compile(r"\{\{(\w+)\}\}")
+from deapcache.errors import LocationError
+from deapcache.locations import Location
+from deapcache.recipe import SHORT, digest_of
+from deapcache.results.frame import grouped
+from deapcache.results.leaderboard.board import (
+    CATEGORIES,
+    PAPER,
+    SPEED_COMMAND,
+    Leaderboard,
+    comparison_notes,
+    origin,
+    relative_speed,
+)
+from deapcache.results.leaderboard.reproduce import recorded_command, reproduce_commands
+from deapcache.results.leaderboard.text import SPEED_UNIT, millions, score_text, three_digits, volume
+from deapcache.results.record import Result, picture_key, plain_json, result_key
+from deapcache.results.tables import NOTHING, heading, interval
+
+_SHADES = 5
+"""Of a board's cells."""
+_POINTS = 300
+"""Of a training curve that are drawn."""
+
+_WIDEST, _HIGHEST = 1000, 3000
+"""Of a picture in the page, pixels."""
+_LARGEST_FILE = 30_000_000
+_MOST_PIXELS = 40_000_000
+_LARGEST = 250_000
+"""Bytes of one picture in the page."""
+BUDGET = 24_000_000
+"""Bytes of all pictures in one page: what a phone opens."""
 
 
 def html_page(board: Leaderboard) -> str:
@@ -27,76 +51,273 @@ def html_page(board: Leaderboard) -> str:
 
     A content security policy lets nothing load and only the page's own script and style act.
     """
-    style, script = _file("page.css"), _file("page.js")
-    parts = {
-        "policy": f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "base-uri 'none'; form-action 'none'",
-        "style": style,
-        "script": script,
-        "summary": escape(_summary(board)),
-        "categories": _categories(board),
-        "protocols": _protocols(board),
-        "tasks": "".join(f'<li><a href="#task-{c.key}">{escape(c.title)}</a></li>' for c in board.comparisons),
-        "devices": device_choice(board.devices),
-        "boards": "\n".join(board_section(one, board.devices) for one in board.boards),
-        "comparisons": "\n".join(comparison_section(one, board.devices) for one in board.comparisons),
-        "notes": "".join(f"<li>{escape(note)}</li>" for note in board.notes),
-        "data": script_json(_panels(board)),
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("deapcache.results.leaderboard", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    # JSON that cannot end, or comment out, the script element it stands in: tojson escapes < > & '
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    environment.filters |= {
+        "heading": lambda line: heading(line._asdict()),
+        "millions": millions,
+        "number": _number,
+        "numbers": json.dumps,
+        "product": math.prod,
+        "score": score_text,
+        "three_digits": three_digits,
+        "volume": lambda line: volume(line) or NOTHING,
     }
-    # in one pass: a name that looks like a place is not filled again
-    return _PLACE.sub(lambda place: parts[place[1]], _file("page.html"))
-
-
-def script_json(value: Any) -> str:
-    """JSON that cannot end, or comment out, the script element it stands in."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def _file(name: str) -> str:
-    return files("deapcache.results.leaderboard").joinpath(name).read_text(encoding="utf-8")
+    source = environment.loader.get_source  # type: ignore[union-attr]
+    style, script = (source(environment, name)[0] for name in ("page.css", "page.js"))
+    entries = [lines[0] for comparison in board.comparisons for lines in grouped(comparison, "entry")]
+    categories = {entry.category for entry in entries}
+    return environment.get_template("page.html.j2").render(
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        summary=_summary(entries),
+        categories=[name for name in CATEGORIES if name in categories],
+        protocols=[same[0] for same in grouped(entries, "protocol") if same[0].protocol],
+        devices=board.devices,
+        boards=list(map(_board, board.boards)),
+        comparisons=list(map(_comparison, board.comparisons)),
+        notes=board.notes,
+        panels=_panels(board),
+        relative=lambda line: [relative_speed(line, device) for device in board.devices],
+        short=SHORT,
+        nothing=NOTHING,
+        paper=PAPER,
+        speed_command=SPEED_COMMAND,
+        speed_unit=SPEED_UNIT,
+    )
 
 
 def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _panels(board: Leaderboard) -> Mapping[str, Panel]:
-    pictures = Pictures()
-    return {
-        entry.key: panel(entry, comparison, pictures)
-        for comparison in board.comparisons
-        for entry in comparison.entries
-    }
-
-
-def _summary(board: Leaderboard) -> str:
-    entries = [entry for comparison in board.comparisons for entry in comparison.entries]
-    runs = {result.run for entry in entries if entry.summary for result in entry.summary.results}
-    backbones = {entry.backbone.name for entry in entries}
-    text = f"{len(backbones)} backbones, {len(board.comparisons)} comparisons, {len(runs)} runs"
+def _summary(entries: Sequence[Any]) -> str:
+    runs = {result.run for entry in entries for result in entry.results}
+    backbones, comparisons = ({getattr(entry, name) for entry in entries} for name in ("backbone", "comparison"))
+    text = f"{len(backbones)} backbones, {len(comparisons)} comparisons, {len(runs)} runs"
     latest = max((entry.date for entry in entries), default="")
     return f"{text}, the latest of {latest}" if latest else text
 
 
-def _categories(board: Leaderboard) -> str:
-    there = {line.first.backbone.category for one in board.boards for line in one.lines}
-    return "".join(
-        f'<label><input type="checkbox" name="category" value="{escape(name)}" checked> {escape(name)}</label>'
-        for name in CATEGORIES
-        if name in there
-    )
+def _number(value: float | None) -> str:
+    """As the page's script reads it, to sort by it; empty where it is not known."""
+    return "" if value is None or math.isnan(value) else repr(float(value))
 
 
-def _protocols(board: Leaderboard) -> str:
-    named: dict[str, str] = {}
-    for comparison in board.comparisons:
-        for entry in comparison.entries:
-            if entry.protocol:
-                named.setdefault(entry.protocol, f"{comparison.title} · {entry.name}")
-    return "".join(
-        f'<option value="{escape(digest)}">{escape(digest[:SHORT])}: {escape(name)}</option>'
-        for digest, name in named.items()
-    )
+def _board(lines: Sequence[Any]) -> dict[str, Any]:
+    """What the template needs of a table backbones × tasks: its columns, and its rows with their cells."""
+    columns = grouped((line for line in lines if line.is_main), "comparison")
+    cells: dict[tuple[int, str], Any] = {}
+    for column in columns:
+        known = [line.mean for line in column if not math.isnan(line.mean)]  # the best first
+        cells |= {(line.line, line.comparison): (line, _shade(line.mean, known)) for line in column}
+    rows = [
+        (row[0], origin(row), [cells.get((row[0].line, column[0].comparison)) for column in columns])
+        for row in sorted(grouped(lines, "line"), key=lambda row: int(row[0].line))
+    ]
+    title = lines[0].board
+    return {"title": title, "key": digest_of(title)[:10], "columns": [column[0] for column in columns], "rows": rows}
+
+
+def _shade(value: float, values: Sequence[float]) -> tuple[int, bool]:
+    """0 for the worst of a column to 4 for the best, by the share of the way between them (the paper's Figure 3).
+
+    And whether it is the best of several.
+    """
+    if math.isnan(value) or len(values) < 2:
+        return 0, False
+    span = values[0] - values[-1]
+    return round((_SHADES - 1) * (value - values[-1]) / span) if span else 0, value == values[0]
+
+
+def _comparison(lines: Sequence[Any]) -> dict[str, Any]:
+    """What the template needs of a comparison: its metrics, and its entries with scores and bar."""
+    metrics = sorted((of_metric[0] for of_metric in grouped(lines, "metric")), key=lambda metric: int(metric.place))
+    (main,), others = ([metric for metric in metrics if metric.is_main == is_main] for is_main in (True, False))
+    bars = _bars([line for line in lines if line.is_main], main.prior)
+    rows = []
+    for entry in grouped(lines, "entry"):
+        scores = {line.metric: line for line in entry}
+        further = [scores.get(metric.metric) for metric in others]
+        rows.append((entry[0], scores.get(main.metric), bars.get(entry[0].entry), further))
+    return {
+        "key": main.comparison,
+        "title": main.title,
+        "main": main,
+        "others": others,
+        "prior": "" if main.prior is None or math.isnan(main.prior) else f"{main.prior:.4f}",
+        "notes": comparison_notes(lines),
+        "rows": rows,
+    }
+
+
+def _bars(lines: Sequence[Any], prior: float | None) -> dict[int, dict[str, Any]]:
+    """Entry → its score as a bar that begins at zero, with its interval and the prior; hundredths of the full width.
+
+    The same scale for all bars of a comparison: from zero, or the lowest score below, to the largest score, interval or
+    prior.
+    """
+    scores = [(line.entry, line.mean, line.interval or ()) for line in lines]
+    priors = [] if prior is None or math.isnan(prior) else [prior]
+    known = [end for _, mean, ends in scores for end in (mean, *ends) if not math.isnan(end)] + priors
+    low, high = min(0.0, *known), max(0.0, *known)
+
+    def place(value: float) -> float:
+        share = (value - low) / (high - low) if high > low else 0.0
+        return round(100 * min(max(share, 0.0), 1.0), 2)
+
+    zero = place(0.0)
+    return {
+        entry: {
+            "left": min(zero, place(mean)),
+            "width": round(abs(place(mean) - zero), 2),
+            "priors": [place(value) for value in priors],
+            "whisker": [place(end) for end in ends] if ends and not math.isnan(ends[0]) else [],
+        }
+        for entry, mean, ends in scores
+        if not math.isnan(mean)
+    }
+
+
+def _panels(board: Leaderboard) -> Mapping[str, dict[str, Any]]:
+    """Key of an entry → what its panel shows, as data that the page's script writes out as text."""
+    pictures = Pictures()
+    return {
+        lines[0].key: _panel(lines, notes, pictures)
+        for comparison in board.comparisons
+        for notes in [comparison_notes(comparison)]
+        for lines in grouped(comparison, "entry")
+    }
+
+
+def _panel(lines: Sequence[Any], notes: Sequence[str], pictures: Pictures) -> dict[str, Any]:
+    """Everything that is known of an entry: ``lines`` has its scores, ``notes`` are those of its comparison."""
+    entry = lines[0]
+    priors = (NOTHING if line.prior is None else f"{line.prior:.4f}" for line in lines)
+    main = next((line.metric for line in lines if line.is_main), "")
+    return {
+        "title": f"{entry.display_name} · {entry.name}",
+        "subtitle": entry.title,
+        "facts": list(_facts(entry, notes)),
+        "score_heads": ["metric", "score", "95% interval", "prior"],
+        "scores": [
+            [heading(line._asdict()), score_text(line), interval(line.interval), prior]
+            for line, prior in zip(lines, priors, strict=True)
+        ],
+        "runs": [_run(result, home, main, pictures) for result, home in zip(entry.results, entry.homes, strict=True)],
+        "documents": list(_documents(entry)),
+    }
+
+
+def _facts(entry: Any, notes: Sequence[str]) -> Iterator[tuple[str, str]]:
+    kept = f", {entry.tokens} kept beside it" if entry.layer and entry.tokens != "none" else ""
+    yield "from", f"the paper, {entry.printed}" if entry.printed else "result files"
+    yield "category", entry.category
+    yield "trained on", entry.training_data
+    yield "backbone parameters", _with_unit(millions(entry.backbone_parameters, 1), "M")
+    yield "feature volume", volume(entry)
+    yield "layer", entry.layer + kept
+    if not entry.speeds:
+        yield "speed", f"not measured: deapcache speed --backbone {entry.backbone}"
+    for one in entry.speeds:
+        rate = f"{one.images_per_second:.3g} images/s on {one.device}"
+        yield "speed", f"{one.relative:.3g} × ViT-B/16 at 224, {rate}"
+    yield "learnable parameters", _with_unit(millions(entry.parameters, 3), "M")
+    for name, cost in (("training", "train_ms_per_image"), ("prediction", "predict_ms_per_image")):
+        yield name, _with_unit(three_digits(entry.cost.get(cost)), "ms/image, the readout alone")
+    yield "seeds", ", ".join(map(str, entry.seeds))
+    yield "protocol", entry.protocol
+    yield "versions", entry.versions
+    yield from (("images", note.removeprefix("images: ")) for note in notes if note.startswith("images: "))
+    yield "no interval", entry.problem
+
+
+def _with_unit(text: str, unit: str) -> str:
+    return "" if text == NOTHING else f"{text} {unit}"
+
+
+def _run(result: Result, home: Location, main_metric: str, pictures: Pictures) -> dict[str, Any]:
+    """One seed."""
+    picture, problem = pictures.embed(home, result.run)
+    height, width = result.protocol["output_size"]
+    step = max(1, -(-len(result.loss_curve) // _POINTS))
+    return {
+        "run": result.run,
+        "seed": result.seed,
+        "score": f"{result.scores[main_metric]:.4f}",
+        "facts": [
+            ("date", result.date),
+            ("device", result.device),
+            ("time", f"{result.seconds.get('train', 0):.0f} s, shared by {result.readouts_sharing} readouts"),
+            ("result file", f"{home}/{result_key(result.run)}"),
+        ],
+        "aspect": height / width,
+        "sigma": [float(value) for value in result.sigma or ()],
+        "loss": [(float(at), float(loss)) for at, loss in result.loss_curve[::step] if loss is not None],
+        "repeat": reproduce_commands(result),
+        "recorded": recorded_command(result),
+        "picture": picture,
+        "no_picture": problem,
+    }
+
+
+def _documents(entry: Any) -> Iterator[tuple[str, str]]:
+    """Title and text of what is long: protocol, recipes."""
+    for first in entry.results[:1]:
+        documents = {f"Protocol {first.protocol_digest[:SHORT]}": first.protocol}
+        for name, cache in first.caches.items():
+            documents[f"Cache: {name} ({cache['digest'][:SHORT]})"] = cache["recipe"]
+        for title, document in documents.items():
+            yield title, json.dumps(plain_json(document), indent=1, ensure_ascii=False)
+
+
+class Pictures:
+    """Hands out pictures as data URIs until the page is full; drawn anew, never a stranger's bytes as they are."""
+
+    def __init__(self, budget: int = BUDGET) -> None:
+        self._left = budget
+
+    def embed(self, home: Location, run: str) -> tuple[str, str]:
+        """(data URI, "") of a run's picture, ("", why not) where it is not in the page; both empty: it has none."""
+        key = picture_key(run)
+        if not home.exists(key):
+            return "", ""
+        try:
+            data = home.read(key)
+            if len(data) > _LARGEST_FILE:
+                return "", f"the picture {key} is larger than {_LARGEST_FILE // 1_000_000} MB"
+            small = _shrunk(data)
+        except (OSError, ValueError, SyntaxError, LocationError, Image.DecompressionBombError, Warning) as error:
+            return "", f"the picture {key} cannot be shown: {error}"
+        if len(small) > min(self._left, _LARGEST):
+            return "", f"the picture {key} is left out to keep this page small"
+        self._left -= len(small)
+        return "data:image/webp;base64," + base64.b64encode(small).decode(), ""
+
+
+def _shrunk(data: bytes) -> bytes:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+            if picture.width * picture.height > _MOST_PIXELS:
+                raise ValueError(f"{picture.width} × {picture.height} pixels are too many")
+            shown = picture.convert("RGB")
+    shown.thumbnail((_WIDEST, _HIGHEST))
+    for quality in (78, 55, 30):
+        packed = io.BytesIO()
+        shown.save(packed, "WEBP", quality=quality)
+        if packed.tell() <= _LARGEST:
+            break
+    return packed.getvalue()

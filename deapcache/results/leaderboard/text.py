@@ -1,107 +1,228 @@
-"""The leaderboard as text tables and as a Markdown page."""
+"""The leaderboard as text tables, as a Markdown page, and as CSV with a line for each entry and metric."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
-from deapcache.results.leaderboard.columns import BACKBONE, MEASURED, Column, details, has_intervals, score_columns
-from deapcache.results.leaderboard.entries import PAPER, Board, Comparison, Entry, Leaderboard, Line
-from deapcache.results.leaderboard.speeds import UNIT, ratio, relative, speed_note
-from deapcache.results.tables import NOTHING, Table
+from deapcache.locations import LocalLocation
+from deapcache.recipe import SHORT
+from deapcache.results.frame import grouped
+from deapcache.results.leaderboard.board import (
+    PAPER,
+    SPEED_COMMAND,
+    Leaderboard,
+    comparison_notes,
+    origin,
+    relative_speed,
+    speed_on,
+)
+from deapcache.results.record import result_key
+from deapcache.results.tables import NOTHING, Table, heading, interval, score
+
+SPEED_UNIT = "[× ViT-B/16]"
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|!~$])")
 _SPREAD = "± is the sample standard deviation over seeds; 95% interval: of their mean, bootstrap over val images"
 _ORDER = "rows with most tasks first, then by their ranks; scores of different columns say nothing about each other"
+_NAMES = 4
+"""Columns that are names in Markdown; the others are numbers, and stand right."""
+
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""How cells begin that a spreadsheet computes; the last four are the wide forms of the others."""
+
+_BACKBONE: Sequence[tuple[str, Callable[[Any], str]]] = (
+    ("backbone", lambda line: line.display_name),
+    ("readout", lambda line: line.name),
+    ("from", lambda line: origin([line])),
+    ("category", lambda line: line.category),
+    ("parameters\n[M]", lambda line: millions(line.backbone_parameters, 1)),
+    ("features\nH×W×D", lambda line: volume(line) or NOTHING),
+)
+"""Heading → text: what an entry is of."""
+
+_MEASURED: Sequence[tuple[str, Callable[[Any], str]]] = (
+    ("seeds", lambda line: ", ".join(map(str, line.seeds)) or NOTHING),
+    ("learnable\n[M]", lambda line: millions(line.parameters, 3)),
+    ("train\n[ms/image]", lambda line: three_digits(line.cost.get("train_ms_per_image"))),
+    ("protocol", lambda line: line.protocol[:SHORT] or NOTHING),
+    ("date", lambda line: line.date or NOTHING),
+    ("versions", lambda line: line.versions or NOTHING),
+)
+"""How it was measured."""
 
 
-def blocks(board: Leaderboard) -> list[Table]:
+def millions(count: float | None, decimals: int) -> str:
+    """``85.8`` from a count; a dash where it is not known."""
+    return NOTHING if count is None else f"{count / 1e6:.{decimals}f}"
+
+
+def three_digits(value: float | None) -> str:
+    """``0.333``; a dash where it was not measured."""
+    return NOTHING if value is None else f"{value:.3g}"
+
+
+def volume(line: Any) -> str:
+    """``14×14×768`` of the features; empty where it is not known."""
+    return "×".join(map(str, line.features))
+
+
+def score_text(line: Any) -> str:
+    """Mean and spread, with the decimals that are known."""
+    return score(line.mean, line.spread, line.decimals)
+
+
+def leaderboard_tables(board: Leaderboard) -> list[Table]:
     """A table backbones × tasks for each board, then one with everything for each task."""
-    found = [_matrix(one, board) for one in board.boards]
-    found += [_comparison(one, MEASURED) for one in board.comparisons]
+    found = [_board_table(lines, board) for lines in board.boards]
+    found += [_comparison_table(lines) for lines in board.comparisons]
     if board.notes:
         found.append(Table("counted once", (), (), board.notes))
     return found
 
 
-def _matrix(board: Board, whole: Leaderboard) -> Table:
-    heads = tuple("\n".join([*_title(one), str(one.main)]) for one in board.comparisons)
-    speed = f"speed\n{UNIT}"
-    rows = tuple(
-        (
-            *_names(line),
-            ratio(relative(line.first.backbone, whole.device)),
-            *(_cell(line.cells.get(c.key), c) for c in board.comparisons),
+def _board_table(lines: Sequence[Any], board: Leaderboard) -> Table:
+    columns = [scores[0] for scores in grouped((line for line in lines if line.is_main), "comparison")]
+    rows = sorted(grouped(lines, "line"), key=lambda row: int(row[0].line))
+    texts = []
+    for row in rows:
+        cells = {line.comparison: line for line in row if line.is_main}
+        texts.append(
+            (
+                *(origin(row) if name == "from" else text(row[0]) for name, text in _BACKBONE),
+                three_digits(relative_speed(row[0], board.device)),
+                *(_cell(cells.get(column.comparison)) for column in columns),
+            )
         )
-        for line in board.lines
-    )
-    notes = (_ORDER, speed_note(whole.device, len(whole.devices) - 1))
-    faint = frozenset(place for place, line in enumerate(board.lines) if line.first.source == PAPER)
-    header = (*(name for name, _ in BACKBONE), speed, *heads)
-    return Table(f"backbones × tasks: {board.title}", header, rows, notes, faint)
+    header = (*(name for name, _ in _BACKBONE), f"speed\n{SPEED_UNIT}", *map(_head, columns))
+    faint = frozenset(place for place, row in enumerate(rows) if row[0].source == PAPER)
+    return Table(f"backbones × tasks: {lines[0].board}", header, tuple(texts), (_ORDER, _speed_note(board)), faint)
 
 
-def _names(line: Line) -> Iterator[str]:
-    for name, text in BACKBONE:
-        yield line.origin if name == "from" else text(line.first)
-
-
-def _title(comparison: Comparison) -> Iterator[str]:
-    yield comparison.task
-    if comparison.dataset != comparison.task:
-        yield comparison.dataset
-    if comparison.told_apart:
-        yield comparison.told_apart
-
-
-def _cell(entry: Entry | None, comparison: Comparison) -> str:
-    if entry is None or comparison.main.name not in entry.scores:
+def _cell(line: Any) -> str:
+    if line is None:
         return NOTHING
-    seeds = f" ({len(entry.seeds)})" if entry.seeds else ""
-    return f"{entry.scores[comparison.main.name]}{seeds}"
+    return score_text(line) + (f" ({len(line.seeds)})" if line.seeds else "")
 
 
-def _comparison(comparison: Comparison, further: Sequence[Column]) -> Table:
-    columns = [*BACKBONE[:3], *score_columns(comparison, with_intervals=has_intervals(comparison)), *further]
-    columns = [column for column in columns if any(column[1](e) != NOTHING for e in comparison.entries)]
-    rows = [tuple(text(entry) for _, text in columns) for entry in comparison.entries]
-    notes = list(comparison.notes)
-    if comparison.prior:
-        prior = comparison.prior[comparison.main.name]
-        shown = NOTHING if math.isnan(prior) else f"{prior:.4f}"
-        notes = [f"image-independent prior: {comparison.main.label} {shown}", *notes, _SPREAD]
-    faint = frozenset(place for place, entry in enumerate(comparison.entries) if entry.source == PAPER)
-    return Table(comparison.title, tuple(name for name, _ in columns), tuple(rows), tuple(notes), faint)
+def _head(column: Any) -> str:
+    dataset = column.dataset if column.dataset != column.task else ""
+    return "\n".join(filter(None, (column.task, dataset, column.told_apart, heading(column._asdict()))))
+
+
+def _speed_note(board: Leaderboard) -> str:
+    """What the column of speeds is, and what to type where it is empty."""
+    if not board.device:
+        return f"speed: not measured yet, {SPEED_COMMAND} measures it on the device at hand"
+    others = len(board.devices) - 1
+    more = f"; {others} more device{'s' if others > 1 else ''} measured (--device)" if others else ""
+    about = "speed: whole backbone in inference, ViT-B/16 at 224 = 1, higher is faster"
+    return f"{about}; on {board.device}{more}; {NOTHING} not measured there ({SPEED_COMMAND})"
+
+
+def _comparison_table(lines: Sequence[Any]) -> Table:
+    scores = [{line.metric: line for line in entry} for entry in grouped(lines, "entry")]
+    entries = [entry[0] for entry in grouped(lines, "entry")]
+    columns = [(name, [text(entry) for entry in entries]) for name, text in _BACKBONE[:3]]
+    metrics = [of_metric[0] for of_metric in grouped(lines, "metric")]
+    for metric in sorted(metrics, key=lambda metric: (not metric.is_main, metric.place)):
+        found = [entry.get(metric.metric) for entry in scores]
+        columns.append((heading(metric._asdict()), [score_text(line) if line else NOTHING for line in found]))
+        if metric.is_main:
+            columns.append(("95% interval", [interval(line.interval) if line else NOTHING for line in found]))
+            prior = f"image-independent prior: {metric.label} {score(metric.prior)}" if metric.prior is not None else ""
+    columns += [(name, [text(entry) for entry in entries]) for name, text in _MEASURED]
+    columns = [(name, texts) for name, texts in columns if set(texts) != {NOTHING}]
+    notes = comparison_notes(lines)
+    notes = [prior, *notes, _SPREAD] if prior else notes
+    faint = frozenset(place for place, entry in enumerate(entries) if entry.source == PAPER)
+    header, texts = zip(*columns, strict=True)
+    return Table(entries[0].title, header, tuple(zip(*texts, strict=True)), tuple(notes), faint)
 
 
 def markdown_page(board: Leaderboard, beside: Path | None) -> str:
     """A Markdown page; links to results are relative to the folder ``beside``."""
     parts = ["# Leaderboard", ""]
-    parts += [_section(_matrix(one, board), "##") for one in board.boards]
-    for comparison in board.comparisons:
-        block = _comparison(comparison, MEASURED)
-        links = [_link(entry, beside) for entry in comparison.entries]
-        parts.append(_section(block, "##", links if any(links) else []))
+    parts += [_section(_board_table(lines, board)) for lines in board.boards]
+    for lines in board.comparisons:
+        addresses = [details(entry[0], beside) for entry in grouped(lines, "entry")]
+        links = [f"[result]({address})" if address else "" for address in addresses]
+        parts.append(_section(_comparison_table(lines), links if any(links) else []))
     if board.notes:
         parts += ["## Counted once", "", *(f"* {escaped(note)}" for note in board.notes), ""]
     return "\n".join(parts)
 
 
-def _link(entry: Entry, beside: Path | None) -> str:
-    address = details(entry, beside)
-    return f"[result]({address})" if address else ""
-
-
-def _section(block: Table, level: str, links: Sequence[str] = ()) -> str:
-    head = [*map(escaped, block.header), *(["details"] if links else [])]
-    rule = ["---" if place < len(BACKBONE[:4]) else "---:" for place in range(len(head))]
-    rows = [[*map(escaped, row), *links[place : place + 1]] for place, row in enumerate(block.rows)]
+def _section(table: Table, links: Sequence[str] = ()) -> str:
+    head = [*map(escaped, table.header), *(["details"] if links else [])]
+    rule = ["---" if place < _NAMES else "---:" for place in range(len(head))]
+    rows = [[*map(escaped, row), *links[place : place + 1]] for place, row in enumerate(table.rows)]
     lines = [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
-    return "\n".join([f"{level} {escaped(block.title)}", "", *lines, "", *(f"* {escaped(n)}" for n in block.notes), ""])
+    return "\n".join([f"## {escaped(table.title)}", "", *lines, "", *(f"* {escaped(n)}" for n in table.notes), ""])
 
 
 def escaped(text: str) -> str:
     """``text`` as Markdown that shows it: what a stranger called a backbone is no link, no HTML and no second line."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def details(line: Any, beside: Path | None) -> str:
+    """Where the result of the first seed lies: an address, relative to the folder ``beside`` for a local home.
+
+    Empty for the paper's. Reserved characters are quoted, so that it is safe in Markdown and HTML.
+    """
+    if not line.results:
+        return ""
+    home, key = line.homes[0], result_key(line.results[0].run)
+    if not isinstance(home, LocalLocation):
+        return quote(f"{home}/{key}", safe=":/@")
+    folder = home.path
+    return quote(f"{os.path.relpath(folder, beside.absolute()) if beside else folder}/{key}", safe="/@")
+
+
+def csv_text(board: Leaderboard, beside: Path | None) -> str:
+    """CSV with a header; numbers in full, empty where unknown, several seeds, runs and versions joined by spaces."""
+    rows = [dict(_csv_row(line, board.device, beside)) for lines in board.comparisons for line in lines]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["task"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _csv_row(line: Any, device: str, beside: Path | None) -> Iterator[tuple[str, str | float | None]]:
+    yield from ((name, getattr(line, name)) for name in ("task", "dataset"))
+    yield "conditions", line.comparison_key[:SHORT]
+    yield from ((name, getattr(line, name)) for name in ("source", "backbone", "category", "backbone_parameters"))
+    yield "features", volume(line)
+    yield from ((name, getattr(line, name)) for name in ("layer", "tokens", "readout", "variant", "lr"))
+    yield "readout_parameters", line.parameters
+    yield from ((name, getattr(line, name)) for name in ("metric", "unit"))
+    yield from ((name, str(bool(getattr(line, name))).lower()) for name in ("higher_is_better", "is_main"))
+    yield from ((name, getattr(line, name)) for name in ("mean", "spread"))
+    yield from zip(("low", "high"), line.interval or (None, None), strict=True)
+    yield "prior", line.prior
+    yield "seeds", " ".join(map(str, line.seeds))
+    yield from ((name, line.cost.get(name)) for name in ("train_ms_per_image", "predict_ms_per_image"))
+    yield from ((name, getattr(line, name)) for name in ("protocol", "date", "versions"))
+    yield "runs", " ".join(result.run for result in line.results)
+    yield "details", details(line, beside) or line.printed
+    speed = speed_on(line, device)
+    yield "speed_relative", speed.relative if speed else None
+    yield "speed_images_per_second", speed.images_per_second if speed else None
+    yield "speed_device", device if speed else ""
+
+
+def _plain(value: str | float | None) -> str | float | None:
+    """A text that a spreadsheet would run as a formula is quoted; a number that is none is empty."""
+    if isinstance(value, str):
+        value = " ".join(value.split("\n"))
+        return f"'{value}" if value.lstrip().startswith(_FORMULA) else value
+    return None if value is None or math.isnan(value) else value

@@ -119,7 +119,7 @@ def test_filters_by_category_protocol_text_and_source(page, board):
     assert all_of(page, "tr.paper:not([hidden])") == []
     assert not paper.is_displayed()
     one(page, "input[name=paper]").click()
-    (foreground,) = {e.protocol for c in board.comparisons for e in c.entries if c.title == "foreground · coco"}
+    (foreground,) = set(board.lines["protocol"][board.lines["title"] == "foreground · coco"])
     one(page, f"option[value='{foreground}']").click()
     board = table_of(page, "Backbones × tasks: coco")
     shown = [head for head in board.find_elements("css selector", "th[data-comparison]") if head.is_displayed()]

@@ -29,7 +29,9 @@ def save(home, arrays):
 
 
 def comparisons(*homes, **choices):
-    return leaderboard(collect(homes), **{"intervals": False, "paper": False, **choices}).comparisons
+    """The entries of each comparison, with their main scores."""
+    board = leaderboard(collect(homes), **{"intervals": False, "paper": False, **choices})
+    return [[line for line in lines if line.is_main] for lines in board.comparisons]
 
 
 def test_a_run_of_two_homes_is_counted_once_and_seeds_of_both_are_one_row(home, other):
@@ -40,8 +42,7 @@ def test_a_run_of_two_homes_is_counted_once_and_seeds_of_both_are_one_row(home, 
             (other.path / key).parent.mkdir(exist_ok=True)
             shutil.move(home.path / key, other.path / key)
     shutil.copytree(home.path, other.path, dirs_exist_ok=True)
-    (comparison,) = comparisons(home, other, home)
-    (entry,) = comparison.entries
+    ((entry,),) = comparisons(home, other, home)
     assert entry.seeds == (0, 1)
     assert [str(place) for place in entry.homes] == [home.url, other.url]
     assert collect([home, other]).notes == ()
@@ -53,9 +54,9 @@ def test_seeds_of_two_homes_have_the_interval_that_they_have_in_one(tmp_path, ho
     both = LocalLocation(tmp_path / "both")
     for seed in (0, 1):
         save_depth(both, seed)
-    (comparison,) = comparisons(home, other, intervals=True)
+    ((entry,),) = comparisons(home, other, intervals=True)
     (summary,) = summarise(load_results(both))
-    assert comparison.entries[0].scores["rmse"].interval == HomeIntervals(both)(summary.results).intervals["rmse"]
+    assert entry.interval == HomeIntervals(both)(summary.results).intervals["rmse"]
 
 
 def test_the_same_run_with_another_score_is_told(home, other):
@@ -71,9 +72,9 @@ def test_what_was_measured_differently_has_a_column_of_its_own(home, save):
     for changes in ({"backbone": "one"}, {"backbone": "two", "iou": 0.6}, {"backbone": "one", "iterations": 7}):
         save(**changes)
     found = comparisons(home)
-    assert sorted(c.told_apart for c in found) == ["iterations 100", "iterations 7"]
-    (two,) = [c for c in found if c.told_apart == "iterations 100"]
-    assert [entry.backbone.name for entry in two.entries] == ["two", "one"]
+    assert sorted(entries[0].told_apart for entries in found) == ["iterations 100", "iterations 7"]
+    (two,) = [entries for entries in found if entries[0].told_apart == "iterations 100"]
+    assert [entry.backbone for entry in two] == ["two", "one"]
 
 
 def test_rows_are_told_apart_by_what_differs(home, save):
@@ -81,7 +82,7 @@ def test_rows_are_told_apart_by_what_differs(home, save):
         save(**changes)
     save(readout="linear")
     (comparison,) = comparisons(home)
-    names = {entry.name for entry in comparison.entries}
+    names = {entry.name for entry in comparison}
     assert names == {"deap (lr 0.001, storage float16)", "deap (lr 0.0005, storage float16)",
                      "deap (lr 0.001, storage int8)", "linear"}  # fmt: skip
 
@@ -90,26 +91,27 @@ def test_the_papers_rows_stand_beside_its_data_only(home, save):
     save_depth(home)
     save(task="depth", dataset="scenes")
     board = leaderboard(collect([home]), intervals=False)
-    by_title = {c.title: c for c in board.comparisons}
-    beside = by_title["depth · nyuv2"].entries
-    assert {entry.source for entry in beside} == {"measured", "paper"}
-    assert [e.source for e in by_title["depth · scenes"].entries] == ["measured"]
-    printed = {e.backbone.name: e.scores["rmse"].mean for e in beside if e.printed == "Table 4"}
+    by_title = dict(list(board.lines.groupby("title")))
+    beside = by_title["depth · nyuv2"]
+    assert set(beside["source"]) == {"measured", "paper"}
+    assert set(by_title["depth · scenes"]["source"]) == {"measured"}
+    of_table_4 = beside[(beside["printed"] == "Table 4") & (beside["metric"] == "rmse")]
+    printed = dict(zip(of_table_4["backbone"], of_table_4["mean"], strict=True))
     assert printed == {name: paper_score(name, "depth", "rmse").value for name in paper_backbones()}
-    assert {e.source for e in by_title["voc · voc"].entries} == {"paper"}
-    assert [one.title for one in board.boards] == ["the paper's data", "scenes"]
+    assert set(by_title["voc · voc"]["source"]) == {"paper"}
+    assert [lines[0].board for lines in board.boards] == ["the paper's data", "scenes"]
     for key in home.keys("results"):
         if "nyuv2" in key:
             home.delete(key)
     boards = leaderboard(collect([home]), intervals=False).boards
-    assert [one.title for one in boards] == ["scenes", "the paper's data"]  # what was measured comes first
+    assert [lines[0].board for lines in boards] == ["scenes", "the paper's data"]  # what was measured comes first
 
 
 def test_entries_are_sorted_best_first_and_nan_last(home, save):
     for backbone, iou in (("low", 0.1), ("none", float("nan")), ("high", 0.9)):
         save(backbone=backbone, iou=iou)
     (comparison,) = comparisons(home)
-    assert [entry.backbone.name for entry in comparison.entries] == ["high", "low", "none"]
+    assert [entry.backbone for entry in comparison] == ["high", "low", "none"]
 
 
 def test_a_home_without_results_is_told(home, other):
@@ -127,15 +129,12 @@ def test_facts_of_backbones(home, save):
         key = f"results/{save(backbone=name).run}.json"
         home.publish(key, json.dumps(json.loads(home.read(key)) | {"about": about}).encode(), replace=True)
     (comparison,) = comparisons(home)
-    facts = {entry.backbone.name: entry.backbone for entry in comparison.entries}
-    assert (facts["mae"].category, facts["mae"].parameters, facts["mae"].size) == (
-        "self-supervised",
-        85_798_656,
-        "3×3×6",
-    )
+    facts = {entry.backbone: entry for entry in comparison}
+    mae = facts["mae"]
+    assert (mae.category, mae.backbone_parameters, mae.features) == ("self-supervised", 85_798_656, (3, 3, 6))
     assert facts["mae@untrained"].category == "untrained"
     for name, told in {"nobody-knows": ("other", None), "plug-in": ("supervised", 7), "odd": ("other", None)}.items():
-        assert (facts[name].category, facts[name].parameters) == told
+        assert (facts[name].category, facts[name].backbone_parameters) == told
 
 
 def test_a_run_keeps_what_was_known_of_its_backbone(real_home):

@@ -25,12 +25,12 @@ def board(home, arrays):
 
 def test_the_table_has_matrix_seeds_interval_protocol_date_and_versions(board):
     text = rendered(board, "table")
-    (entry,) = [e for c in board.comparisons for e in c.entries if e.seeds == (0, 1)]
-    low, high = entry.scores["rmse"].interval
+    (entry,) = [line for line in board.lines.itertuples() if line.seeds == (0, 1)]
+    low, high = entry.interval
     (line,) = [line for line in text.splitlines() if entry.protocol[:12] in line and line.startswith("mae")]
     for words in (
         "results",
-        f"{entry.scores['rmse'].mean:.4f} ± ",
+        f"{entry.mean:.4f} ± ",
         f"{low:.4f}–{high:.4f}",
         "0, 1",
         entry.date,
@@ -54,11 +54,14 @@ def test_markdown_links_results_and_shows_odd_names_as_they_are(board, home, tmp
 
 def test_csv_has_one_line_for_each_entry_and_metric_and_no_formula(board):
     rows = list(csv.DictReader(io.StringIO(rendered(board, "csv"))))
-    assert len(rows) == sum(len(e.scores) for c in board.comparisons for e in c.entries)
+    assert len(rows) == len(board.lines)
+    assert len({(row["task"], row["source"], row["backbone"], row["readout"], row["metric"]) for row in rows}) == len(
+        rows
+    )
     (depth,) = [row for row in rows if row["source"] == "measured" and row["task"] == "depth"]
-    entry = next(e for c in board.comparisons for e in c.entries if e.seeds == (0, 1))
-    assert float(depth["mean"]) == entry.scores["rmse"].mean
-    assert (float(depth["low"]), float(depth["high"])) == entry.scores["rmse"].interval
+    (entry,) = [line for line in board.lines.itertuples() if line.seeds == (0, 1)]
+    assert float(depth["mean"]) == entry.mean
+    assert (float(depth["low"]), float(depth["high"])) == entry.interval
     assert (depth["seeds"], depth["protocol"]) == ("0 1", entry.protocol)
     assert {row["backbone"] for row in rows if row["task"] == "boundaries" and row["source"] == "measured"} == {
         f"'{ODD}"

@@ -8,7 +8,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from deapcache.results.leaderboard.embedding import Pictures
+from deapcache.results.leaderboard.page import Pictures
 
 
 def save_png(home, run, hidden=b""):

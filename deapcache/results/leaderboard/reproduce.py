@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from deapcache.recipe import Protocol
-from deapcache.results.leaderboard.facts import known_entry
+from deapcache.results.leaderboard.board import known_entry
 from deapcache.results.record import Result
 
 _FIXED = {"weight_decay": 1e-4, "order_seed": 0}
@@ -20,7 +20,7 @@ _CHOOSING = {"base_fit": "squash", "storage": "float16", "precision": "fp32", "t
 """Fields that choose between several caches of a backbone → what needs no choice."""
 
 
-def repeat_commands(result: Result) -> list[str]:
+def reproduce_commands(result: Result) -> list[str]:
     """``deapcache extract …`` and ``deapcache probe …`` that give this very run; [] where no command line can say it.
 
     That is so for a run of the library or of a pipeline with settings that have no option, and for an upsampler's file,

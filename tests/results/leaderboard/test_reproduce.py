@@ -11,7 +11,7 @@ from deapcache_results import make_facts
 from deapcache.cli import main
 from deapcache.locations import LocalLocation
 from deapcache.results import load_results, save_run
-from deapcache.results.leaderboard.repeating import recorded_command, repeat_commands
+from deapcache.results.leaderboard.reproduce import recorded_command, reproduce_commands
 
 
 def test_the_command_gives_the_same_run_and_score(real_home, tmp_path, capsys):
@@ -19,7 +19,7 @@ def test_the_command_gives_the_same_run_and_score(real_home, tmp_path, capsys):
     shutil.copytree(real_home.path, copy.path)
     (wanted,) = [r for r in load_results(copy) if r.task == "foreground" and "untrained" in r.backbone]
     shutil.rmtree(copy.path / "results")
-    extract, probe = repeat_commands(wanted)
+    extract, probe = reproduce_commands(wanted)
     assert shlex.split(extract)[:6] == ["deapcache", "extract", "--backbone", wanted.backbone, "--dataset", "coco"]
     with pytest.raises(SystemExit) as ended:
         main([*shlex.split(probe)[1:], "--home", str(copy), "--device", "cpu"])
@@ -32,11 +32,11 @@ def test_the_command_gives_the_same_run_and_score(real_home, tmp_path, capsys):
 def test_values_are_quoted_and_a_limit_of_one_split_is_no_limit_of_both(home, arrays):
     odd = save_run(home, make_facts(backbone="a; rm -rf ~"), **arrays, command=["deapcache", "probe", "a b"])
     assert recorded_command(odd) == "deapcache probe 'a b'"
-    assert repeat_commands(odd) == []  # its weight decay is not known
+    assert reproduce_commands(odd) == []  # its weight decay is not known
     facts = make_facts(backbone="a; rm -rf ~", limit=4)
     facts["protocol"]["optimiser"]["weight_decay"] = 1e-4
-    _, probe = repeat_commands(save_run(home, facts, **arrays))
+    _, probe = reproduce_commands(save_run(home, facts, **arrays))
     assert "--backbone 'a; rm -rf ~'" in probe
     assert "--limit 4" in probe
     facts["protocol"]["train_limit"], facts["protocol"]["val_limit"] = 4, 2
-    assert repeat_commands(save_run(home, facts, **arrays)) == []
+    assert reproduce_commands(save_run(home, facts, **arrays)) == []
