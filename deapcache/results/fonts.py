@@ -40,7 +40,7 @@ def write_literally(figure: Figure) -> None:
         text.set_parse_math(False)
         text.set_usetex(False)
         text.set_text(drawable(text.get_text()))
-        if further := further_fonts(text.get_text()):
+        if further := dict.fromkeys(font for one in text.get_text() if (font := _font_with(one))):
             text.set_fontfamily([FontProperties().get_name(), *further])
 
 
@@ -55,25 +55,14 @@ def literal_legend(figure: Figure, handles: Sequence[Artist], **options: Any) ->
 
 def drawable(text: str) -> str:
     """``text`` with characters that no font here has as their codes: ``\\u718a``."""
-    return "".join(one if one == "\n" or _font_with(one) is not None else _code(one) for one in text)
+    escaped = {one: one.encode("unicode_escape").decode() for one in set(text) - {"\n"} if _font_with(one) is None}
+    return "".join(escaped.get(one, one) for one in text)
 
 
 def shortened(text: str, room: int) -> str:
     """``text`` as it is drawn, on one line of at most ``room`` characters."""
     line = drawable(" ".join(text.split()))
     return line if len(line) <= room else f"{line[: room - 1]}…"
-
-
-def further_fonts(text: str) -> list[str]:
-    """Names of the fonts that ``text`` needs beside the usual one."""
-    needed = dict.fromkeys(font for one in text if (font := _font_with(one)))
-    return list(needed)
-
-
-def _code(character: str) -> str:
-    if character.isascii():
-        return f"\\x{ord(character):02x}"
-    return character.encode("ascii", "backslashreplace").decode()
 
 
 @functools.lru_cache(maxsize=4096)
