@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import io
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.legend import Legend
@@ -21,11 +23,22 @@ _TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 class LiteralFigure(Figure):
-    """A figure whose texts are drawn as :func:`write_literally` has them."""
+    """A figure whose texts are drawn as :func:`write_literally` has them.
+
+    A notebook shows it also where pyplot, which would register that, was never imported.
+    """
 
     def draw(self, renderer: Any) -> None:
         write_literally(self)
         super().draw(renderer)
+
+    def png(self) -> bytes:
+        """The figure as a PNG file."""
+        data = io.BytesIO()
+        FigureCanvasAgg(self).print_png(data)
+        return data.getvalue()
+
+    _repr_png_ = png
 
 
 def write_literally(figure: Figure) -> None:
