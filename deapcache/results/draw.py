@@ -6,13 +6,11 @@ never through pyplot: nothing global is touched, and threads may draw at once.
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Circle, Patch, Rectangle
 
 from deapcache.cache import HFLIP, CacheEntry, FeatureCache, mirror
@@ -56,23 +54,17 @@ _NARROWEST = 1 / 3
 """Of such panels, shorter side to longer: their titles need room."""
 
 
-class NotebookFigure(LiteralFigure):
-    """A figure that a notebook shows also where pyplot, which would register that, was never imported."""
-
-    def _repr_png_(self) -> bytes:
-        data = io.BytesIO()
-        FigureCanvasAgg(self).print_png(data)
-        return data.getvalue()
-
-
 class Page:
-    """A picture that is ``width`` inches wide, with a title; everything else is placed from ``top`` on, in inches."""
+    """A picture ``width`` inches wide: a line or more for each of ``title``, and ``body`` inches from ``top`` on.
+
+    The title begins at ``left``.
+    """
 
     def __init__(self, width: float, body: float, title: Sequence[str], left: float = _MARGIN) -> None:
         lines = [line for one in title for line in textwrap.wrap(drawable(one), int(width * _CHARACTERS_PER_INCH))]
         self.top = _MARGIN + _LINE * (len(lines) + 1.5)
         self._width, self._height = width, self.top + body + _MARGIN
-        self.figure = NotebookFigure(figsize=(width, self._height), dpi=_DPI)
+        self.figure = LiteralFigure(figsize=(width, self._height), dpi=_DPI)
         self.figure.text(left / width, self._up(_MARGIN), "\n".join(lines), fontsize=10, va="top", linespacing=1.4)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
@@ -101,10 +93,6 @@ class Page:
             axis = self.axes(left + 0.05, below + place * _BAR, 0.14, _BAR - 0.2)
             self.figure.colorbar(scale, cax=axis).set_label(label, fontsize=8)
             axis.tick_params(labelsize=8)
-
-    def png(self) -> bytes:
-        """The picture as a PNG file."""
-        return self.figure._repr_png_()
 
     def _up(self, inches: float) -> float:
         return 1 - inches / self._height
@@ -181,7 +169,7 @@ def draw_run(
         width = legend_left + _LEGEND - left - _MARGIN
         axis = page.axes(left, page.top + body + 0.35, width, _SIGMA - 0.35)
         _draw_sigma(axis, result.sigma, output_height / output_width)
-    return page.png()
+    return page.figure.png()
 
 
 def _run_title(result: Result) -> tuple[str, str]:
@@ -268,7 +256,7 @@ def draw_prediction(
         for axis in (first, *axes):
             _frame_extent(axis, beside, extent)
     page.place_legend(legend_left, painter)
-    return page.png()
+    return page.figure.png()
 
 
 def _extent(seen: Region | None, image: np.ndarray) -> Extent:
@@ -300,12 +288,12 @@ def draw_cache(features: CacheEntry, images: CacheEntry | None, count: int) -> b
         raise IncompleteCacheError(f"{cache.location} has no volumes yet: extract first")
     if len(rows) > count:
         rows = [rows[place * len(rows) // count] for place in range(count)]
-    return draw_volumes(cache, features, images, rows)._repr_png_()
+    return draw_volumes(cache, features, images, rows).png()
 
 
 def draw_volumes(
     cache: FeatureCache, features: CacheEntry, images: CacheEntry | None, rows: Sequence[int]
-) -> NotebookFigure:
+) -> LiteralFigure:
     """The volumes in ``rows`` of the open ``cache``, as :func:`draw_cache` draws them; at least one row."""
     colours, shares = principal_colours([cache.read_features(rows)])
     beside = _base_images(features, images, rows)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import io
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.legend import Legend
@@ -21,11 +23,22 @@ _TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 class LiteralFigure(Figure):
-    """A figure whose texts are drawn as :func:`write_literally` has them."""
+    """A figure whose texts are drawn as :func:`write_literally` has them.
+
+    A notebook shows it also where pyplot, which would register that, was never imported.
+    """
 
     def draw(self, renderer: Any) -> None:
         write_literally(self)
         super().draw(renderer)
+
+    def png(self) -> bytes:
+        """The figure as a PNG file."""
+        data = io.BytesIO()
+        FigureCanvasAgg(self).print_png(data)
+        return data.getvalue()
+
+    _repr_png_ = png
 
 
 def write_literally(figure: Figure) -> None:
@@ -40,7 +53,7 @@ def write_literally(figure: Figure) -> None:
         text.set_parse_math(False)
         text.set_usetex(False)
         text.set_text(drawable(text.get_text()))
-        if further := further_fonts(text.get_text()):
+        if further := dict.fromkeys(font for one in text.get_text() if (font := _font_with(one))):
             text.set_fontfamily([FontProperties().get_name(), *further])
 
 
@@ -55,25 +68,14 @@ def literal_legend(figure: Figure, handles: Sequence[Artist], **options: Any) ->
 
 def drawable(text: str) -> str:
     """``text`` with characters that no font here has as their codes: ``\\u718a``."""
-    return "".join(one if one == "\n" or _font_with(one) is not None else _code(one) for one in text)
+    escaped = {one: one.encode("unicode_escape").decode() for one in set(text) - {"\n"} if _font_with(one) is None}
+    return "".join(escaped.get(one, one) for one in text)
 
 
 def shortened(text: str, room: int) -> str:
     """``text`` as it is drawn, on one line of at most ``room`` characters."""
     line = drawable(" ".join(text.split()))
     return line if len(line) <= room else f"{line[: room - 1]}…"
-
-
-def further_fonts(text: str) -> list[str]:
-    """Names of the fonts that ``text`` needs beside the usual one."""
-    needed = dict.fromkeys(font for one in text if (font := _font_with(one)))
-    return list(needed)
-
-
-def _code(character: str) -> str:
-    if character.isascii():
-        return f"\\x{ord(character):02x}"
-    return character.encode("ascii", "backslashreplace").decode()
 
 
 @functools.lru_cache(maxsize=4096)

@@ -57,7 +57,7 @@ def test_a_legend_has_every_name() -> None:
     painter.legend = dict.fromkeys(ODD, "#000000")
     page = Page(4, 9, ODD)
     page.place_legend(0, painter)
-    page.png()
+    page.figure.png()
     assert set(map(drawable, ODD)) >= {"$x_{$", "_background_", "木" if drawable("木") == "木" else "\\u6728"}
     missing = {shortened(name, 20) for name in ODD} - set(_texts(page.figure))
     assert not missing

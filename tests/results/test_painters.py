@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from deapcache.cache import list_caches
-from deapcache.errors import IncompleteCacheError
+from deapcache.errors import IncompleteCacheError, UnknownNameError, UsageError
 from deapcache.locations import LocalLocation
 from deapcache.results.draw import draw_cache
 from deapcache.results.painters import (
@@ -32,6 +32,16 @@ from deapcache.results.painters import (
     match_clusters,
     principal_colours,
 )
+
+
+@pytest.mark.parametrize(("name", "error", "says"), [
+    ("instances", UsageError, "label type 'instances' has no paint"),
+    ("normals", UnknownNameError, "unknown label type"),
+])  # fmt: skip
+def test_a_picture_that_nothing_paints_is_told(name: str, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        make_painter(name, [np.zeros((2, 3))])
+
 
 BOX = (0.1, 0.2, 0.4, 0.4)
 MOVED = (0.2, 0.2, 0.4, 0.4)
