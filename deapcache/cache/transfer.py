@@ -148,8 +148,11 @@ class _Copy:
         """Raise :class:`StorageFullError` where what is missing will not fit."""
         lacking = [shard for shard in self._shards if shard not in self._present]
         needed = sum(self._sizes[stored.shard_key(shard)] for shard in lacking for stored in self._source.stored_arrays)
-        advice = "or copy a part of it (--images)"
-        self._target.location.require_space(needed, what="the rest of this cache takes", advice=advice)
+        self._target.location.require_space(
+            needed,
+            "{place} has {free} GB free, the rest of this cache takes {needed} GB: free some space, or copy a part of "
+            "it (--images)",
+        )
 
     def run(self, progress: Progress) -> None:
         """Copy what is missing, several shards at once."""

@@ -105,5 +105,8 @@ def item_bytes(cache: Cache) -> int:
 
 def require_space(place: Location, needed: int) -> None:
     """Raise :class:`StorageFullError` where ``needed`` bytes of an extraction will not fit."""
-    advice = "choose another --home, a smaller --dtype or fewer images with --limit (--dry-run shows the plan)"
-    place.require_space(needed, what="this extraction needs up to", advice=advice)
+    place.require_space(
+        needed,
+        "{place} has {free} GB free, this extraction needs up to {needed} GB: free some space, choose another --home, "
+        "a smaller --dtype or fewer images with --limit (--dry-run shows the plan)",
+    )

@@ -212,13 +212,14 @@ class Location(ABC):
         """Bytes that can still be written here; None where that is not known."""
         return None
 
-    def require_space(self, needed: int, *, what: str, advice: str) -> None:
-        """Raise :class:`StorageFullError` where ``needed`` bytes, which ``what`` takes, will not fit."""
+    def require_space(self, needed: int, message: str) -> None:
+        """Raise :class:`StorageFullError` where ``needed`` bytes will not fit.
+
+        ``message`` has the fields ``{place}``, ``{free}`` and ``{needed}``, the last two in GB.
+        """
         free = self.free_bytes()
         if free is not None and needed * _RESERVE > free:
-            raise StorageFullError(
-                f"{self} has {free / 1e9:.2f} GB free, {what} {needed / 1e9:.2f} GB: free some space, {advice}"
-            )
+            raise StorageFullError(message.format(place=self, free=f"{free / 1e9:.2f}", needed=f"{needed / 1e9:.2f}"))
 
     @abstractmethod
     def require_writable(self) -> None:
