@@ -19,14 +19,7 @@ from deapcache.annotations import BOXES, boxes_of_map
 from deapcache.datasets.base import DATASETS, Dataset, SplitStatus, sample_key
 from deapcache.datasets.digests import DigestIndex, stamp
 from deapcache.datasets.files import FileDataset, Sample
-from deapcache.datasets.io import (
-    access_error,
-    list_matching,
-    missing_files,
-    missing_paths,
-    read_depth_png,
-    require_metres,
-)
+from deapcache.datasets.io import access_error, list_matching, missing_paths, read_depth_png, require_metres
 from deapcache.errors import DataError, MissingDataError
 from deapcache.recipe import digest_of
 
@@ -400,8 +393,9 @@ class NyuPairs(FileDataset):
             names = " or ".join(str(root / name) for name in possible_folders(split))
             return SplitStatus(images=0, missing=(names,))
         pairs = pairs_in(folder)
-        missing = sorted(map(str, missing_files([depth for _, _, depth in pairs])))
-        return SplitStatus(images=len(pairs), missing=tuple(missing[:3]))
+        return SplitStatus(
+            images=len(pairs), missing=tuple(sorted(missing_paths([depth for _, _, depth in pairs]))[:3])
+        )
 
     def list_samples(self, split: str) -> Sequence[Sample]:
         folder = split_folder(self.root, split)
@@ -416,7 +410,7 @@ class NyuPairs(FileDataset):
         for (id_, *_), (next_id, *_) in pairwise(pairs):
             if id_ == next_id:
                 raise DataError(f"{folder} has two pictures of the id {id_}, a .png and a .jpg; remove one of them")
-        if lacking := missing_files([depth for _, _, depth in pairs]):
+        if lacking := [depth for _, _, depth in pairs if not depth.is_file()]:
             raise MissingDataError(
                 f"{folder} lacks the depth maps of {len(lacking)} of its {len(pairs)} images, the first is "
                 f"{lacking[0]}; put them there, or remove the images",
