@@ -405,7 +405,7 @@ def annotation_file(root: Path, split: str) -> Path:
 
 # COCO-Stuff: the same photographs with a class at every pixel.
 
-LABELS = tuple(
+STUFF_LABELS = tuple(
     """\
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, street sign,
 stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, hat, backpack,
@@ -431,17 +431,17 @@ REMOVED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 UNLABELLED = 255
 """Pixel value of what belongs to no class."""
 
-VALUES = tuple(value for value in range(len(LABELS)) if value not in REMOVED)
+STUFF_VALUES = tuple(value for value in range(len(STUFF_LABELS)) if value not in REMOVED)
 """Pixel values by class, 0 to 170."""
 
-CLASSES = tuple(LABELS[value] for value in VALUES)
+STUFF_CLASSES = tuple(STUFF_LABELS[value] for value in STUFF_VALUES)
 """Names by class: 80 things, then 91 kinds of stuff."""
 
 CLASS_OF_VALUE = np.full(256, VOID, np.uint8)
 """Class by pixel value, 255 (void) for all that is none."""
-CLASS_OF_VALUE[list(VALUES)] = range(len(VALUES))
+CLASS_OF_VALUE[list(STUFF_VALUES)] = range(len(STUFF_VALUES))
 
-IS_VALUE = np.isin(np.arange(256), (*VALUES, UNLABELLED))
+IS_VALUE = np.isin(np.arange(256), (*STUFF_VALUES, UNLABELLED))
 """By pixel value, whether a map may have it."""
 
 
@@ -469,7 +469,7 @@ class CocoStuffMaps(FileDataset):
     name = "coco-stuff"
     images_name = CocoInstances.images_name
     annotations = ("classes",)
-    classes = CLASSES
+    classes = STUFF_CLASSES
     colour = CocoInstances.colour
     summary = "COCO-Stuff 164k: the photographs of coco with 171 classes at every pixel"
     layout = STUFF_LAYOUT

@@ -17,7 +17,7 @@ from deapcache.machine import device_name
 from deapcache.plugins import Registry
 from deapcache.probing.batches import BatchStream
 from deapcache.probing.caches import SplitCaches, cache_records, open_caches
-from deapcache.probing.config import ProbeConfig, Progress, default_iterations
+from deapcache.probing.config import ProbeConfig, Progress
 from deapcache.probing.evaluate import Examples, costs_of, score
 from deapcache.probing.train import ReadoutTrainer, TaskSpec, stack_trainers, thread_count, train
 from deapcache.readouts import READOUTS, canonical_readout, needs_guidance, needs_upsampler
@@ -200,7 +200,7 @@ class _Probe:
             output_size=(height, width),
             grid=self._train.features.grid,
             feature_dim=self._train.features.dim,
-            iterations=self._config.iterations or default_iterations(task.name),
+            iterations=self._config.iterations or task.iterations,
             upsampler=self._config.upsampler,
         )
         task.heads(spec.classes)  # raises for a dataset that does not suit the task
