@@ -308,6 +308,18 @@ def _mean_cost(results: Sequence[Result]) -> dict[str, float]:
     }
 
 
+def protocols_of(rows: Iterable[Any]) -> str:
+    """``75de1c5e4d86 (deap, linear), 0c2c2d1bb6e0 (no-sigma)`` of lines of a frame."""
+    groups = grouped(rows, "protocol")
+    readouts = (", ".join(dict.fromkeys(row.readout for row in group)) for group in groups)
+    return ", ".join(f"{group[0].protocol[:SHORT]} ({names})" for group, names in zip(groups, readouts, strict=True))
+
+
+def seeds_of(rows: Iterable[Any]) -> str:
+    """``0, 1, 2``."""
+    return ", ".join(map(str, sorted({seed for row in rows for seed in row.seeds})))
+
+
 def protocol_mismatches(rows: DataFrame, every: DataFrame) -> list[str]:
     """For each of ``rows`` in what it was measured unlike the first of ``every`` that it could be taken for.
 

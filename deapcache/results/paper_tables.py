@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from deapcache.errors import UsageError
-from deapcache.results.frame import inner_layer, layer_of, protocol_mismatches, tokens_of
+from deapcache.results.frame import inner_layer, layer_of, protocol_mismatches, protocols_of, seeds_of, tokens_of
 from deapcache.results.paper import (
     BASE,
     DATA,
@@ -29,9 +29,7 @@ from deapcache.results.tables import (
     heading,
     interval,
     make_tables,
-    protocols_of,
     score,
-    seeds_of,
     tables_json,
     train_time,
 )
@@ -333,7 +331,7 @@ def _task_notes(rows: DataFrame) -> Iterator[str]:
     first: Result = rows["result"].iloc[0]
     name = f"{first.task} · {first.dataset}"
     images = f"{first.train_images:,} train and {first.val_images:,} val images"
-    yield f"{name}: protocol {protocols_of(rows.itertuples())}; seeds {seeds_of(rows)}; {images}"
+    yield f"{name}: protocol {protocols_of(rows.itertuples())}; seeds {seeds_of(rows.itertuples())}; {images}"
     if inner := sorted({row.display_name for row in rows.itertuples() if inner_layer(row.result)}):
         yield f"{name}: the paper's are of last layers, not beside {', '.join(inner)}"
     if unlike := unlike_paper(first):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-from deapcache.recipe import SHORT
-from deapcache.results.frame import grouped, layer_of, protocol_mismatches, tokens_of
+from deapcache.results.frame import grouped, layer_of, protocol_mismatches, protocols_of, seeds_of, tokens_of
 from deapcache.results.intervals import Interval
 from deapcache.results.record import Result, plain_json
 from deapcache.untrusted import printable
@@ -103,7 +102,7 @@ def _run_notes(rows: DataFrame) -> Iterator[str]:
     caches = dict.fromkeys(cache["path"] for result in results for cache in result.caches.values())
     several = any(len(seeds) > 1 for seeds in rows["seeds"])
     yield f"protocol: {protocols_of(rows.itertuples())}"
-    yield f"seeds: {seeds_of(rows)}{'; ± is the sample standard deviation over seeds' if several else ''}"
+    yield f"seeds: {seeds_of(rows.itertuples())}{'; ± is the sample standard deviation over seeds' if several else ''}"
     yield f"images: {results[0].train_images:,} train, {results[0].val_images:,} val"
     yield from dict.fromkeys(note for result in results for note in _left_out(result))
     if any(rows["cost"]):
@@ -112,18 +111,6 @@ def _run_notes(rows: DataFrame) -> Iterator[str]:
     yield f"backbone forwards: {sum(result.backbone_forwards for result in results)}"
     yield "caches:"
     yield from (f"  {path}" for path in caches)
-
-
-def protocols_of(rows: Iterable[Any]) -> str:
-    """``75de1c5e4d86 (deap, linear), 0c2c2d1bb6e0 (no-sigma)`` of lines of a frame."""
-    groups = grouped(rows, "protocol")
-    readouts = (", ".join(dict.fromkeys(row.readout for row in group)) for group in groups)
-    return ", ".join(f"{group[0].protocol[:SHORT]} ({names})" for group, names in zip(groups, readouts, strict=True))
-
-
-def seeds_of(rows: DataFrame) -> str:
-    """``0, 1, 2``."""
-    return ", ".join(map(str, sorted({seed for seeds in rows["seeds"] for seed in seeds})))
 
 
 def _left_out(result: Result) -> Iterator[str]:
@@ -184,6 +171,16 @@ def interval(found: Interval | None) -> str:
     if found is None or math.isnan(found[0]):
         return NOTHING
     return f"{found[0]:.4f}–{found[1]:.4f}"
+
+
+def millions(count: float | None, decimals: int) -> str:
+    """``85.8`` from a count; a dash where it is not known."""
+    return NOTHING if count is None else f"{count / 1e6:.{decimals}f}"
+
+
+def three_digits(value: float | None) -> str:
+    """``0.333``; a dash where it was not measured."""
+    return NOTHING if value is None else f"{value:.3g}"
 
 
 def train_time(cost: Mapping[str, float]) -> str:

@@ -23,6 +23,7 @@ from deapcache.results.frame import (
     comparison_identity,
     grouped,
     layer_of,
+    protocols_of,
     reading_in,
     row_identity,
     table_rows,
@@ -43,7 +44,7 @@ from deapcache.results.paper import (
 )
 from deapcache.results.record import Result, load_results
 from deapcache.results.speeds import BackboneSpeed, all_speeds, by_device, most_measured
-from deapcache.results.tables import protocols_of
+from deapcache.results.tables import score
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -58,6 +59,7 @@ CATEGORIES = ("supervised", "self-supervised", "vision-language", "untrained", "
 """The paper's three (Table 2), the control, and what is not known."""
 
 SPEED_COMMAND = "deapcache speed --backbone NAME"
+SPEED_UNIT = "[× ViT-B/16]"
 
 _FULL_READOUT = "deap"
 """Ours that the paper's Tables 3 and 4 are of."""
@@ -467,6 +469,16 @@ def _sorted(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def _line_of(line: Mapping[str, Any]) -> tuple[str, ...]:
     """What the entries of one line of a board share."""
     return tuple(line[name] for name in ("board", "source", "display_name", "readout", "variant"))
+
+
+def volume(line: Any) -> str:
+    """``14×14×768`` of the features; empty where it is not known."""
+    return "×".join(map(str, line.features))
+
+
+def score_text(line: Any) -> str:
+    """Mean and spread, with the decimals that are known."""
+    return score(line.mean, line.spread, line.decimals)
 
 
 def relative_speed(line: Any, device: str) -> float | None:

@@ -1,4 +1,7 @@
-"""The leaderboard as one HTML page that needs nothing but itself: no network, and nothing of it runs what it shows."""
+"""The leaderboard in each of its formats.
+
+The HTML page needs nothing but itself: no network, and nothing of it runs what it shows.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from PIL import Image
 
-from deapcache.errors import LocationError
+from deapcache.errors import LocationError, UsageError
 from deapcache.locations import Location
 from deapcache.recipe import SHORT, digest_of
 from deapcache.results.frame import grouped
@@ -21,15 +25,23 @@ from deapcache.results.leaderboard.board import (
     CATEGORIES,
     PAPER,
     SPEED_COMMAND,
+    SPEED_UNIT,
     Leaderboard,
     comparison_notes,
     origin,
     relative_speed,
+    score_text,
+    volume,
 )
 from deapcache.results.leaderboard.reproduce import recorded_command, reproduce_commands
-from deapcache.results.leaderboard.text import SPEED_UNIT, millions, score_text, three_digits, volume
+from deapcache.results.leaderboard.text import csv_text, leaderboard_tables, markdown_page
 from deapcache.results.record import Result, picture_key, plain_json, result_key
-from deapcache.results.tables import NOTHING, heading, interval
+from deapcache.results.tables import NOTHING, heading, interval, millions, plain_text, three_digits
+from deapcache.untrusted import printable
+
+Format = Literal["table", "markdown", "csv", "html"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+_ENDING = {"table": "txt", "markdown": "md", "csv": "csv", "html": "html"}
 
 _SHADES = 5
 """Of a board's cells."""
@@ -44,6 +56,24 @@ _LARGEST = 250_000
 """Bytes of one picture in the page."""
 BUDGET = 24_000_000
 """Bytes of all pictures in one page: what a phone opens."""
+
+
+def file_name(format: str) -> str:
+    """``leaderboard.html``; raises :class:`UsageError` for a format that there is not."""
+    if format not in _ENDING:
+        raise UsageError(f"--format {format}: expected one of {', '.join(FORMATS)}")
+    return f"leaderboard.{_ENDING[format]}"
+
+
+def rendered(board: Leaderboard, format: Format, *, beside: Path | None = None) -> str:
+    """The leaderboard as text of that format; addresses of local results are relative to the folder ``beside``."""
+    if format == "table":
+        text = "\n".join(map(plain_text, leaderboard_tables(board)))
+    elif format == "markdown":
+        text = markdown_page(board, beside)
+    else:
+        text = csv_text(board, beside) if format == "csv" else html_page(board)
+    return printable(text)
 
 
 def html_page(board: Leaderboard) -> str:

@@ -18,16 +18,17 @@ from deapcache.results.frame import grouped
 from deapcache.results.leaderboard.board import (
     PAPER,
     SPEED_COMMAND,
+    SPEED_UNIT,
     Leaderboard,
     comparison_notes,
     origin,
     relative_speed,
+    score_text,
     speed_on,
+    volume,
 )
 from deapcache.results.record import result_key
-from deapcache.results.tables import NOTHING, Table, heading, interval, score
-
-SPEED_UNIT = "[× ViT-B/16]"
+from deapcache.results.tables import NOTHING, Table, heading, interval, millions, score, three_digits
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|!~$])")
 _SPREAD = "± is the sample standard deviation over seeds; 95% interval: of their mean, bootstrap over val images"
@@ -57,26 +58,6 @@ _MEASURED: Sequence[tuple[str, Callable[[Any], str]]] = (
     ("versions", lambda line: line.versions or NOTHING),
 )
 """How it was measured."""
-
-
-def millions(count: float | None, decimals: int) -> str:
-    """``85.8`` from a count; a dash where it is not known."""
-    return NOTHING if count is None else f"{count / 1e6:.{decimals}f}"
-
-
-def three_digits(value: float | None) -> str:
-    """``0.333``; a dash where it was not measured."""
-    return NOTHING if value is None else f"{value:.3g}"
-
-
-def volume(line: Any) -> str:
-    """``14×14×768`` of the features; empty where it is not known."""
-    return "×".join(map(str, line.features))
-
-
-def score_text(line: Any) -> str:
-    """Mean and spread, with the decimals that are known."""
-    return score(line.mean, line.spread, line.decimals)
 
 
 def leaderboard_tables(board: Leaderboard) -> list[Table]:
