@@ -102,7 +102,7 @@ def passes_to_do(plans: Sequence[PipelinePlan]) -> list[PassWork]:
 
 
 def _work(plan: PipelinePlan, runs: ProbeJob, dataset: DatasetPlan, seen: set[str]) -> PassWork:
-    unit, outline = runs, _known(dataset.outline)
+    unit, outline = runs, _known(dataset.summary)
     missing = list(_missing(runs))
     names = {run: _name(plan, runs, run) for run in missing}
     left = [run for run in missing if names[run] not in seen]
