@@ -431,7 +431,7 @@ def plan_grid(plans: Sequence[PipelinePlan], *, gpus: int = 1, rates: Rates | No
 
 def _pass_work(plan: PipelinePlan, job: ProbeJob, dataset: DatasetPlan, seen: set[str]) -> PassWork:
     """The work of a pass without the runs in ``seen``, which gets its own."""
-    summary = dataset.outline
+    summary = dataset.summary
     assert summary is not None  # a plan with an extraction has one
     assert dataset.extraction is not None
     train, val = summary.splits[0], summary.splits[1]
@@ -495,7 +495,7 @@ def _step_group(
     job: ProbeJob, dataset: DatasetPlan, train_images: int, name: str, task: Task, readout: str, members: int
 ) -> StepGroup:
     """The readouts of a task as the pass's backbone and dataset size them."""
-    summary, entry = dataset.outline, describe(job.backbone)
+    summary, entry = dataset.summary, describe(job.backbone)
     assert summary is not None
     size = target_size(summary, dataset.settings.base_size or summary.base_size)
     spec = TaskSpec(

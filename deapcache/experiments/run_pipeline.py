@@ -76,7 +76,7 @@ class DatasetPlan:
     settings: ExtractionSettings
     dataset: Dataset | None
     """None: it cannot be extracted from here."""
-    outline: DatasetSummary | None
+    summary: DatasetSummary | None
     """The dataset as the plan knows it, also where its files are not there; None: nothing is known of it."""
     extraction: ExtractionPlan | None
     """None: nothing is known of the dataset. Of one that cannot be extracted from here: what it would take."""
@@ -255,39 +255,39 @@ def _plan_dataset(pipeline: Pipeline, name: str, home: Location, data_root: Path
         limit=None if None in limits else max(limit for limit in limits if limit is not None),
     )
     backbones = tuple(dict.fromkeys(backbone for probe in probes for backbone in probe.backbones))
-    dataset, outline, extraction, problem = None, None, None, ""
+    dataset, summary, extraction, problem = None, None, None, ""
     try:
         opened = open_dataset(name, data_root)
         if pipeline.on_error == "skip":
             opened = without_unreadable(opened, opened.splits, home)
-        outline = summarize_dataset(opened, opened.splits)
-        _require_annotations(pipeline, outline)
+        summary = summarize_dataset(opened, opened.splits)
+        _require_annotations(pipeline, summary)
         extraction = plan_extraction(backbones, opened, home, settings=settings, measure=False)
         dataset = opened
     except LocationError:
         raise
     except MissingDataError as error:
         problem = f"dataset {name}: {error}"
-        outline = _without_files(pipeline, name, home)
-        if outline is not None:
-            extraction = plan_extraction(backbones, outline, home, settings=settings, measure=False)
+        summary = _without_files(pipeline, name, home)
+        if summary is not None:
+            extraction = plan_extraction(backbones, summary, home, settings=settings, measure=False)
     except DeapcacheError as error:
-        problem, outline = f"dataset {name}: {error}", None
+        problem, summary = f"dataset {name}: {error}", None
     return DatasetPlan(
-        name=name, settings=settings, dataset=dataset, outline=outline, extraction=extraction, problem=problem
+        name=name, settings=settings, dataset=dataset, summary=summary, extraction=extraction, problem=problem
     )
 
 
 def _without_files(pipeline: Pipeline, name: str, home: Location) -> DatasetSummary | None:
     """What is known of a dataset whose files are not there; None: nothing that could be planned with."""
     try:
-        outline = summarize_without_files(name, home)
-        _require_annotations(pipeline, outline)
+        summary = summarize_without_files(name, home)
+        _require_annotations(pipeline, summary)
     except LocationError:
         raise
     except DeapcacheError:  # the files' absence is told already
         return None
-    return outline
+    return summary
 
 
 def _require_annotations(pipeline: Pipeline, dataset: DatasetSummary) -> None:

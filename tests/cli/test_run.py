@@ -48,6 +48,19 @@ def test_the_tables_come_last_and_a_second_run_prints_the_same(run, home):
     assert again.err == "few: 0 forwards and 0 of 2 runs to do\n"
 
 
+def test_pictures_that_cannot_be_written_are_notes_and_cost_no_run(run, home):
+    names = json.loads(run("--json").out)["trained"]
+    for key in home.keys("results"):
+        home.delete(key)
+    for name in names:
+        (home.path / "results" / f"{name}.png").mkdir(parents=True)
+    done = run()
+    assert done.code == 0
+    assert all(f"no picture of {name}, which is saved: " in done.err for name in names)
+    assert all(home.exists(f"results/{name}.json") for name in names)
+    assert "picture: " not in done.out
+
+
 def test_a_dry_run_prints_the_plan_and_makes_nothing(run, home):
     done = run("--dry-run", "--set", "seeds=0,1,2")
     assert (done.code, done.err) == (0, "")
