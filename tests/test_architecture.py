@@ -89,12 +89,8 @@ def files_in_circles() -> set[str]:
     return {module for module in MODULES if module in reached_from(module)}
 
 
-WITH_CIRCLES = {"results"}
-"""Rooms that are still to be cleaned; take one off once it is."""
-
-
 def test_files_do_not_import_each_other_in_circles():
-    left = {module for module in files_in_circles() if module.split(".")[1] not in WITH_CIRCLES}
+    left = files_in_circles()
     assert not left, f"these files import each other in circles, perhaps late or for types: {', '.join(sorted(left))}"
 
 
