@@ -116,7 +116,7 @@ def collect(homes: Iterable[Location]) -> Collected:
 
 
 COLUMNS = (
-    *("board", "comparison", "title", "told_apart", "comparison_key", "task", "dataset"),
+    *("board", "comparison", "title", "setting", "comparison_key", "task", "dataset"),
     # the entry, a digest of what it is for addresses, and the line that it stands in of its board
     *("entry", "key", "line"),
     *("source", "printed", "backbone", "display_name", "reading", "category", "backbone_parameters", "features"),
@@ -126,10 +126,11 @@ COLUMNS = (
     *("row", "results", "homes", "seeds", "cost", "protocol", "date", "versions", "problem"),
     *("train_images", "val_images", "output_size"),
 )
-"""Of a leaderboard's frame. ``printed`` is the paper's table, empty for ours; ``features`` (H, W, D), (H, W) where the
-paper says no more; ``speeds`` of the backbone on each device, that of the shown one first; ``place`` of the metric in
-its comparison; ``decimals`` that are known of the score; ``homes`` of each of ``results``. What is not known is
-``None``, an empty tuple or an empty text."""
+"""Of a leaderboard's frame. ``setting`` tells a comparison from others of its task and dataset, ``variant`` an entry
+from others of its backbone and readout; both are mostly empty. ``printed`` is the paper's table, empty for ours;
+``features`` (H, W, D), (H, W) where the paper says no more; ``speeds`` of the backbone on each device, that of the
+shown one first; ``place`` of the metric in its comparison; ``decimals`` that are known of the score; ``homes`` of
+each of ``results``. What is not known is ``None``, an empty tuple or an empty text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +178,8 @@ def leaderboard(
     for same_data in grouped(rows, "task", "dataset"):
         groups = grouped(same_data, "comparison_key")
         identities = [comparison_identity(group[0].result) for group in groups]
-        for group, told_apart in zip(groups, disambiguate(identities, _differing([identities])), strict=True):
-            lines += _comparison(group, told_apart, variants, collected.homes, paper)
+        for group, setting in zip(groups, disambiguate(identities, _differing([identities])), strict=True):
+            lines += _comparison(group, setting, variants, collected.homes, paper)
     if paper:
         there = {line["task"] for line in lines if line["source"] == PAPER}
         measured = {(line["task"], line["dataset"]) for line in lines}
@@ -274,11 +275,11 @@ def disambiguate(group: Sequence[Identity], fields: Sequence[str]) -> list[str]:
 
 
 def _comparison(
-    group: Sequence[Any], told_apart: str, variants: Mapping[int, str], homes: Mapping[str, Location], paper: bool
+    group: Sequence[Any], setting: str, variants: Mapping[int, str], homes: Mapping[str, Location], paper: bool
 ) -> list[dict[str, Any]]:
     """The lines of rows that may stand beside each other, and of the paper's where these may as well."""
     first: Result = group[0].result
-    comparison = _comparison_columns(first.task, first.dataset, group[0].comparison_key, told_apart)
+    comparison = _comparison_columns(first.task, first.dataset, group[0].comparison_key, setting)
     comparison |= {"train_images": first.train_images, "val_images": first.val_images}
     comparison |= {"output_size": tuple(first.protocol["output_size"])}
     metrics = {
@@ -312,12 +313,12 @@ def _comparison(
     return lines
 
 
-def _papers_comparison(task: str, data: PaperData, told_apart: str) -> list[dict[str, Any]]:
+def _papers_comparison(task: str, data: PaperData, setting: str) -> list[dict[str, Any]]:
     """The lines of a task of the paper of which there are no results that they may stand beside."""
     from deapcache.tasks import get_task
 
     ours = get_task(task)
-    comparison = _comparison_columns(task, data.dataset, PAPER, told_apart) | {"board": PAPERS_DATA}
+    comparison = _comparison_columns(task, data.dataset, PAPER, setting) | {"board": PAPERS_DATA}
     comparison |= {name: getattr(data, name) for name in ("train_images", "val_images", "output_size")}
     printed = [(name, ours.metrics[name]) for name in ours.metrics if name in paper_metrics(task)]
     metrics = {
@@ -328,12 +329,12 @@ def _papers_comparison(task: str, data: PaperData, told_apart: str) -> list[dict
     return [comparison | line | metrics[line["metric"]] for line in _paper_lines(task) if line["metric"] in metrics]
 
 
-def _comparison_columns(task: str, dataset: str, comparison_key: str, told_apart: str) -> dict[str, Any]:
+def _comparison_columns(task: str, dataset: str, comparison_key: str, setting: str) -> dict[str, Any]:
     return {
         "board": dataset,
         "comparison": digest_of([task, dataset, comparison_key])[:10],
-        "title": " · ".join(filter(None, (task, dataset, told_apart))),
-        "told_apart": told_apart,
+        "title": " · ".join(filter(None, (task, dataset, setting))),
+        "setting": setting,
         "comparison_key": comparison_key,
         "task": task,
         "dataset": dataset,
@@ -343,8 +344,8 @@ def _comparison_columns(task: str, dataset: str, comparison_key: str, told_apart
 def _measured_entry(row: Any, variant: str, homes: Sequence[Location]) -> dict[str, Any]:
     """A row of ours. The volume is what was probed; the rest of its backbone is from the registry, else the result."""
     first: Result = row.result
-    known, told = known_entry(row.backbone), first.about
-    category = _category(known) if known else told.get("category")
+    known, about = known_entry(row.backbone), first.about
+    category = _category(known) if known else about.get("category")
     found = [f"{name} {number}" for result in row.results for name, number in result.versions.items()]
     return {
         "key": digest_of([MEASURED, row.backbone, row.readout, row.protocol, [one.run for one in row.results]])[:10],
@@ -354,9 +355,9 @@ def _measured_entry(row: Any, variant: str, homes: Sequence[Location]) -> dict[s
         "display_name": row.display_name,
         "reading": reading_in(first.caches["train"]["recipe"]),
         "category": category if category in CATEGORIES else "other",
-        "backbone_parameters": (known.parameters if known else told.get("parameters")) or None,
+        "backbone_parameters": (known.parameters if known else about.get("parameters")) or None,
         "features": (*first.build["grid"], first.build["feature_dim"]),
-        "training_data": known.training_data if known else told.get("training_data", ""),
+        "training_data": known.training_data if known else about.get("training_data", ""),
         "variant": variant,
         "name": f"{row.readout} ({variant})" if variant else row.readout,
         **{
@@ -445,7 +446,7 @@ def _sorted(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     }
 
     def order(line: Mapping[str, Any]) -> tuple[Any, ...]:
-        column = tasks.get(line["task"], len(tasks)), line["task"], line["dataset"], line["told_apart"]
+        column = tasks.get(line["task"], len(tasks)), line["task"], line["dataset"], line["setting"]
         entry = line["comparison"], line["key"]
         return boards.index(line["board"]), *column, entry not in worse, worse.get(entry, 0)
 

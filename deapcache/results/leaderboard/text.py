@@ -95,7 +95,7 @@ def _cell(line: Any) -> str:
 
 def _head(column: Any) -> str:
     dataset = column.dataset if column.dataset != column.task else ""
-    return "\n".join(filter(None, (column.task, dataset, column.told_apart, heading(column._asdict()))))
+    return "\n".join(filter(None, (column.task, dataset, column.setting, heading(column._asdict()))))
 
 
 def _speed_note(board: Leaderboard) -> str:

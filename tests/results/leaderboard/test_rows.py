@@ -72,8 +72,8 @@ def test_what_was_measured_differently_has_a_column_of_its_own(home, save):
     for changes in ({"backbone": "one"}, {"backbone": "two", "iou": 0.6}, {"backbone": "one", "iterations": 7}):
         save(**changes)
     found = comparisons(home)
-    assert sorted(entries[0].told_apart for entries in found) == ["iterations 100", "iterations 7"]
-    (two,) = [entries for entries in found if entries[0].told_apart == "iterations 100"]
+    assert sorted(entries[0].setting for entries in found) == ["iterations 100", "iterations 7"]
+    (two,) = [entries for entries in found if entries[0].setting == "iterations 100"]
     assert [entry.backbone for entry in two] == ["two", "one"]
 
 
