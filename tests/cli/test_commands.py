@@ -133,7 +133,9 @@ def test_after_a_label_is_corrected_only_targets_are_made_and_one_says_which(cli
     made = [entry for entry in list_caches(home, "targets") if entry.path not in before]
     newest = {entry.split: entry for entry in made if entry.name == "instances"}
     chosen = ",".join(entry.recipe["annotations"][:12] for entry in newest.values())
-    (result,) = json.loads(cli(*probe, "--where", f"annotations={chosen}").out)
+    probed = cli(*probe, "--where", f"annotations={chosen}")
+    assert probed.code == 0, probed.err
+    (result,) = json.loads(probed.out)
     assert result["caches"]["train instances targets"]["digest"] == newest["train"].digest
     assert result["caches"]["val instances targets"]["digest"] == newest["val"].digest
     assert cli(*probe, "--where", "storage=int8", "--where", "storage=float16").code == 2

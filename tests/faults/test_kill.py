@@ -31,8 +31,8 @@ def _killed(extractors: Extractors, root: Path, home: Path, delay: float) -> boo
 @pytest.mark.slow
 def test_kills_at_any_moment_lose_and_change_nothing(undisturbed, extractors: Extractors, tally: Tally, tmp_path):
     moments, homes = random.Random(7), [tmp_path / "home0"]
-    shards_seen, kills = set(), 0
-    while kills < MOMENTS:
+    shards_seen, kills, enough = set(), 0, 8 if LONG else 1
+    while kills < MOMENTS or (len(shards_seen) <= enough and kills < 10 * MOMENTS):  # a busy machine takes more of them
         home = LocalLocation(homes[-1])
         if not _killed(extractors, undisturbed.root, home.path, moments.uniform(0, 0.9 * undisturbed.seconds)):
             assert cache_bytes(home) == undisturbed.kept
@@ -43,7 +43,7 @@ def test_kills_at_any_moment_lose_and_change_nothing(undisturbed, extractors: Ex
             found = cache_bytes(home)
             assert found.items() <= undisturbed.kept.items(), "a key is half written"
             shards_seen.add(len(shard_keys(found)))
-    assert len(shards_seen) > (8 if LONG else 1), "the kills all came at the same moment: this test shows nothing"
+    assert len(shards_seen) > enough, "the kills all came at the same moment: this test shows nothing"
     extractors.run(undisturbed.root, homes[-1], tmp_path / "log")
     assert cache_bytes(LocalLocation(homes[-1])) == undisturbed.kept
 
