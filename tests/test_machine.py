@@ -82,4 +82,4 @@ def test_no_other_code_counts_the_cores_of_the_whole_machine() -> None:
     """Workers are as many as a batch system lends; a machine's cores are named where a machine is described."""
     package = Path(machine.__file__).parent
     uses = {str(file.relative_to(package)) for file in package.rglob("*.py") if "os.cpu_count" in file.read_text()}
-    assert uses == {"machine.py", "cli/doctor.py", "experiments/speed/measuring.py"}
+    assert uses == {"machine.py", "cli/doctor.py", "experiments/speed.py"}
