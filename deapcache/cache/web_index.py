@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +39,7 @@ from deapcache.locations import INDEX, LISTING_FORMAT, MANIFEST, LocalLocation, 
 from deapcache.untrusted import parse_json, require_printable
 
 Record = TypeVar("Record", "Manifest", "IndexEntry")
+Listed = TypeVar("Listed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,11 +187,7 @@ def write_manifest(location: Location) -> Manifest:
     Several writers may do so at once: each lists and writes until what it lists is what is written, so the last one
     to look leaves nothing out. Raises what :func:`list_cache` and :meth:`Location.publish` raise.
     """
-    found = _read(location, MANIFEST)
-    while found != (data := manifest_bytes(listed := list_cache(location))):
-        location.publish(MANIFEST, data, replace=True)
-        found = _read_written(location, MANIFEST)
-    return listed
+    return _write_until_read(location, MANIFEST, lambda: list_cache(location), manifest_bytes)
 
 
 def remove_from_manifest(location: Location, keys: Iterable[str]) -> None:
@@ -245,11 +242,7 @@ def write_index(home: Location) -> list[IndexEntry]:
 
     Several writers may do so at once: each lists and writes until what it lists is what is written.
     """
-    found = _read(home, INDEX)
-    while found != (data := index_bytes(entries := list_home(home))):
-        home.publish(INDEX, data, replace=True)
-        found = _read_written(home, INDEX)
-    return entries
+    return _write_until_read(home, INDEX, lambda: list_home(home), index_bytes)
 
 
 def remove_from_index(cache: Location) -> None:
@@ -328,18 +321,29 @@ def _index_entry(entry: CacheEntry) -> IndexEntry | None:
     )
 
 
+def _write_until_read(
+    location: Location, key: str, list_now: Callable[[], Listed], encode: Callable[[Listed], bytes]
+) -> Listed:
+    """What ``list_now`` gives once ``key`` reads as that; it is written as often as others change it meanwhile."""
+    found = _read(location, key)
+    while found != (data := encode(listed := list_now())):
+        location.publish(key, data, replace=True)
+        found = _read_written(location, key)
+    return listed
+
+
 def _read(location: Location, key: str) -> bytes | None:
     """What is at ``key``; None where it is no file that can be read."""
     try:
-        return location.read(key)
-    except (FileNotFoundError, NotAFileError, UnreadableError):
+        return _read_written(location, key)
+    except (NotAFileError, UnreadableError):
         return None
 
 
 def _read_written(location: Location, key: str) -> bytes | None:
-    """What is at ``key`` after it was written; raises :class:`LocationError` where that cannot be read.
+    """What is at ``key``, None where nothing is; raises :class:`LocationError` where it cannot be read.
 
-    What is written again and again until it reads as written would otherwise be written for ever.
+    For after a write: what cannot be read would otherwise never read as written, and be written for ever.
     """
     try:
         return location.read(key)
