@@ -22,7 +22,7 @@ from deapcache.locations import Location
 from deapcache.machine import cpu_count, versions
 
 if TYPE_CHECKING:
-    from deapcache.datasets import DatasetEntry
+    from deapcache.datasets import Dataset
     from deapcache.datasets.checking import SplitCheck
 
 _PACKAGES = ("deapcache", "torch", "timm", "open_clip_torch", "zarr", "numcodecs", "obstore", "dask")
@@ -129,7 +129,7 @@ def _bandwidth(place: Location) -> dict[str, str]:
 class _Report:
     """What was found of one dataset."""
 
-    entry: DatasetEntry
+    entry: type[Dataset]
     root: Path
     full: bool
     unopened: str = ""

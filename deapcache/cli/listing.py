@@ -14,7 +14,7 @@ from deapcache.cli.options import App
 from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
-    from deapcache.datasets import DatasetEntry, SplitStatus
+    from deapcache.datasets import Dataset, SplitStatus
     from deapcache.readouts import ReadoutEntry
 
 _DEPENDS = "depend on its files"
@@ -95,7 +95,7 @@ def list_datasets(
         out.print(f"  licence: {entry.licence}", markup=False)
 
 
-def _dataset_row(entry: DatasetEntry, root: Path) -> dict[str, Any]:
+def _dataset_row(entry: type[Dataset], root: Path) -> dict[str, Any]:
     from deapcache.datasets import dataset_status
     from deapcache.experiments import tasks_of
 
@@ -114,7 +114,7 @@ def _dataset_row(entry: DatasetEntry, root: Path) -> dict[str, Any]:
     }
 
 
-def images_found(entry: DatasetEntry, root: Path) -> dict[str, str]:
+def images_found(entry: type[Dataset], root: Path) -> dict[str, str]:
     """Per split: how many images are there beside the official number, or what is missing."""
     from deapcache.datasets import dataset_status
 
@@ -129,7 +129,7 @@ def _count_text(status: SplitStatus, official: int | None) -> str:
     return f"{status.images:,} images (official: {official:,})"
 
 
-def _annotations(entry: DatasetEntry) -> str:
+def _annotations(entry: type[Dataset]) -> str:
     if not entry.annotations:
         return _DEPENDS
     classes = f" ({len(entry.classes)})" if entry.classes else ""

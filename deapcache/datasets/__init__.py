@@ -3,7 +3,6 @@
 from deapcache.datasets.base import (
     DATASETS,
     Dataset,
-    DatasetEntry,
     SplitStatus,
     dataset_entry,
     dataset_status,
@@ -20,7 +19,6 @@ __all__ = [
     "DATASETS",
     "INTERPOLATION",
     "Dataset",
-    "DatasetEntry",
     "DigestIndex",
     "SplitStatus",
     "dataset_entry",

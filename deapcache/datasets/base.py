@@ -131,7 +131,7 @@ class Dataset(ABC):
         return {split: cls.split_status(root, split) for split in cls.splits}
 
     @classmethod
-    def member(cls, name: str) -> DatasetEntry:
+    def member(cls, name: str) -> type[Dataset]:
         """The entry of ``FAMILY:NAME``, for a name that many data sets share; raises :class:`UnknownNameError`."""
         raise UnknownNameError(f"unknown dataset '{cls.name}:{name}': {cls.name} is one data set, write {cls.name}")
 
@@ -232,10 +232,7 @@ class SplitStatus:
         return self.images > 0 and not self.missing
 
 
-DatasetEntry = type[Dataset]
-"""What is registered under a name: a class, whose attributes say what is known without opening it."""
-
-DATASETS: Registry[DatasetEntry] = Registry(
+DATASETS: Registry[type[Dataset]] = Registry(
     "dataset",
     modules=(
         "deapcache.datasets.ade20k",
@@ -249,7 +246,7 @@ DATASETS: Registry[DatasetEntry] = Registry(
         "deapcache.datasets.voc",
     ),
 )
-"""All datasets by name."""
+"""All datasets by name: classes, whose attributes say what is known without opening one."""
 
 
 def images_owner(name: str) -> str:
@@ -260,7 +257,7 @@ def images_owner(name: str) -> str:
     return DATASETS.get(name).images_name if name in DATASETS else name
 
 
-def dataset_entry(name: str) -> DatasetEntry:
+def dataset_entry(name: str) -> type[Dataset]:
     """The entry of ``coco``, or of ``folder:NAME``, which is one of many; raises :class:`UnknownNameError`."""
     family, colon, member = name.partition(":")
     if not colon or family not in DATASETS:
@@ -277,7 +274,7 @@ def open_dataset(name: str, data_root: Path) -> Dataset:
         return dataset_entry(name).open(Path(data_root))
 
 
-def dataset_status(entry: DatasetEntry, data_root: Path) -> dict[str, SplitStatus]:
+def dataset_status(entry: type[Dataset], data_root: Path) -> dict[str, SplitStatus]:
     """:meth:`Dataset.status`; folders that cannot be looked into are told as what is missing, not raised."""
     try:
         with file_errors(data_root):

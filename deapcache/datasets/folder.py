@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.annotations import BOXES, VOID, boxes_of_map
-from deapcache.datasets.base import DATASETS, DatasetEntry, SplitStatus
+from deapcache.datasets.base import DATASETS, Dataset, SplitStatus
 from deapcache.datasets.files import FileDataset, Sample
 from deapcache.datasets.io import (
     COLOUR,
@@ -130,7 +130,7 @@ class FolderDataset(FileDataset):
         self.classes = _read_classes(root / CLASSES_FILE) if "classes" in found else ()
 
     @classmethod
-    def member(cls, name: str) -> DatasetEntry:
+    def member(cls, name: str) -> type[Dataset]:
         """The entry of the data set ``folder:NAME``; raises :class:`UsageError` for what is no name of a folder."""
         if not name or name in (".", "..") or set(name) & {"/", os.sep}:
             raise UsageError(

@@ -17,7 +17,7 @@ import numpy as np
 
 from deapcache.backbones import describe
 from deapcache.cache import find_caches, list_caches
-from deapcache.datasets import DATASETS, DatasetEntry, images_owner
+from deapcache.datasets import DATASETS, Dataset, images_owner
 from deapcache.errors import CacheMissError, LocationError, TrainingError, UnknownNameError, UsageError
 from deapcache.locations import Location
 from deapcache.probing import ProbeConfig, ProbeProgress, ProbeResult, RunSpec, feature_fields, probe_backbone
@@ -243,7 +243,7 @@ def _nothing_cached(home: Location, dataset: str, backbones: Sequence[str], more
     )
 
 
-def tasks_of(entry: DatasetEntry) -> list[str]:
+def tasks_of(entry: type[Dataset]) -> list[str]:
     """Names of the tasks that a dataset's annotations and classes suffice for; none where they depend on its files."""
     return [name for name in TASKS.names() if _is_compatible(get_task(name), entry)]
 
@@ -254,7 +254,7 @@ def datasets_for(task: Task) -> list[str]:
     return sorted(fitting, key=lambda name: (name != task.default_dataset, name))
 
 
-def _is_compatible(task: Task, entry: DatasetEntry) -> bool:
+def _is_compatible(task: Task, entry: type[Dataset]) -> bool:
     if not entry.annotations or not set(task.annotations) <= set(entry.annotations):
         return False
     try:
