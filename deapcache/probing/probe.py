@@ -18,7 +18,7 @@ from deapcache.plugins import Registry
 from deapcache.probing.batches import BatchStream
 from deapcache.probing.caches import SplitCaches, cache_records, open_caches
 from deapcache.probing.config import ProbeConfig, Progress
-from deapcache.probing.evaluate import Examples, costs_of, score
+from deapcache.probing.evaluate import Examples, costs_of, score, training_statistics
 from deapcache.probing.train import ReadoutTrainer, TaskSpec, stack_trainers, thread_count, train
 from deapcache.readouts import READOUTS, canonical_readout, needs_guidance, needs_upsampler
 from deapcache.recipe import Protocol
@@ -265,11 +265,19 @@ class _Probe:
         train_seconds = train(groups, stream, self._train.draws, config, progress)
         if all(trainer.failure for trainer in trainers):
             raise _combined_error(trainers)
-        baselines = {name: spec.constant_baseline(stream, rows, batch_size) for name, spec in specs.items()}
+        baselines = {name: spec.constant_baselines(stream, rows, batch_size) for name, spec in specs.items()}
+        fitted = training_statistics(groups, stream, rows, batch_size=batch_size)
         # the validation images are read once, so there is nothing to gain from holding them
         val_stream = BatchStream(self._val, "stream", device)
         scorers, baseline_scorers, score_seconds = score(
-            groups, baselines, specs, val_stream, self._val.rows, batch_size=batch_size, progress=progress
+            groups,
+            baselines,
+            specs,
+            val_stream,
+            self._val.rows,
+            training=fitted,
+            batch_size=batch_size,
+            progress=progress,
         )
         baseline_scores = {name: scorer.scores() for name, scorer in baseline_scorers.items()}
         forwards, builds = (now - before for now, before in zip(_backbone_counts(), counts_before, strict=True))

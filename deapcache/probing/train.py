@@ -88,10 +88,11 @@ class TaskSpec:
         _, sample = next(stream.maps(self.task.annotations, [rows[:_BIAS_SAMPLE]]))
         return self.task.output_bias(self.task.target(sample))
 
-    def constant_baseline(self, stream: BatchStream, rows: np.ndarray, batch_size: int) -> torch.Tensor:
-        """The best output (C, h, w) or (C,) that does not look at the image, from one pass over the targets."""
+    def constant_baselines(self, stream: BatchStream, rows: np.ndarray, batch_size: int) -> Mapping[str, torch.Tensor]:
+        """Metric → the best output (C, h, w) or (C,) that does not look at the image; one pass over the targets."""
         maps = stream.maps(self.task.annotations, sequential(rows, batch_size))
-        return self.task.constant_baseline((self.task.target(some) for _, some in maps), self.classes)
+        found = self.task.constant_baseline((self.task.target(some) for _, some in maps), self.classes)
+        return found if isinstance(found, Mapping) else {self.task.main_metric: found}
 
 
 class ReadoutTrainer:
