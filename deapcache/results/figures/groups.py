@@ -105,7 +105,7 @@ def _group(summaries: Sequence[Summary]) -> Group:
     return Group(
         task=first.task,
         dataset=first.dataset,
-        metric=first.first.main_metric,
+        metric=PAPER_SCORES.get(first.task, (first.first.main_metric,))[0],
         summaries=tuple(kept),
         notes=tuple(notes),
     )
