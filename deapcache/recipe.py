@@ -246,3 +246,13 @@ class Protocol(Recipe):
     val_limit: int | None
     views: tuple[str, ...] = omit_if_default(("original",))
     """Views of the training images that are drawn from; scores are always of original images."""
+    name: str = omit_if_default("")
+    """The named protocol it follows (``deapcache.probing.PROTOCOLS``), and what of it was changed; empty in results
+    from before there were any."""
+    name_digest: str = omit_if_default("")
+    """Digest of all that this name stands for."""
+    standardise: str = omit_if_default("cell")
+    """Over what features are brought to mean 0 and variance 1: ``cell``, the channels of each cell; ``channel``, each
+    channel over all cells of the training images."""
+    selection: Mapping[str, Any] | None = omit_if_default(None)
+    """What the learning rate was chosen from, and on which part of the training images; ``None``: it was given."""

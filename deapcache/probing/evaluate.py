@@ -90,7 +90,7 @@ def score(
     batch_size: int,
     progress: Progress,
 ) -> tuple[dict[ReadoutTrainer, Scorer], dict[str, Scorer], float]:
-    """Score every trainer's outputs and every task's constant baseline in one pass over the validation ``rows``.
+    """Score every trainer's outputs and the constant baselines of tasks in one pass over ``rows``.
 
     Returns the scorers by trainer, those of the baselines by task, and the seconds it took. A trainer whose output
     cannot be scored gets a ``failure``; the others are scored on.
@@ -101,7 +101,7 @@ def score(
         for head in (head for trainer in group.trainers for head in trainer.heads):
             head.eval()
     scorers = {one: Scorer(one.spec.task, len(rows)) for group in groups for one in group.trainers}
-    baseline_scorers = {name: Scorer(spec.task, len(rows)) for name, spec in specs.items()}
+    baseline_scorers = {name: Scorer(specs[name].task, len(rows)) for name in baselines}
     start, done = time.perf_counter(), 0
     for batch in stream.batches(sequential(rows, batch_size)):
         with torch.no_grad():
@@ -109,9 +109,9 @@ def score(
             targets = {name: spec.task.target(batch.maps) for name, spec in specs.items()}
             for group in (one for one in groups if one.trainers):
                 _score_group(group, features, batch, targets, scorers)
-            for name, spec in specs.items():
-                constant = baselines[name] if baselines[name].ndim == 3 else baselines[name][:, None, None]
-                output = constant.to(features.device).expand(len(features), -1, *spec.output_size)
+            for name, baseline in baselines.items():
+                constant = baseline if baseline.ndim == 3 else baseline[:, None, None]
+                output = constant.to(features.device).expand(len(features), -1, *specs[name].output_size)
                 baseline_scorers[name].add(output, targets[name], batch.rows)
         done += len(batch.rows)
         progress(ProbeProgress(stage="score", done=done, total=len(rows)))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -55,11 +55,19 @@ class TaskSpec:
     iterations: int
     upsampler: Path | None = None
     """Checkpoint for the readouts that are built around a published upsampler."""
+    standardise: str = "cell"
+    """Over what readouts standardise features: ``cell`` or ``channel``."""
+    feature_statistics: tuple[torch.Tensor, torch.Tensor] | None = None
+    """Mean and standard deviation of each channel over the training images, (D',) float32, for ``channel``."""
 
     @property
     def heads(self) -> tuple[int, ...]:
         """Output channels of each of the task's readouts."""
         return self.task.heads(self.classes)
+
+    def shortened(self, fraction: float) -> TaskSpec:
+        """The same, with a ``fraction`` of the iterations, one at least."""
+        return replace(self, iterations=max(1, round(fraction * self.iterations)))
 
     def build(self, readout: str, seed: int, output_bias: torch.Tensor | None = None) -> list[Readout]:
         """Fresh readouts of that name, one a head; their outputs start at ``output_bias`` (sum of heads,)."""
@@ -72,11 +80,14 @@ class TaskSpec:
                 cnn_width=self.task.cnn_width(self.classes),
                 seed=seed + place * _NEXT_HEAD,
                 upsampler=self.upsampler,
+                standardise=self.standardise,
             )
             for place, channels in enumerate(self.heads)
         ]
         for head in built:
             head.trained_size = self.output_size
+            if self.feature_statistics is not None:
+                head.set_feature_statistics(*self.feature_statistics)
         if output_bias is not None:
             for head, values in zip(built, output_bias.split(self.heads), strict=True):
                 head.set_output_bias(values)
@@ -195,6 +206,7 @@ class ReadoutTrainer:
             "grid": list(spec.grid),
             "cnn_width": spec.task.cnn_width(spec.classes),
             "seed": self.seed,
+            "standardise": spec.standardise,
             "output_size": list(spec.output_size),
             "classes": list(spec.classes),
             "task_options": dict(spec.task.chosen),
@@ -341,7 +353,13 @@ def _shape(trainer: ReadoutTrainer) -> Hashable:
 
 
 def train(
-    groups: Sequence[StackedGroup], stream: BatchStream, draws: np.ndarray, config: ProbeConfig, progress: Progress
+    groups: Sequence[StackedGroup],
+    stream: BatchStream,
+    draws: np.ndarray,
+    config: ProbeConfig,
+    progress: Progress,
+    *,
+    stage: str = "train",
 ) -> float:
     """Train all ``groups`` to the end on the same batches of ``draws``; returns the seconds it took.
 
@@ -369,7 +387,7 @@ def train(
                 losses = [one.recent_loss() for one in trainers if one.failure is None]
                 finite = [loss for loss in losses if math.isfinite(loss)]
                 mean = sum(finite) / len(finite) if finite else None
-                progress(ProbeProgress(stage="train", done=iteration, total=iterations, mean_loss=mean))
+                progress(ProbeProgress(stage=stage, done=iteration, total=iterations, mean_loss=mean))
     return time.perf_counter() - start
 
 

@@ -138,6 +138,14 @@ class Task(ABC):
         undefined.
         """
 
+    def selection_score(self, scores: Mapping[str, float], statistics: Mapping[str, np.ndarray]) -> float:
+        """What a learning rate is chosen by, of held-out training images: higher is better, NaN where undefined.
+
+        The main metric, with its sign turned where lower is better.
+        """
+        score = scores[self.main_metric]
+        return score if self.metrics[self.main_metric].higher_is_better else -score
+
     @abstractmethod
     def constant_baseline(self, targets: Iterable[Target], classes: tuple[str, ...]) -> Tensor:
         """The best output that does not look at the image, (C, h, w) float32, from all training targets.
