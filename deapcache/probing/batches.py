@@ -106,9 +106,10 @@ def channel_statistics(stream: BatchStream, rows: np.ndarray, batch_size: int) -
     count, mean, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for features in stream.features(sequential(rows, batch_size)):
         cells = features.flatten(0, 2).double()
-        here, gap = len(cells), cells.mean(0).cpu() - mean
-        squares = squares + ((cells - cells.mean(0)).square().sum(0)).cpu() + gap.square() * (count * here / (count + here))
-        mean, count = mean + gap * (here / (count + here)), count + here
+        own = cells.mean(0)
+        gap, share = own.cpu() - mean, len(cells) / (count + len(cells))
+        squares = squares + (cells - own).square().sum(0).cpu() + gap.square() * (count * share)
+        mean, count = mean + gap * share, count + len(cells)
     return ChannelStatistics(mean.float(), (squares / max(1, count)).sqrt().float())
 
 

@@ -179,8 +179,10 @@ class ProbeConfig:
             "standardise": self.standardisation != named.standardise,
             "weight_decay": self.weight_decay != ProbeConfig.weight_decay,
         }
-        defaults = get_task(task, named.task_options.get(task)).chosen
-        changed |= {name: value != defaults[name] for name, value in get_task(task, self.options_of(task)).chosen.items()}
+        usual, chosen = (
+            get_task(task, given).chosen for given in (named.task_options.get(task), self.options_of(task))
+        )
+        changed |= {name: chosen[name] != value for name, value in usual.items()}
         names = ", ".join(name for name, is_other in changed.items() if is_other)
         return f"{self.protocol}, changed: {names}" if names else self.protocol
 

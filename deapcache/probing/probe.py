@@ -85,9 +85,9 @@ class ProbeResult(RunSpec):
     image_ids: tuple[str, ...]
     """Ids of the validation images scored, in the order of the statistics."""
     selection: Mapping[str, Any]
-    """How the learning rate was chosen: ``lr``, ``metric``, ``images`` that rates were scored on, ``candidates`` (``lr``
-    and ``score``, ``None`` where training diverged) and ``range``, from the lowest to the highest score; empty where it
-    was given."""
+    """How the learning rate was chosen: ``lr``, ``metric``, ``images`` that rates were scored on, ``candidates`` (each
+    with ``lr`` and ``score``, ``None`` where training diverged) and ``range``, from the lowest to the highest score;
+    empty where it was given."""
     features: Mapping[str, float]
     """What was seen of the training features: see :func:`deapcache.probing.batches.channel_statistics`."""
     train_images: int
@@ -232,9 +232,7 @@ class _Probe:
                 found.append(RunSpec(protocol=protocol, seed=seed, backbone=config.backbone, caches=caches))
         return found
 
-    def _protocol(
-        self, spec: TaskSpec, readout: str, readout_options: Mapping[str, Any], lr: float | None
-    ) -> Protocol:
+    def _protocol(self, spec: TaskSpec, readout: str, readout_options: Mapping[str, Any], lr: float | None) -> Protocol:
         """Everything but features and seed that decides a score; the same for all seeds and backbones."""
         config, task = self._config, spec.task
         recipes = {name: self._train.entries[name].recipe for name in task.annotations}

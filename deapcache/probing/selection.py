@@ -48,8 +48,8 @@ def select_rates(
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """For each (task, readout) the rate that scores best, and what was tried: ``ProbeResult.selection``.
 
-    Only training images are read: ``rows`` of ``stream``, and what an epoch draws of them. The choice for one task and readout does not depend on
-    what else is chosen beside it, nor on the seeds that are trained afterwards.
+    Only training images are read: ``rows`` of ``stream``, and what an epoch ``draws`` of them. The choice for one task
+    and readout does not depend on what else is chosen beside it, nor on the seeds that are trained afterwards.
 
     Raises :class:`UsageError` for too few images, and :class:`TrainingError` where training diverged at every rate.
     """

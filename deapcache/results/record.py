@@ -22,7 +22,18 @@ from deapcache.errors import DeapcacheError, ResultsError, printable
 from deapcache.locations import Location, redacted
 from deapcache.machine import now, versions
 from deapcache.recipe import SHORT, digest_of
-from deapcache.results.documents import About, Build, Caches, Date, Metrics, Number, Numbers, Protocol, ReadoutDocument, Selection
+from deapcache.results.documents import (
+    About,
+    Build,
+    Caches,
+    Date,
+    Metrics,
+    Number,
+    Numbers,
+    Protocol,
+    ReadoutDocument,
+    Selection,
+)
 from deapcache.results.files import pack_arrays, read_checked, runs_in, unpack_arrays
 from deapcache.untrusted import first_problem, parse_json
 
