@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deapcache.errors import UnknownNameError, UsageError
+from deapcache.errors import UnknownNameError, UsageError, require_choice
 from deapcache.plugins import Registry
 
 SIZES = (8, 16, 32, 64, 128)
@@ -22,10 +24,24 @@ SIZES = (8, 16, 32, 64, 128)
 DEFAULT_SIZE = 16
 """D where the name carries none."""
 
+CELL, CHANNEL = "cell", "channel"
+
+STANDARDISED = {CELL: "standardised per cell", CHANNEL: "standardised per channel over the training images"}
+"""What features may go through before a readout, and what its options, so the protocol, say of it."""
+
+VARIANCE_FLOOR = 1e-10
+"""Added to a cell's variance: far below that of any features, so that their scale drops out, and above rounding."""
+
+CONSTANT = 1e-6
+"""A channel whose standard deviation is below this share of its mean says nothing: that is float32's rounding."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReadoutConfig:
-    """The sizes that a readout is built for."""
+    """The sizes that a readout is built for, and what the features go through before it.
+
+    Raises :class:`UsageError` for a standardisation that there is not.
+    """
 
     feature_dim: int
     """D', channels of the feature volumes."""
@@ -37,6 +53,12 @@ class ReadoutConfig:
     """Channels of the CNN where the task asks for a number; ``None``: the readout's own rule."""
     code_dim: int = DEFAULT_SIZE
     """D, width of the tokens: what Figure 4 sweeps."""
+    standardise: str = CELL
+    """``cell``: the features of each cell are brought to mean 0 and variance 1 over its channels; ``channel``: those
+    of each channel, over all cells of the training images."""
+
+    def __post_init__(self) -> None:
+        require_choice("standardisation of features", self.standardise, STANDARDISED)
 
     @property
     def width(self) -> int:
@@ -50,6 +72,9 @@ class Readout(nn.Module, ABC):
     ``READOUTS["name"] = Class`` registers it; the class attributes say what must be known before it is built. Its
     constructor draws the initialisation from PyTorch's global CPU generator and needs neither file nor network.
     Parameters that are frozen do not require gradients; they are part of the state, not of the count.
+
+    Where features are standardised per channel, the state holds ``feature_mean`` and ``feature_std``, (D',) float32
+    each, which :meth:`set_feature_statistics` sets before training: 0 and 1 before that.
     """
 
     summary: ClassVar[str] = ""
@@ -62,8 +87,12 @@ class Readout(nn.Module, ABC):
     """Whether it is conditioned on the image: then :meth:`forward` must be given ``guidance``."""
     needs_upsampler: ClassVar[bool] = False
     """Whether :meth:`load_upsampler` needs a file."""
+    features_as_published: ClassVar[str] = ""
+    """What a published readout takes in place of features standardised per cell, in words for the protocol."""
 
     config: ReadoutConfig
+    feature_mean: Tensor
+    feature_std: Tensor
     options: dict[str, Any]
     """Choices that change results, as JSON values: part of a probe's protocol.
 
@@ -79,6 +108,52 @@ class Readout(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.options = {}
+        if config.standardise == CHANNEL:
+            self.register_buffer("feature_mean", torch.zeros(config.feature_dim))
+            self.register_buffer("feature_std", torch.ones(config.feature_dim))
+
+    def set_feature_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Standardise by the mean and standard deviation of each channel over all cells of the training images, (D',).
+
+        A constant channel, whose ``std`` is not above 1e-6 of its ``mean``, becomes 0 everywhere; its ``feature_std``
+        is 0. Raises :class:`UsageError` for numbers of another width or not finite, and where features are not
+        standardised per channel.
+        """
+        if self.config.standardise != CHANNEL:
+            raise UsageError("statistics of channels are of no use to a readout that standardises features per cell")
+        expected = (self.config.feature_dim,)
+        for what, values in (("mean", mean), ("standard deviation", std)):
+            if values.shape != expected or not bool(torch.isfinite(values).all()):
+                raise UsageError(
+                    f"the {what} of the feature channels is {tuple(values.shape)}, expected {expected} finite numbers: "
+                    "compute the statistics from the cache that the readout is trained on"
+                )
+        self.feature_mean.copy_(mean)
+        self.feature_std.copy_(std * (std > CONSTANT * mean.abs()))
+
+    def standardise(self, features_BHWD: Tensor) -> Tensor:
+        """(B, H, W, D') as the readout takes them: standardised as its configuration says, float32.
+
+        Backbones without a final norm give features of any scale; at one learning rate for all, that would decide how
+        far a readout gets. Per cell, a few channels of large scale shrink all others (massive activations do); per
+        channel they do not. A published readout with :attr:`features_as_published` takes them as they are in place of
+        standardised per cell.
+        """
+        if self.config.standardise == CHANNEL:
+            # what a constant channel has is divided by infinity
+            scale_D = torch.where(self.feature_std > 0, self.feature_std, math.inf).reciprocal()
+            features_BHWD = features_BHWD.to(scale_D.dtype)
+            return torch.addcmul(-self.feature_mean * scale_D, features_BHWD, scale_D)
+        if self.features_as_published:
+            return features_BHWD.float()
+        return F.layer_norm(features_BHWD.float(), features_BHWD.shape[-1:], eps=VARIANCE_FLOOR)
+
+    @property
+    def features_option(self) -> str:
+        """What :meth:`standardise` does, in words for ``options["features"]``."""
+        if self.config.standardise == CELL and self.features_as_published:
+            return self.features_as_published
+        return STANDARDISED[self.config.standardise]
 
     @abstractmethod
     def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
@@ -125,7 +200,8 @@ class Readout(nn.Module, ABC):
     ) -> list[Tensor]:
         """What each of ``members`` gives for the same features, with the work that they share done once.
 
-        Equal to calling them one after the other, up to rounding. Members have one class and one :meth:`stack_key`.
+        Equal to calling them one after the other, up to rounding. Members have one class, one :meth:`stack_key` and one
+        set of feature statistics.
         """
         return [member(features_BHWD, output_size, guidance) for member in members]
 
@@ -208,6 +284,7 @@ def blank_readout(
     out_channels: int,
     grid: tuple[int, int],
     cnn_width: int | None = None,
+    standardise: str = CELL,
     seed: int = 0,
 ) -> Readout:
     """A readout like those that :func:`build_readout` gives, on the CPU, with random numbers for what comes from files.
@@ -221,6 +298,7 @@ def blank_readout(
         grid=grid,
         cnn_width=cnn_width,
         code_dim=size or entry.default_size,
+        standardise=standardise,
     )
     with seeded(seed):
         return entry(config)
@@ -233,6 +311,7 @@ def build_readout(
     out_channels: int,
     grid: tuple[int, int],
     cnn_width: int | None = None,
+    standardise: str = CELL,
     seed: int,
     upsampler: Path | None = None,
 ) -> Readout:
@@ -250,6 +329,9 @@ def build_readout(
         (H, W) of the features.
     cnn_width
         Channels of the CNN; ``None``: the readout's own rule.
+    standardise
+        ``cell`` or ``channel``, as :class:`ReadoutConfig` has it; after ``channel`` comes
+        :meth:`Readout.set_feature_statistics`.
     seed
         Of the initialisation.
     upsampler
@@ -260,12 +342,18 @@ def build_readout(
     UnknownNameError
         No readout of that name; offers the nearest names.
     UsageError
-        A size that there is not, a readout without sizes, or one that lacks its upsampler.
+        A size or standardisation that there is not, a readout without sizes, or one that lacks its upsampler.
     WeightsError
         The upsampler's checkpoint cannot be read, or was made for another feature width.
     """
     readout = blank_readout(
-        name, feature_dim=feature_dim, out_channels=out_channels, grid=grid, cnn_width=cnn_width, seed=seed
+        name,
+        feature_dim=feature_dim,
+        out_channels=out_channels,
+        grid=grid,
+        cnn_width=cnn_width,
+        standardise=standardise,
+        seed=seed,
     )
     with seeded(seed):
         readout.load_upsampler(upsampler)
@@ -279,14 +367,23 @@ def restore_readout(
     out_channels: int,
     grid: tuple[int, int],
     cnn_width: int | None = None,
+    standardise: str = CELL,
     options: Mapping[str, Any],
     state: Mapping[str, Tensor],
 ) -> Readout:
     """A trained readout on the CPU, in evaluation mode, from its ``options`` and its state dict.
 
-    Needs no checkpoint of an upsampler: that is part of the state. Raises what :func:`build_readout` raises.
+    Needs neither a checkpoint of an upsampler nor statistics of the features: they are part of the state. Raises what
+    :func:`build_readout` raises.
     """
-    readout = blank_readout(name, feature_dim=feature_dim, out_channels=out_channels, grid=grid, cnn_width=cnn_width)
+    readout = blank_readout(
+        name,
+        feature_dim=feature_dim,
+        out_channels=out_channels,
+        grid=grid,
+        cnn_width=cnn_width,
+        standardise=standardise,
+    )
     with seeded(0):
         readout.restore(options, state)
     return readout.eval()

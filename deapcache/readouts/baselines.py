@@ -16,11 +16,9 @@ from torch import Tensor, nn
 from deapcache.readouts.base import Readout, ReadoutConfig
 from deapcache.readouts.regions import (
     CODE_WIDTH,
-    STANDARDISED,
     Geometry,
     RegionReadout,
     project_cells,
-    standardise,
 )
 
 _SHARPNESS = -0.75
@@ -46,7 +44,7 @@ class Bicubic(RegionReadout):
         """All projections as one, and one interpolation of what they give."""
         with torch.autocast(features_BHWD.device.type, enabled=False):
             projections = [(member.norm, [member.value]) for member in members]
-            values_BNV = project_cells(features_BHWD, geometry.cell_codes(), projections)
+            values_BNV = project_cells(members[0], features_BHWD, geometry.cell_codes(), projections)
         rows_RH = cubic_weights(geometry.region_rows, geometry.cell_rows).to(values_BNV.dtype)
         columns_CW = cubic_weights(geometry.region_columns, geometry.cell_columns).to(values_BNV.dtype)
         values_BHWV = values_BNV.unflatten(1, features_BHWD.shape[1:3])
@@ -96,7 +94,7 @@ class Transposed(RegionReadout):
     def mix(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
         B, H, W, _ = features_BHWD.shape
         codes_BHWC = geometry.cell_codes().unflatten(0, (H, W)).expand(B, -1, -1, -1)
-        cells_BHWD = torch.cat([codes_BHWC, standardise(features_BHWD)], -1)
+        cells_BHWD = torch.cat([codes_BHWC, members[0].standardise(features_BHWD)], -1)
         tokens = [member.norm(cells_BHWD).permute(0, 3, 1, 2) for member in members]
         return [member.value(x).permute(0, 2, 3, 1) for member, x in zip(members, tokens, strict=True)]
 
@@ -114,10 +112,10 @@ class Linear(Readout):
     def __init__(self, config: ReadoutConfig) -> None:
         super().__init__(config)
         self.linear = nn.Linear(config.feature_dim, config.out_channels)
-        self.options = {"features": STANDARDISED, "resizing": "bilinear"}
+        self.options = {"features": self.features_option, "resizing": "bilinear"}
 
     def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
-        output_BHWC = self.linear(standardise(features_BHWD)).float()
+        output_BHWC = self.linear(self.standardise(features_BHWD)).float()
         return F.interpolate(output_BHWC.permute(0, 3, 1, 2), output_size, mode="bilinear", align_corners=False)
 
     def set_output_bias(self, values: Tensor) -> None:

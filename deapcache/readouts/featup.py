@@ -289,6 +289,7 @@ class FeatUp(GuidedReadout):
 
     summary = "baseline: FeatUp's image-conditioned upsampling (--upsampler FILE), then a linear map"
     needs_upsampler = True
+    features_as_published = "layer norm as published"
 
     def __init__(self, config: ReadoutConfig) -> None:
         super().__init__(config)
@@ -296,7 +297,7 @@ class FeatUp(GuidedReadout):
         self.options = {
             "code_dim": config.code_dim,
             "factor": FACTOR,
-            "features": "layer norm as published",
+            "features": self.features_option,
             "guidance": f"base image, bicubic to {FACTOR} pixels a cell where it is smaller",
             "resizing": "bilinear",
         }
@@ -332,7 +333,8 @@ class FeatUp(GuidedReadout):
     def stack_key(self) -> Hashable:
         """Members share the upsampler: nearly all of the work is making its filters."""
         config = self.config
-        return self.options.get("upsampler"), config.feature_dim, config.code_dim, config.out_channels
+        sizes = config.feature_dim, config.code_dim, config.out_channels
+        return self.options.get("upsampler"), *sizes, config.standardise
 
     @classmethod
     def forward_stacked(
@@ -351,7 +353,7 @@ class FeatUp(GuidedReadout):
         with torch.autocast(features_BHWD.device.type, enabled=False):
             maps = [member._linear() for member in members]
             befores = [before for before, _, _ in maps]
-            fine_BCHW = members[0]._upsampled(features_BHWD, images_B3hw, torch.cat(befores))
+            fine_BCHW = members[0]._upsampled(members[0].standardise(features_BHWD), images_B3hw, torch.cat(befores))
             fine_BChw = F.interpolate(fine_BCHW, output_size, mode="bilinear", align_corners=False)
             outputs = []
             parts = fine_BChw.split([len(before) for before in befores], 1)

@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from deapcache.readouts.base import SIZES, Readout, ReadoutConfig
+from deapcache.readouts.base import CELL, SIZES, VARIANCE_FLOOR, Readout, ReadoutConfig
 from deapcache.readouts.cnn import REGION, UpsamplingCNN, run_side_by_side
 
 CODE_WIDTH = 8
@@ -172,20 +171,19 @@ def sinusoidal_codes(rows: Tensor, columns: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], -1)
 
 
-VARIANCE_FLOOR = 1e-10
-"""Added to a cell's variance: far below that of any features, so that their scale drops out, and above rounding."""
-
-
 def project_cells(
-    features_BHWD: Tensor, codes_NC: Tensor, projections: Sequence[tuple[nn.LayerNorm, Sequence[nn.Linear]]]
+    readout: Readout,
+    features_BHWD: Tensor,
+    codes_NC: Tensor,
+    projections: Sequence[tuple[nn.LayerNorm, Sequence[nn.Linear]]],
 ) -> Tensor:
-    """(B, N, O) float32 (float64 for float64 features): standardise cells, join the position code, layer norm, project.
+    """(B, N, O) in the dtype of the weights: standardise as ``readout`` does, join the position code, norm, project.
 
     Equation 1 of the paper, ψ([PE, features]). Each of ``projections`` is a layer norm over [code, features], (8 + D)
     wide, and the linear maps that follow it; their outputs are side by side. What it computes is
-    ``linear(norm(cat([code, standardised features])))``. Both normalisations are affine in a cell's features, with two
-    numbers a cell, so they come after the product instead of before it: the features are read, never copied, and once
-    for all projections.
+    ``linear(norm(cat([code, readout.standardise(features)])))``. The layer norm is affine in a cell's features, with
+    two numbers a cell, and so is their standardisation per cell: both come after the product instead of before it. So
+    features standardised per cell are never made, those per channel once for all projections, [code, features] never.
     """
     weights, biases = [], []
     for norm, linears in projections:
@@ -193,37 +191,30 @@ def project_cells(
         biases.append(torch.cat([linear.bias for linear in linears]) + weight @ norm.bias)
         weights.append(weight * norm.weight)
     weight_OW, bias_O = torch.cat(weights), torch.cat(biases)
-    cells_BND, codes_NC = features_BHWD.flatten(1, 2).to(weight_OW.dtype), codes_NC.to(weight_OW.dtype)
+    per_cell = readout.config.standardise == CELL
+    given_BHWD = features_BHWD if per_cell else readout.standardise(features_BHWD)
+    cells_BND, codes_NC = given_BHWD.flatten(1, 2).to(weight_OW.dtype), codes_NC.to(weight_OW.dtype)
     D, code_width = cells_BND.shape[-1], codes_NC.shape[1]
     for_code, for_features = weight_OW[:, :code_width], weight_OW[:, code_width:]
     with torch.no_grad():
         # A layer norm's moments are several times as fast as var_mean on a CPU; what it makes of the cells is dropped.
         mean_BN1, standardising_BN1 = torch.native_layer_norm(cells_BND, [D], None, None, VARIANCE_FLOOR)[1:]
-        # Standardised features sum to 0, and their squares to D (to 0 in a cell whose features are all equal).
-        squares_BN1 = D * (1 - VARIANCE_FLOOR * standardising_BN1.square()).clamp(min=0)
-        mean_of_all_N1 = codes_NC.sum(-1, keepdim=True) / (D + code_width)
+        if per_cell:
+            # Standardised features sum to 0, and their squares to D (to 0 in a cell whose features are all equal).
+            sums_BN1, squares_BN1 = torch.zeros(()), D * (1 - VARIANCE_FLOOR * standardising_BN1.square()).clamp(min=0)
+        else:
+            spread_BN1 = (standardising_BN1.square().reciprocal() - VARIANCE_FLOOR).clamp(min=0)
+            sums_BN1, squares_BN1 = D * mean_BN1, D * (spread_BN1 + mean_BN1.square())
+        mean_of_all = (codes_NC.sum(-1, keepdim=True) + sums_BN1) / (D + code_width)
         code_squares_N1 = codes_NC.square().sum(-1, keepdim=True)
-        variance_BN1 = (squares_BN1 + code_squares_N1) / (D + code_width) - mean_of_all_N1.square()
+        variance_BN1 = (squares_BN1 + code_squares_N1) / (D + code_width) - mean_of_all.square()
         norming_BN1 = torch.rsqrt(variance_BN1 + projections[0][0].eps)
-        factor_BN1 = norming_BN1 * standardising_BN1
+        factor_BN1 = norming_BN1 * standardising_BN1 if per_cell else norming_BN1
     products_BNO = cells_BND @ for_features.T
-    codes_NO = codes_NC @ for_code.T
-    shift_BNO = mean_BN1 * for_features.sum(1)
-    centre_NO = mean_of_all_N1 * weight_OW.sum(1)
-    return factor_BN1 * (products_BNO - shift_BNO) + norming_BN1 * (codes_NO - centre_NO) + bias_O
-
-
-STANDARDISED = "standardised per cell"
-"""What the protocol says of features that went through :func:`standardise`."""
-
-
-def standardise(features_BHWD: Tensor) -> Tensor:
-    """(B, H, W, D) float32: each cell with mean 0 and variance 1 over its channels.
-
-    Backbones without a final norm give features of any scale; at one learning rate for all, that would decide how far
-    a readout gets.
-    """
-    return F.layer_norm(features_BHWD.float(), features_BHWD.shape[-1:], eps=VARIANCE_FLOOR)
+    if per_cell:
+        products_BNO = products_BNO - mean_BN1 * for_features.sum(1)
+    codes = codes_NC @ for_code.T - mean_of_all * weight_OW.sum(1)
+    return factor_BN1 * products_BNO + norming_BN1 * codes + bias_O
 
 
 class RegionReadout(Readout):
@@ -242,7 +233,7 @@ class RegionReadout(Readout):
         self.options = {
             "code_dim": config.code_dim,
             "position_code": "sin, cos at pi and 2 pi",
-            "features": STANDARDISED,
+            "features": self.features_option,
             "region": REGION,
             "cnn_layout": "entry convolution, 3 blocks, skip",
             "cnn_width": config.width,

@@ -38,6 +38,7 @@ class AnyUp(GuidedReadout):
     """The authors' upsampler, frozen, straight to the output size, and a linear map D' → D → D_out of what it gives."""
 
     summary = "AnyUp's image-conditioned upsampling (from its torch.hub), then a linear map"
+    features_as_published = "as they are"
 
     def __init__(self, config: ReadoutConfig) -> None:
         super().__init__(config)
@@ -52,7 +53,7 @@ class AnyUp(GuidedReadout):
             "code_dim": self.config.code_dim,
             "hub": f"{HUB} {MODEL}",
             "upsampler": weights_digest(upsampler.state_dict()),
-            "features": "as they are",
+            "features": self.features_option,
             "guidance": "base image",
         }
 
@@ -83,7 +84,7 @@ class AnyUp(GuidedReadout):
         in the backward pass, not kept.
         """
         images_B3hw = normalised_images(guidance, len(features_BHWD), "anyup")
-        features_BDHW = features_BHWD.float().permute(0, 3, 1, 2)
+        features_BDHW = self.standardise(features_BHWD).permute(0, 3, 1, 2)
         self._upsampler[0].to(features_BHWD.device)
         weight = self.output.weight @ self.project.weight
         bias = self.output.weight @ self.project.bias + self.output.bias

@@ -13,6 +13,8 @@ from deapcache_readouts import (
     count,
     decoded_by_formula,
     draw,
+    draw_uneven,
+    fitted,
     make,
     shake,
     tokens_by_formula,
@@ -33,11 +35,15 @@ def formula(readout, features: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @pytest.mark.filterwarnings("ignore:torch.meshgrid")
+@pytest.mark.parametrize("standardise", ["cell", "channel"])
 @pytest.mark.parametrize(
     ("size", "grid"), [((64, 64), (5, 5)), ((40, 72), (6, 3)), ((21, 13), (2, 3)), ((16, 16), (7, 7))]
 )
-def test_output_and_gradients_are_those_of_the_formula(size: tuple[int, int], grid: tuple[int, int]) -> None:
-    readout, features = shake(make("bicubic", out_channels=3, grid=grid)), draw(3, *grid, 24)
+def test_output_and_gradients_are_those_of_the_formula(
+    size: tuple[int, int], grid: tuple[int, int], standardise: str
+) -> None:
+    features = draw_uneven(3, *grid, 24)
+    readout = fitted(shake(make("bicubic", out_channels=3, grid=grid, standardise=standardise)), features)
     reference = copy.deepcopy(readout).double()
     output, expected = readout(features, size), formula(reference, features.double(), size)
     assert output.shape == (3, 3, *size)

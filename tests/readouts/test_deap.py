@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from deapcache_readouts import draw_uneven, fitted, standardised
 from torch import Tensor
 
 from deapcache.errors import UnknownNameError
@@ -86,8 +87,7 @@ def formula(readout: Readout, features: Tensor, size: tuple[int, int]) -> Tensor
     queries = readout.query(code(regions))
     outputs = []
     for image in features.flatten(1, 2):
-        mean, variance = image.mean(-1, keepdim=True), image.var(-1, unbiased=False, keepdim=True)
-        tokens = readout.norm(torch.cat([code(cells), (image - mean) / variance.sqrt()], -1))
+        tokens = readout.norm(torch.cat([code(cells), standardised(image, readout)], -1))
         keys, values, heads = readout.key(tokens), readout.value(tokens), []
         for h in range(8):
             logits = queries[:, 2 * h : 2 * h + 2] @ keys[:, 2 * h : 2 * h + 2].T / math.sqrt(2)
@@ -104,10 +104,14 @@ def formula(readout: Readout, features: Tensor, size: tuple[int, int]) -> Tensor
     return torch.stack(outputs)
 
 
+@pytest.mark.parametrize("standardise", ["cell", "channel"])
 @pytest.mark.parametrize("name", ["deap", "no-sigma"])
 @pytest.mark.parametrize(("size", "grid"), [((64, 64), (5, 5)), ((40, 72), (6, 3)), ((21, 13), (2, 3))])
-def test_output_and_gradients_are_those_of_the_formula(name: str, size: tuple[int, int], grid: tuple[int, int]) -> None:
-    readout, features = make(name, out_channels=3, grid=grid), draw(3, *grid, 24)
+def test_output_and_gradients_are_those_of_the_formula(
+    name: str, size: tuple[int, int], grid: tuple[int, int], standardise: str
+) -> None:
+    features = draw_uneven(3, *grid, 24)
+    readout = fitted(make(name, out_channels=3, grid=grid, standardise=standardise), features)
     with torch.no_grad():  # away from the neutral start
         readout.norm.weight.copy_(draw(32, seed=1))
         readout.norm.bias.copy_(draw(32, seed=2))

@@ -13,6 +13,8 @@ from deapcache_readouts import (
     count,
     decoded_by_formula,
     draw,
+    draw_uneven,
+    fitted,
     make,
     shake,
     tokens_by_formula,
@@ -31,6 +33,7 @@ def formula(readout, features: Tensor, size: tuple[int, int], stride: tuple[int,
     return F.interpolate(decoded_by_formula(readout, mixed), size, mode="bilinear", align_corners=False)
 
 
+@pytest.mark.parametrize("standardise", ["cell", "channel"])
 @pytest.mark.parametrize(
     ("size", "grid", "stride"),
     [
@@ -41,9 +44,10 @@ def formula(readout, features: Tensor, size: tuple[int, int], stride: tuple[int,
     ],
 )
 def test_output_and_gradients_are_those_of_the_formula(
-    size: tuple[int, int], grid: tuple[int, int], stride: tuple[int, int]
+    size: tuple[int, int], grid: tuple[int, int], stride: tuple[int, int], standardise: str
 ) -> None:
-    readout, features = shake(make("transposed-conv", out_channels=3, grid=grid)), draw(2, *grid, 24)
+    features = draw_uneven(2, *grid, 24)
+    readout = fitted(shake(make("transposed-conv", out_channels=3, grid=grid, standardise=standardise)), features)
     reference = copy.deepcopy(readout).double()
     output, expected = readout(features, size), formula(reference, features.double(), size, stride)
     assert output.shape == (2, 3, *size)

@@ -45,8 +45,27 @@ def shake(readout: Readout) -> Readout:
     return readout
 
 
-def standardised(features: Tensor) -> Tensor:
-    """Each cell with mean 0 and variance 1."""
+def draw_uneven(*shape: int, seed: int = 0) -> Tensor:
+    """Features whose channels have scales from 1e-3 to 60 and offsets of that size; the second one is constant."""
+    scales = torch.logspace(-3, math.log10(60), shape[-1])
+    features = (draw(*shape, seed=seed) + draw(shape[-1], seed=seed + 1)) * scales
+    features[..., 1] = 60.0
+    return features
+
+
+def fitted(readout: Any, features: Tensor) -> Any:
+    """The readout; where it standardises per channel, with the statistics of these features."""
+    if hasattr(readout, "feature_mean"):
+        cells = features.flatten(0, -2).double()
+        readout.set_feature_statistics(cells.mean(0), cells.std(0, correction=0))
+    return readout
+
+
+def standardised(features: Tensor, readout: Any = None) -> Tensor:
+    """As a readout that standardises per channel has it; else each cell with mean 0 and variance 1."""
+    if hasattr(readout, "feature_mean"):
+        z = (features - readout.feature_mean) / readout.feature_std.clamp(min=1e-30)
+        return torch.where(readout.feature_std > 0, z, 0)
     centred = features - features.mean(-1, keepdim=True)
     return centred / centred.square().mean(-1, keepdim=True).sqrt()
 
@@ -65,7 +84,7 @@ def tokens_by_formula(readout: Any, features: Tensor, size: tuple[int, int]) -> 
         for j in range(W):
             y, x = (i + 0.5) * size[0] / H / max(size), (j + 0.5) * size[1] / W / max(size)
             place = torch.tensor(code(y, x), dtype=features.dtype).expand(B, -1)
-            rows.append(readout.norm(torch.cat([place, standardised(features[:, i, j])], -1)))
+            rows.append(readout.norm(torch.cat([place, standardised(features[:, i, j], readout)], -1)))
     return torch.stack(rows, 1).unflatten(1, (H, W))
 
 
