@@ -17,19 +17,15 @@ from deapcache.probing.protocols import Selection
 from deapcache.probing.train import ReadoutTrainer, TaskSpec, stack_trainers, thread_count, train
 from deapcache.tasks import Task
 
-FEWEST = 10
-"""Training images below which no part is held out: a tenth of them would be none."""
-
-
 def held_out(rows: np.ndarray, selection: Selection) -> np.ndarray:
     """The training rows that candidates are scored on, in order; the same for the same rows.
 
     Raises :class:`UsageError` for too few rows.
     """
-    if len(rows) < FEWEST:
+    if len(rows) < 2:
         raise UsageError(
-            f"the learning rate is chosen on a tenth of the training images, and there are {len(rows)}: expected "
-            f"{FEWEST} or more; give the rate with --lr"
+            "the learning rate is chosen on a part of the training images, and there is one image: train on more, or "
+            "give the rate with --lr"
         )
     held = max(1, round(selection.held_out * len(rows)))
     places = np.random.default_rng(selection.seed).permutation(len(rows))
