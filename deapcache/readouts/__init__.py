@@ -16,9 +16,10 @@ from deapcache.readouts.base import (
     seeded,
     variant,
 )
-from deapcache.readouts.baselines import Bicubic, Linear, Transposed
+from deapcache.readouts.baselines import Bicubic, Linear, LinearBN, Transposed
 from deapcache.readouts.deap import Deap
 from deapcache.readouts.featup import FeatUp, GuidedReadout, normalised_images, weights_digest
+from deapcache.readouts.neighbours import Neighbours
 
 __all__ = [
     "READOUTS",
@@ -52,4 +53,6 @@ READOUTS["only-mask"] = variant(
 READOUTS["bicubic"] = Bicubic
 READOUTS["transposed-conv"] = Transposed
 READOUTS["linear"] = Linear
+READOUTS["linear-bn"] = LinearBN
+READOUTS["knn"] = Neighbours
 READOUTS["featup"] = FeatUp

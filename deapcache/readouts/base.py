@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -38,9 +38,9 @@ CONSTANT = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class ReadoutConfig:
-    """The sizes that a readout is built for, and what the features go through before it.
+    """The sizes that a readout is built for, where its cells lie, and what the features go through before it.
 
-    Raises :class:`UsageError` for a standardisation that there is not.
+    Raises :class:`UsageError` for a standardisation that there is not, and for shares that are none.
     """
 
     feature_dim: int
@@ -56,9 +56,16 @@ class ReadoutConfig:
     standardise: str = CELL
     """``cell``: the features of each cell are brought to mean 0 and variance 1 over its channels; ``channel``: those
     of each channel, over all cells of the training images."""
+    covered: tuple[float, float] = (1.0, 1.0)
+    """Share of the image's height and width that the feature cells cover, from the upper left corner: 504 / 512 where
+    a backbone with patches of 14 pixels sees 512."""
 
     def __post_init__(self) -> None:
         require_choice("standardisation of features", self.standardise, STANDARDISED)
+        if not all(0 < share <= 1 for share in self.covered):
+            raise UsageError(
+                f"feature cells cover {self.covered} of the image's height and width: expected shares above 0, up to 1"
+            )
 
     @property
     def width(self) -> int:
@@ -89,6 +96,8 @@ class Readout(nn.Module, ABC):
     """Whether :meth:`load_upsampler` needs a file."""
     features_as_published: ClassVar[str] = ""
     """What a published readout takes in place of features standardised per cell, in words for the protocol."""
+    training_free: ClassVar[bool] = False
+    """Whether :meth:`fit` takes the place of training; there is nothing to learn then."""
 
     config: ReadoutConfig
     feature_mean: Tensor
@@ -103,6 +112,10 @@ class Readout(nn.Module, ABC):
     trained_size: tuple[int, int] | None = None
     """(height, width) of the outputs that it was trained for: the shape of the image that positions are measured in.
     ``None``: the shape of the output asked for."""
+
+    output_of_mean: Callable[[Tensor], Tensor] | None = None
+    """``Task.output_of_mean``, which makes an output of the mean values of a training-free readout, both (B, channels,
+    h, w); ``None``: the output is the mean values."""
 
     def __init__(self, config: ReadoutConfig) -> None:
         super().__init__()
@@ -155,6 +168,21 @@ class Readout(nn.Module, ABC):
             return self.features_as_published
         return STANDARDISED[self.config.standardise]
 
+    def resize(self, x_BCHW: Tensor, output_size: tuple[int, int]) -> Tensor:
+        """(B, C, height, width): values of a grid of cells at the pixels of the whole image, bilinearly.
+
+        Pixels beyond the outermost centres, and those beyond the part that cells cover, have the nearest cell's.
+        """
+        if self.config.covered == (1.0, 1.0):
+            return F.interpolate(x_BCHW, output_size, mode="bilinear", align_corners=False)
+        rows, columns = (
+            (2 * torch.arange(side, dtype=x_BCHW.dtype, device=x_BCHW.device) + 1) / (side * share) - 1
+            for side, share in zip(output_size, self.config.covered, strict=True)
+        )
+        # from -1 to 1 between the edges of the grid, x before y
+        places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).expand(len(x_BCHW), -1, -1, -1)
+        return F.grid_sample(x_BCHW, places, mode="bilinear", padding_mode="border", align_corners=False)
+
     @abstractmethod
     def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
         """Dense output of any size from feature volumes of any grid.
@@ -162,7 +190,7 @@ class Readout(nn.Module, ABC):
         Parameters
         ----------
         features_BHWD
-            (B, H, W, D') of any floating dtype; the grid covers the whole image.
+            (B, H, W, D') of any floating dtype; the grid covers the image, or the part of it that ``covered`` says.
         output_size
             Height and width in pixels.
         guidance
@@ -181,6 +209,21 @@ class Readout(nn.Module, ABC):
     def load_upsampler(self, checkpoint: Path | None) -> None:
         """Load the published upsampler that a fresh readout is built around; most have none."""
         return
+
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]], generator: torch.Generator) -> None:
+        """Take what a training-free readout needs of the training images, once over them.
+
+        Parameters
+        ----------
+        batches
+            Features (B, H, W, D') float32, values (B, C, h, w) float32 and which pixels have one, (B, h, w) bool: what
+            ``Task.dense_values`` gives. All on the readout's device.
+        generator
+            A CPU one: decides what is kept where there is more than fits.
+
+        Raises :class:`UsageError` where no pixel has a value, and for a readout that is trained.
+        """
+        raise UsageError(f"a {type(self).__name__} readout is trained: it cannot be fitted in one pass")
 
     def restore(self, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
         """Take the options and the state dict of a trained readout; raises :class:`WeightsError` where it cannot."""
@@ -285,6 +328,7 @@ def blank_readout(
     grid: tuple[int, int],
     cnn_width: int | None = None,
     standardise: str = CELL,
+    covered: tuple[float, float] = (1.0, 1.0),
     seed: int = 0,
 ) -> Readout:
     """A readout like those that :func:`build_readout` gives, on the CPU, with random numbers for what comes from files.
@@ -299,6 +343,7 @@ def blank_readout(
         cnn_width=cnn_width,
         code_dim=size or entry.default_size,
         standardise=standardise,
+        covered=covered,
     )
     with seeded(seed):
         return entry(config)
@@ -312,6 +357,7 @@ def build_readout(
     grid: tuple[int, int],
     cnn_width: int | None = None,
     standardise: str = CELL,
+    covered: tuple[float, float] = (1.0, 1.0),
     seed: int,
     upsampler: Path | None = None,
 ) -> Readout:
@@ -332,6 +378,8 @@ def build_readout(
     standardise
         ``cell`` or ``channel``, as :class:`ReadoutConfig` has it; after ``channel`` comes
         :meth:`Readout.set_feature_statistics`.
+    covered
+        Share of the image's height and width that the cells cover, as :class:`ReadoutConfig` has it.
     seed
         Of the initialisation.
     upsampler
@@ -342,7 +390,8 @@ def build_readout(
     UnknownNameError
         No readout of that name; offers the nearest names.
     UsageError
-        A size or standardisation that there is not, a readout without sizes, or one that lacks its upsampler.
+        A size, standardisation or share of the image that there is not, a readout without sizes, or one that lacks its
+        upsampler.
     WeightsError
         The upsampler's checkpoint cannot be read, or was made for another feature width.
     """
@@ -353,6 +402,7 @@ def build_readout(
         grid=grid,
         cnn_width=cnn_width,
         standardise=standardise,
+        covered=covered,
         seed=seed,
     )
     with seeded(seed):
@@ -368,6 +418,7 @@ def restore_readout(
     grid: tuple[int, int],
     cnn_width: int | None = None,
     standardise: str = CELL,
+    covered: tuple[float, float] = (1.0, 1.0),
     options: Mapping[str, Any],
     state: Mapping[str, Tensor],
 ) -> Readout:
@@ -383,6 +434,7 @@ def restore_readout(
         grid=grid,
         cnn_width=cnn_width,
         standardise=standardise,
+        covered=covered,
     )
     with seeded(0):
         readout.restore(options, state)

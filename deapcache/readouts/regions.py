@@ -1,8 +1,9 @@
 """Readouts that work on a grid of output regions: where regions and cells lie, and what such readouts share.
 
 Positions are in units of the longer side of the output: a square image is the unit square, a 216 × 288 image spans
-0.75 × 1, and σ means the same distance along both axes. A feature grid always covers the whole image, whatever its
-shape, because base images are squashed to the backbone's size. Where base images are crops, "the image" is the crop.
+0.75 × 1, and σ means the same distance along both axes. A feature grid covers the whole image, whatever its shape,
+because base images are squashed to the backbone's size, or the part from the upper left corner that ``covered`` says,
+where that size is no multiple of the patches'. Where base images are crops, "the image" is the crop.
 
 Shape legend: B batch, H and W feature grid, N = H·W cells, R and C rows and columns of output regions, S heads, D
 feature width, V = 2D width of a mixture, O outputs of all projections or output channels, h and w pixels.
@@ -138,13 +139,15 @@ def locate_regions_and_cells(
     grid: tuple[int, int],
     *,
     shape: tuple[int, int] | None = None,
+    covered: tuple[float, float] = (1.0, 1.0),
     device: torch.device | str = "cpu",
 ) -> Geometry:
     """The geometry of an output of ``output_size`` = (height, width) pixels read from (H, W) feature cells.
 
     There are ⌈height / 8⌉ × ⌈width / 8⌉ regions of 8 × 8 pixels; those at the lower and right edge may reach beyond
     the output. Output and cells cover the same image, whose height is to its width as those of ``shape``; ``None``: of
-    the output. A readout that was trained at one shape so finds every place again in an output of another.
+    the output. A readout that was trained at one shape so finds every place again in an output of another. ``covered``
+    is the share of the image's height and width that the cells cover, from the upper left corner.
     """
     height, width = shape or output_size
     extents = height / max(height, width), width / max(height, width)
@@ -153,8 +156,8 @@ def locate_regions_and_cells(
         for side, extent in zip(output_size, extents, strict=True)
     )
     cell_rows, cell_columns = (
-        (torch.arange(cells, device=device) + 0.5) * (extent / cells)
-        for cells, extent in zip(grid, extents, strict=True)
+        (torch.arange(cells, device=device) + 0.5) * (extent * share / cells)
+        for cells, extent, share in zip(grid, extents, covered, strict=True)
     )
     return Geometry(
         region_rows=region_rows, region_columns=region_columns, cell_rows=cell_rows, cell_columns=cell_columns
@@ -250,8 +253,7 @@ class RegionReadout(Readout):
     def mix(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
         """Each member's mixtures (B, R, C, 2D)."""
 
-    @staticmethod
-    def fit(output_BOhw: Tensor, output_size: tuple[int, int]) -> Tensor:
+    def at_size(self, output_BOhw: Tensor, output_size: tuple[int, int]) -> Tensor:
         """The output at the size asked for: regions are 8 × 8 pixels, and what reaches beyond the output is cropped."""
         height, width = output_size
         return output_BOhw[:, :, :height, :width]
@@ -272,13 +274,18 @@ class RegionReadout(Readout):
         guidance: Tensor | None = None,
     ) -> list[Tensor]:
         grid, shape = (features_BHWD.shape[1], features_BHWD.shape[2]), members[0].trained_size
-        geometry = locate_regions_and_cells(output_size, grid, shape=shape, device=features_BHWD.device)
+        geometry = locate_regions_and_cells(
+            output_size, grid, shape=shape, covered=members[0].config.covered, device=features_BHWD.device
+        )
         mixed = cls.mix(members, features_BHWD, geometry)
         tokens_BDRC = [
             member.ffn(mixed_BRCV).permute(0, 3, 1, 2) for member, mixed_BRCV in zip(members, mixed, strict=True)
         ]
         outputs = run_side_by_side([member.cnn for member in members], tokens_BDRC)
-        return [cls.fit(output_BOhw.float(), output_size) for output_BOhw in outputs]
+        return [
+            member.at_size(output_BOhw.float(), output_size)
+            for member, output_BOhw in zip(members, outputs, strict=True)
+        ]
 
     def set_output_bias(self, values: Tensor) -> None:
         """Start each channel's output at ``values`` (D_out,), in the final convolution's bias; the skip's becomes 0."""

@@ -84,6 +84,9 @@ class AnyUp(GuidedReadout):
         in the backward pass, not kept.
         """
         images_B3hw = normalised_images(guidance, len(features_BHWD), "anyup")
+        covered = self.config.covered  # where cells see only a part of the image, it is upsampled and continued
+        height, width = (round(share * side) for share, side in zip(covered, images_B3hw.shape[2:], strict=True))
+        images_B3hw = images_B3hw[:, :, :height, :width]
         features_BDHW = self.standardise(features_BHWD).permute(0, 3, 1, 2)
         self._upsampler[0].to(features_BHWD.device)
         weight = self.output.weight @ self.project.weight
@@ -96,9 +99,11 @@ class AnyUp(GuidedReadout):
 
     def _map(self, features_1DHW: Tensor, image_13hw: Tensor, output_size: tuple[int, int], weight: Tensor) -> Tensor:
         """(1, O, h, w) for weight (O, D'), without the bias."""
+        part = [round(share * side) for share, side in zip(self.config.covered, output_size, strict=True)]
         with torch.no_grad():
-            upsampled_1Dhw = self._upsampler[0](image_13hw, features_1DHW, output_size=output_size)
-        return F.conv2d(upsampled_1Dhw, weight[:, :, None, None])
+            upsampled_1Dhw = self._upsampler[0](image_13hw, features_1DHW, output_size=tuple(part))
+        output_1Ohw = F.conv2d(upsampled_1Dhw, weight[:, :, None, None])
+        return F.pad(output_1Ohw, (0, output_size[1] - part[1], 0, output_size[0] - part[0]), mode="replicate")
 
 
 @functools.lru_cache(maxsize=1)
