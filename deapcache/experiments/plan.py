@@ -51,8 +51,8 @@ from deapcache.tasks import Task, get_task
 BASE_IMAGES, TARGETS, FEATURES, PROBING = "base images", "targets", "features", "probing"
 MEASURED, UNKNOWN = "measured", "unknown"
 
-Run = tuple[str, str, int, float | None]
-"""Task, readout, seed, learning rate (``None``: it is chosen on a part of the training images)."""
+Run = tuple[str, str, int, float | str]
+"""Task, readout, seed, learning rate, or what stands in its place in a protocol."""
 
 _SCANS = 2
 """Times that a task's training targets are read as a whole: before training, and for its image-independent prior."""
@@ -484,17 +484,18 @@ def _missing_runs(job: ProbeJob) -> Iterator[Run]:
     if job.is_known:
         for name, run in job.runs.items():
             if name not in job.there:
-                yield run.task, run.readout, run.seed, run.lr
+                yield run.task, run.readout, run.seed, run.protocol.optimiser["lr"]
         return
     for task, readout, seed in job.wanted:
-        for lr in job.options.rates:
+        for lr in job.options.rates_of(readout):
             yield task, readout, seed, lr
 
 
 def _run_name(plan: PipelinePlan, job: ProbeJob, run: Run) -> str:
     """What makes two pipelines' runs the same one, as far as that is known before there are caches."""
     task = run[0]
-    options = asdict(replace(job.options, iterations=job.iterations(task), lrs=() if run[3] is None else (run[3],)))
+    rates = (run[3],) if isinstance(run[3], float) else ()
+    options = asdict(replace(job.options, iterations=job.iterations(task), lrs=rates))
     options["task_options"] = job.options.options_of(task)
     facts = [run, job.backbone, job.dataset, dict(job.options.where), plan.pipeline.storage, options]
     return json.dumps(facts, sort_keys=True, default=str)

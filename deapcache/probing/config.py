@@ -15,6 +15,7 @@ from deapcache.cache import HFLIP, ORIGINAL, VIEWS, check_views
 from deapcache.errors import UsageError, require_choice
 from deapcache.locations import Location
 from deapcache.probing.protocols import DEFAULT_PROTOCOL, NamedProtocol, Selection, get_protocol
+from deapcache.readouts import is_training_free
 from deapcache.readouts.base import STANDARDISED
 from deapcache.tasks import get_task
 
@@ -26,6 +27,9 @@ GRADIENT_CLIP = 1.0
 
 SELECTED = "selected"
 """What a protocol's optimiser has for a learning rate that is chosen on a part of the training images."""
+
+UNTRAINED = "none"
+"""What it has for a readout that is not trained."""
 
 Residency = Literal["gpu", "memory", "stream"]
 """Where training arrays live: in the memory of the GPU, in the host's memory, or in the cache, from which batches are
@@ -162,9 +166,13 @@ class ProbeConfig:
         return (self.named.selection or Selection()) if wanted else None
 
     @property
-    def rates(self) -> tuple[float | None, ...]:
-        """The learning rates that readouts are trained at, ``None`` standing for one that is chosen."""
-        return (None,) if self.selection else tuple(dict.fromkeys(self.lrs)) or (self.named.lr,)
+    def rates(self) -> tuple[float | str, ...]:
+        """The learning rates that readouts are trained at, or ``selected``."""
+        return (SELECTED,) if self.selection else tuple(dict.fromkeys(self.lrs)) or (self.named.lr,)
+
+    def rates_of(self, readout: str) -> tuple[float | str, ...]:
+        """The :attr:`rates` of a readout: ``none`` for one that is not trained."""
+        return (UNTRAINED,) if is_training_free(readout) else self.rates
 
     def options_of(self, task: str) -> dict[str, str]:
         """The choices of a task: the protocol's, and over them those given."""
@@ -186,11 +194,11 @@ class ProbeConfig:
         names = ", ".join(name for name, is_other in changed.items() if is_other)
         return f"{self.protocol}, changed: {names}" if names else self.protocol
 
-    def optimiser(self, lr: float | None) -> dict[str, Any]:
+    def optimiser(self, lr: float | str) -> dict[str, Any]:
         """Optimiser and schedule at one of the :attr:`rates`, as the protocol records them."""
         return {
             "name": "AdamW",
-            "lr": SELECTED if lr is None else lr,
+            "lr": lr,
             "weight_decay": self.weight_decay,
             "schedule": "linear warm-up, cosine to 0",
             "warm_up": WARM_UP,

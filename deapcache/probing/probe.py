@@ -18,10 +18,10 @@ from deapcache.plugins import Registry
 from deapcache.probing.batches import BatchStream, channel_statistics
 from deapcache.probing.caches import SplitCaches, cache_records, open_caches
 from deapcache.probing.config import SELECTED, ProbeConfig, Progress
-from deapcache.probing.evaluate import Examples, costs_of, score
+from deapcache.probing.evaluate import Examples, costs_of, score, training_statistics
 from deapcache.probing.selection import select_rates
 from deapcache.probing.train import ReadoutTrainer, TaskSpec, stack_trainers, thread_count, train
-from deapcache.readouts import READOUTS, canonical_readout, needs_guidance, needs_upsampler
+from deapcache.readouts import READOUTS, canonical_readout, is_training_free, needs_guidance, needs_upsampler
 from deapcache.recipe import Protocol
 from deapcache.regions import SQUASH
 from deapcache.tasks import TASKS, Task, get_task
@@ -50,9 +50,14 @@ class RunSpec:
 
     @property
     def lr(self) -> float | None:
-        """Peak learning rate; ``None``: it is chosen on a part of the training images."""
+        """Peak learning rate; ``None``: it is chosen on a part of the training images, or nothing is trained."""
         lr = self.protocol.optimiser["lr"]
-        return None if lr == SELECTED else float(lr)
+        return lr if isinstance(lr, float) else None
+
+    @property
+    def is_selected(self) -> bool:
+        """Whether the learning rate is chosen on a part of the training images."""
+        return bool(self.protocol.optimiser["lr"] == SELECTED)
 
     def to_json(self) -> dict[str, Any]:
         """What :func:`deapcache.results.record.run_id` names the run by, before and after training."""
@@ -227,12 +232,13 @@ class _Probe:
         for spec, readout in product(self._specs.values(), self._readouts):
             readout_options = spec.build(readout, 0)[0].options
             caches = cache_records(self._train, self._val, spec.task.annotations)
-            for lr, seed in product(config.rates, dict.fromkeys(config.seeds)):
+            rates = (UNTRAINED,) if is_training_free(readout) else config.rates
+            for lr, seed in product(rates, dict.fromkeys(config.seeds)):
                 protocol = self._protocol(spec, readout, readout_options, lr)
                 found.append(RunSpec(protocol=protocol, seed=seed, backbone=config.backbone, caches=caches))
         return found
 
-    def _protocol(self, spec: TaskSpec, readout: str, readout_options: Mapping[str, Any], lr: float | None) -> Protocol:
+    def _protocol(self, spec: TaskSpec, readout: str, readout_options: Mapping[str, Any], lr: float | str) -> Protocol:
         """Everything but features and seed that decides a score; the same for all seeds and backbones."""
         config, task = self._config, spec.task
         recipes = {name: self._train.entries[name].recipe for name in task.annotations}
@@ -267,14 +273,14 @@ class _Probe:
         if config.standardisation == "channel":
             specs = {n: replace(spec, feature_statistics=(channels.mean, channels.std)) for n, spec in specs.items()}
         biases = {name: spec.prepare(stream, rows, batch_size) for name, spec in specs.items()}
-        open_rates = [(run.task, run.readout) for run in runs if run.lr is None]
+        open_rates = [(run.task, run.readout) for run in runs if run.is_selected]
         chosen = select_rates(open_rates, specs, stream, rows, self._train.draws, config, biases, progress)
         trainers = [
             ReadoutTrainer(
                 specs[run.task],
                 run.readout,
                 seed=run.seed,
-                lr=run.lr or chosen[run.task, run.readout]["lr"],
+                lr=chosen[run.task, run.readout]["lr"] if run.is_selected else run.lr or 0.0,
                 device=device,
                 output_bias=biases[run.task],
             )
@@ -282,13 +288,24 @@ class _Probe:
         ]
         groups = stack_trainers(trainers, config.weight_decay, threads=thread_count(device))
         train_seconds = train(groups, stream, self._train.draws, config, progress)
+        for trainer in trainers:
+            if is_training_free(trainer.readout):
+                trainer.fit(stream, rows, batch_size)
         if all(trainer.failure for trainer in trainers):
             raise _combined_error(trainers)
-        baselines = {name: spec.constant_baseline(stream, rows, batch_size) for name, spec in specs.items()}
+        baselines = {name: spec.constant_baselines(stream, rows, batch_size) for name, spec in specs.items()}
+        fitted = training_statistics(groups, stream, rows, batch_size=batch_size)
         # the validation images are read once, so there is nothing to gain from holding them
         val_stream = BatchStream(self._val, "stream", device)
         scorers, baseline_scorers, score_seconds = score(
-            groups, baselines, specs, val_stream, self._val.rows, batch_size=batch_size, progress=progress
+            groups,
+            baselines,
+            specs,
+            val_stream,
+            self._val.rows,
+            training=fitted,
+            batch_size=batch_size,
+            progress=progress,
         )
         baseline_scores = {name: scorer.scores() for name, scorer in baseline_scorers.items()}
         forwards, builds = (now - before for now, before in zip(_backbone_counts(), counts_before, strict=True))

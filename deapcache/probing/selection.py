@@ -65,7 +65,9 @@ def select_rates(
     trainers = list(candidates.values())
     groups = stack_trainers(trainers, config.weight_decay, threads=thread_count(device))
     train(groups, stream, draws[~np.isin(draws % stream.images, held_rows)], config, progress, stage="select")
-    scorers, _, _ = score(groups, {}, short, stream, held_rows, batch_size=config.batch_size, progress=progress)
+    scorers, _, _ = score(
+        groups, {}, short, stream, held_rows, training={}, batch_size=config.batch_size, progress=progress
+    )
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for name, readout in wanted:
         values = {lr: _score(scorers.get(candidates[name, readout, lr]), short[name].task) for lr in selection.lrs}
@@ -81,8 +83,9 @@ def select_rates(
 
 
 def _score(scorer: Scorer | None, task: Task) -> float:
-    """What a candidate is chosen by; NaN where its training diverged."""
-    return math.nan if scorer is None else task.selection_score(scorer.scores(), scorer.statistics)
+    """What a candidate is chosen by; NaN where its training diverged, or the images leave it undefined."""
+    score = math.nan if scorer is None else task.selection_score(scorer.scores(), scorer.statistics)
+    return score if math.isfinite(score) else math.nan
 
 
 def _choice(scores: Mapping[float, float], metric: str, images: int) -> dict[str, Any]:

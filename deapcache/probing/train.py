@@ -86,6 +86,8 @@ class TaskSpec:
         ]
         for head in built:
             head.trained_size = self.output_size
+            if head.training_free:
+                head.output_of_mean = self.task.output_of_mean
             if self.feature_statistics is not None:
                 head.set_feature_statistics(*self.feature_statistics)
         if output_bias is not None:
@@ -99,10 +101,11 @@ class TaskSpec:
         _, sample = next(stream.maps(self.task.annotations, [rows[:_BIAS_SAMPLE]]))
         return self.task.output_bias(self.task.target(sample))
 
-    def constant_baseline(self, stream: BatchStream, rows: np.ndarray, batch_size: int) -> torch.Tensor:
-        """The best output (C, h, w) or (C,) that does not look at the image, from one pass over the targets."""
+    def constant_baselines(self, stream: BatchStream, rows: np.ndarray, batch_size: int) -> Mapping[str, torch.Tensor]:
+        """Metric → the best output (C, h, w) or (C,) that does not look at the image; one pass over the targets."""
         maps = stream.maps(self.task.annotations, sequential(rows, batch_size))
-        return self.task.constant_baseline((self.task.target(some) for _, some in maps), self.classes)
+        found = self.task.constant_baseline((self.task.target(some) for _, some in maps), self.classes)
+        return found if isinstance(found, Mapping) else {self.task.main_metric: found}
 
 
 class ReadoutTrainer:
@@ -142,6 +145,14 @@ class ReadoutTrainer:
         """Learnable parameters of all heads."""
         return [p for head in self.heads for p in head.parameters() if p.requires_grad]
 
+    def fit(self, stream: BatchStream, rows: np.ndarray, batch_size: int) -> None:
+        """Fill readouts that are not trained from one pass over training images: :attr:`Readout.training_free`."""
+        task = self.spec.task
+        for head in self.heads:
+            pairs = ((batch, task.target(batch.maps)) for batch in stream.batches(sequential(rows, batch_size)))
+            labelled = ((one.features.float(), *task.dense_values(target, self.spec.classes)) for one, target in pairs)
+            head.fit(labelled, torch.Generator().manual_seed(self.seed))
+
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """All that is trained, in groups as ``torch.optim.AdamW`` takes them."""
         groups = [group for head in self.heads for group in head.parameter_groups(self.lr, weight_decay)]
@@ -178,7 +189,7 @@ class ReadoutTrainer:
     def loss_curve(self) -> list[tuple[int, float]]:
         """At most 200 (iteration, mean loss since the point before)."""
         losses = self._losses[: self.iteration].cpu().numpy()
-        pieces = np.array_split(losses, min(_CURVE_POINTS, len(losses)))
+        pieces = np.array_split(losses, min(_CURVE_POINTS, len(losses))) if len(losses) else []
         ends = np.cumsum([len(piece) for piece in pieces])
         return [(int(end), float(piece.mean())) for end, piece in zip(ends, pieces, strict=True)]
 
@@ -230,8 +241,9 @@ class StackedGroup:
             # groups with equal settings become one: an optimiser's step costs by the group
             merged = groups.setdefault(tuple(sorted(settings.items())), {**settings, "params": []})
             merged["params"] += group["params"]
-        self._optimiser = torch.optim.AdamW(list(groups.values()), fused=True)
-        self._peaks = [group["lr"] for group in self._optimiser.param_groups]
+        # one without parameters is that of readouts that are not trained, which take no step
+        self._optimiser = torch.optim.AdamW(list(groups.values()) or [torch.zeros(1)], fused=True)
+        self._peaks = [group["lr"] for group in groups.values()]
         self._clipped = {
             head: [p for p in head.parameters() if p.requires_grad] for one in trainers for head in one.heads
         }

@@ -304,6 +304,11 @@ def needs_guidance(name: str) -> bool:
     return _parse(name)[1].needs_guidance
 
 
+def is_training_free(name: str) -> bool:
+    """Whether the readout of that name is filled by :meth:`Readout.fit` instead of trained."""
+    return bool(getattr(_parse(name)[1], "training_free", False))
+
+
 def needs_upsampler(name: str) -> bool:
     """Whether :func:`build_readout` must be given the checkpoint of a published upsampler for it."""
     return _parse(name)[1].needs_upsampler

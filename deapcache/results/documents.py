@@ -60,7 +60,7 @@ _Rate = Annotated[float, Field(gt=0)]
 
 
 class _Optimiser(TypedDict):
-    lr: _Rate | Literal["selected"]
+    lr: _Rate | Literal["selected", "none"]
 
 
 class _Candidate(TypedDict):

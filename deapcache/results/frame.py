@@ -187,7 +187,7 @@ def results_frame(results: Iterable[Result]) -> DataFrame:
 
 def _lines(result: Result) -> Iterator[dict[str, Any]]:
     features, lr, name = result.caches["val"], result.lr, display_name(result)
-    lr_text = "lr selected" if result.is_selected else f"lr {lr:g}"
+    lr_text = "lr selected" if result.is_selected else "not trained" if math.isnan(lr) else f"lr {lr:g}"
     of_the_run = {column: getattr(result, column) for column in COLUMNS if hasattr(result, column)} | {
         "layer": features["recipe"].get("layer"),
         "features": features["digest"],

@@ -111,8 +111,9 @@ class Result:
 
     @property
     def lr(self) -> float:
-        """Peak learning rate, given or chosen."""
-        return float(self.selection["lr"] if self.is_selected else self.protocol["optimiser"]["lr"])
+        """Peak learning rate, given or chosen; NaN for a readout that is not trained."""
+        given = self.protocol["optimiser"]["lr"]
+        return float(self.selection["lr"] if self.is_selected else math.nan if given == "none" else given)
 
     @property
     def is_selected(self) -> bool:
@@ -377,6 +378,7 @@ class ReadoutFile:
         import torch
 
         from deapcache.readouts import restore_readout
+        from deapcache.tasks import get_task
 
         about = self.readout
         try:
@@ -400,6 +402,8 @@ class ReadoutFile:
             ) from None
         for head in heads:
             head.trained_size = self.output_size
+            if head.training_free:
+                head.output_of_mean = get_task(self.task, about.get("task_options")).output_of_mean
         return heads
 
     def _head(self, place: int) -> Iterator[tuple[str, np.ndarray]]:
