@@ -1,6 +1,6 @@
 """What probes came to: result files, tables, intervals and pictures."""
 
-from deapcache.results.frame import Selection, Summary, results_frame, select, summarise, table_rows
+from deapcache.results.frame import Selection, results_frame, select, table_rows
 from deapcache.results.intervals import (
     HomeIntervals,
     Uncertainty,
@@ -32,7 +32,6 @@ __all__ = [
     "Result",
     "Selection",
     "Statistics",
-    "Summary",
     "Table",
     "Uncertainty",
     "UncertaintyOf",
@@ -56,6 +55,5 @@ __all__ = [
     "results_frame",
     "save_run",
     "select",
-    "summarise",
     "table_rows",
 ]

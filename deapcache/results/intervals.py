@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -208,25 +208,18 @@ def interval_key(results: Sequence[Result]) -> str:
     return f"intervals/{digest_of({'runs': runs, 'code': code, 'resamples': RESAMPLES})[:SHORT]}.json"
 
 
-class HasResults(Protocol):
-    """What has the runs of a row: see :class:`deapcache.results.Summary`."""
-
-    @property
-    def results(self) -> tuple[Result, ...]:
-        """By seed."""
-
-
-def paired_difference(home: Location, left: HasResults, right: HasResults) -> dict[str, Interval]:
+def paired_difference(home: Location, left: Sequence[Result], right: Sequence[Result]) -> dict[str, Interval]:
     """95% interval of the mean score of ``left`` minus that of ``right``, when both are scored on images drawn again.
 
-    Metric → (low, high). What makes some images harder than others cancels out, so that this says more than the
-    intervals of both rows do. Raises :class:`ResultsError` where they were not scored on the same images, or where
-    statistics are absent, damaged or of another score.
+    Both are the seeds of a row: ``results`` of :func:`deapcache.results.table_rows`. Metric → (low, high). What makes
+    some images harder than others cancels out, so that this says more than the intervals of both rows do. Raises
+    :class:`ResultsError` where they were not scored on the same images, or where statistics are absent, damaged or of
+    another score.
     """
-    task = task_of(left.results[0])
-    runs = [_statistics(home, result, task) for result in (*left.results, *right.results)]
+    task = task_of(left[0])
+    runs = [_statistics(home, result, task) for result in (*left, *right)]
     images = _same_images(runs)
-    ours, theirs = images[: len(left.results)], images[len(left.results) :]
+    ours, theirs = images[: len(left)], images[len(left) :]
     return bootstrap_difference(ours, theirs, task.scores, **_options(task, runs))
 
 

@@ -43,7 +43,7 @@ from deapcache.results.paper import (
     unlike_paper,
 )
 from deapcache.results.record import Result, load_results
-from deapcache.results.speeds import BackboneSpeed, all_speeds, by_device, most_measured
+from deapcache.results.speeds import Speed, all_speeds, by_device, most_measured
 from deapcache.results.tables import score
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Collected:
     """By run name, each once."""
     homes: Mapping[str, Location]
     """Run → the home it was read from, the first that has it."""
-    speeds: Mapping[str, Mapping[str, BackboneSpeed]]
+    speeds: Mapping[str, Mapping[str, Speed]]
     """Device → backbone → speed, of the first home that has it."""
     notes: tuple[str, ...]
     """Where homes have other scores for the same run."""
@@ -195,14 +195,14 @@ def leaderboard(
     return Leaderboard(lines=frame, device=shown, devices=devices, notes=collected.notes)
 
 
-def _shown_device(speeds: Mapping[str, Mapping[str, BackboneSpeed]], device: str | None) -> str:
+def _shown_device(speeds: Mapping[str, Mapping[str, Speed]], device: str | None) -> str:
     if device is not None and device not in speeds:
         there = ", ".join(sorted(speeds)) or f"none, {SPEED_COMMAND} measures them"
         raise ResultsError(f"there are no speeds on {device!r}: devices are {there}")
     return device or most_measured(speeds)
 
 
-def _speed_of(backbone: str, known: Mapping[str, BackboneSpeed]) -> BackboneSpeed | None:
+def _speed_of(backbone: str, known: Mapping[str, Speed]) -> Speed | None:
     """Of the backbone by name; of an untrained control that of its model, whose arithmetic is the same."""
     return known.get(backbone) or known.get(backbone.removesuffix(_CONTROL))
 
@@ -488,7 +488,7 @@ def relative_speed(line: Any, device: str) -> float | None:
     return found.relative if found else None
 
 
-def speed_on(line: Any, device: str) -> BackboneSpeed | None:
+def speed_on(line: Any, device: str) -> Speed | None:
     """The speed of the backbone of a line on that device."""
     return next((one for one in line.speeds if one.device == device), None)
 

@@ -262,7 +262,7 @@ def _facts(entry: Any, notes: Sequence[str]) -> Iterator[tuple[str, str]]:
     if not entry.speeds:
         yield "speed", f"not measured: deapcache speed --backbone {entry.backbone}"
     for one in entry.speeds:
-        rate = f"{one.images_per_second:.3g} images/s on {one.device}"
+        rate = f"{one.images_per_second['median']:.3g} images/s on {one.device}"
         yield "speed", f"{one.relative:.3g} × ViT-B/16 at 224, {rate}"
     yield "learnable parameters", _with_unit(millions(entry.parameters, 3), "M")
     for name, cost in (("training", "train_ms_per_image"), ("prediction", "predict_ms_per_image")):

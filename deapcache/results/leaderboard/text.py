@@ -197,7 +197,7 @@ def _csv_row(line: Any, device: str, beside: Path | None) -> Iterator[tuple[str,
     yield "details", details(line, beside) or line.printed
     speed = speed_on(line, device)
     yield "speed_relative", speed.relative if speed else None
-    yield "speed_images_per_second", speed.images_per_second if speed else None
+    yield "speed_images_per_second", speed.images_per_second["median"] if speed else None
     yield "speed_device", device if speed else ""
 
 
