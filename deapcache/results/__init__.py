@@ -2,11 +2,13 @@
 
 from deapcache.results.frame import Selection, results_frame, select, table_rows
 from deapcache.results.intervals import (
+    Difference,
     HomeIntervals,
     Uncertainty,
     UncertaintyOf,
     bootstrap_difference,
     bootstrap_interval,
+    holm,
     paired_difference,
 )
 from deapcache.results.paper import PaperNumber, paper_ablation, paper_backbones, paper_parameters, paper_score
@@ -26,6 +28,7 @@ from deapcache.results.tables import Table, make_tables, markdown, plain_text, p
 __all__ = [
     "LAYOUTS",
     "PLAIN",
+    "Difference",
     "HomeIntervals",
     "PaperNumber",
     "ReadoutFile",
@@ -37,6 +40,7 @@ __all__ = [
     "UncertaintyOf",
     "bootstrap_difference",
     "bootstrap_interval",
+    "holm",
     "layout_json",
     "layout_tables",
     "load_readout_file",

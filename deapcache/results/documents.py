@@ -128,10 +128,14 @@ class _Used(TypedDict):
     digest: str
 
 
-class IntervalsDocument(TypedDict):
-    """The intervals of one row, by metric: low and high."""
+_Ends = tuple[float | None, float | None]
 
-    intervals: dict[str, tuple[float | None, float | None]]
+
+class IntervalsDocument(TypedDict):
+    """The intervals of one row, by metric: low and high; and value, interval and p of its differences."""
+
+    intervals: dict[str, _Ends]
+    differences: dict[str, tuple[float | None, _Ends, float | None]]
 
 
 Numbers = Annotated[Mapping[str, float], _as(dict[str, float | None])]

@@ -17,7 +17,8 @@ import numpy as np
 
 from deapcache.errors import ResultsError
 from deapcache.recipe import SHORT, Difference, Protocol, differences, digest_of
-from deapcache.results.intervals import UncertaintyOf
+from deapcache.results.intervals import UncertaintyOf, holm
+from deapcache.results.marks import marks_of
 from deapcache.results.record import Result
 
 if TYPE_CHECKING:
@@ -268,8 +269,9 @@ def table_rows(
     The columns of :func:`results_frame`, of the lowest seed, and: ``row`` (its number), ``mean`` and ``spread`` (sample
     standard deviation, n − 1; NaN for a single seed) over seeds, ``results`` and ``seeds`` (tuples), ``cost`` (mean
     over seeds of what every one of them measured, see :class:`Result`), ``uncertainty`` of the row (``None`` where it
-    is not asked for) and ``interval`` of the mean (``None`` where there is none). A row is one task, dataset, backbone,
-    layer, readout and learning rate of one row key.
+    is not asked for) and ``interval`` of the mean (``None`` where there is none); ``difference`` of mean and prior, of
+    which ``p_holm`` is adjusted for all rows of its comparison key; and the row's ``marks`` (:mod:`.marks`). A row is
+    one task, dataset, backbone, layer, readout and learning rate of one row key.
 
     Raises what :func:`require_comparable` does; ``allow_mixed`` gives rows of their own instead.
     """
@@ -291,11 +293,16 @@ def table_rows(
     shared["uncertainty"] = shared["results"].map(uncertainty) if uncertainty else None
     for column, values in shared.items():
         rows[column] = None if values is None else rows["row"].map(values)
-    found = (
-        one.intervals.get(metric) if one else None
-        for one, metric in zip(rows["uncertainty"], rows["metric"], strict=True)
+    known = list(zip(rows["uncertainty"], rows["metric"], strict=True))
+    for column, kind in (("interval", "intervals"), ("difference", "differences")):
+        found = (getattr(one, kind).get(metric) if one else None for one, metric in known)
+        rows[column] = np.fromiter(found, object, len(rows))
+    rows["p"] = [math.nan if one is None else one.p for one in rows["difference"]]
+    rows["p_holm"] = rows.groupby(["comparison_key", "metric"], sort=False)["p"].transform(
+        lambda found: np.array(holm(found.tolist()))
     )
-    rows["interval"] = np.fromiter(found, object, len(rows))
+    marks = {line.row: marks_of(line) for line in rows[rows["is_main"]].itertuples()}
+    rows["marks"] = rows["row"].map(marks)
     return rows
 
 

@@ -30,6 +30,7 @@ from deapcache.results.frame import (
     tokens_of,
 )
 from deapcache.results.intervals import HomeIntervals, Uncertainty
+from deapcache.results.marks import legend
 from deapcache.results.paper import (
     DATA,
     READOUTS,
@@ -122,8 +123,8 @@ COLUMNS = (
     *("source", "printed", "backbone", "display_name", "reading", "category", "backbone_parameters", "features"),
     *("training_data", "speeds", "readout", "variant", "name", "lr", "parameters", "layer", "tokens"),
     *("metric", "place", "label", "unit", "higher_is_better", "is_main"),
-    *("mean", "spread", "decimals", "interval", "prior"),
-    *("row", "results", "homes", "seeds", "cost", "protocol", "date", "versions", "problem"),
+    *("mean", "spread", "decimals", "interval", "prior", "difference", "p_holm"),
+    *("row", "results", "homes", "seeds", "cost", "protocol", "date", "versions", "problem", "marks"),
     *("train_images", "val_images", "output_size"),
 )
 """Of a leaderboard's frame. ``setting`` tells a comparison from others of its task and dataset, ``variant`` an entry
@@ -292,7 +293,7 @@ def _comparison(
         }
         for place, (name, about) in enumerate(first.metrics.items())
     }
-    scores = ("mean", "spread", "interval")
+    scores = ("mean", "spread", "interval", "difference", "p_holm")
     lines = []
     for own in grouped(group, "row"):
         row = own[0]
@@ -362,7 +363,7 @@ def _measured_entry(row: Any, variant: str, homes: Sequence[Location]) -> dict[s
         "name": f"{row.readout} ({variant})" if variant else row.readout,
         **{
             name: getattr(row, name)
-            for name in ("row", "readout", "lr", "parameters", "results", "seeds", "cost", "protocol")
+            for name in ("row", "readout", "lr", "parameters", "results", "seeds", "cost", "protocol", "marks")
         },
         "layer": layer_of(first),
         "tokens": tokens_of(first),
@@ -403,12 +404,12 @@ def _paper_lines(task: str) -> Iterator[dict[str, Any]]:
                 "name": readout,
                 "parameters": learnable.value * 1e6 if learnable else None,
                 **dict.fromkeys(
-                    ("reading", "variant", "layer", "tokens", "protocol", "date", "versions", "problem"), ""
+                    ("reading", "variant", "layer", "tokens", "protocol", "date", "versions", "problem", "marks"), ""
                 ),
                 **dict.fromkeys(("results", "homes", "seeds"), ()),
                 "cost": {},
                 "lr": None,
-                "row": None,
+                **dict.fromkeys(("row", "difference", "p_holm")),
             }
             for metric, number in numbers.items():
                 score = {"mean": number.value, "spread": math.nan, "decimals": number.decimals, "interval": None}
@@ -512,4 +513,5 @@ def comparison_notes(lines: Sequence[Any]) -> list[str]:
     notes = [f"images: {first.train_images:,} train, {first.val_images:,} val, output {height}×{width}"]
     if ours:
         notes.append(f"protocol: {protocols_of(ours)}")
-    return notes + [f"no interval: {problem}" for problem in dict.fromkeys(line.problem for line in ours) if problem]
+    notes += [f"no interval: {problem}" for problem in dict.fromkeys(line.problem for line in ours) if problem]
+    return notes + legend(line.marks for line in ours)
