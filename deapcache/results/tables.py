@@ -112,6 +112,8 @@ def _run_notes(rows: DataFrame) -> Iterator[str]:
     several = any(len(seeds) > 1 for seeds in rows["seeds"])
     yield f"protocol: {protocols_of(rows.itertuples())}"
     yield f"seeds: {seeds_of(rows.itertuples())}{'; ± is the sample standard deviation over seeds' if several else ''}"
+    if any("@untrained:" in name and "," in name for name in rows["backbone"]):
+        yield "NAME@untrained:1,2: mean over random weights of these seeds; ± is over them"
     yield f"images: {results[0].train_images:,} train, {results[0].val_images:,} val"
     yield from dict.fromkeys(note for result in results for note in _left_out(result))
     if any(rows["cost"]):

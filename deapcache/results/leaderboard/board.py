@@ -205,7 +205,7 @@ def _shown_device(speeds: Mapping[str, Mapping[str, Speed]], device: str | None)
 
 def _speed_of(backbone: str, known: Mapping[str, Speed]) -> Speed | None:
     """Of the backbone by name; of an untrained control that of its model, whose arithmetic is the same."""
-    return known.get(backbone) or known.get(backbone.removesuffix(_CONTROL))
+    return known.get(backbone) or known.get(backbone.partition(_CONTROL)[0])
 
 
 def _intervals(homes: Mapping[str, Location]) -> Any:
@@ -345,8 +345,9 @@ def _comparison_columns(task: str, dataset: str, comparison_key: str, setting: s
 def _measured_entry(row: Any, variant: str, homes: Sequence[Location]) -> dict[str, Any]:
     """A row of ours. The volume is what was probed; the rest of its backbone is from the registry, else the result."""
     first: Result = row.result
-    known, about = known_entry(row.backbone), first.about
+    known, about = known_entry(first.backbone), first.about
     category = _category(known) if known else about.get("category")
+    category = "untrained" if _CONTROL in row.backbone else category
     found = [f"{name} {number}" for result in row.results for name, number in result.versions.items()]
     return {
         "key": digest_of([MEASURED, row.backbone, row.readout, row.protocol, [one.run for one in row.results]])[:10],
