@@ -230,8 +230,8 @@ def measure_cost(
         ``images``: how many were measured. ``train_ms_per_image``: forward and backward, the median of a few.
         ``predict_ms_per_image``. ``backward_bytes_per_image``: what the forward pass keeps for the backward pass, less
         parameters, buffers, features and guidance, which are there anyway. ``peak_bytes``: of device memory during a
-        step, above what was in use before; ``None`` where the device does not count it. The latter but
-        ``predict_ms_per_image`` are left out where nothing is trained.
+        step, above what was in use before; ``None`` where the device does not count it. Where nothing is trained, only
+        ``images`` and ``predict_ms_per_image``.
     """
     features, guide = features_BHWD[:COST_IMAGES], None if guidance is None else guidance[:COST_IMAGES]
     images, device = len(features), features.device

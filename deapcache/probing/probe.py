@@ -232,8 +232,7 @@ class _Probe:
         for spec, readout in product(self._specs.values(), self._readouts):
             readout_options = spec.build(readout, 0)[0].options
             caches = cache_records(self._train, self._val, spec.task.annotations)
-            rates = (UNTRAINED,) if is_training_free(readout) else config.rates
-            for lr, seed in product(rates, dict.fromkeys(config.seeds)):
+            for lr, seed in product(config.rates_of(readout), dict.fromkeys(config.seeds)):
                 protocol = self._protocol(spec, readout, readout_options, lr)
                 found.append(RunSpec(protocol=protocol, seed=seed, backbone=config.backbone, caches=caches))
         return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, NotRequired
 
 from pydantic import AfterValidator, Field, GetPydanticSchema
 from typing_extensions import TypedDict
@@ -35,9 +35,6 @@ Width = Annotated[int, Field(ge=1, le=4096)]
 """Channels of a layer whose weights are the square of that."""
 Date = Annotated[str, AfterValidator(_is_moment)]
 """ISO 8601."""
-
-
-_Short = Annotated[str, Field(min_length=1, max_length=300)]
 
 
 class MetricFacts(TypedDict):
@@ -154,84 +151,14 @@ class _Used(TypedDict):
     digest: str
 
 
+_Ends = tuple[float | None, float | None]
+
+
 class IntervalsDocument(TypedDict):
-    """The intervals of one row, by metric: low and high."""
+    """The intervals of one row, by metric: low and high; and value, interval and p of its differences."""
 
-    intervals: dict[str, tuple[float | None, float | None]]
-
-
-class _Rates(TypedDict):
-    min: float
-    median: float
-    max: float
-
-
-class SpeedDocument(TypedDict):
-    """A speed."""
-
-    schema: int
-    backbone: NotRequired[_Short]
-    readout: NotRequired[_Short]
-    weights: Literal["trained", "untrained", "untrained copy"]
-    input: _Short
-    batch: Annotated[int, Field(ge=1)]
-    seconds: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
-    images_per_second: _Rates
-    relative: Annotated[float, Field(gt=0)]
-    runtime_factor: Annotated[float, Field(gt=0)]
-    reference: _Short
-    peak_memory_bytes: Annotated[int, Field(ge=0)]
-    memory: Literal["resident", "allocated on the GPU"]
-    parameters: Annotated[int, Field(ge=0)]
-    device: _Short
-    precision: Literal["fp32", "bf16", "fp16"]
-    threads: Annotated[int, Field(ge=0)]
-    date: Date
-    versions: dict[str, str]
-
-
-class _StepKey(TypedDict):
-    task: _Short
-    readout: _Short
-    dataset: _Short
-    grid: tuple[Side, Side]
-    dim: Side
-    output_size: tuple[Side, Side]
-    batch_size: int
-    members: Annotated[int, Field(ge=1)]
-    surveyed: int
-
-
-class _StepSpeed(TypedDict):
-    key: _StepKey
-    seconds: Annotated[float, Field(gt=0)]
-
-
-class StepSpeedsDocument(TypedDict):
-    """How long training steps take on one device."""
-
-    schema: int
-    steps: list[_StepSpeed]
-    device: _Short
-    threads: Annotated[int, Field(ge=0)]
-    date: Date
-    versions: dict[str, str]
-
-
-class _ForwardRate(TypedDict):
-    backbone: _Short
-    precision: _Short
-    images_per_second: Annotated[float, Field(gt=0)]
-
-
-class OldRatesDocument(TypedDict):
-    """All rates of one device, as plans kept them before they read speeds."""
-
-    schema: int
-    device: str
-    measured: str
-    forwards: list[_ForwardRate]
-    steps: list[_StepSpeed]
+    intervals: dict[str, _Ends]
+    differences: dict[str, tuple[float | None, _Ends, float | None]]
 
 
 Numbers = Annotated[Mapping[str, float], _as(dict[str, float | None])]
