@@ -185,10 +185,10 @@ def build(
     """Build the backbone ``name`` (see :func:`describe`) on the CPU, in evaluation mode, without gradients.
 
     ``weights`` (safetensors, or a torch checkpoint; of several files, their index) replaces the download, and of its
-    keys those that begin with ``weights_key``, by default those that fit best; ``image_size`` (height, width) the native
-    size; ``seed`` initialises untrained ones, by default the one of the name, and the global random state stays as it
-    is. ``precision`` is ``fp32`` (TF32 off), ``bf16`` or ``fp16`` (autocast). ``selection`` says which layers, and
-    whether the class token, are kept.
+    keys those that begin with ``weights_key``, by default those that fit best. ``image_size`` (height, width) replaces
+    the native size. ``seed`` initialises untrained ones, by default the one of the name, and the global random state
+    stays as it is. ``precision`` is ``fp32`` (TF32 off), ``bf16`` or ``fp16`` (autocast). ``selection`` says which
+    layers, and whether the class token, are kept.
 
     Raises :class:`UnknownNameError`, :class:`UsageError` (precision, image size),
     :class:`MissingWeightsError`, and :class:`WeightsError` for a checkpoint that does not fit.

@@ -3,8 +3,6 @@
 The rows have the form of the paper's table; sizes, widths and parameters are those of the built models.
 """
 
-# ruff: noqa: E501 - one row of the table is one line
-
 from __future__ import annotations
 
 from typing import Any

@@ -37,7 +37,6 @@ from deapcache.extraction.settings import (
 from deapcache.locations import Location
 from deapcache.machine import seconds_of
 
-
 _LISTED = 6
 """Beginnings of unused keys that are shown."""
 
