@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 import uuid
@@ -16,6 +17,7 @@ import numpy as np
 
 from deapcache.cache.features import CLS, decode_features
 from deapcache.cache.format import (
+    COVERED,
     METADATA_KEY,
     RESTORE,
     ArraySpec,
@@ -279,8 +281,26 @@ class FeatureCache(Cache):
 
     @property
     def backbone(self) -> str:
-        """The backbone's name."""
-        return str(self.recipe["backbone"])
+        """The backbone's name: that of its model, or the label that it was extracted under."""
+        return self.group.name
+
+    @property
+    def covered(self) -> tuple[float, float]:
+        """Share of the image's height and width that the cells cover, from the upper left corner.
+
+        Less than 1 where the backbone's image size is no multiple of its patches. Caches of before say nothing of it:
+        it then follows from the patch in the architecture's name, or is 1.
+        """
+        if (found := self.attributes.get(COVERED)) is not None:
+            height, width = found
+            return float(height), float(width)
+        named = re.search(r"patch(\d+)", str(self.recipe["architecture"]))
+        patch = int(named[1]) if named else 1
+        height, width = (
+            cells * patch / side if cells == side // patch else 1.0
+            for cells, side in zip(self.grid, self.recipe["image_size"], strict=True)
+        )
+        return height, width
 
     def read_features(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Feature volumes of ``rows`` in that order: (len(rows), H, W, D), float16 for 16-bit storage, else float32.

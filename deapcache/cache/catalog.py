@@ -32,8 +32,6 @@ from deapcache.errors import (
 from deapcache.locations import Location
 from deapcache.recipe import SHORT
 
-_NAME_FIELDS = {"features": "backbone", "targets": "annotation"}
-
 _LISTED_PATHS = 12
 """Paths that a message lists."""
 _LISTED_CACHES = 6
@@ -56,7 +54,7 @@ class CacheEntry:
     dataset: str
     split: str
     name: str
-    """Backbone of features, annotation kind of targets, empty for images."""
+    """Backbone of features (or its label), annotation kind of targets, empty for images."""
     recipe: dict[str, Any]
     digest: str
 
@@ -188,14 +186,13 @@ def _read_entry(home: Location, path: str) -> CacheEntry | str:
     parts = PurePosixPath(path).parts
     if len(parts) != DEPTH or parts[0] != group.kind:
         return f"{home / path} holds {group.kind}, which belong elsewhere"
-    field = _NAME_FIELDS.get(group.kind)
     return CacheEntry(
         home=home,
         path=path,
         kind=group.kind,
         dataset=unescape_name(parts[1]),
         split=unescape_name(parts[2]),
-        name=str(group.recipe[field]) if field else "",
+        name=group.name,
         recipe=group.recipe,
         digest=group.digest,
     )

@@ -154,6 +154,7 @@ def _details(entry: CacheEntry, statistics: bool) -> dict[str, Any]:
         found = feature_statistics(cache)
     return {
         "statistics": found.to_json() if found else {},
+        **({"covered": cache.covered} if isinstance(cache, FeatureCache) and cache.covered != (1.0, 1.0) else {}),
         "recipe": cache.recipe,
         "arrays": {
             spec.name: {"dtype": spec.dtype, "shape": [len(cache), *spec.item_shape]} for spec in cache.arrays.values()
@@ -191,6 +192,8 @@ def _show_details(row: dict[str, Any]) -> None:
     listed.add_row("last used by a probe", _moment_text(row["last_use"]))
     for name, array in row["arrays"].items():
         listed.add_row(f"array {name}", f"{array['dtype']} {tuple(array['shape'])}")
+    if "covered" in row:
+        listed.add_row("cells cover", "{:.2%} of the height, {:.2%} of the width".format(*row["covered"]))
     for field, value in row["statistics"].items():
         listed.add_row(f"features {field.replace('_', ' ')}", str(value))
     for field, value in row["recipe"].items():
