@@ -245,6 +245,7 @@ DATASETS: Registry[type[Dataset]] = Registry(
         "deapcache.datasets.nyuv2",
         "deapcache.datasets.nyuv2_pairs",
         "deapcache.datasets.scenes",
+        "deapcache.datasets.spair",
         "deapcache.datasets.voc",
     ),
 )

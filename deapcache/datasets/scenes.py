@@ -378,8 +378,8 @@ class Scenes(Dataset):
     """
 
     name = images_name = "scenes"
-    annotations = ("instances", "boxes", "classes", "depth")
-    classes = CLASSES
+    annotations: tuple[str, ...] = ("instances", "boxes", "classes", "depth")
+    classes: tuple[str, ...] = CLASSES
     colour = "rendered rgb8"
     computes_images = True
     summary = "Rendered rooms with solids of seven shapes: exact instances, classes and depth; embedded"

@@ -99,7 +99,7 @@ class Edges(Task):
         thresholds = self.thresholds()
         pairs = zip(self.prediction(output).cpu().numpy(), target["lines"].cpu().numpy(), strict=True)
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            counts = np.array(list(pool.map(lambda pair: count_matches(*pair, thresholds), pairs)))
+            counts = np.array(list(pool.map(lambda pair: count_matches(pair[0], pair[1], thresholds), pairs)))
         best = f_measure(*precision_recall(counts)).argmax(1)
         return {
             "counts": torch.from_numpy(counts),
@@ -152,9 +152,9 @@ class Edges(Task):
 
 def agreed_edges(edges: Tensor) -> Tensor:
     """(B, h, w) uint8: 1 where at least :data:`AGREEING` annotators drew an edge, or all of fewer."""
-    bits = [(edges >> bit) & 1 for bit in range(_BITS)]
-    drawing = sum(bit.flatten(1).amax(1) for bit in bits)
-    return (sum(bits) >= drawing.clamp(1, AGREEING)[:, None, None]).to(torch.uint8)
+    drawn = torch.stack([(edges >> bit) & 1 for bit in range(_BITS)])
+    annotators = drawn.flatten(2).amax(2).sum(0)
+    return (drawn.sum(0) >= annotators.clamp(1, AGREEING)[:, None, None]).to(torch.uint8)
 
 
 def _deleted(second: bool) -> NDArray[np.bool_]:
