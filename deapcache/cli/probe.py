@@ -94,7 +94,7 @@ class _Choices:
             backbones=options.names(self.backbone),
             readouts=options.names(self.readout),
             seeds=_seeds(self.seed),
-            where=_recipe_fields(self.where or []),
+            where=recipe_fields(self.where or []),
             protocol=self.protocol,
             lrs=options.rates(self.lr, "--lr") if self.lr else (),
             select=self.select,
@@ -134,7 +134,7 @@ def probe_command(
 
     config = choices.config()
     place = caches.location()
-    own = _results_home(results_home, place)
+    own = results_home_of(results_home, place)
     done: list[SavedRun] = []
     try:
         with bars() as display:
@@ -203,7 +203,7 @@ def _task_options(given: list[str], tasks: list[str]) -> dict[str, dict[str, str
     return chosen
 
 
-def _recipe_fields(pairs: list[str]) -> dict[str, str]:
+def recipe_fields(pairs: list[str]) -> dict[str, str]:
     """``["storage=float16"]`` as a mapping; raises :class:`UsageError` where the ``=`` is missing."""
     split = [pair.partition("=") for pair in pairs]
     for field, equals, _ in split:
@@ -215,7 +215,7 @@ def _recipe_fields(pairs: list[str]) -> dict[str, str]:
     return {field: value for field, _, value in split}
 
 
-def _results_home(given: str | None, home: Location) -> Location:
+def results_home_of(given: str | None, home: Location) -> Location:
     """Where results of caches in ``home`` go; raises :class:`UsageError` where they would go to a web server."""
     place = locations.locate(given) if given else home
     if not given and isinstance(home.layers[0], locations.WebLocation):
