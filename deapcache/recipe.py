@@ -7,6 +7,7 @@ library versions) are *provenance* and live elsewhere. A *protocol* is the same 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -107,13 +108,18 @@ class Recipe:
                 "it was written by a newer deapcache; upgrade to read it"
             )
         values = {name: _as_tuple(value) for name, value in fields.items()}
-        hints = get_type_hints(cls)
+        hints = _hints(cls)
         if wrong := [name for name, value in values.items() if not _is(value, hints[name])]:
             raise CorruptCacheError(f"{cls.kind} recipe has a {wrong[0]} of another type than {hints[wrong[0]]}")
         try:
             return cls(**values)
         except TypeError as error:
             raise CorruptCacheError(f"{cls.kind} recipe is not whole: {error}") from None
+
+
+@functools.cache
+def _hints(cls: type[Recipe]) -> dict[str, Any]:
+    return get_type_hints(cls)  # takes as long as all the rest of reading a recipe
 
 
 def _is(value: Any, hint: Any) -> bool:

@@ -29,7 +29,7 @@ from deapcache.errors import (
     UnreadableError,
     UsageError,
 )
-from deapcache.locations import Location
+from deapcache.locations import LocalLocation, Location
 from deapcache.recipe import SHORT
 
 _LISTED_PATHS = 12
@@ -140,8 +140,11 @@ def _list_layer(home: Location, patterns: Sequence[str]) -> list[CacheEntry]:
 
     keys = [key for pattern in patterns for key in home.find(f"{pattern}/{METADATA_KEY}")]
     paths = [str(PurePosixPath(key).parent) for key in keys]
-    with ThreadPoolExecutor(REQUESTS) as pool:
-        entries = list(pool.map(entry_or_problem, paths))
+    if isinstance(home, LocalLocation):  # threads would only wait for each other
+        entries = [entry_or_problem(path) for path in paths]
+    else:
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            entries = list(pool.map(entry_or_problem, paths))
     for problem in (each for each in entries if isinstance(each, str)):
         warnings.warn(f"left out: {problem}", stacklevel=4)
     return [entry for entry in entries if isinstance(entry, CacheEntry)]
