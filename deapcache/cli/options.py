@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
@@ -254,12 +255,18 @@ Plugin = Annotated[
 
 
 def names(text: str | None) -> list[str]:
-    """``a,b`` as a list without repetition; raises :class:`UsageError` for an empty entry."""
+    """``a,b`` as a list without repetition; raises :class:`UsageError` for an empty entry.
+
+    ``a@untrained:1,2`` is ``a@untrained:1`` and ``a@untrained:2``.
+    """
     if text is None:
         return []
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
         raise UsageError(f"{text!r} has an empty name between its commas: write names as a,b,c")
+    for place, part in enumerate(parts):
+        if place and re.fullmatch(r"\d+(@\d+(x\d+)?)?", part) and "@untrained:" in parts[place - 1]:
+            parts[place] = f"{parts[place - 1].rpartition('@untrained:')[0]}@untrained:{part}"
     return list(dict.fromkeys(parts))
 
 

@@ -117,7 +117,7 @@ def score(
     batch_size: int,
     progress: Progress,
 ) -> tuple[dict[ReadoutTrainer, Scorer], dict[str, Scorer], float]:
-    """Score every trainer's outputs and every task's constant baselines in one pass over the validation ``rows``.
+    """Score every trainer's outputs and the constant baselines of tasks in one pass over ``rows``.
 
     ``baselines`` are task → metric → output, ``training`` is what :func:`training_statistics` gives. Returns the
     scorers by trainer, those of the baselines by task, and the seconds it took. A trainer whose output cannot be scored
@@ -125,7 +125,7 @@ def score(
     """
     _to_evaluation(groups)
     scorers = {one: Scorer(one.spec.task, len(rows)) for group in groups for one in group.trainers}
-    baseline_scorers = {name: Scorer(spec.task, len(rows)) for name, spec in specs.items()}
+    baseline_scorers = {name: Scorer(specs[name].task, len(rows)) for name in baselines}
     start, done = time.perf_counter(), 0
     for batch in stream.batches(sequential(rows, batch_size)):
         with torch.no_grad():
@@ -133,9 +133,9 @@ def score(
             targets = {name: spec.task.target(batch.maps) for name, spec in specs.items()}
             for group in (one for one in groups if one.trainers):
                 _score_group(group, features, batch, targets, scorers)
-            for name, spec in specs.items():
-                shape = len(features), *spec.output_size
-                baseline_scorers[name].add_constant(baselines[name], targets[name], shape, features.device)
+            for name, baseline in baselines.items():
+                shape = len(features), *specs[name].output_size
+                baseline_scorers[name].add_constant(baseline, targets[name], shape, features.device)
         done += len(batch.rows)
         progress(ProbeProgress(stage="score", done=done, total=len(rows)))
     for trainer in (one for group in groups for one in group.trainers if one in training):
@@ -230,7 +230,8 @@ def measure_cost(
         ``images``: how many were measured. ``train_ms_per_image``: forward and backward, the median of a few.
         ``predict_ms_per_image``. ``backward_bytes_per_image``: what the forward pass keeps for the backward pass, less
         parameters, buffers, features and guidance, which are there anyway. ``peak_bytes``: of device memory during a
-        step, above what was in use before; ``None`` where the device does not count it.
+        step, above what was in use before; ``None`` where the device does not count it. Where nothing is trained, only
+        ``images`` and ``predict_ms_per_image``.
     """
     features, guide = features_BHWD[:COST_IMAGES], None if guidance is None else guidance[:COST_IMAGES]
     images, device = len(features), features.device
@@ -247,13 +248,14 @@ def measure_cost(
     def predict() -> None:
         forward()
 
+    cost: dict[str, Any] = {"images": images, "predict_ms_per_image": _median_ms(predict, device) / images}
+    if not learnable:
+        return cost
     state = [tensor for readout in readouts for tensor in (*readout.parameters(), *readout.buffers())]
     with _saved_storages([features, *([] if guide is None else [guide]), *state]) as saved:
         step()
-    return {
-        "images": images,
+    return cost | {
         "train_ms_per_image": _median_ms(step, device) / images,
-        "predict_ms_per_image": _median_ms(predict, device) / images,
         "backward_bytes_per_image": round(sum(saved.values()) / images),
         "peak_bytes": _peak_bytes(step, device),
     }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from deapcache.errors import UsageError
 from deapcache.results.frame import inner_layer, layer_of, protocol_mismatches, protocols_of, seeds_of, tokens_of
+from deapcache.results.marks import legend
 from deapcache.results.paper import (
     BASE,
     DATA,
@@ -24,8 +25,11 @@ from deapcache.results.paper import (
 from deapcache.results.record import Result, plain_json
 from deapcache.results.tables import (
     NOTHING,
+    OVER_PRIOR,
     TRAIN_TIME,
     Table,
+    difference,
+    difference_json,
     heading,
     interval,
     make_tables,
@@ -91,6 +95,7 @@ SPREADS = 2
 _FACTS = {"parameters": "P_learn\n[M]", "time": TRAIN_TIME.replace(" ", "\n")}
 """Heads of columns that have no score but a fact about the readout."""
 _OURS, _INTERVAL, _PAPER, _DIFFERENCE = "ours", "95% interval", "paper", "difference"
+_LINES = (_OURS, _INTERVAL, OVER_PRIOR, _PAPER, _DIFFERENCE)
 """The lines of a row; all but the first only where they say something."""
 
 
@@ -263,10 +268,10 @@ class _PaperTable:
         lines = []
         for label in self.labels:
             texts = [self._texts(label, column) for column in self.columns]
-            for source in (_OURS, _INTERVAL, _PAPER, _DIFFERENCE):
+            for source in _LINES:
                 if source == _OURS or any(text.get(source) for text in texts):
                     lines.append((label if source == _OURS else "", source, *(text.get(source, "") for text in texts)))
-        faint = frozenset(place for place, line in enumerate(lines) if line[1] in (_INTERVAL, _PAPER))
+        faint = frozenset(place for place, line in enumerate(lines) if line[1] in (_INTERVAL, OVER_PRIOR, _PAPER))
         first = "readout" if self.which in _OF_READOUTS else "backbone"
         return Table(self.title, (first, "", *map(self._head, self.columns)), tuple(lines), tuple(self._notes()), faint)
 
@@ -304,24 +309,26 @@ class _PaperTable:
             return {_OURS: f"{line.parameters / 1e6:.3f}", _PAPER: str(paper or "")}
         found = compare(line, self.which)
         return {
-            _OURS: f"{score(line.mean, line.spread)} ({len(line.seeds)})",
+            _OURS: " ".join(filter(None, (score(line.mean, line.spread), f"({len(line.seeds)})", line.marks))),
             _INTERVAL: interval(line.interval) if line.interval else "",
+            OVER_PRIOR: difference(line.difference) if line.difference else "",
             _PAPER: str(found.paper or ""),
             _DIFFERENCE: str(found),
         }
 
     def _notes(self) -> Iterator[str]:
         scores = [line for label in self.labels for line in self._scores(label)]
-        legend = ""
+        compared = ""
         if any(compare(line, self.which).paper for line in scores):
-            legend = f"; ▲ better, ▼ worse than the paper, = equal within its rounding; * beyond {SPREADS} spreads"
-            legend += " and the interval" if any(line.interval for line in scores) else ""
-        yield f"ours: mean over (n) seeds ± their sample standard deviation{legend}"
+            compared = f"; ▲ better, ▼ worse than the paper, = equal within its rounding; * beyond {SPREADS} spreads"
+            compared += " and the interval" if any(line.interval for line in scores) else ""
+        yield f"ours: mean over (n) seeds ± their sample standard deviation{compared}"
         for _, rows in self.rows.groupby(["task", "dataset"], sort=False):
             yield from _task_notes(rows)
         yield from self.mismatches
         if self.which == "figure4":
             yield from _best_of_seeds(scores)
+        yield from legend(line.marks for line in scores)
         problems = (one.problem for one in self.rows["uncertainty"] if one and one.problem)
         yield from (f"no interval: {problem}" for problem in dict.fromkeys(problems))
 
@@ -403,7 +410,9 @@ def _cell_json(line: Any, which: str) -> dict[str, Any]:
         **{name: getattr(line, name) for name in ("task", "dataset", "backbone", "readout", "lr", "seeds")},
         "layer": layer_of(line.result),
         "tokens": tokens_of(line.result),
-        **{name: getattr(line, name) for name in ("metric", "mean", "spread", "interval")},
+        **{name: getattr(line, name) for name in ("metric", "mean", "spread", "interval", "prior")},
+        "over_prior": difference_json(line),
+        "marks": line.marks,
         "paper": None if found.paper is None else {"value": found.paper.value, "source": found.paper.source},
         "difference": found.difference,
         "is_better": found.is_better,
