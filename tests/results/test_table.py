@@ -9,6 +9,7 @@ from rich.console import Console
 
 from deapcache.results import (
     PLAIN,
+    Difference,
     Table,
     Uncertainty,
     layout_json,
@@ -96,14 +97,19 @@ def test_time_and_memory_stand_right_where_they_were_measured(facts) -> None:
 def test_interval_of_the_main_metric_stands_beside_it_and_its_absence_is_explained(facts) -> None:
     def uncertainty(results):
         known = {"iou": (0.45, 0.75), "ce": (0.2, 0.4)}
-        return Uncertainty(intervals=known) if results[0].readout == "deap" else Uncertainty(problem="no file x")
+        above = {"iou": Difference(0.5, (0.35, 0.65), 0.001)}
+        deap = Uncertainty(intervals=known, differences=above)
+        return deap if results[0].readout == "deap" else Uncertainty(problem="no file x")
 
     (table,) = make_tables(_rows(facts, uncertainty))
-    assert table.header[2:5] == ("IoU ↑", "95% interval", "CE [nats] ↓")
+    assert table.header[2:6] == ("IoU ↑", "95% interval", "score − prior [95% interval]", "CE [nats] ↓")
     assert [row[3] for row in table.rows] == ["–", "0.4500–0.7500", ""]
+    assert [row[4] for row in table.rows] == ["–", "+0.5000 [+0.3500, +0.6500]", ""]
     assert "no interval: no file x" in table.notes
     bicubic, deap = layout_json(_rows(facts, uncertainty), PLAIN)
     assert deap["intervals"]["ce"] == [0.2, 0.4]
+    assert deap["over_prior"]["iou"] == {"value": 0.5, "interval": [0.35, 0.65], "p": 0.001, "p_holm": 0.001}
+    assert deap["over_prior"]["ce"] is bicubic["over_prior"]["iou"] is None
     assert (deap["seeds"], deap["mean"]["iou"], len(deap["runs"])) == ([0, 1], pytest.approx(0.6), 2)
     assert (bicubic["problem"], bicubic["spread"]["iou"], bicubic["readout"]) == ("no file x", None, "bicubic")
 
