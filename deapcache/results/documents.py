@@ -53,8 +53,26 @@ class AboutBackbone(TypedDict, total=False):
     training_data: str
 
 
+_Rate = Annotated[float, Field(gt=0)]
+
+
 class _Optimiser(TypedDict):
-    lr: Annotated[float, Field(gt=0)]
+    lr: _Rate | Literal["selected", "none"]
+
+
+class _Candidate(TypedDict):
+    lr: _Rate
+    score: float | None
+
+
+class SelectionFacts(TypedDict, total=False):
+    """How a learning rate was chosen."""
+
+    lr: _Rate
+    metric: str
+    images: int
+    candidates: list[_Candidate]
+    range: float | None
 
 
 class _Protocol(TypedDict):
@@ -71,6 +89,10 @@ class _Protocol(TypedDict):
     train_limit: int | None
     val_limit: int | None
     views: NotRequired[list[str]]
+    name: NotRequired[Annotated[str, Field(max_length=300)]]
+    name_digest: NotRequired[str]
+    standardise: NotRequired[Literal["cell", "channel"]]
+    selection: NotRequired[dict[str, Any] | None]
 
 
 class _Omitted(TypedDict):
@@ -101,6 +123,7 @@ class _Build(TypedDict):
     cnn_width: Width | None
     classes: NotRequired[list[str]]
     task_options: NotRequired[dict[str, str]]
+    standardise: NotRequired[Literal["cell", "channel"]]
 
 
 class _Readout(_Build):
@@ -145,4 +168,5 @@ Metrics = Annotated[Mapping[str, Mapping[str, Any]], _as(dict[str, MetricFacts])
 Caches = Annotated[Mapping[str, Mapping[str, Any]], _as(dict[str, _Cache]), AfterValidator(_has_features)]
 Protocol = Annotated[Mapping[str, Any], _as(_Protocol)]
 Build = Annotated[Mapping[str, Any], _as(_Build)]
+Selection = Annotated[Mapping[str, Any], _as(SelectionFacts)]
 About = Annotated[Mapping[str, Any], _as(AboutBackbone)]

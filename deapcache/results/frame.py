@@ -218,7 +218,8 @@ def results_frame(results: Iterable[Result]) -> DataFrame:
 
 
 def _lines(result: Result) -> Iterator[dict[str, Any]]:
-    features, lr, name = result.caches["val"], float(result.protocol["optimiser"]["lr"]), display_name(result)
+    features, lr, name = result.caches["val"], result.lr, display_name(result)
+    lr_text = "lr selected" if result.is_selected else "not trained" if math.isnan(lr) else f"lr {lr:g}"
     joint_name = _CONTROL.sub("@untrained", name)
     of_the_run = {column: getattr(result, column) for column in COLUMNS if hasattr(result, column)} | {
         "layer": features["recipe"].get("layer"),
@@ -228,8 +229,8 @@ def _lines(result: Result) -> Iterator[dict[str, Any]]:
         "iterations": result.protocol["iterations"],
         "display_name": name,
         "depth": depth_of(result),
-        "lr_text": f"lr {lr:g}",
-        "row_name": (result.task, result.dataset, joint_name, result.readout, f"lr {lr:g}"),
+        "lr_text": lr_text,
+        "row_name": (result.task, result.dataset, joint_name, result.readout, lr_text),
         "row_key": digest_of(row_identity(result)),
         "run_key": digest_of(run_identity(result)),
         "comparison_key": digest_of(comparison_identity(result)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from deapcache.annotations import ANNOTATIONS
 from deapcache.errors import UnknownNameError, UsageError
 from deapcache.recipe import canonical_json
 from deapcache.tasks import TASKS, get_task
@@ -21,7 +22,7 @@ def test_names() -> None:
 def test_what_a_task_says_of_itself(name: str) -> None:
     task = get_task(name)
     assert task.name == name
-    assert set(task.annotations) <= {"instances", "boxes", "classes", "depth"}
+    assert set(task.annotations) <= set(ANNOTATIONS.names())
     assert task.main_metric in task.metrics
     canonical_json(dict(task.options))
 
