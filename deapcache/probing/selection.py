@@ -17,6 +17,7 @@ from deapcache.probing.protocols import Selection
 from deapcache.probing.train import ReadoutTrainer, TaskSpec, stack_trainers, thread_count, train
 from deapcache.tasks import Task
 
+
 def held_out(rows: np.ndarray, selection: Selection) -> np.ndarray:
     """The training rows that candidates are scored on, in order; the same for the same rows.
 

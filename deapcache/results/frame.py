@@ -371,10 +371,13 @@ def _mean_cost(results: Sequence[Result]) -> dict[str, float]:
 
 
 def protocols_of(rows: Iterable[Any]) -> str:
-    """``75de1c5e4d86 (deap, linear), 0c2c2d1bb6e0 (no-sigma)`` of lines of a frame."""
-    groups = grouped(rows, "protocol")
-    readouts = (", ".join(dict.fromkeys(row.readout for row in group)) for group in groups)
-    return ", ".join(f"{group[0].protocol[:SHORT]} ({names})" for group, names in zip(groups, readouts, strict=True))
+    """``deapcache-2: 75de1c5e4d86 (deap, linear), 0c2c2d1bb6e0 (no-sigma)`` of lines of a frame."""
+    found: dict[str, list[str]] = {}
+    for group in grouped(rows, "protocol"):
+        readouts = ", ".join(dict.fromkeys(row.readout for row in group))
+        name = group[0].results[0].protocol.get("name", "")
+        found.setdefault(name, []).append(f"{group[0].protocol[:SHORT]} ({readouts})")
+    return "; ".join(f"{name}: {', '.join(each)}" if name else ", ".join(each) for name, each in found.items())
 
 
 def seeds_of(rows: Iterable[Any]) -> str:

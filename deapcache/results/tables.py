@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ LEFT = 2
 NOTHING = "–"
 PRIOR_ROW = "image-independent prior"
 OVER_PRIOR = "score − prior"
+CHOSEN_RATE = "lr (of, range)"
+"""Head of what :func:`chosen_rate` gives."""
 MARKS = "marks"
 TRAIN_TIME = "train [ms/image]"
 
@@ -77,6 +79,7 @@ def _table(title: str, lines: DataFrame, every: DataFrame) -> Table:
             "95% interval: of the mean over seeds, over val images; of score − prior paired, over the same images"
         )
         notes += dict.fromkeys(f"no interval: {one.problem}" for one in known if one.problem)
+    notes += rate_note(rows["results"])
     notes += legend(rows["marks"])
     return Table(title, header, tuple(cells), (*notes, *_run_notes(rows)), frozenset([len(rows)]))
 
@@ -85,11 +88,13 @@ def _columns(lines: DataFrame, rows: DataFrame) -> Iterator[tuple[str, ...]]:
     """Header, a cell for each of ``rows``, and one for the prior; ``lines`` has their scores."""
     first: Result = rows["result"].iloc[0]
     yield "backbone", *rows["display_name"], PRIOR_ROW
-    names = rows.groupby(["display_name", "readout", "lr"], sort=False)["readout"]
+    names = rows.groupby(["display_name", "readout", "lr_text"], sort=False)["readout"]
     numbers = zip(rows["readout"], names.cumcount() + 1, names.transform("size"), strict=True)
     yield "readout", *(f"{name} ({number})" if rivals > 1 else name for name, number, rivals in numbers), ""
-    if rows["lr"].nunique() > 1:
-        yield "lr", *(f"{lr:g}" for lr in rows["lr"]), ""
+    if any(result.is_selected for result in rows["result"]):
+        yield CHOSEN_RATE, *map(chosen_rate, rows["results"]), ""
+    elif rows["lr_text"].nunique() > 1:
+        yield "lr", *(NOTHING if math.isnan(lr) else f"{lr:g}" for lr in rows["lr"]), ""
     for metric, about in first.metrics.items():
         of_metric = lines[lines["metric"] == metric].set_index("row").reindex(rows["row"])
         yield heading(about), *map(score, of_metric["mean"], of_metric["spread"]), score(first.prior[metric])
@@ -157,6 +162,9 @@ def _row_json(scores: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": first.parameters,
         "cost": line.cost,
         "marks": line.marks,
+        "protocol_name": first.protocol.get("name", ""),
+        "selection": first.selection,
+        "features": first.features,
         "train_images": first.train_images,
         "val_images": first.val_images,
     }
@@ -199,6 +207,29 @@ def difference(found: Difference | None) -> str:
         return NOTHING
     low, high = found.interval
     return f"{found.value:+.4f}" if math.isnan(low) or low == high else f"{found.value:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def chosen_rate(results: Sequence[Result]) -> str:
+    """``0.01 (of 5, 0.2610)``: the learning rate that was chosen, of how many, and the range of their scores.
+
+    Where it was given ``0.01``; a dash for a readout that is not trained.
+    """
+    found = {}
+    for result in results:
+        tried, span = result.selection.get("candidates", ()), result.selection.get("range")
+        about = f" (of {len(tried)}, {span:.4f})" if tried and span is not None else ""
+        found[NOTHING if math.isnan(result.lr) else f"{result.lr:g}{about}"] = None
+    return "; ".join(found)
+
+
+def rate_note(rows: Iterable[Sequence[Result]]) -> list[str]:
+    """What a column of :func:`chosen_rate` means; [] where no rate was chosen."""
+    found = next((result for results in rows for result in results if result.is_selected), None)
+    if found is None:
+        return []
+    held = f"{found.selection['images']:,} training images" if "images" in found.selection else "training images"
+    metric = found.metrics.get(str(found.selection.get("metric")), {}).get("label", "score")
+    return [f"lr: chosen on {held} that were held out for it; of so many, with the range of their {metric}"]
 
 
 def millions(count: float | None, decimals: int) -> str:

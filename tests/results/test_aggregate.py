@@ -97,7 +97,7 @@ def test_random_weights_of_several_seeds_are_one_row_whose_spread_is_over_them(f
 
 def test_other_random_weights_of_the_same_seed_are_no_seeds_of_each_other(facts) -> None:
     results = [_control(facts, seed, 0.1, weights=1, digest=f"of version {seed}") for seed in (0, 1)]
-    with pytest.raises(ResultsError, match="train.weights: 'untrained:of version 0' or 'untrained:of version 1'"):
+    with pytest.raises(ResultsError, match=r"train\.weights: 'untrained:of version 0' or 'untrained:of version 1'"):
         main_rows(results)
     assert len(main_rows(results, allow_mixed=True)) == 2
 

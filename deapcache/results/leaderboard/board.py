@@ -45,7 +45,7 @@ from deapcache.results.paper import (
 )
 from deapcache.results.record import Result, load_results
 from deapcache.results.speeds import Speed, all_speeds, by_device, most_measured
-from deapcache.results.tables import score
+from deapcache.results.tables import rate_note, score
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -515,4 +515,4 @@ def comparison_notes(lines: Sequence[Any]) -> list[str]:
     if ours:
         notes.append(f"protocol: {protocols_of(ours)}")
     notes += [f"no interval: {problem}" for problem in dict.fromkeys(line.problem for line in ours) if problem]
-    return notes + legend(line.marks for line in ours)
+    return notes + rate_note(line.results for line in ours) + legend(line.marks for line in ours)

@@ -30,10 +30,12 @@ from deapcache.results.leaderboard.board import (
 from deapcache.results.marks import legend
 from deapcache.results.record import result_key
 from deapcache.results.tables import (
+    CHOSEN_RATE,
     MARKS,
     NOTHING,
     OVER_PRIOR,
     Table,
+    chosen_rate,
     difference,
     heading,
     interval,
@@ -51,6 +53,11 @@ _NAMES = 4
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 """How cells begin that a spreadsheet computes; the last four are the wide forms of the others."""
 
+
+def _is_selected(line: Any) -> bool:
+    return any(result.is_selected for result in line.results)
+
+
 _BACKBONE: Sequence[tuple[str, Callable[[Any], str]]] = (
     ("backbone", lambda line: line.display_name),
     ("readout", lambda line: line.name),
@@ -63,6 +70,7 @@ _BACKBONE: Sequence[tuple[str, Callable[[Any], str]]] = (
 
 _MEASURED: Sequence[tuple[str, Callable[[Any], str]]] = (
     ("seeds", lambda line: ", ".join(map(str, line.seeds)) or NOTHING),
+    (CHOSEN_RATE, lambda line: chosen_rate(line.results) if _is_selected(line) else NOTHING),
     ("learnable\n[M]", lambda line: millions(line.parameters, 3)),
     ("train\n[ms/image]", lambda line: three_digits(line.cost.get("train_ms_per_image"))),
     ("protocol", lambda line: line.protocol[:SHORT] or NOTHING),
@@ -199,6 +207,7 @@ def _csv_row(line: Any, device: str, beside: Path | None) -> Iterator[tuple[str,
     yield from ((name, getattr(line, name)) for name in ("source", "backbone", "category", "backbone_parameters"))
     yield "features", volume(line)
     yield from ((name, getattr(line, name)) for name in ("layer", "tokens", "readout", "variant", "lr"))
+    yield "lr_range", line.results[0].selection.get("range") if line.results else None
     yield "readout_parameters", line.parameters
     yield from ((name, getattr(line, name)) for name in ("metric", "unit"))
     yield from ((name, str(bool(getattr(line, name))).lower()) for name in ("higher_is_better", "is_main"))
