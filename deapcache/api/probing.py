@@ -77,7 +77,9 @@ def _config(task: str | Sequence[str], options: Mapping[str, Any]) -> ProbeConfi
         near = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UsageError(f"probe has no option {unknown[0]!r}: {hint}it has {', '.join(sorted(known))}")
-    chosen = {_PLURAL.get(name, name): _several(value) if name in _PLURAL else value for name, value in options.items()}
+    chosen: dict[str, Any] = {
+        _PLURAL.get(name, name): _several(value) if name in _PLURAL else value for name, value in options.items()
+    }
     limit, device, upsampler = chosen.pop("limit", None), chosen.pop("device", "auto"), chosen.pop("upsampler", None)
     return ProbeConfig(
         tasks=_several(task),

@@ -242,7 +242,7 @@ class StackedGroup:
             merged = groups.setdefault(tuple(sorted(settings.items())), {**settings, "params": []})
             merged["params"] += group["params"]
         # one without parameters is that of readouts that are not trained, which take no step
-        self._optimiser = torch.optim.AdamW(list(groups.values()) or [torch.zeros(1)], fused=True)
+        self._optimiser = torch.optim.AdamW(list(groups.values()) or [{"params": [torch.zeros(1)]}], fused=True)
         self._peaks = [group["lr"] for group in groups.values()]
         self._clipped = {
             head: [p for p in head.parameters() if p.requires_grad] for one in trainers for head in one.heads

@@ -84,7 +84,7 @@ def test_a_candidate_scores_what_it_would_on_the_same_images_alone(tmp_path) -> 
     from deapcache.probing.batches import BatchStream, image_order
     from deapcache.probing.evaluate import Scorer
     from deapcache.probing.probe import _Probe
-    from deapcache.probing.train import StackedGroup, ReadoutTrainer
+    from deapcache.probing.train import ReadoutTrainer, StackedGroup
 
     config = ProbeConfig(dataset="toys", backbones=["toy"], tasks=["foreground"], iterations=12, standardise="cell")
     probing = _Probe(home, config)
