@@ -213,7 +213,7 @@ def _lay_out(which: str, lines: DataFrame) -> tuple[list[str], dict[tuple[str, _
     """
     backbones, of_readouts = _backbones(lines), which in _OF_READOUTS
     with_readout = lines["readout"].nunique() > 1 or READOUTS.get(lines["readout"].iloc[0]) != BASE
-    with_rate = lines["lr_text"].nunique() > 1
+    with_rate = lines.loc[lines["lr"].notna(), "lr_text"].nunique() > 1
 
     def order(row: Any) -> tuple[Any, ...]:
         return (
