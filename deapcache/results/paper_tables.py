@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from deapcache.errors import UsageError
-from deapcache.results.frame import inner_layer, layer_of, protocol_mismatches, protocols_of, seeds_of, tokens_of
+from deapcache.results.frame import (
+    inner_layer,
+    layer_of,
+    protocol_mismatches,
+    protocols_of,
+    rate_note,
+    seeds_of,
+    tokens_of,
+)
 from deapcache.results.marks import legend
 from deapcache.results.paper import (
     BASE,
@@ -28,13 +36,11 @@ from deapcache.results.tables import (
     OVER_PRIOR,
     TRAIN_TIME,
     Table,
-    chosen_rate,
     difference,
     difference_json,
     heading,
     interval,
     make_tables,
-    rate_note,
     score,
     tables_json,
     train_time,
@@ -349,7 +355,7 @@ def _task_notes(rows: DataFrame) -> Iterator[str]:
     if inner := sorted({row.display_name for row in rows.itertuples() if inner_layer(row.result)}):
         yield f"{name}: the paper's are of last layers, not beside {', '.join(inner)}"
     if first.is_selected:
-        chosen = (f"{row.display_name} · {row.readout} {chosen_rate(row.results)}" for row in rows.itertuples())
+        chosen = (f"{row.display_name} · {row.readout} {row.rate}" for row in rows.itertuples())
         yield f"{name}: lr {', '.join(chosen)}"
     if unlike := unlike_paper(first):
         yield f"{name}: no paper's number beside it: {unlike}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-from deapcache.results.frame import grouped, layer_of, protocol_mismatches, protocols_of, seeds_of, tokens_of
+from deapcache.results.frame import grouped, layer_of, protocol_mismatches, protocols_of, rate_note, seeds_of, tokens_of
 from deapcache.results.intervals import Difference, Interval
 from deapcache.results.marks import legend
 from deapcache.results.record import Result, plain_json
@@ -25,7 +25,7 @@ NOTHING = "–"
 PRIOR_ROW = "image-independent prior"
 OVER_PRIOR = "score − prior"
 CHOSEN_RATE = "lr (of, range)"
-"""Head of what :func:`chosen_rate` gives."""
+"""Head of the frame's ``rate``."""
 MARKS = "marks"
 TRAIN_TIME = "train [ms/image]"
 
@@ -92,7 +92,7 @@ def _columns(lines: DataFrame, rows: DataFrame) -> Iterator[tuple[str, ...]]:
     numbers = zip(rows["readout"], names.cumcount() + 1, names.transform("size"), strict=True)
     yield "readout", *(f"{name} ({number})" if rivals > 1 else name for name, number, rivals in numbers), ""
     if any(result.is_selected for result in rows["result"]):
-        yield CHOSEN_RATE, *map(chosen_rate, rows["results"]), ""
+        yield CHOSEN_RATE, *rows["rate"], ""
     elif rows["lr_text"].nunique() > 1:
         yield "lr", *(NOTHING if math.isnan(lr) else f"{lr:g}" for lr in rows["lr"]), ""
     for metric, about in first.metrics.items():
@@ -207,29 +207,6 @@ def difference(found: Difference | None) -> str:
         return NOTHING
     low, high = found.interval
     return f"{found.value:+.4f}" if math.isnan(low) or low == high else f"{found.value:+.4f} [{low:+.4f}, {high:+.4f}]"
-
-
-def chosen_rate(results: Sequence[Result]) -> str:
-    """``0.01 (of 5, 0.2610)``: the learning rate that was chosen, of how many, and the range of their scores.
-
-    Where it was given ``0.01``; a dash for a readout that is not trained.
-    """
-    found = {}
-    for result in results:
-        tried, span = result.selection.get("candidates", ()), result.selection.get("range")
-        about = f" (of {len(tried)}, {span:.4f})" if tried and span is not None else ""
-        found[NOTHING if math.isnan(result.lr) else f"{result.lr:g}{about}"] = None
-    return "; ".join(found)
-
-
-def rate_note(rows: Iterable[Sequence[Result]]) -> list[str]:
-    """What a column of :func:`chosen_rate` means; [] where no rate was chosen."""
-    found = next((result for results in rows for result in results if result.is_selected), None)
-    if found is None:
-        return []
-    held = f"{found.selection['images']:,} training images" if "images" in found.selection else "training images"
-    metric = found.metrics.get(str(found.selection.get("metric")), {}).get("label", "score")
-    return [f"lr: chosen on {held} that were held out for it; of so many, with the range of their {metric}"]
 
 
 def millions(count: float | None, decimals: int) -> str:

@@ -24,6 +24,7 @@ from deapcache.results.frame import (
     grouped,
     layer_of,
     protocols_of,
+    rate_note,
     reading_in,
     row_identity,
     table_rows,
@@ -45,7 +46,7 @@ from deapcache.results.paper import (
 )
 from deapcache.results.record import Result, load_results
 from deapcache.results.speeds import Speed, all_speeds, by_device, most_measured
-from deapcache.results.tables import rate_note, score
+from deapcache.results.tables import score
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -124,7 +125,7 @@ COLUMNS = (
     *("training_data", "speeds", "readout", "variant", "name", "lr", "parameters", "layer", "tokens"),
     *("metric", "place", "label", "unit", "higher_is_better", "is_main"),
     *("mean", "spread", "decimals", "interval", "prior", "difference", "p_holm"),
-    *("row", "results", "homes", "seeds", "cost", "protocol", "date", "versions", "problem", "marks"),
+    *("row", "results", "homes", "seeds", "cost", "protocol", "date", "versions", "problem", "rate", "marks"),
     *("train_images", "val_images", "output_size"),
 )
 """Of a leaderboard's frame. ``setting`` tells a comparison from others of its task and dataset, ``variant`` an entry
@@ -364,7 +365,7 @@ def _measured_entry(row: Any, variant: str, homes: Sequence[Location]) -> dict[s
         "name": f"{row.readout} ({variant})" if variant else row.readout,
         **{
             name: getattr(row, name)
-            for name in ("row", "readout", "lr", "parameters", "results", "seeds", "cost", "protocol", "marks")
+            for name in ("row", "readout", "lr", "parameters", "results", "seeds", "cost", "protocol", "rate", "marks")
         },
         "layer": layer_of(first),
         "tokens": tokens_of(first),
@@ -405,7 +406,19 @@ def _paper_lines(task: str) -> Iterator[dict[str, Any]]:
                 "name": readout,
                 "parameters": learnable.value * 1e6 if learnable else None,
                 **dict.fromkeys(
-                    ("reading", "variant", "layer", "tokens", "protocol", "date", "versions", "problem", "marks"), ""
+                    (
+                        "reading",
+                        "variant",
+                        "layer",
+                        "tokens",
+                        "protocol",
+                        "date",
+                        "versions",
+                        "problem",
+                        "rate",
+                        "marks",
+                    ),
+                    "",
                 ),
                 **dict.fromkeys(("results", "homes", "seeds"), ()),
                 "cost": {},

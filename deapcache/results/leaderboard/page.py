@@ -40,7 +40,6 @@ from deapcache.results.record import Result, picture_key, plain_json, result_key
 from deapcache.results.tables import (
     NOTHING,
     OVER_PRIOR,
-    chosen_rate,
     difference,
     heading,
     interval,
@@ -284,7 +283,7 @@ def _facts(entry: Any, notes: Sequence[str]) -> Iterator[tuple[str, str]]:
     yield "learnable parameters", _with_unit(millions(entry.parameters, 3), "M")
     for name, cost in (("training", "train_ms_per_image"), ("prediction", "predict_ms_per_image")):
         yield name, _with_unit(three_digits(entry.cost.get(cost)), "ms/image, the readout alone")
-    yield "learning rate", chosen_rate(entry.results)
+    yield "learning rate", entry.rate
     yield "seeds", ", ".join(map(str, entry.seeds))
     named = entry.results[0].protocol.get("name", "") if entry.results else ""
     yield "protocol", f"{named} {entry.protocol}".strip()

@@ -35,7 +35,6 @@ from deapcache.results.tables import (
     NOTHING,
     OVER_PRIOR,
     Table,
-    chosen_rate,
     difference,
     heading,
     interval,
@@ -53,11 +52,6 @@ _NAMES = 4
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 """How cells begin that a spreadsheet computes; the last four are the wide forms of the others."""
 
-
-def _is_selected(line: Any) -> bool:
-    return any(result.is_selected for result in line.results)
-
-
 _BACKBONE: Sequence[tuple[str, Callable[[Any], str]]] = (
     ("backbone", lambda line: line.display_name),
     ("readout", lambda line: line.name),
@@ -70,7 +64,7 @@ _BACKBONE: Sequence[tuple[str, Callable[[Any], str]]] = (
 
 _MEASURED: Sequence[tuple[str, Callable[[Any], str]]] = (
     ("seeds", lambda line: ", ".join(map(str, line.seeds)) or NOTHING),
-    (CHOSEN_RATE, lambda line: chosen_rate(line.results) if _is_selected(line) else NOTHING),
+    (CHOSEN_RATE, lambda line: line.rate if any(result.is_selected for result in line.results) else NOTHING),
     ("learnable\n[M]", lambda line: millions(line.parameters, 3)),
     ("train\n[ms/image]", lambda line: three_digits(line.cost.get("train_ms_per_image"))),
     ("protocol", lambda line: line.protocol[:SHORT] or NOTHING),
