@@ -17,8 +17,8 @@ _FALL = 0.03
 
 LEGEND = {
     NOT_ABOVE: (
-        "not shown to be better than the image-independent prior: its score is not, or the 95% interval of the "
-        "difference reaches 0, or would with Holm's correction for all rows of the table"
+        "not shown to be better than the image-independent prior: its score is not, or the interval of the difference "
+        "reaches 0, or would with Holm's correction for all rows of the table"
     ),
     FEW_JUDGED: f"the score rests on fewer than {FEWEST_JUDGED} images: take more, or define large otherwise",
     FALLING: "the training loss was still falling at the end: more --iterations would change the score",

@@ -14,7 +14,7 @@ from deapcache.results import bootstrap_difference, bootstrap_interval, holm
 from deapcache.tasks import TASKS, get_task
 from tests.benchmarks import bench_intervals
 
-POOLED = ("boundaries", "foreground", "segmentation", "voc", "coco-stuff")
+POOLED = ("boundaries", "foreground", "edges", "segmentation", "voc", "coco-stuff", "normals")
 
 
 def _mean(drawn: dict[str, np.ndarray]) -> dict[str, float]:
@@ -126,6 +126,10 @@ def test_tasks_that_need_only_sums_get_the_same_interval_from_them(name) -> None
     output = torch.randn(12, channels, 6, 7, generator=generator)
     target = torch.randint(0, max(channels, 2), (12, 6, 7), generator=generator)
     target[3] = 255
+    if name == "normals":
+        target = torch.nn.functional.normalize(torch.randn(12, 3, 6, 7, generator=generator), dim=1)
+    elif name == "edges":
+        target = task.target({"edges": torch.randint(0, 8, (12, 6, 7), generator=generator, dtype=torch.int16)})
     statistics = {key: values.numpy() for key, values in task.statistics(output, target).items()}
     runs = [statistics, {key: values[::-1] for key, values in statistics.items()}]
     gathered = bootstrap_interval(runs, task.scores, resamples=40)

@@ -323,9 +323,10 @@ def _papers_comparison(task: str, data: PaperData, setting: str) -> list[dict[st
     comparison = _comparison_columns(task, data.dataset, PAPER, setting) | {"board": PAPERS_DATA}
     comparison |= {name: getattr(data, name) for name in ("train_images", "val_images", "output_size")}
     printed = [(name, ours.metrics[name]) for name in ours.metrics if name in paper_metrics(task)]
+    main = ours.main_metric if ours.main_metric in paper_metrics(task) else printed[-1][0]
     metrics = {
         name: {"metric": name, "place": place, "label": about.label, "unit": about.unit}
-        | {"higher_is_better": about.higher_is_better, "is_main": name == ours.main_metric, "prior": None}
+        | {"higher_is_better": about.higher_is_better, "is_main": name == main, "prior": None}
         for place, (name, about) in enumerate(printed)
     }
     return [comparison | line | metrics[line["metric"]] for line in _paper_lines(task) if line["metric"] in metrics]

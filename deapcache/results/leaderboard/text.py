@@ -127,7 +127,7 @@ def _comparison_table(lines: Sequence[Any]) -> Table:
     scores = [{line.metric: line for line in entry} for entry in grouped(lines, "entry")]
     entries = [entry[0] for entry in grouped(lines, "entry")]
     columns = [(name, [text(entry) for entry in entries]) for name, text in _BACKBONE[:3]]
-    metrics = [of_metric[0] for of_metric in grouped(lines, "metric")]
+    metrics, prior = [of_metric[0] for of_metric in grouped(lines, "metric")], ""
     for metric in sorted(metrics, key=lambda metric: (not metric.is_main, metric.place)):
         found = [entry.get(metric.metric) for entry in scores]
         columns.append((heading(metric._asdict()), [score_text(line) if line else NOTHING for line in found]))
