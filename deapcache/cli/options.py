@@ -168,7 +168,8 @@ class ResultFilter:
     backbone: Annotated[str | None, typer.Option("--backbone", help="Only of these backbones: a,b.")] = None
     readout: Annotated[str | None, typer.Option("--readout", help="Only of these readouts: a,b.")] = None
     protocol: Annotated[
-        str | None, typer.Option("--protocol", help="Only of these protocols, by first characters of the digest: a,b.")
+        str | None,
+        typer.Option("--protocol", help="Only of these protocols, by name or first characters of the digest: a,b."),
     ] = None
     cache: Annotated[
         str | None, typer.Option("--cache", help="Only what has read one of these caches, by first characters: a,b.")

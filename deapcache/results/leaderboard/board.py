@@ -24,6 +24,7 @@ from deapcache.results.frame import (
     grouped,
     layer_of,
     protocols_of,
+    rate_note,
     reading_in,
     row_identity,
     table_rows,
@@ -124,7 +125,7 @@ COLUMNS = (
     *("training_data", "speeds", "readout", "variant", "name", "lr", "parameters", "layer", "tokens"),
     *("metric", "place", "label", "unit", "higher_is_better", "is_main"),
     *("mean", "spread", "decimals", "interval", "prior", "difference", "p_holm"),
-    *("row", "results", "homes", "seeds", "cost", "protocol", "date", "versions", "problem", "marks"),
+    *("row", "results", "homes", "seeds", "cost", "protocol", "date", "versions", "problem", "rate", "marks"),
     *("train_images", "val_images", "output_size"),
 )
 """Of a leaderboard's frame. ``setting`` tells a comparison from others of its task and dataset, ``variant`` an entry
@@ -322,9 +323,10 @@ def _papers_comparison(task: str, data: PaperData, setting: str) -> list[dict[st
     comparison = _comparison_columns(task, data.dataset, PAPER, setting) | {"board": PAPERS_DATA}
     comparison |= {name: getattr(data, name) for name in ("train_images", "val_images", "output_size")}
     printed = [(name, ours.metrics[name]) for name in ours.metrics if name in paper_metrics(task)]
+    main = ours.main_metric if ours.main_metric in paper_metrics(task) else printed[-1][0]
     metrics = {
         name: {"metric": name, "place": place, "label": about.label, "unit": about.unit}
-        | {"higher_is_better": about.higher_is_better, "is_main": name == ours.main_metric, "prior": None}
+        | {"higher_is_better": about.higher_is_better, "is_main": name == main, "prior": None}
         for place, (name, about) in enumerate(printed)
     }
     return [comparison | line | metrics[line["metric"]] for line in _paper_lines(task) if line["metric"] in metrics]
@@ -364,7 +366,7 @@ def _measured_entry(row: Any, variant: str, homes: Sequence[Location]) -> dict[s
         "name": f"{row.readout} ({variant})" if variant else row.readout,
         **{
             name: getattr(row, name)
-            for name in ("row", "readout", "lr", "parameters", "results", "seeds", "cost", "protocol", "marks")
+            for name in ("row", "readout", "lr", "parameters", "results", "seeds", "cost", "protocol", "rate", "marks")
         },
         "layer": layer_of(first),
         "tokens": tokens_of(first),
@@ -404,9 +406,8 @@ def _paper_lines(task: str) -> Iterator[dict[str, Any]]:
                 "readout": readout,
                 "name": readout,
                 "parameters": learnable.value * 1e6 if learnable else None,
-                **dict.fromkeys(
-                    ("reading", "variant", "layer", "tokens", "protocol", "date", "versions", "problem", "marks"), ""
-                ),
+                **dict.fromkeys(("reading", "variant", "layer", "tokens", "protocol", "date", "versions"), ""),
+                **dict.fromkeys(("problem", "rate", "marks"), ""),
                 **dict.fromkeys(("results", "homes", "seeds"), ()),
                 "cost": {},
                 "lr": None,
@@ -515,4 +516,4 @@ def comparison_notes(lines: Sequence[Any]) -> list[str]:
     if ours:
         notes.append(f"protocol: {protocols_of(ours)}")
     notes += [f"no interval: {problem}" for problem in dict.fromkeys(line.problem for line in ours) if problem]
-    return notes + legend(line.marks for line in ours)
+    return notes + rate_note(line.results for line in ours) + legend(line.marks for line in ours)
