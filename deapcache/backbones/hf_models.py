@@ -270,7 +270,7 @@ def _forward(tower: Any, images: Tensor, size: Size) -> Any:
     given: dict[str, Any] = {}
     if "interpolate_pos_encoding" in parameters and tuple(images.shape[-2:]) != size:
         given["interpolate_pos_encoding"] = True
-    patch = getattr(tower.config, "patch_size", None)
+    patch: Any = getattr(tower.config, "patch_size", None)
     if "noise" in parameters and isinstance(patch, int):  # MAE shuffles by it: in rising order, tokens stay in place
         count = (images.shape[-2] // patch) * (images.shape[-1] // patch)
         given["noise"] = torch.arange(count, device=images.device, dtype=torch.float32).expand(len(images), -1)
@@ -317,7 +317,7 @@ def _applies_norm(tower: Any, size: Size) -> bool:
 
 def _blocks(tower: Any, native: Size, has_norm: bool) -> TransformerBlocks | None:
     """The blocks of a plain vision transformer; None for a model of stages."""
-    depth = getattr(tower.config, "num_hidden_layers", None)
+    depth: Any = getattr(tower.config, "num_hidden_layers", None)
     lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
     if not lists or getattr(tower.config, "depths", None) or hasattr(tower.config, "output_channels"):
         return None

@@ -107,7 +107,7 @@ def select_layers(
     if blocks is None:
         raise UsageError(
             f"backbone {entry.name!r} ({entry.architecture}) has no layers, final norm or class token to choose: only "
-            "vision transformers have, of timm (ViT, DINOv2, SigLIP, EVA) and of open_clip; leave out --layers, "
+            "vision transformers have, of timm (ViT, DINOv2, SigLIP, EVA), of open_clip and hf:; leave out --layers, "
             "--tokens and --final-norm"
         )
     norm = entry.final_norm if selection.final_norm is None else selection.final_norm
