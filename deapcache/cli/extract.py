@@ -153,12 +153,19 @@ class _Settings:
 
 def extract_command(
     *,
-    backbone: Annotated[str, typer.Option("--backbone", help="Name, or several: a,b (deapcache list backbones).")],
+    backbone: Annotated[
+        str,
+        typer.Option(
+            "--backbone",
+            help="Name, or several: a,b (deapcache list backbones), NAME@untrained, NAME@untrained:SEED, NAME@512.",
+        ),
+    ],
     dataset: Annotated[str, typer.Option("--dataset", help="Name of the dataset (deapcache list datasets).")],
     split: Annotated[str | None, typer.Option("--split", help="Splits: train,val. Default: all it has.")] = None,
     data_root: options.DataRoot = None,
     caches: options.Caches,
     plugin: options.Plugin = None,
+    trust_remote_code: options.TrustRemoteCode = False,
     settings: _Settings,
     processes: options.Processes,
     dry_run: Annotated[

@@ -274,7 +274,8 @@ class _Extraction:
             omitted=omitted_from(dataset, prepared.split),
         )
         has_cls = identity.tokens == CLS
-        label, attributes = settings.label(backbone.entry), {}
+        label = settings.label(backbone.entry)
+        attributes: dict[str, Any] = {}
         path = features_path(dataset.images_name, prepared.split, label, recipe.digest)
         if label != recipe.backbone:
             attributes[LABEL] = label
