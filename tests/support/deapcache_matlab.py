@@ -1,4 +1,4 @@
-"""NYUv2's two MATLAB files, and GeoNet's two of its normals, written with the header, axis order and compression that MATLAB gives them."""
+"""NYUv2's two MATLAB files and GeoNet's two of its normals, with the header, axes and compression of MATLAB."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def write_array(path: Path, name: str, values: np.ndarray) -> None:
 
 
 def random_normals(count: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """GeoNet's ``norm_gt_l`` (h, w, 3, n) single, not quite of length 1, and ``masks`` (h, w, n), as MATLAB has them."""
+    """GeoNet's ``norm_gt_l`` (h, w, 3, n) single, not quite of length 1, and ``masks`` (h, w, n), as in MATLAB."""
     rng = np.random.default_rng(0)
     normals = rng.normal(size=(*size, 3, count))
     normals *= rng.uniform(0.99, 1.01, (*size, 1, count)) / np.linalg.norm(normals, axis=2, keepdims=True)
