@@ -63,7 +63,7 @@ class Edges(Task):
         return {
             "agreeing": AGREEING,
             "loss": "cross-entropy, edges and others of an image weighed alike",
-            "thresholds": int(self.chosen["thresholds"]),
+            "thresholds": self.chosen["thresholds"],
             "thinning": "Guo and Hall",
             "matching": {"distance": MAX_DISTANCE, "pairs": "as many as can be"},
         }

@@ -40,3 +40,11 @@ def test_every_choice_is_part_of_the_protocol(name: str) -> None:
 def test_a_choice_that_there_is_not_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=f"task {name} has no option 'nonsense'"):
         get_task(name, {"nonsense": "1"})
+
+
+@pytest.mark.parametrize("name", TASKS.names())
+def test_options_say_what_was_chosen_so_that_it_can_be_chosen_again(name: str) -> None:
+    for choice, values in get_task(name).choices.items():
+        for value in values:
+            options = get_task(name, {choice: value}).options
+            assert choice not in options or get_task(name, {choice: options[choice]}).options == options
