@@ -451,15 +451,13 @@ def find_one(
     named = list_caches(home, kind, dataset=dataset, split=split, name=name)
     differing = [(_differing_from(entry, fields), entry) for entry in named]
     fitting = [entry for names, entry in differing if not names]
-    known = {field for entry in fitting for field in entry.fields} | {"digest"}
-    if len(fitting) == 1 and known.issuperset(fields):
+    if len(fitting) == 1 and {"digest", *fitting[0].fields}.issuperset(fields):
         return fitting[0]
     listed = list_caches(home, kind)  # for what is to be said: all there is of that kind
-    known |= {field for entry in listed for field in entry.fields}
-    if listed and (unknown := [field for field in fields if field not in known]):
-        raise UsageError(
-            f"no recipe of {kind} has the field {unknown[0]!r}: --where takes one of {', '.join(sorted(known))}"
-        )
+    unknown = [field for field in fields if field != "digest" and not any(field in each.fields for each in listed)]
+    if listed and unknown:
+        known = sorted({field for entry in listed for field in entry.fields} | {"digest"})
+        raise UsageError(f"no recipe of {kind} has the field {unknown[0]!r}: --where takes one of {', '.join(known)}")
     wanted = f"{kind} of {' '.join(part for part in (name, dataset, split) if part)}"
     if len(fitting) == 1:
         return fitting[0]
