@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -53,7 +54,7 @@ def cached(home: LocalLocation, who: str, days: float = 1.0, **changes: object) 
     cache.record_provenance({"user": who, "host": "gpu7", "started": when.isoformat()})
     fill(cache)
     then = when.timestamp()
-    for place in (cache.location.path, *cache.location.path.iterdir()):
+    for place in (cache.location.path, *cache.location.path.rglob("*")):
         os.utime(place, (then, then))
     return cache
 
@@ -448,3 +449,66 @@ def test_defaults_that_mean_nothing_are_refused(cli, home, text, told) -> None:
     assert done.code == 2
     assert f"{home}/deapcache.toml" in done.err
     assert told in done.err
+
+
+def test_the_nightly_jobs_of_the_documentation_run(cli, home, tmp_path) -> None:
+    cached(home, "ada", days=200)
+    page = (Path(__file__).parents[2] / "docs" / "looking-after-a-home.md").read_text()
+    (fence,) = re.findall(r"^```cron\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    jobs = [line.split(maxsplit=5) for line in fence.splitlines() if not line.startswith("#")]
+    said = []
+    for *schedule, command in jobs:
+        assert len(schedule) == 5
+        words = command.replace("/lab/deap", str(home)).replace("/backup/deap", str(tmp_path / "backup")).split()
+        done = cli(*words[1:])
+        assert (words[0], done.code) == ("deapcache", 0), done.err
+        said.append(done.out)
+    assert "2 files read" in said[0]
+    assert [entry.path for entry in list_caches(LocalLocation(tmp_path / "backup"))] == [list_caches(home)[0].path]
+    assert "ada" in said[2]
+    assert list_caches(home)[0].path in said[3]
+    (defaults,) = re.findall(r"^```toml\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    agreed(home, defaults)
+    assert locations.home_defaults(home).get("extract.dtype") == "int8"
+    assert locations.home_defaults(home).get("prune.older-than") == "180d"
+
+
+def test_listing_looks_at_each_cache_a_fixed_number_of_times(cli, home, monkeypatch) -> None:
+    def looks(*command: object) -> int:
+        count = 0
+        calls = {name: getattr(os, name) for name in ("open", "scandir")}
+
+        def counting(call):
+            def wrapper(*arguments, **settings):
+                nonlocal count
+                count += 1
+                return call(*arguments, **settings)
+
+            return wrapper
+
+        with monkeypatch.context() as patched:
+            for name, call in calls.items():
+                patched.setattr(os, name, counting(call))
+            assert cli("cache", *command, "--home", home).code == 0
+        return count
+
+    verbs = (("ls",), ("prune", "--unused", "--dry-run"), ("ls", "--by", "user"))
+    counts: list[dict[tuple[str, ...], int]] = []
+    for number in range(12):
+        cached(home, "ada", images=f"{number:064x}")
+        if number in (3, 11):
+            counts.append({verb: looks(*verb) for verb in verbs})
+    for verb in verbs:
+        each = (counts[1][verb] - counts[0][verb]) / 8
+        assert each <= 6, f"{verb} looks {each} times more for each further cache"
+
+
+def test_a_plan_of_many_probes_lists_a_home_once(cli, home, tmp_path, monkeypatch) -> None:
+    for number in range(3):
+        cached(home, "ada", images=f"{number:064x}")
+    finds: list[str] = []
+    find = LocalLocation.find
+    monkeypatch.setattr(LocalLocation, "find", lambda self, pattern: (finds.append(pattern), find(self, pattern))[1])
+    done = cli("run", "table4", "--dry-run", "--home", home, "--data-root", tmp_path)
+    assert done.code in (0, 1, 2), done.err
+    assert len(finds) == 3, "features, images and targets"
