@@ -268,7 +268,8 @@ def _uncertainty(results: Sequence[Result], statistics: Sequence[Statistics], ta
     if all(_is_equal(prior, priors[0]) for prior in priors):  # as a rule
         priors = priors[:1]
     ours, theirs = (_mean_scores(each, task.scores, weights, sums_suffice) for each in (runs, priors))
-    intervals = {metric: _estimate(values, resamples).interval for metric, values in ours.items()}
+    about = results[0].metrics
+    intervals = {metric: _score_interval(values, resamples, about.get(metric, {})) for metric, values in ours.items()}
     kept = {metric: float(np.mean([one.prior.get(metric, math.nan) for one in results])) for metric in theirs}
     return Uncertainty(
         intervals={metric: interval for metric, interval in intervals.items() if interval[0] != interval[1]},
@@ -278,6 +279,17 @@ def _uncertainty(results: Sequence[Result], statistics: Sequence[Statistics], ta
             if same_score(kept[metric], float(values[0]))
         },
     )
+
+
+def _score_interval(values: np.ndarray, resamples: int, about: Mapping[str, Any]) -> Interval:
+    """The interval of a score, within 0 and, of a share, 1, where no draw lies beyond."""
+    low, high = _estimate(values, resamples).interval
+    known = values[~np.isnan(values)]
+    if len(known) and known.min() >= 0:
+        low = max(low, 0.0)
+    if len(known) and known.max() <= 1 and about.get("higher_is_better") and not about.get("unit"):
+        high = min(high, 1.0)
+    return low, high
 
 
 def _is_equal(one: ImageStatistics, other: ImageStatistics) -> bool:
