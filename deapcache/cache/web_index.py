@@ -159,20 +159,20 @@ def list_cache(location: Location, *, without: Collection[str] = ()) -> Manifest
     )
 
 
-def cache_contents(location: Location) -> Manifest:
-    """What the cache at ``location`` holds: as its manifest says where nothing has changed since, else as listed.
+def cache_contents(location: Location, digest: str) -> Manifest:
+    """What the cache of this digest holds: as its manifest says where nothing has changed since, else as listed.
 
     On a file system a shard that comes or goes changes its folder; elsewhere a listing costs no more than a manifest.
     Raises what :func:`list_cache` raises.
     """
-    if isinstance(location, LocalLocation) and (kept := _manifest_if_true(location)):
+    if isinstance(location, LocalLocation) and (kept := _manifest_if_true(location, digest)):
         return kept
     return list_cache(location)
 
 
-def _manifest_if_true(location: LocalLocation) -> Manifest | None:
+def _manifest_if_true(location: LocalLocation, digest: str) -> Manifest | None:
     kept = read_manifest(location)
-    if kept is None:
+    if kept is None or kept.digest != digest or METADATA_KEY not in kept.keys:
         return None
     arrays = {folder for key in kept.keys if (folder := key.partition("/")[0]) != PROVENANCE and "/" in key}
     places = [METADATA_KEY, *arrays, *(f"{name}/{METADATA_KEY}" for name in arrays)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -251,6 +252,22 @@ Plugin = Annotated[
         callback=_use_plugins,
         help="Python file that adds backbones, datasets, tasks or readouts. It is run. Repeatable. Default: those of "
         "$DEAPCACHE_PLUGINS.",
+    ),
+]
+
+
+def _trust_code(trusted: bool) -> bool:
+    if trusted:
+        os.environ["DEAPCACHE_TRUST_REMOTE_CODE"] = "1"  # worker processes inherit it
+    return trusted
+
+
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        callback=_trust_code,
+        help="Run the code that models of Hugging Face (hf:…) bring along. Read it first. Default: such are refused.",
     ),
 ]
 

@@ -82,12 +82,14 @@ def correspondence(
         )
         if entry.recipe["base_fit"] != SQUASH:
             raise UsageError(f"{entry.path} is of cropped images, which lack keypoints: extract with --fit {SQUASH}")
-        begin = time.perf_counter()
-        found = match_pairs(entry.open(), pairs, device=device, progress=lambda *n, name=backbone: progress(name, *n))
+        begin, cache = time.perf_counter(), entry.open()
+        assert isinstance(cache, FeatureCache)  # what open() gives for this kind
+        found = match_pairs(cache, pairs, device=device, progress=lambda *n, name=backbone: progress(name, *n))
         blind = [pair.points[0] * _width_height(pair, 1) / _width_height(pair, 0) for pair in pairs]
         yield _save(
             results_home,
             entry,
+            cache,
             pairs,
             statistics=_statistics(pairs, found),
             prior=_statistics(pairs, blind),
@@ -107,12 +109,13 @@ def match_pairs(
     not know, and :class:`IncompleteCacheError` where it lacks some.
     """
     rows = {id_: row for row, id_ in enumerate(cache.image_ids)}
-    wanted = {id_: rows.get(id_) for pair in pairs for id_ in pair.images}
-    if unknown := sorted(id_ for id_, row in wanted.items() if row is None):
+    wanted = sorted({id_ for pair in pairs for id_ in pair.images})
+    if unknown := [id_ for id_ in wanted if id_ not in rows]:
         raise DataError(f"the cache does not know image {unknown[0]} of the pairs: extract the dataset as it is now")
-    if not cache.is_complete(sorted(wanted.values())):
+    if not cache.is_complete([rows[id_] for id_ in wanted]):
         raise IncompleteCacheError(f"{cache} lacks some of the {len(wanted)} images of the pairs: extract the rest")
-    category, held, found = "", {}, {}
+    category, held = "", dict[str, Tensor]()
+    found: dict[int, np.ndarray] = {}
     for place in sorted(range(len(pairs)), key=lambda place: pairs[place].images):
         pair = pairs[place]
         if pair.images[0].split("/")[0] != category:
@@ -189,6 +192,7 @@ def _protocol(dataset: str, size: tuple[int, int], pairs: Sequence[KeypointPair]
 def _save(
     home: Location,
     entry: CacheEntry,
+    cache: FeatureCache,
     pairs: Sequence[KeypointPair],
     *,
     statistics: Mapping[str, np.ndarray],
@@ -199,8 +203,6 @@ def _save(
     command: Sequence[str],
 ) -> Result:
     """A result in the home, with its interval over pairs, which tables show as they show others'."""
-    cache = entry.open()
-    assert isinstance(cache, FeatureCache)  # what open() gives for this kind
     record = {"path": entry.path, "digest": entry.digest, "recipe": dict(entry.recipe)}
     facts = {
         "protocol": protocol.to_json(),

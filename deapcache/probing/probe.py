@@ -276,7 +276,7 @@ class _Probe:
         chosen = select_rates(open_rates, specs, stream, rows, self._train.draws, config, biases, progress)
         trainers = [
             ReadoutTrainer(
-                specs[run.task],
+                specs[run.task].shortened(0) if is_training_free(run.readout) else specs[run.task],
                 run.readout,
                 seed=run.seed,
                 lr=chosen[run.task, run.readout]["lr"] if run.is_selected else run.lr or 0.0,

@@ -66,8 +66,8 @@ class TaskSpec:
         return self.task.heads(self.classes)
 
     def shortened(self, fraction: float) -> TaskSpec:
-        """The same, with a ``fraction`` of the iterations, one at least."""
-        return replace(self, iterations=max(1, round(fraction * self.iterations)))
+        """The same with a ``fraction`` of the iterations, rounded up."""
+        return replace(self, iterations=math.ceil(fraction * self.iterations))
 
     def build(self, readout: str, seed: int, output_bias: torch.Tensor | None = None) -> list[Readout]:
         """Fresh readouts of that name, one a head; their outputs start at ``output_bias`` (sum of heads,)."""

@@ -387,7 +387,7 @@ def _rate(results: Sequence[Result]) -> str:
 
     Where it was given ``0.01``; a dash for a readout that is not trained.
     """
-    found = {}
+    found: dict[str, None] = {}
     for result in results:
         tried, span = result.selection.get("candidates", ()), result.selection.get("range")
         about = f" (of {len(tried)}, {span:.4f})" if tried and span is not None else ""

@@ -216,6 +216,7 @@ class Boundaries(BinaryTask):
     name = "boundaries"
     metrics: ClassVar = {name: METRICS[name] for name in ("cross_entropy", "iou", "iou_fitted", "average_precision")}
     main_metric = "average_precision"
+    former_main_metrics = ("iou",)
     fit_images = 256
 
     @property

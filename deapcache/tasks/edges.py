@@ -63,7 +63,7 @@ class Edges(Task):
         return {
             "agreeing": AGREEING,
             "loss": "cross-entropy, edges and others of an image weighed alike",
-            "thresholds": int(self.chosen["thresholds"]),
+            "thresholds": self.chosen["thresholds"],
             "thinning": "Guo and Hall",
             "matching": {"distance": MAX_DISTANCE, "pairs": "as many as can be"},
         }
@@ -134,7 +134,7 @@ class Edges(Task):
         rate = (edges.sum() + 0.5) / (images * edges.numel() + 1)
         return (torch.logit((edges + rate) / (images + 1)) - torch.logit(rate)).float()[None]
 
-    def dense_values(self, target: Target) -> tuple[Tensor, Tensor]:
+    def dense_values(self, target: Target, classes: tuple[str, ...] = ()) -> tuple[Tensor, Tensor]:
         """What may be averaged: 1 on agreed edges (B, 1, h, w) float32, and that all pixels are known (B, h, w)."""
         return target["agreed"][:, None].float(), torch.ones_like(target["agreed"], dtype=torch.bool)
 

@@ -54,6 +54,8 @@ class Task(ABC):
     default_dataset: ClassVar[str]
     metrics: ClassVar[Mapping[str, Metric]]
     main_metric: ClassVar[str]
+    former_main_metrics: ClassVar[tuple[str, ...]] = ()
+    """Main metrics of results of earlier versions."""
     iterations: ClassVar[int] = 10_000
     """Training steps of each readout where the user gives no number."""
     meaning: ClassVar[str] = ""

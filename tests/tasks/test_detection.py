@@ -220,13 +220,6 @@ def test_a_rate_is_chosen_by_all_objects_where_large_ones_are_few() -> None:
     assert TASK.selection_score(dict.fromkeys(scores, math.nan), {"objects": np.zeros((1, 2))}) == -math.inf
 
 
-def test_an_average_of_boxes_means_nothing() -> None:
-    with pytest.raises(UsageError, match="task detection needs a readout that is trained"):
-        TASK.dense_values(TASK.target(maps_of([DISTINCT])))
-    with pytest.raises(UsageError, match="task detection needs a readout that is trained"):
-        TASK.output_of_mean(torch.zeros(1, 3, 4, 4))
-
-
 def test_what_is_shown_are_boxes_in_fractions() -> None:
     target = TASK.target(maps_of([[DISTINCT[0], (0.0, 0.0, 60.0, 60.0, 2)]]))
     boxes, found = TASK.picture_values(perfect(target), target)
