@@ -254,9 +254,9 @@ class HomeIntervals:
         except (FileNotFoundError, LocationError, ValueError):
             return None  # it is made again, whatever is wrong with it
         return Uncertainty(
-            intervals={metric: _numbers(*ends) for metric, ends in kept["intervals"].items()},
+            intervals={metric: (_number(low), _number(high)) for metric, (low, high) in kept["intervals"].items()},
             differences={
-                metric: Difference(*_numbers(value), _numbers(low, high), *_numbers(p))
+                metric: Difference(_number(value), (_number(low), _number(high)), _number(p))
                 for metric, (value, (low, high), p) in kept["differences"].items()
             },
             over=OVER[self._over_seeds],
@@ -275,8 +275,8 @@ class HomeIntervals:
         return found
 
 
-def _numbers(*found: float | None) -> tuple[Any, ...]:
-    return tuple(math.nan if value is None else value for value in found)
+def _number(kept: float | None) -> float:
+    return math.nan if kept is None else kept
 
 
 def _uncertainty(
