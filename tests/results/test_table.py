@@ -82,7 +82,7 @@ def test_chosen_rates_are_one_table_that_says_what_was_tried() -> None:
     rows = table_rows(results)
     (table,) = make_tables(rows)
     place = table.header.index("lr (of, range)")
-    assert [row[place] for row in table.rows] == ["0.01 (of 3, 0.2500)", "0.001 (of 3, 0.2500)", "–", ""]
+    assert [row[place] for row in table.rows] == ["0.01 (of 3, 0.2500)", "0.001 (least of 3, 0.2500)", "–", ""]
     assert "lr: chosen on 24 training images that were held out for it" in "\n".join(table.notes)
     assert any(note.startswith("protocol: deapcache-2: ") for note in table.notes)
     assert list(rows[rows["is_main"]]["lr_text"]) == ["lr selected", "lr selected", "not trained"]
