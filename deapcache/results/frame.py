@@ -391,8 +391,8 @@ def _rate(results: Sequence[Result]) -> str:
     found: dict[str, None] = {}
     for result in results:
         tried, span = [one["lr"] for one in result.selection.get("candidates", ())], result.selection.get("range")
-        edge = {max(tried, default=0): "largest ", min(tried, default=0): "least "}.get(result.lr, "")
-        about = f" ({edge}of {len(tried)}, {span:.4f})" if tried and span is not None else ""
+        ends = {max(tried): "largest ", min(tried): "least "} if len(tried) > 1 else {}
+        about = f" ({ends.get(result.lr, '')}of {len(tried)}, {span:.4f})" if tried and span is not None else ""
         found["–" if math.isnan(result.lr) else f"{result.lr:g}{about}"] = None
     return "; ".join(found)
 

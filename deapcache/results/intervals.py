@@ -300,7 +300,7 @@ def _uncertainty(
         differences={
             metric: _estimate([ours[metric], scores], resamples, over_seeds=over_seeds)
             for metric, scores in theirs.items()
-            if same_score(kept[metric], float(scores[:, 0].mean()))
+            if metric in results[0].metrics and same_score(kept[metric], float(scores[:, 0].mean()))
         },
         over=OVER[over_seeds],
     )
