@@ -188,6 +188,8 @@ class Features(FeatureCache):
     def _facts(self) -> list[tuple[str, str]]:
         # Nothing is read for it: a repr that asks a server would be slow, and could fail.
         (height, width), (seen_height, seen_width) = self.grid, self.recipe["image_size"]
+        pixels = (round(share * side) for share, side in zip(self.covered, (seen_height, seen_width), strict=True))
+        covered = "" if self.covered == (1.0, 1.0) else "{} × {} of them, from the upper left".format(*pixels)
         norm = "final norm applied" if self.recipe["final_norm"] else "no final norm"
         size = sum(spec.item_bytes for spec in self.arrays.values())
         return [
@@ -198,6 +200,7 @@ class Features(FeatureCache):
                 "sees",
                 f"{seen_height} × {seen_width} pixels, from {self.recipe['base_size']} ({self.recipe['base_fit']})",
             ),
+            *([("covers", covered)] if covered else []),
             ("weights", str(self.recipe["weights"])),
             ("digest", self.digest[:SHORT]),
             ("location", str(self.location)),
@@ -217,7 +220,7 @@ def _entry(location: Location, group: Group, home: Location | None) -> CacheEntr
         kind=group.kind,
         dataset=of[0],
         split=of[1],
-        name=str(group.recipe["backbone"]),
+        name=group.name,
         recipe=group.recipe,
         digest=group.digest,
     )

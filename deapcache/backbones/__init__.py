@@ -17,10 +17,15 @@ from deapcache.backbones.registry import (
     BackboneIdentity,
     WeightsSource,
     arithmetic_key,
+    at_size,
     build_count,
     describe,
     forward_count,
+    join_name,
+    parse_image_size,
     register_backbone,
+    size_name,
+    split_name,
 )
 from deapcache.backbones.weights import weights_status
 
@@ -51,13 +56,18 @@ __all__ = [
     "Output",
     "WeightsSource",
     "arithmetic_key",
+    "at_size",
     "build",
     "build_count",
     "check_precision",
     "describe",
     "forward_count",
+    "join_name",
     "layers_of",
+    "parse_image_size",
     "register_backbone",
+    "size_name",
+    "split_name",
     "weights_status",
 ]
 

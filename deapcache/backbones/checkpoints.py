@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import pickle
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +24,111 @@ from deapcache.locations import require_reached
 
 State = dict[str, Tensor]
 
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher")
-"""Entries under which training scripts keep the weights; moving averages first, as timm does."""
+WRAPPERS = (
+    "state_dict_ema", "model_ema", "state_dict", "model", "teacher", "module", "_orig_mod", "base_encoder", "backbone",
+)  # fmt: skip
+"""Under which training scripts keep the weights of the encoder, as entries or as beginnings of keys; moving averages
+first, as timm does. What torch.compile and DistributedDataParallel put before each key is among them."""
 
-SCRIPT_PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")
-"""What torch.compile and DistributedDataParallel put before each key."""
+AVERAGED = {"state_dict_ema", "model_ema", "ema", "ema_model", "teacher", "target_encoder"}
+"""Parts of keys of a moving average, which is what is evaluated; of MoCo it is the encoder that was trained."""
+TRAINED_WITH = {"student", "momentum_encoder"}
+"""Parts of keys of the other one of such a pair."""
 
-ENCODERS = ("base_encoder.", "backbone.")
-"""Where MoCo v3 and DINO keep the encoder beside the momentum encoder or the projection head."""
-
-PRETRAINING_PARTS = ("head.", "fc.", "classifier.", "projector.", "predictor.", "decoder_", "mask_token")
-"""First parts of keys that serve the pretraining task only."""
+PRETRAINING_PARTS = (
+    "head.", "fc.", "classifier.", "projector.", "predictor.", "decoder_", "mask_token", "dino_head.", "ibot_head.",
+)  # fmt: skip
+"""First parts of keys that serve the pretraining task only, and are left out without an error."""
 
 MAX_LISTED_KEYS = 4
 
+_CHUNK = re.compile(r"\bblocks\.\d+\.(\d+)\.")
+"""DINOv2 and DINOv3 train in chunks of blocks, and number the blocks through: ``blocks.1.6.`` is block 6."""
+
 
 def read_checkpoint(path: Path, *, remedy: str = "give a whole file") -> State:
-    """The tensors of a safetensors file or a torch checkpoint (read weights-only), without wrappers and prefixes.
+    """The tensors of a safetensors file, a torch checkpoint (read weights-only) or the index of several such files.
 
-    Content decides which of the two it is. Raises :class:`WeightsError` where the file is neither, or needs code to be
-    run; ``remedy`` says what to do about a file that is damaged.
+    Those in nested dictionaries have dotted keys: ``teacher.backbone.blocks.0.norm1.weight``. Content decides which of
+    the two formats a file has. Raises :class:`WeightsError` where it is neither, or needs code to be run; ``remedy``
+    says what to do about a file that is damaged.
     """
+    if path.name.endswith(".index.json"):
+        return _read_shards(path, remedy)
     if damage := find_damage(path):
         raise WeightsError(f"{path} {damage}: {remedy}")
     content = _read_safetensors(path, remedy) if is_safetensors(path) else _read_torch(path, remedy)
-    state = _unwrap(content)
+    state = dict(_tensors(content))
     if not state:
         raise WeightsError(f"{path} holds no tensors: expected the state dict of a model")
-    return _only_encoder({_without_prefix(key): tensor for key, tensor in state.items()})
+    return state
+
+
+def _tensors(content: Any, before: str = "") -> Iterator[tuple[str, Tensor]]:
+    for key, value in content.items() if isinstance(content, Mapping) else ():
+        if isinstance(value, Tensor):
+            yield f"{before}{key}", value
+        else:
+            yield from _tensors(value, f"{before}{key}.")
+
+
+def _read_shards(path: Path, remedy: str) -> State:
+    """The tensors of all files that an index names, as transformers writes it; they lie beside it."""
+    try:
+        weight_map: dict[str, str] = json.loads(path.read_bytes())["weight_map"]
+        files = sorted({Path(file).name for file in weight_map.values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise WeightsError(f"{path} is no index of a checkpoint's files, with a weight_map: {remedy}") from None
+    state: State = {}
+    for file in files:
+        if not (path.parent / file).is_file():
+            raise WeightsError(f"{path} names {file}, which is not beside it: put all {len(files)} files there")
+        state |= read_checkpoint(path.parent / file, remedy=remedy)
+    if lacking := [key for key in weight_map if key not in state]:
+        raise WeightsError(f"{path} names tensors that its files lack ({_some(lacking)}): {remedy}")
+    return state
+
+
+def keys_below(state: State, key: str, path: Path) -> State:
+    """The tensors whose keys begin with ``key``, without it; raises :class:`WeightsError` where there is none."""
+    found = _below(state, key.rstrip(".") + ".")
+    if not found:
+        beginnings = dict.fromkeys(".".join(name.split(".")[:2]) + "." for name in state if name.count(".") > 1)
+        raise WeightsError(f"--weights-key {key}: no key of {path} begins so; they begin with {_some(beginnings)}")
+    return found
+
+
+def _below(state: State, prefix: str) -> State:
+    return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+
+
+def _encoder(state: State, expected: Collection[str]) -> tuple[str, State]:
+    """The beginning of the keys of a checkpoint below which most of the ``expected`` keys are, and what is below it.
+
+    Of several, that of a moving average, else the shortest. Where even most are not there, the checkpoint has keys of
+    another library, and the wrappers that training scripts use are taken off.
+    """
+    if not any(map(_CHUNK.search, expected)):
+        state = {_CHUNK.sub(r"blocks.\1.", key): tensor for key, tensor in state.items()}
+    counts: Counter[str] = Counter()
+    for key in state:
+        parts = key.split(".")
+        counts.update(
+            "".join(f"{part}." for part in parts[:start])
+            for start in range(len(parts))
+            if ".".join(parts[start:]) in expected
+        )
+
+    def rank(prefix: str) -> tuple[int, bool, bool, int]:
+        parts = set(prefix.split("."))
+        return -counts[prefix], not parts & AVERAGED, bool(parts & TRAINED_WITH), len(prefix)
+
+    best = min(counts, key=rank, default="")
+    if 2 * counts[best] < len(expected):
+        best = ""
+        while wrapper := next((w for w in WRAPPERS if any(k.startswith(f"{best}{w}.") for k in state)), ""):
+            best += f"{wrapper}."
+    return best, _below(state, best)
 
 
 def _read_safetensors(path: Path, remedy: str) -> State:
@@ -84,54 +163,45 @@ def _reason(error: Exception) -> str:
     return line.partition(". ")[0].rstrip(". ")
 
 
-def _unwrap(content: Any) -> State:
-    if not isinstance(content, Mapping):
-        return {}
-    for wrapper in WRAPPERS:
-        if isinstance(content.get(wrapper), Mapping):
-            return _unwrap(content[wrapper])
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+def load_strictly(
+    module: nn.Module,
+    checkpoint: State,
+    entry: BackboneEntry,
+    *,
+    convert: Callable[[State], State] = dict,
+    heads: Iterable[str] = (),
+) -> tuple[str, ...]:
+    """Load the encoder in ``checkpoint`` into ``module``: every key, nothing beside, in the right shapes.
 
-
-def _without_prefix(key: str) -> str:
-    for prefix in SCRIPT_PREFIXES:
-        key = key.removeprefix(prefix)
-    return key
-
-
-def _only_encoder(state: State) -> State:
-    for prefix in ENCODERS:
-        inside = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
-        if inside:
-            return inside
-    return state
-
-
-def convert_keys(convert: Callable[[State], State], state: State, entry: BackboneEntry) -> State:
-    """``convert(state)``; raises :class:`WeightsError` where it cannot make sense of the checkpoint."""
-    try:
-        return convert(state)
-    except Exception as error:  # the libraries' converters fail in any way on keys they do not know
-        reason = f"{type(error).__name__}: {error}"
-        raise misfit_error(entry, f"converting its keys failed ({reason}); its first keys are {_some(state)}") from None
-
-
-def load_strictly(module: nn.Module, state: State, entry: BackboneEntry, *, heads: Iterable[str] = ()) -> None:
-    """Load ``state`` into ``module``: every key, nothing beside, in the right shapes.
-
-    Keys that begin with one of ``heads`` or of :data:`PRETRAINING_PARTS` and that ``module`` lacks are left out.
-    Raises :class:`WeightsError` that lists the first keys which do not fit.
+    ``convert`` brings its keys, without what stands before all of them, into the form of ``module``. Keys that begin
+    with one of ``heads`` or of :data:`PRETRAINING_PARTS` and that ``module`` lacks are left out. Gives the keys of the
+    checkpoint that were not used; raises :class:`WeightsError` that lists the first keys which do not fit.
     """
     expected = module.state_dict()
-    dropped = (*heads, *PRETRAINING_PARTS)
-    state = {key: tensor for key, tensor in state.items() if key in expected or not key.startswith(dropped)}
+    prefix, inside = _encoder(checkpoint, expected.keys())
+    state = _convert_keys(convert, inside, entry)
+    dropped = [key for key in state if key not in expected and key.startswith((*heads, *PRETRAINING_PARTS))]
+    state = {key: tensor for key, tensor in state.items() if key not in dropped}
     for key in expected.keys() - state.keys():
         if key.endswith("num_batches_tracked"):  # old checkpoints lack it, and inference does not use it
             state[key] = expected[key]
     mismatches = _mismatches(expected, state)
     if mismatches:
-        raise misfit_error(entry, "; ".join(mismatches))
+        where = f", below {prefix}" if prefix else ""
+        raise misfit_error(entry, "; ".join(mismatches) + where)
     module.load_state_dict(state)
+    return (*(key for key in checkpoint if not key.startswith(prefix)), *(f"{prefix}{key}" for key in dropped))
+
+
+def _convert_keys(convert: Callable[[State], State], state: State, entry: BackboneEntry) -> State:
+    """``convert(state)``; raises :class:`WeightsError` where it cannot make sense of the checkpoint."""
+    try:
+        return convert(state)
+    except WeightsError:
+        raise
+    except Exception as error:  # the libraries' converters fail in any way on keys they do not know
+        reason = f"{type(error).__name__}: {error}"
+        raise misfit_error(entry, f"converting its keys failed ({reason}); its first keys are {_some(state)}") from None
 
 
 def misfit_error(entry: BackboneEntry, problem: str) -> WeightsError:

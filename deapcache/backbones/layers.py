@@ -41,6 +41,31 @@ class LoadedModel(NamedTuple):
     """Keyword arguments that the architecture was built with; JSON."""
     blocks: TransformerBlocks | None = None
     """None: the model gives the one map alone."""
+    unused: tuple[str, ...] = ()
+    """Keys of the checkpoint that serve something else: heads, the other encoder of a pair, an optimiser."""
+
+
+def patch_size(module: nn.Module) -> tuple[int, int]:
+    """Height and width of the patches that a model cuts images into, pixels; (1, 1) where it has none."""
+    config = getattr(module, "config", None)  # of transformers; else of timm or open_clip
+    patch = getattr(config or getattr(module, "patch_embed", module), "patch_size", 1)
+    if isinstance(patch, int) or config is not None:  # there, several numbers are of patches that overlap
+        patch = (patch if isinstance(patch, int) else 1,) * 2
+    height, width = patch
+    return int(height), int(width)
+
+
+def covered_share(module: nn.Module, image_size: tuple[int, int], grid: tuple[int, int]) -> tuple[float, float]:
+    """Share of an image's height and width that the cells of its map cover, from the upper left corner.
+
+    It is less than 1 where a cell is a patch and the size no multiple of it: what is beyond the last whole patch is not
+    seen. Other models pad, or have cells of several patches: 1.
+    """
+    height, width = (
+        cells * patch / side if cells == side // patch else 1.0
+        for cells, patch, side in zip(grid, patch_size(module), image_size, strict=True)
+    )
+    return height, width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +107,7 @@ def select_layers(
     if blocks is None:
         raise UsageError(
             f"backbone {entry.name!r} ({entry.architecture}) has no layers, final norm or class token to choose: only "
-            "vision transformers have, of timm (ViT, DINOv2, SigLIP, EVA) and of open_clip; leave out --layers, "
+            "vision transformers have, of timm (ViT, DINOv2, SigLIP, EVA), of open_clip and hf:; leave out --layers, "
             "--tokens and --final-norm"
         )
     norm = entry.final_norm if selection.final_norm is None else selection.final_norm

@@ -16,19 +16,30 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from deapcache.backbones import weights as weight_files
-from deapcache.backbones.checkpoints import State, read_checkpoint, state_digest
-from deapcache.backbones.layers import DEFAULT_LAYERS, LayerOutput, LayerSelection, LoadedModel, select_layers
+from deapcache.backbones.checkpoints import State, keys_below, read_checkpoint, state_digest
+from deapcache.backbones.layers import (
+    DEFAULT_LAYERS,
+    LayerOutput,
+    LayerSelection,
+    LoadedModel,
+    patch_size,
+    select_layers,
+)
 from deapcache.backbones.registry import (
     BackboneEntry,
     BackboneIdentity,
     Channels,
     Size,
+    at_size,
     count_build,
     count_forward,
     describe,
+    join_name,
     load_function,
+    size_name,
+    split_name,
 )
-from deapcache.errors import MissingWeightsError, UsageError, WeightsError, require_choice
+from deapcache.errors import DeapcacheError, MissingWeightsError, UsageError, WeightsError, require_choice
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Precisions of the forward pass; TF32 is off in all of them."""
@@ -71,10 +82,12 @@ class Backbone:
         self.module = loaded.module
         self.needs_calibration = entry.untrained and bool(batch_norms(loaded.module))
         self.selection = selection
+        self.unused_keys = loaded.unused
+        """Of the checkpoint: what serves something else than the map."""
         self._loaded = loaded
         layers, norm, self._forward_layers = select_layers(entry, loaded, selection)
         identity = BackboneIdentity(
-            backbone=entry.name,
+            backbone=entry.recipe_name,
             architecture=entry.architecture,
             arguments=dict(loaded.arguments),
             weights=weights,
@@ -163,37 +176,40 @@ def build(
     name: str,
     *,
     weights: Path | None = None,
+    weights_key: str = "",
     image_size: Size | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     precision: str = "fp32",
     selection: LayerSelection = DEFAULT_LAYERS,
 ) -> Backbone:
     """Build the backbone ``name`` (see :func:`describe`) on the CPU, in evaluation mode, without gradients.
 
-    ``weights`` (safetensors, or a torch checkpoint) replaces the download; ``image_size`` (height, width) the native
-    size; ``seed`` initialises untrained ones, and the global random state stays as it is. ``precision`` is ``fp32``
-    (TF32 off), ``bf16`` or ``fp16`` (autocast). ``selection`` says which layers, and whether the class token, are kept.
+    ``weights`` (safetensors, or a torch checkpoint; of several files, their index) replaces the download, and of its
+    keys those that begin with ``weights_key``, by default those that fit best. ``image_size`` (height, width) replaces
+    the native size. ``seed`` initialises untrained ones, by default the one of the name, and the global random state
+    stays as it is. ``precision`` is ``fp32`` (TF32 off), ``bf16`` or ``fp16`` (autocast). ``selection`` says which
+    layers, and whether the class token, are kept.
 
     Raises :class:`UnknownNameError`, :class:`UsageError` (precision, image size),
     :class:`MissingWeightsError`, and :class:`WeightsError` for a checkpoint that does not fit.
     """
     check_precision(precision)
+    if image_size is not None:
+        name = at_size(name, _check_size(image_size))
     entry = describe(name)
-    checkpoint = _read_weights(entry, weights)
-    size = None if image_size is None or tuple(image_size) == entry.image_size else _check_size(image_size)
+    seed = entry.seed if seed is None else seed
+    checkpoint = _read_weights(entry, weights, weights_key)
     random = checkpoint is None or entry.is_plugin  # a plugin may draw what is no part of the checkpoint
     with initialisation(seed, skip=not random), _add_file_name(weights):
-        loaded = load_model(entry, checkpoint, size)
+        loaded = load_model(entry, checkpoint)
     loaded.module.eval().requires_grad_(False)
-    if size:
-        entry = _with_size(entry, loaded, size)
     digest = f"sha256:{state_digest(loaded.module)}"
     count_build()
     weights_digest = f"untrained:seed={seed}:{digest}" if entry.untrained else digest
     return Backbone(entry, loaded, weights_digest, precision, selection)
 
 
-def _read_weights(entry: BackboneEntry, given: Path | None) -> State | None:
+def _read_weights(entry: BackboneEntry, given: Path | None, key: str) -> State | None:
     if entry.untrained and given is not None:
         raise UsageError(f"backbone {entry.name!r} is untrained and takes no weights: leave out --weights {given}")
     if entry.untrained or (entry.own_weights and given is None):
@@ -202,7 +218,8 @@ def _read_weights(entry: BackboneEntry, given: Path | None) -> State | None:
         path = Path(given)
         if not path.is_file():
             raise MissingWeightsError(f"--weights {path} is no file: give a checkpoint of {entry.architecture}")
-        return read_checkpoint(path, remedy=f"give a whole checkpoint of {entry.architecture} with --weights FILE")
+        state = read_checkpoint(path, remedy=f"give a whole checkpoint of {entry.architecture} with --weights FILE")
+        return keys_below(state, key, path) if key else state
     path = weight_files.fetch(entry)
     return read_checkpoint(path, remedy=weight_files.remedy(entry, path))
 
@@ -225,44 +242,76 @@ def _check_size(size: Size) -> Size:
     return int(height), int(width)
 
 
-def load_model(entry: BackboneEntry, checkpoint: State | None, size: Size | None) -> LoadedModel:
-    """The model of an entry as its loader builds it, with random weights where there is no checkpoint."""
-    loader = load_function(entry.loader)
-    with _size_errors(entry, size) if size else contextlib.nullcontext():
-        model: LoadedModel = loader(entry, checkpoint, size)
-        return model
+def load_model(entry: BackboneEntry, checkpoint: State | None = None, size: Size | None = None) -> LoadedModel:
+    """The model of an entry as its loader builds it, with random weights where there is no checkpoint.
+
+    ``size`` (height, width) is the image size where it is another than the entry's own.
+    """
+    model: LoadedModel = load_function(entry.loader)(entry, checkpoint, size or entry.resized)
+    return model
 
 
-def _with_size(entry: BackboneEntry, loaded: LoadedModel, size: Size) -> BackboneEntry:
-    """The entry with the facts that another image size changes, measured on an empty image."""
-    _check_patches(entry, loaded.module, size)
-    with _size_errors(entry, size), torch.inference_mode():
-        _, dim, height, width = loaded.feature_map(torch.zeros(1, 3, *size)).shape
-    parameters = sum(parameter.numel() for parameter in loaded.module.parameters())
-    return replace(entry, image_size=size, grid=(height, width), dim=dim, parameters=parameters)
+def resized_entry(entry: BackboneEntry, size: Size) -> BackboneEntry:
+    """The entry with the facts that another image size changes, measured on a model without storage.
 
-
-def _check_patches(entry: BackboneEntry, module: nn.Module, size: Size) -> None:
-    # The patch convolution would drop the pixels beyond the last whole patch, and the map would not cover the image.
-    owner = getattr(module, "patch_embed", module)
-    patch = getattr(owner, "patch_size", 1)
-    height, width = (patch, patch) if isinstance(patch, int) else patch
-    if size[0] % height or size[1] % width:
-        raise _size_error(entry, size, f"its patches are {height}x{width}")
-
-
-@contextlib.contextmanager
-def _size_errors(entry: BackboneEntry, size: Size) -> Iterator[None]:
-    """Turn an architecture's refusal of an image size into one clear error."""
+    Raises :class:`UsageError` that names the nearest sizes where the architecture takes none such.
+    """
+    model, seed, _ = split_name(entry.name)
+    sized = replace(entry, name=join_name(model, seed, size), image_size=size, native_size=entry.image_size)
     try:
-        yield
-    except (AssertionError, RuntimeError) as error:
-        raise _size_error(entry, size, str(error)) from None
+        grid, dim, parameters = _measure_at(sized)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if isinstance(error, DeapcacheError) and not isinstance(error, UsageError):
+            raise
+        near = " or ".join(size_name(one) for one in _nearest_sizes(sized)) or "none near it"
+        raise UsageError(
+            f"backbone {join_name(model, seed)!r} cannot take images of {size[0]}x{size[1]} ({_line(error)}): its own "
+            f"size is {size_name(entry.image_size)}, the nearest that it takes: {near}"
+        ) from None
+    return replace(sized, grid=grid, dim=dim, parameters=parameters, covered=(1.0, 1.0))
 
 
-def _size_error(entry: BackboneEntry, size: Size, reason: str) -> UsageError:
-    (h, w), (H, W) = size, entry.image_size
-    return UsageError(f"backbone {entry.name!r} cannot take images of {h}x{w} ({reason}): its own size is {H}x{W}")
+def _measure_at(entry: BackboneEntry) -> tuple[Size, int, int]:
+    """Grid, width and number of parameters of the model at the image size of ``entry``."""
+    # a plugin's code may do what no model without storage can
+    with contextlib.nullcontext() if entry.is_plugin else torch.device("meta"), torch.no_grad():
+        loaded = load_model(entry)
+        loaded.module.eval()
+        patch = patch_size(loaded.module)
+        if any(side % cell for side, cell in zip(entry.image_size, patch, strict=True)):
+            # the patch convolution would drop the pixels beyond the last whole patch
+            raise ValueError(f"its patches are {patch[0]}x{patch[1]}")
+        _, dim, height, width = loaded.feature_map(torch.zeros(1, 3, *entry.image_size)).shape
+    return (height, width), dim, sum(parameter.numel() for parameter in loaded.module.parameters())
+
+
+_STEPS = (8, 14, 16, 32, 64, 128, 256)
+"""Of image sizes that architectures without patches of their own take: strides, and windows of them."""
+
+
+def _nearest_sizes(entry: BackboneEntry) -> list[Size]:
+    """The next smaller and the next larger size that the architecture takes, as far as they are near; tried out."""
+    try:
+        with torch.device("meta"):
+            patch = patch_size(load_model(replace(entry, image_size=entry.native_size or entry.image_size)).module)
+    except (AssertionError, RuntimeError, ValueError):
+        return []
+    steps = [patch, *((step, step) for step in _STEPS if step > max(patch))]
+    below = ((h // down * down, w // across * across) for down, across in steps for h, w in [entry.image_size])
+    above = ((-(-h // down) * down, -(-w // across) * across) for down, across in steps for h, w in [entry.image_size])
+    found = [next((size for size in sizes if _takes(entry, size)), None) for sizes in (below, above)]
+    return [size for size in dict.fromkeys(found) if size]
+
+
+def _takes(entry: BackboneEntry, size: Size) -> bool:
+    try:
+        return all(size) and bool(_measure_at(replace(entry, image_size=size)))
+    except (AssertionError, RuntimeError, ValueError):
+        return False
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def layers_of(name: str, selection: LayerSelection) -> tuple[tuple[str, ...], bool]:
@@ -274,7 +323,7 @@ def layers_of(name: str, selection: LayerSelection) -> tuple[tuple[str, ...], bo
     if selection == DEFAULT_LAYERS:
         return (entry.layer,), entry.final_norm
     with torch.device("meta"):
-        loaded = load_model(entry, None, None)
+        loaded = load_model(entry)
     layers, norm, _ = select_layers(entry, loaded, selection)
     return layers, norm
 

@@ -20,8 +20,8 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from deapcache.backbones import timm_models
-from deapcache.backbones.checkpoints import State, convert_keys, load_strictly
-from deapcache.backbones.layers import LayerOutput, LoadedModel, TransformerBlocks
+from deapcache.backbones.checkpoints import State, load_strictly
+from deapcache.backbones.layers import LayerOutput, LoadedModel, TransformerBlocks, covered_share
 from deapcache.backbones.registry import CLIP_MEAN, CLIP_STD, BackboneEntry, Size, WeightsSource
 from deapcache.errors import UnknownNameError
 
@@ -52,6 +52,7 @@ def describe(name: str) -> BackboneEntry:
         arguments={"quick_gelu": quick_gelu},
         image_size=size,
         grid=(shape[2], shape[3]),
+        covered=covered_share(module, size, (shape[2], shape[3])),
         dim=shape[1],
         parameters=sum(p.numel() for p in module.parameters()),
         mean=tuple(config.get("mean", CLIP_MEAN)),
@@ -73,14 +74,15 @@ def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None
     tower = _build_tower(model, arguments["quick_gelu"], native)
     keys = set((tower.trunk if isinstance(tower, TimmModel) else tower).state_dict())
     module = _without_head(tower)
+    unused: tuple[str, ...] = ()
     if checkpoint is not None:
-        convert = partial(_tower_state, tower)
-        load_strictly(module, convert_keys(convert, checkpoint, entry), entry, heads=keys - set(module.state_dict()))
+        heads = keys - set(module.state_dict())
+        unused = load_strictly(module, checkpoint, entry, convert=partial(_tower_state, tower), heads=heads)
         if isinstance(tower, VisionTransformer) and entry.pretrained_tag:
             _warn_of_activation(entry, arguments["quick_gelu"])
     if image_size and isinstance(tower, TimmModel):
         tower.set_input_size(image_size)
-    return LoadedModel(module, _feature_map(module, entry.final_norm), arguments, transformer_blocks(module))
+    return LoadedModel(module, _feature_map(module, entry.final_norm), arguments, transformer_blocks(module), unused)
 
 
 def _warn_of_activation(entry: BackboneEntry, quick_gelu: bool) -> None:

@@ -7,6 +7,7 @@ Image size and feature side are those of the paper, parameters those of the buil
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from deapcache.backbones.registry import (
@@ -17,6 +18,7 @@ from deapcache.backbones.registry import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     BackboneEntry,
+    Channels,
     WeightsSource,
 )
 
@@ -25,10 +27,12 @@ SUP, SSL, VLM = "supervised", "self-supervised", "vision-language"
 APACHE, MIT, BY_NC, APPLE = "Apache-2.0", "MIT", "CC-BY-NC 4.0", "Apple Sample Code License"
 TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 
+Row = tuple[str, str, int, int, int, int, tuple[Channels, Channels], str, str, str, str]
+
 # name; model and tag of timm; side of the image in pixels, of the map in cells; D; parameters; mean and standard
 # deviation; category, objective and training data as in Table 2; licence of the weights
 # fmt: off
-TABLE = (
+TABLE: tuple[Row, ...] = (
     ("random", "vit_base_patch16_224", 224, 14, 768, 85_798_656, INCEPTION, SUP, "", "none", "none"),
     ("imagenet", "vit_base_patch16_224.augreg_in1k", 224, 14, 768, 85_798_656, INCEPTION, SUP, "", "ImageNet", APACHE),
     ("sam2-b+", "sam2_hiera_base_plus", 1024, 64, 256, 69_106_816, IMAGENET, SUP, "", "SA-1B", APACHE),
@@ -75,7 +79,7 @@ OTHER_FACTS: dict[str, dict[str, Any]] = {
     "clip": {"source": WeightsSource(repo="timm/vit_base_patch16_clip_224.openai", files=TIMM_FILES)},
     "clip-l-336": {"source": WeightsSource(repo="timm/vit_large_patch14_clip_336.openai", files=TIMM_FILES)},
     "metaclip": {"source": WeightsSource(repo="timm/vit_base_patch16_clip_224.metaclip_400m", files=TIMM_FILES)},
-    "siglip-so": {"arguments": {"img_size": [512, 512]}},
+    "siglip-so": {"arguments": {"img_size": [512, 512]}, "covered": (504 / 512, 504 / 512)},
     "vitamin": {
         "final_norm": False,  # its norm comes after pooling (fc_norm)
         "source": WeightsSource(repo="jienengchen/ViTamin-L2-384px", files=TIMM_FILES),
@@ -85,31 +89,35 @@ OTHER_FACTS: dict[str, dict[str, Any]] = {
 }
 """What differs from a model of timm with its final norm and the weights of timm's own repository."""
 
-for _name, _model, _side, _cells, _dim, _parameters, (_mean, _std), *_described in TABLE:
-    _category, _objective, _training_data, _licence = _described
-    _facts: dict[str, Any] = {
-        "final_norm": True,
-        "loader": "deapcache.backbones.timm_models:load",
-        "source": WeightsSource(repo=f"timm/{_model}", files=TIMM_FILES),
-        **OTHER_FACTS.get(_name, {}),
-    }
-    _architecture, _, _tag = _model.partition(".")
-    BACKBONES.add(
-        _name,
-        BackboneEntry(
-            name=_name,
-            architecture=f"timm:{_architecture}",
-            pretrained_tag=_tag,
-            image_size=(_side, _side),
-            grid=(_cells, _cells),
-            dim=_dim,
-            parameters=_parameters,
-            mean=_mean,
-            std=_std,
-            category=_category,
-            objective=_objective,
-            training_data=_training_data,
-            licence=_licence,
-            **_facts,
-        ),
-    )
+
+def add_table(rows: Iterable[Row], other_facts: Mapping[str, Mapping[str, Any]], *, group: str = "") -> None:
+    """Register the backbones of a table's rows, with the facts of each that its row does not hold."""
+    for name, model, side, cells, dim, parameters, (mean, std), category, objective, training_data, licence in rows:
+        architecture, _, tag = model.partition(".")
+        facts: dict[str, Any] = {
+            "final_norm": True,
+            "loader": "deapcache.backbones.timm_models:load",
+            "source": WeightsSource(repo=f"timm/{model}", files=TIMM_FILES),
+            **other_facts.get(name, {}),
+        }
+        entry = BackboneEntry(
+            name=name,
+            architecture=f"timm:{architecture}",
+            pretrained_tag=tag,
+            image_size=(side, side),
+            grid=(cells, cells),
+            dim=dim,
+            parameters=parameters,
+            mean=mean,
+            std=std,
+            category=category,
+            objective=objective,
+            training_data=training_data,
+            licence=licence,
+            group=group,
+            **facts,
+        )
+        BACKBONES.add(name, entry)
+
+
+add_table(TABLE, OTHER_FACTS)

@@ -25,8 +25,7 @@ def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None
         module = build()
     _check_module(entry, module)
     module.eval().requires_grad_(False)
-    if checkpoint is not None:
-        load_strictly(module, checkpoint, entry)
+    unused = load_strictly(module, checkpoint, entry) if checkpoint is not None else ()
 
     def feature_map(images: Tensor) -> Tensor:
         with _attribute_errors(entry, f"its module failed on images {tuple(images.shape)}"):
@@ -34,7 +33,7 @@ def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None
 
     if image_size is None:
         _check_map(entry, module)
-    return LoadedModel(module, feature_map, dict(entry.arguments))
+    return LoadedModel(module, feature_map, dict(entry.arguments), unused=unused)
 
 
 def _build_function(entry: BackboneEntry) -> Build:

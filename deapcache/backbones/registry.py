@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 UNTRAINED = "@untrained"
-"""Ending of a name that asks for seeded random weights in place of the trained ones."""
+"""Part of a name that asks for seeded random weights in place of the trained ones: ``NAME@untrained``, ``:SEED``."""
+
+_PARTS = re.compile(r"(.+?)(?:@untrained(?::(\d+))?())?(?:@(\d+)(?:x(\d+))?)?", re.DOTALL)
 
 PLUGIN = "plugin"
 """Library of the architectures that a plugin registers: ``plugin:my-backbone``."""
@@ -30,6 +32,7 @@ PLUGIN = "plugin"
 LIBRARIES = {
     "timm": "deapcache.backbones.timm_models:describe",
     "open_clip": "deapcache.backbones.open_clip_models:describe",
+    "hf": "deapcache.backbones.hf_models:describe",
 }
 """Library → ``package.module:function`` that describes any of its models: ``describe("resnet18.a1_in1k")``."""
 
@@ -87,8 +90,13 @@ class BackboneEntry:
     """Keyword arguments of the architecture."""
     image_size: Size
     """Height and width that the backbone sees, pixels."""
+    native_size: Size | None = None
+    """The size that the weights are for, where ``image_size`` is another that was asked for."""
     grid: Size
     """H and W of the feature map."""
+    covered: tuple[float, float] = (1.0, 1.0)
+    """Share of the image's height and width that the map's cells cover, from the upper left corner: less than 1 where
+    the size is no multiple of the patch, and pixels beyond the last whole patch are not seen."""
     dim: int
     """D of the feature map."""
     parameters: int
@@ -111,7 +119,11 @@ class BackboneEntry:
     layer: str = LAST
     """Which layer the feature map is taken from."""
     source: WeightsSource = WeightsSource()
+    group: str = ""
+    """``modern`` for those that `deapcache list backbones` shows on request."""
     untrained: bool = False
+    seed: int = 0
+    """Of the random weights, where it is untrained."""
     own_weights: bool = False
     """Whether its loader brings the trained weights itself, as a plugin's function may."""
     loader: str
@@ -127,10 +139,28 @@ class BackboneEntry:
         """Whether a plugin registered it, with functions of its own."""
         return self.architecture.startswith(f"{PLUGIN}:")
 
-    def as_untrained(self) -> BackboneEntry:
-        """The same architecture with seeded random weights."""
+    @property
+    def resized(self) -> Size | None:
+        """The image size, where it is another than that of the weights."""
+        return self.image_size if self.native_size else None
+
+    @property
+    def recipe_name(self) -> str:
+        """What recipes call it: its name without the image size, which they hold beside it."""
+        model, seed, _ = split_name(self.name)
+        return join_name(model, seed)
+
+    def as_untrained(self, seed: int = 0) -> BackboneEntry:
+        """The same architecture with random weights of a seed."""
+        model, _, size = split_name(self.name)
         return replace(
-            self, name=self.name + UNTRAINED, untrained=True, training_data="none", licence="none", pretrained_tag=""
+            self,
+            name=join_name(model, seed, size),
+            untrained=True,
+            seed=seed,
+            training_data="none",
+            licence="none",
+            pretrained_tag="",
         )
 
 
@@ -153,26 +183,78 @@ class BackboneIdentity:
     tokens: str = NO_TOKENS
 
 
-BACKBONES: Registry[BackboneEntry] = Registry("backbone", modules=("deapcache.backbones.paper",))
+BACKBONES: Registry[BackboneEntry] = Registry(
+    "backbone", modules=("deapcache.backbones.paper", "deapcache.backbones.modern")
+)
+
+
+def split_name(name: str) -> tuple[str, int | None, Size | None]:
+    """The model, the seed of random weights and the image size: ``dinov2@untrained:1@224x448``, the last two optional.
+
+    Raises :class:`UsageError` for a size of no pixels.
+    """
+    found = _PARTS.fullmatch(name)
+    if found is None:
+        return name, None, None
+    model, seed, untrained, height, width = found.groups()
+    size = (int(height), int(width or height)) if height else None
+    if size and not all(size):
+        raise UsageError(f"backbone {name!r}: image size {size[0]}x{size[1]} is no size: give pixels, at least 1")
+    return model, None if untrained is None else int(seed or 0), size
+
+
+def join_name(model: str, seed: int | None = None, size: Size | None = None) -> str:
+    """The reverse of :func:`split_name`."""
+    untrained = "" if seed is None else f"{UNTRAINED}:{seed}" if seed else UNTRAINED
+    return model + untrained + (f"@{size_name(size)}" if size else "")
+
+
+def size_name(size: Size) -> str:
+    """``512``, or ``384x512`` (height × width)."""
+    return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
+
+
+def parse_image_size(text: str) -> Size:
+    """``512`` or ``384x512``; raises :class:`UsageError` for anything else."""
+    sides = text.lower().split("x")
+    if len(sides) <= 2 and all(side.isdecimal() and int(side) > 0 for side in sides):
+        return int(sides[0]), int(sides[-1])
+    raise UsageError(f"image size {text!r}: expected a side in pixels (512), or HEIGHTxWIDTH (384x512)")
+
+
+def at_size(name: str, size: Size) -> str:
+    """The name of the backbone ``name`` with images of ``size``: ``dinov2@224``, or ``dinov2`` for its own size."""
+    model, seed, given = split_name(name)
+    if given not in (None, size):
+        raise UsageError(f"backbone {name!r} names another image size than {size_name(size)}: give one of them")
+    return describe(join_name(model, seed, size)).name
 
 
 def describe(name: str) -> BackboneEntry:
     """The facts about a backbone; nothing is downloaded, and for the registered names nothing is built.
 
     ``name`` is a registered name (``siglip-384``), ``timm:NAME`` or ``timm:NAME.TAG``, ``open_clip:MODEL/TAG`` or
-    ``open_clip:MODEL``; any of them may end in ``@untrained``. Raises :class:`UnknownNameError` with the nearest names.
+    ``open_clip:MODEL``, ``hf:OWNER/NAME``, ``hf:OWNER/NAME@REVISION`` or ``hf:FOLDER``, of which the configuration is
+    fetched. Any of them may be followed by ``@untrained`` or ``@untrained:SEED``, and by an image size, ``@512`` or
+    ``@384x512``, at which the model is then built once without storage. Raises :class:`UnknownNameError` with the
+    nearest names, and :class:`UsageError` for a size that the model does not take.
     """
-    trained = name.removesuffix(UNTRAINED)
-    library, _, model = trained.partition(":")
-    if library in LIBRARIES and library != trained:
-        entry: BackboneEntry = load_function(LIBRARIES[library])(model)
+    model, seed, size = split_name(name)
+    library, _, rest = model.partition(":")
+    if library in LIBRARIES and library != model:
+        entry: BackboneEntry = load_function(LIBRARIES[library])(rest)
     else:
         try:
-            entry = BACKBONES.get(trained)
+            entry = BACKBONES.get(model)
         except UnknownNameError as error:
-            others = "timm:NAME, open_clip:MODEL/TAG and those of --plugin FILE"
+            others = "timm:NAME, open_clip:MODEL/TAG, hf:OWNER/NAME and those of --plugin FILE"
             raise UnknownNameError(f"{error}; others are {others}") from None
-    return entry if trained == name else entry.as_untrained()
+    if seed is not None:
+        entry = entry.as_untrained(seed)
+    if size in (None, entry.image_size):
+        return entry
+    resized: BackboneEntry = load_function("deapcache.backbones.model:resized_entry")(entry, size)
+    return resized
 
 
 def arithmetic_key(name: str) -> str:

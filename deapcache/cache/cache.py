@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 import uuid
@@ -16,6 +17,7 @@ import numpy as np
 
 from deapcache.cache.features import CLS, decode_features
 from deapcache.cache.format import (
+    COVERED,
     METADATA_KEY,
     RESTORE,
     ArraySpec,
@@ -30,6 +32,7 @@ from deapcache.cache.image_ids import image_id_files, read_image_ids
 from deapcache.cache.names import PROVENANCE, escape_name, is_provenance
 from deapcache.cache.parallel import REQUESTS
 from deapcache.cache.reading import ArrayReader, Reading, check_rows
+from deapcache.cache.records import record_use
 from deapcache.cache.shards import encode_shard
 from deapcache.cache.tier import begin_reading
 from deapcache.errors import CacheMissError, CorruptCacheError, NotAFileError, UsageError
@@ -46,6 +49,23 @@ def provenance_keys(location: Location) -> list[str]:
     if not location.can_list:
         return []
     return [key for key in location.keys(PROVENANCE) if is_provenance(key)]
+
+
+def read_provenance(location: Location) -> list[dict[str, Any]]:
+    """What the writers of the cache at ``location`` have recorded, as :meth:`Cache.provenance`."""
+    found = []
+    for key in provenance_keys(location):
+        try:
+            facts = parse_json(location.read(key, most=_MOST_PROVENANCE))
+            if not isinstance(facts, dict):
+                raise ValueError("it is no JSON object")
+        except FileNotFoundError:  # removed since it was listed
+            continue
+        except (NotAFileError, ValueError) as error:
+            warnings.warn(f"left out: {location}/{key}: {error}; nothing depends on it, delete it", stacklevel=3)
+            continue
+        found.append(facts)
+    return found
 
 
 class Cache:
@@ -120,9 +140,9 @@ class Cache:
         """The shard that holds ``row``."""
         return int(check_rows([row], self._images)[0]) // self.shard_images
 
-    def present_shards(self) -> set[int]:
-        """The shards that are there now, whole."""
-        return shards_present(self.location, self.stored_arrays, range(self.shard_count))
+    def present_shards(self, wanted: Collection[int] | None = None) -> set[int]:
+        """The shards that are there now, whole; of those that are ``wanted``, where given."""
+        return shards_present(self.location, self.stored_arrays, range(self.shard_count) if wanted is None else wanted)
 
     def missing_shards(self, rows: Sequence[int] | np.ndarray | None = None) -> list[int]:
         """The shards still to be written, in order; only those that ``rows`` need, where given."""
@@ -188,6 +208,8 @@ class Cache:
         name = self._commit.spec.name if array is None else array
         if name not in self._readers:
             raise UsageError(f"{self.location} has no array {name!r}: it has {', '.join(self._readers)}")
+        if self.location.options.read_only:
+            record_use(self.location, self.digest)
         return self._readers[name].start(check_rows(rows, self._images))
 
     def record_provenance(self, facts: Mapping[str, Any], *, writer: str | None = None) -> None:
@@ -201,29 +223,19 @@ class Cache:
 
     def provenance(self) -> list[dict[str, Any]]:
         """What each writer recorded, sorted by writer; a damaged file is left out with a warning that names it."""
-        found = []
-        for key in provenance_keys(self.location):
-            try:
-                facts = parse_json(self.location.read(key, most=_MOST_PROVENANCE))
-                if not isinstance(facts, dict):
-                    raise ValueError("it is no JSON object")
-            except FileNotFoundError:  # removed since it was listed
-                continue
-            except (NotAFileError, ValueError) as error:
-                warnings.warn(
-                    f"left out: {self.location}/{key}: {error}; nothing depends on it, delete it", stacklevel=2
-                )
-                continue
-            found.append(facts)
-        return found
+        return read_provenance(self.location)
 
     def _shard_keys(self, shard: int) -> list[str]:
         return [stored.shard_key(shard) for stored in self._stored.values()]
 
 
+_FEW = 4
+"""Shards that are asked for one by one: a listing for each shard of a cache takes the square of their number."""
+
+
 def shards_present(location: Location, arrays: Sequence[StoredArray], wanted: Collection[int]) -> set[int]:
     """Those of the ``wanted`` shards that have a key in each of ``arrays``, which is to say that they are whole."""
-    if location.can_list:
+    if len(wanted) > _FEW and location.can_list:
         found = _listed_shards(location, arrays, wanted)
         if len(found) < len(wanted) and location.refresh():
             found = _listed_shards(location, arrays, wanted)
@@ -279,8 +291,26 @@ class FeatureCache(Cache):
 
     @property
     def backbone(self) -> str:
-        """The backbone's name."""
-        return str(self.recipe["backbone"])
+        """The backbone's name: that of its model, or the label that it was extracted under."""
+        return self.group.name
+
+    @property
+    def covered(self) -> tuple[float, float]:
+        """Share of the image's height and width that the cells cover, from the upper left corner.
+
+        Less than 1 where the backbone's image size is no multiple of its patches. Caches of before say nothing of it:
+        it then follows from the patch in the architecture's name, or is 1.
+        """
+        if (found := self.attributes.get(COVERED)) is not None:
+            height, width = found
+            return float(height), float(width)
+        named = re.search(r"patch(\d+)", str(self.recipe["architecture"]))
+        patch = int(named[1]) if named else 1
+        height, width = (
+            cells * patch / side if cells == side // patch else 1.0
+            for cells, side in zip(self.grid, self.recipe["image_size"], strict=True)
+        )
+        return height, width
 
     def read_features(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Feature volumes of ``rows`` in that order: (len(rows), H, W, D), float16 for 16-bit storage, else float32.

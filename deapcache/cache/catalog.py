@@ -29,10 +29,8 @@ from deapcache.errors import (
     UnreadableError,
     UsageError,
 )
-from deapcache.locations import Location
+from deapcache.locations import LocalLocation, Location
 from deapcache.recipe import SHORT
-
-_NAME_FIELDS = {"features": "backbone", "targets": "annotation"}
 
 _LISTED_PATHS = 12
 """Paths that a message lists."""
@@ -56,7 +54,7 @@ class CacheEntry:
     dataset: str
     split: str
     name: str
-    """Backbone of features, annotation kind of targets, empty for images."""
+    """Backbone of features (or its label), annotation kind of targets, empty for images."""
     recipe: dict[str, Any]
     digest: str
 
@@ -142,8 +140,11 @@ def _list_layer(home: Location, patterns: Sequence[str]) -> list[CacheEntry]:
 
     keys = [key for pattern in patterns for key in home.find(f"{pattern}/{METADATA_KEY}")]
     paths = [str(PurePosixPath(key).parent) for key in keys]
-    with ThreadPoolExecutor(REQUESTS) as pool:
-        entries = list(pool.map(entry_or_problem, paths))
+    if isinstance(home, LocalLocation):  # threads would only wait for each other
+        entries = [entry_or_problem(path) for path in paths]
+    else:
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            entries = list(pool.map(entry_or_problem, paths))
     for problem in (each for each in entries if isinstance(each, str)):
         warnings.warn(f"left out: {problem}", stacklevel=4)
     return [entry for entry in entries if isinstance(entry, CacheEntry)]
@@ -188,14 +189,13 @@ def _read_entry(home: Location, path: str) -> CacheEntry | str:
     parts = PurePosixPath(path).parts
     if len(parts) != DEPTH or parts[0] != group.kind:
         return f"{home / path} holds {group.kind}, which belong elsewhere"
-    field = _NAME_FIELDS.get(group.kind)
     return CacheEntry(
         home=home,
         path=path,
         kind=group.kind,
         dataset=unescape_name(parts[1]),
         split=unescape_name(parts[2]),
-        name=str(group.recipe[field]) if field else "",
+        name=group.name,
         recipe=group.recipe,
         digest=group.digest,
     )

@@ -80,7 +80,11 @@ _FREE = {"clevel": 9, "blocksize": MOST_BYTES}
 _AXES = frozenset({"row", "column", "channel", "box"})
 """Names of axes: of features, images and maps; of tables of boxes; of class tokens."""
 
+_NAME_FIELDS = {"features": "backbone", "targets": "annotation"}
 _RECIPES: dict[str, type[Recipe]] = {recipe.kind: recipe for recipe in (FeatureRecipe, ImageRecipe, TargetRecipe)}
+LABEL, COVERED = "label", "covered"
+"""Attributes of features beside the recipe, which change no number: a name for people, where it is another than the
+recipe's backbone, and which share of the image's height and width the cells cover, where it is not all."""
 _RESERVED = ("format", "kind", "digest", "arrays", "images", "recipe")
 
 _NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
@@ -144,6 +148,11 @@ class Group:
     """Names in the order in which a shard's arrays are published: the last one commits it."""
     images: int
     attributes: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The label or the backbone of features, the annotation kind of targets, empty for images."""
+        return str(self.attributes.get(LABEL) or self.recipe.get(_NAME_FIELDS.get(self.kind, ""), ""))
 
     def to_bytes(self) -> bytes:
         """The content of the root ``zarr.json``."""
@@ -314,7 +323,17 @@ def _parse_group(location: Location, raw: bytes, found: dict[str, Any]) -> Group
         )
     if differing:
         raise _foreign(location, differing)
+    if not _attributes_fit(group.attributes):
+        raise _foreign(location, f"{LABEL} or {COVERED} is none")
     return group
+
+
+def _attributes_fit(attributes: Mapping[str, Any]) -> bool:
+    """Whether a label is text, and a covered share two numbers above 0 and up to 1."""
+    covered = attributes.get(COVERED, [1.0, 1.0])
+    is_pair = isinstance(covered, list) and len(covered) == 2
+    is_share = is_pair and all(isinstance(share, float | int) and 0 < share <= 1 for share in covered)
+    return is_share and isinstance(attributes.get(LABEL, ""), str)
 
 
 def _foreign(location: Location, reason: str) -> CorruptCacheError:

@@ -25,7 +25,31 @@ class _Settings:
     """How features are extracted, which of them, and where."""
 
     weights: Annotated[
-        Path | None, typer.Option("--weights", help="Checkpoint file (safetensors or torch) instead of a download.")
+        Path | None,
+        typer.Option(
+            "--weights",
+            help="Checkpoint (safetensors, torch, or the index of several files) instead of a download. Keys that do "
+            "not fit are an error; --dry-run tries it.",
+        ),
+    ] = None
+    weights_key: Annotated[
+        str,
+        typer.Option(
+            "--weights-key",
+            help="Beginning of the backbone's keys in that checkpoint: teacher.backbone. By default it is found.",
+        ),
+    ] = ""
+    name: Annotated[
+        str,
+        typer.Option("--name", help="What to call the features of that checkpoint. Default: BACKBONE+FILE."),
+    ] = ""
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            "--image-size",
+            help="What the backbones see, in pixels: 512 or HEIGHTxWIDTH; the same as the name BACKBONE@512. Default: "
+            "each one's own.",
+        ),
     ] = None
     base_size: Annotated[
         str | None,
@@ -112,6 +136,8 @@ class _Settings:
             compress=self.compress,
             precision=self.precision,
             weights=self.weights,
+            weights_key=self.weights_key,
+            name=self.name,
             views=tuple(options.names(self.views)),
             selection=LayerSelection(
                 layers=tuple(options.names(self.layers)), final_norm=self.final_norm, tokens=self.tokens
@@ -127,12 +153,19 @@ class _Settings:
 
 def extract_command(
     *,
-    backbone: Annotated[str, typer.Option("--backbone", help="Name, or several: a,b (deapcache list backbones).")],
+    backbone: Annotated[
+        str,
+        typer.Option(
+            "--backbone",
+            help="Name, or several: a,b (deapcache list backbones), NAME@untrained, NAME@untrained:SEED, NAME@512.",
+        ),
+    ],
     dataset: Annotated[str, typer.Option("--dataset", help="Name of the dataset (deapcache list datasets).")],
     split: Annotated[str | None, typer.Option("--split", help="Splits: train,val. Default: all it has.")] = None,
     data_root: options.DataRoot = None,
     caches: options.Caches,
     plugin: options.Plugin = None,
+    trust_remote_code: options.TrustRemoteCode = False,
     settings: _Settings,
     processes: options.Processes,
     dry_run: Annotated[
@@ -145,10 +178,13 @@ def extract_command(
     What is there already is not made again: after an interruption the same command does the rest. Started on several
     hosts at once, the same command shares the work.
     """
+    from deapcache.backbones import at_size, parse_image_size
     from deapcache.datasets import open_dataset
     from deapcache.extraction import extract, plan_extraction
 
     names = options.names(backbone)
+    if settings.image_size:
+        names = [at_size(name, parse_image_size(settings.image_size)) for name in names]
     if settings.weights is not None and len(names) > 1:
         raise typer.BadParameter("--weights is the checkpoint of one backbone: give one --backbone with it")
     how = settings.for_extraction()
@@ -192,6 +228,8 @@ def _show_plan(plan: ExtractionPlan, json: bool) -> None:
         listing.add_row(cache.what, cache.split, f"{cache.images:,}", f"{cache.to_do:,}", size(cache.bytes))
     out.print(listing)
     _show_omitted(plan.omitted)
+    if plan.weights:
+        out.print(plan.weights, markup=False)
     for name, rate in plan.images_per_second.items():
         out.print(f"{name}: {rate:.1f} images/s measured on {plan.device}")
     free = "unknown" if plan.free_bytes is None else size(plan.free_bytes)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
@@ -167,7 +169,8 @@ class ResultFilter:
     backbone: Annotated[str | None, typer.Option("--backbone", help="Only of these backbones: a,b.")] = None
     readout: Annotated[str | None, typer.Option("--readout", help="Only of these readouts: a,b.")] = None
     protocol: Annotated[
-        str | None, typer.Option("--protocol", help="Only of these protocols, by first characters of the digest: a,b.")
+        str | None,
+        typer.Option("--protocol", help="Only of these protocols, by name or first characters of the digest: a,b."),
     ] = None
     cache: Annotated[
         str | None, typer.Option("--cache", help="Only what has read one of these caches, by first characters: a,b.")
@@ -253,13 +256,35 @@ Plugin = Annotated[
 ]
 
 
+def _trust_code(trusted: bool) -> bool:
+    if trusted:
+        os.environ["DEAPCACHE_TRUST_REMOTE_CODE"] = "1"  # worker processes inherit it
+    return trusted
+
+
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        callback=_trust_code,
+        help="Run the code that models of Hugging Face (hf:…) bring along. Read it first. Default: such are refused.",
+    ),
+]
+
+
 def names(text: str | None) -> list[str]:
-    """``a,b`` as a list without repetition; raises :class:`UsageError` for an empty entry."""
+    """``a,b`` as a list without repetition; raises :class:`UsageError` for an empty entry.
+
+    ``a@untrained:1,2`` is ``a@untrained:1`` and ``a@untrained:2``.
+    """
     if text is None:
         return []
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
         raise UsageError(f"{text!r} has an empty name between its commas: write names as a,b,c")
+    for place, part in enumerate(parts):
+        if place and re.fullmatch(r"\d+(@\d+(x\d+)?)?", part) and "@untrained:" in parts[place - 1]:
+            parts[place] = f"{parts[place - 1].rpartition('@untrained:')[0]}@untrained:{part}"
     return list(dict.fromkeys(parts))
 
 

@@ -31,13 +31,30 @@ class _Choices:
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="Backbones: a,b. Default: every one cached for the dataset.")
     ] = None
-    readout: Annotated[str, typer.Option("--readout", help="Readouts: a,b (deapcache list readouts).")] = "deap"
+    readout: Annotated[
+        str | None,
+        typer.Option("--readout", help="Readouts: a,b (deapcache list readouts). Default: the protocol's, deap."),
+    ] = None
     seed: Annotated[str, typer.Option("--seed", help="Seeds of the readout's initialisation: 0,1,2.")] = "0"
     iterations: Annotated[
         int | None, typer.Option("--iterations", help="Training steps. Default: the task's (30,000 or 10,000).")
     ] = None
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images in one training step.")] = 32
-    lr: Annotated[str, typer.Option("--lr", help="AdamW's peak learning rate, or several: 3e-4,1e-3.")] = "1e-3"
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="Named protocol (deapcache list protocols); options below change it.")
+    ] = "deapcache-2"
+    lr: Annotated[
+        str | None,
+        typer.Option("--lr", help="AdamW's peak learning rate, or several: 3e-4,1e-3. Default: the protocol's."),
+    ] = None
+    select: Annotated[
+        bool | None,
+        typer.Option("--select/--no-select", help="Choose the learning rate on a tenth of train. Default: protocol's."),
+    ] = None
+    standardise: Annotated[
+        str | None,
+        typer.Option("--standardise", help="Features: per channel over train, or per cell. Default: the protocol's."),
+    ] = None
     limit: Annotated[
         int | None, typer.Option("--limit", help="Train and score on the first N images of each split only.")
     ] = None
@@ -78,7 +95,10 @@ class _Choices:
             readouts=options.names(self.readout),
             seeds=_seeds(self.seed),
             where=recipe_fields(self.where or []),
-            lrs=options.rates(self.lr, "--lr"),
+            protocol=self.protocol,
+            lrs=options.rates(self.lr, "--lr") if self.lr else (),
+            select=self.select,
+            standardise=self.standardise,
             task_options=_task_options(self.task_option or [], options.names(self.task)),
             upsampler=self.upsampler,
             batch_size=self.batch_size,

@@ -20,6 +20,7 @@ from deapcache.experiments.probe import choose_backbones
 from deapcache.locations import Location
 from deapcache.machine import device_name
 from deapcache.probing import feature_fields
+from deapcache.probing.config import UNTRAINED
 from deapcache.recipe import Protocol
 from deapcache.regions import SQUASH
 from deapcache.results import Result, save_run
@@ -124,7 +125,7 @@ def match_pairs(
             volumes = torch.from_numpy(cache.read_features([rows[id_] for id_ in ids])).to(device).float()
             held = dict(zip(ids, F.normalize(volumes, dim=-1), strict=True))
         source, target = (held[id_] for id_ in pair.images)
-        covered = np.array(getattr(cache, "covered", (1.0, 1.0)))[::-1]  # of width and height
+        covered = np.array(cache.covered)[::-1]  # of width and height
         shares = pair.points[0] / _width_height(pair, 0) / covered
         best = most_similar(source, target, torch.from_numpy(shares).to(source))
         found[place] = best.cpu().double().numpy() * covered * _width_height(pair, 1)
@@ -180,7 +181,7 @@ def _protocol(dataset: str, size: tuple[int, int], pairs: Sequence[KeypointPair]
         output_size=size,
         readout="nearest",
         readout_options={"similarity": "cosine", "source": "bilinear", "target": "centre of the best cell"},
-        optimiser={"name": "none, nothing is trained", "lr": 1.0},
+        optimiser={"name": "none", "lr": UNTRAINED},
         iterations=0,
         batch_size=1,
         order_seed=0,

@@ -145,7 +145,7 @@ class ProbeJob:
     @property
     def count(self) -> int:
         """Runs of this job."""
-        return len(self.wanted) * len(self.options.lrs)
+        return len(self.wanted) * len(self.options.rates)
 
     @property
     def is_known(self) -> bool:
@@ -197,7 +197,11 @@ class PipelinePlan:
         return {
             f"probes.{place}: {' and '.join(probe.left_out)} is left out: it needs its published upsampler's file: "
             f"--set probes.{place}.upsampler=FILE, or --set upsampler=FILE for all": (
-                len(probe.left_out) * len(probe.tasks) * len(probe.backbones) * len(probe.seeds) * len(probe.lr)
+                len(probe.left_out)
+                * len(probe.tasks)
+                * len(probe.backbones)
+                * len(probe.seeds)
+                * len(probe.options.rates)
             )
             for place, probe in enumerate(self.pipeline.probes)
             if probe.left_out

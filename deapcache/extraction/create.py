@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 from deapcache.cache import ORIGINAL, ArraySpec, Cache, CacheEntry, create_cache, list_caches, name_view, open_cache
-from deapcache.cache.format import METADATA_KEY
-from deapcache.cache.names import unescape_name
+from deapcache.cache.catalog import entry_at
+from deapcache.cache.format import LABEL, METADATA_KEY
+from deapcache.cache.names import SUFFIX, unescape_name
 from deapcache.cache.progress import NewCache, Progress, ProgressEvent
 from deapcache.errors import CorruptCacheError
 from deapcache.locations import Location
-from deapcache.recipe import Recipe, differences
+from deapcache.recipe import SHORT, Recipe, differences
 
 _NAMING = ("backbone", "annotation", "view")
 """Recipe fields that the name of a cache shows."""
@@ -27,6 +29,7 @@ def make_cache(
     image_ids: Sequence[str],
     rows: range,
     progress: Progress,
+    attributes: Mapping[str, Any] = {},
 ) -> Cache:
     """The cache at ``path``, created where there is none; ``progress`` gets a new one that has others beside it.
 
@@ -35,13 +38,25 @@ def make_cache(
     """
     if there := _complete_elsewhere(home, path, recipe, arrays, image_ids, rows):
         return there
-    others = _caches_beside(home, path, recipe)
-    cache = create_cache(home, path, recipe=recipe, arrays=arrays, image_ids=image_ids)
+    others = _caches_beside(home, path, recipe, str(attributes.get(LABEL, "")))
+    cache = create_cache(home, path, recipe=recipe, arrays=arrays, image_ids=image_ids, attributes=attributes)
     cache.location.sweep()  # also of a complete one: a kill may have hit a second writer
     if others:
         new = _compare(path, recipe, others)
         progress(ProgressEvent(stage=new.what, done=0, total=len(image_ids), new_cache=new))
     return cache
+
+
+def same_features(home: Location, path: str, digest: str) -> CacheEntry | None:
+    """The cache of features that belongs at ``path``, there or under another label: what they are called is no part of
+    what they are."""
+    folder = PurePosixPath(path).parent
+    for layer in (layer for layer in home.layers if layer.can_list):
+        for key in layer.find(f"{folder}/*-{digest[:SHORT]}{SUFFIX}/{METADATA_KEY}"):
+            found = entry_at(layer, str(PurePosixPath(key).parent))
+            if found and found.digest == digest:
+                return found
+    return None
 
 
 def _complete_elsewhere(
@@ -68,13 +83,13 @@ def _complete_elsewhere(
     return None
 
 
-def _caches_beside(home: Location, path: str, recipe: Recipe) -> list[CacheEntry]:
+def _caches_beside(home: Location, path: str, recipe: Recipe, label: str) -> list[CacheEntry]:
     """The caches that one could confuse with the one at ``path``; none where that one exists."""
     if home.exists(f"{path}/{METADATA_KEY}"):
         return []
     folder, named = PurePosixPath(path).parent, [field for field in _NAMING if hasattr(recipe, field)]
     dataset, split = map(unescape_name, folder.parts[-2:])
-    name = next((getattr(recipe, field) for field in _NAMING[:2] if field in named), None)
+    name = label or next((getattr(recipe, field) for field in _NAMING[:2] if field in named), None)
     return [
         entry
         for entry in list_caches(home, recipe.kind, dataset=dataset, split=split, name=name)

@@ -362,7 +362,12 @@ def _load_job(job: WorkerJob) -> _LoadedJob:
 def _build(job: WorkerJob) -> Backbone:
     expected, settings = job.identities[0], job.settings
     backbone = build(
-        expected.backbone, weights=settings.weights, precision=settings.precision, selection=settings.selection
+        expected.backbone,
+        weights=settings.weights,
+        weights_key=settings.weights_key,
+        image_size=expected.image_size,
+        precision=settings.precision,
+        selection=settings.selection,
     )
     if backbone.identities != job.identities:
         raise WeightsError(

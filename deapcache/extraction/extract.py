@@ -13,12 +13,21 @@ from typing import Any, Protocol, cast
 import torch
 
 from deapcache.backbones import CLS, Backbone, BackboneIdentity, build, describe
-from deapcache.cache import ORIGINAL, FeatureCache, feature_arrays, features_path, name_view, refresh_manifest
+from deapcache.cache import (
+    ORIGINAL,
+    FeatureCache,
+    feature_arrays,
+    features_path,
+    list_caches,
+    name_view,
+    refresh_manifest,
+)
+from deapcache.cache.format import COVERED, LABEL
 from deapcache.cache.progress import NewCache, Progress, ProgressEvent, message, no_progress
 from deapcache.datasets import INTERPOLATION, Dataset
-from deapcache.errors import DeapcacheError, IncompleteCacheError
+from deapcache.errors import DeapcacheError, IncompleteCacheError, UsageError
 from deapcache.extraction.claims import Batches, WorkQueue
-from deapcache.extraction.create import item_bytes, make_cache, require_space
+from deapcache.extraction.create import item_bytes, make_cache, require_space, same_features
 from deapcache.extraction.images_targets import (
     PreparedSplit,
     complete_images,
@@ -186,7 +195,15 @@ class _Extraction:
         """Extract one backbone over every split and view."""
         settings = self._settings
         require_one_region(self._dataset, settings, name, describe(name).image_size)
-        backbone = build(name, weights=settings.weights, precision=settings.precision, selection=settings.selection)
+        backbone = build(
+            name,
+            weights=settings.weights,
+            weights_key=settings.weights_key,
+            precision=settings.precision,
+            selection=settings.selection,
+        )
+        if settings.weights is not None:
+            _require_free_label(self._home, settings.label(backbone.entry), backbone.identity)
         if self._executor is None or backbone.needs_calibration:
             backbone.to(self._device)
         calibration = self._calibrate(backbone) if backbone.needs_calibration else ""
@@ -231,7 +248,7 @@ class _Extraction:
             require_space(first.location, len(rows) * sum(map(item_bytes, lacking)))
             complete_images(prepared, rows, settings, self._progress)
             kept = backbone if lacking == caches else backbone.with_layers([c.recipe["layer"] for c in lacking])
-            stage = f"{backbone.name} · {prepared.dataset.images_name}/{prepared.split}"
+            stage = f"{first.backbone} · {prepared.dataset.images_name}/{prepared.split}"
             source = image_source(prepared, backbone.image_size)
             job = FeatureJob(caches=lacking, backbone=kept, source=source, settings=settings)
             stage = name_view(stage, prepared.view)
@@ -257,9 +274,19 @@ class _Extraction:
             omitted=omitted_from(dataset, prepared.split),
         )
         has_cls = identity.tokens == CLS
+        label = settings.label(backbone.entry)
+        attributes: dict[str, Any] = {}
+        path = features_path(dataset.images_name, prepared.split, label, recipe.digest)
+        if label != recipe.backbone:
+            attributes[LABEL] = label
+            if (there := same_features(self._home, path, recipe.digest)) and there.path != path:
+                path = there.path
+                self._progress(message(label, f"these features are there under the name {there.name}: {path}"))
+        if backbone.entry.covered != (1.0, 1.0):
+            attributes[COVERED] = list(backbone.entry.covered)
         cache = make_cache(
             self._home,
-            features_path(dataset.images_name, prepared.split, backbone.name, recipe.digest),
+            path,
             recipe=recipe,
             arrays=feature_arrays(
                 settings.storage, backbone.grid, backbone.dim, compress=settings.compress, cls=has_cls
@@ -267,8 +294,21 @@ class _Extraction:
             image_ids=ids,
             rows=limited_rows(len(ids), settings.limit),
             progress=self._progress,
+            attributes=attributes,
         )
         return cast(FeatureCache, cache)
+
+
+def _require_free_label(home: Location, label: str, identity: BackboneIdentity) -> None:
+    """Raise :class:`UsageError` where features of another model or of other weights have this label."""
+    ours = (identity.architecture, identity.weights)
+    for entry in list_caches(home, "features", name=label) if home.can_list else ():
+        if (entry.recipe["architecture"], entry.recipe["weights"]) != ours:
+            raise UsageError(
+                f"the name {label} is taken: {entry.path} holds features of {entry.recipe['architecture']} with the "
+                f"weights {str(entry.recipe['weights'])[:19]}…, and these are of {ours[0]} with {ours[1][:19]}…: give "
+                "another --name"
+            )
 
 
 def feature_recipe(

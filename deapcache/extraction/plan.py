@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -35,6 +36,9 @@ from deapcache.extraction.settings import (
 )
 from deapcache.locations import Location
 from deapcache.machine import seconds_of
+
+_LISTED = 6
+"""Beginnings of unused keys that are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +101,8 @@ class ExtractionPlan:
     free_bytes: int | None
     omitted: Mapping[str, Mapping[str, str]]
     """Split → id → reason of the images that the run would omit since they cannot be read."""
+    weights: str = ""
+    """What of a given checkpoint loads into the backbone, and what is not used; empty where none is given."""
 
     @property
     def bytes(self) -> int:
@@ -147,6 +153,7 @@ def plan_extraction(
     whose files are not there a summary is enough.
     """
     chosen = split_views(dataset, splits, settings.views)
+    weights = try_weights(backbones[0], settings) if settings.weights is not None else ""
     omitted: Mapping[str, Mapping[str, str]] = {}
     if isinstance(dataset, Dataset):
         readable = readable_dataset(dataset, list(chosen), home, settings, progress)
@@ -158,11 +165,12 @@ def plan_extraction(
         for wanted in _wanted(backbones, dataset, split, views, settings)
     ]
     to_run = {cache.name for cache in caches if cache.kind == "features" and cache.to_do}
-    measured = [name for name in dict.fromkeys(backbones) if measure and name in to_run]
+    labels = {settings.label(describe(name)): name for name in backbones if measure}
+    measured = [label for label in labels if label in to_run]
     batch_size, base_size = settings.batch_size or default_batch_size(device), settings.base_size or dataset.base_size
     rates: dict[str, float] = {}
     for name in measured:
-        rates[name] = untrained_rate(name, base_size, settings.precision, batch_size, device)
+        rates[name] = untrained_rate(labels[name], base_size, settings.precision, batch_size, device)
         progress(message(name, f"{rates[name]:.1f} images/s ({len(rates)} of {len(measured)} backbones measured)"))
     return ExtractionPlan(
         caches=tuple(caches),
@@ -171,6 +179,23 @@ def plan_extraction(
         home=str(home),
         free_bytes=home.free_bytes(),
         omitted={split: dict(reasons) for split, reasons in omitted.items()},
+        weights=weights,
+    )
+
+
+def try_weights(name: str, settings: ExtractionSettings) -> str:
+    """Load the checkpoint of ``settings`` as an extraction would: what of it loads, and what is not used.
+
+    Raises :class:`WeightsError` where it does not load, and ``MissingWeightsError`` where it is not there.
+    """
+    backbone = build(name, weights=settings.weights, weights_key=settings.weights_key)
+    loaded, unused = len(backbone.module.state_dict()), backbone.unused_keys
+    beginnings = Counter(".".join(key.split(".")[:2]) for key in unused)
+    listed = ", ".join(f"{beginning} ({count})" for beginning, count in beginnings.most_common(_LISTED))
+    more = ", …" if len(beginnings) > _LISTED else ""
+    return (
+        f"{settings.weights} loads into {name}: {loaded} tensors, {backbone.identity.weights[:19]}…; not used: "
+        f"{listed or 'nothing'}{more}; the features are called {settings.label(backbone.entry)}"
     )
 
 
@@ -198,12 +223,13 @@ def _wanted(
         entry = describe(name)
         require_one_region(dataset, settings, name, entry.image_size)
         layers, norm = layers_of(name, settings.selection)
+        label = settings.label(entry)
         tokens = settings.selection.tokens
         arrays = feature_arrays(settings.storage, entry.grid, entry.dim, cls=tokens == CLS)
         for view in views:
             for layer in layers:
                 own = {"final_norm": norm, "tokens": tokens, "view": view, "layer": layer}
-                yield "features", name, arrays, {**fields, **own}
+                yield "features", label, arrays, {**fields, **own}
 
 
 def _plan_cache(
@@ -248,7 +274,7 @@ def untrained_rate(name: str, base_size: BaseSize, precision: str, batch_size: i
     Of the trained one where its loader brings the weights.
     """
     entry = describe(name)
-    copied = entry.untrained or entry.own_weights
+    copied = entry.untrained or (entry.own_weights and entry.is_plugin)
     backbone = build(name if copied else entry.as_untrained().name, precision=precision).to(device)
     size = backbone.image_size if base_size == "native" else base_size
     with keep_freed_memory():  # as in extraction

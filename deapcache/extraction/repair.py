@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from deapcache.backbones import CLS, NO_TOKENS, describe
+from deapcache.backbones import CLS, NO_TOKENS, at_size, describe
 from deapcache.cache import (
     ORIGINAL,
     ArraySpec,
@@ -27,6 +27,7 @@ from deapcache.cache import (
     set_aside,
     verify_cache,
 )
+from deapcache.cache.format import read_group
 from deapcache.cache.names import PROVENANCE
 from deapcache.cache.progress import Progress, no_progress
 from deapcache.datasets import DigestIndex, open_dataset
@@ -118,6 +119,7 @@ def repair_cache(
     moved: tuple[str, ...] = ()
     bad = found.bad
     if metadata := _clear_provenance(folder, found):
+        attributes = read_group(folder.location).attributes
         moved = set_aside(folder.location, metadata)
         cache = create_cache(
             source.entry.home,
@@ -125,6 +127,7 @@ def repair_cache(
             recipe=source.recipe,
             arrays=source.arrays,
             image_ids=source.image_ids,
+            attributes=attributes,
         )
         bad = verify_cache(folder.location, progress=progress).bad  # now by metadata that can be trusted
     else:
@@ -249,7 +252,11 @@ def extract_command(folder: CacheFolder) -> str:
     if entry.kind != "features":
         return shlex.join(["deapcache", "cache", "repair", entry.path, "--home", str(entry.home), "--data-root", "DIR"])
     recipe = FeatureRecipe.from_json(entry.recipe)
-    words = ["deapcache", "extract", "--backbone", recipe.backbone, "--dataset", entry.dataset, "--split", entry.split]
+    name = recipe.backbone
+    with suppress(UsageError):  # a backbone that is not known here
+        name = at_size(name, recipe.image_size)
+    words = ["deapcache", "extract", "--backbone", name, "--dataset", entry.dataset, "--split", entry.split]
+    words += ["--weights", "FILE"] if entry.name != name else []
     words += ["--base-size", recipe.base_size, "--fit", recipe.base_fit, "--dtype", recipe.storage]
     words += ["--precision", recipe.precision, "--home", str(entry.home)]
     words += ["--views", recipe.view] if recipe.view != ORIGINAL else []

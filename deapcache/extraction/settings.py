@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from deapcache.backbones import DEFAULT_LAYERS, LayerSelection
+from deapcache.backbones import BACKBONES, DEFAULT_LAYERS, BackboneEntry, LayerSelection, join_name, split_name
 from deapcache.cache import ORIGINAL, STORAGE_FORMATS, check_views
 from deapcache.cache.claims import CLAIM_SECONDS
 from deapcache.errors import UsageError, require_choice
@@ -18,6 +18,10 @@ from deapcache.regions import FITS, SQUASH
 
 BaseSize = tuple[int, int] | Literal["native"]
 """Height and width of base images, or ``native``: each file at its own size, resized for each backbone."""
+
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_ENDINGS = re.compile(r"(\.(pth|pt|bin|ckpt|tar|safetensors|index|json))+$")
+"""Of checkpoints' files."""
 
 ON_ERROR = ("stop", "skip")
 """On an image that cannot be read: raise an error, or leave it out of the image set."""
@@ -77,6 +81,11 @@ class ExtractionSettings:
     storage: str = "float16"
     precision: str = "fp32"
     weights: Path | None = None
+    """A checkpoint in place of the published weights."""
+    weights_key: str = ""
+    """Beginning of the keys in it that are the backbone's; empty: it is found."""
+    name: str = ""
+    """What the features are called, a label that no digest holds; empty: see :meth:`label`."""
     views: tuple[str, ...] = (ORIGINAL,)
     """Each is a cache of its own; unless splits are named, mirrored images are made of the training split alone."""
     selection: LayerSelection = DEFAULT_LAYERS
@@ -100,12 +109,28 @@ class ExtractionSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "views", check_views(self.views))
+        if self.name and (self.name in BACKBONES or not _LABEL.fullmatch(self.name)):
+            what = "is a backbone's own" if self.name in BACKBONES else "is none: letters, digits and . _ + -"
+            raise UsageError(f"--name {self.name!r} {what}; give a name for this checkpoint such as mine-ep100")
+        if self.weights is None and (self.weights_key or self.name):
+            raise UsageError("--name and --weights-key are for a checkpoint: give it with --weights FILE")
         require_choice("fit", self.fit, FITS)
         require_choice("storage format", self.storage, STORAGE_FORMATS)
         require_choice("on-error", self.on_error, ON_ERROR)
         for name, value in (("batch size", self.batch_size), ("limit", self.limit)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, found {value}")
+
+    def label(self, entry: BackboneEntry) -> str:
+        """What the features of a backbone are called: by default its name, with ``+`` and the checkpoint's file."""
+        model, seed, size = split_name(entry.name)
+        if self.weights is None:
+            return entry.name
+        file = self.weights.absolute()
+        stem = _ENDINGS.sub("", file.name)
+        if stem in ("model", "pytorch_model"):  # as every folder of transformers calls it
+            stem = file.parent.name
+        return join_name(self.name or f"{model}+{stem}", seed, size)
 
 
 def choose_device(name: str) -> torch.device:

@@ -110,13 +110,13 @@ class Normals(Task):
         overall = _mean_normal(total.sum((1, 2)))
         return F.normalize(total + overall[:, None, None], dim=0).float()
 
-    def dense_values(self, target: Tensor) -> tuple[Tensor, Tensor]:
+    def dense_values(self, target: Tensor, classes: tuple[str, ...] = ()) -> tuple[Tensor, Tensor]:
         """What may be averaged: the vectors (B, 3, h, w) float32, and which are known (B, h, w)."""
         return target, _known(target)
 
     def output_of_mean(self, mean: Tensor) -> Tensor:
         """The output (B, 3, h, w) for a mean of vectors: itself, since outputs are brought to length 1."""
-        return mean
+        return mean.float()
 
     def prediction(self, output: Tensor) -> Tensor:
         """Unit vectors (B, h, w, 3) float32."""

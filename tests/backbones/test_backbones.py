@@ -42,7 +42,7 @@ def test_listing_needs_neither_torch_nor_a_model_library():
     code = (
         "import sys; from deapcache.backbones import BACKBONES, describe, weights_status, forward_count\n"
         "assert describe('dinov2@untrained').untrained and weights_status('mocov3')\n"
-        "assert len(BACKBONES.names()) == 20 and forward_count() == 0\n"
+        "assert len(BACKBONES.names()) >= 20 and forward_count() == 0\n"
         "assert not {'torch', 'timm', 'open_clip'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from deapcache.locations import Location
 from deapcache.recipe import Protocol, digest_of
-from deapcache.results import Result, save_run
+from deapcache.results import Result, save_run, table_rows
 
 METRICS = {
     "iou": {"label": "IoU", "unit": "", "higher_is_better": True},
@@ -131,3 +132,9 @@ def save_depth(home: Location, seed: int = 0, *, further: float = 0.0, **changes
         image_ids=[str(number) for number in range(_IMAGES)],
         weights={"a": np.ones(1)},
     )
+
+
+def main_rows(results: Iterable[Result], **options: Any) -> list[Any]:
+    """The rows of ``table_rows``, each by the line of its main metric."""
+    rows = table_rows(results, **options)
+    return list(rows[rows["is_main"]].itertuples())

@@ -254,7 +254,7 @@ def category_of(backbone: str) -> str:
     """The category of a backbone, one of :data:`CATEGORIES`: as it is registered here, without building anything."""
     from deapcache.backbones import BACKBONES
 
-    if backbone.endswith("@untrained"):
+    if "@untrained" in backbone:
         return UNTRAINED
     if backbone.startswith("open_clip:"):
         return "vision-language"
