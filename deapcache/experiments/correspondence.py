@@ -24,7 +24,7 @@ from deapcache.probing.config import UNTRAINED
 from deapcache.recipe import Protocol
 from deapcache.regions import SQUASH
 from deapcache.results import Result, save_run
-from deapcache.results.intervals import bootstrap_interval, interval_key
+from deapcache.results.intervals import bootstrap_difference, bootstrap_interval, interval_key
 from deapcache.results.record import plain_json
 
 TASK, SPLIT = "correspondence", "val"
@@ -203,7 +203,7 @@ def _save(
     device: str,
     command: Sequence[str],
 ) -> Result:
-    """A result in the home, with its interval over pairs, which tables show as they show others'."""
+    """A result in the home, with its intervals over pairs, which tables show as they show others'."""
     record = {"path": entry.path, "digest": entry.digest, "recipe": dict(entry.recipe)}
     facts = {
         "protocol": protocol.to_json(),
@@ -237,7 +237,10 @@ def _save(
     result = save_run(
         home, facts, statistics=statistics, prior_statistics=prior, image_ids=names, weights={}, command=command
     )
-    intervals = bootstrap_interval([statistics], pck, sums_suffice=True)
-    kept = {"runs": [result.run], "intervals": plain_json(intervals)}
-    home.publish(interval_key([result]), json.dumps(kept).encode(), replace=True)
+    kept = {
+        "runs": [result.run],
+        "intervals": bootstrap_interval([statistics], pck, sums_suffice=True),
+        "differences": bootstrap_difference([statistics], [prior], pck, sums_suffice=True),
+    }
+    home.publish(interval_key([result]), json.dumps(plain_json(kept)).encode(), replace=True)
     return result
