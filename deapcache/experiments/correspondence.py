@@ -20,10 +20,11 @@ from deapcache.experiments.probe import choose_backbones
 from deapcache.locations import Location
 from deapcache.machine import device_name
 from deapcache.probing import feature_fields
+from deapcache.probing.config import UNTRAINED
 from deapcache.recipe import Protocol
 from deapcache.regions import SQUASH
 from deapcache.results import Result, save_run
-from deapcache.results.intervals import bootstrap_interval, interval_key
+from deapcache.results.intervals import bootstrap_difference, bootstrap_interval, interval_key
 from deapcache.results.record import plain_json
 
 TASK, SPLIT = "correspondence", "val"
@@ -124,7 +125,7 @@ def match_pairs(
             volumes = torch.from_numpy(cache.read_features([rows[id_] for id_ in ids])).to(device).float()
             held = dict(zip(ids, F.normalize(volumes, dim=-1), strict=True))
         source, target = (held[id_] for id_ in pair.images)
-        covered = np.array(getattr(cache, "covered", (1.0, 1.0)))[::-1]  # of width and height
+        covered = np.array(cache.covered)[::-1]  # of width and height
         shares = pair.points[0] / _width_height(pair, 0) / covered
         best = most_similar(source, target, torch.from_numpy(shares).to(source))
         found[place] = best.cpu().double().numpy() * covered * _width_height(pair, 1)
@@ -180,7 +181,7 @@ def _protocol(dataset: str, size: tuple[int, int], pairs: Sequence[KeypointPair]
         output_size=size,
         readout="nearest",
         readout_options={"similarity": "cosine", "source": "bilinear", "target": "centre of the best cell"},
-        optimiser={"name": "none, nothing is trained", "lr": 1.0},
+        optimiser={"name": "none", "lr": UNTRAINED},
         iterations=0,
         batch_size=1,
         order_seed=0,
@@ -202,7 +203,7 @@ def _save(
     device: str,
     command: Sequence[str],
 ) -> Result:
-    """A result in the home, with its interval over pairs, which tables show as they show others'."""
+    """A result in the home, with its intervals over pairs, which tables show as they show others'."""
     record = {"path": entry.path, "digest": entry.digest, "recipe": dict(entry.recipe)}
     facts = {
         "protocol": protocol.to_json(),
@@ -236,7 +237,10 @@ def _save(
     result = save_run(
         home, facts, statistics=statistics, prior_statistics=prior, image_ids=names, weights={}, command=command
     )
-    intervals = bootstrap_interval([statistics], pck, sums_suffice=True)
-    kept = {"runs": [result.run], "intervals": plain_json(intervals)}
-    home.publish(interval_key([result]), json.dumps(kept).encode(), replace=True)
+    kept = {
+        "runs": [result.run],
+        "intervals": bootstrap_interval([statistics], pck, sums_suffice=True),
+        "differences": bootstrap_difference([statistics], [prior], pck, sums_suffice=True),
+    }
+    home.publish(interval_key([result]), json.dumps(plain_json(kept)).encode(), replace=True)
     return result
