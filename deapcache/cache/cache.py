@@ -247,8 +247,9 @@ def shards_present(location: Location, arrays: Sequence[StoredArray], wanted: Co
 
 def _has_links(location: Location, arrays: Sequence[StoredArray]) -> bool:
     """Whether an array's folder is a link: below one that leads nowhere everything seems absent; a listing tells."""
-    local = isinstance(location, LocalLocation)
-    return local and any((location.path / stored.spec.name).is_symlink() for stored in arrays)
+    if not isinstance(location, LocalLocation):
+        return False
+    return any((location.path / stored.spec.name).is_symlink() for stored in arrays)
 
 
 def has_shard(location: Location, arrays: Sequence[StoredArray], shard: int) -> bool:
