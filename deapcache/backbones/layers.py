@@ -47,8 +47,11 @@ class LoadedModel(NamedTuple):
 
 def patch_size(module: nn.Module) -> tuple[int, int]:
     """Height and width of the patches that a model cuts images into, pixels; (1, 1) where it has none."""
-    patch = getattr(getattr(module, "patch_embed", module), "patch_size", 1)
-    height, width = (patch, patch) if isinstance(patch, int) else patch
+    config = getattr(module, "config", None)  # of transformers; else of timm or open_clip
+    patch = getattr(config or getattr(module, "patch_embed", module), "patch_size", 1)
+    if isinstance(patch, int) or config is not None:  # there, several numbers are of patches that overlap
+        patch = (patch if isinstance(patch, int) else 1,) * 2
+    height, width = patch
     return int(height), int(width)
 
 
@@ -104,7 +107,7 @@ def select_layers(
     if blocks is None:
         raise UsageError(
             f"backbone {entry.name!r} ({entry.architecture}) has no layers, final norm or class token to choose: only "
-            "vision transformers have, of timm (ViT, DINOv2, SigLIP, EVA) and of open_clip; leave out --layers, "
+            "vision transformers have, of timm (ViT, DINOv2, SigLIP, EVA), of open_clip and hf:; leave out --layers, "
             "--tokens and --final-norm"
         )
     norm = entry.final_norm if selection.final_norm is None else selection.final_norm

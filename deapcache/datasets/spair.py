@@ -100,7 +100,8 @@ def read_pairs(root: Path, split: str) -> list[tuple[str, str, str]]:
     for number, line in enumerate(read_bytes(path, "list").decode(errors="replace").splitlines(), start=1):
         match = _PAIR.fullmatch(line.strip())
         if match is not None:
-            found.append((match[0], *(f"{match['category']}/{match[name]}" for name in ("source", "target"))))
+            source, target = (f"{match['category']}/{match[name]}" for name in ("source", "target"))
+            found.append((match[0], source, target))
         elif line.strip():
             raise DataError(
                 f"{path}, line {number} reads {line[:200]!r}; expected NUMBER-SOURCE-TARGET:CATEGORY; {_ADVICE}",

@@ -20,10 +20,11 @@ from deapcache.experiments.probe import choose_backbones
 from deapcache.locations import Location
 from deapcache.machine import device_name
 from deapcache.probing import feature_fields
+from deapcache.probing.config import UNTRAINED
 from deapcache.recipe import Protocol
 from deapcache.regions import SQUASH
 from deapcache.results import Result, save_run
-from deapcache.results.intervals import bootstrap_interval, interval_key
+from deapcache.results.intervals import bootstrap_difference, bootstrap_interval, interval_key
 from deapcache.results.record import plain_json
 
 TASK, SPLIT = "correspondence", "val"
@@ -82,12 +83,14 @@ def correspondence(
         )
         if entry.recipe["base_fit"] != SQUASH:
             raise UsageError(f"{entry.path} is of cropped images, which lack keypoints: extract with --fit {SQUASH}")
-        begin = time.perf_counter()
-        found = match_pairs(entry.open(), pairs, device=device, progress=lambda *n, name=backbone: progress(name, *n))
+        begin, cache = time.perf_counter(), entry.open()
+        assert isinstance(cache, FeatureCache)  # what open() gives for this kind
+        found = match_pairs(cache, pairs, device=device, progress=lambda *n, name=backbone: progress(name, *n))
         blind = [pair.points[0] * _width_height(pair, 1) / _width_height(pair, 0) for pair in pairs]
         yield _save(
             results_home,
             entry,
+            cache,
             pairs,
             statistics=_statistics(pairs, found),
             prior=_statistics(pairs, blind),
@@ -107,12 +110,13 @@ def match_pairs(
     not know, and :class:`IncompleteCacheError` where it lacks some.
     """
     rows = {id_: row for row, id_ in enumerate(cache.image_ids)}
-    wanted = {id_: rows.get(id_) for pair in pairs for id_ in pair.images}
-    if unknown := sorted(id_ for id_, row in wanted.items() if row is None):
+    wanted = sorted({id_ for pair in pairs for id_ in pair.images})
+    if unknown := [id_ for id_ in wanted if id_ not in rows]:
         raise DataError(f"the cache does not know image {unknown[0]} of the pairs: extract the dataset as it is now")
-    if not cache.is_complete(sorted(wanted.values())):
+    if not cache.is_complete([rows[id_] for id_ in wanted]):
         raise IncompleteCacheError(f"{cache} lacks some of the {len(wanted)} images of the pairs: extract the rest")
-    category, held, found = "", {}, {}
+    category, held = "", dict[str, Tensor]()
+    found: dict[int, np.ndarray] = {}
     for place in sorted(range(len(pairs)), key=lambda place: pairs[place].images):
         pair = pairs[place]
         if pair.images[0].split("/")[0] != category:
@@ -121,7 +125,7 @@ def match_pairs(
             volumes = torch.from_numpy(cache.read_features([rows[id_] for id_ in ids])).to(device).float()
             held = dict(zip(ids, F.normalize(volumes, dim=-1), strict=True))
         source, target = (held[id_] for id_ in pair.images)
-        covered = np.array(getattr(cache, "covered", (1.0, 1.0)))[::-1]  # of width and height
+        covered = np.array(cache.covered)[::-1]  # of width and height
         shares = pair.points[0] / _width_height(pair, 0) / covered
         best = most_similar(source, target, torch.from_numpy(shares).to(source))
         found[place] = best.cpu().double().numpy() * covered * _width_height(pair, 1)
@@ -177,7 +181,7 @@ def _protocol(dataset: str, size: tuple[int, int], pairs: Sequence[KeypointPair]
         output_size=size,
         readout="nearest",
         readout_options={"similarity": "cosine", "source": "bilinear", "target": "centre of the best cell"},
-        optimiser={"name": "none, nothing is trained", "lr": 1.0},
+        optimiser={"name": "none", "lr": UNTRAINED},
         iterations=0,
         batch_size=1,
         order_seed=0,
@@ -189,6 +193,7 @@ def _protocol(dataset: str, size: tuple[int, int], pairs: Sequence[KeypointPair]
 def _save(
     home: Location,
     entry: CacheEntry,
+    cache: FeatureCache,
     pairs: Sequence[KeypointPair],
     *,
     statistics: Mapping[str, np.ndarray],
@@ -198,9 +203,7 @@ def _save(
     device: str,
     command: Sequence[str],
 ) -> Result:
-    """A result in the home, with its interval over pairs, which tables show as they show others'."""
-    cache = entry.open()
-    assert isinstance(cache, FeatureCache)  # what open() gives for this kind
+    """A result in the home, with its intervals over pairs, which tables show as they show others'."""
     record = {"path": entry.path, "digest": entry.digest, "recipe": dict(entry.recipe)}
     facts = {
         "protocol": protocol.to_json(),
@@ -234,7 +237,10 @@ def _save(
     result = save_run(
         home, facts, statistics=statistics, prior_statistics=prior, image_ids=names, weights={}, command=command
     )
-    intervals = bootstrap_interval([statistics], pck, sums_suffice=True)
-    kept = {"runs": [result.run], "intervals": plain_json(intervals)}
-    home.publish(interval_key([result]), json.dumps(kept).encode(), replace=True)
+    kept = {
+        "runs": [result.run],
+        "intervals": bootstrap_interval([statistics], pck, sums_suffice=True),
+        "differences": bootstrap_difference([statistics], [prior], pck, sums_suffice=True),
+    }
+    home.publish(interval_key([result]), json.dumps(plain_json(kept)).encode(), replace=True)
     return result

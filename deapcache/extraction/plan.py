@@ -274,7 +274,7 @@ def untrained_rate(name: str, base_size: BaseSize, precision: str, batch_size: i
     Of the trained one where its loader brings the weights.
     """
     entry = describe(name)
-    copied = entry.untrained or entry.own_weights
+    copied = entry.untrained or (entry.own_weights and entry.is_plugin)
     backbone = build(name if copied else entry.as_untrained().name, precision=precision).to(device)
     size = backbone.image_size if base_size == "native" else base_size
     with keep_freed_memory():  # as in extraction

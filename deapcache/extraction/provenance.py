@@ -16,7 +16,7 @@ from deapcache.cache import Cache
 from deapcache.errors import LocationError
 from deapcache.machine import device_name, now, user_name, versions
 
-_PACKAGES = ("deapcache", "torch", "timm", "open_clip_torch", "numcodecs")
+_PACKAGES = ("deapcache", "torch", "timm", "open_clip_torch", "transformers", "numcodecs")
 
 _SAVE_SECONDS = 30.0
 """Seconds between two saves of a record; the record of a killed run lacks what came after the last one."""

@@ -76,6 +76,22 @@ PROTOCOLS: Mapping[str, NamedProtocol] = {
         task_options={"discrimination": {"scale": "1"}},
         main_metrics={"boundaries": "iou"},
     ),
+    # https://github.com/facebookresearch/dinov2, notebooks/depth_estimation.ipynb: BNHead, 256 bins from 0.001 to 10 m
+    "dinov2-linear": NamedProtocol(
+        summary="DINOv2's linear heads: batch norm, one linear map, depth in 256 bins; schedule and length are ours",
+        standardise="cell",
+        lr=1e-3,
+        readouts=("linear-bn",),
+        task_options={"depth": {"output": "bins", "loss": "dinov2", "crop": "eigen", "cap": "10"}},
+    ),
+    # https://github.com/facebookresearch/dinov3, dinov3/eval/{segmentation,depth}/config.py
+    "dinov3-linear": NamedProtocol(
+        summary="DINOv3's linear heads: batch norm, one linear map, depth in 256 bins; schedule and length are ours",
+        standardise="cell",
+        lr=1e-3,
+        readouts=("linear-bn",),
+        task_options={"depth": {"output": "bins", "crop": "eigen", "cap": "10"}},
+    ),
 }
 """By name. docs/protocol.md says of each what comes from its source and what is ours."""
 

@@ -114,7 +114,7 @@ class Selection:
     backbones: Sequence[str] = ()
     readouts: Sequence[str] = ()
     protocols: Sequence[str] = ()
-    """First characters of protocol digests."""
+    """First characters of protocol digests, or of names."""
     caches: Sequence[str] = ()
     """First characters of digests of feature or target caches that a result has read."""
 
@@ -127,7 +127,7 @@ def select(results: Iterable[Result], wanted: Selection) -> list[Result]:
 
     def values(result: Result) -> list[str]:
         if kind == "protocols":
-            return [result.protocol_digest]
+            return [result.protocol_digest, *filter(None, [result.protocol.get("name")])]
         if kind == "caches":
             return [cache["digest"] for cache in result.caches.values()]
         return [getattr(result, kind.removesuffix("s"))]
@@ -144,7 +144,8 @@ def select(results: Iterable[Result], wanted: Selection) -> list[Result]:
             or any(value.startswith(name) if digests else value == name for value in values(result) for name in names)
         ]
         if left and not kept:
-            there = sorted({value[:SHORT] if digests else value for result in left for value in values(result)})
+            found = {value for result in left for value in values(result)}
+            there = sorted(value[:SHORT] if len(value) == 64 and digests else value for value in found)
             raise ResultsError(f"no result of the {kind} {', '.join(names)}: there are {', '.join(there)}")
         left = kept
     return left
@@ -308,7 +309,8 @@ def table_rows(
     standard deviation, n − 1; NaN for a single seed) over seeds, ``results`` and ``seeds`` (tuples), ``cost`` (mean
     over seeds of what every one of them measured, see :class:`Result`), ``uncertainty`` of the row (``None`` where it
     is not asked for) and ``interval`` of the mean (``None`` where there is none); ``difference`` of mean and prior, of
-    which ``p_holm`` is adjusted for all rows of its comparison key; and the row's ``marks`` (:mod:`.marks`). A row is
+    which ``p_holm`` is adjusted for all rows of its comparison key; the row's learning ``rate`` as text, and its
+    ``marks`` (:mod:`.marks`). A row is
     one task, dataset, backbone, layer, readout and learning rate of one row key. Random weights of several seeds are
     one row, ``NAME@untrained:1,2,3``, whose ``spread`` is over the means of these.
 
@@ -336,6 +338,7 @@ def table_rows(
     rows = frame[frame["run"] == frame["row"].map(runs["run"].first())].reset_index(drop=True)
     shared = {"results": runs["result"].agg(tuple), "seeds": runs["seed"].agg(tuple)}
     shared["cost"] = shared["results"].map(_mean_cost)
+    shared["rate"] = shared["results"].map(_rate)
     shared["backbone"] = runs["backbone"].agg(_joint_name)
     shared["display_name"] = runs["display_name"].agg(_joint_name)
     shared["uncertainty"] = shared["results"].map(uncertainty) if uncertainty else None
@@ -349,8 +352,7 @@ def table_rows(
     rows["p_holm"] = rows.groupby(["comparison_key", "metric"], sort=False)["p"].transform(
         lambda found: np.array(holm(found.tolist()))
     )
-    marks = {line.row: marks_of(line) for line in rows[rows["is_main"]].itertuples()}
-    rows["marks"] = rows["row"].map(marks)
+    rows["marks"] = rows["row"].map({line.row: _marks(line) for line in rows[rows["is_main"]].itertuples()})
     return rows
 
 
@@ -359,6 +361,16 @@ def _spread_over_weights(frame: DataFrame) -> Series:
     several = frame[frame.groupby("row")["backbone"].transform("nunique") > 1]
     means = several.groupby(["row", "metric", "backbone"])["score"].agg(lambda found: np.mean(found.to_numpy()))
     return means.groupby(["row", "metric"]).agg(lambda found: np.std(found.to_numpy(), ddof=1))
+
+
+def _marks(line: Any) -> str:
+    """Of a row, by the line of its main metric."""
+    return marks_of(
+        gain=(line.mean - line.prior) * (1 if line.higher_is_better else -1),
+        p=None if line.difference is None else line.p_holm,
+        judged=[result.scores["judged_images"] for result in line.results if "judged_images" in result.scores],
+        curves=[[loss for _, loss in result.loss_curve] for result in line.results],
+    )
 
 
 def _mean_cost(results: Sequence[Result]) -> dict[str, float]:
@@ -370,11 +382,39 @@ def _mean_cost(results: Sequence[Result]) -> dict[str, float]:
     }
 
 
+def _rate(results: Sequence[Result]) -> str:
+    """``0.01 (of 5, 0.2610)``: the learning rate that was chosen, of how many, and the range of their scores.
+
+    ``largest of 5`` or ``least of 5`` where others beyond might do better. Where it was given ``0.01``; a dash for a
+    readout that is not trained.
+    """
+    found: dict[str, None] = {}
+    for result in results:
+        tried, span = [one["lr"] for one in result.selection.get("candidates", ())], result.selection.get("range")
+        ends = {max(tried): "largest ", min(tried): "least "} if len(tried) > 1 else {}
+        about = f" ({ends.get(result.lr, '')}of {len(tried)}, {span:.4f})" if tried and span is not None else ""
+        found["–" if math.isnan(result.lr) else f"{result.lr:g}{about}"] = None
+    return "; ".join(found)
+
+
+def rate_note(rows: Iterable[Sequence[Result]]) -> list[str]:
+    """What ``rate`` means, for the ``results`` of some rows; [] where no rate was chosen."""
+    found = next((result for results in rows for result in results if result.is_selected), None)
+    if found is None:
+        return []
+    held = f"{found.selection['images']:,} training images" if "images" in found.selection else "training images"
+    metric = found.metrics.get(str(found.selection.get("metric")), {}).get("label", "score")
+    return [f"lr: chosen on {held} that were held out for it; of so many, with the range of their {metric}"]
+
+
 def protocols_of(rows: Iterable[Any]) -> str:
-    """``75de1c5e4d86 (deap, linear), 0c2c2d1bb6e0 (no-sigma)`` of lines of a frame."""
-    groups = grouped(rows, "protocol")
-    readouts = (", ".join(dict.fromkeys(row.readout for row in group)) for group in groups)
-    return ", ".join(f"{group[0].protocol[:SHORT]} ({names})" for group, names in zip(groups, readouts, strict=True))
+    """``deapcache-2: 75de1c5e4d86 (deap, linear), 0c2c2d1bb6e0 (no-sigma)`` of lines of a frame."""
+    found: dict[str, list[str]] = {}
+    for group in grouped(rows, "protocol"):
+        readouts = ", ".join(dict.fromkeys(row.readout for row in group))
+        name = group[0].results[0].protocol.get("name", "")
+        found.setdefault(name, []).append(f"{group[0].protocol[:SHORT]} ({readouts})")
+    return "; ".join(f"{name}: {', '.join(each)}" if name else ", ".join(each) for name, each in found.items())
 
 
 def seeds_of(rows: Iterable[Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -18,8 +17,8 @@ _FALL = 0.03
 
 LEGEND = {
     NOT_ABOVE: (
-        "not shown to be better than the image-independent prior: its score is not, or the 95% interval of the "
-        "difference reaches 0, or would with Holm's correction for all rows of the table"
+        "not shown to be better than the image-independent prior: its score is not, or the interval of the difference "
+        "reaches 0, or would with Holm's correction for all rows of the table"
     ),
     FEW_JUDGED: f"the score rests on fewer than {FEWEST_JUDGED} images: take more, or define large otherwise",
     FALLING: "the training loss was still falling at the end: more --iterations would change the score",
@@ -27,13 +26,25 @@ LEGEND = {
 """Mark → what it means and, where there is something to do, what."""
 
 
-def marks_of(line: Any) -> str:
-    """The marks of a row by the line of its main metric, as in ``deapcache.results.table_rows``; mostly empty."""
-    judged = [result.scores["judged_images"] for result in line.results if "judged_images" in result.scores]
+def marks_of(*, gain: float, p: float | None, judged: Iterable[float], curves: Iterable[Sequence[float | None]]) -> str:
+    """The marks of a row; mostly empty.
+
+    Parameters
+    ----------
+    gain
+        How much better than the prior its score is; NaN where either is undefined.
+    p
+        Of no gain, adjusted for the rows of the table, NaN where it is undefined; ``None``: it was not computed.
+    judged
+        Images that each run's score rests on, of tasks that judge some only.
+    curves
+        Training losses of each run.
+    """
+    is_above = math.isnan(gain) or (gain > 0 and (p is None or p < LARGEST_P))
     found = {
-        NOT_ABOVE: not _is_above(line),
+        NOT_ABOVE: not is_above,
         FEW_JUDGED: any(count < FEWEST_JUDGED for count in judged),
-        FALLING: any(is_falling([loss for _, loss in result.loss_curve]) for result in line.results),
+        FALLING: any(map(is_falling, curves)),
     }
     return "".join(mark for mark, applies in found.items() if applies)
 
@@ -42,14 +53,6 @@ def legend(marks: Iterable[str]) -> list[str]:
     """What stands beneath a table with these marks."""
     there = set("".join(marks))
     return [f"{mark} {meaning}" for mark, meaning in LEGEND.items() if mark in there]
-
-
-def _is_above(line: Any) -> bool:
-    """Whether a score is better than the prior's, beyond doubt where that is known; true without a score or prior."""
-    gain = (line.mean - line.prior) * (1 if line.higher_is_better else -1)
-    if math.isnan(gain):
-        return True
-    return gain > 0 and (line.difference is None or line.p_holm < LARGEST_P)
 
 
 def is_falling(losses: Sequence[float | None]) -> bool:

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from deapcache.errors import UsageError
-from deapcache.results.frame import inner_layer, layer_of, protocol_mismatches, protocols_of, seeds_of, tokens_of
+from deapcache.results.frame import (
+    inner_layer,
+    layer_of,
+    protocol_mismatches,
+    protocols_of,
+    rate_note,
+    seeds_of,
+    tokens_of,
+)
 from deapcache.results.marks import legend
 from deapcache.results.paper import (
     BASE,
@@ -211,14 +219,18 @@ def _lay_out(which: str, lines: DataFrame) -> tuple[list[str], dict[tuple[str, _
     """
     backbones, of_readouts = _backbones(lines), which in _OF_READOUTS
     with_readout = lines["readout"].nunique() > 1 or READOUTS.get(lines["readout"].iloc[0]) != BASE
-    with_rate = lines["lr"].nunique() > 1
+    with_rate = lines.loc[lines["lr"].notna(), "lr_text"].nunique() > 1
 
     def order(row: Any) -> tuple[Any, ...]:
-        return 0 if of_readouts else backbones.index(row.display_name), _readout_order(row.readout), -row.lr
+        return (
+            0 if of_readouts else backbones.index(row.display_name),
+            _readout_order(row.readout),
+            0 if math.isnan(row.lr) else -row.lr,
+        )
 
     def label_of(row: Any) -> str:
         name = f"{row.display_name} · {row.readout}" if with_readout else row.display_name
-        return (row.readout if of_readouts else name) + (f" · lr {row.lr:g}" if with_rate else "")
+        return (row.readout if of_readouts else name) + (f" · {row.lr_text}" if with_rate else "")
 
     numbers: Counter[tuple[str, str, str]] = Counter()
     most: Counter[str] = Counter()
@@ -325,6 +337,7 @@ class _PaperTable:
         yield f"ours: mean over (n) seeds ± their sample standard deviation{compared}"
         for _, rows in self.rows.groupby(["task", "dataset"], sort=False):
             yield from _task_notes(rows)
+        yield from rate_note(self.rows["results"])
         yield from self.mismatches
         if self.which == "figure4":
             yield from _best_of_seeds(scores)
@@ -341,6 +354,9 @@ def _task_notes(rows: DataFrame) -> Iterator[str]:
     yield f"{name}: protocol {protocols_of(rows.itertuples())}; seeds {seeds_of(rows.itertuples())}; {images}"
     if inner := sorted({row.display_name for row in rows.itertuples() if inner_layer(row.result)}):
         yield f"{name}: the paper's are of last layers, not beside {', '.join(inner)}"
+    if first.is_selected:
+        chosen = (f"{row.display_name} · {row.readout} {row.rate}" for row in rows.itertuples())
+        yield f"{name}: lr {', '.join(chosen)}"
     if unlike := unlike_paper(first):
         yield f"{name}: no paper's number beside it: {unlike}"
 

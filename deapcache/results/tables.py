@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-from deapcache.results.frame import grouped, layer_of, protocol_mismatches, protocols_of, seeds_of, tokens_of
+from deapcache.results.frame import grouped, layer_of, protocol_mismatches, protocols_of, rate_note, seeds_of, tokens_of
 from deapcache.results.intervals import Difference, Interval
 from deapcache.results.marks import legend
 from deapcache.results.record import Result, plain_json
@@ -24,6 +24,8 @@ LEFT = 2
 NOTHING = "–"
 PRIOR_ROW = "image-independent prior"
 OVER_PRIOR = "score − prior"
+CHOSEN_RATE = "lr (of, range)"
+"""Head of the frame's ``rate``."""
 MARKS = "marks"
 TRAIN_TIME = "train [ms/image]"
 
@@ -73,10 +75,10 @@ def _table(title: str, lines: DataFrame, every: DataFrame) -> Table:
     header, *cells = zip(*_columns(lines, rows), strict=True)
     notes = protocol_mismatches(rows, every)
     if known := [one for one in rows["uncertainty"] if one]:
-        notes.append(
-            "95% interval: of the mean over seeds, over val images; of score − prior paired, over the same images"
-        )
+        over = f"over {known[0].over}; of score − prior paired, over the same images"
+        notes.append(f"95% interval: of the mean over seeds, {over}")
         notes += dict.fromkeys(f"no interval: {one.problem}" for one in known if one.problem)
+    notes += rate_note(rows["results"])
     notes += legend(rows["marks"])
     return Table(title, header, tuple(cells), (*notes, *_run_notes(rows)), frozenset([len(rows)]))
 
@@ -85,11 +87,13 @@ def _columns(lines: DataFrame, rows: DataFrame) -> Iterator[tuple[str, ...]]:
     """Header, a cell for each of ``rows``, and one for the prior; ``lines`` has their scores."""
     first: Result = rows["result"].iloc[0]
     yield "backbone", *rows["display_name"], PRIOR_ROW
-    names = rows.groupby(["display_name", "readout", "lr"], sort=False)["readout"]
+    names = rows.groupby(["display_name", "readout", "lr_text"], sort=False)["readout"]
     numbers = zip(rows["readout"], names.cumcount() + 1, names.transform("size"), strict=True)
     yield "readout", *(f"{name} ({number})" if rivals > 1 else name for name, number, rivals in numbers), ""
-    if rows["lr"].nunique() > 1:
-        yield "lr", *(f"{lr:g}" for lr in rows["lr"]), ""
+    if any(result.is_selected for result in rows["result"]):
+        yield CHOSEN_RATE, *rows["rate"], ""
+    elif rows["lr_text"].nunique() > 1:
+        yield "lr", *(NOTHING if math.isnan(lr) else f"{lr:g}" for lr in rows["lr"]), ""
     for metric, about in first.metrics.items():
         of_metric = lines[lines["metric"] == metric].set_index("row").reindex(rows["row"])
         yield heading(about), *map(score, of_metric["mean"], of_metric["spread"]), score(first.prior[metric])
@@ -157,6 +161,9 @@ def _row_json(scores: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": first.parameters,
         "cost": line.cost,
         "marks": line.marks,
+        "protocol_name": first.protocol.get("name", ""),
+        "selection": first.selection,
+        "features": first.features,
         "train_images": first.train_images,
         "val_images": first.val_images,
     }

@@ -116,7 +116,7 @@ class Normals(Task):
 
     def output_of_mean(self, mean: Tensor) -> Tensor:
         """The output (B, 3, h, w) for a mean of vectors: itself, since outputs are brought to length 1."""
-        return mean
+        return mean.float()
 
     def prediction(self, output: Tensor) -> Tensor:
         """Unit vectors (B, h, w, 3) float32."""

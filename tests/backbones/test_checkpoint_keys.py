@@ -104,7 +104,7 @@ def test_several_files_with_an_index(tmp_path, trained, state):
     index.write_text(json.dumps({"weight_map": {f"backbone.{key}": file for file in files for key in files[file]}}))
     assert build(NAME, weights=index).identity.weights == trained.identity.weights.removeprefix("untrained:seed=7:")
     (tmp_path / "model-2-of-2.safetensors").unlink()
-    with pytest.raises(WeightsError, match="names model-2-of-2.safetensors, which is not beside it: put all 2 files"):
+    with pytest.raises(WeightsError, match=r"names model-2-of-2\.safetensors, which is not beside it: put all 2 files"):
         build(NAME, weights=index)
     index.write_text("[]")
     with pytest.raises(WeightsError, match="is no index of a checkpoint's files"):

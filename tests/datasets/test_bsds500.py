@@ -1,4 +1,4 @@
-"""BSDS500 in the official layout, whose ground truth SciPy writes as MATLAB's cells of structs."""
+"""BSDS500: images, every annotator's boundaries, and files that are not as they should be."""
 
 from __future__ import annotations
 
@@ -7,40 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from deapcache_bsds import IDS, SIZE, drawn_by, write_bsds, write_ground_truth
 from scipy.io import savemat
 
 from deapcache.datasets import DATASETS, open_dataset
 from deapcache.datasets.bsds500 import Bsds500
 from deapcache.errors import DataError, DeapcacheError, MissingDataError
 
-SIZE = (12, 18)
-IDS = {"train": ("100075", "8049"), "val": ("3096",), "test": ("5096", "6046")}
-
-
-def _write(path: Path, maps: list[np.ndarray], name: str = "groundTruth", field: str = "Boundaries") -> None:
-    cells = np.empty((1, len(maps)), object)
-    for place, drawn in enumerate(maps):
-        cells[0, place] = {"Segmentation": 1 + drawn.astype(np.uint16), field: drawn}
-    savemat(path, {name: cells}, do_compression=True)
-
-
-def _drawn(seed: int, annotators: int, size: tuple[int, int] = SIZE) -> list[np.ndarray]:
-    return list((np.random.default_rng(seed).random((annotators, *size)) < 0.2).astype(np.uint8))
-
 
 @pytest.fixture(params=["BSR/BSDS500/data", "bsds500"])
 def root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     data = tmp_path / request.param
-    for part, ids in IDS.items():
-        for folder in ("images", "groundTruth"):
-            (data / folder / part).mkdir(parents=True)
-        for id_ in ids:
-            size = SIZE[::-1] if id_ == "8049" else SIZE
-            pixels = np.random.default_rng(int(id_)).integers(0, 256, (*size, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(data / f"images/{part}/{id_}.jpg")
-            _write(data / f"groundTruth/{part}/{id_}.mat", _drawn(int(id_), 4 + int(id_) % 6, size))
-        (data / "images" / part / "Thumbs.db").touch()  # as in the archive
+    write_bsds(data)
     return data
 
 
@@ -55,7 +33,7 @@ def test_images_and_every_annotators_map_are_those_of_the_files(root: Path) -> N
             assert dataset.read_image(split, row).shape == (*size, 3)
             found = dataset.read_annotation(split, row, "edges")
             assert found.dtype == np.int16
-            maps = _drawn(int(id_), 4 + int(id_) % 6, size)
+            maps = drawn_by(int(id_), 4 + int(id_) % 6, size)
             for bit in range(15):
                 expected = maps[bit] if bit < len(maps) else np.zeros(size)
                 np.testing.assert_array_equal((found >> bit) & 1, expected)
@@ -66,7 +44,7 @@ def test_images_and_every_annotators_map_are_those_of_the_files(root: Path) -> N
 
 def test_digests_follow_the_files(root: Path) -> None:
     before = [Bsds500(root).annotation_digest(split, "edges") for split in ("train", "val")]
-    _write(root / "groundTruth/test/5096.mat", _drawn(1, 5))
+    write_ground_truth(root / "groundTruth/test/5096.mat", drawn_by(1, 5))
     after = [Bsds500(root).annotation_digest(split, "edges") for split in ("train", "val")]
     assert (before[0] == after[0], before[1] == after[1]) == (True, False)
 
@@ -80,14 +58,32 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (lambda r: (r / "groundTruth/test").rename(r / "gone"), r"no val split .*groundTruth/test is missing"),
     "text": (_mat(lambda p: p.write_text("<html>")), r"cannot decode .*5096\.mat"),
     "empty": (_mat(lambda p: p.write_bytes(b"")), r"cannot decode .*5096\.mat"),
-    "another variable": (_mat(lambda p: _write(p, _drawn(0, 4), name="gt")), r"5096\.mat is not as BSDS500 has it"),
-    "another field": (_mat(lambda p: _write(p, _drawn(0, 4), field="Lines")), r"5096\.mat is not as BSDS500 has it"),
-    "no annotator": (_mat(lambda p: _write(p, [])), r"5096\.mat is not as BSDS500 has it"),
+    "another variable": (
+        _mat(lambda p: write_ground_truth(p, drawn_by(0, 4), name="gt")),
+        r"5096\.mat is not as BSDS500 has it",
+    ),
+    "another field": (
+        _mat(lambda p: write_ground_truth(p, drawn_by(0, 4), field="Lines")),
+        r"5096\.mat is not as BSDS500 has it",
+    ),
+    "no annotator": (_mat(lambda p: write_ground_truth(p, [])), r"5096\.mat is not as BSDS500 has it"),
     "no cells": (_mat(lambda p: savemat(p, {"groundTruth": np.eye(4)})), r"5096\.mat is not as BSDS500 has it"),
-    "colours": (_mat(lambda p: _write(p, [255 * one for one in _drawn(0, 4)])), r"maps of 0 and 1 of one size"),
-    "two sizes": (_mat(lambda p: _write(p, [*_drawn(0, 2), *_drawn(0, 1, (4, 4))])), r"maps of 0 and 1 of one size"),
-    "another size": (_mat(lambda p: _write(p, _drawn(0, 4, (4, 4)))), r"5096\.mat has 4 x 4 pixels .* has 12 x 18"),
-    "too many": (_mat(lambda p: _write(p, _drawn(0, 16))), r"5096\.mat has 16 annotators; there is room for 15"),
+    "colours": (
+        _mat(lambda p: write_ground_truth(p, [255 * one for one in drawn_by(0, 4)])),
+        r"maps of 0 and 1 of one size",
+    ),
+    "two sizes": (
+        _mat(lambda p: write_ground_truth(p, [*drawn_by(0, 2), *drawn_by(0, 1, (4, 4))])),
+        r"maps of 0 and 1 of one size",
+    ),
+    "another size": (
+        _mat(lambda p: write_ground_truth(p, drawn_by(0, 4, (4, 4)))),
+        r"5096\.mat has 4 x 4 pixels .* has 12 x 18",
+    ),
+    "too many": (
+        _mat(lambda p: write_ground_truth(p, drawn_by(0, 16))),
+        r"5096\.mat has 16 annotators; there is room for 15",
+    ),
 }
 
 

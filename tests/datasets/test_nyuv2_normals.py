@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
-from deapcache_matlab import random_sample, write_labelled, write_splits
+from deapcache_matlab import random_normals, random_sample, write_array, write_labelled, write_normals, write_splits
 
 from deapcache.annotations import get_annotation, mirror
 from deapcache.datasets import DATASETS, open_dataset
@@ -20,18 +19,8 @@ SIZE = (24, 32)
 COUNT = 5
 
 
-def _write(path: Path, name: str, values: np.ndarray) -> None:
-    """As MATLAB's ``save -v7.3``: the last axis (images) comes first in the file, and rows last."""
-    with h5py.File(path, "w", userblock_size=512) as file:
-        file.create_dataset(name, data=values.transpose(), chunks=True, compression="gzip")
-
-
 def _truth() -> tuple[np.ndarray, np.ndarray]:
-    """``norm_gt_l`` (h, w, 3, n) single, not quite of length 1, and ``masks`` (h, w, n), as MATLAB shows them."""
-    rng = np.random.default_rng(0)
-    normals = rng.normal(size=(*SIZE, 3, COUNT))
-    normals *= rng.uniform(0.99, 1.01, (*SIZE, 1, COUNT)) / np.linalg.norm(normals, axis=2, keepdims=True)
-    return normals.astype(np.float32), (rng.random((*SIZE, COUNT)) < 0.8).astype(np.uint8)
+    return random_normals(COUNT, SIZE)
 
 
 @pytest.fixture(params=["", "gt"])
@@ -39,9 +28,7 @@ def root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     folder = tmp_path / "nyuv2"
     write_labelled(folder, [random_sample(seed, SIZE) for seed in range(COUNT)])
     write_splits(folder, (1, 4, 5), (3, 2))
-    (folder / request.param).mkdir(exist_ok=True)
-    for name, key, values in zip(("norm_gt_l.mat", "masks.mat"), ("norm_gt_l", "masks"), _truth(), strict=True):
-        _write(folder / request.param / name, key, values)
+    write_normals(folder / request.param, COUNT, SIZE)
     return folder
 
 
@@ -73,8 +60,8 @@ def test_normals_are_those_of_the_files_on_nyuv2s_images(root: Path) -> None:
 def test_vectors_without_a_direction_are_unknown(root: Path) -> None:
     normals, masks = _truth()
     normals[0, 0, :, 1], normals[0, 1, :, 1], masks[0, :2, 1] = 0, np.nan, 1
-    _write(_files(root)[0], "norm_gt_l", normals)
-    _write(_files(root)[1], "masks", masks)
+    write_array(_files(root)[0], "norm_gt_l", normals)
+    write_array(_files(root)[1], "masks", masks)
     assert (NyuNormals(root).read_annotation("val", 0, "normals")[0, :2] == 0).all()
 
 
@@ -82,13 +69,13 @@ def test_digests_follow_both_files(root: Path) -> None:
     normals, masks = _truth()
     digests = [NyuNormals(root).annotation_digest("val", "normals")]
     masks[0, 0, 1] ^= 1
-    _write(_files(root)[1], "masks", masks)
+    write_array(_files(root)[1], "masks", masks)
     digests.append(NyuNormals(root).annotation_digest("val", "normals"))
     normals[0, 0, 0, 2] += 1
-    _write(_files(root)[0], "norm_gt_l", normals)
+    write_array(_files(root)[0], "norm_gt_l", normals)
     digests.append(NyuNormals(root).annotation_digest("val", "normals"))
     masks[0, 0, 4] ^= 1  # of a training image
-    _write(_files(root)[1], "masks", masks)
+    write_array(_files(root)[1], "masks", masks)
     digests.append(NyuNormals(root).annotation_digest("val", "normals"))
     assert len(set(digests)) == 3
 
@@ -100,14 +87,17 @@ def _cut(path: Path) -> None:
 BROKEN: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "no masks": (lambda n, m: m.unlink(), r"masks\.mat is missing"),
     "cut short": (lambda n, m: _cut(n), r"norm_gt_l\.mat cannot be opened as HDF5"),
-    "another array": (lambda n, m: _write(n, "normals", _truth()[0]), r"has no array 'norm_gt_l'; found normals"),
-    "no vectors": (lambda n, m: _write(n, "norm_gt_l", _truth()[0][:, :, 0]), r"norm_gt_l has shape \(5, 32, 24\)"),
+    "another array": (lambda n, m: write_array(n, "normals", _truth()[0]), r"has no array 'norm_gt_l'; found normals"),
+    "no vectors": (
+        lambda n, m: write_array(n, "norm_gt_l", _truth()[0][:, :, 0]),
+        r"norm_gt_l has shape \(5, 32, 24\)",
+    ),
     "colours": (
-        lambda n, m: _write(n, "norm_gt_l", _truth()[0].astype(np.uint8)),
+        lambda n, m: write_array(n, "norm_gt_l", _truth()[0].astype(np.uint8)),
         r"dtype uint8; expected \(images, 3, width, height\), float",
     ),
     "masks of another size": (
-        lambda n, m: _write(m, "masks", np.ones((4, 6, COUNT), bool)),
+        lambda n, m: write_array(m, "masks", np.ones((4, 6, COUNT), bool)),
         r"masks\.mat has maps of \(4, 6\) pixels, .*norm_gt_l\.mat of \(24, 32\); use the two files of one download",
     ),
 }

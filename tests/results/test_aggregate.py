@@ -77,6 +77,31 @@ def test_a_protocol_from_before_there_were_views_is_one_of_original_images(facts
         main_rows([one, mirrored])
 
 
+def _control(facts, seed: int, iou: float, *, weights: int, digest: str = ""):
+    made = facts(backbone="tiny@untrained" + (f":{weights}" if weights else ""), seed=seed, iou=iou)
+    for split in ("train", "val"):
+        made["caches"][split]["recipe"]["weights"] = f"untrained:{digest or weights}"
+    return make_result(made)
+
+
+def test_random_weights_of_several_seeds_are_one_row_whose_spread_is_over_them(facts) -> None:
+    controls = [_control(facts, 0, 0.1, weights=0), _control(facts, 0, 0.2, weights=1)]
+    controls += [_control(facts, 1, 0.4, weights=1), _control(facts, 0, 0.5, weights=12)]
+    trained, row = sorted(main_rows([*controls, make_result(facts())]), key=lambda row: len(row.results))
+    assert (row.display_name, row.backbone, trained.display_name) == (*["tiny@untrained:0,1,12"] * 2, "tiny")
+    assert row.mean == pytest.approx(0.3)
+    assert row.spread == pytest.approx(statistics.stdev([0.1, 0.3, 0.5]))
+    assert [one.display_name for one in main_rows(controls[1:3])] == ["tiny@untrained:1"]
+    assert select(controls, Selection(backbones=["tiny@untrained:0", "tiny@untrained:12"])) == controls[::3]
+
+
+def test_other_random_weights_of_the_same_seed_are_no_seeds_of_each_other(facts) -> None:
+    results = [_control(facts, seed, 0.1, weights=1, digest=f"of version {seed}") for seed in (0, 1)]
+    with pytest.raises(ResultsError, match=r"train\.weights: 'untrained:of version 0' or 'untrained:of version 1'"):
+        main_rows(results)
+    assert len(main_rows(results, allow_mixed=True)) == 2
+
+
 def test_one_seed_has_no_spread(facts) -> None:
     (summary,) = main_rows([make_result(facts())])
     assert math.isnan(summary.spread)

@@ -24,6 +24,7 @@ from deapcache.results.frame import (
     grouped,
     layer_of,
     protocols_of,
+    rate_note,
     reading_in,
     row_identity,
     table_rows,
@@ -124,7 +125,7 @@ COLUMNS = (
     *("training_data", "speeds", "readout", "variant", "name", "lr", "parameters", "layer", "tokens"),
     *("metric", "place", "label", "unit", "higher_is_better", "is_main"),
     *("mean", "spread", "decimals", "interval", "prior", "difference", "p_holm"),
-    *("row", "results", "homes", "seeds", "cost", "protocol", "date", "versions", "problem", "marks"),
+    *("row", "results", "homes", "seeds", "cost", "protocol", "date", "versions", "problem", "over", "rate", "marks"),
     *("train_images", "val_images", "output_size"),
 )
 """Of a leaderboard's frame. ``setting`` tells a comparison from others of its task and dataset, ``variant`` an entry
@@ -158,7 +159,12 @@ class Leaderboard:
 
 
 def leaderboard(
-    collected: Collected, *, intervals: bool = True, paper: bool = True, device: str | None = None
+    collected: Collected,
+    *,
+    intervals: bool = True,
+    over_seeds: bool = False,
+    paper: bool = True,
+    device: str | None = None,
 ) -> Leaderboard:
     """Boards of everything collected: the paper's data on one, each other dataset on its own.
 
@@ -171,7 +177,7 @@ def leaderboard(
     shown = _shown_device(collected.speeds, device)
     devices = tuple(sorted(collected.speeds, key=lambda name: (name != shown, name)))
     rows = table_rows(
-        collected.results, allow_mixed=True, uncertainty=_intervals(collected.homes) if intervals else None
+        collected.results, allow_mixed=True, uncertainty=_intervals(collected.homes, over_seeds) if intervals else None
     )
     rows = [row for row in rows.itertuples() if row.is_metric]
     variants = _variants(rows)
@@ -208,9 +214,9 @@ def _speed_of(backbone: str, known: Mapping[str, Speed]) -> Speed | None:
     return known.get(backbone) or known.get(backbone.partition(_CONTROL)[0])
 
 
-def _intervals(homes: Mapping[str, Location]) -> Any:
+def _intervals(homes: Mapping[str, Location], over_seeds: bool) -> Any:
     """Intervals of rows whose seeds may lie in several homes; kept in that of the first seed."""
-    of_home = functools.cache(lambda home: HomeIntervals(home, home_of=homes.__getitem__))
+    of_home = functools.cache(lambda home: HomeIntervals(home, home_of=homes.__getitem__, over_seeds=over_seeds))
 
     def uncertainty(results: Sequence[Result]) -> Uncertainty:
         found: Uncertainty = of_home(homes[results[0].run])(results)
@@ -322,9 +328,10 @@ def _papers_comparison(task: str, data: PaperData, setting: str) -> list[dict[st
     comparison = _comparison_columns(task, data.dataset, PAPER, setting) | {"board": PAPERS_DATA}
     comparison |= {name: getattr(data, name) for name in ("train_images", "val_images", "output_size")}
     printed = [(name, ours.metrics[name]) for name in ours.metrics if name in paper_metrics(task)]
+    main = ours.main_metric if ours.main_metric in paper_metrics(task) else printed[-1][0]
     metrics = {
         name: {"metric": name, "place": place, "label": about.label, "unit": about.unit}
-        | {"higher_is_better": about.higher_is_better, "is_main": name == ours.main_metric, "prior": None}
+        | {"higher_is_better": about.higher_is_better, "is_main": name == main, "prior": None}
         for place, (name, about) in enumerate(printed)
     }
     return [comparison | line | metrics[line["metric"]] for line in _paper_lines(task) if line["metric"] in metrics]
@@ -364,7 +371,7 @@ def _measured_entry(row: Any, variant: str, homes: Sequence[Location]) -> dict[s
         "name": f"{row.readout} ({variant})" if variant else row.readout,
         **{
             name: getattr(row, name)
-            for name in ("row", "readout", "lr", "parameters", "results", "seeds", "cost", "protocol", "marks")
+            for name in ("row", "readout", "lr", "parameters", "results", "seeds", "cost", "protocol", "rate", "marks")
         },
         "layer": layer_of(first),
         "tokens": tokens_of(first),
@@ -372,6 +379,7 @@ def _measured_entry(row: Any, variant: str, homes: Sequence[Location]) -> dict[s
         "date": max(result.date for result in row.results)[:10],
         "versions": ", ".join(dict.fromkeys(found)),
         "problem": row.uncertainty.problem if row.uncertainty else "",
+        "over": row.uncertainty.over if row.uncertainty else "",
     }
 
 
@@ -404,9 +412,8 @@ def _paper_lines(task: str) -> Iterator[dict[str, Any]]:
                 "readout": readout,
                 "name": readout,
                 "parameters": learnable.value * 1e6 if learnable else None,
-                **dict.fromkeys(
-                    ("reading", "variant", "layer", "tokens", "protocol", "date", "versions", "problem", "marks"), ""
-                ),
+                **dict.fromkeys(("reading", "variant", "layer", "tokens", "protocol", "date", "versions"), ""),
+                **dict.fromkeys(("problem", "over", "rate", "marks"), ""),
                 **dict.fromkeys(("results", "homes", "seeds"), ()),
                 "cost": {},
                 "lr": None,
@@ -515,4 +522,9 @@ def comparison_notes(lines: Sequence[Any]) -> list[str]:
     if ours:
         notes.append(f"protocol: {protocols_of(ours)}")
     notes += [f"no interval: {problem}" for problem in dict.fromkeys(line.problem for line in ours) if problem]
-    return notes + legend(line.marks for line in ours)
+    over = [
+        f"95% interval: of the mean over seeds, over {over}"
+        for over in dict.fromkeys(line.over for line in ours)
+        if over
+    ]
+    return notes + over + rate_note(line.results for line in ours) + legend(line.marks for line in ours)

@@ -104,6 +104,7 @@ def html_page(board: Leaderboard) -> str:
     # JSON that cannot end, or comment out, the script element it stands in: tojson escapes < > & '
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters |= {
+        "difference": difference,
         "heading": lambda line: heading(line._asdict()),
         "millions": millions,
         "number": _number,
@@ -283,8 +284,10 @@ def _facts(entry: Any, notes: Sequence[str]) -> Iterator[tuple[str, str]]:
     yield "learnable parameters", _with_unit(millions(entry.parameters, 3), "M")
     for name, cost in (("training", "train_ms_per_image"), ("prediction", "predict_ms_per_image")):
         yield name, _with_unit(three_digits(entry.cost.get(cost)), "ms/image, the readout alone")
+    yield "learning rate", entry.rate
     yield "seeds", ", ".join(map(str, entry.seeds))
-    yield "protocol", entry.protocol
+    named = entry.results[0].protocol.get("name", "") if entry.results else ""
+    yield "protocol", f"{named} {entry.protocol}".strip()
     yield "versions", entry.versions
     yield from (("images", note.removeprefix("images: ")) for note in notes if note.startswith("images: "))
     yield "no interval", entry.problem

@@ -30,6 +30,7 @@ from deapcache.results.leaderboard.board import (
 from deapcache.results.marks import legend
 from deapcache.results.record import result_key
 from deapcache.results.tables import (
+    CHOSEN_RATE,
     MARKS,
     NOTHING,
     OVER_PRIOR,
@@ -43,7 +44,7 @@ from deapcache.results.tables import (
 )
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|!~$])")
-_SPREAD = "± is the sample standard deviation over seeds; 95% interval: of their mean, over val images"
+_SPREAD = "± is the sample standard deviation over seeds"
 _ORDER = "rows with most tasks first, then by their ranks; scores of different columns say nothing about each other"
 _NAMES = 4
 """Columns that are names in Markdown; the others are numbers, and stand right."""
@@ -63,6 +64,7 @@ _BACKBONE: Sequence[tuple[str, Callable[[Any], str]]] = (
 
 _MEASURED: Sequence[tuple[str, Callable[[Any], str]]] = (
     ("seeds", lambda line: ", ".join(map(str, line.seeds)) or NOTHING),
+    (CHOSEN_RATE, lambda line: line.rate if any(result.is_selected for result in line.results) else NOTHING),
     ("learnable\n[M]", lambda line: millions(line.parameters, 3)),
     ("train\n[ms/image]", lambda line: three_digits(line.cost.get("train_ms_per_image"))),
     ("protocol", lambda line: line.protocol[:SHORT] or NOTHING),
@@ -125,7 +127,7 @@ def _comparison_table(lines: Sequence[Any]) -> Table:
     scores = [{line.metric: line for line in entry} for entry in grouped(lines, "entry")]
     entries = [entry[0] for entry in grouped(lines, "entry")]
     columns = [(name, [text(entry) for entry in entries]) for name, text in _BACKBONE[:3]]
-    metrics = [of_metric[0] for of_metric in grouped(lines, "metric")]
+    metrics, prior = [of_metric[0] for of_metric in grouped(lines, "metric")], ""
     for metric in sorted(metrics, key=lambda metric: (not metric.is_main, metric.place)):
         found = [entry.get(metric.metric) for entry in scores]
         columns.append((heading(metric._asdict()), [score_text(line) if line else NOTHING for line in found]))
@@ -199,6 +201,7 @@ def _csv_row(line: Any, device: str, beside: Path | None) -> Iterator[tuple[str,
     yield from ((name, getattr(line, name)) for name in ("source", "backbone", "category", "backbone_parameters"))
     yield "features", volume(line)
     yield from ((name, getattr(line, name)) for name in ("layer", "tokens", "readout", "variant", "lr"))
+    yield "lr_range", line.results[0].selection.get("range") if line.results else None
     yield "readout_parameters", line.parameters
     yield from ((name, getattr(line, name)) for name in ("metric", "unit"))
     yield from ((name, str(bool(getattr(line, name))).lower()) for name in ("higher_is_better", "is_main"))

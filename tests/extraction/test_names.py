@@ -1,0 +1,127 @@
+"""Features under a name: of a checkpoint, at another image size; and what of the image their cells cover."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import deapcache
+from deapcache.backbones import BACKBONES, build, describe, forward_count
+from deapcache.cache import FeatureCache, list_caches, select_folder
+from deapcache.cli import main
+from deapcache.datasets import open_dataset
+from deapcache.errors import UsageError
+from deapcache.extraction import ExtractionSettings, extract, extract_command, plan_extraction, recompute_check
+
+VIT = "timm:test_vit"
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A function that writes a checkpoint of random weights of a seed."""
+
+    def write(seed: int, name: str = "ep100.pth") -> Path:
+        module = build(f"{VIT}@untrained", seed=seed).module
+        torch.save(
+            {"teacher": {f"backbone.{key}": tensor for key, tensor in module.state_dict().items()}},
+            name := tmp_path / name,
+        )
+        return name
+
+    return write
+
+
+@pytest.fixture
+def run(make_coco, home):
+    root = make_coco(2, 1)
+
+    def run(backbone: str, **settings: object):
+        chosen = ExtractionSettings(device="cpu", **settings)  # type: ignore[arg-type]
+        return list(extract([backbone], open_dataset("coco", root), home, splits=["val"], settings=chosen))
+
+    return run
+
+
+def test_checkpoints_of_one_model_have_names_of_their_own(run, home, checkpoint):
+    first, second = checkpoint(1), checkpoint(2, "ep200.pth")
+    assert [report.backbone for report in run(VIT, weights=first)] == [f"{VIT}+ep100"]
+    assert [report.backbone for report in run(VIT, weights=second, name="mine-ep200")] == ["mine-ep200"]
+    assert [report.backbone for report in run(f"{VIT}@96", weights=second, name="mine-ep200")] == ["mine-ep200@96"]
+    caches = {entry.name: entry.open() for entry in list_caches(home, "features")}
+    assert set(caches) == {f"{VIT}+ep100", "mine-ep200", "mine-ep200@96"}
+    assert {cache.recipe["backbone"] for cache in caches.values()} == {VIT}
+    assert caches["mine-ep200@96"].grid == (6, 6)
+    found = deapcache.open_cache(home=home, backbone="mine-ep200", dataset="coco", split="val")
+    assert (found.backbone, found.digest) == ("mine-ep200", caches["mine-ep200"].digest)
+
+
+def test_a_name_is_no_part_of_what_features_are(run, home, checkpoint):
+    file = checkpoint(1)
+    (first,) = run(VIT, weights=file, name="one")
+    before = forward_count()
+    (again,) = run(VIT, weights=file, name="two")
+    assert (again.backbone, again.path, again.digest) == ("one", first.path, first.digest)
+    assert forward_count() == before
+
+
+def test_a_name_that_is_taken_or_none_is_one_error(run, checkpoint):
+    first, second = checkpoint(1), checkpoint(2, "other.pth")
+    run(VIT, weights=first, name="mine")
+    with pytest.raises(UsageError, match=r"the name mine is taken: features/coco/val/mine-.* give another --name$"):
+        run(VIT, weights=second, name="mine")
+    with pytest.raises(UsageError, match="--name 'dinov2' is a backbone's own; give a name"):
+        run(VIT, weights=first, name="dinov2")
+    with pytest.raises(UsageError, match="--name and --weights-key are for a checkpoint"):
+        run(VIT, name="mine")
+
+
+def test_features_of_a_name_are_made_again(run, home, checkpoint):
+    file = checkpoint(1)
+    run(f"{VIT}@96", weights=file, name="mine")
+    (entry,) = list_caches(home, "features")
+    cache = entry.open()
+    assert isinstance(cache, FeatureCache)
+    assert not recompute_check(cache, home, images=1, weights=file, device="cpu").bad
+    assert f"--backbone {VIT}@96 " in extract_command(select_folder(home, "mine"))
+    assert extract_command(select_folder(home, "mine")).count("--weights FILE") == 1
+
+
+def test_a_dry_run_says_what_of_a_checkpoint_loads(make_coco, home, checkpoint):
+    dataset, file = open_dataset("coco", make_coco(2, 1)), checkpoint(1)
+    settings = ExtractionSettings(weights=file, device="cpu")
+    plan = plan_extraction([VIT], dataset, home, settings=settings, measure=False)
+    assert "ep100.pth loads into timm:test_vit: 78 tensors" in plan.weights
+    assert plan.weights.endswith("not used: nothing; the features are called timm:test_vit+ep100")
+    assert {cache.name for cache in plan.caches if cache.kind == "features"} == {"timm:test_vit+ep100"}
+
+
+def test_cells_that_do_not_cover_the_image(run, home, monkeypatch, capsys):
+    """Of a size that is no multiple of the patch, which only a model's own size can be."""
+    odd = replace(
+        describe("timm:vit_tiny_patch16_224@untrained"),
+        name="odd",
+        arguments={"img_size": [100, 112], "depth": 1},
+        image_size=(100, 112),
+        grid=(6, 7),
+        covered=(0.96, 1.0),
+    )
+    monkeypatch.setitem(BACKBONES._entries, "odd", odd)
+    (report,) = run("odd")
+    cache = deapcache.open_cache(report.path)
+    assert cache.covered == (0.96, 1.0)
+    assert "covers    96 × 112 of them, from the upper left" in repr(cache)
+    with pytest.raises(SystemExit, match="0"):
+        main(["cache", "info", report.digest[:12], "--home", str(home.path)])
+    assert "96.00% of the height, 100.00% of the width" in capsys.readouterr().out
+    root = Path(report.path) / "zarr.json"
+    document = json.loads(root.read_text())
+    assert document["attributes"]["deapcache"].pop("covered") == [0.96, 1.0]
+    root.write_text(json.dumps(document, indent=2))  # as of a cache that was made before
+    assert deapcache.open_cache(report.path).covered == (0.96, 1.0)
+    (plain,) = run(f"{VIT}@untrained")
+    assert deapcache.open_cache(plain.path).covered == (1.0, 1.0)
+    assert "covered" not in (Path(plain.path) / "zarr.json").read_text()
