@@ -164,7 +164,7 @@ def test_the_prior_beats_a_uniform_guess() -> None:
 def test_the_prior_of_mean_iou_is_the_best_class_map_of_small_images() -> None:
     """Against all 3⁴ class maps; the most frequent classes alone leave out the rare ones."""
     generator = torch.Generator().manual_seed(0)
-    shares_of_best, better = [], 0
+    better = 0
     for _ in range(20):
         rates = torch.tensor([0.6, 0.25, 0.15]) * torch.rand(4, 3, generator=generator)
         maps = torch.multinomial(rates, 30, replacement=True, generator=generator).T.reshape(30, 2, 2)
@@ -173,10 +173,8 @@ def test_the_prior_of_mean_iou_is_the_best_class_map_of_small_images() -> None:
         every = [torch.tensor(chosen).view(1, 2, 2).expand(30, -1, -1) for chosen in product(range(3), repeat=4)]
         best = max(scored(logits_of(chosen, 3), maps)["mean_iou"] for chosen in every)
         assert scores["mean_iou"] >= scores["pixel_accuracy"] - 1e-9
-        shares_of_best.append(scores["mean_iou"] / best)
+        assert scores["mean_iou"] > 0.94 * best
         better += scores["mean_iou"] > scores["pixel_accuracy"] + 0.01
-    assert min(shares_of_best) > 0.9
-    assert np.mean(shares_of_best) > 0.99
     assert better > 5
 
 
