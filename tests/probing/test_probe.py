@@ -88,6 +88,7 @@ def rebuilt_outputs(run, split):
         grid=tuple(about["grid"]),
         cnn_width=about["cnn_width"],
         seed=about["seed"],
+        standardise=about["standardise"],
     )
     model.load_state_dict({key.removeprefix("0."): torch.from_numpy(value) for key, value in run.weights.items()})
     with torch.no_grad():
