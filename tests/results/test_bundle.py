@@ -153,7 +153,7 @@ def test_an_untouched_bundle_that_is_signed_again_is_merged(packed, home, tmp_pa
     assert add_bundle(zipped(tmp_path, signed(packed)), home).added
 
 
-def test_a_result_of_before_a_metric_and_another_main_one_came_is_merged(sender, home, tmp_path: Path) -> None:
+def test_a_result_of_before_a_metric_and_another_main_one_came_is_merged(home, tmp_path: Path) -> None:
     """Boundaries had no ``iou_fitted``, and ``iou`` was the main metric."""
     older = LocalLocation(tmp_path / "older")
     toys.add_features(older, "train"), toys.add_features(older, "val")
