@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
@@ -271,12 +272,18 @@ TrustRemoteCode = Annotated[
 
 
 def names(text: str | None) -> list[str]:
-    """``a,b`` as a list without repetition; raises :class:`UsageError` for an empty entry."""
+    """``a,b`` as a list without repetition; raises :class:`UsageError` for an empty entry.
+
+    ``a@untrained:1,2`` is ``a@untrained:1,a@untrained:2``.
+    """
     if text is None:
         return []
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
         raise UsageError(f"{text!r} has an empty name between its commas: write names as a,b,c")
+    for place, part in enumerate(parts[1:], start=1):
+        if part.isdecimal() and (control := re.match(r".+@untrained:(?=\d+$)", parts[place - 1])):
+            parts[place] = control[0] + part
     return list(dict.fromkeys(parts))
 
 
