@@ -36,7 +36,7 @@ from deapcache.cache.records import record_use
 from deapcache.cache.shards import encode_shard
 from deapcache.cache.tier import begin_reading
 from deapcache.errors import CacheMissError, CorruptCacheError, NotAFileError, UsageError
-from deapcache.locations import Location
+from deapcache.locations import LocalLocation, Location
 from deapcache.recipe import Recipe, differences
 from deapcache.untrusted import parse_json
 
@@ -235,7 +235,7 @@ _FEW = 4
 
 def shards_present(location: Location, arrays: Sequence[StoredArray], wanted: Collection[int]) -> set[int]:
     """Those of the ``wanted`` shards that have a key in each of ``arrays``, which is to say that they are whole."""
-    if len(wanted) > _FEW and location.can_list:
+    if (len(wanted) > _FEW or _has_links(location, arrays)) and location.can_list:
         found = _listed_shards(location, arrays, wanted)
         if len(found) < len(wanted) and location.refresh():
             found = _listed_shards(location, arrays, wanted)
@@ -243,6 +243,13 @@ def shards_present(location: Location, arrays: Sequence[StoredArray], wanted: Co
     with ThreadPoolExecutor(REQUESTS) as pool:
         exists = pool.map(lambda shard: has_shard(location, arrays, shard), wanted)
         return {shard for shard, there in zip(wanted, exists, strict=True) if there}
+
+
+def _has_links(location: Location, arrays: Sequence[StoredArray]) -> bool:
+    """Whether an array's folder is a link: below one that leads nowhere everything seems absent; a listing tells."""
+    if not isinstance(location, LocalLocation):
+        return False
+    return any((location.path / stored.spec.name).is_symlink() for stored in arrays)
 
 
 def has_shard(location: Location, arrays: Sequence[StoredArray], shard: int) -> bool:

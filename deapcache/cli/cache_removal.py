@@ -22,7 +22,7 @@ from deapcache.cli.cache_rows import (
 )
 from deapcache.cli.console import err, note, out, print_json, size, table
 from deapcache.errors import CacheInUseError, ResultsError, UsageError
-from deapcache.locations import LocalLocation, Location, parse_bytes
+from deapcache.locations import LocalLocation, Location, home_defaults, parse_bytes
 
 if TYPE_CHECKING:
     from deapcache.cache import CacheEntry
@@ -113,16 +113,19 @@ def prune_command(
     """
     from deapcache.cache import list_caches, match_filters
 
+    place = options.own_home(home)
+    agreed = home_defaults(place)
+    if not (older_than or unused or superseded or until_free):
+        older_than = agreed.get("prune.older-than")
     asked = {"older-than": older_than, "unused": unused, "superseded": superseded, "until-free": until_free}
     if not any(asked.values()):
         raise UsageError(
             "prune needs --older-than AGE (90d), --unused, --superseded or --until-free SIZE (2TB): it says which "
             "caches may go"
         )
-    place = options.own_home(home)
     limit = place.clock() - parse_age(older_than) if older_than else None
     wanted_bytes = parse_bytes(until_free) if until_free else None
-    uses = consult(place, used_by)
+    uses = consult(place, [*(used_by or []), *agreed.get("prune.used-by", [])])
     note(f"uses are those that these name: {'; '.join(uses.consulted)}")
     if uses.unreadable:
         raise ResultsError(

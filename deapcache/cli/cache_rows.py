@@ -69,7 +69,7 @@ def cache_row(entry: CacheEntry, last_use: datetime | None) -> dict[str, Any] | 
     known = {"path": entry.path, "kind": entry.kind, "dataset": entry.dataset, "split": entry.split, "name": entry.name}
     known |= {"home": str(entry.home), "view": entry.fields.get("view", ""), "digest": entry.digest}
     try:
-        found = cache_contents(entry.location)
+        found = cache_contents(entry.location, entry.digest)
         facts = _provenance(entry)
         written = last_written(entry.location, facts)
     except DeapcacheError as error:

@@ -68,7 +68,7 @@ def doctor_command(
             name: "; ".join(f"{split}: {what}" for split, what in images_found(entry, root).items())
             for name, entry in DATASETS
         },
-        "weights": {name: weights_status(name) for name in BACKBONES.names()},
+        "weights": {name: weights_status(name) for name, entry in BACKBONES if not entry.group},
     }
     if json:
         print_json(report)
@@ -98,6 +98,8 @@ def _home(place: Location) -> dict[str, str]:
     facts = {"": str(place)}
     if others := place.layers[1:]:
         facts["read too"] = ", ".join(map(str, others))
+    if agreed := str(locations.home_defaults(place)):
+        facts["defaults"] = agreed
     free = place.free_bytes()
     if free is not None:
         facts["free"] = size(free)

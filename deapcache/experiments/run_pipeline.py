@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from deapcache.cache import one_listing
 from deapcache.datasets import Dataset, images_owner, open_dataset
 from deapcache.errors import (
     AmbiguousCacheError,
@@ -235,15 +236,16 @@ def plan_pipeline(pipeline: Pipeline, home: Location, data_root: Path, *, device
     probes read.
     """
     chosen = str(choose_device(device))
-    datasets = {name: _plan_dataset(pipeline, name, home, data_root, chosen) for name in pipeline.datasets}
-    return PipelinePlan(
-        pipeline=pipeline,
-        home=home,
-        device=chosen,
-        free_bytes=home.free_bytes(),
-        datasets=datasets,
-        passes=tuple(_find_runs(job, home) for job in _jobs_of(pipeline, datasets, chosen)),
-    )
+    with one_listing():
+        datasets = {name: _plan_dataset(pipeline, name, home, data_root, chosen) for name in pipeline.datasets}
+        return PipelinePlan(
+            pipeline=pipeline,
+            home=home,
+            device=chosen,
+            free_bytes=home.free_bytes(),
+            datasets=datasets,
+            passes=tuple(_find_runs(job, home) for job in _jobs_of(pipeline, datasets, chosen)),
+        )
 
 
 def _plan_dataset(pipeline: Pipeline, name: str, home: Location, data_root: Path, device: str) -> DatasetPlan:

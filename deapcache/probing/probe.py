@@ -214,6 +214,7 @@ class _Probe:
             output_size=(height, width),
             grid=self._train.features.grid,
             feature_dim=self._train.features.dim,
+            covered=self._train.features.covered,
             iterations=self._config.iterations or task.iterations,
             upsampler=self._config.upsampler,
             standardise=self._config.standardisation,

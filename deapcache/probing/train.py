@@ -52,6 +52,8 @@ class TaskSpec:
     """(height, width) of targets and outputs, pixels."""
     grid: tuple[int, int]
     feature_dim: int
+    covered: tuple[float, float] = (1.0, 1.0)
+    """Share of the image's height and width that the cells cover, from the upper left."""
     iterations: int
     upsampler: Path | None = None
     """Checkpoint for the readouts that are built around a published upsampler."""
@@ -81,6 +83,7 @@ class TaskSpec:
                 seed=seed + place * _NEXT_HEAD,
                 upsampler=self.upsampler,
                 standardise=self.standardise,
+                covered=self.covered,
             )
             for place, channels in enumerate(self.heads)
         ]
@@ -218,6 +221,7 @@ class ReadoutTrainer:
             "cnn_width": spec.task.cnn_width(spec.classes),
             "seed": self.seed,
             "standardise": spec.standardise,
+            "covered": list(spec.covered),
             "output_size": list(spec.output_size),
             "classes": list(spec.classes),
             "task_options": dict(spec.task.chosen),

@@ -56,6 +56,9 @@ class AboutBackbone(TypedDict, total=False):
 _Rate = Annotated[float, Field(gt=0)]
 
 
+_Share = Annotated[float, Field(gt=0, le=1)]
+
+
 class _Optimiser(TypedDict):
     lr: _Rate | Literal["selected", "none"]
 
@@ -124,6 +127,7 @@ class _Build(TypedDict):
     classes: NotRequired[list[str]]
     task_options: NotRequired[dict[str, str]]
     standardise: NotRequired[Literal["cell", "channel"]]
+    covered: NotRequired[tuple[_Share, _Share]]
 
 
 class _Readout(_Build):

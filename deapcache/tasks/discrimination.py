@@ -294,7 +294,8 @@ class Discrimination(Task):
         are position, rows and columns alone, both with the other at half its weight, and one cluster, on 64 images with
         at least two instances. The place is small beside a channel of ones: to divide by the length changes nothing.
         """
-        codes, agreements = torch.zeros(0), []
+        codes = torch.zeros(0)
+        agreements: list[Tensor] = []
         for target in targets:
             ids = target["instances"].cpu()
             if not len(codes):
