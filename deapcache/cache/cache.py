@@ -233,7 +233,9 @@ _FEW = 4
 
 def shards_present(location: Location, arrays: Sequence[StoredArray], wanted: Collection[int]) -> set[int]:
     """Those of the ``wanted`` shards that have a key in each of ``arrays``, which is to say that they are whole."""
-    if (len(wanted) > _FEW or _has_links(location, arrays)) and location.can_list:
+    shards = -(-arrays[0].images // arrays[0].shard_images)
+    is_few = len(wanted) <= _FEW and len(wanted) < shards and not _has_links(location, arrays)
+    if not is_few and location.can_list:
         found = _listed_shards(location, arrays, wanted)
         if len(found) < len(wanted) and location.refresh():
             found = _listed_shards(location, arrays, wanted)

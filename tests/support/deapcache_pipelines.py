@@ -63,5 +63,5 @@ class Counted:
 
 
 def contents(home: LocalLocation) -> dict[str, bytes]:
-    """All files of a home."""
-    return {key: home.read(key) for key in home.keys("")}
+    """All files of a home but readers' records."""
+    return {key: home.read(key) for key in home.keys("") if not key.startswith("uses/")}
