@@ -27,7 +27,7 @@ FAILURE = 1
 """Something is damaged, was not copied, or could not be made whole."""
 
 Copied = Annotated[
-    str | None, typer.Argument(metavar="[CACHE]", help="Part of the cache's path, or first characters of its digest.")
+    str | None, typer.Argument(metavar="CACHE", help="Part of the cache's path, or first characters of its digest.")
 ]
 
 

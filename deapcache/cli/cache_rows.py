@@ -43,9 +43,11 @@ def parse_age(text: str, option: str = "--older-than") -> timedelta:
     if not found:
         raise UsageError(f"{option} {text!r}: expected hours, days or weeks such as 36h, 90d or 12w")
     try:
-        return timedelta(**{_AGE_UNITS[found[2]]: int(found[1])})
+        age = timedelta(**{_AGE_UNITS[found[2]]: int(found[1])})
+        _ = datetime.now(UTC) - age
     except OverflowError:
         raise UsageError(f"{option} {text!r} is longer ago than there are dates") from None
+    return age
 
 
 def cache_rows(

@@ -186,6 +186,23 @@ def test_reading_over_http_is_noted_in_the_readers_own_home(cli, home, tmp_path)
     assert pruned(cli, home, "--used-by", tmp_path / "mine") == []
 
 
+def test_a_bucket_keeps_uses_and_answers_totals_by_its_index(cli, s3, tmp_path) -> None:
+    bucket = locations.locate(s3.url)
+    for storage in ("float16", "float32"):
+        fill(feature_cache(bucket, storage, count=2))
+    one, other = list_caches(locations.home(tmp_path / "mine", read_homes=[s3.url]))
+    one.open().read([0])
+    ((use,), _) = read_uses(bucket)
+    assert (use.path, use.digest) == (one.path, one.digest)
+    assert not (tmp_path / "mine").exists()
+    done = cli("cache", "prune", "--unused", "--dry-run", "--json", "--home", s3.url)
+    assert json.loads(done.out)["would_remove"] == [other.path]
+    before = len(s3.requests("home"))
+    (group,) = json.loads(cli("cache", "ls", "--by", "backbone", "--json", "--home", s3.url).out)
+    assert (group["backbone"], group["caches"], group["images"]) == ("vit-b-16", 2, 4)
+    assert {path.rpartition("/")[2] for _, path, _ in s3.requests("home")[before:]} == {"index.json"}
+
+
 def test_the_clock_of_a_host_does_not_matter(cli, home, tmp_path, monkeypatch) -> None:
     cached(home, "ada", days=100)
 
