@@ -299,7 +299,10 @@ def _show_rows_to_remove(rows: Rows) -> None:
 
 def pin_command(
     cache: Annotated[
-        str | None, typer.Argument(help="Part of the cache's path, or first characters of its digest. Default: list.")
+        str | None,
+        typer.Argument(
+            metavar="CACHE", help="Part of the cache's path, or first characters of its digest. Default: list."
+        ),
     ] = None,
     why: Annotated[str, typer.Option("--why", help="What it is kept for.")] = "",
     until: Annotated[

@@ -372,6 +372,7 @@ def test_a_mirror_is_kept_in_step(cli, home, tmp_path) -> None:
     mirror = ("cache", "mirror", target, "--home", home)
     (need,) = json.loads(cli(*mirror, "--filter", "backbone=vit-l-16", "--dry-run", "--json").out)
     assert (need["shards"], need["bytes"]) == (2, other.stored_bytes())
+    assert json.loads(cli(*mirror, "--filter", "complete=false", "--dry-run", "--json").out) == []
     assert not target.path.exists()
     assert cli(*mirror, "--filter", "backbone=vit-l-16").code == 0
     assert [entry.digest for entry in list_caches(target)] == [other.digest]
