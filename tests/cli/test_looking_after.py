@@ -19,6 +19,7 @@ from deapcache_testing import mounted, require
 from deapcache import locations
 from deapcache.cache import FeatureCache, list_caches, open_cache, read_index, rebuild
 from deapcache.cache.records import USES, read_pins, read_removals, read_uses
+from deapcache.cache.verified import last_verified
 from deapcache.locations import LocalLocation
 
 LAB = 4242
@@ -336,11 +337,14 @@ def test_verify_remembers_what_it_has_read(cli, home) -> None:
         assert done.code == int(not document["sound"])
         return {name: document[name] for name in ("files", "remembered", "left")}
 
+    assert last_verified(home, cache.digest) == 0.0
     assert verified("--max-time", "0m") == {"files": 0, "remembered": 0, "left": shards}
     found = verified("--sample", "10")
     assert found == {"files": 5, "remembered": 0, "left": shards - 5}
+    assert last_verified(home, cache.digest) == 0.0, "the next night begins with what is left"
     assert verified("--older-than", "30d") == {"files": shards - 5, "remembered": 5, "left": 0}
     assert verified("--older-than", "30d") == {"files": 0, "remembered": shards, "left": 0}
+    assert last_verified(home, cache.digest) > time.time() - 600
     assert verified() == {"files": shards, "remembered": 0, "left": 0}
     file = shard_file(cache, 7)
     file.with_name("copy").write_bytes(file.read_bytes())
