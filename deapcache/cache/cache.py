@@ -234,8 +234,9 @@ _FEW = 4
 def shards_present(location: Location, arrays: Sequence[StoredArray], wanted: Collection[int]) -> set[int]:
     """Those of the ``wanted`` shards that have a key in each of ``arrays``, which is to say that they are whole."""
     shards = -(-arrays[0].images // arrays[0].shard_images)
-    is_few = len(wanted) <= _FEW and len(wanted) < shards and not _has_links(location, arrays)
-    if not is_few and location.can_list:
+    if len(wanted) <= _FEW and len(wanted) < shards and not _has_links(location, arrays):
+        return {shard for shard in wanted if has_shard(location, arrays, shard)}
+    if location.can_list:
         found = _listed_shards(location, arrays, wanted)
         if len(found) < len(wanted) and location.refresh():
             found = _listed_shards(location, arrays, wanted)
