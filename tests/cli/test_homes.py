@@ -46,9 +46,15 @@ def _folders(keys: list[str]) -> set[str]:
 
 
 def _tree(folder: Path) -> dict[str, tuple[int, int, str]]:
+<<<<<<< HEAD
     """Every file and folder but records of use: mode, modification time, digest of its bytes."""
     facts = {}
     for path in sorted(path for path in folder.rglob("*") if "uses" not in path.relative_to(folder).parts):
+=======
+    """Every file and folder but readers' records: mode, modification time, digest of its bytes."""
+    facts = {}
+    for path in sorted(set(folder.rglob("*")) - {folder / "uses", *folder.glob("uses/*")}):
+>>>>>>> p-home
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         facts[str(path)] = (path.stat().st_mode, path.stat().st_mtime_ns, digest)
     return facts
@@ -89,7 +95,7 @@ def test_a_lab_s_home_is_probed_and_never_written(
 
     done = cli(*PROBE, *given)
     assert _scores(done) == expected
-    assert _folders(own.keys()) <= {"results", "readouts", "intervals"}
+    assert _folders(own.keys()) <= {"results", "readouts", "intervals", "uses"}
     (run,) = [result["run"] for result in json.loads(done.out)]
     assert own.exists(f"results/{run}.json")
     assert own.exists(f"readouts/{run}.safetensors")
