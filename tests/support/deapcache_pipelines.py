@@ -64,9 +64,5 @@ class Counted:
 
 
 def contents(home: LocalLocation) -> dict[str, bytes]:
-<<<<<<< HEAD
-    """All files of a home but records of use."""
-=======
     """All files of a home but readers' records."""
->>>>>>> p-home
     return {key: home.read(key) for key in home.keys("") if not key.startswith("uses/")}
