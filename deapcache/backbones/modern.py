@@ -67,8 +67,10 @@ def _sam2(size: str, parameters: int) -> dict[str, Any]:
     }
 
 
-_NO_NORM = ("dinov3-convnext-t", "dinov3-convnext-s", "dinov3-convnext-b", "dinov3-convnext-l", "pe-spatial-s")
-_NO_NORM += ("pe-spatial-b", "pe-spatial-l", "c-radio-v3-b", "c-radio-v3-l", "c-radio-v4-so", "eva02-b", "eva02-l")
+_NO_NORM = (
+    "dinov3-convnext-t", "dinov3-convnext-s", "dinov3-convnext-b", "dinov3-convnext-l", "pe-spatial-s", "pe-spatial-b",
+    "pe-spatial-l", "c-radio-v3-b", "c-radio-v3-l", "c-radio-v4-so", "eva02-b", "eva02-l",
+)  # fmt: skip
 """Their norm comes after pooling, or they have none."""
 
 OTHER_FACTS: dict[str, dict[str, Any]] = {

@@ -62,8 +62,9 @@ def correspondence(
     SPair-71k defines it (Min et al. 2019), averaged over pairs, and over points. Beside it stands the answer that looks
     at no image: the same place in the target.
 
-    Raises :class:`UsageError` for a dataset without pairs and for cropped images, :class:`CacheMissError` where nothing
-    is cached, and what reading pairs raises.
+    Raises :class:`UsageError` for a dataset without pairs and for cropped images, :class:`CacheMissError`,
+    :class:`IncompleteCacheError` and :class:`DataError` where a cache is not there, lacks images or has others, and
+    what reading pairs raises.
     """
     opened = open_dataset(dataset, data_root)
     if not isinstance(opened, Spair71k):
@@ -72,19 +73,8 @@ def correspondence(
     results_home = results_home or home
     results_home.require_writable()
     for backbone in choose_backbones(home, dataset, backbones, where or {}):
-        entry = find_one(
-            home,
-            "features",
-            dataset=images_owner(dataset),
-            split=SPLIT,
-            name=backbone,
-            fields=feature_fields(where or {}),
-            next_step=f"`deapcache extract --backbone {backbone} --dataset {dataset} --split {SPLIT}` makes it",
-        )
-        if entry.recipe["base_fit"] != SQUASH:
-            raise UsageError(f"{entry.path} is of cropped images, which lack keypoints: extract with --fit {SQUASH}")
-        begin, cache = time.perf_counter(), entry.open()
-        assert isinstance(cache, FeatureCache)  # what open() gives for this kind
+        begin = time.perf_counter()
+        entry, cache = _open_features(home, dataset, backbone, where or {}, pairs)
         found = match_pairs(cache, pairs, device=device, progress=lambda *n, name=backbone: progress(name, *n))
         blind = [pair.points[0] * _width_height(pair, 1) / _width_height(pair, 0) for pair in pairs]
         yield _save(
@@ -101,20 +91,42 @@ def correspondence(
         )
 
 
+def _open_features(
+    home: Location, dataset: str, backbone: str, where: Mapping[str, Any], pairs: Sequence[KeypointPair]
+) -> tuple[CacheEntry, FeatureCache]:
+    """The one cache of a backbone with these recipe fields, which has all images of the pairs, whole ones."""
+    make = f"deapcache extract --backbone {backbone} --dataset {dataset} --split {SPLIT}"
+    entry = find_one(
+        home,
+        "features",
+        dataset=images_owner(dataset),
+        split=SPLIT,
+        name=backbone,
+        fields=feature_fields(where),
+        next_step=f"`{make}` makes it",
+    )
+    if entry.recipe["base_fit"] != SQUASH:
+        raise UsageError(f"{entry.path} is of cropped images, which lack keypoints: extract with --fit {SQUASH}")
+    cache = entry.open()
+    assert isinstance(cache, FeatureCache)  # what open() gives for this kind
+    rows = {id_: row for row, id_ in enumerate(cache.image_ids)}
+    wanted = {id_ for pair in pairs for id_ in pair.images}
+    if unknown := sorted(wanted - rows.keys()):
+        raise DataError(f"{entry.path} does not know image {unknown[0]} of the pairs: `{make}` makes another")
+    if not cache.is_complete(sorted(rows[id_] for id_ in wanted)):
+        raise IncompleteCacheError(f"{entry.path} lacks some of the pairs' {len(wanted)} images: `{make}` adds them")
+    return entry, cache
+
+
 def match_pairs(
     cache: FeatureCache, pairs: Sequence[KeypointPair], *, device: str, progress: Callable[[int, int], None]
 ) -> list[np.ndarray]:
     """The place (keypoints, 2) in each pair's target, x and y in pixels, that looks most like each of its keypoints.
 
-    The features of one category are held at a time. Raises :class:`DataError` for pairs of images that the cache does
-    not know, and :class:`IncompleteCacheError` where it lacks some.
+    The features of one category are held at a time. The cache has all images of the pairs.
     """
     rows = {id_: row for row, id_ in enumerate(cache.image_ids)}
     wanted = sorted({id_ for pair in pairs for id_ in pair.images})
-    if unknown := [id_ for id_ in wanted if id_ not in rows]:
-        raise DataError(f"the cache does not know image {unknown[0]} of the pairs: extract the dataset as it is now")
-    if not cache.is_complete([rows[id_] for id_ in wanted]):
-        raise IncompleteCacheError(f"{cache} lacks some of the {len(wanted)} images of the pairs: extract the rest")
     category, held = "", dict[str, Tensor]()
     found: dict[int, np.ndarray] = {}
     for place in sorted(range(len(pairs)), key=lambda place: pairs[place].images):

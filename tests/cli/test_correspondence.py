@@ -147,4 +147,12 @@ def test_another_set_of_images_is_refused(cli, root: Path, filled: LocalLocation
     (root / "PairAnnotation" / "test" / name.replace("006", "005")).rename(root / "PairAnnotation" / "test" / name)
     done = cli("correspondence", "--home", filled.path, "--data-root", root.parent)
     assert done.code == 1
-    assert "does not know image bus/2011_000006" in done.err
+    assert "does not know image bus/2011_000006 of the pairs: `deapcache extract --backbone vit-b-16" in done.err
+
+
+def test_features_that_are_missing_are_asked_for(cli, root: Path, filled: LocalLocation) -> None:
+    (shard, *_) = sorted(Path(filled.path).rglob("features/c.*"))
+    shard.unlink()
+    done = cli("correspondence", "--home", filled.path, "--data-root", root.parent)
+    assert done.code == 1
+    assert "lacks some of the pairs' 5 images: `deapcache extract --backbone vit-b-16" in done.err
