@@ -1,6 +1,6 @@
 """Label types: how the annotations of an image are stored, resized, mirrored and painted, by name.
 
-:data:`ANNOTATIONS` has the four of the shipped datasets; a plugin adds another one with ``ANNOTATIONS.add``. Everything
+:data:`ANNOTATIONS` has those of the shipped datasets; a plugin adds another one with ``ANNOTATIONS.add``. Everything
 that handles labels asks it: extraction (array of the cache, resizing), reading and training from mirrored images
 (:func:`mirror`), pictures (``paint``).
 
@@ -68,6 +68,24 @@ def resize_map(values: NDArray[Any], size: tuple[int, int], fit: str = SQUASH) -
     return np.ascontiguousarray(seen.cut(values)[rows[:, None], columns])
 
 
+def resize_edges(values: NDArray[Any], size: tuple[int, int], fit: str = SQUASH) -> NDArray[Any]:
+    """Scale the part of an edge map that is seen, so that no line is lost where it shrinks.
+
+    values: (h, w) of bits. Along an axis that shrinks an output pixel has the bits of all pixels whose centres lie in
+    it; along one that does not, those of the nearest. Lines stay connected and may become two pixels thick. Returns
+    (height, width), same dtype.
+    """
+    found = seen_region((values.shape[0], values.shape[1]), size, fit).cut(values)
+    for axis, after in enumerate(size):
+        before, pixels = found.shape[axis], np.arange(after)
+        if after < before:  # the first row whose centre, times after / before, is at least the output row's number
+            first = -((after - 2 * pixels * before) // (2 * after))
+            found = np.bitwise_or.reduceat(found, first, axis)
+        else:
+            found = found.take((2 * pixels + 1) * before // (2 * after), axis)
+    return np.ascontiguousarray(found)
+
+
 def flip_width(values: Any) -> Any:
     """Maps or images (n, h, w, ...), array or tensor, reversed along their width: contiguous, in memory of its own."""
     return np.flip(values, _WIDTH_AXIS).copy() if isinstance(values, np.ndarray) else values.flip(_WIDTH_AXIS)
@@ -84,6 +102,26 @@ def mirror_boxes(tables: Any) -> Any:
     x = image[..., X] + right - found[..., X] - found[..., WIDTH]
     found[..., X] = x * (found[..., KIND] > 0)
     return found
+
+
+def mirror_normals(normals: Any) -> Any:
+    """Normals (n, h, w, 3) of the mirrored images: reversed along the width, and their first component negated."""
+    found = flip_width(normals)
+    found[..., 0] = -found[..., 0]
+    return found
+
+
+def paint_normals(normals: NDArray[Any]) -> NDArray[np.uint8]:
+    """(h, w, 3) uint8: each component from -1 to 1 as a colour from 0 to 255; white where it is unknown."""
+    known = np.any(normals != 0, axis=-1, keepdims=True)
+    return np.where(known, np.rint(127.5 * (1 + normals.astype(np.float32))), 255).astype(np.uint8)
+
+
+def paint_edges(edges: NDArray[Any]) -> NDArray[np.uint8]:
+    """(h, w, 3) uint8: the darker, the more annotators drew a boundary there; white where none did."""
+    drawn = np.bitwise_count(edges)
+    grey = np.where(drawn > 0, 200 - 200 * drawn.astype(np.float32) / max(1, drawn.max()), 255)
+    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def crop_table(table: NDArray[np.float64], size: tuple[int, int], fit: str) -> NDArray[np.float64]:
@@ -195,6 +233,26 @@ ANNOTATIONS.add("depth", Annotation(meaning="depth; 0 unknown", unit="m", dtype=
 ANNOTATIONS.add(
     BOXES,
     Annotation(meaning=", ".join(COLUMNS), dtype="float64", columns=COLUMNS, resize=crop_table, mirror=mirror_boxes),
+)
+ANNOTATIONS.add(
+    "normals",
+    Annotation(
+        meaning="unit vector across the surface: along columns, along rows, along the viewing axis, with the signs of "
+        "its dataset; 0 0 0 unknown",
+        dtype="float16",
+        channels=3,
+        mirror=mirror_normals,
+        paint=paint_normals,
+    ),
+)
+ANNOTATIONS.add(
+    "edges",
+    Annotation(
+        meaning="bit n is set where annotator n drew a boundary; 0 no boundary",
+        dtype="int16",
+        resize=resize_edges,
+        paint=paint_edges,
+    ),
 )
 
 

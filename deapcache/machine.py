@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import platform
 import time
@@ -86,6 +87,14 @@ def versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:  # e.g. a reader's machine without timm
             continue
     return found
+
+
+def user_name() -> str:
+    """Who runs this process; the number of a user id that has no name, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def now() -> str:

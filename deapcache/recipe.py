@@ -7,6 +7,7 @@ library versions) are *provenance* and live elsewhere. A *protocol* is the same 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -107,13 +108,18 @@ class Recipe:
                 "it was written by a newer deapcache; upgrade to read it"
             )
         values = {name: _as_tuple(value) for name, value in fields.items()}
-        hints = get_type_hints(cls)
+        hints = _hints(cls)  # type: ignore[arg-type]  # a class is hashable
         if wrong := [name for name, value in values.items() if not _is(value, hints[name])]:
             raise CorruptCacheError(f"{cls.kind} recipe has a {wrong[0]} of another type than {hints[wrong[0]]}")
         try:
             return cls(**values)
         except TypeError as error:
             raise CorruptCacheError(f"{cls.kind} recipe is not whole: {error}") from None
+
+
+@functools.cache
+def _hints(cls: type[Recipe]) -> dict[str, Any]:
+    return get_type_hints(cls)  # takes as long as all the rest of reading a recipe
 
 
 def _is(value: Any, hint: Any) -> bool:
@@ -246,3 +252,13 @@ class Protocol(Recipe):
     val_limit: int | None
     views: tuple[str, ...] = omit_if_default(("original",))
     """Views of the training images that are drawn from; scores are always of original images."""
+    name: str = omit_if_default("")
+    """The named protocol it follows (``deapcache.probing.PROTOCOLS``), and what of it was changed; empty in results
+    from before there were any."""
+    name_digest: str = omit_if_default("")
+    """Digest of all that this name stands for."""
+    standardise: str = omit_if_default("cell")
+    """Over what features are brought to mean 0 and variance 1: ``cell``, the channels of each cell; ``channel``, each
+    channel over all cells of the training images."""
+    selection: Mapping[str, Any] | None = omit_if_default(None)
+    """What the learning rate was chosen from, and on which part of the training images; ``None``: it was given."""

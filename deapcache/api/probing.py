@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from deapcache import results
 from deapcache.api.features import Home, home_of
+from deapcache.errors import UsageError
 from deapcache.locations import Location
 from deapcache.results import Result, Table, make_tables, plain_text, results_frame, table_rows
 from deapcache.results.frame import PUBLIC_COLUMNS
@@ -21,64 +23,42 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from deapcache.experiments import Report
-    from deapcache.probing import Residency
+    from deapcache.probing import ProbeConfig
 
 T = TypeVar("T")
 
 
+_PLURAL = {"backbone": "backbones", "readout": "readouts", "seed": "seeds", "lr": "lrs", "views": "views"}
+"""Options that take one thing or several → the field of :class:`ProbeConfig`."""
+
+
 def probe(
-    task: str | Sequence[str],
+    task: str | Sequence[str] | ProbeConfig,
     *,
-    dataset: str | None = None,
-    backbone: str | Sequence[str] = (),
-    readout: str | Sequence[str] = "deap",
-    seed: int | Sequence[int] = 0,
-    iterations: int | None = None,
-    batch_size: int = 32,
-    lr: float | Sequence[float] = 1e-3,
-    limit: int | None = None,
-    views: str | Sequence[str] = "original",
-    where: Mapping[str, Any] = {},
-    task_options: Mapping[str, Mapping[str, str]] = {},
-    upsampler: str | os.PathLike[str] | None = None,
-    residency: Residency | None = None,
-    device: str = "auto",
     home: Home = None,
     results_home: Home = None,
     report: Report = lambda *_: None,
+    **options: Any,
 ) -> Results:
     """Train dense readouts from cached features, score them, and save results, readouts and pictures.
 
-    The arguments are the options of ``deapcache probe``, whose help explains them; what the command takes as ``a,b`` is
-    a list here, and one thing may stand for a list of it. ``report`` is called with the name of the pass and how far it
-    has come. Raises what the command says: ``CacheMissError``, ``UsageError``, ``TrainingError`` and others; runs that
-    are scored by then are saved, and :func:`load_results` has them. A picture that cannot be drawn is a warning.
+    The ``options`` are those of ``deapcache probe``, whose help explains them: ``dataset``, ``backbone``, ``readout``,
+    ``seed``, ``iterations``, ``protocol``, ``lr``, ``limit``, ``task_options`` and so on. What the command takes as
+    ``a,b`` is a list here, and one thing may stand for a list of it. In their place a whole :class:`ProbeConfig` may be
+    given as ``task``. ``report`` is called with the name of the pass and how far it has come.
+
+    Raises what the command says: ``CacheMissError``, ``UsageError``, ``TrainingError`` and others; runs that are scored
+    by then are saved, and :func:`load_results` has them. A picture that cannot be drawn is a warning.
     """
-    given = {name: value for name, value in locals().items() if name not in ("task", "report")}
-    from deapcache.experiments import choose_device
     from deapcache.experiments import probe as run
     from deapcache.probing import ProbeConfig
 
-    config = ProbeConfig(
-        tasks=_several(task),
-        dataset=dataset,
-        backbones=_several(backbone),
-        readouts=_several(readout),
-        seeds=_several(seed),
-        where=where,
-        lrs=_several(lr),
-        task_options=task_options,
-        upsampler=None if upsampler is None else Path(upsampler),
-        batch_size=batch_size,
-        iterations=iterations,
-        train_limit=limit,
-        val_limit=limit,
-        views=_several(views),
-        residency=residency,
-        device=str(choose_device(device)),
-    )
+    config = task if isinstance(task, ProbeConfig) else _config(task, options)
+    if config is task and options:
+        raise UsageError(f"{', '.join(options)} is given beside a ProbeConfig, which has all options: put it there")
     caches = home_of(home)
     own = caches if results_home is None else home_of(results_home)
+    given = {"home": home, "results_home": results_home, **options}
     done = list(run(caches, config, results_home=own, report=report, command=_command(task, given)))
     for one in done:
         if one.picture_problem:
@@ -86,17 +66,44 @@ def probe(
     return Results([one.result for one in done], own)
 
 
-def _several(given: T | Sequence[T]) -> tuple[T, ...]:
-    """One thing or several of it, as a tuple; a text is one thing."""
+def _config(task: str | Sequence[str], options: Mapping[str, Any]) -> ProbeConfig:
+    """The options of ``deapcache probe`` as the library takes them; raises :class:`UsageError` for others."""
+    from deapcache.experiments import choose_device
+    from deapcache.probing import ProbeConfig
+
+    known = {f.name for f in fields(ProbeConfig)} - {*_PLURAL.values(), "tasks", "train_limit", "val_limit"}
+    known |= {*_PLURAL, "limit"}
+    if unknown := [name for name in options if name not in known]:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"probe has no option {unknown[0]!r}: {hint}it has {', '.join(sorted(known))}")
+    chosen: dict[str, Any] = {
+        _PLURAL.get(name, name): _several(value) if name in _PLURAL else value for name, value in options.items()
+    }
+    limit, device, upsampler = chosen.pop("limit", None), chosen.pop("device", "auto"), chosen.pop("upsampler", None)
+    return ProbeConfig(
+        tasks=_several(task),
+        **chosen,
+        train_limit=limit,
+        val_limit=limit,
+        upsampler=None if upsampler is None else Path(upsampler),
+        device=str(choose_device(device)),
+    )
+
+
+def _several(given: T | Sequence[T] | None) -> tuple[T, ...]:
+    """One thing or several of it, as a tuple; a text is one thing, and ``None`` nothing."""
+    if given is None:
+        return ()
     return tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
 
 
-def _command(task: str | Sequence[str], given: Mapping[str, Any]) -> list[str]:
-    """The call as a command that repeats it, which results keep: what differs from the defaults."""
-    defaults = probe.__kwdefaults__ or {}
-    changed = {name: value for name, value in given.items() if value != defaults[name]}
+def _command(task: str | Sequence[str] | ProbeConfig, given: Mapping[str, Any]) -> list[str]:
+    """The call as a command that repeats it, which results keep."""
     plain = {
-        name: str(value) if isinstance(value, Location | os.PathLike) else value for name, value in changed.items()
+        name: str(value) if isinstance(value, Location | os.PathLike) else value
+        for name, value in given.items()
+        if value is not None
     }
     arguments = ", ".join([repr(task), *(f"{name}={value!r}" for name, value in plain.items())])
     return ["python", "-c", f"import deapcache; deapcache.probe({arguments})"]

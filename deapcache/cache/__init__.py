@@ -16,6 +16,7 @@ from deapcache.cache.catalog import (
     list_caches,
     list_folders,
     match_filters,
+    one_listing,
     related_caches,
     select_cache,
     select_caches,
@@ -38,15 +39,17 @@ from deapcache.cache.names import (
 from deapcache.cache.progress import Progress, ProgressEvent, no_progress
 from deapcache.cache.reading import Reading
 from deapcache.cache.remove import Removal, last_written, remove_bad_shards, remove_cache, set_aside
-from deapcache.cache.transfer import RefusedFile, TransferReport, transfer_cache
-from deapcache.cache.verify import BadShard, VerifyReport, verify_cache
+from deapcache.cache.transfer import RefusedFile, TransferReport, transfer_cache, transfer_needs
+from deapcache.cache.verify import BadShard, VerifyReport, VerifyScope, verify_cache
 from deapcache.cache.web_index import (
     IndexEntry,
     Manifest,
+    cache_contents,
     flush,
     link_target,
     list_cache,
     list_home,
+    read_index,
     read_manifest,
     rebuild,
     refresh_manifest,
@@ -78,7 +81,9 @@ __all__ = [
     "Removal",
     "TransferReport",
     "VerifyReport",
+    "VerifyScope",
     "as_text",
+    "cache_contents",
     "check_views",
     "create_cache",
     "decode_features",
@@ -100,7 +105,9 @@ __all__ = [
     "mirror",
     "name_view",
     "no_progress",
+    "one_listing",
     "open_cache",
+    "read_index",
     "read_manifest",
     "rebuild",
     "refresh_manifest",
@@ -119,6 +126,7 @@ __all__ = [
     "shard_images_for",
     "targets_path",
     "transfer_cache",
+    "transfer_needs",
     "verify_cache",
     "write_index",
     "write_manifest",

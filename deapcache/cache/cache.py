@@ -32,10 +32,11 @@ from deapcache.cache.image_ids import image_id_files, read_image_ids
 from deapcache.cache.names import PROVENANCE, escape_name, is_provenance
 from deapcache.cache.parallel import REQUESTS
 from deapcache.cache.reading import ArrayReader, Reading, check_rows
+from deapcache.cache.records import record_use
 from deapcache.cache.shards import encode_shard
 from deapcache.cache.tier import begin_reading
 from deapcache.errors import CacheMissError, CorruptCacheError, NotAFileError, UsageError
-from deapcache.locations import Location
+from deapcache.locations import LocalLocation, Location, WebLocation
 from deapcache.recipe import Recipe, differences
 from deapcache.untrusted import parse_json
 
@@ -48,6 +49,23 @@ def provenance_keys(location: Location) -> list[str]:
     if not location.can_list:
         return []
     return [key for key in location.keys(PROVENANCE) if is_provenance(key)]
+
+
+def read_provenance(location: Location) -> list[dict[str, Any]]:
+    """What the writers of the cache at ``location`` have recorded, as :meth:`Cache.provenance`."""
+    found = []
+    for key in provenance_keys(location):
+        try:
+            facts = parse_json(location.read(key, most=_MOST_PROVENANCE))
+            if not isinstance(facts, dict):
+                raise ValueError("it is no JSON object")
+        except FileNotFoundError:  # removed since it was listed
+            continue
+        except (NotAFileError, ValueError) as error:
+            warnings.warn(f"left out: {location}/{key}: {error}; nothing depends on it, delete it", stacklevel=3)
+            continue
+        found.append(facts)
+    return found
 
 
 class Cache:
@@ -122,9 +140,9 @@ class Cache:
         """The shard that holds ``row``."""
         return int(check_rows([row], self._images)[0]) // self.shard_images
 
-    def present_shards(self) -> set[int]:
-        """The shards that are there now, whole."""
-        return shards_present(self.location, self.stored_arrays, range(self.shard_count))
+    def present_shards(self, wanted: Collection[int] | None = None) -> set[int]:
+        """The shards that are there now, whole; of those that are ``wanted``, where given."""
+        return shards_present(self.location, self.stored_arrays, range(self.shard_count) if wanted is None else wanted)
 
     def missing_shards(self, rows: Sequence[int] | np.ndarray | None = None) -> list[int]:
         """The shards still to be written, in order; only those that ``rows`` need, where given."""
@@ -190,6 +208,8 @@ class Cache:
         name = self._commit.spec.name if array is None else array
         if name not in self._readers:
             raise UsageError(f"{self.location} has no array {name!r}: it has {', '.join(self._readers)}")
+        if self.location.options.read_only:
+            record_use(self.location, self.digest)
         return self._readers[name].start(check_rows(rows, self._images))
 
     def record_provenance(self, facts: Mapping[str, Any], *, writer: str | None = None) -> None:
@@ -203,28 +223,22 @@ class Cache:
 
     def provenance(self) -> list[dict[str, Any]]:
         """What each writer recorded, sorted by writer; a damaged file is left out with a warning that names it."""
-        found = []
-        for key in provenance_keys(self.location):
-            try:
-                facts = parse_json(self.location.read(key, most=_MOST_PROVENANCE))
-                if not isinstance(facts, dict):
-                    raise ValueError("it is no JSON object")
-            except FileNotFoundError:  # removed since it was listed
-                continue
-            except (NotAFileError, ValueError) as error:
-                warnings.warn(
-                    f"left out: {self.location}/{key}: {error}; nothing depends on it, delete it", stacklevel=2
-                )
-                continue
-            found.append(facts)
-        return found
+        return read_provenance(self.location)
 
     def _shard_keys(self, shard: int) -> list[str]:
         return [stored.shard_key(shard) for stored in self._stored.values()]
 
 
+_FEW = 4
+"""Shards that are asked for one by one: a listing for each shard of a cache takes the square of their number."""
+
+
 def shards_present(location: Location, arrays: Sequence[StoredArray], wanted: Collection[int]) -> set[int]:
     """Those of the ``wanted`` shards that have a key in each of ``arrays``, which is to say that they are whole."""
+    shards = -(-arrays[0].images // arrays[0].shard_images)
+    is_listed = isinstance(location, WebLocation) or _has_links(location, arrays)
+    if len(wanted) <= _FEW and len(wanted) < shards and not is_listed:
+        return {shard for shard in wanted if has_shard(location, arrays, shard)}
     if location.can_list:
         found = _listed_shards(location, arrays, wanted)
         if len(found) < len(wanted) and location.refresh():
@@ -233,6 +247,13 @@ def shards_present(location: Location, arrays: Sequence[StoredArray], wanted: Co
     with ThreadPoolExecutor(REQUESTS) as pool:
         exists = pool.map(lambda shard: has_shard(location, arrays, shard), wanted)
         return {shard for shard, there in zip(wanted, exists, strict=True) if there}
+
+
+def _has_links(location: Location, arrays: Sequence[StoredArray]) -> bool:
+    """Whether an array's folder is a link: below one that leads nowhere everything seems absent; a listing tells."""
+    if not isinstance(location, LocalLocation):
+        return False
+    return any((location.path / stored.spec.name).is_symlink() for stored in arrays)
 
 
 def has_shard(location: Location, arrays: Sequence[StoredArray], shard: int) -> bool:

@@ -9,10 +9,12 @@ There is one language for choosing caches, of filters that each are a text:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
@@ -29,7 +31,7 @@ from deapcache.errors import (
     UnreadableError,
     UsageError,
 )
-from deapcache.locations import Location
+from deapcache.locations import LocalLocation, Location
 from deapcache.recipe import SHORT
 
 _LISTED_PATHS = 12
@@ -119,6 +121,13 @@ def list_caches(
     which cannot be listed (open its caches by their address), and where the home could not be
     looked at.
     """
+    if (remembered := _LISTED.get()) is not None and (kind, dataset, split, name) != (None,) * 4:
+        asked = {"kind": kind, "dataset": dataset, "split": split, "name": name or None}
+        given = {field: value for field, value in asked.items() if value is not None}
+        return [e for e in list_caches(home) if all(getattr(e, field) == value for field, value in given.items())]
+    layers = tuple(layer.url for layer in home.layers)
+    if remembered is not None and layers in remembered:
+        return list(remembered[layers])
     folders = "/".join(escape_name(part) if part else "*" for part in (dataset, split))
     pattern = f"{folders}/{f'{escape_name(name)}-' if name else ''}*{SUFFIX}"
     patterns = [f"{each}/{pattern}" for each in (KINDS if kind is None else (kind,))]
@@ -128,7 +137,27 @@ def list_caches(
             if name and entry.name != name:  # one whose name begins with this one
                 continue
             found.setdefault(entry.path, []).append(entry)
-    return [_most_complete(copies) for copies in found.values()]
+    listed = [_most_complete(copies) for copies in found.values()]
+    if remembered is not None:
+        remembered[layers] = listed
+    return listed
+
+
+_LISTED: ContextVar[dict[tuple[str, ...], list[CacheEntry]] | None] = ContextVar("_LISTED", default=None)
+"""Homes → their caches, within :func:`one_listing`."""
+
+
+@contextlib.contextmanager
+def one_listing() -> Iterator[None]:
+    """Within the block each home is listed once and the answer passed on: for plans, which ask often and write nothing.
+
+    What others make or remove meanwhile is not seen; opening a cache tells.
+    """
+    token = _LISTED.set({})
+    try:
+        yield
+    finally:
+        _LISTED.reset(token)
 
 
 def _list_layer(home: Location, patterns: Sequence[str]) -> list[CacheEntry]:
@@ -140,8 +169,11 @@ def _list_layer(home: Location, patterns: Sequence[str]) -> list[CacheEntry]:
 
     keys = [key for pattern in patterns for key in home.find(f"{pattern}/{METADATA_KEY}")]
     paths = [str(PurePosixPath(key).parent) for key in keys]
-    with ThreadPoolExecutor(REQUESTS) as pool:
-        entries = list(pool.map(entry_or_problem, paths))
+    if isinstance(home, LocalLocation):  # threads would only wait for each other
+        entries = [entry_or_problem(path) for path in paths]
+    else:
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            entries = list(pool.map(entry_or_problem, paths))
     for problem in (each for each in entries if isinstance(each, str)):
         warnings.warn(f"left out: {problem}", stacklevel=4)
     return [entry for entry in entries if isinstance(entry, CacheEntry)]
@@ -413,15 +445,16 @@ def find_one(
     nearest caches differ or what there is instead, :class:`AmbiguousCacheError` that lists what fits and how to choose,
     :class:`UsageError` for a field that no recipe of that kind has.
     """
-    listed = list_caches(home, kind)
-    known = {field for entry in listed for field in entry.fields} | {"digest"}
-    if listed and (unknown := [field for field in fields if field not in known]):
-        raise UsageError(
-            f"no recipe of {kind} has the field {unknown[0]!r}: --where takes one of {', '.join(sorted(known))}"
-        )
-    named = [e for e in listed if (e.dataset, e.split) == (dataset, split) and name in (None, e.name)]
+    named = list_caches(home, kind, dataset=dataset, split=split, name=name)
     differing = [(_differing_from(entry, fields), entry) for entry in named]
     fitting = [entry for names, entry in differing if not names]
+    if len(fitting) == 1 and {"digest", *fitting[0].fields}.issuperset(fields):
+        return fitting[0]
+    listed = list_caches(home, kind)  # for what is to be said: all there is of that kind
+    unknown = [field for field in fields if field != "digest" and not any(field in each.fields for each in listed)]
+    if listed and unknown:
+        known = sorted({field for entry in listed for field in entry.fields} | {"digest"})
+        raise UsageError(f"no recipe of {kind} has the field {unknown[0]!r}: --where takes one of {', '.join(known)}")
     wanted = f"{kind} of {' '.join(part for part in (name, dataset, split) if part)}"
     if len(fitting) == 1:
         return fitting[0]

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from deapcache.errors import UsageError
-from deapcache.locations import Location
+from deapcache.locations import Location, locate
 from deapcache.recipe import SHORT
 
 KINDS = ("features", "images", "targets")
@@ -57,6 +57,13 @@ def targets_path(dataset: str, split: str, annotation: str, digest: str) -> str:
 def relative_path(location: Location) -> str:
     """Where a cache lies below its home, for people: the last parts of its address."""
     return "/".join(str(location).split("/")[-DEPTH:])
+
+
+def home_of(cache: Location) -> Location | None:
+    """The home in which a cache lies, as one that may be written to; None where it lies elsewhere."""
+    head, *path = cache.url.rsplit("/", DEPTH)
+    belongs = len(path) == DEPTH and path[0] in KINDS and path[-1].endswith(SUFFIX)
+    return locate(head or "/") if belongs else None
 
 
 def escape_name(name: str) -> str:

@@ -8,20 +8,26 @@ before the ``zarr.json`` that says how they are cut: an extraction that comes in
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from deapcache.cache.cache import Cache, open_cache
+from deapcache.cache.cache import Cache, read_provenance
 from deapcache.cache.claims import live_runs
 from deapcache.cache.format import METADATA_KEY, read_group
 from deapcache.cache.image_ids import IMAGE_ID_KEYS
+from deapcache.cache.names import home_of, relative_path
+from deapcache.cache.records import record_removal
+from deapcache.cache.verified import forget_verified
 from deapcache.cache.verify import BadShard, verify_cache
-from deapcache.cache.web_index import flush, remove_from_index, remove_from_manifest, require_inside_home
-from deapcache.errors import CacheInUseError, CacheMissError, CorruptCacheError, DeapcacheError
-from deapcache.locations import MANIFEST, LocalLocation, Location, reading
+from deapcache.cache.web_index import flush, remove_from_index, remove_from_manifest, require_inside_home, write_index
+from deapcache.errors import CacheInUseError, CacheMissError, CorruptCacheError, StorageFullError
+from deapcache.locations import INDEX, MANIFEST, LocalLocation, Location, reading
 from deapcache.untrusted import is_hidden
 
 SET_ASIDE = ".damaged"
@@ -37,33 +43,70 @@ class Removal:
     bytes: int
 
 
-def remove_cache(location: Location) -> Removal:
+def remove_cache(location: Location, *, why: str = "") -> Removal:
     """Remove all that is at ``location``, be it a cache, a damaged one or the rest of one; strays go with it.
 
-    A link is removed, and what it leads to stays: it may be another's. Raises :class:`CacheInUseError` where a run is
+    The home's journal says who did it, when and ``why``, before anything goes. A link is removed, and what it leads to
+    stays: it may be another's. Raises :class:`CacheInUseError` where a run is
     at work on the cache, :class:`ReadOnlyError` or :class:`LocationError` where something may not or cannot be removed;
     calling it again goes on.
     """
     if isinstance(location, LocalLocation) and location.path.is_symlink():
-        return _remove_link(location)
+        return _remove_link(location, why)
     require_inside_home(location)
     if runs := live_runs(location):
         raise CacheInUseError(
             f"{location} is being extracted by {', '.join(runs)}: wait for that run, or end it; it was not removed"
         )
     sizes = location.sizes()
-    remove_from_index(location)
+    note = functools.partial(_note_removal, location, len(sizes), sum(sizes.values()), why, _digest(location))
+    is_noted = not sizes or note()
+    home = None if _leave_index(location) else home_of(location)
     for key in sorted(sizes, key=_order(location)):
         location.delete(key)
     for stray in location.keys(hidden=True):
         location.delete(stray)
     if isinstance(location, LocalLocation):
         _remove_empty_folders(location.path)
+    if home is not None:  # the disk was full, and has room now
+        write_index(home)
+    if not is_noted and not note():
+        warnings.warn(f"{location} was removed, and the home's journal does not say so", stacklevel=2)
     return Removal(location=str(location), files=len(sizes), bytes=sum(sizes.values()))
 
 
-def _remove_link(location: LocalLocation) -> Removal:
+def _leave_index(location: Location) -> bool:
+    """Take a cache out of its home's index; False where there is no room for that, and the index is gone instead."""
+    try:
+        remove_from_index(location)
+    except StorageFullError:
+        if home := home_of(location):
+            home.delete(INDEX)
+        return False
+    return True
+
+
+def _digest(location: Location) -> str:
+    with contextlib.suppress(CacheMissError, CorruptCacheError):
+        return read_group(location).digest
+    return ""
+
+
+def _note_removal(location: Location, files: int, size: int, why: str, digest: str) -> bool:
+    """Write a removal down; False where there is no room. What lies in no home has no journal."""
+    if (home := home_of(location)) is None:
+        return True
+    forget_verified(home, digest)
+    try:
+        record_removal(home, relative_path(location), digest, files=files, size=size, why=why)
+    except StorageFullError:
+        return False
+    return True
+
+
+def _remove_link(location: LocalLocation, why: str) -> Removal:
     require_inside_home(LocalLocation(location.path.parent) / "itself")
+    _note_removal(location, 1, 0, why, "")
     remove_from_index(location)
     location.path.unlink()
     return Removal(location=str(location), files=1, bytes=0)
@@ -131,21 +174,21 @@ def set_aside(location: Location, keys: Sequence[str]) -> tuple[str, ...]:
     return tuple(moved)
 
 
-def last_written(location: Location) -> datetime | None:
+def last_written(location: Location, provenance: Sequence[Mapping[str, Any]] | None = None) -> datetime | None:
     """When the cache was last written to: by its provenance, or on a file system by its files; None: not known."""
-    times = list(_provenance_times(location))
+    times = list(_provenance_times(read_provenance(location) if provenance is None else provenance))
     if isinstance(location, LocalLocation):
         with contextlib.suppress(FileNotFoundError, ValueError):
             times += [_newest_folder_time(location.path)]
     return max(times, default=None)
 
 
-def _provenance_times(location: Location) -> Iterable[datetime]:
-    with contextlib.suppress(CorruptCacheError, CacheMissError, ValueError):
-        for facts in open_cache(location).provenance():
-            for name in ("started", "finished"):
-                with contextlib.suppress(KeyError, TypeError, ValueError, DeapcacheError):
-                    yield datetime.fromisoformat(facts[name])
+def _provenance_times(provenance: Iterable[Mapping[str, Any]]) -> Iterable[datetime]:
+    for facts in provenance:
+        for name in ("started", "finished"):
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                moment = datetime.fromisoformat(facts[name])
+                yield moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _newest_folder_time(folder: Path) -> datetime:

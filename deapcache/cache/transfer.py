@@ -6,7 +6,9 @@ some shards, so that a transfer that was cut off is resumed by doing it again, o
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +21,7 @@ from deapcache.cache.names import relative_path
 from deapcache.cache.parallel import map_unordered
 from deapcache.cache.progress import Progress, ProgressEvent, no_progress
 from deapcache.cache.shards import WholeShard, shard_faults
+from deapcache.cache.verify import VerifyScope, verify_cache
 from deapcache.cache.web_index import refresh_manifest, require_inside_home
 from deapcache.errors import CacheMissError, UsageError
 from deapcache.locations import LocalLocation, Location
@@ -68,12 +71,15 @@ def transfer_cache(
     destination: Location,
     *,
     shards: Collection[int] | None = None,
+    rate: int | None = None,
+    verify: bool = False,
     progress: Progress = no_progress,
 ) -> TransferReport:
     """Copy a cache, or some of its shards, to ``destination``, the cache's own folder there.
 
     Every index's and every chunk's checksum is compared before a shard is published. A shard that is there already is
     left alone: where its size is another, or the source's is damaged, the report says so, and the others are copied.
+    At most ``rate`` bytes a second are copied; with ``verify``, what was copied is read again at its new place.
 
     Raises :class:`UsageError` where ``destination`` holds another cache, :class:`StorageFullError` where the rest will
     not fit, :class:`CorruptCacheError` where the source's metadata is damaged, and what reading and publishing raise.
@@ -87,13 +93,20 @@ def transfer_cache(
     wanted = set(range(source.shard_count) if shards is None else shards)
     present = source.present_shards() & wanted
     destination.sweep()
-    copy = _Copy(source, target, present)
+    copy = _Copy(source, target, present, rate)
     copy.require_space()
     with refresh_manifest(target):
         copy.run(progress)
         for key in provenance_keys(source.location):
             destination.publish(key, source.location.read(key))
         restore_metadata(target)  # somebody may have removed the copy meanwhile
+    if verify and copy.shards_copied:
+        report = verify_cache(destination, shards=copy.shards_copied, scope=VerifyScope(), progress=progress)
+        copy.refused += [RefusedFile(key=key, reason=reason) for key, reason in report.problems.items()]
+        copy.refused += [
+            RefusedFile(key=bad.key, reason=f"the copy is damaged ({bad.reason}): deapcache cache repair it there")
+            for bad in report.bad
+        ]
     return TransferReport(
         source=str(source.location),
         destination=str(destination),
@@ -106,6 +119,15 @@ def transfer_cache(
         complete=target.is_complete(),
         refused=tuple(sorted(copy.refused, key=lambda one: one.key)),
     )
+
+
+def transfer_needs(source: Cache, destination: Location, *, shards: Collection[int] | None = None) -> dict[str, int]:
+    """How many ``shards`` and ``bytes`` a transfer would copy now; writes nothing, raises what opening raises."""
+    lacking = source.present_shards() & set(range(source.shard_count) if shards is None else shards)
+    with contextlib.suppress(CacheMissError):
+        lacking -= open_cache(destination).present_shards()
+    keys = [stored.shard_key(shard) for shard in lacking for stored in source.stored_arrays]
+    return {"shards": len(lacking), "bytes": sum(source.location.sizes_of(keys).values())}
 
 
 def _prepare(source: Cache, destination: Location) -> Cache:
@@ -133,8 +155,12 @@ def _prepare(source: Cache, destination: Location) -> Cache:
 class _Copy:
     """One pass over the shards that the source has; a shard is one file an array."""
 
-    def __init__(self, source: Cache, target: Cache, shards: Collection[int]) -> None:
+    def __init__(self, source: Cache, target: Cache, shards: Collection[int], rate: int | None) -> None:
         self.copied = self.there = self.bytes = 0
+        self.shards_copied: list[int] = []
+        self._rate = rate
+        self._begun = time.monotonic()
+        self._promised = 0
         self.refused: list[RefusedFile] = []
         self._source = source
         self._target = target
@@ -165,6 +191,7 @@ class _Copy:
         if shard in self._present:
             self._compare([stored.shard_key(shard) for stored in arrays])
             return
+        self._wait_for_turn(sum(self._sizes[stored.shard_key(shard)] for stored in arrays))
         # All of a shard's files are checked before the first is published; the last commits it.
         images = len(self._source.shard_rows(shard))
         read, refused = [], []
@@ -182,8 +209,18 @@ class _Copy:
         new = [key for key, data in read if self._target.location.publish(key, data)]
         with self._lock:
             self.copied += len(new)
+            self.shards_copied += [shard] if new else []
             self.bytes += sum(self._sizes[key] for key in new)
         self._compare([key for key, _ in read if key not in new])
+
+    def _wait_for_turn(self, size: int) -> None:
+        """Wait until ``size`` more bytes are within the rate."""
+        if self._rate is None:
+            return
+        with self._lock:
+            turn = self._begun + self._promised / self._rate
+            self._promised += size
+        time.sleep(max(0.0, turn - time.monotonic()))
 
     def _compare(self, keys: Sequence[str]) -> None:
         """Note what is said of files that the destination has already."""

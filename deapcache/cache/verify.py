@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import math
+import random
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
@@ -16,11 +18,24 @@ from deapcache.cache.names import relative_path
 from deapcache.cache.parallel import map_unordered
 from deapcache.cache.progress import Progress, ProgressEvent, no_progress
 from deapcache.cache.shards import Fault, ShardFile, WholeShard, most_bytes, shard_faults
+from deapcache.cache.verified import VerifyLog
 from deapcache.errors import CacheMissError, CorruptCacheError, FormatVersionError, NotAFileError
 from deapcache.locations import LocalLocation, Location, reading
 
 _REMOTE_THREADS = 4
 """Each holds a whole shard in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyScope:
+    """How much is read, by what the home remembers of earlier times; by default everything."""
+
+    since: float = math.inf
+    """Unix seconds: a file that was found sound after that, and is still the same, is not read again."""
+    deadline: float = math.inf
+    """Of ``time.monotonic``: no file is begun after it. Those that were not read for longest come first."""
+    share: float = 1.0
+    """Of the shards, drawn anew each time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +70,10 @@ class VerifyReport:
     """Shard files that were read."""
     bytes: int = 0
     """Bytes that were read."""
+    remembered: int = 0
+    """Shard files that were not read, since they were found sound before and are still the same."""
+    left: int = 0
+    """Shard files that were not read, for want of time or since they were not drawn."""
     seconds: float
     bad: tuple[BadShard, ...] = ()
     problems: dict[str, str]
@@ -74,6 +93,7 @@ def verify_cache(
     location: Location,
     *,
     shards: Collection[int] | None = None,
+    scope: VerifyScope | None = None,
     threads: int | None = None,
     progress: Progress = no_progress,
 ) -> VerifyReport:
@@ -82,7 +102,7 @@ def verify_cache(
     Of each shard that is there: the size, the index's checksum, each chunk's checksum, that each image's chunk is
     there, unpacks to the right size and holds finite numbers. Of the small files: that they say what deapcache writes.
     Each file is read once, by several threads, in flat memory: on a file system a few megabytes a thread, elsewhere one
-    shard a thread.
+    shard a thread. With a ``scope`` less is read, and what was read is remembered in the home, where it may be written.
 
     Raises :class:`CacheMissError` where there is no cache, and :class:`LocationError` where bytes cannot be reached:
     what could not be looked at is not called damaged.
@@ -94,7 +114,7 @@ def verify_cache(
     except CorruptCacheError as error:
         problems = problems or {METADATA_KEY: str(error)}
         return VerifyReport(location=str(location), seconds=time.perf_counter() - start, problems=problems)
-    scan = _Scan(cache, shards, threads, progress)
+    scan = _Scan(cache, shards, scope, threads, progress)
     bad = tuple(sorted(scan.run(), key=lambda one: (one.shard, one.key)))
     return VerifyReport(
         location=str(location),
@@ -104,6 +124,8 @@ def verify_cache(
         missing=tuple(sorted(scan.missing)),
         files=scan.files,
         bytes=scan.bytes,
+        remembered=scan.remembered,
+        left=scan.left,
         seconds=time.perf_counter() - start,
         bad=bad,
         problems=problems,
@@ -113,9 +135,17 @@ def verify_cache(
 class _Scan:
     """One pass over the shard files of a cache."""
 
-    def __init__(self, cache: Cache, shards: Collection[int] | None, threads: int | None, progress: Progress) -> None:
-        self.files = 0
-        self.bytes = 0
+    def __init__(
+        self,
+        cache: Cache,
+        shards: Collection[int] | None,
+        scope: VerifyScope | None,
+        threads: int | None,
+        progress: Progress,
+    ) -> None:
+        self.files = self.bytes = self.left = 0
+        self._log = None if scope is None else VerifyLog(cache.location, cache.digest)
+        self._deadline = math.inf if scope is None else scope.deadline
         self._cache = cache
         self._threads = threads or (None if isinstance(cache.location, LocalLocation) else _REMOTE_THREADS)
         self._progress = progress
@@ -125,21 +155,50 @@ class _Scan:
         self._commit = cache.stored_arrays[-1:]
         present = shards_present(cache.location, self._commit, range(cache.shard_count))
         self.missing = set(wanted) - present
-        self._tasks = [(shard, stored) for shard in sorted(present & set(wanted)) for stored in cache.stored_arrays]
+        tasks = [(shard, stored) for shard in sorted(present & set(wanted)) for stored in cache.stored_arrays]
+        self._tasks = tasks if scope is None else self._choose(tasks, scope)
+        self.remembered = len(tasks) - len(self._tasks) - self.left
+
+    def _choose(self, tasks: list[tuple[int, StoredArray]], scope: VerifyScope) -> list[tuple[int, StoredArray]]:
+        """The files to be read, those that were not read for longest first."""
+        assert self._log is not None
+        last = {(key := stored.shard_key(shard)): self._log.last(key) for shard, stored in tasks}
+        due = [(shard, stored) for shard, stored in tasks if last[stored.shard_key(shard)] < scope.since]
+        if scope.share < 1.0:
+            shards = sorted({shard for shard, _ in due})
+            drawn = set(random.sample(shards, math.ceil(scope.share * len(shards))))
+            self.left = sum(shard not in drawn for shard, _ in due)
+            due = [task for task in due if task[0] in drawn]
+        return sorted(due, key=lambda task: last[task[1].shard_key(task[0])])
 
     def run(self) -> Iterator[BadShard]:
         """Read all; yields each damaged file."""
-        for done, (size, bad) in enumerate(map_unordered(self._check, self._tasks, self._threads), start=1):
-            self.files += 1
-            self.bytes += size
-            self._progress(
-                ProgressEvent(stage=self._stage, done=done, total=len(self._tasks), bytes=self.bytes, unit="files")
-            )
-            if bad:
-                yield bad
+        try:
+            for done, (size, bad) in enumerate(map_unordered(self._check, self._tasks, self._threads), start=1):
+                self.files += size is not None
+                self.left += size is None
+                self.bytes += size or 0
+                self._progress(
+                    ProgressEvent(stage=self._stage, done=done, total=len(self._tasks), bytes=self.bytes, unit="files")
+                )
+                if bad:
+                    yield bad
+        finally:
+            if self._log is not None:
+                self._log.save(left=self.left)
 
-    def _check(self, task: tuple[int, StoredArray]) -> tuple[int, BadShard | None]:
-        """Bytes of one shard file, and what is wrong with it."""
+    def _check(self, task: tuple[int, StoredArray]) -> tuple[int | None, BadShard | None]:
+        """Bytes of one shard file, and what is wrong with it; None where the time is over."""
+        if time.monotonic() > self._deadline:
+            return None, None
+        key = task[1].shard_key(task[0])
+        etag = "" if self._log is None else self._log.etag(key)
+        size, bad = self._read_whole(task)
+        if self._log is not None:
+            self._log.note(key, etag, sound=bad is None)
+        return size, bad
+
+    def _read_whole(self, task: tuple[int, StoredArray]) -> tuple[int, BadShard | None]:
         shard, stored = task
         rows = self._cache.shard_rows(shard)
         whole = tuple(range(len(rows)))

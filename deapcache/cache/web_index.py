@@ -17,7 +17,7 @@ import contextlib
 import json
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from deapcache.cache.cache import Cache
 from deapcache.cache.catalog import CacheEntry, entry_at, list_caches
 from deapcache.cache.format import METADATA_KEY, StoredArray, difference, read_group, stored_array, whole_numbers
 from deapcache.cache.image_ids import IMAGE_ID_KEYS
-from deapcache.cache.names import DEPTH, KINDS, SUFFIX, is_provenance
+from deapcache.cache.names import KINDS, PROVENANCE, home_of, is_provenance
 from deapcache.errors import (
     CacheMissError,
     CorruptCacheError,
@@ -35,7 +35,7 @@ from deapcache.errors import (
     ReadOnlyError,
     UnreadableError,
 )
-from deapcache.locations import INDEX, LISTING_FORMAT, MANIFEST, LocalLocation, Location, locate
+from deapcache.locations import INDEX, LISTING_FORMAT, MANIFEST, LocalLocation, Location
 from deapcache.untrusted import parse_json, require_printable
 
 Record = TypeVar("Record", "Manifest", "IndexEntry")
@@ -134,7 +134,7 @@ def rebuild(home: Location) -> list[IndexEntry]:
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """The content of ``manifest.json``."""
-    return json.dumps({"format": LISTING_FORMAT, **asdict(manifest)}, indent=1, sort_keys=True).encode()
+    return json.dumps({"format": LISTING_FORMAT, **vars(manifest)}, indent=1, sort_keys=True).encode()
 
 
 def list_cache(location: Location, *, without: Collection[str] = ()) -> Manifest:
@@ -157,6 +157,30 @@ def list_cache(location: Location, *, without: Collection[str] = ()) -> Manifest
         bytes=sum(size for key, size in sizes.items() if _array_of(key, arrays)),
         keys=sizes,
     )
+
+
+def cache_contents(location: Location, digest: str) -> Manifest:
+    """What the cache of this digest holds: as its manifest says where nothing has changed since, else as listed.
+
+    On a file system a shard that comes or goes changes its folder; elsewhere a listing costs no more than a manifest.
+    Raises what :func:`list_cache` raises.
+    """
+    if isinstance(location, LocalLocation) and (kept := _manifest_if_true(location, digest)):
+        return kept
+    return list_cache(location)
+
+
+def _manifest_if_true(location: LocalLocation, digest: str) -> Manifest | None:
+    kept = read_manifest(location)
+    if kept is None or kept.digest != digest or METADATA_KEY not in kept.keys:
+        return None
+    arrays = {folder for key in kept.keys if (folder := key.partition("/")[0]) != PROVENANCE and "/" in key}
+    places = [METADATA_KEY, *arrays, *(f"{name}/{METADATA_KEY}" for name in arrays)]
+    with contextlib.suppress(OSError):
+        written = (location.path / MANIFEST).stat().st_mtime_ns
+        if all((location.path / place).stat().st_mtime_ns <= written for place in places):
+            return kept
+    return None
 
 
 def read_manifest(location: Location) -> Manifest | None:
@@ -222,9 +246,29 @@ def list_home(home: Location) -> list[IndexEntry]:
     return sorted((entry for entry in found if entry), key=lambda entry: entry.path)
 
 
+def read_index(home: Location) -> list[IndexEntry]:
+    """The caches that the home's ``index.json`` names; raises :class:`LocationError` where it is none to be used."""
+    try:
+        entries = parse_index(home.read(INDEX))
+    except FileNotFoundError:
+        entries = None
+    if entries is None:
+        raise LocationError(
+            f"{home}/{INDEX} is missing, or not what deapcache writes: `deapcache cache index` makes it"
+        )
+    return entries
+
+
 def index_bytes(entries: Sequence[IndexEntry]) -> bytes:
-    """The content of ``index.json``."""
-    return json.dumps({"format": LISTING_FORMAT, "caches": [asdict(entry) for entry in entries]}, indent=1).encode()
+    """The content of ``index.json``: JSON indented by one, which Python's encoder takes ten times as long to write."""
+    caches = [
+        "  {\n"
+        + ",\n".join(f"   {json.dumps(name)}: {json.dumps(value)}" for name, value in vars(entry).items())
+        + "\n  }"
+        for entry in entries
+    ]
+    listed = "[\n" + ",\n".join(caches) + "\n ]" if caches else "[]"
+    return f'{{\n "format": {LISTING_FORMAT},\n "caches": {listed}\n}}'.encode()
 
 
 def parse_index(data: bytes) -> list[IndexEntry] | None:
@@ -232,7 +276,9 @@ def parse_index(data: bytes) -> list[IndexEntry] | None:
     try:
         document = parse_json(data)
         entries = [_parse_record(IndexEntry, each) for each in document["caches"]]
-        return None if difference(document, json.loads(index_bytes(entries))) else entries
+        if data == (again := index_bytes(entries)):
+            return entries
+        return None if difference(document, json.loads(again)) else entries
     except (ValueError, TypeError, KeyError):
         return None
 
@@ -259,22 +305,18 @@ def _change_index(home: Location, path: str, *, leaving: bool = False) -> None:
     look and the write; `deapcache cache index` makes the whole index anew.
     """
     etag, raw = home.etag_or_none(INDEX), _read(home, INDEX)
+    written, others = None, list[IndexEntry]()
     while True:
-        entries = None if raw is None else parse_index(raw)
+        if written is None or raw != written:
+            entries = None if raw is None else parse_index(raw)
+            others = [entry for entry in (list_home(home) if entries is None else entries) if entry.path != path]
         own = None if leaving or (found := entry_at(home, path)) is None else _index_entry(found)
-        others = [entry for entry in (list_home(home) if entries is None else entries) if entry.path != path]
         data = index_bytes(sorted([*others, *([own] if own else [])], key=lambda entry: entry.path))
         if raw == data:
             return
         home.publish_unless_changed(INDEX, data, etag)
+        written = data
         etag, raw = home.etag_or_none(INDEX), _read_written(home, INDEX)
-
-
-def home_of(cache: Location) -> Location | None:
-    """The home in which a cache lies, None where it lies elsewhere."""
-    head, *path = cache.url.rsplit("/", DEPTH)
-    belongs = len(path) == DEPTH and path[0] in KINDS and path[-1].endswith(SUFFIX)
-    return locate(head or "/") if belongs else None
 
 
 def link_target(cache: Location) -> Path | None:

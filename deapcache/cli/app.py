@@ -15,6 +15,7 @@ import typer
 
 from deapcache.cli import cache, listing
 from deapcache.cli.console import err, note, out, robust_streams
+from deapcache.cli.correspondence import correspondence_command
 from deapcache.cli.doctor import doctor_command
 from deapcache.cli.extract import extract_command
 from deapcache.cli.figures import figures_command
@@ -59,6 +60,7 @@ def _options(
 
 app.command("extract")(extract_command)
 app.command("probe")(probe_command)
+app.command("correspondence")(correspondence_command)
 app.command("predict")(predict_command)
 app.command("results")(results_command)
 app.command("leaderboard")(leaderboard_command)

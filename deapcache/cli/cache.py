@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
+import math
 import shlex
-import sys
-from collections.abc import Iterator, Sequence
+import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,51 +13,37 @@ import typer
 
 from deapcache import locations
 from deapcache.cli import options
-from deapcache.cli.console import Bars, bars, duration, err, note, out, print_json, size, table
+from deapcache.cli.cache_copies import FAILURE, mirror_command, pull_command, push_command
+from deapcache.cli.cache_removal import journal_command, pin_command, prune_command, rm_command, unpin_command
+from deapcache.cli.cache_rows import (
+    GROUPS,
+    Filter,
+    UsedBy,
+    add_up,
+    cache_row,
+    cache_rows,
+    consult,
+    index_rows,
+    moment_text,
+    parse_age,
+    row_table,
+)
+from deapcache.cli.console import Bars, bars, duration, note, out, print_json, show, size, table
 from deapcache.cli.extract import progress_on
 from deapcache.cli.options import App
-from deapcache.errors import (
-    CacheInUseError,
-    CacheMissError,
-    CorruptCacheError,
-    DeapcacheError,
-    LocationError,
-    ResultsError,
-    UnreadableError,
-    UsageError,
-)
-from deapcache.locations import LocalLocation, Location, redacted
+from deapcache.errors import CacheMissError, DeapcacheError, UsageError, require_choice
+from deapcache.locations import LocalLocation
 
 if TYPE_CHECKING:
-    from deapcache.cache import Cache, CacheEntry, CacheFolder, TransferReport, VerifyReport
+    from deapcache.cache import CacheEntry, CacheFolder, VerifyReport, VerifyScope
     from deapcache.extraction import RepairReport
-    from deapcache.results.last_used import Uses
-
-FAILURE = 1
-"""Something is damaged, was not copied, or could not be made whole."""
 
 _NAMED_IMAGES = 20
 """Image ids that are spelled out of each damaged file; --json has all."""
 _PICTURED_IMAGES = 8
 """Images of a picture, spread over the cache."""
-_AGE_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
-
 
 One = Annotated[str, typer.Argument(help="Part of the cache's path, or first characters of its digest.")]
-UsedBy = Annotated[
-    list[str] | None,
-    typer.Option("--used-by", metavar="HOME", help="A further home whose results count as uses; may be repeated."),
-]
-Filter = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--filter",
-        help="Only caches with this TEXT in the path or at the beginning of the digest, or with FIELD=VALUE: dataset, "
-        "split, backbone, storage, complete=false, …; may be repeated.",
-    ),
-]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be removed; remove nothing.")]
 app = App(help="Look at the caches of a home, and look after them.", no_args_is_help=True)
 
 
@@ -71,37 +55,40 @@ def list_command(
     home: options.Home = None,
     read_home: options.ReadHomes = None,
     filters: Filter = None,
+    by: Annotated[
+        str | None,
+        typer.Option("--by", metavar="FIELD", help=f"Add up caches, images and bytes by {', '.join(GROUPS)}."),
+    ] = None,
     used_by: UsedBy = None,
     json: options.Json = False,
 ) -> None:
     """Caches of a home: what, images, bytes, whether complete, who made them and when, when a probe last used them."""
-    from deapcache.cache import list_caches
+    from deapcache.cache import list_caches, match_filters
 
     place = options.place(home, read_home)
-    uses = _uses(place, used_by)
-    rows = [row for row, wanted in _rows(list_caches(place), uses, filters or []) if wanted]
-    if json:
+    if by is not None:
+        require_choice("--by", by, GROUPS)
+    if by and by != "user" and len(place.layers) == 1 and not isinstance(place, LocalLocation):
+        rows = index_rows(place)  # of a store far away one request says it all
+        rows = [row for row, fits in zip(rows, match_filters(rows, filters or []), strict=True) if fits]
+    else:
+        uses = None if by else consult(place, used_by)
+        rows = [row for _, row in cache_rows(list_caches(place), uses, filters or [])]
+    if by:
+        sums = {"caches": "caches", "images": "images"}
+        columns = {by: lambda group: str(group[by])} | {n: lambda group, n=n: f"{group[n]:,}" for n in sums}
+        groups = [{by: group.pop(GROUPS[by]), **group} for group in add_up(rows, GROUPS[by])]
+        total = {by: "all", **{name: sum(group[name] for group in groups) for name in (*sums, "bytes")}}
+        columns["size"] = lambda group: size(group["bytes"])
+        show([*groups, *([] if json else [total])], json, columns, right=("caches", "images", "size"))
+    elif json:
         print_json(rows)
     elif rows:
-        out.print(_row_table(rows, several_homes=len(place.layers) > 1))
+        out.print(row_table(rows, several_homes=len(place.layers) > 1))
     elif filters:
         out.print(f"no cache in {place} fits {' and '.join(filters)}", markup=False)
     else:
         out.print(f"no caches in {place}: make one with deapcache extract --backbone NAME --dataset NAME", markup=False)
-
-
-def _row_table(rows: list[dict[str, Any]], *, several_homes: bool) -> Any:
-    names = ("kind", "dataset", "split", "name", "view", *(("home",) if several_homes else ()))
-    listed = table(*names, "images", "size", "who", "when", "last use", "digest", right=("images", "size"))
-    for row in rows:
-        which = [row[name] for name in names]
-        if "error" in row:
-            listed.add_row(*which, "unreadable", "–", "–", "–", "–", row["error"])
-            continue
-        images = f"{row['present']:,}" if row["complete"] else f"{row['present']:,} of {row['images']:,}"
-        made = (row["who"] or "–", _moment_text(row["when"]), _moment_text(row["last_use"]))
-        listed.add_row(*which, images, size(row["bytes"]), *made, row["digest"][:12])
-    return listed
 
 
 @app.command("info")
@@ -130,9 +117,9 @@ def info_command(
 
     place = options.place(home, read_home)
     entries = select_caches(place, [cache])
-    last_uses = _uses(place, used_by).last
+    last_uses = consult(place, used_by).last
     rows = [
-        {**(_summary(entry, last_uses.get(entry.digest)) or {}), **_details(entry, statistics)} for entry in entries
+        {**(cache_row(entry, last_uses.get(entry.digest)) or {}), **_details(entry, statistics)} for entry in entries
     ]
     if picture is not None:
         _draw(entries, picture)
@@ -188,8 +175,8 @@ def _show_details(row: dict[str, Any]) -> None:
         "images", f"{row['present']:,} of {row['images']:,} in {row['shards']} shards of {row['shard_images']}"
     )
     listed.add_row("size", size(row["bytes"]))
-    listed.add_row("last written", _moment_text(row["when"]))
-    listed.add_row("last used by a probe", _moment_text(row["last_use"]))
+    listed.add_row("last written", moment_text(row["when"]))
+    listed.add_row("last used by a probe", moment_text(row["last_use"]))
     for name, array in row["arrays"].items():
         listed.add_row(f"array {name}", f"{array['dtype']} {tuple(array['shape'])}")
     if "covered" in row:
@@ -251,6 +238,39 @@ class _Recompute:
     device: options.Device = "auto"
 
 
+@dataclass(frozen=True)
+class _Scope:
+    """How much of the caches is read, by what the home remembers."""
+
+    older_than: Annotated[
+        str | None,
+        typer.Option("--older-than", metavar="AGE", help="Only what was not found sound within that time: 30d."),
+    ] = None
+    max_time: Annotated[
+        str | None,
+        typer.Option("--max-time", metavar="TIME", help="Stop after so long, the longest unread first: 90m, 6h."),
+    ] = None
+    sample: Annotated[
+        float | None, typer.Option("--sample", metavar="PERCENT", help="Only so many of the shards, drawn anew.")
+    ] = None
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Print what is damaged and the sums, nothing of what is sound.")
+    ] = False
+
+    def scope(self) -> VerifyScope:
+        """The same as the library takes it; raises :class:`UsageError` for values that it does not know."""
+        from deapcache.cache import VerifyScope
+
+        if self.sample is not None and not 0 < self.sample <= 100:
+            raise UsageError(f"--sample {self.sample:g}: expected a percentage above 0, at most 100")
+        since, deadline = math.inf, math.inf
+        if self.older_than:
+            since = time.time() - parse_age(self.older_than).total_seconds()
+        if self.max_time:
+            deadline = time.monotonic() + parse_age(self.max_time, "--max-time").total_seconds()
+        return VerifyScope(since=since, deadline=deadline, share=(self.sample or 100) / 100)
+
+
 @app.command("verify")
 def verify_command(
     *,
@@ -259,6 +279,7 @@ def verify_command(
         typer.Argument(metavar="[CACHE]...", help="Parts of paths, or first characters of digests. Default: all."),
     ] = None,
     recompute: _Recompute,
+    how_much: _Scope,
     threads: Annotated[
         int | None, typer.Option("--threads", help="Files read at once. Default: two a core, 4 from a server.")
     ] = None,
@@ -268,35 +289,57 @@ def verify_command(
 ) -> int:
     """Read every byte of caches and compare every checksum; exit code 1 where something is damaged.
 
-    Shards that were not extracted yet are no damage.
+    Shards that were not extracted yet are no damage. The home remembers what was found sound, and when.
     """
     from deapcache.cache import select_folders
 
     if (recompute.live is not None and recompute.live < 1) or (threads is not None and threads < 1):
         raise UsageError("--live and --threads take a number of at least 1")
+    scope = how_much.scope()
     folders = select_folders(options.own_home(home), caches or [])
+    if how_much.max_time:
+        folders = _longest_unread_first(folders)
     documents, bad = [], 0
     with bars() as shown:
         for folder in folders:
-            document, lines = _verify(folder, threads, shown)
+            document, lines = _verify(folder, scope, threads, shown)
             is_of_features = folder.entry is not None and folder.entry.kind == "features"
             if recompute.live and is_of_features and "error" not in document:
                 document["live"], more = _recompute(folder, document, recompute, recompute.live, shown)
                 lines += more
             recomputed = document.get("live", {})
             documents.append(document)
-            bad += not document["sound"] or bool(recomputed.get("bad")) or "error" in recomputed
-            if not json:
+            is_bad = not document["sound"] or bool(recomputed.get("bad")) or "error" in recomputed
+            bad += is_bad
+            if not json and (is_bad or not how_much.summary):
                 for line in lines:
                     out.print(line, markup=False)
     if json:
         print_json(documents)
     else:
         out.print(f"{len(folders)} caches, {bad} of them damaged" if folders else "no caches", markup=False)
+        if how_much != _Scope():
+            out.print(_sums(documents), markup=False)
     return FAILURE if bad else 0
 
 
-def _verify(folder: CacheFolder, threads: int | None, shown: Bars) -> tuple[dict[str, Any], list[str]]:
+def _longest_unread_first(folders: list[CacheFolder]) -> list[CacheFolder]:
+    from deapcache.cache.verified import last_verified
+
+    return sorted(folders, key=lambda folder: last_verified(folder.home, folder.digest))
+
+
+def _sums(documents: list[dict[str, Any]]) -> str:
+    """Of all caches together: what was read now, what was before, and what is left for another time."""
+    files, read, remembered, left = (
+        sum(one.get(name, 0) for one in documents) for name in ("files", "bytes", "remembered", "left")
+    )
+    return f"{files:,} files read ({size(read)}), {remembered:,} found sound before, {left:,} left for another time"
+
+
+def _verify(
+    folder: CacheFolder, scope: VerifyScope, threads: int | None, shown: Bars
+) -> tuple[dict[str, Any], list[str]]:
     from deapcache.cache import verify_cache
 
     if not folder.has_root:
@@ -304,7 +347,7 @@ def _verify(folder: CacheFolder, threads: int | None, shown: Bars) -> tuple[dict
         text += f" leaves it. Extract again to make it whole, or {_command('rm', folder)}"
         return {"path": folder.path, "sound": True, "error": text}, [text]
     try:
-        report = verify_cache(folder.location, threads=threads, progress=progress_on(shown))
+        report = verify_cache(folder.location, scope=scope, threads=threads, progress=progress_on(shown))
     except CacheMissError:
         text = f"{folder.path}: it was removed since it was listed"
         return {"path": folder.path, "sound": True, "error": text}, [text]
@@ -418,247 +461,16 @@ def _show_repair(folder: CacheFolder, report: RepairReport) -> None:
         out.print(f"{folder.path}: {line}", markup=False)
 
 
-# --- push, pull -------------------------------------------------------------------------------------------------------
+# --- copying, removing, serving ---------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True)
-class _Transfer:
-    """What is copied between homes, beside the cache that is named."""
-
-    images: Annotated[
-        int | None, typer.Option("--images", help="Only the first N images, rounded up to whole shards.")
-    ] = None
-    with_targets: Annotated[
-        bool, typer.Option("--with-targets", help="Also the base images and the targets of the same images.")
-    ] = False
-    all_that_fit: Annotated[bool, typer.Option("--all", help="All caches that fit, not exactly one.")] = False
-    home: options.Home = None
-    json: options.Json = False
-
-    def run(self, text: str, source: Location, destination: Location) -> int:
-        """Copy the caches of ``source`` that ``text`` fits; the exit code."""
-        from deapcache.cache import transfer_cache
-
-        chosen = list(self._caches(text, source))
-        destination.require_writable()
-        reports: list[TransferReport] = []
-        with bars() as shown:
-            for entry, cache, shards in chosen:
-                place = destination / entry.path
-                report = transfer_cache(cache, place, shards=shards, progress=progress_on(shown))
-                reports.append(report)
-                if not self.json:
-                    _show_transfer(entry, report)
-        if self.json:
-            print_json([report.to_json() for report in reports])
-        return FAILURE if any(report.refused for report in reports) else 0
-
-    def _caches(self, text: str, source: Location) -> Iterator[tuple[CacheEntry, Cache, range | None]]:
-        """The caches to copy, each with its shards, None being all; what belongs to one follows it."""
-        from deapcache.cache import related_caches, select_cache, select_caches
-
-        if self.images is not None and self.images < 1:
-            raise UsageError(f"--images must be at least 1, found {self.images}")
-        entries = select_caches(source, [text]) if self.all_that_fit else [select_cache(source, text)]
-        related = [[first, *(related_caches(first) if self.with_targets else [])] for first in entries]
-        for entry in {entry.path: entry for group in related for entry in group}.values():
-            cache = entry.open()
-            images = None if self.images is None else min(self.images, len(cache))
-            yield entry, cache, None if images is None else range(-(-images // cache.shard_images))
-
-
-@app.command("push")
-def push_command(
-    cache: One,
-    to: Annotated[str, typer.Option("--to", help="The home to copy to: a path, s3:// or gs://.")],
-    transfer: _Transfer,
-) -> int:
-    """Copy a cache into another home: only what is missing there, every checksum compared on the way.
-
-    After an interruption the same command does the rest. Exit code 1 where a shard could not be copied.
-    """
-    return transfer.run(cache, options.own_home(transfer.home), locations.locate(to))
-
-
-@app.command("pull")
-def pull_command(
-    cache: One,
-    origin: Annotated[str, typer.Option("--from", help="The home to copy from: a path, s3://, gs:// or https://.")],
-    transfer: _Transfer,
-) -> int:
-    """Copy a cache, or a part of it, from another home: only what is missing here, every checksum compared.
-
-    After an interruption the same command does the rest. Exit code 1 where a shard could not be copied.
-    """
-    return transfer.run(cache, locations.locate(origin), options.own_home(transfer.home))
-
-
-def _show_transfer(entry: CacheEntry, report: TransferReport) -> None:
-    text = f"{report.copied} files copied ({size(report.bytes)}), {report.there} were there"
-    text += f", {report.absent} of {report.asked} shards are not in the source" if report.absent else ""
-    text += "; complete" if report.complete else "; incomplete: what is there can be read"
-    out.print(f"{entry.path}: {text}", markup=False)
-    for refused in report.refused:
-        out.print(f"  NOT COPIED: {report.destination}/{refused.key}: {refused.reason}", markup=False)
-
-
-# --- rm, prune --------------------------------------------------------------------------------------------------------
-
-
-@app.command("rm")
-def rm_command(
-    caches: Annotated[
-        list[str], typer.Argument(metavar="CACHE...", help="Part of a path, or first characters of a digest.")
-    ],
-    all_that_fit: Annotated[
-        bool, typer.Option("--all", help="Remove all caches that fit, not exactly one of each.")
-    ] = False,
-    yes: Yes = False,
-    dry_run: DryRun = False,
-    home: options.Home = None,
-    json: options.Json = False,
-) -> None:
-    """Remove caches, or what is left of one whose removal was cut off: the same command then goes on.
-
-    Results that were measured with a cache stay.
-    """
-    from deapcache.cache import select_folder, select_folders
-
-    place = options.own_home(home)
-    folders = select_folders(place, caches) if all_that_fit else [select_folder(place, text) for text in caches]
-    rows: dict[str, dict[str, Any]] = {folder.path: {} for folder in folders}
-    _remove(place, rows, yes=yes, dry_run=dry_run, json=json)
-
-
-@app.command("prune")
-def prune_command(
-    older_than: Annotated[
-        str | None,
-        typer.Option(
-            "--older-than",
-            metavar="AGE",
-            help="Last used, or where never used last written, so long ago: 90d, 12w, 36h.",
-        ),
-    ] = None,
-    unused: Annotated[bool, typer.Option("--unused", help="Only caches that no result names.")] = False,
-    filters: Filter = None,
-    used_by: UsedBy = None,
-    yes: Yes = False,
-    dry_run: DryRun = False,
-    home: options.Home = None,
-    json: options.Json = False,
-) -> None:
-    """Remove caches that nobody has used for long.
-
-    Features alone, unless a --filter kind=images or kind=targets says more: these serve many features.
-    """
-    from deapcache.cache import list_caches
-
-    if older_than is None and not unused:
-        raise UsageError("prune needs --older-than AGE (90d), --unused, or both: it says which caches may go")
-    place = options.own_home(home)
-    limit = datetime.now(UTC) - parse_age(older_than) if older_than else None
-    uses = _uses(place, used_by)
-    if uses.unreadable:
-        raise ResultsError(
-            f"{len(uses.unreadable)} result files cannot be read, and the caches that they name may be in use: delete "
-            "these files or move them away, then prune again; nothing was removed"
-        )
-    kind = None if any(text.startswith("kind=") for text in filters or []) else "features"
-    entries = [entry for entry in list_caches(place, kind) if _lies_in_home(entry)]
-    old = {}
-    for row, wanted in _rows(entries, uses, filters or []):
-        if "error" in row:
-            note(f"{row['path']} stays, for it cannot be opened: {row['error']}")
-        elif wanted and _is_old(row, limit, unused):
-            old[row["path"]] = row
-    _remove(place, old, yes=yes, dry_run=dry_run, json=json, skip_busy=True)
-
-
-def parse_age(text: str) -> timedelta:
-    """``36h``, ``90d`` or ``12w``; raises :class:`UsageError` for anything else."""
-    found = re.fullmatch(r"(\d+)([hdw])", text)
-    if not found:
-        raise UsageError(f"--older-than {text!r}: expected hours, days or weeks such as 36h, 90d or 12w")
-    try:
-        return timedelta(**{_AGE_UNITS[found[2]]: int(found[1])})
-    except OverflowError:
-        raise UsageError(f"--older-than {text!r} is longer ago than there are dates") from None
-
-
-def _lies_in_home(entry: CacheEntry) -> bool:
-    """Whether a cache lies in the home, or there is a link to it alone, which can be removed."""
-    from deapcache.cache import link_target
-
-    real = link_target(entry.location)
-    is_link = isinstance(entry.location, LocalLocation) and entry.location.path.is_symlink()
-    if real and not is_link:
-        note(f"{entry.path} stays, for links lead out of the home to {real}")
-        return False
-    return True
-
-
-def _is_old(row: dict[str, Any], limit: datetime | None, unused: bool) -> bool:
-    if unused and row["last_use"]:
-        return False
-    if limit is None:
-        return True
-    last = row["last_use"] or row["when"]
-    if last is None:
-        note(f"{row['path']} stays, for nothing says how old it is")
-        return False
-    moment = datetime.fromisoformat(last)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) < limit
-
-
-def _remove(
-    place: Location, rows: dict[str, dict[str, Any]], *, yes: bool, dry_run: bool, json: bool, skip_busy: bool = False
-) -> None:
-    """Remove the caches at the paths that ``rows`` has, once the user agrees.
-
-    ``rows`` says of each cache what a table shows, as far as it is known. With ``skip_busy``, caches that a run is at
-    work on are left with a note.
-    """
-    from deapcache.cache import remove_cache
-
-    if not json:
-        _show_rows_to_remove(rows)
-    removed = {}
-    if rows and not dry_run:
-        place.require_writable()
-        if not yes and not sys.stdin.isatty():
-            raise UsageError("there is no terminal to ask at: give --yes to remove these caches, or --dry-run to look")
-        if not yes:
-            err.print(f"remove {len(rows)} caches? [y/N] ", end="", markup=False)
-            if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-                raise typer.Exit(1)
-        for path in rows:
-            try:
-                removed[path] = remove_cache(place / path)
-            except CacheInUseError as error:
-                if not skip_busy:
-                    raise
-                note(f"{path} stays: {error}")
-    if json:
-        facts = [{"path": path, **vars(one)} for path, one in removed.items()]
-        print_json({"would_remove": list(rows) if dry_run else [], "removed": facts})
-        return
-    for one in removed.values():
-        out.print(f"removed {one.location}: {one.files} files, {size(one.bytes)}", markup=False)
-
-
-def _show_rows_to_remove(rows: dict[str, dict[str, Any]]) -> None:
-    if not rows:
-        out.print("nothing to remove")
-        return
-    listed = table("cache", "size", "written", "last use", right=("size",))
-    for path, row in rows.items():
-        facts = (size(row["bytes"]), _moment_text(row["when"]), _moment_text(row["last_use"])) if row else ("", "", "")
-        listed.add_row(path, *facts)
-    out.print(listed)
-
-
-# --- serve, index -----------------------------------------------------------------------------------------------------
+app.command("push")(push_command)
+app.command("pull")(pull_command)
+app.command("mirror")(mirror_command)
+app.command("rm")(rm_command)
+app.command("prune")(prune_command)
+app.command("pin")(pin_command)
+app.command("unpin")(unpin_command)
+app.command("journal")(journal_command)
 
 
 @app.command("serve")
@@ -696,88 +508,3 @@ def index_command(home: options.Home = None) -> None:
     entries = rebuild(place)
     images = sum(entry.images for entry in entries)
     out.print(f"{place}/{locations.INDEX}: {len(entries)} caches, {images:,} images", markup=False)
-
-
-# --- one row a cache --------------------------------------------------------------------------------------------------
-
-
-def _rows(entries: Sequence[CacheEntry], uses: Uses, filters: Sequence[str]) -> list[tuple[dict[str, Any], bool]]:
-    """A row for each cache that is still there, and whether every filter fits it."""
-    from deapcache.cache import match_filters
-
-    found = [(entry, _summary(entry, uses.last.get(entry.digest))) for entry in entries]
-    rows = [row for _, row in found if row]
-    facts = [{**entry.fields, **row} for entry, row in found if row]
-    return list(zip(rows, match_filters(facts, filters), strict=True))
-
-
-def _summary(entry: CacheEntry, last_use: datetime | None) -> dict[str, Any] | None:
-    """One cache in JSON: what, how much of it, who made it and when, and when it was last used.
-
-    None where it was removed since it was listed.
-    """
-    from deapcache.cache import last_written
-
-    known = {"path": entry.path, "kind": entry.kind, "dataset": entry.dataset, "split": entry.split, "name": entry.name}
-    known |= {"home": str(entry.home), "view": entry.fields.get("view", ""), "digest": entry.digest}
-    try:
-        cache = entry.open()
-        present = cache.present_shards()
-        stored = cache.stored_bytes()
-    except DeapcacheError as error:
-        if isinstance(error, LocationError) and not isinstance(error, UnreadableError):
-            raise
-        return {**known, "error": str(error)} if entry.location.exists("zarr.json") else None
-    written = last_written(entry.location)
-    return {
-        **known,
-        "images": len(cache),
-        "present": sum(len(cache.shard_rows(k)) for k in present),
-        "complete": len(present) == cache.shard_count,
-        "bytes": stored,
-        "who": _who(cache),
-        "when": written.isoformat(timespec="seconds") if written else None,
-        "last_use": last_use.isoformat(timespec="seconds") if last_use else None,
-    }
-
-
-def _who(cache: Cache) -> str:
-    """Those who wrote it, as user@host; empty where nothing says so."""
-    facts: list[dict[str, Any]] = []
-    try:
-        facts = cache.provenance()
-    except CorruptCacheError:  # verify says so, and repair clears it away
-        pass
-    except UnreadableError as error:
-        note(f"who wrote {cache.location} is not known: {error}")
-    names = {f"{one['user']}@{one['host']}" for one in facts if {"user", "host"} <= one.keys()}
-    return ", ".join(sorted(names))
-
-
-def _uses(home: Location, others: Sequence[str] | None) -> Uses:
-    """When caches were last used, by the results in ``home`` and in ``others``; says what could not be read.
-
-    Raises :class:`UsageError` for one of ``others`` that has no results: mistyped, not mounted, or a web server.
-    """
-    from deapcache.results.last_used import last_uses
-
-    places = list(home.layers)
-    for text in others or ():
-        place = locations.locate(text)
-        if isinstance(place, locations.WebLocation):
-            raise UsageError(f"--used-by {redacted(text)}: a web server lists no results; give a path, s3:// or gs://")
-        if not place.keys("results"):
-            raise UsageError(
-                f"--used-by {redacted(text)}: there are no results in {place}/results. Is it mistyped, or not mounted? "
-                "Leave it out if nothing was ever measured there"
-            )
-        places.append(place)
-    found = last_uses([place for place in places if not isinstance(place, locations.WebLocation)])  # lists no results
-    for file in found.unreadable:
-        note(f"{file} is not a result, so that it cannot be told which caches it used")
-    return found
-
-
-def _moment_text(text: str | None) -> str:
-    """A time in JSON as a table shows it: to the minute, in UTC."""
-    return text[:16].replace("T", " ") if text else "–"

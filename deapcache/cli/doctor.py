@@ -98,6 +98,8 @@ def _home(place: Location) -> dict[str, str]:
     facts = {"": str(place)}
     if others := place.layers[1:]:
         facts["read too"] = ", ".join(map(str, others))
+    if agreed := str(locations.home_defaults(place)):
+        facts["defaults"] = agreed
     free = place.free_bytes()
     if free is not None:
         facts["free"] = size(free)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from deapcache.cli.console import Bars, bars, duration, note, out, print_json, s
 
 if TYPE_CHECKING:
     from deapcache.extraction import ExtractionPlan, ExtractionReport, ExtractionSettings, Progress
+    from deapcache.locations import HomeDefaults
 
 _LISTED = 100
 """Images left out that are shown of each split."""
@@ -64,24 +65,32 @@ class _Settings:
         ),
     ] = "squash"
     dtype: Annotated[
-        str, typer.Option("--dtype", help="Storage: float16, bfloat16 (rounded, smaller), float32, int8.")
-    ] = "float16"
+        str | None,
+        typer.Option(
+            "--dtype",
+            help="Storage: float16, bfloat16 (rounded, smaller), float32, int8. Default: the home's own, then float16.",
+        ),
+    ] = None
     compress: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--compress/--no-compress",
             help="Whether new caches of features are compressed. Without, reads from memory are fastest, and file "
-            "systems that compress by themselves do it once.",
+            "systems that compress by themselves do it once. Default: the home's own, then compressed.",
         ),
-    ] = True
-    precision: Annotated[str, typer.Option("--precision", help="Compute: fp32, bf16 or fp16 autocast.")] = "fp32"
+    ] = None
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", help="Compute: fp32, bf16 or fp16 autocast. Default: the home's own, then fp32."),
+    ] = None
     views: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--views",
-            help="original, hflip (mirrored images; of the training split alone unless --split says more), or both.",
+            help="original, hflip (mirrored images; of the training split alone unless --split says more), or both. "
+            "Default: the home's own, then original.",
         ),
-    ] = "original"
+    ] = None
     layers: Annotated[
         str,
         typer.Option(
@@ -124,21 +133,31 @@ class _Settings:
         typer.Option("--shard", help="Only this part of the shards, 1/8 to 8/8: for the tasks of a Slurm array."),
     ] = None
 
-    def for_extraction(self) -> ExtractionSettings:
-        """The same as the library takes it; raises :class:`UsageError` for values that it does not know."""
+    def for_extraction(self, home: HomeDefaults) -> ExtractionSettings:
+        """The same as the library takes it, with the home's defaults where the command line says nothing.
+
+        Raises :class:`UsageError` for values that it does not know.
+        """
         from deapcache.backbones import LayerSelection
         from deapcache.extraction import ExtractionSettings, ShardPartition, parse_base_size, parse_partition
 
+        own: dict[str, Any] = {"dtype": "float16", "compress": True, "precision": "fp32", "views": "original"}
+        agreed = {name: home.get(f"extract.{name}") for name in own if getattr(self, name) is None}
+        agreed = {name: value for name, value in agreed.items() if value is not None}
+        if agreed:
+            note(f"of {home.place}: {', '.join(f'{name} = {value}' for name, value in agreed.items())}")
+        chosen = {name: getattr(self, name) for name in own if getattr(self, name) is not None}
+        chosen = {**own, **agreed, **chosen}
         return ExtractionSettings(
             base_size=parse_base_size(self.base_size) if self.base_size else None,
             fit=self.fit,
-            storage=self.dtype,
-            compress=self.compress,
-            precision=self.precision,
+            storage=chosen["dtype"],
+            compress=chosen["compress"],
+            precision=chosen["precision"],
             weights=self.weights,
             weights_key=self.weights_key,
             name=self.name,
-            views=tuple(options.names(self.views)),
+            views=tuple(options.names(chosen["views"])),
             selection=LayerSelection(
                 layers=tuple(options.names(self.layers)), final_norm=self.final_norm, tokens=self.tokens
             ),
@@ -187,9 +206,11 @@ def extract_command(
         names = [at_size(name, parse_image_size(settings.image_size)) for name in names]
     if settings.weights is not None and len(names) > 1:
         raise typer.BadParameter("--weights is the checkpoint of one backbone: give one --backbone with it")
-    how = settings.for_extraction()
-    opened = open_dataset(dataset, locations.data_root(data_root))
     place, splits = caches.location(), options.names(split) or None
+    if isinstance(place.layers[0], locations.WebLocation) and not dry_run:
+        place.require_writable()  # which says that a web server is only read
+    how = settings.for_extraction(locations.home_defaults(place))
+    opened = open_dataset(dataset, locations.data_root(data_root))
     if dry_run:
         with bars() as display:
             plan = plan_extraction(names, opened, place, splits=splits, settings=how, progress=progress_on(display))

@@ -1,4 +1,4 @@
-"""``deapcache list backbones|datasets|tasks|readouts``."""
+"""``deapcache list backbones|datasets|tasks|readouts|protocols``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _DEPENDS = "depend on its files"
 
-app = App(help="Show what there is: backbones, datasets, tasks, readouts.", no_args_is_help=True)
+app = App(help="Show what there is: backbones, datasets, tasks, readouts, protocols.", no_args_is_help=True)
 
 
 @app.command("backbones")
@@ -217,6 +217,23 @@ def list_readouts(
             "what it is": lambda pair: pair[1].summary,
         },
         document=document,
+    )
+
+
+@app.command("protocols")
+def list_protocols(json: options.Json = False) -> None:
+    """Named protocols: whole sets of the choices of a probe, for --protocol. They are frozen: see docs/protocol.md."""
+    from deapcache.probing import DEFAULT_PROTOCOL, PROTOCOLS
+
+    show(
+        PROTOCOLS.items(),
+        json,
+        {
+            "protocol": lambda pair: pair[0] + (" (default)" if pair[0] == DEFAULT_PROTOCOL else ""),
+            "digest": lambda pair: pair[1].digest[:12],
+            "what it is": lambda pair: pair[1].summary,
+        },
+        document=lambda pair: {"name": pair[0], **pair[1].to_json()},
     )
 
 

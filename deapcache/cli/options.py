@@ -127,6 +127,9 @@ ReadHomes = Annotated[
         "after --home. Default: $DEAPCACHE_READ_HOMES, with commas between them.",
     ),
 ]
+OverSeeds = Annotated[
+    bool, typer.Option("--over-seeds", help="Intervals over images and seeds: what other seeds would give, too.")
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", help="Where datasets lie as downloaded. Default: $DEAPCACHE_DATA, then ./data."),
@@ -169,7 +172,8 @@ class ResultFilter:
     backbone: Annotated[str | None, typer.Option("--backbone", help="Only of these backbones: a,b.")] = None
     readout: Annotated[str | None, typer.Option("--readout", help="Only of these readouts: a,b.")] = None
     protocol: Annotated[
-        str | None, typer.Option("--protocol", help="Only of these protocols, by first characters of the digest: a,b.")
+        str | None,
+        typer.Option("--protocol", help="Only of these protocols, by name or first characters of the digest: a,b."),
     ] = None
     cache: Annotated[
         str | None, typer.Option("--cache", help="Only what has read one of these caches, by first characters: a,b.")
@@ -274,16 +278,16 @@ TrustRemoteCode = Annotated[
 def names(text: str | None) -> list[str]:
     """``a,b`` as a list without repetition; raises :class:`UsageError` for an empty entry.
 
-    ``a@untrained:1,2`` is ``a@untrained:1,a@untrained:2``.
+    ``a@untrained:1,2`` is ``a@untrained:1`` and ``a@untrained:2``.
     """
     if text is None:
         return []
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
         raise UsageError(f"{text!r} has an empty name between its commas: write names as a,b,c")
-    for place, part in enumerate(parts[1:], start=1):
-        if part.isdecimal() and (control := re.match(r".+@untrained:(?=\d+$)", parts[place - 1])):
-            parts[place] = control[0] + part
+    for place, part in enumerate(parts):
+        if place and re.fullmatch(r"\d+(@\d+(x\d+)?)?", part) and "@untrained:" in parts[place - 1]:
+            parts[place] = f"{parts[place - 1].rpartition('@untrained:')[0]}@untrained:{part}"
     return list(dict.fromkeys(parts))
 
 

@@ -31,13 +31,30 @@ class _Choices:
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="Backbones: a,b. Default: every one cached for the dataset.")
     ] = None
-    readout: Annotated[str, typer.Option("--readout", help="Readouts: a,b (deapcache list readouts).")] = "deap"
+    readout: Annotated[
+        str | None,
+        typer.Option("--readout", help="Readouts: a,b (deapcache list readouts). Default: the protocol's, deap."),
+    ] = None
     seed: Annotated[str, typer.Option("--seed", help="Seeds of the readout's initialisation: 0,1,2.")] = "0"
     iterations: Annotated[
         int | None, typer.Option("--iterations", help="Training steps. Default: the task's (30,000 or 10,000).")
     ] = None
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images in one training step.")] = 32
-    lr: Annotated[str, typer.Option("--lr", help="AdamW's peak learning rate, or several: 3e-4,1e-3.")] = "1e-3"
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="Named protocol (deapcache list protocols); options below change it.")
+    ] = "deapcache-2"
+    lr: Annotated[
+        str | None,
+        typer.Option("--lr", help="AdamW's peak learning rate, or several: 3e-4,1e-3. Default: the protocol's."),
+    ] = None
+    select: Annotated[
+        bool | None,
+        typer.Option("--select/--no-select", help="Choose the learning rate on a tenth of train. Default: protocol's."),
+    ] = None
+    standardise: Annotated[
+        str | None,
+        typer.Option("--standardise", help="Features: per channel over train, or per cell. Default: the protocol's."),
+    ] = None
     limit: Annotated[
         int | None, typer.Option("--limit", help="Train and score on the first N images of each split only.")
     ] = None
@@ -77,8 +94,11 @@ class _Choices:
             backbones=options.names(self.backbone),
             readouts=options.names(self.readout),
             seeds=_seeds(self.seed),
-            where=_recipe_fields(self.where or []),
-            lrs=options.rates(self.lr, "--lr"),
+            where=recipe_fields(self.where or []),
+            protocol=self.protocol,
+            lrs=options.rates(self.lr, "--lr") if self.lr else (),
+            select=self.select,
+            standardise=self.standardise,
             task_options=_task_options(self.task_option or [], options.names(self.task)),
             upsampler=self.upsampler,
             batch_size=self.batch_size,
@@ -114,7 +134,7 @@ def probe_command(
 
     config = choices.config()
     place = caches.location()
-    own = _results_home(results_home, place)
+    own = results_home_of(results_home, place)
     done: list[SavedRun] = []
     try:
         with bars() as display:
@@ -183,7 +203,7 @@ def _task_options(given: list[str], tasks: list[str]) -> dict[str, dict[str, str
     return chosen
 
 
-def _recipe_fields(pairs: list[str]) -> dict[str, str]:
+def recipe_fields(pairs: list[str]) -> dict[str, str]:
     """``["storage=float16"]`` as a mapping; raises :class:`UsageError` where the ``=`` is missing."""
     split = [pair.partition("=") for pair in pairs]
     for field, equals, _ in split:
@@ -195,7 +215,7 @@ def _recipe_fields(pairs: list[str]) -> dict[str, str]:
     return {field: value for field, _, value in split}
 
 
-def _results_home(given: str | None, home: Location) -> Location:
+def results_home_of(given: str | None, home: Location) -> Location:
     """Where results of caches in ``home`` go; raises :class:`UsageError` where they would go to a web server."""
     place = locations.locate(given) if given else home
     if not given and isinstance(home.layers[0], locations.WebLocation):

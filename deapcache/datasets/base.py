@@ -236,13 +236,16 @@ DATASETS: Registry[type[Dataset]] = Registry(
     "dataset",
     modules=(
         "deapcache.datasets.ade20k",
+        "deapcache.datasets.bsds500",
         "deapcache.datasets.cityscapes",
         "deapcache.datasets.coco",
         "deapcache.datasets.diode",
         "deapcache.datasets.folder",
         "deapcache.datasets.kitti",
         "deapcache.datasets.nyuv2",
+        "deapcache.datasets.nyuv2_pairs",
         "deapcache.datasets.scenes",
+        "deapcache.datasets.spair",
         "deapcache.datasets.voc",
     ),
 )

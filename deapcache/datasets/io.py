@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,27 @@ def read_json(path: Path, what: str, advice: str) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON ({error}); {advice}", path=path) from None
+
+
+def read_pair_list(path: Path, pattern: re.Pattern[str], expected: str) -> Iterator[re.Match[str]]:
+    """The lines of a list of pictures with depth maps, in the form that BTS (Lee et al. 2019) gave such lists.
+
+    Raises :class:`MissingDataError` where there is no such file, and :class:`DataError` that names file and line where
+    a line that is not empty has another form than the ``pattern``; ``expected`` says which.
+    """
+    advice = "take it from the files of BTS or AdaBins"
+    try:
+        lines = read_bytes(path, "list").decode().splitlines()
+    except MissingDataError:
+        raise MissingDataError(f"list {path} is missing; {advice}", path=path) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"list {path} is no text ({error}); {advice}", path=path) from None
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        match = pattern.fullmatch(line)
+        if match is not None:
+            yield match
+        elif line:
+            raise DataError(f"{path}, line {number} reads {line[:200]!r}; expected {expected}", path=path)
 
 
 def describe_folder(folder: Path) -> str:

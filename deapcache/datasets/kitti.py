@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from deapcache.datasets.base import DATASETS, SplitStatus
 from deapcache.datasets.files import FileDataset, Sample
-from deapcache.datasets.io import missing_files, read_bytes, read_depth_png
+from deapcache.datasets.io import missing_files, read_depth_png, read_pair_list
 from deapcache.errors import DataError, MissingDataError
 
 NO_DEPTH = "None"
@@ -47,26 +47,12 @@ def read_list(path: Path) -> tuple[ListEntry, ...]:
     Raises :class:`MissingDataError` where there is no such file, and :class:`DataError` that names file and line where
     a line has another form, or an image is listed twice.
     """
-    try:
-        lines = read_bytes(path, "list").decode().splitlines()
-    except MissingDataError:
-        raise MissingDataError(f"list {path} is missing; take it from the files of BTS or AdaBins", path=path) from None
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"list {path} is no text ({error}); take it from the files of BTS or AdaBins", path=path
-        ) from None
+    expected = (
+        "DATE/DRIVE/image_02/data/FRAME.png, then the depth map of the same drive, camera and frame, "
+        f"DRIVE/proj_depth/groundtruth/image_02/FRAME.png, or {NO_DEPTH}, then the focal length"
+    )
     entries: dict[str, ListEntry] = {}
-    for number, line in enumerate(map(str.strip, lines), start=1):
-        if not line:
-            continue
-        match = _LINE_PATTERN.fullmatch(line)
-        if match is None:
-            raise DataError(
-                f"{path}, line {number} reads {line[:200]!r}; expected DATE/DRIVE/image_02/data/FRAME.png, then the "
-                "depth map of the same drive, camera and frame, DRIVE/proj_depth/groundtruth/image_02/FRAME.png, or "
-                f"{NO_DEPTH}, then the focal length",
-                path=path,
-            )
+    for match in read_pair_list(path, _LINE_PATTERN, expected):
         id_ = f"{match['drive']}/{match['camera']}/{match['frame']}"
         if id_ in entries:
             raise DataError(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import threading
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,8 +16,8 @@ from numpy.typing import NDArray
 from deapcache.annotations import BOXES, boxes_of_map
 from deapcache.datasets.base import DATASETS, Dataset, SplitStatus, sample_key
 from deapcache.datasets.digests import DigestIndex, file_fingerprint
-from deapcache.datasets.files import FileDataset, Sample
-from deapcache.datasets.io import dataset_error, list_matching, missing_paths, read_depth_png, require_metres
+from deapcache.datasets.io import dataset_error, missing_paths, require_metres
+from deapcache.datasets.nyuv2_pairs import FAR_END, PLACES, NyuPairs, without_far_end
 from deapcache.errors import DataError, MissingDataError
 from deapcache.recipe import digest_of
 
@@ -42,18 +40,24 @@ _LICENCE = "none stated by its authors, who ask to be cited; for research"
 _READING = threading.Lock()  # of the module, so that a file can be pickled; h5py itself reads one item at a time
 
 _KINDS = {"images": "u", "rawDepths": "f", "depths": "f", "labels": "u", "instances": "u"}
-"""The arrays that are read, with the kind of number in them."""
+"""The arrays of the labelled images that are read, with the kind of number in them; the first says how many."""
+
+_THREE = ("images", "norm_gt_l")
+"""Arrays with three numbers a pixel."""
 
 
-class LabelledFile:
-    """The arrays of ``nyu_depth_v2_labeled.mat``, a HDF5 file: (images, 3, width, height), or (images, width, height).
+class ImageArrays:
+    """Arrays of a ``.mat`` of version 7.3, a HDF5 file: (images, 3, width, height), or (images, width, height).
 
-    The file is opened when something is first read, by each process on its own, and again when it has changed. Only the
-    chunks of one item are read at a time. An object that is pickled leaves its open file behind.
+    ``kinds`` says which, with the kinds of number that each may hold (NumPy's letters); all have the sizes of the
+    first. The file is opened when something is first read, by each process on its own, and again when it has changed.
+    Only the chunks of one item are read at a time. An object that is pickled leaves its open file behind.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kinds: Mapping[str, str]) -> None:
         self.path = path
+        self._kinds = kinds
+        self._first = next(iter(kinds))
         self._file: h5py.File | None = None
         self._opened: tuple[int, ...] = ()
         """Process, and state of the file, that the open file belongs to."""
@@ -61,10 +65,10 @@ class LabelledFile:
     def count(self) -> int:
         """How many images there are; raises as :meth:`item`."""
         with _READING:
-            return len(self._array("images"))
+            return len(self._array(self._first))
 
     def item(self, name: str, number: int) -> NDArray[Any]:
-        """Of image ``number``, from 1, in MATLAB's order of axes: (width, height), or (3, width, height) for images.
+        """Of image ``number``, from 1, in MATLAB's order of axes: (width, height), or (3, width, height).
 
         Raises :class:`MissingDataError`, and :class:`DataError` where the file cannot be read, lacks the array or has
         one of another shape or kind of number.
@@ -79,6 +83,16 @@ class LabelledFile:
                     path=self.path,
                 ) from error
 
+    def digests(self, names: Sequence[str], ids: Sequence[str], index: DigestIndex | None) -> Iterator[tuple[str, ...]]:
+        """Of each image, by its number as an id: the sha256 of its values in each of the arrays."""
+        parts = [f"{name}/{id_}" for id_ in ids for name in names]
+        found = iter((index or DigestIndex()).part_digests(self.path, parts, self._digest_part))
+        return zip(*[found] * len(names), strict=True)
+
+    def _digest_part(self, part: str) -> str:
+        name, number = part.split("/")
+        return hashlib.sha256(np.ascontiguousarray(self.item(name, int(number))).data).hexdigest()
+
     def close(self) -> None:
         """Close the file, if it is open; what is read next opens it again."""
         with _READING:
@@ -86,19 +100,19 @@ class LabelledFile:
 
     def _array(self, name: str) -> h5py.Dataset:
         file = self._open()
-        for needed in ("images", name):
+        for needed in (self._first, name):
             if not isinstance(file.get(needed), h5py.Dataset):
                 found = ", ".join(sorted(file)) or "nothing"
                 raise DataError(f"{self.path} has no array {needed!r}; found {found}", path=self.path)
-        array, images = file[name], file["images"].shape
-        n, w, h = (images[0], *images[-2:]) if len(images) == 4 else (0, 0, 0)
-        expected = (n, 3, w, h) if name == "images" else (n, w, h)
-        if array.shape != expected or array.dtype.kind != _KINDS[name]:
+        array, first = file[name], file[self._first].shape
+        n, w, h = (first[0], *first[-2:]) if len(first) == 3 + (self._first in _THREE) else (0, 0, 0)
+        expected = (n, 3, w, h) if name in _THREE else (n, w, h)
+        if array.shape != expected or array.dtype.kind not in self._kinds[name]:
+            axes = "(images, 3, width, height)" if name in _THREE else "(images, width, height)"
+            numbers = " or ".join({"u": "unsigned integers", "f": "float", "b": "bool"}[k] for k in self._kinds[name])
             raise DataError(
-                f"{self.path}: {name} has shape {array.shape} and dtype {array.dtype}; expected (images, 3, width, "
-                "height) uint8 for images, (images, width, height) for all others, float for depths and unsigned "
-                f"integers for labels and instances, of the same sizes; images has shape {images}. Download the file "
-                "again",
+                f"{self.path}: {name} has shape {array.shape} and dtype {array.dtype}; expected {axes}, {numbers}, of "
+                f"the sizes of {self._first}; {self._first} has shape {first}. Download the file again",
                 path=self.path,
             )
         return array
@@ -185,9 +199,6 @@ def _load(path: Path) -> dict[str, Any]:
 MOST_OBJECTS = 400
 """Boxes that the table of an image has room for; the dataset's paper counts 35,064 objects, 24 an image."""
 
-FAR_END = 10.0
-"""Metres at which the toolbox cuts the sensor's depth off; its own in-painting takes this very value for unknown."""
-
 _PAIRS = {"instances": "pairs of label and instance, without label 0", "order": "label, then instance"}
 
 
@@ -213,7 +224,7 @@ class NyuLabelled(Dataset):
         "instances": _PAIRS,
         BOXES: {**_PAIRS, "boxes": "tight, of the instances' pixels", "category": "label"},
     }
-    places = ("", "nyuv2", "nyu_depth_v2")
+    places = PLACES
     expected = f"{LABELLED} with {SPLITS}, or train/rgb/ or official_splits/train/, there or in its folder {_FOLDERS}"
     depth_array: ClassVar[str] = "rawDepths"
     is_measured: ClassVar[bool] = True
@@ -250,7 +261,7 @@ class NyuLabelled(Dataset):
     def __init__(self, root: Path) -> None:
         """``root`` holds ``nyu_depth_v2_labeled.mat`` and ``splits.mat``."""
         self.root = root
-        self._file = LabelledFile(root / LABELLED)
+        self._file = ImageArrays(root / LABELLED, _KINDS)
         self._splits: dict[str, tuple[int, ...]] = {}
 
     def image_ids(self, split: str) -> tuple[str, ...]:
@@ -259,7 +270,7 @@ class NyuLabelled(Dataset):
 
     def image_digests(self, split: str, *, index: DigestIndex | None = None) -> tuple[str, ...]:
         """sha256 of each image's values as they are stored, (3, width, height) uint8."""
-        return self._digests([f"images/{id_}" for id_ in self.image_ids(split)], index)
+        return tuple(digest for (digest,) in self._file.digests(("images",), self.image_ids(split), index))
 
     def row_files(self, split: str, row: int) -> tuple[Path, ...]:
         """The MATLAB files, of which every row is a part."""
@@ -298,8 +309,9 @@ class NyuLabelled(Dataset):
         self._require_kind(kind)
         arrays = (self.depth_array,) if kind == "depth" else ("labels", "instances")
         ids = self.image_ids(split)
-        digests = iter(self._digests([f"{array}/{id_}" for id_ in ids for array in arrays], index))
-        return digest_of([[id_, *(next(digests) for _ in arrays)] for id_ in ids])
+        return digest_of(
+            [[id_, *parts] for id_, parts in zip(ids, self._file.digests(arrays, ids, index), strict=True)]
+        )
 
     def close(self) -> None:
         """Close the MATLAB file, if it is open; what is read next opens it again."""
@@ -311,13 +323,6 @@ class NyuLabelled(Dataset):
             splits = read_splits(self.root / SPLITS, self._file.count())
             self._splits = {**splits, "train": tuple(sorted(splits["train"], key=lambda n: sample_key(_id_of(n))))}
         return self._splits[split]
-
-    def _digests(self, parts: list[str], index: DigestIndex | None) -> tuple[str, ...]:
-        return (index or DigestIndex()).part_digests(self._file.path, parts, self._digest_part)
-
-    def _digest_part(self, part: str) -> str:
-        array, number = part.split("/")
-        return hashlib.sha256(np.ascontiguousarray(self._file.item(array, int(number))).data).hexdigest()
 
 
 class NyuInpainted(NyuLabelled):
@@ -333,17 +338,80 @@ class NyuInpainted(NyuLabelled):
     is_measured = False
 
 
+NORMALS, MASKS = "norm_gt_l.mat", "masks.mat"
+_GT = ("", "gt")
+"""Folders below that of the labelled images in which they may lie; GeoNet's archive has them in ``gt/``."""
+
+
+class NyuNormals(NyuLabelled):
+    """The same images with the surface normals of Ladický et al. (2014), as GeoNet (Qi et al. 2018) hands them out.
+
+    ``norm_gt_l`` holds unit vectors, ``masks`` says where they count, both (height, width, [3,] images) for MATLAB;
+    ``eval/test_norm.m`` of GeoNet's repository reads them so, and ``eval/eval_pred_sn.m`` brings vectors to length 1.
+    """
+
+    name = "nyuv2-normals"
+    annotations = ("normals",)
+    summary = "NYU Depth V2 with the surface normals that GeoNet hands out; shares nyuv2's features"
+    layout = f"""\
+{LAYOUT_MAT}
+{NORMALS}, {MASKS}                   GeoNet's normals and where they count; there, or in a folder gt/ beside"""
+    options: ClassVar = {
+        "normals": {"normals": "norm_gt_l, to length 1", "unknown": "where masks is 0, and vectors without a length"}
+    }
+    expected = f"{LABELLED} and {SPLITS} with {NORMALS} and {MASKS} or gt/{NORMALS} and gt/{MASKS}, in {_FOLDERS}"
+    hint = "The normals are in GeoNet's archive, https://github.com/xjqi/GeoNet. "
+    is_measured = False
+
+    @classmethod
+    def split_parts(cls, root: Path, split: str) -> tuple[Path, ...]:
+        folder = next((root / name for name in _GT if (root / name / NORMALS).is_file()), root)
+        return *super().split_parts(root, split), folder / NORMALS, folder / MASKS
+
+    @classmethod
+    def has_split(cls, root: Path, split: str) -> bool:
+        return super().has_split(root, split) and cls.split_parts(root, split)[2].is_file()
+
+    def __init__(self, root: Path) -> None:
+        """``root`` holds what :class:`NyuLabelled` needs, and the two files there or in ``gt/``."""
+        super().__init__(root)
+        *_, normals, masks = self.split_parts(root, "train")
+        self._normals = ImageArrays(normals, {"norm_gt_l": "f"})
+        self._masks = ImageArrays(masks, {"masks": "ufb"})
+
+    def row_files(self, split: str, row: int) -> tuple[Path, ...]:
+        return self.split_parts(self.root, split)
+
+    def read_annotation(self, split: str, row: int, kind: str) -> NDArray[np.float32]:
+        """(h, w, 3) float32 of length 1, and 0 where it is not known."""
+        self._require_kind(kind)
+        number = self._numbers(split)[row]
+        vectors = self._normals.item("norm_gt_l", number).transpose(2, 1, 0).astype(np.float32)
+        counts = self._masks.item("masks", number).T != 0
+        if counts.shape != vectors.shape[:2]:
+            raise DataError(
+                f"{self._masks.path} has maps of {counts.shape} pixels, {self._normals.path} of {vectors.shape[:2]}; "
+                "use the two files of one download",
+                path=self._masks.path,
+            )
+        lengths = np.linalg.norm(vectors, axis=-1)
+        known = counts & (lengths > 0) & np.isfinite(lengths)
+        return np.where(known[..., None], vectors / np.where(known, lengths, 1)[..., None], np.float32(0))
+
+    def annotation_digest(self, split: str, kind: str, *, index: DigestIndex | None = None) -> str:
+        """From the image numbers, and the values of normals and masks."""
+        self._require_kind(kind)
+        ids = self.image_ids(split)
+        normals, masks = self._normals.digests(("norm_gt_l",), ids, index), self._masks.digests(("masks",), ids, index)
+        return digest_of([list(each) for each in zip(ids, normals, masks, strict=True)])
+
+    def close(self) -> None:
+        for file in (self._file, self._normals, self._masks):
+            file.close()
+
+
 def _id_of(number: int) -> str:
     return f"{number:04d}"
-
-
-def without_far_end(depth: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A contiguous copy in which :data:`FAR_END` is 0, unknown.
-
-    The toolbox's ``depth_rel2depth_abs`` lowers all that is farther to this value, and ``fill_depth_colorization``
-    treats it as noise; the field scores below 10 m only.
-    """
-    return np.ascontiguousarray(np.where(depth == FAR_END, np.float32(0), depth))
 
 
 def number_pairs(labels: NDArray[np.integer[Any]], instances: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
@@ -355,119 +423,6 @@ def number_pairs(labels: NDArray[np.integer[Any]], instances: NDArray[np.integer
     return np.ascontiguousarray(places.reshape(labels.shape) + first, dtype=np.int32)
 
 
-STEPS_PER_METRE = 1000
-SCENES = "official_splits"
-
-_SPLIT_FOLDERS = {"train": ("train",), "val": ("test", "val")}
-"""Of a split, the first that is there: the official test images are our ``val``."""
-
-_PICTURES = (".png", ".jpg")
-Pair = tuple[str, Path, Path]
-"""Id, picture, depth map."""
-
-_SCENE_PICTURE = re.compile(r"rgb_(\d+)\.(?:jpg|png)")
-
-
-class NyuPairs(FileDataset):
-    """NYUv2 in one of the two layouts that its conversion scripts write: depth only, uint16 PNG in millimetres.
-
-    ``SPLIT/rgb/NAME.png`` with ``SPLIT/depth_raw/NAME.png``, or with ``SPLIT/depth/NAME.png`` where there is no
-    ``depth_raw`` (ESANet writes both: ``depth`` is in-painted); or ``official_splits/SPLIT/SCENE/rgb_00045.jpg`` with
-    ``sync_depth_00045.png`` (BTS, AdaBins). SPLIT is ``train``, and ``test`` or ``val``.
-    """
-
-    name = images_name = "nyuv2"
-    annotations = ("depth",)
-    base_size = (216, 288)
-    options: ClassVar = {"depth": {"depth": "png, mm", "unknown": f"0, and the sensor's far end, {FAR_END:g} m"}}
-    places = NyuLabelled.places
-
-    @classmethod
-    def has_split(cls, root: Path, split: str) -> bool:
-        return split_folder(root, split) is not None
-
-    @classmethod
-    def split_status(cls, root: Path, split: str) -> SplitStatus:
-        folder = split_folder(root, split)
-        if folder is None:
-            names = " or ".join(str(root / name) for name in possible_folders(split))
-            return SplitStatus(images=0, missing=(names,))
-        pairs = pairs_in(folder)
-        return SplitStatus(
-            images=len(pairs), missing=tuple(sorted(missing_paths([depth for _, _, depth in pairs]))[:3])
-        )
-
-    def list_samples(self, split: str) -> Sequence[Sample]:
-        folder = split_folder(self.root, split)
-        if folder is None:
-            raise MissingDataError(
-                f"nyuv2 has no {split} split under {self.root}: expected {' or '.join(possible_folders(split))}; put "
-                "it there, or give another --data-root"
-            )
-        pairs = sorted(pairs_in(folder))
-        if not pairs:
-            raise MissingDataError(f"{folder} has no picture; unpack it again, or give another --data-root")
-        for (id_, *_), (next_id, *_) in pairwise(pairs):
-            if id_ == next_id:
-                raise DataError(f"{folder} has two pictures of the id {id_}, a .png and a .jpg; remove one of them")
-        if lacking := [depth for _, _, depth in pairs if not depth.is_file()]:
-            raise MissingDataError(
-                f"{folder} lacks the depth maps of {len(lacking)} of its {len(pairs)} images, the first is "
-                f"{lacking[0]}; put them there, or remove the images",
-                path=lacking[0],
-            )
-        return [
-            Sample(
-                id=id_,
-                image=image.relative_to(self.root).as_posix(),
-                labels={"depth": (depth.relative_to(self.root).as_posix(),)},
-            )
-            for id_, image, depth in pairs
-        ]
-
-    def read_labels(self, sample: Sample, kind: str) -> NDArray[np.float32]:
-        path = self.label_path(sample, kind)
-        depth = read_depth_png(path, steps_per_metre=STEPS_PER_METRE)
-        self.require_image_size(sample, depth, path)
-        if depth.max(initial=0) > FAR_END:
-            raise DataError(
-                f"depth map {path} goes to {depth.max():g} m; NYUv2 ends at {FAR_END:g} m, so its unit is not the "
-                "millimetre: convert it, or take nyu_depth_v2_labeled.mat",
-                path=path,
-            )
-        return without_far_end(depth)
-
-
-def split_folder(root: Path, split: str) -> Path | None:
-    """The folder of a split in the first layout that has one; None where neither has."""
-    folders = _SPLIT_FOLDERS[split]
-    plain = (root / name for name in folders if (root / name / "rgb").is_dir())
-    scenes = (root / SCENES / name for name in folders if (root / SCENES / name).is_dir())
-    return next(plain, None) or next(scenes, None)
-
-
-def possible_folders(split: str) -> tuple[str, ...]:
-    """What of a split may lie under the root."""
-    names = _SPLIT_FOLDERS[split]
-    return (*(f"{name}/rgb/" for name in names), *(f"{SCENES}/{name}/" for name in names))
-
-
-def pairs_in(folder: Path) -> list[Pair]:
-    """What a split's folder has, in no order; the depth maps need not be there."""
-    if (folder / "rgb").is_dir():
-        depth = folder / "depth_raw" if (folder / "depth_raw").is_dir() else folder / "depth"
-        return [
-            (path.stem, path, depth / f"{path.stem}.png")
-            for path in (folder / "rgb").iterdir()
-            if path.suffix in _PICTURES and not path.name.startswith(".")
-        ]
-    found = ((path, _SCENE_PICTURE.fullmatch(path.name)) for path in list_matching(folder, "*/rgb_*"))
-    return [
-        (f"{path.parent.name}/{match[1]}", path, path.with_name(f"sync_depth_{match[1]}.png"))
-        for path, match in found
-        if match
-    ]
-
-
 DATASETS["nyuv2"] = NyuLabelled
 DATASETS["nyuv2-inpainted"] = NyuInpainted
+DATASETS["nyuv2-normals"] = NyuNormals

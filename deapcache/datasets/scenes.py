@@ -311,6 +311,17 @@ def render_maps(scene: Scene, size: tuple[int, int]) -> dict[str, NDArray[Any]]:
     }
 
 
+def render_normals(scene: Scene, size: tuple[int, int]) -> NDArray[np.float32]:
+    """(height, width, 3) float32: unit normals of what the centre of each pixel shows, out of the surface.
+
+    Their components point right, down and away from the camera; the last is negative but at outlines.
+    """
+    directions = _centres(scene, size)
+    t, surfaces = trace(scene, scene.camera.position, directions)
+    normals, _, _ = _surface_facts(scene, scene.camera.position[:, None] + t * directions, surfaces)
+    return np.ascontiguousarray((scene.camera.rotation.T @ normals).T.reshape(*size, 3), dtype=np.float32)
+
+
 def render_image(scene: Scene, size: tuple[int, int]) -> NDArray[np.uint8]:
     """(height, width, 3) uint8 RGB, antialiased at edges."""
     linear = radiance(scene, _centres(scene, size)).reshape(3, *size)
@@ -367,8 +378,8 @@ class Scenes(Dataset):
     """
 
     name = images_name = "scenes"
-    annotations = ("instances", "boxes", "classes", "depth")
-    classes = CLASSES
+    annotations: tuple[str, ...] = ("instances", "boxes", "classes", "depth")
+    classes: tuple[str, ...] = CLASSES
     colour = "rendered rgb8"
     computes_images = True
     summary = "Rendered rooms with solids of seven shapes: exact instances, classes and depth; embedded"
@@ -412,6 +423,23 @@ class Scenes(Dataset):
         return digest_of([kind, self.image_digests(split)])
 
 
+class SceneNormals(Scenes):
+    """The same rooms with the exact normals of what is seen."""
+
+    name = "scenes-normals"
+    annotations = ("normals",)
+    classes = ()
+    summary = "The rooms of scenes with exact surface normals; shares scenes' features; embedded"
+    options: ClassVar = {"normals": {"normals": "right, down, away from the camera"}}
+
+    def read_annotation(self, split: str, row: int, kind: str) -> NDArray[Any]:
+        self._require_kind(kind)
+        return render_normals(self.scene(split, row), SIZE)
+
+    def box_rows(self, split: str) -> int:
+        return Dataset.box_rows(self, split)
+
+
 # A row's image and its annotations are asked for one after the other: the scene is drawn and traced once for all.
 @functools.lru_cache(maxsize=2)
 def _render(split_number: int, row: int) -> dict[str, NDArray[Any]]:
@@ -436,3 +464,4 @@ def _is_lively(scene: Scene) -> bool:
 
 
 DATASETS["scenes"] = Scenes
+DATASETS["scenes-normals"] = SceneNormals

@@ -16,7 +16,7 @@ from deapcache.errors import AmbiguousCacheError, CacheMissError, MissingDataErr
 from deapcache.experiments.predict import TrainedRun, find_run, load_predictor
 from deapcache.extraction import parse_base_size
 from deapcache.locations import Location
-from deapcache.results import Selection, load_results, select, summarise
+from deapcache.results import Selection, load_results, select, table_rows
 from deapcache.results.figures import find_figure
 from deapcache.results.frame import depth_in, display_name_in
 from deapcache.tasks import get_task
@@ -96,7 +96,7 @@ def _groups(request: FigureRequest) -> list[Group]:
     if not found and not request.paper:
         needs = find_figure(request.name).needs
         raise ResultsError(f"no results in {request.home}: figure {request.name} needs {needs} --home {request.home}")
-    return group_results(summarise(select(found, request.selection)), request.rates)
+    return group_results(table_rows(select(found, request.selection)), request.rates)
 
 
 def _resolutions(request: FigureRequest) -> Canvas:

@@ -19,8 +19,9 @@ from deapcache.backbones import AUTOCAST, describe
 from deapcache.cache import ORIGINAL, STORAGE_FORMATS, VIEWS
 from deapcache.errors import PipelineError, UsageError
 from deapcache.extraction import ON_ERROR
-from deapcache.probing import ProbeConfig
+from deapcache.probing import DEFAULT_PROTOCOL, PROTOCOLS, ProbeConfig, get_protocol
 from deapcache.readouts import canonical_readout, needs_upsampler
+from deapcache.readouts.base import STANDARDISED
 from deapcache.regions import FITS, SQUASH
 from deapcache.results import LAYOUTS, PLAIN
 from deapcache.tasks import get_task
@@ -145,13 +146,16 @@ class Shared(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     backbones: Annotated[tuple[_Backbone, ...], _list("[dinov2, mae]"), _DIFFERENT] = ()
-    readouts: Annotated[tuple[_Readout, ...], _list("[deap, no-sigma]"), _DIFFERENT] = ("deap",)
+    readouts: Annotated[tuple[_Readout, ...], _list("[deap, no-sigma]"), _DIFFERENT] = ()
+    """None given: the protocol's."""
     seeds: Annotated[tuple[_Seed, ...], _list("[0, 1, 2]"), _DIFFERENT] = (0,)
     iterations: _Count | None = None
     batch_size: _Count = 32
-    lr: Annotated[tuple[Annotated[float, BeforeValidator(_positive)], ...], _list("[0.001, 0.0003]"), _DIFFERENT] = (
-        1e-3,
-    )
+    protocol: Annotated[str, _one_of(*PROTOCOLS)] = DEFAULT_PROTOCOL
+    lr: Annotated[tuple[Annotated[float, BeforeValidator(_positive)], ...], _list("[0.001, 0.0003]"), _DIFFERENT] = ()
+    """None given: as the protocol has it, as a rule chosen on a part of the training images."""
+    standardise: Annotated[str, _one_of(*STANDARDISED)] | None = None
+    """None: as the protocol has it."""
     limit: _Count | None = None
     """Images of each split that are used; None: all."""
     upsampler: _Text | None = None
@@ -176,7 +180,9 @@ class ProbeSpec(Shared):
         return ProbeConfig(
             iterations=self.iterations,
             batch_size=self.batch_size,
+            protocol=self.protocol,
             lrs=self.lr,
+            standardise=self.standardise,
             train_limit=self.limit,
             val_limit=self.limit,
             views=self.views,
@@ -285,7 +291,9 @@ def _pipeline_of(document: _Document) -> Pipeline:
     probes = []
     for place, own in enumerate(pipeline.probes):
         given = {name: value for name, value in shared.items() if name not in own.model_fields_set}
-        probes.append(probe := own.model_copy(update=given))
+        probe = own.model_copy(update=given)
+        probe = probe.model_copy(update={"readouts": probe.readouts or get_protocol(probe.protocol).readouts})
+        probes.append(probe)
         if not probe.backbones:
             raise document.error(("probes", place), "backbones is missing: say which, here or for the whole pipeline")
         try:

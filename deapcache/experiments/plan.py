@@ -51,8 +51,8 @@ from deapcache.tasks import Task, get_task
 BASE_IMAGES, TARGETS, FEATURES, PROBING = "base images", "targets", "features", "probing"
 MEASURED, UNKNOWN = "measured", "unknown"
 
-Run = tuple[str, str, int, float]
-"""Task, readout, seed, learning rate."""
+Run = tuple[str, str, int, float | str]
+"""Task, readout, seed, learning rate, or what stands in its place in a protocol."""
 
 _SCANS = 2
 """Times that a task's training targets are read as a whole: before training, and for its image-independent prior."""
@@ -116,6 +116,8 @@ class StepGroup:
 
     key: StepKey
     spec: TaskSpec
+    is_selection: bool = False
+    """Whether the learning rate is chosen among them, before the readouts that are scored are trained."""
 
     @property
     def iterations(self) -> int:
@@ -145,11 +147,16 @@ class PassWork:
     """Of one image as a batch has it: its features, its targets, and its base image where a readout needs that."""
     scanned_bytes: int
     """Of one image's targets, those of each task."""
+    statistics_bytes: int
+    """Of one image's features, where statistics of their channels are taken; else 0."""
 
     @property
     def steps(self) -> int:
-        """Batches that are drawn: the readout that trains longest decides."""
-        return max((group.iterations for group in self.groups), default=0)
+        """Batches that are drawn: the readout that trains longest decides, in choosing rates and in training."""
+        return sum(
+            max((group.iterations for group in self.groups if group.is_selection is selection), default=0)
+            for selection in (True, False)
+        )
 
     @property
     def readout_steps(self) -> int:
@@ -162,13 +169,16 @@ class PassWork:
         if not self.groups:
             return 0
         drawn = self.steps * self.batch_size * self.image_bytes
-        scanned = _SCANS * self.train_images * self.scanned_bytes
+        scanned = self.train_images * (_SCANS * self.scanned_bytes + self.statistics_bytes)
         return drawn + scanned + self.val_images * self.image_bytes
 
     def gpu_seconds(self, rates: Rates) -> float | None:
         """On one GPU, reading aside; a batch that is scored is taken for a step. None where a rate is not known."""
         scored = -(-self.val_images // self.batch_size)
-        return _sum_known(_times(rates.step(group.key), group.iterations + scored) for group in self.groups)
+        return _sum_known(
+            _times(rates.step(group.key), group.iterations + (0 if group.is_selection else scored))
+            for group in self.groups
+        )
 
 
 def _times(seconds: float | None, count: int) -> float | None:
@@ -440,12 +450,16 @@ def _pass_work(plan: PipelinePlan, job: ProbeJob, dataset: DatasetPlan, seen: se
     left = [run for run, name in missing.items() if name not in seen]
     seen.update(missing.values())
 
-    tasks = {name: get_task(name, job.options.task_options.get(name)) for name in dict.fromkeys(r[0] for r in left)}
+    tasks = {name: get_task(name, job.options.options_of(name)) for name in dict.fromkeys(r[0] for r in left)}
     groups = []
     for (name, readout), count in Counter((task, readout) for task, readout, _, _ in left).items():
         for start in range(0, count, MAX_STACK):  # at most so many step together
             members = min(MAX_STACK, count - start)
             groups.append(_step_group(job, dataset, train_images, name, tasks[name], readout, members))
+    if selection := job.options.selection:
+        for name, readout in dict.fromkeys((task, readout) for task, readout, _, _ in left):
+            group = _step_group(job, dataset, train_images, name, tasks[name], readout, len(selection.lrs))
+            groups.append(replace(group, spec=group.spec.shortened(selection.fraction), is_selection=True))
 
     item_bytes = {
         (cache.kind, cache.name): cache.item_bytes or 0 for cache in dataset.extraction.caches if cache.split == train
@@ -467,6 +481,7 @@ def _pass_work(plan: PipelinePlan, job: ProbeJob, dataset: DatasetPlan, seen: se
         image_bytes=item_bytes["features", job.backbone]
         + sum(item_bytes.get(("targets", kind), 0) for kind in dict.fromkeys(kinds))
         + (item_bytes.get(("images", ""), 0) if guided else 0),
+        statistics_bytes=item_bytes["features", job.backbone] if job.options.standardisation == "channel" else 0,
         scanned_bytes=sum(item_bytes.get(("targets", kind), 0) for kind in kinds),
     )
 
@@ -475,18 +490,19 @@ def _missing_runs(job: ProbeJob) -> Iterator[Run]:
     if job.is_known:
         for name, run in job.runs.items():
             if name not in job.there:
-                yield run.task, run.readout, run.seed, run.lr
+                yield run.task, run.readout, run.seed, run.protocol.optimiser["lr"]
         return
     for task, readout, seed in job.wanted:
-        for lr in job.options.lrs:
+        for lr in job.options.rates_of(readout):
             yield task, readout, seed, lr
 
 
 def _run_name(plan: PipelinePlan, job: ProbeJob, run: Run) -> str:
     """What makes two pipelines' runs the same one, as far as that is known before there are caches."""
     task = run[0]
-    options = asdict(replace(job.options, iterations=job.iterations(task), lrs=(run[3],)))
-    options["task_options"] = job.options.task_options.get(task, {})
+    rates = (run[3],) if isinstance(run[3], float) else ()
+    options = asdict(replace(job.options, iterations=job.iterations(task), lrs=rates))
+    options["task_options"] = job.options.options_of(task)
     facts = [run, job.backbone, job.dataset, dict(job.options.where), plan.pipeline.storage, options]
     return json.dumps(facts, sort_keys=True, default=str)
 
@@ -507,6 +523,7 @@ def _step_group(
         feature_dim=entry.dim,
         iterations=job.iterations(name),
         upsampler=job.options.upsampler,
+        standardise=job.options.standardisation,
     )
     key = StepKey(
         task=name,

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from deapcache.cache import one_listing
 from deapcache.datasets import Dataset, images_owner, open_dataset
 from deapcache.errors import (
     AmbiguousCacheError,
@@ -145,7 +146,7 @@ class ProbeJob:
     @property
     def count(self) -> int:
         """Runs of this job."""
-        return len(self.wanted) * len(self.options.lrs)
+        return sum(len(self.options.rates_of(readout)) for _, readout, _ in self.wanted)
 
     @property
     def is_known(self) -> bool:
@@ -197,7 +198,11 @@ class PipelinePlan:
         return {
             f"probes.{place}: {' and '.join(probe.left_out)} is left out: it needs its published upsampler's file: "
             f"--set probes.{place}.upsampler=FILE, or --set upsampler=FILE for all": (
-                len(probe.left_out) * len(probe.tasks) * len(probe.backbones) * len(probe.seeds) * len(probe.lr)
+                len(probe.left_out)
+                * len(probe.tasks)
+                * len(probe.backbones)
+                * len(probe.seeds)
+                * len(probe.options.rates)
             )
             for place, probe in enumerate(self.pipeline.probes)
             if probe.left_out
@@ -231,15 +236,16 @@ def plan_pipeline(pipeline: Pipeline, home: Location, data_root: Path, *, device
     probes read.
     """
     chosen = str(choose_device(device))
-    datasets = {name: _plan_dataset(pipeline, name, home, data_root, chosen) for name in pipeline.datasets}
-    return PipelinePlan(
-        pipeline=pipeline,
-        home=home,
-        device=chosen,
-        free_bytes=home.free_bytes(),
-        datasets=datasets,
-        passes=tuple(_find_runs(job, home) for job in _jobs_of(pipeline, datasets, chosen)),
-    )
+    with one_listing():
+        datasets = {name: _plan_dataset(pipeline, name, home, data_root, chosen) for name in pipeline.datasets}
+        return PipelinePlan(
+            pipeline=pipeline,
+            home=home,
+            device=chosen,
+            free_bytes=home.free_bytes(),
+            datasets=datasets,
+            passes=tuple(_find_runs(job, home) for job in _jobs_of(pipeline, datasets, chosen)),
+        )
 
 
 def _plan_dataset(pipeline: Pipeline, name: str, home: Location, data_root: Path, device: str) -> DatasetPlan:

@@ -12,6 +12,7 @@ In caches of base images and targets, which one pass over the files fills togeth
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import random
@@ -189,7 +190,7 @@ class WorkQueue:
     shards
         The shards that this run may compute.
     present
-        Gives the shards that are there now; called again and again.
+        Gives those of some shards that are there now: of one after each claim, of all every few seconds.
     images
         Gives the number of images of a shard.
     caches
@@ -205,7 +206,7 @@ class WorkQueue:
         location: Location,
         shards: Collection[int],
         *,
-        present: Callable[[], Collection[int]],
+        present: Callable[[Collection[int]], Collection[int]],
         images: Callable[[int], int],
         caches: Sequence[Cache] = (),
         claim_seconds: float = CLAIM_SECONDS,
@@ -225,6 +226,7 @@ class WorkQueue:
         self._pause = min(_LONGEST_PAUSE, claim_seconds / 10)
         self._queue: deque[int] = deque()
         self._given: set[int] = set()
+        self._looked = -math.inf
         self._missing: set[int] = set()
 
     def __enter__(self) -> WorkQueue:
@@ -269,22 +271,26 @@ class WorkQueue:
         while self._queue:
             shard = self._queue.popleft()
             if not self._claims.take(shard):
-                self._refresh()
+                self._refresh(at_most_every=self._pause)
                 if self._queue:  # go on elsewhere: runs that follow each other would meet again and again
                     self._queue.rotate(self._random.randrange(len(self._queue)))
                 continue
             if self._claims.problem:
                 self._tell(f"work is not shared with other runs: {self._claims.problem}")
-            self._given.add(shard)
-            self._refresh()
-            if shard in self._missing:
+            self._refresh(at_most_every=_LONGEST_PAUSE)
+            if shard not in self._present([shard]):
+                self._given.add(shard)
                 return shard
-            self._given.discard(shard)  # another run had published it before this one claimed it
+            self._missing.discard(shard)  # another run had published it before this one claimed it
             self._claims.release(shard)
         return None
 
-    def _refresh(self) -> None:
-        self._missing = set(self._shards.difference(self._present()))
+    def _refresh(self, *, at_most_every: float = 0.0) -> None:
+        """Look which shards are missing: to list all of them for each would take the square of their number."""
+        if time.monotonic() - self._looked < at_most_every:
+            return
+        self._missing = set(self._shards.difference(self._present(self._shards)))
+        self._looked = time.monotonic()
         self._queue = deque(shard for shard in self._queue if shard in self._missing)
         self.total = sum(map(self._images, self._given | self._missing))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
@@ -352,7 +352,7 @@ def compute_features(
     queue = WorkQueue(
         first.location,
         shards,
-        present=lambda: _in_all(caches),
+        present=lambda some: _in_all(caches, some),
         images=lambda shard: len(first.shard_rows(shard)),
         caches=caches,
         claim_seconds=job.settings.claim_seconds,
@@ -383,9 +383,9 @@ def compute_features(
     return done
 
 
-def _in_all(caches: Sequence[FeatureCache]) -> set[int]:
-    """The shards that none of the caches lacks."""
-    return set.intersection(*(cache.present_shards() for cache in caches))
+def _in_all(caches: Sequence[FeatureCache], wanted: Collection[int] | None = None) -> set[int]:
+    """The shards that none of the caches lacks, of those that are wanted."""
+    return set.intersection(*(cache.present_shards(wanted) for cache in caches))
 
 
 def _report(

@@ -250,7 +250,7 @@ def fill_caches(
     queue = WorkQueue(
         blocks.location,
         missing,
-        present=lambda: set(missing) - blocks.missing(missing).keys(),
+        present=lambda some: set(some) - blocks.missing(some).keys(),
         images=lambda block: images[block],
         caches=blocks.written,
         claim_seconds=settings.claim_seconds,
@@ -339,11 +339,12 @@ class RowBlocks:
 
     def missing(self, blocks: Collection[int]) -> dict[int, Lacking]:
         """What the caches lack now of each of ``blocks``; a block that is whole is left out."""
-        present = {each.name: each.cache.present_shards() for each in self.assemblers}
-        found = {
-            block: [(each, sorted(set(self.shards(each, block)) - present[each.name])) for each in self.assemblers]
-            for block in blocks
-        }
+        found: dict[int, list[tuple[ShardAssembler, list[int]]]] = {block: [] for block in blocks}
+        for each in self.assemblers:
+            shards = {block: set(self.shards(each, block)) for block in blocks}
+            present = each.cache.present_shards(set().union(*shards.values()))
+            for block in blocks:
+                found[block].append((each, sorted(shards[block] - present)))
         return {block: lacking for block, lacking in found.items() if any(shards for _, shards in lacking)}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import platform
 import threading
@@ -15,7 +14,7 @@ import torch
 
 from deapcache.cache import Cache
 from deapcache.errors import LocationError
-from deapcache.machine import device_name, now, versions
+from deapcache.machine import device_name, now, user_name, versions
 
 _PACKAGES = ("deapcache", "torch", "timm", "open_clip_torch", "transformers", "numcodecs")
 
@@ -66,16 +65,12 @@ class ProvenanceRecord:
 
 def provenance_facts(device: torch.device, batch_size: int) -> dict[str, Any]:
     """Device, batch size, host, user and versions of one run, as JSON."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user id without a name
-        user = str(os.getuid())
     return {
         "device": str(device),
         "device_name": device_name(device),
         "batch_size": batch_size,
         "host": platform.node(),
-        "user": user,
+        "user": user_name(),
         "python": platform.python_version(),
         "versions": versions(*_PACKAGES),
         "started": now(),

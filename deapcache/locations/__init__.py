@@ -6,6 +6,7 @@ home is written through :meth:`Location.publish`, in one atomic step, so that a 
 
 from deapcache.locations.addresses import expanded, local_path, redacted
 from deapcache.locations.base import LocalTier, Location, LocationOptions
+from deapcache.locations.defaults import HomeDefaults, home_defaults
 from deapcache.locations.files import access_error, file_state, read_file, reading, require_reached
 from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation, file_age
 from deapcache.locations.remote import RemoteLocation
@@ -17,6 +18,7 @@ __all__ = [
     "LISTING_FORMAT",
     "MANIFEST",
     "TEMPORARY_SUFFIX",
+    "HomeDefaults",
     "LocalLocation",
     "LocalTier",
     "Location",
@@ -30,6 +32,7 @@ __all__ = [
     "file_state",
     "format_bytes",
     "home",
+    "home_defaults",
     "local_path",
     "local_tier",
     "locate",

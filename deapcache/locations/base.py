@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -35,6 +36,8 @@ class LocationOptions:
     """Whether it is another's home: nothing is ever written there, whatever the permissions."""
     tier: LocalTier | None = None
     """Where shards that are read from here are kept as well."""
+    own: Location | None = None
+    """Of a home that is read beside another: that other one, which may be written."""
 
 
 DEFAULT_OPTIONS = LocationOptions()
@@ -63,7 +66,7 @@ class Location(ABC):
     def with_read_homes(self, others: Iterable[Location]) -> Self:
         """The same location, beside which caches are also found in ``others``; these are never written to."""
         made = self._copy()
-        made._layers = (self, *(other.with_options(read_only=True) for other in others))
+        made._layers = (self, *(other.with_options(read_only=True, own=self) for other in others))
         return made
 
     def with_options(self, **changes: Any) -> Self:
@@ -211,6 +214,10 @@ class Location(ABC):
     def free_bytes(self) -> int | None:
         """Bytes that can still be written here; None where that is not known."""
         return None
+
+    def clock(self) -> datetime:
+        """The time by which what is written here is dated; the host's own where the place tells none."""
+        return datetime.now(UTC)
 
     def require_space(self, needed: int, message: str) -> None:
         """Raise :class:`StorageFullError` where ``needed`` bytes will not fit.

@@ -19,6 +19,7 @@ from deapcache.locations.addresses import (
     require_both_slashes,
 )
 from deapcache.locations.base import LocalTier, Location
+from deapcache.locations.defaults import home_defaults
 from deapcache.locations.files import is_folder
 from deapcache.locations.local import LocalLocation
 from deapcache.locations.remote import SCHEMES, RemoteLocation
@@ -39,7 +40,8 @@ def home(
         Path or URL of the home; by default ``$DEAPCACHE_HOME``, ``$XDG_CACHE_HOME/deapcache``, ``~/.cache/deapcache``.
     read_homes
         Homes whose caches are found after those of the first, in this order, and that are never written to; by default
-        those that ``$DEAPCACHE_READ_HOMES`` names, with commas between them.
+        those that ``$DEAPCACHE_READ_HOMES`` names, with commas between them, else those of the home's
+        ``deapcache.toml``.
     tier
         Where shards from other machines are kept beside the GPU; by default what ``$DEAPCACHE_LOCAL_TIER`` and
         ``$DEAPCACHE_LOCAL_TIER_SIZE`` say. A path on the tier's own file system is read where it is.
@@ -53,7 +55,7 @@ def home(
     """
     tier = tier or local_tier()
     own = _with_tier(_own_home(given), tier)
-    others = [_with_tier(_require_read_home(locate(place)), tier) for place in _read_homes(read_homes)]
+    others = [_with_tier(_require_read_home(locate(place)), tier) for place in _read_homes(read_homes, own)]
     return own.with_read_homes(place for place in dict.fromkeys(others) if place != own)
 
 
@@ -111,12 +113,14 @@ def _user_caches() -> Path:
     return base
 
 
-def _read_homes(given: Sequence[Place] | None) -> list[Place]:
+def _read_homes(given: Sequence[Place] | None, own: Location) -> list[Place]:
     if given:
         return list(given)  # an empty one is refused where it is located
     # Not os.pathsep: URLs have colons. Not a space: folders have them.
     configured = os.environ.get("DEAPCACHE_READ_HOMES", "").split(",")
-    return [place.strip() for place in configured if place.strip()]
+    if named := [place.strip() for place in configured if place.strip()]:
+        return list(named)
+    return list(home_defaults(own).get("read-homes", [])) if isinstance(own, LocalLocation) else []
 
 
 def _require_read_home(place: Location) -> Location:

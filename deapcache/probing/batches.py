@@ -6,6 +6,7 @@ are read ahead. Every way gives the same bytes.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -80,6 +81,38 @@ def sequential(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
         yield rows[start : start + batch_size]
 
 
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Of each channel over all cells of the training images, (D',) float32."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    @property
+    def outlier_ratio(self) -> float:
+        """Root mean square of the largest channel over that of all channels: 1 where all are alike.
+
+        Massive activations (Sun et al. 2024, "Massive activations in large language models") show here.
+        """
+        squares = self.mean.double().square() + self.std.double().square()
+        return math.sqrt(float(squares.max() / squares.mean().clamp(min=1e-300)))
+
+
+def channel_statistics(stream: BatchStream, rows: np.ndarray, batch_size: int) -> ChannelStatistics:
+    """Mean and standard deviation of each channel, from one pass over the features of ``rows``.
+
+    Batches are joined in float64 (Chan, Golub and LeVeque 1983), so that the sums of large caches lose nothing.
+    """
+    count, mean, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for features in stream.features(sequential(rows, batch_size)):
+        cells = features.flatten(0, 2).double()
+        own = cells.mean(0)
+        gap, share = own.cpu() - mean, len(cells) / (count + len(cells))
+        squares = squares + (cells - own).square().sum(0).cpu() + gap.square() * (count * share)
+        mean, count = mean + gap * share, count + len(cells)
+    return ChannelStatistics(mean.float(), (squares / max(1, count)).sqrt().float())
+
+
 class BatchStream:
     """Features and targets of a split as batches on a device.
 
@@ -93,7 +126,8 @@ class BatchStream:
         if residency != "stream":
             self.residency = choose_residency(caches.decoded_bytes(), residency, *free_memory(device))
         self._device = device
-        self._images = len(caches.features)
+        self.images = len(caches.features)
+        """Rows of the caches: a draw is a row, plus this number where its mirror image is meant."""
         self._names = (FEATURES, *caches.others)
         self._reads: dict[str, Callable[[np.ndarray], Reading]]
         self._reads = {name: cache.read_features_async for name, cache in caches.feature_views.items()}
@@ -110,6 +144,10 @@ class BatchStream:
         for rows, tensors in self._read(order, self._names):
             yield Batch(rows, tensors.pop(FEATURES), tensors, tensors.pop(GUIDANCE, None))
 
+    def features(self, order: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
+        """(B, H, W, D) for each array of draws in ``order``; nothing else is read."""
+        return (tensors[FEATURES] for _, tensors in self._read(order, (FEATURES,)))
+
     def maps(self, annotations: Sequence[str], order: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensors]]:
         """(rows, annotation → targets) for each array of draws in ``order``; features are not read."""
         return self._read(order, annotations)
@@ -118,10 +156,10 @@ class BatchStream:
         order, ahead = tee(order)
         wanted = (self._wanted(draws, names) for draws in ahead)
         for draws, tensors in zip(order, self._tensors(wanted), strict=True):
-            yield draws % self._images, apply_hflip(tensors, names, draws >= self._images)
+            yield draws % self.images, apply_hflip(tensors, names, draws >= self.images)
 
     def _wanted(self, draws: np.ndarray, names: Sequence[str]) -> Rows:
-        rows, mirrored = draws % self._images, draws >= self._images
+        rows, mirrored = draws % self.images, draws >= self.images
         wanted = dict.fromkeys(names, rows)
         if FEATURES in wanted and mirrored.any():
             wanted |= {FEATURES: rows[~mirrored], MIRRORED: rows[mirrored]}

@@ -1,19 +1,24 @@
 """What a caller chooses about a probe, and what it hears while the probe runs.
 
-The paper gives no training recipe; the defaults here are this project's own.
+What a caller leaves out comes from a named protocol: a whole set of these choices, frozen, so that a score can say in
+one word how it came about. A protocol that is published here is never changed: its digest is in every result, and a
+test holds it. What is better gets a new name.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from deapcache.cache import HFLIP, ORIGINAL, VIEWS, check_views
-from deapcache.errors import UsageError
+from deapcache.errors import UnknownNameError, UsageError, require_choice
 from deapcache.locations import Location
+from deapcache.readouts import is_training_free
+from deapcache.readouts.base import STANDARDISED
+from deapcache.recipe import digest_of
 from deapcache.tasks import get_task
 
 WARM_UP = 0.05
@@ -22,11 +27,109 @@ WARM_UP = 0.05
 GRADIENT_CLIP = 1.0
 """Largest gradient norm of one readout."""
 
+SELECTED = "selected"
+"""What a protocol's optimiser has for a learning rate that is chosen on a part of the training images."""
+
+UNTRAINED = "none"
+"""What it has for a readout that is not trained."""
+
 Residency = Literal["gpu", "memory", "stream"]
 """Where training arrays live: in the memory of the GPU, in the host's memory, or in the cache, from which batches are
 read ahead."""
 
 RESIDENCIES: tuple[str, ...] = get_args(Residency)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """A learning rate chosen on a part of the training images; validation images are never looked at.
+
+    Every rate is trained for a fraction of the steps on the other training images, all of them stacked in one pass. The
+    one that scores best on the part held out trains on all training images, for all steps.
+    """
+
+    lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    """Peak learning rates, half a decade apart."""
+    fraction: float = 0.3
+    """Of the steps asked for that a rate is tried for: five rates cost 1.5 runs one by one, less where stacked."""
+    held_out: float = 0.1
+    """Share of the training images that rates are scored on."""
+    seed: int = 0
+    """Of the choice of these images, and of the readouts' initialisation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedProtocol:
+    """What a name stands for. The number of steps, the batch size and limits of images are free: results say them."""
+
+    summary: str
+    """One line for people."""
+    standardise: str
+    """See :class:`deapcache.recipe.Protocol`."""
+    lr: float
+    """Peak learning rate where none is selected."""
+    selection: Selection | None = None
+    readouts: tuple[str, ...] = ("deap",)
+    """Where none are asked for."""
+    task_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Task → its ``choices``, also those that are the default today."""
+    main_metrics: Mapping[str, str] = field(default_factory=dict)
+    """Task → its main metric where that is another than the task's own."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all but the summary, 64 hexadecimal characters."""
+        return digest_of({name: value for name, value in asdict(self).items() if name != "summary"})
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``deapcache list protocols``."""
+        return {**asdict(self), "digest": self.digest}
+
+
+DEFAULT_PROTOCOL = "deapcache-2"
+
+PROTOCOLS: Mapping[str, NamedProtocol] = {
+    "deapcache-2": NamedProtocol(
+        summary="recommended: rates chosen on a tenth of train, features standardised per channel",
+        standardise="channel",
+        lr=3e-3,
+        selection=Selection(),
+        task_options={"discrimination": {"scale": "30"}, "detection": {"radius": "published"}},
+        main_metrics={"boundaries": "average_precision"},
+    ),
+    "paper": NamedProtocol(
+        summary="as literal as the paper allows; its training recipe is not given, so one rate for all is ours",
+        standardise="cell",
+        lr=1e-3,
+        task_options={"discrimination": {"scale": "1"}, "detection": {"radius": "published"}},
+        main_metrics={"boundaries": "iou"},
+    ),
+    # https://github.com/facebookresearch/dinov2, notebooks/depth_estimation.ipynb: BNHead, 256 bins from 0.001 to 10 m
+    "dinov2-linear": NamedProtocol(
+        summary="DINOv2's linear heads: batch norm, one linear map, depth in 256 bins; schedule and length are ours",
+        standardise="cell",
+        lr=1e-3,
+        readouts=("linear-bn",),
+        task_options={"depth": {"output": "bins", "loss": "dinov2", "crop": "eigen", "cap": "10"}},
+    ),
+    # https://github.com/facebookresearch/dinov3, dinov3/eval/{segmentation,depth}/config.py
+    "dinov3-linear": NamedProtocol(
+        summary="DINOv3's linear heads: batch norm, one linear map, depth in 256 bins; schedule and length are ours",
+        standardise="cell",
+        lr=1e-3,
+        readouts=("linear-bn",),
+        task_options={"depth": {"output": "bins", "crop": "eigen", "cap": "10"}},
+    ),
+}
+"""By name. docs/protocol.md says of each what comes from its source and what is ours."""
+
+
+def get_protocol(name: str) -> NamedProtocol:
+    """The protocol of that name; raises :class:`UnknownNameError` with those there are."""
+    try:
+        return PROTOCOLS[name]
+    except KeyError:
+        raise UnknownNameError(f"unknown protocol {name!r}: expected one of {', '.join(PROTOCOLS)}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +145,8 @@ class ProbeConfig:
     """``None``: each task's default dataset, or the only cached one that suits it."""
     backbones: Sequence[str] = ()
     """Empty: every one cached for the dataset."""
-    readouts: Sequence[str] = ("deap",)
+    readouts: Sequence[str] = ()
+    """Empty: the protocol's."""
     seeds: Sequence[int] = (0,)
     """Seeds of the readouts' initialisation."""
     where: Mapping[str, Any] = field(default_factory=dict)
@@ -52,8 +156,16 @@ class ProbeConfig:
     (:func:`deapcache.experiments.probe` looks it up)."""
     splits: tuple[str, str] = ("train", "val")
     """Names of the splits to train and to score on."""
-    lrs: tuple[float, ...] = (1e-3,)
-    """AdamW's peak learning rates; each is a readout of its own, with a protocol of its own."""
+    protocol: str = DEFAULT_PROTOCOL
+    """Named protocol that decides what is left out here."""
+    lrs: tuple[float, ...] = ()
+    """AdamW's peak learning rates; each is a readout of its own, with a protocol of its own. Empty: chosen on a part of
+    the training images, or the protocol's one."""
+    select: bool | None = None
+    """Whether the learning rate is chosen on a part of the training images; ``None``: where the protocol does so, and
+    no rate is given."""
+    standardise: str | None = None
+    """``cell`` or ``channel``: over what features are brought to mean 0 and variance 1; ``None``: as the protocol."""
     weight_decay: float = 1e-4
     batch_size: int = 32
     iterations: int | None = None
@@ -91,8 +203,14 @@ class ProbeConfig:
                 f"view={view} cannot choose the features of a probe: scores are of original images. To train on "
                 f"mirrored ones as well, ask for the views {ORIGINAL},{HFLIP} (--views)"
             )
-        if not self.lrs:
-            raise UsageError("no learning rate is given: expected at least one, such as 1e-3")
+        named = get_protocol(self.protocol)
+        if self.select and self.lrs:
+            raise UsageError(
+                f"lr {', '.join(f'{lr:g}' for lr in self.lrs)} is given, and a choice of the rate asked for: leave out "
+                "one of --lr and --select"
+            )
+        if self.standardise is not None:
+            require_choice("standardisation of features", self.standardise, STANDARDISED)
         given = [("lr", lr) for lr in self.lrs]
         given += [(name, getattr(self, name)) for name in ("batch_size", "iterations", "train_limit", "val_limit")]
         for name, value in given:
@@ -100,6 +218,7 @@ class ProbeConfig:
                 raise UsageError(f"{name} is {value}: expected a number above 0, and a finite one")
         if not 0 <= self.weight_decay < math.inf:
             raise UsageError(f"weight_decay is {self.weight_decay}: expected 0 or more, and a finite number")
+        object.__setattr__(self, "readouts", tuple(self.readouts) or named.readouts)
         self._check_residency()
 
     def _check_residency(self) -> None:
@@ -124,8 +243,53 @@ class ProbeConfig:
         """The command that makes the features and targets of this probe, and continues where it stopped."""
         return f"deapcache extract --dataset {self.dataset} --backbone {self.backbone} --home {home}"
 
-    def optimiser(self, lr: float) -> dict[str, Any]:
-        """Optimiser and schedule at one of the learning rates, as the protocol records them."""
+    @property
+    def named(self) -> NamedProtocol:
+        """What the protocol's name stands for."""
+        return get_protocol(self.protocol)
+
+    @property
+    def standardisation(self) -> str:
+        """Over what features are standardised: ``cell`` or ``channel``."""
+        return self.standardise or self.named.standardise
+
+    @property
+    def selection(self) -> Selection | None:
+        """How the learning rate is chosen; ``None``: it is given."""
+        wanted = self.select if self.select is not None else self.named.selection is not None and not self.lrs
+        return (self.named.selection or Selection()) if wanted else None
+
+    @property
+    def rates(self) -> tuple[float | str, ...]:
+        """The learning rates that readouts are trained at, or ``selected``."""
+        return (SELECTED,) if self.selection else tuple(dict.fromkeys(self.lrs)) or (self.named.lr,)
+
+    def rates_of(self, readout: str) -> tuple[float | str, ...]:
+        """The :attr:`rates` of a readout: ``none`` for one that is not trained."""
+        return (UNTRAINED,) if is_training_free(readout) else self.rates
+
+    def options_of(self, task: str) -> dict[str, str]:
+        """The choices of a task: the protocol's, and over them those given."""
+        return {**self.named.task_options.get(task, {}), **self.task_options.get(task, {})}
+
+    def protocol_name(self, task: str) -> str:
+        """``deapcache-2``, or ``deapcache-2, changed: lr, radius`` where something of it was chosen otherwise."""
+        named = self.named
+        changed = {
+            "lr": bool(self.lrs) and (named.selection is not None or self.rates != (named.lr,)),
+            "select": not self.lrs and self.selection != named.selection,
+            "standardise": self.standardisation != named.standardise,
+            "weight_decay": self.weight_decay != ProbeConfig.weight_decay,
+        }
+        usual, chosen = (
+            get_task(task, given).chosen for given in (named.task_options.get(task), self.options_of(task))
+        )
+        changed |= {name: chosen[name] != value for name, value in usual.items()}
+        names = ", ".join(name for name, is_other in changed.items() if is_other)
+        return f"{self.protocol}, changed: {names}" if names else self.protocol
+
+    def optimiser(self, lr: float | str) -> dict[str, Any]:
+        """Optimiser and schedule at one of the :attr:`rates`, as the protocol records them."""
         return {
             "name": "AdamW",
             "lr": lr,
@@ -147,7 +311,7 @@ class ProbeProgress:
     """How far one stage of a probe has come."""
 
     stage: str
-    """``train`` (counted in iterations) or ``score`` (counted in images)."""
+    """``select`` and ``train`` (counted in iterations), or ``score`` (counted in images)."""
     done: int
     total: int
     mean_loss: float | None = None

@@ -57,11 +57,7 @@ class Scorer:
 
     def add(self, output: Tensor, target: Target, rows: np.ndarray) -> None:
         """Take the output (B, C, h, w) for the next images, which have these ``rows`` of the validation caches."""
-        for name, tensor in self._task.statistics(output, target).items():
-            values = tensor.cpu().numpy()
-            if name not in self.statistics:  # of all images at once: joining pieces at the end would hold them twice
-                self.statistics[name] = np.empty((self._images, *values.shape[1:]), values.dtype)
-            self.statistics[name][self._done : self._done + len(values)] = values
+        self._keep(self._task.statistics(output, target))
         wanted = min(EXAMPLES - self._done, len(rows))
         if wanted > 0:
             is_mapping = isinstance(target, Mapping)
@@ -69,6 +65,36 @@ class Scorer:
             shown, prediction = self._task.picture_values(output[:wanted], first)
             self._examples.append((rows[:wanted], shown.cpu().numpy(), prediction.cpu().numpy()))
         self._done += len(rows)
+
+    def add_constant(
+        self, outputs: Mapping[str, Tensor], target: Target, shape: tuple[int, ...], device: torch.device
+    ) -> None:
+        """Take constant outputs (C, h, w) or (C,), by metric, for the next images, which have the ``shape`` (B, h, w).
+
+        Each metric's own statistics are of its own output, all others of the main metric's.
+        """
+        by_output: dict[int, dict[str, Tensor]] = {}
+        for output in outputs.values():
+            if id(output) not in by_output:
+                constant = output.to(device) if output.ndim == 3 else output.to(device)[:, None, None]
+                by_output[id(output)] = self._task.statistics(constant.expand(shape[0], -1, *shape[1:]), target)
+        found = dict(by_output[id(outputs[self._task.main_metric])])
+        for metric, output in outputs.items():
+            own = self._task.own_statistics.get(metric, ())
+            found |= {name: by_output[id(output)][name] for name in own}
+        self._keep(found)
+        self._done += shape[0]
+
+    def _keep(self, statistics: Mapping[str, Tensor]) -> None:
+        for name, tensor in statistics.items():
+            values = tensor.cpu().numpy()
+            if name not in self.statistics:  # of all images at once: joining pieces at the end would hold them twice
+                self.statistics[name] = np.empty((self._images, *values.shape[1:]), values.dtype)
+            self.statistics[name][self._done : self._done + len(values)] = values
+
+    def fit(self, training: Mapping[str, np.ndarray] | None) -> None:
+        """Add what the task fits on the statistics of training images; ``None`` for a constant baseline."""
+        self.statistics |= self._task.fitted_statistics(self.statistics, training)
 
     def scores(self) -> dict[str, float]:
         """The scores of all images that were added."""
@@ -82,26 +108,24 @@ class Scorer:
 
 def score(
     groups: Sequence[StackedGroup],
-    baselines: Mapping[str, Tensor],
+    baselines: Mapping[str, Mapping[str, Tensor]],
     specs: Mapping[str, TaskSpec],
     stream: BatchStream,
     rows: np.ndarray,
     *,
+    training: Mapping[ReadoutTrainer, Mapping[str, np.ndarray]],
     batch_size: int,
     progress: Progress,
 ) -> tuple[dict[ReadoutTrainer, Scorer], dict[str, Scorer], float]:
-    """Score every trainer's outputs and every task's constant baseline in one pass over the validation ``rows``.
+    """Score every trainer's outputs and the constant baselines of tasks in one pass over ``rows``.
 
-    Returns the scorers by trainer, those of the baselines by task, and the seconds it took. A trainer whose output
-    cannot be scored gets a ``failure``; the others are scored on.
+    ``baselines`` are task → metric → output, ``training`` is what :func:`training_statistics` gives. Returns the
+    scorers by trainer, those of the baselines by task, and the seconds it took. A trainer whose output cannot be scored
+    gets a ``failure``; the others are scored on.
     """
-    for group in groups:
-        for trainer in [one for one in group.trainers if one.failure]:
-            group.drop(trainer)
-        for head in (head for trainer in group.trainers for head in trainer.heads):
-            head.eval()
+    _to_evaluation(groups)
     scorers = {one: Scorer(one.spec.task, len(rows)) for group in groups for one in group.trainers}
-    baseline_scorers = {name: Scorer(spec.task, len(rows)) for name, spec in specs.items()}
+    baseline_scorers = {name: Scorer(specs[name].task, len(rows)) for name in baselines}
     start, done = time.perf_counter(), 0
     for batch in stream.batches(sequential(rows, batch_size)):
         with torch.no_grad():
@@ -109,13 +133,42 @@ def score(
             targets = {name: spec.task.target(batch.maps) for name, spec in specs.items()}
             for group in (one for one in groups if one.trainers):
                 _score_group(group, features, batch, targets, scorers)
-            for name, spec in specs.items():
-                constant = baselines[name] if baselines[name].ndim == 3 else baselines[name][:, None, None]
-                output = constant.to(features.device).expand(len(features), -1, *spec.output_size)
-                baseline_scorers[name].add(output, targets[name], batch.rows)
+            for name, baseline in baselines.items():
+                shape = len(features), *specs[name].output_size
+                baseline_scorers[name].add_constant(baseline, targets[name], shape, features.device)
         done += len(batch.rows)
         progress(ProbeProgress(stage="score", done=done, total=len(rows)))
+    for trainer in (one for group in groups for one in group.trainers if one in training):
+        scorers[trainer].fit(training[trainer])
+    for scorer in baseline_scorers.values():
+        scorer.fit(None)
     return scorers, baseline_scorers, time.perf_counter() - start
+
+
+def training_statistics(
+    groups: Sequence[StackedGroup], stream: BatchStream, rows: np.ndarray, *, batch_size: int
+) -> dict[ReadoutTrainer, dict[str, np.ndarray]]:
+    """Statistics of the outputs for the first training ``rows``, of the trainers whose tasks fit something on them."""
+    _to_evaluation(groups)
+    fitting = [one for group in groups for one in group.trainers if one.spec.task.fit_images]
+    tasks = {one.spec.task.name: one.spec.task for one in fitting}
+    wanted = rows[: max((task.fit_images for task in tasks.values()), default=0)]
+    scorers = {one: Scorer(one.spec.task, len(wanted)) for one in fitting}
+    for batch in stream.batches(sequential(wanted, batch_size)) if fitting else ():
+        with torch.no_grad():
+            targets = {name: task.target(batch.maps) for name, task in tasks.items()}
+            for group in (one for one in groups if any(trainer in scorers for trainer in one.trainers)):
+                _score_group(group, batch.features.float(), batch, targets, scorers)
+    return {trainer: scorer.statistics for trainer, scorer in scorers.items() if not trainer.failure}
+
+
+def _to_evaluation(groups: Sequence[StackedGroup]) -> None:
+    """Without the trainers that failed, and all others in evaluation mode."""
+    for group in groups:
+        for trainer in [one for one in group.trainers if one.failure]:
+            group.drop(trainer)
+        for head in (head for trainer in group.trainers for head in trainer.heads):
+            head.eval()
 
 
 def _score_group(
@@ -126,8 +179,10 @@ def _score_group(
     scorers: Mapping[ReadoutTrainer, Scorer],
 ) -> None:
     for trainer, output in zip(tuple(group.trainers), group.outputs(features, batch.guidance), strict=True):
+        if trainer not in scorers:
+            continue
         if not is_finite(output):  # weights may be finite
-            trainer.diverge("the output for the validation images is not finite after the last iteration")
+            trainer.diverge("the output for the images is not finite after the last iteration")
         else:
             try:
                 scorers[trainer].add(output, targets[trainer.spec.task.name], batch.rows)
@@ -175,7 +230,8 @@ def measure_cost(
         ``images``: how many were measured. ``train_ms_per_image``: forward and backward, the median of a few.
         ``predict_ms_per_image``. ``backward_bytes_per_image``: what the forward pass keeps for the backward pass, less
         parameters, buffers, features and guidance, which are there anyway. ``peak_bytes``: of device memory during a
-        step, above what was in use before; ``None`` where the device does not count it.
+        step, above what was in use before; ``None`` where the device does not count it. Where nothing is trained, only
+        ``images`` and ``predict_ms_per_image``.
     """
     features, guide = features_BHWD[:COST_IMAGES], None if guidance is None else guidance[:COST_IMAGES]
     images, device = len(features), features.device
@@ -192,13 +248,14 @@ def measure_cost(
     def predict() -> None:
         forward()
 
+    cost: dict[str, Any] = {"images": images, "predict_ms_per_image": _median_ms(predict, device) / images}
+    if not learnable:
+        return cost
     state = [tensor for readout in readouts for tensor in (*readout.parameters(), *readout.buffers())]
     with _saved_storages([features, *([] if guide is None else [guide]), *state]) as saved:
         step()
-    return {
-        "images": images,
+    return cost | {
         "train_ms_per_image": _median_ms(step, device) / images,
-        "predict_ms_per_image": _median_ms(predict, device) / images,
         "backward_bytes_per_image": round(sum(saved.values()) / images),
         "peak_bytes": _peak_bytes(step, device),
     }

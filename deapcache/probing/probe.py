@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -15,12 +15,13 @@ from deapcache.errors import TrainingError, UsageError
 from deapcache.locations import Location
 from deapcache.machine import device_name
 from deapcache.plugins import Registry
-from deapcache.probing.batches import BatchStream
+from deapcache.probing.batches import BatchStream, channel_statistics
 from deapcache.probing.caches import SplitCaches, cache_records, open_caches
-from deapcache.probing.config import ProbeConfig, Progress
-from deapcache.probing.evaluate import Examples, costs_of, score
+from deapcache.probing.config import SELECTED, ProbeConfig, Progress
+from deapcache.probing.evaluate import Examples, costs_of, score, training_statistics
+from deapcache.probing.selection import select_rates
 from deapcache.probing.train import ReadoutTrainer, TaskSpec, stack_trainers, thread_count, train
-from deapcache.readouts import READOUTS, canonical_readout, needs_guidance, needs_upsampler
+from deapcache.readouts import READOUTS, canonical_readout, is_training_free, needs_guidance, needs_upsampler
 from deapcache.recipe import Protocol
 from deapcache.regions import SQUASH
 from deapcache.tasks import TASKS, Task, get_task
@@ -48,10 +49,15 @@ class RunSpec:
         return self.protocol.readout
 
     @property
-    def lr(self) -> float:
-        """Peak learning rate."""
-        lr: float = self.protocol.optimiser["lr"]
-        return lr
+    def lr(self) -> float | None:
+        """Peak learning rate; ``None``: it is chosen on a part of the training images, or nothing is trained."""
+        lr = self.protocol.optimiser["lr"]
+        return lr if isinstance(lr, float) else None
+
+    @property
+    def is_selected(self) -> bool:
+        """Whether the learning rate is chosen on a part of the training images."""
+        return bool(self.protocol.optimiser["lr"] == SELECTED)
 
     def to_json(self) -> dict[str, Any]:
         """What :func:`deapcache.results.record.run_id` names the run by, before and after training."""
@@ -83,6 +89,13 @@ class ProbeResult(RunSpec):
     baseline_statistics: Mapping[str, np.ndarray]
     image_ids: tuple[str, ...]
     """Ids of the validation images scored, in the order of the statistics."""
+    selection: Mapping[str, Any]
+    """How the learning rate was chosen: ``lr``, ``metric``, ``images`` that rates were scored on, ``candidates`` (each
+    with ``lr`` and ``score``, ``None`` where training diverged) and ``range``, from the lowest to the highest score;
+    empty where it was given."""
+    features: Mapping[str, float]
+    """What was seen of the training features (:class:`deapcache.probing.batches.ChannelStatistics`); empty where they
+    are standardised per cell."""
     train_images: int
     loss_curve: tuple[tuple[int, float], ...]
     """At most 200 (iteration, mean loss since the point before)."""
@@ -118,6 +131,8 @@ class ProbeResult(RunSpec):
             "prior": dict(self.baseline_scores),
             "metrics": {name: dict(metric) for name, metric in self.metrics.items()},
             "main_metric": self.main_metric,
+            "selection": dict(self.selection),
+            "features": dict(self.features),
             "train_images": self.train_images,
             "val_images": len(self.image_ids),
             "loss_curve": [list(point) for point in self.loss_curve],
@@ -174,7 +189,7 @@ class _Probe:
     def __init__(self, home: Location, config: ProbeConfig) -> None:
         if config.dataset is None:
             raise UsageError("one pass probes one dataset, and none is given")
-        tasks = [get_task(name, config.task_options.get(name)) for name in dict.fromkeys(config.tasks)]
+        tasks = [get_task(name, config.options_of(name)) for name in dict.fromkeys(config.tasks)]
         self._config = config
         self._readouts = list(dict.fromkeys(canonical_readout(name) for name in config.readouts))
         if config.upsampler is not None and not any(needs_upsampler(name) for name in self._readouts):
@@ -200,8 +215,10 @@ class _Probe:
             output_size=(height, width),
             grid=self._train.features.grid,
             feature_dim=self._train.features.dim,
+            covered=self._train.features.covered,
             iterations=self._config.iterations or task.iterations,
             upsampler=self._config.upsampler,
+            standardise=self._config.standardisation,
         )
         task.heads(spec.classes)  # raises for a dataset that does not suit the task
         if task.needs_whole_image and targets[0]["fit"] != SQUASH:
@@ -217,12 +234,12 @@ class _Probe:
         for spec, readout in product(self._specs.values(), self._readouts):
             readout_options = spec.build(readout, 0)[0].options
             caches = cache_records(self._train, self._val, spec.task.annotations)
-            for lr, seed in product(dict.fromkeys(config.lrs), dict.fromkeys(config.seeds)):
+            for lr, seed in product(config.rates_of(readout), dict.fromkeys(config.seeds)):
                 protocol = self._protocol(spec, readout, readout_options, lr)
                 found.append(RunSpec(protocol=protocol, seed=seed, backbone=config.backbone, caches=caches))
         return found
 
-    def _protocol(self, spec: TaskSpec, readout: str, readout_options: Mapping[str, Any], lr: float) -> Protocol:
+    def _protocol(self, spec: TaskSpec, readout: str, readout_options: Mapping[str, Any], lr: float | str) -> Protocol:
         """Everything but features and seed that decides a score; the same for all seeds and backbones."""
         config, task = self._config, spec.task
         recipes = {name: self._train.entries[name].recipe for name in task.annotations}
@@ -241,6 +258,10 @@ class _Probe:
             train_limit=_effective_limit(config.train_limit, self._train),
             val_limit=_effective_limit(config.val_limit, self._val),
             views=config.views,
+            name=config.protocol_name(task.name),
+            name_digest=config.named.digest,
+            standardise=config.standardisation,
+            selection=asdict(config.selection) if config.selection else None,
         )
 
     def results(self, runs: Sequence[RunSpec], progress: Progress) -> Iterator[ProbeResult]:
@@ -249,13 +270,22 @@ class _Probe:
         rows, batch_size = self._train.rows, config.batch_size
         stream = BatchStream(self._train, config.residency, device)
         specs = {run.task: self._specs[run.task] for run in runs}
+        channels = channel_statistics(stream, rows, batch_size) if config.standardisation == "channel" else None
+        if channels:
+            specs = {n: replace(spec, feature_statistics=(channels.mean, channels.std)) for n, spec in specs.items()}
         biases = {name: spec.prepare(stream, rows, batch_size) for name, spec in specs.items()}
+        open_rates = [(run.task, run.readout) for run in runs if run.is_selected]
+        chosen = (
+            select_rates(open_rates, specs, stream, rows, self._train.draws, config, biases, progress)
+            if open_rates
+            else {}
+        )
         trainers = [
             ReadoutTrainer(
-                specs[run.task],
+                specs[run.task].shortened(0) if is_training_free(run.readout) else specs[run.task],
                 run.readout,
                 seed=run.seed,
-                lr=run.lr,
+                lr=chosen[run.task, run.readout]["lr"] if run.is_selected else run.lr or 0.0,
                 device=device,
                 output_bias=biases[run.task],
             )
@@ -263,17 +293,29 @@ class _Probe:
         ]
         groups = stack_trainers(trainers, config.weight_decay, threads=thread_count(device))
         train_seconds = train(groups, stream, self._train.draws, config, progress)
+        for trainer in trainers:
+            if is_training_free(trainer.readout):
+                trainer.fit(stream, rows, batch_size)
         if all(trainer.failure for trainer in trainers):
             raise _combined_error(trainers)
-        baselines = {name: spec.constant_baseline(stream, rows, batch_size) for name, spec in specs.items()}
+        baselines = {name: spec.constant_baselines(stream, rows, batch_size) for name, spec in specs.items()}
+        fitted = training_statistics(groups, stream, rows, batch_size=batch_size)
         # the validation images are read once, so there is nothing to gain from holding them
         val_stream = BatchStream(self._val, "stream", device)
         scorers, baseline_scorers, score_seconds = score(
-            groups, baselines, specs, val_stream, self._val.rows, batch_size=batch_size, progress=progress
+            groups,
+            baselines,
+            specs,
+            val_stream,
+            self._val.rows,
+            training=fitted,
+            batch_size=batch_size,
+            progress=progress,
         )
         baseline_scores = {name: scorer.scores() for name, scorer in baseline_scorers.items()}
         forwards, builds = (now - before for now, before in zip(_backbone_counts(), counts_before, strict=True))
         pass_facts: dict[str, Any] = {
+            "features": {"outlier_ratio": channels.outlier_ratio} if channels else {},
             "train_images": len(rows),
             "image_ids": self._val.image_ids,
             "seconds": {"train": train_seconds, "score": score_seconds},
@@ -297,12 +339,13 @@ class _Probe:
             yield ProbeResult(
                 **vars(run),
                 **pass_facts,
+                selection=chosen.get((run.task, run.readout), {}),
                 classes=trainer.spec.classes,
                 build=trainer.build_facts(),
                 scores=scores,
                 baseline_scores=baseline_scores[run.task],
                 metrics={name: asdict(metric) for name, metric in task.metrics.items()},
-                main_metric=task.main_metric,
+                main_metric=config.named.main_metrics.get(run.task, task.main_metric),
                 statistics=scorer.statistics,
                 baseline_statistics=baseline.statistics,
                 loss_curve=tuple(trainer.loss_curve()),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -52,14 +52,24 @@ class TaskSpec:
     """(height, width) of targets and outputs, pixels."""
     grid: tuple[int, int]
     feature_dim: int
+    covered: tuple[float, float] = (1.0, 1.0)
+    """Share of the image's height and width that the cells cover, from the upper left."""
     iterations: int
     upsampler: Path | None = None
     """Checkpoint for the readouts that are built around a published upsampler."""
+    standardise: str = "cell"
+    """Over what readouts standardise features: ``cell`` or ``channel``."""
+    feature_statistics: tuple[torch.Tensor, torch.Tensor] | None = None
+    """Mean and standard deviation of each channel over the training images, (D',) float32, for ``channel``."""
 
     @property
     def heads(self) -> tuple[int, ...]:
         """Output channels of each of the task's readouts."""
         return self.task.heads(self.classes)
+
+    def shortened(self, fraction: float) -> TaskSpec:
+        """The same with a ``fraction`` of the iterations, rounded up."""
+        return replace(self, iterations=math.ceil(fraction * self.iterations))
 
     def build(self, readout: str, seed: int, output_bias: torch.Tensor | None = None) -> list[Readout]:
         """Fresh readouts of that name, one a head; their outputs start at ``output_bias`` (sum of heads,)."""
@@ -72,11 +82,17 @@ class TaskSpec:
                 cnn_width=self.task.cnn_width(self.classes),
                 seed=seed + place * _NEXT_HEAD,
                 upsampler=self.upsampler,
+                standardise=self.standardise,
+                covered=self.covered,
             )
             for place, channels in enumerate(self.heads)
         ]
         for head in built:
             head.trained_size = self.output_size
+            if head.training_free:
+                head.output_of_mean = self.task.output_of_mean
+            if self.feature_statistics is not None:
+                head.set_feature_statistics(*self.feature_statistics)
         if output_bias is not None:
             for head, values in zip(built, output_bias.split(self.heads), strict=True):
                 head.set_output_bias(values)
@@ -88,10 +104,11 @@ class TaskSpec:
         _, sample = next(stream.maps(self.task.annotations, [rows[:_BIAS_SAMPLE]]))
         return self.task.output_bias(self.task.target(sample))
 
-    def constant_baseline(self, stream: BatchStream, rows: np.ndarray, batch_size: int) -> torch.Tensor:
-        """The best output (C, h, w) or (C,) that does not look at the image, from one pass over the targets."""
+    def constant_baselines(self, stream: BatchStream, rows: np.ndarray, batch_size: int) -> Mapping[str, torch.Tensor]:
+        """Metric → the best output (C, h, w) or (C,) that does not look at the image; one pass over the targets."""
         maps = stream.maps(self.task.annotations, sequential(rows, batch_size))
-        return self.task.constant_baseline((self.task.target(some) for _, some in maps), self.classes)
+        found = self.task.constant_baseline((self.task.target(some) for _, some in maps), self.classes)
+        return found if isinstance(found, Mapping) else {self.task.main_metric: found}
 
 
 class ReadoutTrainer:
@@ -131,6 +148,14 @@ class ReadoutTrainer:
         """Learnable parameters of all heads."""
         return [p for head in self.heads for p in head.parameters() if p.requires_grad]
 
+    def fit(self, stream: BatchStream, rows: np.ndarray, batch_size: int) -> None:
+        """Fill readouts that are not trained from one pass over training images: :attr:`Readout.training_free`."""
+        task = self.spec.task
+        for head in self.heads:
+            pairs = ((batch, task.target(batch.maps)) for batch in stream.batches(sequential(rows, batch_size)))
+            labelled = ((one.features.float(), *task.dense_values(target, self.spec.classes)) for one, target in pairs)
+            head.fit(labelled, torch.Generator().manual_seed(self.seed))
+
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """All that is trained, in groups as ``torch.optim.AdamW`` takes them."""
         groups = [group for head in self.heads for group in head.parameter_groups(self.lr, weight_decay)]
@@ -167,7 +192,7 @@ class ReadoutTrainer:
     def loss_curve(self) -> list[tuple[int, float]]:
         """At most 200 (iteration, mean loss since the point before)."""
         losses = self._losses[: self.iteration].cpu().numpy()
-        pieces = np.array_split(losses, min(_CURVE_POINTS, len(losses)))
+        pieces = np.array_split(losses, min(_CURVE_POINTS, len(losses))) if len(losses) else []
         ends = np.cumsum([len(piece) for piece in pieces])
         return [(int(end), float(piece.mean())) for end, piece in zip(ends, pieces, strict=True)]
 
@@ -195,6 +220,8 @@ class ReadoutTrainer:
             "grid": list(spec.grid),
             "cnn_width": spec.task.cnn_width(spec.classes),
             "seed": self.seed,
+            "standardise": spec.standardise,
+            "covered": list(spec.covered),
             "output_size": list(spec.output_size),
             "classes": list(spec.classes),
             "task_options": dict(spec.task.chosen),
@@ -218,8 +245,9 @@ class StackedGroup:
             # groups with equal settings become one: an optimiser's step costs by the group
             merged = groups.setdefault(tuple(sorted(settings.items())), {**settings, "params": []})
             merged["params"] += group["params"]
-        self._optimiser = torch.optim.AdamW(list(groups.values()), fused=True)
-        self._peaks = [group["lr"] for group in self._optimiser.param_groups]
+        # one without parameters is that of readouts that are not trained, which take no step
+        self._optimiser = torch.optim.AdamW(list(groups.values()) or [{"params": [torch.zeros(1)]}], fused=True)
+        self._peaks = [group["lr"] for group in groups.values()]
         self._clipped = {
             head: [p for p in head.parameters() if p.requires_grad] for one in trainers for head in one.heads
         }
@@ -297,7 +325,12 @@ def _forward(
 ) -> list[torch.Tensor]:
     """Each trainer's output, all run as one."""
     size, stacks = trainers[0].spec.output_size, zip(*(trainer.heads for trainer in trainers), strict=True)
-    by_head = [type(stack[0]).forward_stacked(stack, features, size, guidance) for stack in stacks]
+    by_head = [
+        type(stack[0]).forward_stacked(stack, features, size, guidance)
+        if len(stack) > 1
+        else [stack[0](features, size, guidance)]
+        for stack in stacks
+    ]
     return [parts[0] if len(parts) == 1 else torch.cat(parts, 1) for parts in zip(*by_head, strict=True)]
 
 
@@ -334,14 +367,26 @@ def stack_trainers(trainers: Sequence[ReadoutTrainer], weight_decay: float, *, t
 
 
 def _shape(trainer: ReadoutTrainer) -> Hashable:
-    keys = [(type(head), head.stack_key()) for head in trainer.heads]
+    keys = [(type(head), head.stack_key() if _can_stack(type(head)) else None) for head in trainer.heads]
     # a readout that cannot be stacked has a shape of its own
     alone = tuple(id(head) for head, (_, key) in zip(trainer.heads, keys, strict=True) if key is None)
     return tuple(keys), alone, trainer.spec.output_size, trainer.spec.iterations
 
 
+def _can_stack(readout: type[Readout]) -> bool:
+    """Whether what several members give comes from the class that says what one gives, or from one below it."""
+    owners = [next(c for c in readout.__mro__ if name in vars(c)) for name in ("forward_stacked", "forward")]
+    return issubclass(*owners)
+
+
 def train(
-    groups: Sequence[StackedGroup], stream: BatchStream, draws: np.ndarray, config: ProbeConfig, progress: Progress
+    groups: Sequence[StackedGroup],
+    stream: BatchStream,
+    draws: np.ndarray,
+    config: ProbeConfig,
+    progress: Progress,
+    *,
+    stage: str = "train",
 ) -> float:
     """Train all ``groups`` to the end on the same batches of ``draws``; returns the seconds it took.
 
@@ -369,7 +414,7 @@ def train(
                 losses = [one.recent_loss() for one in trainers if one.failure is None]
                 finite = [loss for loss in losses if math.isfinite(loss)]
                 mean = sum(finite) / len(finite) if finite else None
-                progress(ProbeProgress(stage="train", done=iteration, total=iterations, mean_loss=mean))
+                progress(ProbeProgress(stage=stage, done=iteration, total=iterations, mean_loss=mean))
     return time.perf_counter() - start
 
 

@@ -9,6 +9,7 @@ from deapcache.readouts.base import (
     blank_readout,
     build_readout,
     canonical_readout,
+    is_training_free,
     learnable_parameters,
     needs_guidance,
     needs_upsampler,
@@ -16,9 +17,10 @@ from deapcache.readouts.base import (
     seeded,
     variant,
 )
-from deapcache.readouts.baselines import Bicubic, Linear, Transposed
+from deapcache.readouts.baselines import Bicubic, Linear, LinearBN, Transposed
 from deapcache.readouts.deap import Deap
 from deapcache.readouts.featup import FeatUp, GuidedReadout, normalised_images, weights_digest
+from deapcache.readouts.neighbours import Neighbours
 
 __all__ = [
     "READOUTS",
@@ -30,6 +32,7 @@ __all__ = [
     "blank_readout",
     "build_readout",
     "canonical_readout",
+    "is_training_free",
     "learnable_parameters",
     "needs_guidance",
     "needs_upsampler",
@@ -52,4 +55,6 @@ READOUTS["only-mask"] = variant(
 READOUTS["bicubic"] = Bicubic
 READOUTS["transposed-conv"] = Transposed
 READOUTS["linear"] = Linear
+READOUTS["linear-bn"] = LinearBN
+READOUTS["knn"] = Neighbours
 READOUTS["featup"] = FeatUp

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deapcache.errors import UnknownNameError, UsageError
+from deapcache.errors import UnknownNameError, UsageError, require_choice
 from deapcache.plugins import Registry
 
 SIZES = (8, 16, 32, 64, 128)
@@ -22,10 +24,24 @@ SIZES = (8, 16, 32, 64, 128)
 DEFAULT_SIZE = 16
 """D where the name carries none."""
 
+CELL, CHANNEL = "cell", "channel"
+
+STANDARDISED = {CELL: "standardised per cell", CHANNEL: "standardised per channel over the training images"}
+"""What features may go through before a readout, and what its options, so the protocol, say of it."""
+
+VARIANCE_FLOOR = 1e-10
+"""Added to a cell's variance: far below that of any features, so that their scale drops out, and above rounding."""
+
+CONSTANT = 1e-6
+"""A channel whose standard deviation is below this share of its mean says nothing: that is float32's rounding."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReadoutConfig:
-    """The sizes that a readout is built for."""
+    """The sizes that a readout is built for, where its cells lie, and what the features go through before it.
+
+    Raises :class:`UsageError` for a standardisation that there is not, and for shares that are none.
+    """
 
     feature_dim: int
     """D', channels of the feature volumes."""
@@ -37,6 +53,19 @@ class ReadoutConfig:
     """Channels of the CNN where the task asks for a number; ``None``: the readout's own rule."""
     code_dim: int = DEFAULT_SIZE
     """D, width of the tokens: what Figure 4 sweeps."""
+    standardise: str = CELL
+    """``cell``: the features of each cell are brought to mean 0 and variance 1 over its channels; ``channel``: those
+    of each channel, over all cells of the training images."""
+    covered: tuple[float, float] = (1.0, 1.0)
+    """Share of the image's height and width that the feature cells cover, from the upper left corner: 504 / 512 where
+    a backbone with patches of 14 pixels sees 512."""
+
+    def __post_init__(self) -> None:
+        require_choice("standardisation of features", self.standardise, STANDARDISED)
+        if not all(0 < share <= 1 for share in self.covered):
+            raise UsageError(
+                f"feature cells cover {self.covered} of the image's height and width: expected shares above 0, up to 1"
+            )
 
     @property
     def width(self) -> int:
@@ -50,6 +79,9 @@ class Readout(nn.Module, ABC):
     ``READOUTS["name"] = Class`` registers it; the class attributes say what must be known before it is built. Its
     constructor draws the initialisation from PyTorch's global CPU generator and needs neither file nor network.
     Parameters that are frozen do not require gradients; they are part of the state, not of the count.
+
+    Where features are standardised per channel, the state holds ``feature_mean`` and ``feature_std``, (D',) float32
+    each, which :meth:`set_feature_statistics` sets before training: 0 and 1 before that.
     """
 
     summary: ClassVar[str] = ""
@@ -62,8 +94,14 @@ class Readout(nn.Module, ABC):
     """Whether it is conditioned on the image: then :meth:`forward` must be given ``guidance``."""
     needs_upsampler: ClassVar[bool] = False
     """Whether :meth:`load_upsampler` needs a file."""
+    features_as_published: ClassVar[str] = ""
+    """What a published readout takes in place of features standardised per cell, in words for the protocol."""
+    training_free: ClassVar[bool] = False
+    """Whether :meth:`fit` takes the place of training; there is nothing to learn then."""
 
     config: ReadoutConfig
+    feature_mean: Tensor
+    feature_std: Tensor
     options: dict[str, Any]
     """Choices that change results, as JSON values: part of a probe's protocol.
 
@@ -75,10 +113,75 @@ class Readout(nn.Module, ABC):
     """(height, width) of the outputs that it was trained for: the shape of the image that positions are measured in.
     ``None``: the shape of the output asked for."""
 
+    output_of_mean: Callable[[Tensor], Tensor] | None = None
+    """``Task.output_of_mean``, which makes an output of the mean values of a training-free readout, both (B, channels,
+    h, w); ``None``: the output is the mean values."""
+
     def __init__(self, config: ReadoutConfig) -> None:
         super().__init__()
         self.config = config
         self.options = {}
+        if config.standardise == CHANNEL:
+            self.register_buffer("feature_mean", torch.zeros(config.feature_dim))
+            self.register_buffer("feature_std", torch.ones(config.feature_dim))
+
+    def set_feature_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Standardise by the mean and standard deviation of each channel over all cells of the training images, (D',).
+
+        A constant channel, whose ``std`` is not above 1e-6 of its ``mean``, becomes 0 everywhere; its ``feature_std``
+        is 0. Raises :class:`UsageError` for numbers of another width or not finite, and where features are not
+        standardised per channel.
+        """
+        if self.config.standardise != CHANNEL:
+            raise UsageError("statistics of channels are of no use to a readout that standardises features per cell")
+        expected = (self.config.feature_dim,)
+        for what, values in (("mean", mean), ("standard deviation", std)):
+            if values.shape != expected or not bool(torch.isfinite(values).all()):
+                raise UsageError(
+                    f"the {what} of the feature channels is {tuple(values.shape)}, expected {expected} finite numbers: "
+                    "compute the statistics from the cache that the readout is trained on"
+                )
+        self.feature_mean.copy_(mean)
+        self.feature_std.copy_(std * (std > CONSTANT * mean.abs()))
+
+    def standardise(self, features_BHWD: Tensor) -> Tensor:
+        """(B, H, W, D') as the readout takes them: standardised as its configuration says, float32.
+
+        Backbones without a final norm give features of any scale; at one learning rate for all, that would decide how
+        far a readout gets. Per cell, a few channels of large scale shrink all others (massive activations do); per
+        channel they do not. A published readout with :attr:`features_as_published` takes them as they are in place of
+        standardised per cell.
+        """
+        if self.config.standardise == CHANNEL:
+            # what a constant channel has is divided by infinity
+            scale_D = torch.where(self.feature_std > 0, self.feature_std, math.inf).reciprocal()
+            features_BHWD = features_BHWD.to(scale_D.dtype)
+            return torch.addcmul(-self.feature_mean * scale_D, features_BHWD, scale_D)
+        if self.features_as_published:
+            return features_BHWD.float()
+        return F.layer_norm(features_BHWD.float(), features_BHWD.shape[-1:], eps=VARIANCE_FLOOR)
+
+    @property
+    def features_option(self) -> str:
+        """What :meth:`standardise` does, in words for ``options["features"]``."""
+        if self.config.standardise == CELL and self.features_as_published:
+            return self.features_as_published
+        return STANDARDISED[self.config.standardise]
+
+    def resize(self, x_BCHW: Tensor, output_size: tuple[int, int]) -> Tensor:
+        """(B, C, height, width): values of a grid of cells at the pixels of the whole image, bilinearly.
+
+        Pixels beyond the outermost centres, and those beyond the part that cells cover, have the nearest cell's.
+        """
+        if self.config.covered == (1.0, 1.0):
+            return F.interpolate(x_BCHW, output_size, mode="bilinear", align_corners=False)
+        rows, columns = (
+            (2 * torch.arange(side, dtype=x_BCHW.dtype, device=x_BCHW.device) + 1) / (side * share) - 1
+            for side, share in zip(output_size, self.config.covered, strict=True)
+        )
+        # from -1 to 1 between the edges of the grid, x before y
+        places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).expand(len(x_BCHW), -1, -1, -1)
+        return F.grid_sample(x_BCHW, places, mode="bilinear", padding_mode="border", align_corners=False)
 
     @abstractmethod
     def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
@@ -87,7 +190,7 @@ class Readout(nn.Module, ABC):
         Parameters
         ----------
         features_BHWD
-            (B, H, W, D') of any floating dtype; the grid covers the whole image.
+            (B, H, W, D') of any floating dtype; the grid covers the image, or the part of it that ``covered`` says.
         output_size
             Height and width in pixels.
         guidance
@@ -107,6 +210,21 @@ class Readout(nn.Module, ABC):
         """Load the published upsampler that a fresh readout is built around; most have none."""
         return
 
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]], generator: torch.Generator) -> None:
+        """Take what a training-free readout needs of the training images, once over them.
+
+        Parameters
+        ----------
+        batches
+            Features (B, H, W, D') float32, values (B, C, h, w) float32 and which pixels have one, (B, h, w) bool: what
+            ``Task.dense_values`` gives. All on the readout's device.
+        generator
+            A CPU one: decides what is kept where there is more than fits.
+
+        Raises :class:`UsageError` where no pixel has a value, and for a readout that is trained.
+        """
+        raise UsageError(f"a {type(self).__name__} readout is trained: it cannot be fitted in one pass")
+
     def restore(self, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
         """Take the options and the state dict of a trained readout; raises :class:`WeightsError` where it cannot."""
         self.load_state_dict(state)
@@ -125,7 +243,8 @@ class Readout(nn.Module, ABC):
     ) -> list[Tensor]:
         """What each of ``members`` gives for the same features, with the work that they share done once.
 
-        Equal to calling them one after the other, up to rounding. Members have one class and one :meth:`stack_key`.
+        Equal to calling them one after the other, up to rounding. Members have one class, one :meth:`stack_key` and one
+        set of feature statistics.
         """
         return [member(features_BHWD, output_size, guidance) for member in members]
 
@@ -185,6 +304,11 @@ def needs_guidance(name: str) -> bool:
     return _parse(name)[1].needs_guidance
 
 
+def is_training_free(name: str) -> bool:
+    """Whether the readout of that name is filled by :meth:`Readout.fit` instead of trained."""
+    return bool(getattr(_parse(name)[1], "training_free", False))
+
+
 def needs_upsampler(name: str) -> bool:
     """Whether :func:`build_readout` must be given the checkpoint of a published upsampler for it."""
     return _parse(name)[1].needs_upsampler
@@ -208,6 +332,8 @@ def blank_readout(
     out_channels: int,
     grid: tuple[int, int],
     cnn_width: int | None = None,
+    standardise: str = CELL,
+    covered: tuple[float, float] = (1.0, 1.0),
     seed: int = 0,
 ) -> Readout:
     """A readout like those that :func:`build_readout` gives, on the CPU, with random numbers for what comes from files.
@@ -221,6 +347,8 @@ def blank_readout(
         grid=grid,
         cnn_width=cnn_width,
         code_dim=size or entry.default_size,
+        standardise=standardise,
+        covered=covered,
     )
     with seeded(seed):
         return entry(config)
@@ -233,6 +361,8 @@ def build_readout(
     out_channels: int,
     grid: tuple[int, int],
     cnn_width: int | None = None,
+    standardise: str = CELL,
+    covered: tuple[float, float] = (1.0, 1.0),
     seed: int,
     upsampler: Path | None = None,
 ) -> Readout:
@@ -250,6 +380,11 @@ def build_readout(
         (H, W) of the features.
     cnn_width
         Channels of the CNN; ``None``: the readout's own rule.
+    standardise
+        ``cell`` or ``channel``, as :class:`ReadoutConfig` has it; after ``channel`` comes
+        :meth:`Readout.set_feature_statistics`.
+    covered
+        Share of the image's height and width that the cells cover, as :class:`ReadoutConfig` has it.
     seed
         Of the initialisation.
     upsampler
@@ -260,12 +395,20 @@ def build_readout(
     UnknownNameError
         No readout of that name; offers the nearest names.
     UsageError
-        A size that there is not, a readout without sizes, or one that lacks its upsampler.
+        A size, standardisation or share of the image that there is not, a readout without sizes, or one that lacks its
+        upsampler.
     WeightsError
         The upsampler's checkpoint cannot be read, or was made for another feature width.
     """
     readout = blank_readout(
-        name, feature_dim=feature_dim, out_channels=out_channels, grid=grid, cnn_width=cnn_width, seed=seed
+        name,
+        feature_dim=feature_dim,
+        out_channels=out_channels,
+        grid=grid,
+        cnn_width=cnn_width,
+        standardise=standardise,
+        covered=covered,
+        seed=seed,
     )
     with seeded(seed):
         readout.load_upsampler(upsampler)
@@ -279,14 +422,25 @@ def restore_readout(
     out_channels: int,
     grid: tuple[int, int],
     cnn_width: int | None = None,
+    standardise: str = CELL,
+    covered: tuple[float, float] = (1.0, 1.0),
     options: Mapping[str, Any],
     state: Mapping[str, Tensor],
 ) -> Readout:
     """A trained readout on the CPU, in evaluation mode, from its ``options`` and its state dict.
 
-    Needs no checkpoint of an upsampler: that is part of the state. Raises what :func:`build_readout` raises.
+    Needs neither a checkpoint of an upsampler nor statistics of the features: they are part of the state. Raises what
+    :func:`build_readout` raises.
     """
-    readout = blank_readout(name, feature_dim=feature_dim, out_channels=out_channels, grid=grid, cnn_width=cnn_width)
+    readout = blank_readout(
+        name,
+        feature_dim=feature_dim,
+        out_channels=out_channels,
+        grid=grid,
+        cnn_width=cnn_width,
+        standardise=standardise,
+        covered=covered,
+    )
     with seeded(0):
         readout.restore(options, state)
     return readout.eval()

@@ -6,7 +6,7 @@ width of all values, O output channels, h and w pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Self
 
 import torch
@@ -16,11 +16,9 @@ from torch import Tensor, nn
 from deapcache.readouts.base import Readout, ReadoutConfig
 from deapcache.readouts.regions import (
     CODE_WIDTH,
-    STANDARDISED,
     Geometry,
     RegionReadout,
     project_cells,
-    standardise,
 )
 
 _SHARPNESS = -0.75
@@ -46,7 +44,7 @@ class Bicubic(RegionReadout):
         """All projections as one, and one interpolation of what they give."""
         with torch.autocast(features_BHWD.device.type, enabled=False):
             projections = [(member.norm, [member.value]) for member in members]
-            values_BNV = project_cells(features_BHWD, geometry.cell_codes(), projections)
+            values_BNV = project_cells(members[0], features_BHWD, geometry.cell_codes(), projections)
         rows_RH = cubic_weights(geometry.region_rows, geometry.cell_rows).to(values_BNV.dtype)
         columns_CW = cubic_weights(geometry.region_columns, geometry.cell_columns).to(values_BNV.dtype)
         values_BHWV = values_BNV.unflatten(1, features_BHWD.shape[1:3])
@@ -60,7 +58,7 @@ def cubic_weights(places: Tensor, cells: Tensor) -> Tensor:
     ``cells`` are evenly spaced centres. Beyond the outermost centre its value goes on. Keys, "Cubic convolution
     interpolation for digital image processing", 1981.
     """
-    # A grid covers the whole axis, so its first centre is half a cell from the edge.
+    # A grid begins at the edge, so its first centre is half a cell from it.
     steps = places / (2 * cells[0]) - 0.5
     taps = steps.floor()[:, None] + torch.arange(-1, 3, device=steps.device)
     a, distance = _SHARPNESS, (steps[:, None] - taps).abs()
@@ -96,14 +94,13 @@ class Transposed(RegionReadout):
     def mix(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
         B, H, W, _ = features_BHWD.shape
         codes_BHWC = geometry.cell_codes().unflatten(0, (H, W)).expand(B, -1, -1, -1)
-        cells_BHWD = torch.cat([codes_BHWC, standardise(features_BHWD)], -1)
+        cells_BHWD = torch.cat([codes_BHWC, members[0].standardise(features_BHWD)], -1)
         tokens = [member.norm(cells_BHWD).permute(0, 3, 1, 2) for member in members]
         return [member.value(x).permute(0, 2, 3, 1) for member, x in zip(members, tokens, strict=True)]
 
-    @staticmethod
-    def fit(output_BOhw: Tensor, output_size: tuple[int, int]) -> Tensor:
+    def at_size(self, output_BOhw: Tensor, output_size: tuple[int, int]) -> Tensor:
         """Its own size follows the features' grid."""
-        return F.interpolate(output_BOhw, output_size, mode="bilinear", align_corners=False)
+        return self.resize(output_BOhw, output_size)
 
 
 class Linear(Readout):
@@ -114,13 +111,91 @@ class Linear(Readout):
     def __init__(self, config: ReadoutConfig) -> None:
         super().__init__(config)
         self.linear = nn.Linear(config.feature_dim, config.out_channels)
-        self.options = {"features": STANDARDISED, "resizing": "bilinear"}
+        self.options = {"features": self.features_option, "resizing": "bilinear"}
+
+    @classmethod
+    def normalise(cls, members: Sequence[Self], features_BHWD: Tensor) -> Tensor:
+        """(B, H, W, D'): what the maps of all members are applied to."""
+        return members[0].standardise(features_BHWD)
+
+    def weight_and_bias(self) -> tuple[Tensor, Tensor]:
+        """Weight (D_out, D') and bias (D_out,) that follow :meth:`normalise`."""
+        return self.linear.weight, self.linear.bias
 
     def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
-        output_BHWC = self.linear(standardise(features_BHWD)).float()
-        return F.interpolate(output_BHWC.permute(0, 3, 1, 2), output_size, mode="bilinear", align_corners=False)
+        return self.forward_stacked([self], features_BHWD, output_size)[0]
+
+    def stack_key(self) -> Hashable:
+        """Members of one configuration read the features once."""
+        return self.config
+
+    @classmethod
+    def forward_stacked(
+        cls,
+        members: Sequence[Self],
+        features_BHWD: Tensor,
+        output_size: tuple[int, int],
+        guidance: Tensor | None = None,
+    ) -> list[Tensor]:
+        weights, biases = zip(*(member.weight_and_bias() for member in members), strict=True)
+        output_BHWO = F.linear(cls.normalise(members, features_BHWD), torch.cat(weights), torch.cat(biases)).float()
+        return list(members[0].resize(output_BHWO.permute(0, 3, 1, 2), output_size).chunk(len(members), 1))
 
     def set_output_bias(self, values: Tensor) -> None:
         """Start each channel's output at ``values`` (D_out,)."""
         with torch.no_grad():
             self.linear.bias.copy_(values)
+
+
+_MOMENTUM = 0.1
+_EPS = 1e-5
+"""Of the batch norm, as PyTorch has them."""
+
+
+class LinearBN(Linear):
+    """Batch norm over the channels, D' → D_out in every cell, resized bilinearly: the field's linear head.
+
+    That of DINOv2's (Oquab et al. 2023, section 7.4) and DINOv3's segmentation and depth: ``SyncBatchNorm`` and a 1 × 1
+    convolution of the last layer's patch tokens, whose weights start normal with standard deviation 0.01. Not here: the
+    class token that their depth heads add, and DINOv3's dropout. With :meth:`eval`, running statistics are used.
+    """
+
+    summary = "yardstick: batch norm and one linear map of each cell, as DINOv2's and DINOv3's heads"
+    features_as_published = "as they are"
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, config: ReadoutConfig) -> None:
+        super().__init__(config)
+        nn.init.normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
+        self.scale = nn.Parameter(torch.ones(config.feature_dim))
+        self.shift = nn.Parameter(torch.zeros(config.feature_dim))
+        self.register_buffer("running_mean", torch.zeros(config.feature_dim))
+        self.register_buffer("running_var", torch.ones(config.feature_dim))
+        self.options = {**self.options, "norm": f"batch norm, momentum {_MOMENTUM}"}
+
+    @classmethod
+    def normalise(cls, members: Sequence[Self], features_BHWD: Tensor) -> Tensor:
+        """In training, by the statistics of the batch, which all members take note of; else as they are."""
+        features_BHWD = super().normalise(members, features_BHWD)
+        if not members[0].training:
+            return features_BHWD
+        mean, variance = torch.zeros_like(members[0].running_mean), torch.ones_like(members[0].running_var)
+        normed = F.batch_norm(
+            features_BHWD.flatten(0, 2), mean, variance, training=True, momentum=1.0, eps=_EPS
+        ).view_as(features_BHWD)
+        for member in members:
+            member.running_mean.lerp_(mean, _MOMENTUM)
+            member.running_var.lerp_(variance, _MOMENTUM)
+        return normed
+
+    def weight_and_bias(self) -> tuple[Tensor, Tensor]:
+        """With the affine part of the norm, and where running statistics are used, those as well."""
+        scale: Tensor = self.scale
+        shift: Tensor = self.shift
+        if not self.training:
+            scale = scale * torch.rsqrt(self.running_var + _EPS)
+            shift = shift - self.running_mean * scale
+        return self.linear.weight * scale, self.linear.bias + self.linear.weight @ shift

@@ -87,7 +87,7 @@ class Deap(RegionReadout):
         with torch.autocast(features_BHWD.device.type, enabled=False):
             # Logits reach 40 where a mask is narrow; half precision would lose what the features add to them.
             projections = [(m.norm, [m.value] if m.key is None else [m.key, m.value]) for m in members]
-            tokens_BNO = project_cells(features_BHWD, geometry.cell_codes(), projections)
+            tokens_BNO = project_cells(members[0], features_BHWD, geometry.cell_codes(), projections)
             mixed = _attend(members, tokens_BNO, geometry)
         return [mixed_BQV.unflatten(1, geometry.region_grid) for mixed_BQV in mixed]
 

@@ -7,6 +7,7 @@ that are upsampled, h and w pixels.
 from __future__ import annotations
 
 import hashlib
+import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -289,6 +290,7 @@ class FeatUp(GuidedReadout):
 
     summary = "baseline: FeatUp's image-conditioned upsampling (--upsampler FILE), then a linear map"
     needs_upsampler = True
+    features_as_published = "layer norm as published"
 
     def __init__(self, config: ReadoutConfig) -> None:
         super().__init__(config)
@@ -296,7 +298,7 @@ class FeatUp(GuidedReadout):
         self.options = {
             "code_dim": config.code_dim,
             "factor": FACTOR,
-            "features": "layer norm as published",
+            "features": self.features_option,
             "guidance": f"base image, bicubic to {FACTOR} pixels a cell where it is smaller",
             "resizing": "bilinear",
         }
@@ -331,8 +333,7 @@ class FeatUp(GuidedReadout):
 
     def stack_key(self) -> Hashable:
         """Members share the upsampler: nearly all of the work is making its filters."""
-        config = self.config
-        return self.options.get("upsampler"), config.feature_dim, config.code_dim, config.out_channels
+        return self.options.get("upsampler"), self.config
 
     @classmethod
     def forward_stacked(
@@ -345,14 +346,17 @@ class FeatUp(GuidedReadout):
         B, H, W, _ = features_BHWD.shape
         images_B3hw = normalised_images(guidance, B, "featup")
         # At least as fine as the stack's output, as the backbone's own view of a base image would be.
-        size = max(images_B3hw.shape[2], FACTOR * H), max(images_B3hw.shape[3], FACTOR * W)
+        covered = members[0].config.covered
+        needed = math.ceil(FACTOR * H / covered[0]), math.ceil(FACTOR * W / covered[1])
+        size = max(images_B3hw.shape[2], needed[0]), max(images_B3hw.shape[3], needed[1])
         if images_B3hw.shape[2:] != size:
             images_B3hw = F.interpolate(images_B3hw, size, mode="bicubic", align_corners=False)
+        images_B3hw = images_B3hw[:, :, : round(covered[0] * size[0]), : round(covered[1] * size[1])]
         with torch.autocast(features_BHWD.device.type, enabled=False):
             maps = [member._linear() for member in members]
             befores = [before for before, _, _ in maps]
-            fine_BCHW = members[0]._upsampled(features_BHWD, images_B3hw, torch.cat(befores))
-            fine_BChw = F.interpolate(fine_BCHW, output_size, mode="bilinear", align_corners=False)
+            fine_BCHW = members[0]._upsampled(members[0].standardise(features_BHWD), images_B3hw, torch.cat(befores))
+            fine_BChw = members[0].resize(fine_BCHW, output_size)
             outputs = []
             parts = fine_BChw.split([len(before) for before in befores], 1)
             for part_BChw, (_, after, bias_O) in zip(parts, maps, strict=True):

@@ -1,8 +1,9 @@
 """Readouts that work on a grid of output regions: where regions and cells lie, and what such readouts share.
 
 Positions are in units of the longer side of the output: a square image is the unit square, a 216 × 288 image spans
-0.75 × 1, and σ means the same distance along both axes. A feature grid always covers the whole image, whatever its
-shape, because base images are squashed to the backbone's size. Where base images are crops, "the image" is the crop.
+0.75 × 1, and σ means the same distance along both axes. A feature grid covers the whole image, whatever its shape,
+because base images are squashed to the backbone's size, or the part from the upper left corner that ``covered`` says,
+where that size is no multiple of the patches'. Where base images are crops, "the image" is the crop.
 
 Shape legend: B batch, H and W feature grid, N = H·W cells, R and C rows and columns of output regions, S heads, D
 feature width, V = 2D width of a mixture, O outputs of all projections or output channels, h and w pixels.
@@ -17,11 +18,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from deapcache.readouts.base import SIZES, Readout, ReadoutConfig
+from deapcache.readouts.base import CELL, SIZES, VARIANCE_FLOOR, Readout, ReadoutConfig
 from deapcache.readouts.cnn import REGION, UpsamplingCNN, run_side_by_side
 
 CODE_WIDTH = 8
@@ -139,13 +139,15 @@ def locate_regions_and_cells(
     grid: tuple[int, int],
     *,
     shape: tuple[int, int] | None = None,
+    covered: tuple[float, float] = (1.0, 1.0),
     device: torch.device | str = "cpu",
 ) -> Geometry:
     """The geometry of an output of ``output_size`` = (height, width) pixels read from (H, W) feature cells.
 
     There are ⌈height / 8⌉ × ⌈width / 8⌉ regions of 8 × 8 pixels; those at the lower and right edge may reach beyond
     the output. Output and cells cover the same image, whose height is to its width as those of ``shape``; ``None``: of
-    the output. A readout that was trained at one shape so finds every place again in an output of another.
+    the output. A readout that was trained at one shape so finds every place again in an output of another. ``covered``
+    is the share of the image's height and width that the cells cover, from the upper left corner.
     """
     height, width = shape or output_size
     extents = height / max(height, width), width / max(height, width)
@@ -154,8 +156,8 @@ def locate_regions_and_cells(
         for side, extent in zip(output_size, extents, strict=True)
     )
     cell_rows, cell_columns = (
-        (torch.arange(cells, device=device) + 0.5) * (extent / cells)
-        for cells, extent in zip(grid, extents, strict=True)
+        (torch.arange(cells, device=device) + 0.5) * (extent * share / cells)
+        for cells, extent, share in zip(grid, extents, covered, strict=True)
     )
     return Geometry(
         region_rows=region_rows, region_columns=region_columns, cell_rows=cell_rows, cell_columns=cell_columns
@@ -172,20 +174,19 @@ def sinusoidal_codes(rows: Tensor, columns: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], -1)
 
 
-VARIANCE_FLOOR = 1e-10
-"""Added to a cell's variance: far below that of any features, so that their scale drops out, and above rounding."""
-
-
 def project_cells(
-    features_BHWD: Tensor, codes_NC: Tensor, projections: Sequence[tuple[nn.LayerNorm, Sequence[nn.Linear]]]
+    readout: Readout,
+    features_BHWD: Tensor,
+    codes_NC: Tensor,
+    projections: Sequence[tuple[nn.LayerNorm, Sequence[nn.Linear]]],
 ) -> Tensor:
-    """(B, N, O) float32 (float64 for float64 features): standardise cells, join the position code, layer norm, project.
+    """(B, N, O) in the dtype of the weights: standardise as ``readout`` does, join the position code, norm, project.
 
     Equation 1 of the paper, ψ([PE, features]). Each of ``projections`` is a layer norm over [code, features], (8 + D)
     wide, and the linear maps that follow it; their outputs are side by side. What it computes is
-    ``linear(norm(cat([code, standardised features])))``. Both normalisations are affine in a cell's features, with two
-    numbers a cell, so they come after the product instead of before it: the features are read, never copied, and once
-    for all projections.
+    ``linear(norm(cat([code, readout.standardise(features)])))``. The layer norm is affine in a cell's features, with
+    two numbers a cell, and so is their standardisation per cell: both come after the product instead of before it. So
+    features standardised per cell are never made, those per channel once for all projections, [code, features] never.
     """
     weights, biases = [], []
     for norm, linears in projections:
@@ -193,37 +194,30 @@ def project_cells(
         biases.append(torch.cat([linear.bias for linear in linears]) + weight @ norm.bias)
         weights.append(weight * norm.weight)
     weight_OW, bias_O = torch.cat(weights), torch.cat(biases)
-    cells_BND, codes_NC = features_BHWD.flatten(1, 2).to(weight_OW.dtype), codes_NC.to(weight_OW.dtype)
+    per_cell = readout.config.standardise == CELL
+    given_BHWD = features_BHWD if per_cell else readout.standardise(features_BHWD)
+    cells_BND, codes_NC = given_BHWD.flatten(1, 2).to(weight_OW.dtype), codes_NC.to(weight_OW.dtype)
     D, code_width = cells_BND.shape[-1], codes_NC.shape[1]
     for_code, for_features = weight_OW[:, :code_width], weight_OW[:, code_width:]
     with torch.no_grad():
         # A layer norm's moments are several times as fast as var_mean on a CPU; what it makes of the cells is dropped.
         mean_BN1, standardising_BN1 = torch.native_layer_norm(cells_BND, [D], None, None, VARIANCE_FLOOR)[1:]
-        # Standardised features sum to 0, and their squares to D (to 0 in a cell whose features are all equal).
-        squares_BN1 = D * (1 - VARIANCE_FLOOR * standardising_BN1.square()).clamp(min=0)
-        mean_of_all_N1 = codes_NC.sum(-1, keepdim=True) / (D + code_width)
+        if per_cell:
+            # Standardised features sum to 0, and their squares to D (to 0 in a cell whose features are all equal).
+            sums_BN1, squares_BN1 = torch.zeros(()), D * (1 - VARIANCE_FLOOR * standardising_BN1.square()).clamp(min=0)
+        else:
+            spread_BN1 = (standardising_BN1.square().reciprocal() - VARIANCE_FLOOR).clamp(min=0)
+            sums_BN1, squares_BN1 = D * mean_BN1, D * (spread_BN1 + mean_BN1.square())
+        mean_of_all = (codes_NC.sum(-1, keepdim=True) + sums_BN1) / (D + code_width)
         code_squares_N1 = codes_NC.square().sum(-1, keepdim=True)
-        variance_BN1 = (squares_BN1 + code_squares_N1) / (D + code_width) - mean_of_all_N1.square()
+        variance_BN1 = (squares_BN1 + code_squares_N1) / (D + code_width) - mean_of_all.square()
         norming_BN1 = torch.rsqrt(variance_BN1 + projections[0][0].eps)
-        factor_BN1 = norming_BN1 * standardising_BN1
+        factor_BN1 = norming_BN1 * standardising_BN1 if per_cell else norming_BN1
     products_BNO = cells_BND @ for_features.T
-    codes_NO = codes_NC @ for_code.T
-    shift_BNO = mean_BN1 * for_features.sum(1)
-    centre_NO = mean_of_all_N1 * weight_OW.sum(1)
-    return factor_BN1 * (products_BNO - shift_BNO) + norming_BN1 * (codes_NO - centre_NO) + bias_O
-
-
-STANDARDISED = "standardised per cell"
-"""What the protocol says of features that went through :func:`standardise`."""
-
-
-def standardise(features_BHWD: Tensor) -> Tensor:
-    """(B, H, W, D) float32: each cell with mean 0 and variance 1 over its channels.
-
-    Backbones without a final norm give features of any scale; at one learning rate for all, that would decide how far
-    a readout gets.
-    """
-    return F.layer_norm(features_BHWD.float(), features_BHWD.shape[-1:], eps=VARIANCE_FLOOR)
+    if per_cell:
+        products_BNO = products_BNO - mean_BN1 * for_features.sum(1)
+    codes = codes_NC @ for_code.T - mean_of_all * weight_OW.sum(1)
+    return factor_BN1 * products_BNO + norming_BN1 * codes + bias_O
 
 
 class RegionReadout(Readout):
@@ -242,7 +236,7 @@ class RegionReadout(Readout):
         self.options = {
             "code_dim": config.code_dim,
             "position_code": "sin, cos at pi and 2 pi",
-            "features": STANDARDISED,
+            "features": self.features_option,
             "region": REGION,
             "cnn_layout": "entry convolution, 3 blocks, skip",
             "cnn_width": config.width,
@@ -259,8 +253,7 @@ class RegionReadout(Readout):
     def mix(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
         """Each member's mixtures (B, R, C, 2D)."""
 
-    @staticmethod
-    def fit(output_BOhw: Tensor, output_size: tuple[int, int]) -> Tensor:
+    def at_size(self, output_BOhw: Tensor, output_size: tuple[int, int]) -> Tensor:
         """The output at the size asked for: regions are 8 × 8 pixels, and what reaches beyond the output is cropped."""
         height, width = output_size
         return output_BOhw[:, :, :height, :width]
@@ -281,13 +274,18 @@ class RegionReadout(Readout):
         guidance: Tensor | None = None,
     ) -> list[Tensor]:
         grid, shape = (features_BHWD.shape[1], features_BHWD.shape[2]), members[0].trained_size
-        geometry = locate_regions_and_cells(output_size, grid, shape=shape, device=features_BHWD.device)
+        geometry = locate_regions_and_cells(
+            output_size, grid, shape=shape, covered=members[0].config.covered, device=features_BHWD.device
+        )
         mixed = cls.mix(members, features_BHWD, geometry)
         tokens_BDRC = [
             member.ffn(mixed_BRCV).permute(0, 3, 1, 2) for member, mixed_BRCV in zip(members, mixed, strict=True)
         ]
         outputs = run_side_by_side([member.cnn for member in members], tokens_BDRC)
-        return [cls.fit(output_BOhw.float(), output_size) for output_BOhw in outputs]
+        return [
+            member.at_size(output_BOhw.float(), output_size)
+            for member, output_BOhw in zip(members, outputs, strict=True)
+        ]
 
     def set_output_bias(self, values: Tensor) -> None:
         """Start each channel's output at ``values`` (D_out,), in the final convolution's bias; the skip's becomes 0."""

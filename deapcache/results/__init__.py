@@ -1,12 +1,14 @@
 """What probes came to: result files, tables, intervals and pictures."""
 
-from deapcache.results.frame import Selection, Summary, results_frame, select, summarise, table_rows
+from deapcache.results.frame import Selection, results_frame, select, table_rows
 from deapcache.results.intervals import (
+    Difference,
     HomeIntervals,
     Uncertainty,
     UncertaintyOf,
     bootstrap_difference,
     bootstrap_interval,
+    holm,
     paired_difference,
 )
 from deapcache.results.paper import PaperNumber, paper_ablation, paper_backbones, paper_parameters, paper_score
@@ -26,18 +28,19 @@ from deapcache.results.tables import Table, make_tables, markdown, plain_text, p
 __all__ = [
     "LAYOUTS",
     "PLAIN",
+    "Difference",
     "HomeIntervals",
     "PaperNumber",
     "ReadoutFile",
     "Result",
     "Selection",
     "Statistics",
-    "Summary",
     "Table",
     "Uncertainty",
     "UncertaintyOf",
     "bootstrap_difference",
     "bootstrap_interval",
+    "holm",
     "layout_json",
     "layout_tables",
     "load_readout_file",
@@ -56,6 +59,5 @@ __all__ = [
     "results_frame",
     "save_run",
     "select",
-    "summarise",
     "table_rows",
 ]

@@ -37,9 +37,6 @@ Date = Annotated[str, AfterValidator(_is_moment)]
 """ISO 8601."""
 
 
-_Short = Annotated[str, Field(min_length=1, max_length=300)]
-
-
 class MetricFacts(TypedDict):
     """How a score is shown and ranked."""
 
@@ -56,8 +53,29 @@ class AboutBackbone(TypedDict, total=False):
     training_data: str
 
 
+_Rate = Annotated[float, Field(gt=0)]
+
+
+_Share = Annotated[float, Field(gt=0, le=1)]
+
+
 class _Optimiser(TypedDict):
-    lr: Annotated[float, Field(gt=0)]
+    lr: _Rate | Literal["selected", "none"]
+
+
+class _Candidate(TypedDict):
+    lr: _Rate
+    score: float | None
+
+
+class SelectionFacts(TypedDict, total=False):
+    """How a learning rate was chosen."""
+
+    lr: _Rate
+    metric: str
+    images: int
+    candidates: list[_Candidate]
+    range: float | None
 
 
 class _Protocol(TypedDict):
@@ -74,6 +92,10 @@ class _Protocol(TypedDict):
     train_limit: int | None
     val_limit: int | None
     views: NotRequired[list[str]]
+    name: NotRequired[Annotated[str, Field(max_length=300)]]
+    name_digest: NotRequired[str]
+    standardise: NotRequired[Literal["cell", "channel"]]
+    selection: NotRequired[dict[str, Any] | None]
 
 
 class _Omitted(TypedDict):
@@ -104,6 +126,8 @@ class _Build(TypedDict):
     cnn_width: Width | None
     classes: NotRequired[list[str]]
     task_options: NotRequired[dict[str, str]]
+    standardise: NotRequired[Literal["cell", "channel"]]
+    covered: NotRequired[tuple[_Share, _Share]]
 
 
 class _Readout(_Build):
@@ -131,84 +155,14 @@ class _Used(TypedDict):
     digest: str
 
 
+_Ends = tuple[float | None, float | None]
+
+
 class IntervalsDocument(TypedDict):
-    """The intervals of one row, by metric: low and high."""
+    """The intervals of one row, by metric: low and high; and value, interval and p of its differences."""
 
-    intervals: dict[str, tuple[float | None, float | None]]
-
-
-class _Rates(TypedDict):
-    min: float
-    median: float
-    max: float
-
-
-class SpeedDocument(TypedDict):
-    """A speed."""
-
-    schema: int
-    backbone: NotRequired[_Short]
-    readout: NotRequired[_Short]
-    weights: Literal["trained", "untrained", "untrained copy"]
-    input: _Short
-    batch: Annotated[int, Field(ge=1)]
-    seconds: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
-    images_per_second: _Rates
-    relative: Annotated[float, Field(gt=0)]
-    runtime_factor: Annotated[float, Field(gt=0)]
-    reference: _Short
-    peak_memory_bytes: Annotated[int, Field(ge=0)]
-    memory: Literal["resident", "allocated on the GPU"]
-    parameters: Annotated[int, Field(ge=0)]
-    device: _Short
-    precision: Literal["fp32", "bf16", "fp16"]
-    threads: Annotated[int, Field(ge=0)]
-    date: Date
-    versions: dict[str, str]
-
-
-class _StepKey(TypedDict):
-    task: _Short
-    readout: _Short
-    dataset: _Short
-    grid: tuple[Side, Side]
-    dim: Side
-    output_size: tuple[Side, Side]
-    batch_size: int
-    members: Annotated[int, Field(ge=1)]
-    surveyed: int
-
-
-class _StepSpeed(TypedDict):
-    key: _StepKey
-    seconds: Annotated[float, Field(gt=0)]
-
-
-class StepSpeedsDocument(TypedDict):
-    """How long training steps take on one device."""
-
-    schema: int
-    steps: list[_StepSpeed]
-    device: _Short
-    threads: Annotated[int, Field(ge=0)]
-    date: Date
-    versions: dict[str, str]
-
-
-class _ForwardRate(TypedDict):
-    backbone: _Short
-    precision: _Short
-    images_per_second: Annotated[float, Field(gt=0)]
-
-
-class OldRatesDocument(TypedDict):
-    """All rates of one device, as plans kept them before they read speeds."""
-
-    schema: int
-    device: str
-    measured: str
-    forwards: list[_ForwardRate]
-    steps: list[_StepSpeed]
+    intervals: dict[str, _Ends]
+    differences: dict[str, tuple[float | None, _Ends, float | None]]
 
 
 Numbers = Annotated[Mapping[str, float], _as(dict[str, float | None])]
@@ -218,4 +172,5 @@ Metrics = Annotated[Mapping[str, Mapping[str, Any]], _as(dict[str, MetricFacts])
 Caches = Annotated[Mapping[str, Mapping[str, Any]], _as(dict[str, _Cache]), AfterValidator(_has_features)]
 Protocol = Annotated[Mapping[str, Any], _as(_Protocol)]
 Build = Annotated[Mapping[str, Any], _as(_Build)]
+Selection = Annotated[Mapping[str, Any], _as(SelectionFacts)]
 About = Annotated[Mapping[str, Any], _as(AboutBackbone)]

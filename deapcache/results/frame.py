@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +18,21 @@ import numpy as np
 
 from deapcache.errors import ResultsError
 from deapcache.recipe import SHORT, Difference, Protocol, differences, digest_of
-from deapcache.results.intervals import UncertaintyOf
+from deapcache.results.intervals import UncertaintyOf, holm
+from deapcache.results.marks import marks_of
 from deapcache.results.record import Result
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 Identity = dict[str, Any]
 """``outer.inner`` → value."""
 
 _OF_THE_ROW = ("protocol.readout.", "protocol.readout_options.", "protocol.optimiser.lr.")
 """Protocol fields in which the rows of one table differ, since each row says which readout and learning rate it is."""
+
+_CONTROL = re.compile(r"@untrained(?::(\d+))?")
+"""Of a backbone's name: random weights, and their seed where it is not 0. Controls of all seeds are one row."""
 
 _TABLE = ["task", "dataset"]
 _ORDER = [*_TABLE, "backbone", "depth", "display_name", "readout", "lr_text", "run"]
@@ -79,12 +84,25 @@ def reading_in(recipe: Mapping[str, Any]) -> str:
 
 def display_name(result: Result) -> str:
     """Backbone and what was read of it: ``dinov2``, ``dinov2 · layer 6``."""
-    return " · ".join(filter(None, (result.backbone, reading_in(_feature_recipe(result)))))
+    return display_name_in({**_feature_recipe(result), "backbone": result.backbone})
 
 
 def display_name_in(recipe: Mapping[str, Any]) -> str:
     """:func:`display_name` of what has read the features of that recipe."""
     return " · ".join(filter(None, (str(recipe["backbone"]), reading_in(recipe))))
+
+
+def weights_seed(backbone: str) -> int | None:
+    """The seed of random weights, from the backbone's name; ``None`` for trained ones."""
+    found = _CONTROL.search(backbone)
+    return int(found[1] or 0) if found else None
+
+
+def _joint_name(backbones: Iterable[str]) -> str:
+    """One name for a backbone's random weights of all seeds: ``dinov2@untrained:0,1,2``; of a single one its own."""
+    names = sorted(set(backbones), key=lambda name: weights_seed(name) or 0)
+    seeds = ",".join(str(weights_seed(name)) for name in names)
+    return names[0] if len(names) == 1 else _CONTROL.sub(f"@untrained:{seeds}", names[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +114,7 @@ class Selection:
     backbones: Sequence[str] = ()
     readouts: Sequence[str] = ()
     protocols: Sequence[str] = ()
-    """First characters of protocol digests."""
+    """First characters of protocol digests, or of names."""
     caches: Sequence[str] = ()
     """First characters of digests of feature or target caches that a result has read."""
 
@@ -109,13 +127,15 @@ def select(results: Iterable[Result], wanted: Selection) -> list[Result]:
 
     def values(result: Result) -> list[str]:
         if kind == "protocols":
-            return [result.protocol_digest]
+            return [result.protocol_digest, *filter(None, [result.protocol.get("name")])]
         if kind == "caches":
             return [cache["digest"] for cache in result.caches.values()]
         return [getattr(result, kind.removesuffix("s"))]
 
     left = list(results)
     for kind, names in vars(wanted).items():
+        if kind == "backbones":  # the seed 0 of random weights is none in a name
+            names = [re.sub(r"@untrained:0(?!\d)", "@untrained", name) for name in names]
         digests = kind in ("protocols", "caches")
         kept = [
             result
@@ -124,14 +144,26 @@ def select(results: Iterable[Result], wanted: Selection) -> list[Result]:
             or any(value.startswith(name) if digests else value == name for value in values(result) for name in names)
         ]
         if left and not kept:
-            there = sorted({value[:SHORT] if digests else value for result in left for value in values(result)})
+            found = {value for result in left for value in values(result)}
+            there = sorted(value[:SHORT] if len(value) == 64 and digests else value for value in found)
             raise ResultsError(f"no result of the {kind} {', '.join(names)}: there are {', '.join(there)}")
         left = kept
     return left
 
 
 def row_identity(result: Result) -> Identity:
-    """What the seeds of one row share: protocol and the recipes of all caches."""
+    """What the seeds of one row share: protocol and the recipes of all caches, less the seed of random weights."""
+    identity = run_identity(result)
+    if weights_seed(result.backbone) is not None:
+        for name in result.caches:
+            identity.pop(f"{name}.weights", None)
+            if f"{name}.backbone" in identity:
+                identity[f"{name}.backbone"] = _CONTROL.sub("@untrained", identity[f"{name}.backbone"])
+    return identity
+
+
+def run_identity(result: Result) -> Identity:
+    """What all seeds of a readout on one backbone share: protocol and the recipes of all caches."""
     recipes = {name: cache["recipe"] for name, cache in result.caches.items()}
     return dict(_flat({"protocol": _protocol(result), **recipes}))
 
@@ -168,7 +200,8 @@ PUBLIC_COLUMNS = (
 """Of a data frame of results for users, in order."""
 COLUMNS = (
     *PUBLIC_COLUMNS,
-    *("is_metric", "is_main", "display_name", "depth", "lr_text", "row_name", "row_key", "comparison_key", "result"),
+    *("is_metric", "is_main", "display_name", "depth", "lr_text", "row_name", "row_key", "run_key"),
+    *("comparison_key", "result"),
 )
 """Of :func:`results_frame`."""
 
@@ -186,7 +219,9 @@ def results_frame(results: Iterable[Result]) -> DataFrame:
 
 
 def _lines(result: Result) -> Iterator[dict[str, Any]]:
-    features, lr, name = result.caches["val"], float(result.protocol["optimiser"]["lr"]), display_name(result)
+    features, lr, name = result.caches["val"], result.lr, display_name(result)
+    lr_text = "lr selected" if result.is_selected else "not trained" if math.isnan(lr) else f"lr {lr:g}"
+    joint_name = _CONTROL.sub("@untrained", name)
     of_the_run = {column: getattr(result, column) for column in COLUMNS if hasattr(result, column)} | {
         "layer": features["recipe"].get("layer"),
         "features": features["digest"],
@@ -195,9 +230,10 @@ def _lines(result: Result) -> Iterator[dict[str, Any]]:
         "iterations": result.protocol["iterations"],
         "display_name": name,
         "depth": depth_of(result),
-        "lr_text": f"lr {lr:g}",
-        "row_name": (result.task, result.dataset, name, result.readout, f"lr {lr:g}"),
+        "lr_text": lr_text,
+        "row_name": (result.task, result.dataset, joint_name, result.readout, lr_text),
         "row_key": digest_of(row_identity(result)),
+        "run_key": digest_of(run_identity(result)),
         "comparison_key": digest_of(comparison_identity(result)),
         "result": result,
     }
@@ -229,7 +265,11 @@ def require_comparable(frame: DataFrame) -> None:
     have several comparison keys, or those of one layer of a backbone, readout and learning rate several row keys.
     """
     # tables first: the error then names the protocols of all their rows
-    for name, key, identity in ((_TABLE, "comparison_key", comparison_identity), ("row_name", "row_key", row_identity)):
+    for name, key, identity in (
+        (_TABLE, "comparison_key", comparison_identity),
+        (["row_name"], "row_key", row_identity),
+        (["row_name", "backbone"], "run_key", run_identity),
+    ):
         mixed = frame[frame.groupby(name, sort=False)[key].transform("nunique") > 1]
         for _, lines in mixed.groupby(name, sort=False):
             results = list(lines.drop_duplicates("run")["result"])
@@ -268,35 +308,69 @@ def table_rows(
     The columns of :func:`results_frame`, of the lowest seed, and: ``row`` (its number), ``mean`` and ``spread`` (sample
     standard deviation, n − 1; NaN for a single seed) over seeds, ``results`` and ``seeds`` (tuples), ``cost`` (mean
     over seeds of what every one of them measured, see :class:`Result`), ``uncertainty`` of the row (``None`` where it
-    is not asked for) and ``interval`` of the mean (``None`` where there is none). A row is one task, dataset, backbone,
-    layer, readout and learning rate of one row key.
+    is not asked for) and ``interval`` of the mean (``None`` where there is none); ``difference`` of mean and prior, of
+    which ``p_holm`` is adjusted for all rows of its comparison key; the row's learning ``rate`` as text, and its
+    ``marks`` (:mod:`.marks`). A row is
+    one task, dataset, backbone, layer, readout and learning rate of one row key. Random weights of several seeds are
+    one row, ``NAME@untrained:1,2,3``, whose ``spread`` is over the means of these.
 
     Raises what :func:`require_comparable` does; ``allow_mixed`` gives rows of their own instead.
     """
+    import pandas as pd
+
     frame = results_frame(results).sort_values(_ORDER, kind="stable")
     if not allow_mixed:
         require_comparable(frame)
-    frame["row"] = frame.groupby(["row_name", "row_key"], sort=False).ngroup()
+    # of one backbone's name, random weights that differ are no seeds of each other
+    versions = frame.groupby(["row_name", "row_key", "backbone"], sort=False)["run_key"]
+    frame["version"] = versions.transform(lambda found: pd.factorize(found)[0])
+    frame["row"] = frame.groupby(["row_name", "row_key", "version"], sort=False).ngroup()
     frame = frame.sort_values(["row", "seed"], kind="stable")
     runs = frame.drop_duplicates(["row", "run"]).groupby("row")
     scores = frame.groupby(["row", "metric"], sort=False)["score"]
     # pandas' own mean and std leave out what is not defined, and round otherwise
     frame["mean"] = scores.transform(lambda found: np.mean(found.to_numpy()))
     frame["spread"] = scores.transform(lambda found: np.std(found.to_numpy(), ddof=1) if len(found) > 1 else math.nan)
+    over_weights = _spread_over_weights(frame).reindex(pd.MultiIndex.from_frame(frame[["row", "metric"]]))
+    frame["spread"] = frame["spread"].where(over_weights.isna().to_numpy(), over_weights.to_numpy())
     incomplete = scores.transform("size") < frame["row"].map(runs.size())  # another version of a task left it out
     frame.loc[incomplete, ["mean", "spread"]] = math.nan
     rows = frame[frame["run"] == frame["row"].map(runs["run"].first())].reset_index(drop=True)
     shared = {"results": runs["result"].agg(tuple), "seeds": runs["seed"].agg(tuple)}
     shared["cost"] = shared["results"].map(_mean_cost)
+    shared["rate"] = shared["results"].map(_rate)
+    shared["backbone"] = runs["backbone"].agg(_joint_name)
+    shared["display_name"] = runs["display_name"].agg(_joint_name)
     shared["uncertainty"] = shared["results"].map(uncertainty) if uncertainty else None
     for column, values in shared.items():
         rows[column] = None if values is None else rows["row"].map(values)
-    found = (
-        one.intervals.get(metric) if one else None
-        for one, metric in zip(rows["uncertainty"], rows["metric"], strict=True)
+    known = list(zip(rows["uncertainty"], rows["metric"], strict=True))
+    for column, kind in (("interval", "intervals"), ("difference", "differences")):
+        found = (getattr(one, kind).get(metric) if one else None for one, metric in known)
+        rows[column] = np.fromiter(found, object, len(rows))
+    rows["p"] = [math.nan if one is None else one.p for one in rows["difference"]]
+    rows["p_holm"] = rows.groupby(["comparison_key", "metric"], sort=False)["p"].transform(
+        lambda found: np.array(holm(found.tolist()))
     )
-    rows["interval"] = np.fromiter(found, object, len(rows))
+    rows["marks"] = rows["row"].map({line.row: _marks(line) for line in rows[rows["is_main"]].itertuples()})
     return rows
+
+
+def _spread_over_weights(frame: DataFrame) -> Series:
+    """Row and metric → spread of the means of each seed's random weights, where a row has several."""
+    several = frame[frame.groupby("row")["backbone"].transform("nunique") > 1]
+    means = several.groupby(["row", "metric", "backbone"])["score"].agg(lambda found: np.mean(found.to_numpy()))
+    return means.groupby(["row", "metric"]).agg(lambda found: np.std(found.to_numpy(), ddof=1))
+
+
+def _marks(line: Any) -> str:
+    """Of a row, by the line of its main metric."""
+    return marks_of(
+        gain=(line.mean - line.prior) * (1 if line.higher_is_better else -1),
+        p=None if line.difference is None else line.p_holm,
+        judged=[result.scores["judged_images"] for result in line.results if "judged_images" in result.scores],
+        curves=[[loss for _, loss in result.loss_curve] for result in line.results],
+    )
 
 
 def _mean_cost(results: Sequence[Result]) -> dict[str, float]:
@@ -308,11 +382,39 @@ def _mean_cost(results: Sequence[Result]) -> dict[str, float]:
     }
 
 
+def _rate(results: Sequence[Result]) -> str:
+    """``0.01 (of 5, 0.2610)``: the learning rate that was chosen, of how many, and the range of their scores.
+
+    ``largest of 5`` or ``least of 5`` where others beyond might do better. Where it was given ``0.01``; a dash for a
+    readout that is not trained.
+    """
+    found: dict[str, None] = {}
+    for result in results:
+        tried, span = [one["lr"] for one in result.selection.get("candidates", ())], result.selection.get("range")
+        ends = {max(tried): "largest ", min(tried): "least "} if len(tried) > 1 else {}
+        about = f" ({ends.get(result.lr, '')}of {len(tried)}, {span:.4f})" if tried and span is not None else ""
+        found["–" if math.isnan(result.lr) else f"{result.lr:g}{about}"] = None
+    return "; ".join(found)
+
+
+def rate_note(rows: Iterable[Sequence[Result]]) -> list[str]:
+    """What ``rate`` means, for the ``results`` of some rows; [] where no rate was chosen."""
+    found = next((result for results in rows for result in results if result.is_selected), None)
+    if found is None:
+        return []
+    held = f"{found.selection['images']:,} training images" if "images" in found.selection else "training images"
+    metric = found.metrics.get(str(found.selection.get("metric")), {}).get("label", "score")
+    return [f"lr: chosen on {held} that were held out for it; of so many, with the range of their {metric}"]
+
+
 def protocols_of(rows: Iterable[Any]) -> str:
-    """``75de1c5e4d86 (deap, linear), 0c2c2d1bb6e0 (no-sigma)`` of lines of a frame."""
-    groups = grouped(rows, "protocol")
-    readouts = (", ".join(dict.fromkeys(row.readout for row in group)) for group in groups)
-    return ", ".join(f"{group[0].protocol[:SHORT]} ({names})" for group, names in zip(groups, readouts, strict=True))
+    """``deapcache-2: 75de1c5e4d86 (deap, linear), 0c2c2d1bb6e0 (no-sigma)`` of lines of a frame."""
+    found: dict[str, list[str]] = {}
+    for group in grouped(rows, "protocol"):
+        readouts = ", ".join(dict.fromkeys(row.readout for row in group))
+        name = group[0].results[0].protocol.get("name", "")
+        found.setdefault(name, []).append(f"{group[0].protocol[:SHORT]} ({readouts})")
+    return "; ".join(f"{name}: {', '.join(each)}" if name else ", ".join(each) for name, each in found.items())
 
 
 def seeds_of(rows: Iterable[Any]) -> str:
@@ -342,51 +444,3 @@ def protocol_mismatches(rows: DataFrame, every: DataFrame) -> list[str]:
                 notes.append(f"mixed: {' · '.join(name)} measured unlike the first, {_listed(found, 'here, there')}")
                 break
     return list(dict.fromkeys(notes))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """One row of :func:`table_rows` with all its scores: a readout on a backbone over its seeds."""
-
-    task: str
-    dataset: str
-    backbone: str
-    readout: str
-    lr: float
-    """Peak learning rate."""
-    label: str
-    """See :func:`display_name`."""
-    protocol_digest: str
-    comparison_key: str
-    results: tuple[Result, ...]
-    """By seed."""
-    mean: Mapping[str, float]
-    """Metric → mean over seeds."""
-    spread: Mapping[str, float]
-    """Metric → sample standard deviation over seeds; NaN for a single seed."""
-    cost: Mapping[str, float]
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seeds that the mean is over."""
-        return tuple(result.seed for result in self.results)
-
-    @property
-    def first(self) -> Result:
-        """The result of the lowest seed, for what all seeds share."""
-        return self.results[0]
-
-
-def summarise(results: Iterable[Result], *, allow_mixed: bool = False) -> list[Summary]:
-    """The rows of :func:`table_rows` as objects; raises as it does."""
-    shared = ("task", "dataset", "backbone", "readout", "lr", "comparison_key", "results", "cost")
-    return [
-        Summary(
-            **{name: getattr(scores[0], name) for name in shared},
-            label=scores[0].display_name,
-            protocol_digest=scores[0].protocol,
-            mean={line.metric: line.mean for line in scores},
-            spread={line.metric: line.spread for line in scores},
-        )
-        for scores in grouped(table_rows(results, allow_mixed=allow_mixed).itertuples(), "row")
-    ]

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from deapcache.errors import UsageError
-from deapcache.results.frame import inner_layer, layer_of, protocol_mismatches, protocols_of, seeds_of, tokens_of
+from deapcache.results.frame import (
+    inner_layer,
+    layer_of,
+    protocol_mismatches,
+    protocols_of,
+    rate_note,
+    seeds_of,
+    tokens_of,
+)
+from deapcache.results.marks import legend
 from deapcache.results.paper import (
     BASE,
     DATA,
@@ -24,8 +33,11 @@ from deapcache.results.paper import (
 from deapcache.results.record import Result, plain_json
 from deapcache.results.tables import (
     NOTHING,
+    OVER_PRIOR,
     TRAIN_TIME,
     Table,
+    difference,
+    difference_json,
     heading,
     interval,
     make_tables,
@@ -91,6 +103,7 @@ SPREADS = 2
 _FACTS = {"parameters": "P_learn\n[M]", "time": TRAIN_TIME.replace(" ", "\n")}
 """Heads of columns that have no score but a fact about the readout."""
 _OURS, _INTERVAL, _PAPER, _DIFFERENCE = "ours", "95% interval", "paper", "difference"
+_LINES = (_OURS, _INTERVAL, OVER_PRIOR, _PAPER, _DIFFERENCE)
 """The lines of a row; all but the first only where they say something."""
 
 
@@ -206,14 +219,18 @@ def _lay_out(which: str, lines: DataFrame) -> tuple[list[str], dict[tuple[str, _
     """
     backbones, of_readouts = _backbones(lines), which in _OF_READOUTS
     with_readout = lines["readout"].nunique() > 1 or READOUTS.get(lines["readout"].iloc[0]) != BASE
-    with_rate = lines["lr"].nunique() > 1
+    with_rate = lines.loc[lines["lr"].notna(), "lr_text"].nunique() > 1
 
     def order(row: Any) -> tuple[Any, ...]:
-        return 0 if of_readouts else backbones.index(row.display_name), _readout_order(row.readout), -row.lr
+        return (
+            0 if of_readouts else backbones.index(row.display_name),
+            _readout_order(row.readout),
+            0 if math.isnan(row.lr) else -row.lr,
+        )
 
     def label_of(row: Any) -> str:
         name = f"{row.display_name} · {row.readout}" if with_readout else row.display_name
-        return (row.readout if of_readouts else name) + (f" · lr {row.lr:g}" if with_rate else "")
+        return (row.readout if of_readouts else name) + (f" · {row.lr_text}" if with_rate else "")
 
     numbers: Counter[tuple[str, str, str]] = Counter()
     most: Counter[str] = Counter()
@@ -263,10 +280,10 @@ class _PaperTable:
         lines = []
         for label in self.labels:
             texts = [self._texts(label, column) for column in self.columns]
-            for source in (_OURS, _INTERVAL, _PAPER, _DIFFERENCE):
+            for source in _LINES:
                 if source == _OURS or any(text.get(source) for text in texts):
                     lines.append((label if source == _OURS else "", source, *(text.get(source, "") for text in texts)))
-        faint = frozenset(place for place, line in enumerate(lines) if line[1] in (_INTERVAL, _PAPER))
+        faint = frozenset(place for place, line in enumerate(lines) if line[1] in (_INTERVAL, OVER_PRIOR, _PAPER))
         first = "readout" if self.which in _OF_READOUTS else "backbone"
         return Table(self.title, (first, "", *map(self._head, self.columns)), tuple(lines), tuple(self._notes()), faint)
 
@@ -304,24 +321,27 @@ class _PaperTable:
             return {_OURS: f"{line.parameters / 1e6:.3f}", _PAPER: str(paper or "")}
         found = compare(line, self.which)
         return {
-            _OURS: f"{score(line.mean, line.spread)} ({len(line.seeds)})",
+            _OURS: " ".join(filter(None, (score(line.mean, line.spread), f"({len(line.seeds)})", line.marks))),
             _INTERVAL: interval(line.interval) if line.interval else "",
+            OVER_PRIOR: difference(line.difference) if line.difference else "",
             _PAPER: str(found.paper or ""),
             _DIFFERENCE: str(found),
         }
 
     def _notes(self) -> Iterator[str]:
         scores = [line for label in self.labels for line in self._scores(label)]
-        legend = ""
+        compared = ""
         if any(compare(line, self.which).paper for line in scores):
-            legend = f"; ▲ better, ▼ worse than the paper, = equal within its rounding; * beyond {SPREADS} spreads"
-            legend += " and the interval" if any(line.interval for line in scores) else ""
-        yield f"ours: mean over (n) seeds ± their sample standard deviation{legend}"
+            compared = f"; ▲ better, ▼ worse than the paper, = equal within its rounding; * beyond {SPREADS} spreads"
+            compared += " and the interval" if any(line.interval for line in scores) else ""
+        yield f"ours: mean over (n) seeds ± their sample standard deviation{compared}"
         for _, rows in self.rows.groupby(["task", "dataset"], sort=False):
             yield from _task_notes(rows)
+        yield from rate_note(self.rows["results"])
         yield from self.mismatches
         if self.which == "figure4":
             yield from _best_of_seeds(scores)
+        yield from legend(line.marks for line in scores)
         problems = (one.problem for one in self.rows["uncertainty"] if one and one.problem)
         yield from (f"no interval: {problem}" for problem in dict.fromkeys(problems))
 
@@ -334,6 +354,9 @@ def _task_notes(rows: DataFrame) -> Iterator[str]:
     yield f"{name}: protocol {protocols_of(rows.itertuples())}; seeds {seeds_of(rows.itertuples())}; {images}"
     if inner := sorted({row.display_name for row in rows.itertuples() if inner_layer(row.result)}):
         yield f"{name}: the paper's are of last layers, not beside {', '.join(inner)}"
+    if first.is_selected:
+        chosen = (f"{row.display_name} · {row.readout} {row.rate}" for row in rows.itertuples())
+        yield f"{name}: lr {', '.join(chosen)}"
     if unlike := unlike_paper(first):
         yield f"{name}: no paper's number beside it: {unlike}"
 
@@ -403,7 +426,9 @@ def _cell_json(line: Any, which: str) -> dict[str, Any]:
         **{name: getattr(line, name) for name in ("task", "dataset", "backbone", "readout", "lr", "seeds")},
         "layer": layer_of(line.result),
         "tokens": tokens_of(line.result),
-        **{name: getattr(line, name) for name in ("metric", "mean", "spread", "interval")},
+        **{name: getattr(line, name) for name in ("metric", "mean", "spread", "interval", "prior")},
+        "over_prior": difference_json(line),
+        "marks": line.marks,
         "paper": None if found.paper is None else {"value": found.paper.value, "source": found.paper.source},
         "difference": found.difference,
         "is_better": found.is_better,

@@ -22,7 +22,18 @@ from deapcache.errors import DeapcacheError, ResultsError, printable
 from deapcache.locations import Location, redacted
 from deapcache.machine import now, versions
 from deapcache.recipe import SHORT, digest_of
-from deapcache.results.documents import About, Build, Caches, Date, Metrics, Number, Numbers, Protocol, ReadoutDocument
+from deapcache.results.documents import (
+    About,
+    Build,
+    Caches,
+    Date,
+    Metrics,
+    Number,
+    Numbers,
+    Protocol,
+    ReadoutDocument,
+    Selection,
+)
 from deapcache.results.files import pack_arrays, read_checked, runs_in, unpack_arrays
 from deapcache.untrusted import first_problem, parse_json
 
@@ -79,6 +90,12 @@ class Result:
     about: About = field(default_factory=dict)
     """What was known of the backbone when it was probed, for readers who do not have it: ``category``, ``parameters``,
     ``training_data``; empty where it was not known, and in results from before it was kept."""
+    selection: Selection = field(default_factory=dict)
+    """How the learning rate was chosen: ``lr``, ``metric``, ``images`` held out, ``candidates`` and ``range``; empty
+    where it was given."""
+    features: Mapping[str, float] = field(default_factory=dict)
+    """What was seen of the training features: ``outlier_ratio``, the root mean square of the largest channel over that
+    of all; empty in results from before it was kept."""
     readouts_sharing: int
     """Readouts that shared the pass that ``seconds`` and ``images_per_second`` are of."""
     images_per_second: Number
@@ -91,6 +108,17 @@ class Result:
     date: Date
     """UTC, ISO 8601."""
     command: tuple[str, ...]
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate, given or chosen; NaN for a readout that is not trained."""
+        given = self.protocol["optimiser"]["lr"]
+        return float(self.selection["lr"] if self.is_selected else math.nan if given == "none" else given)
+
+    @property
+    def is_selected(self) -> bool:
+        """Whether the learning rate was chosen on a part of the training images."""
+        return bool(self.protocol["optimiser"]["lr"] == "selected")
 
     def to_json(self) -> dict[str, Any]:
         """The JSON document; a number that is not finite becomes ``null``."""
@@ -280,6 +308,8 @@ def inner_problem(result: Result) -> str:
     """In what a result contradicts itself; empty where it does not."""
     if result.main_metric not in result.metrics:
         return f"its main metric {result.main_metric} is not among its metrics"
+    if result.is_selected and "lr" not in result.selection:
+        return "it does not say which learning rate was selected"
     lacking = [name for name in result.metrics if name not in result.scores or name not in result.prior]
     return f"it has no score or prior of {lacking[0]}" if lacking else ""
 
@@ -348,6 +378,7 @@ class ReadoutFile:
         import torch
 
         from deapcache.readouts import restore_readout
+        from deapcache.tasks import get_task
 
         about = self.readout
         try:
@@ -358,6 +389,8 @@ class ReadoutFile:
                     out_channels=channels,
                     grid=tuple(about["grid"]),
                     cnn_width=about["cnn_width"],
+                    standardise=about.get("standardise", "cell"),
+                    covered=tuple(about.get("covered", (1.0, 1.0))),
                     options=about["options"],
                     state={name: torch.from_numpy(array.copy()) for name, array in self._head(place)},
                 )
@@ -370,6 +403,8 @@ class ReadoutFile:
             ) from None
         for head in heads:
             head.trained_size = self.output_size
+            if head.training_free:
+                head.output_of_mean = get_task(self.task, about.get("task_options")).output_of_mean
         return heads
 
     def _head(self, place: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -15,14 +15,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
 
 from deapcache.errors import DeapcacheError, ResultsError, UsageError
 from deapcache.locations import Location, WebLocation, locate
 from deapcache.recipe import SHORT, digest_of
-from deapcache.results.documents import OldRatesDocument, SpeedDocument, StepSpeedsDocument
+from deapcache.results.documents import Date, Side
 from deapcache.results.files import MOST_BYTES, checked, files_in, read_checked
 from deapcache.untrusted import parse_json
 
@@ -39,6 +40,9 @@ _PLAIN = (
 
 _STEPS = "training-steps"
 _STEPS_KEY = re.compile(rf"{FOLDER}/{_STEPS}-[0-9a-f]{{{SHORT}}}\.json")
+
+_Short = Annotated[str, Field(min_length=1, max_length=300)]
+_Seconds = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +88,19 @@ class Speed:
         """Times as long as the reference takes for as many samples, as section 5.4 has it."""
         return statistics.median(self.seconds) / self.reference_seconds
 
+    @property
+    def relative(self) -> float:
+        """The speed where the reference's is 1, so above 1 is faster."""
+        return 1 / self.runtime_factor
+
     def to_json(self) -> dict[str, Any]:
-        """The JSON document; ``relative`` is the speed where the reference's is 1, so above 1 is faster."""
+        """The JSON document."""
         plain = {name: getattr(self, name) for name in _PLAIN}
         return {
             "schema": SCHEMA,
             self.kind: self.name,
             "images_per_second": self.images_per_second,
-            "relative": 1 / self.runtime_factor,
+            "relative": self.relative,
             "runtime_factor": self.runtime_factor,
             **plain,
             "batches": len(self.seconds),
@@ -119,15 +128,15 @@ class Speed:
 class StepKey:
     """What the time of a training step depends on."""
 
-    task: str
-    readout: str
-    dataset: str
+    task: _Short
+    readout: _Short
+    dataset: _Short
     """Its classes decide the readout's outputs."""
-    grid: tuple[int, int]
-    dim: int
-    output_size: tuple[int, int]
+    grid: tuple[Side, Side]
+    dim: Side
+    output_size: tuple[Side, Side]
     batch_size: int
-    members: int
+    members: Annotated[int, Field(ge=1)]
     """Readouts that step together: seeds and learning rates."""
     surveyed: int
     """Training images, where their number changes the loss (``discrimination``); else 0."""
@@ -170,11 +179,69 @@ def _seconds_of_steps(document: Mapping[str, Any]) -> dict[StepKey, float]:
     return seconds
 
 
-SPEED_MODEL: TypeAdapter[SpeedDocument] = TypeAdapter(SpeedDocument)
+class _Rates(TypedDict):
+    min: float
+    median: float
+    max: float
+
+
+class _SpeedDocument(TypedDict):
+    schema: int
+    backbone: NotRequired[_Short]
+    readout: NotRequired[_Short]
+    weights: Literal["trained", "untrained", "untrained copy"]
+    input: _Short
+    batch: Annotated[int, Field(ge=1)]
+    seconds: Annotated[list[_Seconds], Field(min_length=1)]
+    images_per_second: _Rates
+    relative: Annotated[float, Field(gt=0)]
+    runtime_factor: Annotated[float, Field(gt=0)]
+    reference: _Short
+    peak_memory_bytes: Annotated[int, Field(ge=0)]
+    memory: Literal["resident", "allocated on the GPU"]
+    parameters: Annotated[int, Field(ge=0)]
+    device: _Short
+    precision: Literal["fp32", "bf16", "fp16"]
+    threads: Annotated[int, Field(ge=0)]
+    date: Date
+    versions: dict[str, str]
+
+
+class _StepSpeed(TypedDict):
+    key: StepKey
+    seconds: _Seconds
+
+
+class _StepsDocument(TypedDict):
+    schema: int
+    steps: list[_StepSpeed]
+    device: _Short
+    threads: Annotated[int, Field(ge=0)]
+    date: Date
+    versions: dict[str, str]
+
+
+class _ForwardRate(TypedDict):
+    backbone: _Short
+    precision: _Short
+    images_per_second: Annotated[float, Field(gt=0)]
+
+
+class _OldRatesDocument(TypedDict):
+    """All rates of one device, as plans kept them before they read speeds."""
+
+    schema: int
+    device: str
+    measured: str
+    forwards: list[_ForwardRate]
+    steps: list[_StepSpeed]
+
+
+SPEED_MODEL: TypeAdapter[_SpeedDocument] = TypeAdapter(_SpeedDocument)
 """What a speed's document must be, wherever it comes from: see :func:`deapcache.results.files.checked`."""
-STEPS_MODEL: TypeAdapter[StepSpeedsDocument] = TypeAdapter(StepSpeedsDocument)
+STEPS_MODEL: TypeAdapter[_StepsDocument] = TypeAdapter(_StepsDocument)
 """The same of training steps."""
-_OLD_MODEL: TypeAdapter[OldRatesDocument] = TypeAdapter(OldRatesDocument)
+_OLD_MODEL: TypeAdapter[_OldRatesDocument] = TypeAdapter(_OldRatesDocument)
 
 
 def with_precision(device: str, precision: str) -> str:
@@ -204,19 +271,7 @@ def write_speed(home: Location, speed: Speed | StepSpeeds) -> str:
 # Speeds of backbones, for the leaderboard, figures and bundles
 
 
-@dataclass(frozen=True, kw_only=True)
-class BackboneSpeed:
-    """How fast one backbone is on one device."""
-
-    backbone: str
-    images_per_second: float
-    """Of the median batch."""
-    relative: float
-    """To ViT-B/16 at 224 on the same device."""
-    device: str
-
-
-def load_speeds(home: Location, device: str | None = None) -> list[BackboneSpeed]:
+def load_speeds(home: Location, device: str | None = None) -> list[Speed]:
     """The speeds of one device, by backbone: ``device``, or the one with the most backbones.
 
     As :func:`all_speeds`. Raises :class:`ResultsError` where nothing is left, with the command to run.
@@ -227,21 +282,12 @@ def load_speeds(home: Location, device: str | None = None) -> list[BackboneSpeed
     if device is not None and device not in found:
         raise ResultsError(f"{home} has no speeds on {device!r}: there are {', '.join(sorted(found))}")
     chosen = device or most_measured(found)
-    return sorted(found[chosen].values(), key=lambda one: one.backbone)
+    return sorted(found[chosen].values(), key=lambda one: one.name)
 
 
-def all_speeds(home: Location) -> list[BackboneSpeed]:
+def all_speeds(home: Location) -> list[Speed]:
     """The speeds of all backbones and devices, in the order of their files; [] where there are none."""
-    return [
-        BackboneSpeed(
-            backbone=speed.name,
-            images_per_second=speed.images_per_second["median"],
-            relative=1 / speed.runtime_factor,
-            device=speed.device,
-        )
-        for speed in read_speeds(home).values()
-        if speed.kind == BACKBONE
-    ]
+    return [speed for speed in read_speeds(home).values() if speed.kind == BACKBONE]
 
 
 def read_speeds(home: Location) -> dict[str, Speed]:
@@ -276,15 +322,15 @@ def _load(home: Location, key: str) -> Speed:
     return speed
 
 
-def by_device(speeds: Iterable[BackboneSpeed]) -> dict[str, dict[str, BackboneSpeed]]:
+def by_device(speeds: Iterable[Speed]) -> dict[str, dict[str, Speed]]:
     """Device → backbone → its speed; of several measurements of a backbone the last counts."""
-    found: dict[str, dict[str, BackboneSpeed]] = defaultdict(dict)
+    found: dict[str, dict[str, Speed]] = defaultdict(dict)
     for one in speeds:
-        found[one.device][one.backbone] = one
+        found[one.device][one.name] = one
     return dict(found)
 
 
-def most_measured(speeds: Mapping[str, Mapping[str, BackboneSpeed]]) -> str:
+def most_measured(speeds: Mapping[str, Mapping[str, Speed]]) -> str:
     """The device with the most backbones, of several the first by name; empty where there is none."""
     return max(sorted(speeds), key=lambda name: len(speeds[name]), default="")
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-from deapcache.results.frame import grouped, layer_of, protocol_mismatches, protocols_of, seeds_of, tokens_of
-from deapcache.results.intervals import Interval
+from deapcache.results.frame import grouped, layer_of, protocol_mismatches, protocols_of, rate_note, seeds_of, tokens_of
+from deapcache.results.intervals import Difference, Interval
+from deapcache.results.marks import legend
 from deapcache.results.record import Result, plain_json
 from deapcache.untrusted import printable
 
@@ -22,6 +23,10 @@ LEFT = 2
 
 NOTHING = "–"
 PRIOR_ROW = "image-independent prior"
+OVER_PRIOR = "score − prior"
+CHOSEN_RATE = "lr (of, range)"
+"""Head of the frame's ``rate``."""
+MARKS = "marks"
 TRAIN_TIME = "train [ms/image]"
 
 _COST = {"train_ms_per_image": (TRAIN_TIME, 1), "backward_bytes_per_image": ("memory [MB/image]", 1e6)}
@@ -70,8 +75,11 @@ def _table(title: str, lines: DataFrame, every: DataFrame) -> Table:
     header, *cells = zip(*_columns(lines, rows), strict=True)
     notes = protocol_mismatches(rows, every)
     if known := [one for one in rows["uncertainty"] if one]:
-        notes.append("95% interval: of the mean over seeds, bootstrap over the val images")
+        over = f"over {known[0].over}; of score − prior paired, over the same images"
+        notes.append(f"95% interval: of the mean over seeds, {over}")
         notes += dict.fromkeys(f"no interval: {one.problem}" for one in known if one.problem)
+    notes += rate_note(rows["results"])
+    notes += legend(rows["marks"])
     return Table(title, header, tuple(cells), (*notes, *_run_notes(rows)), frozenset([len(rows)]))
 
 
@@ -79,16 +87,21 @@ def _columns(lines: DataFrame, rows: DataFrame) -> Iterator[tuple[str, ...]]:
     """Header, a cell for each of ``rows``, and one for the prior; ``lines`` has their scores."""
     first: Result = rows["result"].iloc[0]
     yield "backbone", *rows["display_name"], PRIOR_ROW
-    names = rows.groupby(["display_name", "readout", "lr"], sort=False)["readout"]
+    names = rows.groupby(["display_name", "readout", "lr_text"], sort=False)["readout"]
     numbers = zip(rows["readout"], names.cumcount() + 1, names.transform("size"), strict=True)
     yield "readout", *(f"{name} ({number})" if rivals > 1 else name for name, number, rivals in numbers), ""
-    if rows["lr"].nunique() > 1:
-        yield "lr", *(f"{lr:g}" for lr in rows["lr"]), ""
+    if any(result.is_selected for result in rows["result"]):
+        yield CHOSEN_RATE, *rows["rate"], ""
+    elif rows["lr_text"].nunique() > 1:
+        yield "lr", *(NOTHING if math.isnan(lr) else f"{lr:g}" for lr in rows["lr"]), ""
     for metric, about in first.metrics.items():
         of_metric = lines[lines["metric"] == metric].set_index("row").reindex(rows["row"])
         yield heading(about), *map(score, of_metric["mean"], of_metric["spread"]), score(first.prior[metric])
+        if metric == first.main_metric and any(rows["marks"]):
+            yield MARKS, *rows["marks"], ""
         if metric == first.main_metric and rows["uncertainty"].notna().any():
             yield "95% interval", *map(interval, of_metric["interval"]), ""
+            yield f"{OVER_PRIOR} [95% interval]", *map(difference, of_metric["difference"]), ""
     yield "seeds", *(str(len(seeds)) for seeds in rows["seeds"]), ""
     yield "parameters", *(f"{count:,}" for count in rows["parameters"]), "0"
     for name, (title, unit) in _COST.items():
@@ -103,6 +116,8 @@ def _run_notes(rows: DataFrame) -> Iterator[str]:
     several = any(len(seeds) > 1 for seeds in rows["seeds"])
     yield f"protocol: {protocols_of(rows.itertuples())}"
     yield f"seeds: {seeds_of(rows.itertuples())}{'; ± is the sample standard deviation over seeds' if several else ''}"
+    if any("@untrained:" in name and "," in name for name in rows["backbone"]):
+        yield "NAME@untrained:1,2: mean over random weights of these seeds; ± is over them"
     yield f"images: {results[0].train_images:,} train, {results[0].val_images:,} val"
     yield from dict.fromkeys(note for result in results for note in _left_out(result))
     if any(rows["cost"]):
@@ -145,12 +160,24 @@ def _row_json(scores: Mapping[str, Any]) -> dict[str, Any]:
         "prior": first.prior,
         "parameters": first.parameters,
         "cost": line.cost,
+        "marks": line.marks,
+        "protocol_name": first.protocol.get("name", ""),
+        "selection": first.selection,
+        "features": first.features,
         "train_images": first.train_images,
         "val_images": first.val_images,
     }
     if line.uncertainty is not None:
         row |= {"intervals": line.uncertainty.intervals, "problem": line.uncertainty.problem}
+        row["over_prior"] = {metric: difference_json(one) for metric, one in scores.items()}
     return dict(plain_json(row))
+
+
+def difference_json(line: Any) -> dict[str, Any] | None:
+    """The difference of a score and the prior's; ``None`` where it is not known."""
+    if line.difference is None:
+        return None
+    return {**line.difference._asdict(), "p_holm": line.p_holm}
 
 
 def heading(metric: Mapping[str, Any]) -> str:
@@ -171,6 +198,14 @@ def interval(found: Interval | None) -> str:
     if found is None or math.isnan(found[0]):
         return NOTHING
     return f"{found[0]:.4f}–{found[1]:.4f}"
+
+
+def difference(found: Difference | None) -> str:
+    """``+0.1834 [+0.1500, +0.2120]``; a dash where it is not known."""
+    if found is None or math.isnan(found.value):
+        return NOTHING
+    low, high = found.interval
+    return f"{found.value:+.4f}" if math.isnan(low) or low == high else f"{found.value:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def millions(count: float | None, decimals: int) -> str:

@@ -5,6 +5,8 @@ from deapcache.tasks.binary import Boundaries, Foreground
 from deapcache.tasks.depth import Depth
 from deapcache.tasks.detection import Detection
 from deapcache.tasks.discrimination import Discrimination
+from deapcache.tasks.edges import Edges
+from deapcache.tasks.normals import Normals
 from deapcache.tasks.segmentation import CocoStuff, Segmentation, Voc
 from deapcache.tasks.task import TASKS, Maps, Metric, Target, Task, get_task
 
@@ -16,5 +18,7 @@ TASKS["segmentation"] = Segmentation
 TASKS["voc"] = Voc
 TASKS["coco-stuff"] = CocoStuff
 TASKS["depth"] = Depth
+TASKS["normals"] = Normals
+TASKS["edges"] = Edges
 
 __all__ = ["TASKS", "VOID", "Maps", "Metric", "Target", "Task", "get_task"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deapcache.annotations import CROWD_PIXEL, VOID
-from deapcache.tasks.task import Maps, Metric, Task, per_image_sum
+from deapcache.tasks.task import MEAN_FLOOR, Maps, Metric, Task, per_image_sum
 
 BINS = 512
 """An even number, so that no bin holds logits of both signs."""
@@ -57,9 +57,38 @@ def average_precision(histograms: np.ndarray) -> float:
     return float((positives * precision).sum() / hits[-1])
 
 
+Counts = float | np.ndarray
+"""Of pixels, of one choice of positives or of many, (n,) float64."""
+
+
+def positive_iou(valid: Counts, positive: Counts, predicted: Counts, both: Counts) -> Any:
+    """TP / (TP + FP + FN) from counts of pixels: NaN where nothing is positive and nothing predicted."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.divide(both, positive + predicted - both)
+
+
+def mean_iou(valid: Counts, positive: Counts, predicted: Counts, both: Counts) -> Any:
+    """Mean of the IoUs of positives and of negatives; that of one alone where there is nothing of the other."""
+    sides = (
+        positive_iou(valid, positive, predicted, both),
+        positive_iou(valid, valid - positive, valid - predicted, valid - positive - predicted + both),
+    )
+    return np.where(np.isnan(sides).any(0), np.nansum(sides, 0), np.mean(sides, 0))
+
+
+def best_cut(valid: np.ndarray, positive: np.ndarray, iou: Callable[..., Any]) -> int:
+    """How many of n groups of pixels, the likeliest positives first, to take for positive: the highest ``iou``.
+
+    ``valid`` and ``positive`` are (n,): pixels in each group, and positive ones among them.
+    """
+    predicted, both = (np.append(0.0, counts.astype(np.float64).cumsum()) for counts in (valid, positive))
+    return int(np.nan_to_num(iou(predicted[-1], both[-1], predicted, both)).argmax())
+
+
 METRICS = {
     "cross_entropy": Metric(label="CE", unit="nats", higher_is_better=False),
     "iou": Metric(label="IoU", higher_is_better=True),
+    "iou_fitted": Metric(label="IoU, fitted", higher_is_better=True),
     "mean_iou": Metric(label="mIoU", higher_is_better=True),
     "average_precision": Metric(label="AP", higher_is_better=True),
 }
@@ -71,9 +100,10 @@ class BinaryTask(Task):
 
     A pixel is predicted positive where its probability is above one half.
 
-    Scores: ``cross_entropy`` in nats per pixel, ``iou`` of the positive class, ``mean_iou`` of both classes and
-    ``average_precision``, each over the valid pixels of all images together, and ``positive_rate``, the share of
-    positives among them. A subclass names in ``metrics`` those that it is judged by.
+    Scores: ``cross_entropy`` in nats per pixel, ``iou`` of the positive class, ``iou_fitted``, the same at the
+    threshold that is best on training images, ``mean_iou`` of both classes and ``average_precision``, each over the
+    valid pixels of all images together, and ``positive_rate``, the share of positives among them. A subclass names in
+    ``metrics`` those that it is judged by.
     """
 
     annotations = ("instances",)
@@ -82,6 +112,12 @@ class BinaryTask(Task):
     meaning = "probability of the positive class"
     picture = "probability"
     scores_from_sums = True
+    own_statistics: ClassVar = {
+        "cross_entropy": ("cross_entropy",),
+        "iou": ("predicted", "intersection"),
+        "mean_iou": ("predicted", "intersection"),
+        "average_precision": ("histograms",),
+    }
 
     def heads(self, classes: tuple[str, ...]) -> tuple[int, ...]:
         return (1,)
@@ -106,28 +142,45 @@ class BinaryTask(Task):
 
     def scores(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
         total = {name: values.sum(0, dtype=np.float64) for name, values in statistics.items()}
-        valid, positive, predicted, both = (total[n] for n in ("valid", "positive", "predicted", "intersection"))
-        neither = valid - positive - predicted + both
+        pixels = total["valid"], total["positive"]
         with np.errstate(invalid="ignore"):
-            iou = both / (positive + predicted - both)
             found = {
-                "cross_entropy": total["cross_entropy"] / valid,
-                "iou": iou,
-                "mean_iou": np.nanmean([iou, neither / (valid - both)]) if valid else np.nan,
+                "cross_entropy": total["cross_entropy"] / total["valid"],
+                "iou": positive_iou(*pixels, total["predicted"], total["intersection"]),
+                "mean_iou": mean_iou(*pixels, total["predicted"], total["intersection"]) if total["valid"] else np.nan,
                 "average_precision": average_precision(total["histograms"]),
-                "positive_rate": positive / valid,
+                "positive_rate": total["positive"] / total["valid"],
             }
-        return {name: float(found[name]) for name in (*self.metrics, "positive_rate")}
+        if "fitted_predicted" in total:  # not in results of before
+            found["iou_fitted"] = positive_iou(*pixels, total["fitted_predicted"], total["fitted_intersection"])
+        return {name: float(found[name]) for name in (*self.metrics, "positive_rate") if name in found}
 
-    def constant_baseline(self, targets: Iterable[Tensor], classes: tuple[str, ...]) -> Tensor:
-        """Each pixel's log odds over the training images, with one more image at the overall rate."""
+    def constant_baseline(self, targets: Iterable[Tensor], classes: tuple[str, ...]) -> dict[str, Tensor]:
+        """Each pixel's log odds over the training images, with one more image at the overall rate.
+
+        For a metric that looks at one threshold they are moved, so that it is the one that is best for that metric on
+        the training images: no other set of pixels has a higher IoU there, up to that one more image.
+        """
         positive, valid = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for target in targets:
             positive = positive + (target == 1).sum(0).double().cpu()
             valid = valid + (target != VOID).sum(0).double().cpu()
         # Half a pixel of each kind keeps the overall rate off 0 and 1.
         rate = (positive.sum() + 0.5) / (valid.sum() + 1)
-        return torch.logit((positive + rate) / (valid + 1)).float()[None]
+        odds = torch.logit((positive + rate) / (valid + 1))[None]
+        best = dict.fromkeys(self.metrics, odds)
+        for name, iou in {"iou": positive_iou, "iou_fitted": positive_iou, "mean_iou": mean_iou}.items():
+            if name in best:
+                best[name] = odds - _best_threshold(odds, valid, positive, iou)
+        return {name: output.float() for name, output in best.items()}
+
+    def dense_values(self, target: Tensor, classes: tuple[str, ...] = ()) -> tuple[Tensor, Tensor]:
+        """1 for positive and 0 for negative pixels, (B, 1, h, w); all but void ones are valid."""
+        return (target == 1).float()[:, None], target != VOID
+
+    def output_of_mean(self, mean: Tensor) -> Tensor:
+        """The log odds of a probability (B, 1, h, w), which is kept within 1e-3 of 0 and 1."""
+        return torch.logit(mean.float(), eps=MEAN_FLOOR)
 
     def prediction(self, output: Tensor) -> Tensor:
         """Probability of the positive class, (B, h, w) float32 in [0, 1]."""
@@ -140,11 +193,20 @@ def _cross_entropies(logit: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logit.float(), wanted, weight=valid.float(), reduction="none")
 
 
+def _best_threshold(odds: Tensor, valid: Tensor, positive: Tensor, iou: Callable[..., Any]) -> float:
+    """Log odds above which to call a pixel positive, in all images alike; between two of the ``odds`` (1, h, w)."""
+    values, group = np.unique(-odds.numpy().ravel(), return_inverse=True)
+    counts = [np.bincount(group, pixels.numpy().ravel(), len(values)) for pixels in (valid, positive)]
+    edges = -np.concatenate([[values[0] - 1], (values[1:] + values[:-1]) / 2, [values[-1] + 1]])
+    return float(edges[best_cut(counts[0], counts[1], iou)])
+
+
 class Boundaries(BinaryTask):
     """Border pixels of instances against all others.
 
-    The paper reports cross-entropy and the IoU of border pixels; the latter is the main metric here. It looks at one
-    threshold, which few pixels pass after a short training; average precision, beside it, looks at all.
+    The paper reports cross-entropy and the IoU of border pixels. IoU looks at one threshold, which few pixels pass
+    after a short training: average precision, which looks at all, is the main metric, and ``iou_fitted`` is the IoU
+    where it is the highest on the first 256 training images.
 
     Crowd regions (many objects under one outline, COCO's ``iscrowd``) have borders inside that nobody drew: their
     pixels are void. From outside they are background: an instance's border against a crowd counts, a crowd's own
@@ -152,8 +214,10 @@ class Boundaries(BinaryTask):
     """
 
     name = "boundaries"
-    metrics: ClassVar = {name: METRICS[name] for name in ("cross_entropy", "iou", "average_precision")}
-    main_metric = "iou"
+    metrics: ClassVar = {name: METRICS[name] for name in ("cross_entropy", "iou", "iou_fitted", "average_precision")}
+    main_metric = "average_precision"
+    former_main_metrics = ("iou",)
+    fit_images = 256
 
     @property
     def options(self) -> dict[str, Any]:
@@ -168,6 +232,20 @@ class Boundaries(BinaryTask):
         crowd = ids == CROWD_PIXEL
         dilated = F.max_pool2d(thick_boundaries(ids.masked_fill(crowd, 0)).float(), 3, stride=1, padding=1)
         return dilated.to(torch.uint8).masked_fill(crowd, VOID)
+
+    def fitted_statistics(
+        self, statistics: Mapping[str, np.ndarray], training: Mapping[str, np.ndarray] | None
+    ) -> dict[str, np.ndarray]:
+        """What is predicted at the edge of two bins of logits where the training images' IoU is the highest.
+
+        A constant baseline for ``iou`` is best at probability 0.5 already.
+        """
+        if training is None:
+            return {"fitted_" + name: statistics[name] for name in ("predicted", "intersection")}
+        negative, positive = training["histograms"].sum(0, dtype=np.int64)[:, ::-1]
+        bins = best_cut(negative + positive, positive, positive_iou)
+        above = statistics["histograms"][:, :, BINS - bins :].sum(-1, dtype=np.int64)
+        return {"fitted_predicted": above.sum(-1), "fitted_intersection": above[:, 1]}
 
 
 def thick_boundaries(maps: Tensor) -> Tensor:

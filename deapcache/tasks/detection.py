@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deapcache.annotations import CROWD, CROWD_PIXEL, KIND, OBJECT
 from deapcache.errors import DataError
-from deapcache.tasks.task import Maps, Metric, Task
+from deapcache.tasks.task import FEWEST, Maps, Metric, Task
 
 MIN_OVERLAP = 0.7
 """IoU that two boxes keep whose corners are moved by the bump's radius."""
@@ -56,6 +56,9 @@ class Detection(Task):
 
     Crowds (many objects under one outline) are no objects to be found. Their pixels, but for centres of objects among
     them, are left out of the centres' loss; in scoring what lies in one is neither hit nor false alarm.
+
+    The ``radius`` of the bumps that are learnt is CenterNet's ``published`` one, or the ``corrected`` one, about a
+    third of it (:func:`gaussian_radius`).
     """
 
     name = "detection"
@@ -70,13 +73,14 @@ class Detection(Task):
         "ap50_large": Metric(label="AP50 lg", higher_is_better=True),
     }
     main_metric = "ap_large"
+    choices: ClassVar = {"radius": ("published", "corrected")}
 
     @property
     def options(self) -> dict[str, Any]:
         return {
+            **self.chosen,
             "centres": {
                 "loss": "focal, alpha 2, beta 4",
-                "radius": "corrected roots",
                 "overlap": MIN_OVERLAP,
                 "floor": FLOOR,
                 "bias": _CENTRE_BIAS,
@@ -105,7 +109,7 @@ class Detection(Task):
         corner, opposite = whole[..., :2].clamp(0, 1), (whole[..., :2] + whole[..., 2:]).clamp(0, 1)
         boxes = torch.cat([corner, opposite - corner], dim=-1)  # what is outside gets no size
         objects = (table[:, 1:, KIND] == OBJECT) & (boxes[..., 2:] > 0).all(-1)
-        heat = heat_maps(boxes, objects, (height, width))
+        heat = heat_maps(boxes, objects, (height, width), published=self.chosen["radius"] == "published")
         cells = centre_cells(boxes, (height, width))
         return {
             "table": table,
@@ -148,6 +152,12 @@ class Detection(Task):
         precisions = average_precisions(statistics)
         large = precisions["large"]
         return {"ap_large": float(large.mean()), "ap": float(precisions["all"].mean()), "ap50_large": float(large[0])}
+
+    def selection_score(self, scores: Mapping[str, float], statistics: Mapping[str, np.ndarray]) -> float:
+        """``ap_large``, or ``ap`` where there are fewer than 50 large objects."""
+        large = statistics["objects"].sum(0)[list(AREAS).index("large")]
+        score = scores["ap_large" if large >= FEWEST else "ap"]
+        return -math.inf if math.isnan(score) else score
 
     def constant_baseline(self, targets: Iterable[Mapping[str, Tensor]], classes: tuple[str, ...]) -> Tensor:
         """How much has its centre near a pixel, and how large it is, over the training images.
@@ -219,18 +229,19 @@ def _require_objects(found: Tensor) -> Tensor:
 # in column i covers the fractions from i / w to (i + 1) / w.
 
 
-def gaussian_radius(width: Tensor, height: Tensor, overlap: float = MIN_OVERLAP) -> Tensor:
-    """How far both corners of a box may move, along both axes, with an IoU of at least ``overlap`` with where it was.
+def gaussian_radius(width: Tensor, height: Tensor, overlap: float = MIN_OVERLAP, *, published: bool) -> Tensor:
+    """How far a box's corners may move with an IoU of at least ``overlap`` with where it was; any shape, any unit.
 
-    The smallest of three cases, each the smaller positive root of a r² + b r + c = 0, with m = ``overlap``:
+    The smallest of three cases, each a positive root of a r² + b r + c = 0, with m = ``overlap``:
 
     * both corners move alike: s / (2wh - s) = m with s = (w - r)(h - r), so a = 1, b = -(w + h), c = wh(1 - m)/(1 + m)
     * both move inwards: (w - 2r)(h - 2r) / wh = m, so a = 4, b = -2(w + h), c = wh(1 - m)
     * both move outwards: wh / ((w + 2r)(h + 2r)) = m, so a = 4m, b = 2m(w + h), c = -wh(1 - m)
 
-    CenterNet's published code takes the larger root of the first two and divides every root by 2 instead of 2a, which
-    gives bumps three to four times as wide (CornerNet, where it comes from, was corrected later). These are the right
-    roots. Any shape, in any unit of length.
+    The right root is the smaller positive one. With ``published`` it is what CenterNet's code takes, as CornerNet's did
+    before it was corrected: the larger root, times a, since it divides by 2 instead of 2a. The third case is then
+    always the smallest, with a radius 4m times its right one: bumps three to four times as wide, which train better
+    (docs/tasks.md).
     """
     total, area = width + height, width * height
     cases = (
@@ -238,7 +249,10 @@ def gaussian_radius(width: Tensor, height: Tensor, overlap: float = MIN_OVERLAP)
         (4.0, -2 * total, area * (1 - overlap), -1),
         (4.0 * overlap, 2 * overlap * total, area * (overlap - 1), 1),
     )
-    roots = [(-b + sign * (b.square() - 4 * a * c).clamp(min=0).sqrt()) / (2 * a) for a, b, c, sign in cases]
+    roots = []
+    for a, b, c, sign in cases:
+        root = (b.square() - 4 * a * c).clamp(min=0).sqrt()
+        roots.append((-b + root) / 2 if published else (-b + sign * root) / (2 * a))
     return torch.stack(roots).amin(0)
 
 
@@ -249,7 +263,7 @@ def centre_cells(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return cells.clamp(min=0).minimum(sides.long() - 1)
 
 
-def heat_maps(boxes: Tensor, objects: Tensor, size: tuple[int, int]) -> Tensor:
+def heat_maps(boxes: Tensor, objects: Tensor, size: tuple[int, int], *, published: bool) -> Tensor:
     """(B, h, w) float32 in [0, 1]: a bump for each box, the highest where several meet, 1 at the centres' pixels alone.
 
     A bump is exp(-d² / 2σ²) within whole pixels of the radius r = ⌊``gaussian_radius``⌋ along both axes, with
@@ -263,13 +277,15 @@ def heat_maps(boxes: Tensor, objects: Tensor, size: tuple[int, int]) -> Tensor:
         (B, n) bool: which of them are to be drawn.
     size
         Height and width of the map.
+    published
+        As of :func:`gaussian_radius`.
     """
     height, width = size
     image, place = objects.nonzero(as_tuple=True)
     chosen = boxes[image, place]
-    radius = gaussian_radius(chosen[:, 2] * width, chosen[:, 3] * height).floor()
+    radius = gaussian_radius(chosen[:, 2] * width, chosen[:, 3] * height, published=published).floor()
     # No box is larger than the image, and no window larger than the largest bump: one shape for all of them.
-    largest = int(gaussian_radius(*torch.tensor((width, height), dtype=torch.float64)))
+    largest = int(gaussian_radius(*torch.tensor((width, height), dtype=torch.float64), published=published))
     offsets = torch.arange(-largest, largest + 1, device=boxes.device)
     within = offsets.abs() <= radius[:, None]
     profile = torch.exp(-offsets.square() * 18 / (2 * radius[:, None] + 1).square()).where(within, 0)

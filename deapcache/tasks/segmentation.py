@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deapcache.annotations import VOID
 from deapcache.errors import DataError, UsageError
-from deapcache.tasks.task import Maps, Metric, Task, per_image_sum
+from deapcache.tasks.task import MEAN_FLOOR, Maps, Metric, Task, per_image_sum
 
 _ADVICE = "compare the dataset's class names with its class maps, then prepare the targets anew"
 
@@ -37,6 +37,7 @@ class Segmentation(Task):
         "pixel_accuracy": Metric(label="accuracy", higher_is_better=True),
     }
     main_metric = "mean_iou"
+    own_statistics: ClassVar = {"cross_entropy": ("cross_entropy",), "pixel_accuracy": ("correct",)}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -71,6 +72,7 @@ class Segmentation(Task):
         return {
             "valid": per_image_sum(valid),
             "cross_entropy": per_image_sum(_cross_entropies(output, target)),
+            "correct": per_image_sum(valid & (predicted == target)),
             "intersection": _class_counts(predicted, valid & (predicted == target), classes),
             "predicted": _class_counts(predicted, valid, classes),
             "actual": _class_counts(target, valid, classes),
@@ -82,14 +84,19 @@ class Segmentation(Task):
         seen = union > 0
         if not seen.any():
             return dict.fromkeys(self.metrics, float("nan"))
+        correct = total.get("correct", intersection.sum())  # results of before lack it
         return {
             "cross_entropy": float(total["cross_entropy"] / total["valid"]),
             "mean_iou": float((intersection[seen] / union[seen]).mean()),
-            "pixel_accuracy": float(intersection.sum() / total["valid"]),
+            "pixel_accuracy": float(correct / total["valid"]),
         }
 
-    def constant_baseline(self, targets: Iterable[Tensor], classes: tuple[str, ...]) -> Tensor:
-        """Each pixel's log class frequencies over the training images, with one more image at the overall ones."""
+    def constant_baseline(self, targets: Iterable[Tensor], classes: tuple[str, ...]) -> dict[str, Tensor]:
+        """Each pixel's log class frequencies over the training images, with one more image at the overall ones.
+
+        For ``mean_iou``, which wants rare classes as well, the class map with the best one that was found on the
+        training images (:func:`best_class_map`).
+        """
         (known,) = self.heads(classes)
         counts = torch.zeros((), dtype=torch.float64)
         for target in targets:
@@ -98,11 +105,69 @@ class Segmentation(Task):
         # Half a pixel of every class keeps one that never occurs from an infinite loss.
         overall = counts.sum((1, 2)) + 0.5
         smoothed = counts + (overall / overall.sum())[:, None, None]
-        return (smoothed / smoothed.sum(0)).log().float()
+        frequencies = (smoothed / smoothed.sum(0)).log().float()
+        likeliest = F.one_hot(best_class_map(counts), known).movedim(-1, 0).float()
+        return {"mean_iou": likeliest, "cross_entropy": frequencies, "pixel_accuracy": frequencies}
+
+    def dense_values(self, target: Tensor, classes: tuple[str, ...] = ()) -> tuple[Tensor, Tensor]:
+        """1 in the channel of the pixel's class, (B, C, h, w); all but void pixels are valid; raises as the loss."""
+        (known,), valid = self.heads(classes), target != VOID
+        _require_known(target, known)
+        return F.one_hot(target.masked_fill(~valid, 0), known).movedim(-1, 1).float(), valid
+
+    def output_of_mean(self, mean: Tensor) -> Tensor:
+        """Log probabilities from shares of classes (B, C, h, w), none of which counts as less than 1e-3."""
+        return mean.float().clamp(min=MEAN_FLOOR).log()
 
     def prediction(self, output: Tensor) -> Tensor:
         """The likeliest class, (B, h, w) int64."""
         return output.argmax(1)
+
+
+_STEPS = 20
+
+
+def best_class_map(counts: Tensor) -> Tensor:
+    """(h, w) int64: a class for each pixel, all images alike, with the best mean IoU over them that was found.
+
+    ``counts`` is (C, h, w) float64: in how many images a pixel shows a class. Classes that are in none are never taken.
+    Tried are maps of one class, and each pixel's most frequent class with rare classes weighted up by ten degrees. The
+    best of these is improved by up to 20 steps: a pixel changes to the class by which the mean IoU rises most, were the
+    others left as they are; all pixels at once, else the quarter that gains most, and so on.
+    """
+    (classes,) = counts.sum((1, 2)).nonzero(as_tuple=True)
+    if not len(classes):
+        return torch.zeros(counts.shape[1:], dtype=torch.int64)
+    counts = counts[classes]
+    weighted = [(counts * counts.sum((1, 2), keepdim=True) ** -share).argmax(0) for share in torch.linspace(0, 1, 11)]
+    single = [torch.full_like(weighted[0], place) for place in range(len(counts))]
+    best = max((*weighted, *single), key=lambda chosen: _map_iou(counts, chosen)[0])
+    for _ in range(_STEPS):
+        before, intersection, union = _map_iou(counts, best)
+        others = counts.sum(0) - counts
+        gains = counts / union[:, None, None] - others * (intersection / union**2)[:, None, None]
+        highest, wanted = gains.max(0)
+        gain = (highest - gains.gather(0, best[None])[0]).flatten()
+        most = gain.argsort(descending=True)[: int((gain > 0).sum())]
+        for share in (4**n for n in range(10) if 4**n <= len(most)):
+            changed = best.flatten().scatter(
+                0, most[: len(most) // share], wanted.flatten()[most[: len(most) // share]]
+            )
+            if _map_iou(counts, changed.view_as(best))[0] > before:
+                best = changed.view_as(best)
+                break
+        else:
+            break
+    return classes[best]
+
+
+def _map_iou(counts: Tensor, chosen: Tensor) -> tuple[float, Tensor, Tensor]:
+    """Mean IoU of one class map (h, w) for all images, and intersection and union of each class, (C,)."""
+    none = counts.new_zeros(len(counts))
+    intersection = none.index_add(0, chosen.flatten(), counts.gather(0, chosen[None]).flatten())
+    predicted = none.index_add(0, chosen.flatten(), counts.sum(0).flatten())
+    union = predicted + counts.sum((1, 2)) - intersection
+    return float((intersection / union).mean()), intersection, union
 
 
 def _cross_entropies(output: Tensor, target: Tensor) -> Tensor:

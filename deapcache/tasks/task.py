@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,12 @@ class Metric:
     higher_is_better: bool
 
 
+MEAN_FLOOR = 1e-3
+"""Least probability that :meth:`Task.output_of_mean` gives a class: an average of a few pixels shows 0 too often."""
+
+FEWEST = 50
+"""Images, or objects, on which a score must rest to choose a learning rate by it, or to be shown without a warning."""
+
 Maps = Mapping[str, Tensor]
 """Annotation → (B, ...) as its target cache stores them."""
 
@@ -47,6 +54,8 @@ class Task(ABC):
     default_dataset: ClassVar[str]
     metrics: ClassVar[Mapping[str, Metric]]
     main_metric: ClassVar[str]
+    former_main_metrics: ClassVar[tuple[str, ...]] = ()
+    """Main metrics of results of earlier versions."""
     iterations: ClassVar[int] = 10_000
     """Training steps of each readout where the user gives no number."""
     meaning: ClassVar[str] = ""
@@ -60,6 +69,10 @@ class Task(ABC):
     """What a user may choose: name → values, the default first."""
     scores_from_sums: ClassVar[bool] = False
     """Whether :meth:`scores` sees nothing of the statistics but their sums over images: a faster bootstrap."""
+    own_statistics: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Metric → the statistics that no metric with another :meth:`constant_baseline` is computed from."""
+    fit_images: ClassVar[int] = 0
+    """Training images, at most, that :meth:`fitted_statistics` wants the statistics of; 0: it adds nothing."""
 
     needs_whole_image: bool = False
     """Whether what was chosen has a meaning only where targets show the whole image, not a crop of it."""
@@ -134,16 +147,53 @@ class Task(ABC):
     def scores(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Dataset-level scores from the statistics of N images, name → (N, ...).
 
-        Holds every metric; a score that is no metric is a fact about the targets. NaN where the images leave a score
-        undefined.
+        Holds every metric whose statistics there are: results of earlier versions lack those of metrics that came
+        later. A score that is no metric is a fact about the targets. NaN where the images leave a score undefined.
         """
+
+    def fitted_statistics(
+        self, statistics: Mapping[str, np.ndarray], training: Mapping[str, np.ndarray] | None
+    ) -> dict[str, np.ndarray]:
+        """Statistics of metrics that have something fitted on training images, such as a threshold: name → (N, ...).
+
+        ``statistics`` are those of the images to be scored, ``training`` those of the same readout's outputs for
+        :attr:`fit_images` training images; ``None`` for a constant baseline, which was made from these.
+        """
+        return {}
+
+    def selection_score(self, scores: Mapping[str, float], statistics: Mapping[str, np.ndarray]) -> float:
+        """What a learning rate is chosen by, on held-out training images: higher is better, -inf where undefined."""
+        score = scores[self.main_metric]
+        if math.isnan(score):
+            return -math.inf
+        return score if self.metrics[self.main_metric].higher_is_better else -score
 
     @abstractmethod
-    def constant_baseline(self, targets: Iterable[Target], classes: tuple[str, ...]) -> Tensor:
+    def constant_baseline(self, targets: Iterable[Target], classes: tuple[str, ...]) -> Tensor | Mapping[str, Tensor]:
         """The best output that does not look at the image, (C, h, w) float32, from all training targets.
 
-        It is an output like a readout's, so that the same code scores it: what a readout must beat.
+        It is an output like a readout's, so that the same code scores it: what a readout must beat. Where no output is
+        the best for all metrics: metric → output. The main metric's then gives all statistics but those that another
+        metric has to itself (:attr:`own_statistics`).
         """
+
+    def dense_values(self, target: Target, classes: tuple[str, ...] = ()) -> tuple[Tensor, Tensor]:
+        """Targets as numbers that may be averaged over pixels: values (B, C, h, w) float32, valid (B, h, w) bool.
+
+        For readouts without training, which average what similar pixels show. Raises :class:`UsageError` where an
+        average means nothing.
+        """
+        raise self._not_averaged()
+
+    def output_of_mean(self, mean: Tensor) -> Tensor:
+        """The output (B, sum of heads, h, w) float32 that says an average (B, C, h, w) of :meth:`dense_values`."""
+        raise self._not_averaged()
+
+    def _not_averaged(self) -> UsageError:
+        return UsageError(
+            f"task {self.name} needs a readout that is trained: one without training gives each pixel the average of "
+            "what similar pixels show, which means nothing here; choose another readout, such as deap or linear"
+        )
 
     @abstractmethod
     def prediction(self, output: Tensor) -> Tensor:

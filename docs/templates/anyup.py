@@ -38,6 +38,7 @@ class AnyUp(GuidedReadout):
     """The authors' upsampler, frozen, straight to the output size, and a linear map D' → D → D_out of what it gives."""
 
     summary = "AnyUp's image-conditioned upsampling (from its torch.hub), then a linear map"
+    features_as_published = "as they are"
 
     def __init__(self, config: ReadoutConfig) -> None:
         super().__init__(config)
@@ -52,7 +53,7 @@ class AnyUp(GuidedReadout):
             "code_dim": self.config.code_dim,
             "hub": f"{HUB} {MODEL}",
             "upsampler": weights_digest(upsampler.state_dict()),
-            "features": "as they are",
+            "features": self.features_option,
             "guidance": "base image",
         }
 
@@ -83,7 +84,10 @@ class AnyUp(GuidedReadout):
         in the backward pass, not kept.
         """
         images_B3hw = normalised_images(guidance, len(features_BHWD), "anyup")
-        features_BDHW = features_BHWD.float().permute(0, 3, 1, 2)
+        covered = self.config.covered  # where cells see only a part of the image, it is upsampled and continued
+        height, width = (round(share * side) for share, side in zip(covered, images_B3hw.shape[2:], strict=True))
+        images_B3hw = images_B3hw[:, :, :height, :width]
+        features_BDHW = self.standardise(features_BHWD).permute(0, 3, 1, 2)
         self._upsampler[0].to(features_BHWD.device)
         weight = self.output.weight @ self.project.weight
         bias = self.output.weight @ self.project.bias + self.output.bias
@@ -95,9 +99,11 @@ class AnyUp(GuidedReadout):
 
     def _map(self, features_1DHW: Tensor, image_13hw: Tensor, output_size: tuple[int, int], weight: Tensor) -> Tensor:
         """(1, O, h, w) for weight (O, D'), without the bias."""
+        part = [round(share * side) for share, side in zip(self.config.covered, output_size, strict=True)]
         with torch.no_grad():
-            upsampled_1Dhw = self._upsampler[0](image_13hw, features_1DHW, output_size=output_size)
-        return F.conv2d(upsampled_1Dhw, weight[:, :, None, None])
+            upsampled_1Dhw = self._upsampler[0](image_13hw, features_1DHW, output_size=tuple(part))
+        output_1Ohw = F.conv2d(upsampled_1Dhw, weight[:, :, None, None])
+        return F.pad(output_1Ohw, (0, output_size[1] - part[1], 0, output_size[0] - part[0]), mode="replicate")
 
 
 @functools.lru_cache(maxsize=1)

@@ -21,7 +21,7 @@ from deapcache.locations import locate
 from deapcache.probing import ProbeConfig, probe_backbone
 from deapcache.readouts import READOUTS, SIZES, Readout, ReadoutConfig
 from deapcache.readouts.deap import SIGMA_FLOOR, SIGMA_LEARNING_RATE
-from deapcache.readouts.regions import locate_regions_and_cells, standardise
+from deapcache.readouts.regions import locate_regions_and_cells
 from deapcache.readouts.separable import attend_from_grid
 
 CELL_CODE, QUERY_CODE, HEADS = 16, 8, 8
@@ -60,7 +60,7 @@ class SecondLayout(Readout):
     def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
         B, H, W, _ = features_BHWD.shape
         geometry = locate_regions_and_cells(output_size, (H, W), device=features_BHWD.device)
-        cells = standardise(features_BHWD).flatten(1, 2)
+        cells = self.standardise(features_BHWD).flatten(1, 2)
         codes = _codes(geometry.cell_rows, geometry.cell_columns).expand(B, -1, -1)
         normed = self.norm(torch.cat([codes, cells], -1))
         keys, values = (layer(normed).unflatten(-1, (HEADS, -1)).transpose(1, 2) for layer in (self.key, self.value))

@@ -132,7 +132,7 @@ class Interrupted(LocalLocation):
 def test_writers_of_one_index_keep_what_the_other_wrote(home: LocalLocation, monkeypatch: pytest.MonkeyPatch) -> None:
     caches = [feature_cache(home, storage) for storage in ("float16", "int8", "float32", "bfloat16")]
     fill(caches[0])
-    monkeypatch.setattr("deapcache.cache.web_index.locate", Interrupted)
+    monkeypatch.setattr("deapcache.cache.names.locate", Interrupted)
     Interrupted.others = caches[2:]
     fill(caches[1], [0])
     assert not Interrupted.others

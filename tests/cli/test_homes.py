@@ -46,9 +46,9 @@ def _folders(keys: list[str]) -> set[str]:
 
 
 def _tree(folder: Path) -> dict[str, tuple[int, int, str]]:
-    """Every file and folder: mode, modification time, digest of its bytes."""
+    """Every file and folder but readers' records: mode, modification time, digest of its bytes."""
     facts = {}
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(set(folder.rglob("*")) - {folder / "uses", *folder.glob("uses/*")}):
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         facts[str(path)] = (path.stat().st_mode, path.stat().st_mtime_ns, digest)
     return facts
@@ -89,7 +89,7 @@ def test_a_lab_s_home_is_probed_and_never_written(
 
     done = cli(*PROBE, *given)
     assert _scores(done) == expected
-    assert _folders(own.keys()) <= {"results", "readouts", "intervals"}
+    assert _folders(own.keys()) <= {"results", "readouts", "intervals", "uses"}
     (run,) = [result["run"] for result in json.loads(done.out)]
     assert own.exists(f"results/{run}.json")
     assert own.exists(f"readouts/{run}.safetensors")

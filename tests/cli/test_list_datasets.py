@@ -62,16 +62,20 @@ def test_nothing_is_opened(cli, make_coco, monkeypatch):
 def test_every_registered_dataset_says_what_its_class_does():
     """Facts of an entry are those of the class that opens it, where they do not depend on files."""
     from deapcache.datasets.ade20k import Ade20k
+    from deapcache.datasets.bsds500 import Bsds500
     from deapcache.datasets.cityscapes import Cityscapes
     from deapcache.datasets.coco import CocoStuffMaps
     from deapcache.datasets.diode import Diode
     from deapcache.datasets.kitti import KittiEigen
-    from deapcache.datasets.nyuv2 import NyuInpainted, NyuLabelled
-    from deapcache.datasets.scenes import Scenes
+    from deapcache.datasets.nyuv2 import NyuInpainted, NyuLabelled, NyuNormals
+    from deapcache.datasets.nyuv2_pairs import NyuFrames
+    from deapcache.datasets.scenes import SceneNormals, Scenes
+    from deapcache.datasets.spair import Spair71k
     from deapcache.datasets.voc import Voc
 
     readers = (
-        Ade20k, Cityscapes, CocoInstances, CocoStuffMaps, Diode, KittiEigen, NyuInpainted, NyuLabelled, Scenes, Voc,
+        Ade20k, Bsds500, Cityscapes, CocoInstances, CocoStuffMaps, Diode, KittiEigen, NyuFrames, NyuInpainted,
+        NyuLabelled, NyuNormals, SceneNormals, Scenes, Spair71k, Voc,
     )  # fmt: skip
     for reader in readers:
         entry = DATASETS.get(reader.name)

@@ -15,7 +15,7 @@ from deapcache_odd_cases import write_sound
 
 from deapcache.datasets import open_dataset
 from deapcache.datasets.digests import DigestIndex
-from deapcache.datasets.nyuv2 import LabelledFile
+from deapcache.datasets.nyuv2 import ImageArrays
 from deapcache.extraction import without_unreadable
 from deapcache.locations import LocalLocation
 
@@ -145,7 +145,7 @@ def test_an_open_array_file_is_opened_again(tmp_path: Path) -> None:
 
     other = write(tmp_path / "other.mat", 2)
     write(tmp_path / "a.mat", 1)
-    arrays = LabelledFile(tmp_path / "a.mat")
+    arrays = ImageArrays(tmp_path / "a.mat", {"images": "u"})
     assert arrays.item("images", 1).ravel().tolist() == [1, 1, 1]
     swap(tmp_path / "a.mat", other, in_place)
     assert arrays.item("images", 1).ravel().tolist() == [2, 2, 2]

@@ -85,7 +85,10 @@ BROKEN_PAIRS: dict[str, tuple[Callable[[Path], object], str]] = {
     "colours": (_save(np.ones((*SIZE, 3), np.uint8)), r"0002\.png has pixels of mode RGB"),
     "another size": (_save(np.ones((12, 16), np.uint16)), r"0002\.png has 12 x 16 pixels .* 24 x 32"),
     "another unit": (_save(np.full(SIZE, 20000, np.uint16)), r"0002\.png goes to 20 m; .* not the millimetre"),
-    "missing": (lambda r: (r / "train/depth_raw/0002.png").unlink(), r"lacks the depth maps of 1 of its 3 .*0002\.png"),
+    "missing": (
+        lambda r: (r / "train/depth_raw/0002.png").unlink(),
+        r"lacks 1 pictures or depth maps of its 3 .*0002\.png",
+    ),
     "empty": (lambda r: (r / "train/depth_raw/0002.png").write_bytes(b""), r"0002\.png: the file is empty"),
     "twice": (lambda r: (r / "train/rgb/0002.jpg").touch(), r"train has two pictures of the id 0002"),
     "no split": (lambda r: (r / "train").rename(r / "other"), r"nyuv2 has no train split"),

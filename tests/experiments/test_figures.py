@@ -21,6 +21,7 @@ from deapcache_figures import (
     marks_of,
     texts_of,
 )
+from deapcache_results import main_rows
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from PIL import Image
@@ -30,7 +31,7 @@ from deapcache.cache import find_one
 from deapcache.errors import CacheMissError, ResultsError, UsageError
 from deapcache.experiments import FigureRequest, make_figure
 from deapcache.locations import LocalLocation
-from deapcache.results import Selection, load_results, summarise
+from deapcache.results import Selection, load_results
 from deapcache.results.figures import FIGURES
 from deapcache.results.figures.resolutions import Sample, draw_resolutions
 from deapcache.results.figures.style import Canvas
@@ -127,8 +128,8 @@ def test_axes_say_what_they_are_with_units(make: Make, name: str, units: list[st
 def test_instance_awareness_maps_each_tasks_scores_to_zero_and_one(make: Make, drawable: Drawable) -> None:
     canvas = make("instance-awareness", selection=Selection(readouts=["deap"]))
     shown = {axis.get_title("left").partition(",")[0]: axis for axis in canvas.figure.axes}
-    means = [s for s in summarise(load_results(drawable.home)) if s.readout == "deap" and s.task == "discrimination"]
-    scores = np.array([s.mean["ari"] for s in means])
+    means = [s for s in main_rows(load_results(drawable.home)) if s.readout == "deap" and s.task == "discrimination"]
+    scores = np.array([s.mean for s in means])
     expected = np.sort((scores - scores.min()) / np.ptp(scores))
     np.testing.assert_allclose(marks_of(shown["discrimination"])[:, 0], expected, atol=1e-12)
     assert (expected[0], expected[-1]) == (0, 1)
@@ -148,9 +149,9 @@ def test_the_papers_scores_are_marked_hollow_and_are_its_own(make: Make) -> None
 def test_parameters_shows_sizes_and_means(make: Make, drawable: Drawable) -> None:
     canvas = make("parameters", selection=Selection(tasks=["segmentation"], backbones=[BACKBONES[0]]))
     (axis,) = canvas.figure.axes
-    rows = summarise(load_results(drawable.home))
+    rows = main_rows(load_results(drawable.home))
     rows = [s for s in rows if (s.task, s.backbone) == ("segmentation", BACKBONES[0])]
-    expected = sorted([s.first.parameters / 1000, s.mean["mean_iou"]] for s in rows)
+    expected = sorted([s.parameters / 1000, s.mean] for s in rows)
     np.testing.assert_allclose(marks_of(axis), expected)
     assert set(READOUTS) <= set(labels(canvas).splitlines())
     assert "over seeds" in labels(canvas)
@@ -169,7 +170,7 @@ def test_sigma_shows_every_head_of_every_seed(make: Make, drawable: Drawable) ->
 def test_correlations_say_what_scipy_says(make: Make, drawable: Drawable) -> None:
     canvas = make("correlations", selection=Selection(tasks=["segmentation"], readouts=["deap"]))
     (axis,) = canvas.figure.axes
-    means = {s.backbone: s.mean["mean_iou"] for s in summarise(load_results(drawable.home))
+    means = {s.backbone: s.mean for s in main_rows(load_results(drawable.home))
              if (s.task, s.readout) == ("segmentation", "deap")}  # fmt: skip
     x, y = [40 + 3 * place for place in range(len(BACKBONES))], [means[name] for name in BACKBONES]
     np.testing.assert_allclose(marks_of(axis), sorted(zip(x, y, strict=True)))

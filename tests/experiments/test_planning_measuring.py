@@ -82,7 +82,7 @@ def grid(tmp_path, home):
     def planned() -> GridPlan:
         file = tmp_path / "two.yaml"
         file.write_text(
-            f"backbones: ['{ONE}@untrained', '{ONE}']\nseeds: [0, 1]\niterations: 2\nbatch_size: 2\n"
+            f"backbones: ['{ONE}@untrained', '{ONE}']\nseeds: [0, 1]\nprotocol: paper\niterations: 2\nbatch_size: 2\n"
             f"probes:\n  - {{tasks: [foreground], dataset: coco}}\n"
         )
         plan = plan_pipeline(load_pipeline(str(file)), home, tmp_path / "none", device="cpu")
@@ -109,7 +109,7 @@ def test_what_is_measured_is_a_speed_of_the_home_and_not_measured_again(grid, ho
     found = measure_missing(grid(), progress=lambda what, *_: seen.append(what))
     assert seen == [f"forward {ONE}", "", "step foreground deap", ""]
     (speed,) = read_speeds(home).values()
-    assert [one.backbone for one in load_speeds(home)] == [ONE], "figures and the leaderboard have it"
+    assert [one.name for one in load_speeds(home)] == [ONE], "figures and the leaderboard have it"
     assert (speed.name, len(speed.seconds), speed.threads) == (ONE, 10, 1)
     assert found.rates.forward(ONE, "fp32") == pytest.approx(1 / speed.images_per_second["median"])
     (key,) = (key for key in home.keys("speed") if "training-steps" in key)

@@ -10,7 +10,8 @@ from deapcache.datasets.cityscapes import Cityscapes
 from deapcache.datasets.coco import CocoInstances, CocoStuffMaps
 from deapcache.datasets.diode import Diode
 from deapcache.datasets.kitti import KittiEigen
-from deapcache.datasets.nyuv2 import NyuInpainted, NyuLabelled, NyuPairs
+from deapcache.datasets.nyuv2 import NyuInpainted, NyuLabelled
+from deapcache.datasets.nyuv2_pairs import NyuPairs
 from deapcache.datasets.voc import Voc
 from deapcache.errors import MissingDataError
 from deapcache.extraction import ExtractionSettings, extract, summarize_dataset, summarize_without_files

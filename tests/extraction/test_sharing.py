@@ -31,7 +31,7 @@ class Store:
         self.there: set[int] = set()
 
     def queue(self, units: range = range(UNITS), **more: Any) -> WorkQueue:
-        return WorkQueue(self.home, units, present=lambda: set(self.there), images=lambda _: 2, **more)
+        return WorkQueue(self.home, units, present=lambda some: set(self.there) & set(some), images=lambda _: 2, **more)
 
     def make(self, who: int, unit: int) -> None:
         self.made.append((who, unit))

@@ -200,7 +200,11 @@ class Bench:
 
 
 def _use(home: Path) -> None:
-    """A result that names the features of the home."""
+    """A result that names the features of the home; a reader's record and a pin that name none."""
+    place = LocalLocation(home)
+    nobody = {"path": "features/gone.zarr", "digest": "0" * 64, "who": "ben", "when": "2026-03-04T05:06:07Z"}
+    place.publish("uses/ben.json", json.dumps([{**nobody, "host": "gpu7"}]).encode())
+    place.publish("pins/000000000000-ben.json", json.dumps({**nobody, "why": "paper"}).encode())
     (root,) = home.glob("features/*/*/*.zarr/zarr.json")
     digest = json.loads(root.read_text())["attributes"]["deapcache"]["digest"]
     result = save_depth(LocalLocation(home))

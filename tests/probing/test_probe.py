@@ -19,6 +19,7 @@ from deapcache.probing import ProbeConfig, default_iterations, plan_runs, probe_
 from deapcache.probing.train import learning_rate_factor
 from deapcache.readouts import build_readout
 from deapcache.tasks import get_task
+from deapcache.tasks.binary import logit_bins
 
 TASKS = ("foreground", "segmentation", "depth")
 
@@ -56,35 +57,73 @@ def test_statistics_give_the_scores_again(learned) -> None:
 
 
 def test_prior_is_scored_by_hand(learned) -> None:
-    """The best constant per pixel for foreground: its training frequency, which is below one half."""
+    """Each metric's own: for the mean IoU the pixels that are foreground often enough, by the training images."""
     run = learned[0]["foreground"]
-    targets = target_maps("val", "instances")
-    background = 1 - (targets != 0).mean()
-    frequent = (target_maps("train", "instances") != 0).mean(0) > 0.5
-    assert not frequent.all()
-    hits = (targets != 0) & frequent
-    union = ((targets != 0) | frequent).sum()
-    neither = ((targets == 0) & ~frequent).sum()
-    expected = (hits.sum() / union + neither / ((targets == 0) | ~frequent).sum()) / 2
-    assert run.baseline_scores["mean_iou"] == pytest.approx(expected, abs=1e-6)
-    assert background > 0.5
+    train, val = (target_maps(split, "instances") != 0 for split in ("train", "val"))
+    frequency = train.mean(0)
+
+    def mean_iou(targets, frequent):
+        hits, union = (targets & frequent).sum(), (targets | frequent).sum()
+        neither, other_union = (~targets & ~frequent).sum(), (~targets | ~frequent).sum()
+        return (hits / union + neither / other_union) / 2
+
+    thresholds = [*np.unique(frequency), 2.0]
+    best = max(thresholds, key=lambda least: mean_iou(train, frequency >= least))
+    assert thresholds[0] < best < 0.5
+    assert run.baseline_scores["mean_iou"] == pytest.approx(mean_iou(val, frequency >= best), abs=1e-6)
+    rate = train.mean()
+    odds = (train.sum(0) + (train.sum() + 0.5) / (train.size + 1)) / (len(train) + 1)
+    loss = -np.where(val, np.log(odds), np.log(1 - odds)).mean()
+    assert run.baseline_scores["cross_entropy"] == pytest.approx(loss, rel=1e-5)
+    assert 0.2 < rate < 0.5
+
+
+def rebuilt_outputs(run, split):
+    """What the readout of a run, built again from its weights, gives for all images of a split."""
+    about = run.build
+    model = build_readout(
+        about["name"],
+        feature_dim=about["feature_dim"],
+        out_channels=about["heads"][0],
+        grid=tuple(about["grid"]),
+        cnn_width=about["cnn_width"],
+        seed=about["seed"],
+        standardise=about["standardise"],
+    )
+    model.load_state_dict({key.removeprefix("0."): torch.from_numpy(value) for key, value in run.weights.items()})
+    with torch.no_grad():
+        return model(torch.from_numpy(volumes(split)).half().float(), run.protocol.output_size)
+
+
+def test_a_threshold_is_fitted_on_each_readouts_own_training_images(toys) -> None:
+    """Of tasks whose readouts are trained as one, the one that wants it gets it."""
+    runs = probe(toys, ("foreground", "boundaries"), readouts=("linear", "deap"), iterations=40, lrs=(1e-2,))
+    task = get_task("boundaries")
+    fitted = []
+    for run in (run for run in runs if run.protocol.task == "boundaries"):
+        train, val = (
+            task.target({"instances": torch.from_numpy(target_maps(split, "instances"))}) for split in ("train", "val")
+        )
+        bins = {split: logit_bins(rebuilt_outputs(run, split)[:, 0]) for split in ("train", "val")}
+
+        def iou(target, predicted):
+            return float((predicted & (target == 1)).sum() / (predicted | (target == 1)).sum())
+
+        edge = max(range(513), key=lambda edge: iou(train, bins["train"] >= edge))
+        fitted.append(edge)
+        assert run.scores["iou_fitted"] == pytest.approx(iou(val, bins["val"] >= edge), abs=1e-3)
+        assert run.scores["iou"] == pytest.approx(iou(val, bins["val"] >= 256), abs=1e-3)
+        assert run.baseline_scores["iou_fitted"] == run.baseline_scores["iou"] > 0
+        assert task.scores(run.baseline_statistics) == pytest.approx(run.baseline_scores)
+        assert task.scores(run.statistics) == pytest.approx(run.scores)
+        assert run.main_metric == "average_precision"
+    assert len(set(fitted)) == 2
+    assert all("iou_fitted" not in run.scores for run in runs if run.protocol.task == "foreground")
 
 
 def test_weights_rebuild_the_predictions(learned) -> None:
     for name, run in learned[0].items():
-        about = run.build
-        model = build_readout(
-            about["name"],
-            feature_dim=about["feature_dim"],
-            out_channels=about["heads"][0],
-            grid=tuple(about["grid"]),
-            cnn_width=about["cnn_width"],
-            seed=about["seed"],
-        )
-        model.load_state_dict({key.removeprefix("0."): torch.from_numpy(value) for key, value in run.weights.items()})
-        features = torch.from_numpy(volumes("val")[run.examples.rows]).half().float()
-        with torch.no_grad():
-            output = model(features, run.protocol.output_size)
+        output = rebuilt_outputs(run, "val")[run.examples.rows]
         predictions = get_task(name).prediction(output).numpy()
         assert np.mean(np.abs(predictions - run.examples.predictions) < 1e-4) > 0.999
 
@@ -102,7 +141,10 @@ def test_the_run_says_what_happened(learned) -> None:
     assert run.classes == ("background", "chair", "table")
     assert run.build["heads"] == [3]
     assert len(run.sigma) == 8
-    assert run.parameters == sum(values.size for values in run.weights.values())
+    statistics = {"0.feature_mean", "0.feature_std"}
+    assert run.parameters == sum(values.size for name, values in run.weights.items() if name not in statistics)
+    assert np.allclose(run.weights["0.feature_mean"], volumes("train").mean((0, 1, 2)), atol=1e-4)
+    assert np.allclose(run.weights["0.feature_std"], volumes("train").std((0, 1, 2)), atol=1e-4)
     assert (run.backbone_forwards, run.backbone_builds) == (0, 0)
     assert (run.train_images, run.readouts_sharing, run.residency, run.device) == (24, 3, "memory", "cpu")
     assert run.images_per_second == pytest.approx(300 * 8 / run.seconds["train"])
@@ -136,10 +178,11 @@ def _alike(one, other) -> bool:
 
 
 def test_sharing_a_pass_changes_nothing(toys) -> None:
-    shared = probe(toys, ("foreground", "depth"), readouts=["deap", "no-sigma"], seeds=[0, 1])
+    given = {"lrs": (1e-3,), "standardise": "cell"}
+    shared = probe(toys, ("foreground", "depth"), readouts=["deap", "no-sigma"], seeds=[0, 1], **given)
     assert len(shared) == 8
     for run in shared:
-        (alone,) = probe(toys, [run.protocol.task], readouts=[run.protocol.readout], seeds=[run.seed])
+        (alone,) = probe(toys, [run.protocol.task], readouts=[run.protocol.readout], seeds=[run.seed], **given)
         assert _alike(run, alone)
         assert run.protocol == alone.protocol
     assert not _alike(shared[0], shared[1]), "seeds must differ"
@@ -225,7 +268,7 @@ def test_default_lengths() -> None:
 
 
 def test_eight_readouts_read_every_volume_once_an_epoch(toys, monkeypatch) -> None:
-    """Counted where the cache is asked, streaming: three epochs of 24 images, whatever the number of readouts."""
+    """Counted where the cache is asked, streaming: once for statistics, and three epochs, whatever the readouts."""
     asked: list[int] = []
     read = FeatureCache.read_features_async
 
@@ -235,11 +278,11 @@ def test_eight_readouts_read_every_volume_once_an_epoch(toys, monkeypatch) -> No
         return read(self, rows)
 
     monkeypatch.setattr(FeatureCache, "read_features_async", counting)
-    runs = probe(toys, ("foreground", "depth"), seeds=[0, 1, 2, 3], iterations=9, batch_size=8, residency="stream")
+    runs = probe(toys, ("foreground", "depth"), seeds=[0, 1, 2, 3], iterations=9, lrs=(1e-3,), residency="stream")
     assert {run.readouts_sharing for run in runs} == {8}
     measured = 8  # one batch, to measure the cost of the readouts on
-    assert len(asked) == 3 * COUNTS["train"] + measured
-    assert set(np.bincount(asked)) <= {3, 4, 5}
+    assert len(asked) == 4 * COUNTS["train"] + measured
+    assert set(np.bincount(asked)) <= {4, 5, 6}
 
 
 def test_several_learning_rates_are_several_protocols_of_one_pass(toys) -> None:

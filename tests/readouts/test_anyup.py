@@ -12,7 +12,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from deapcache_plugins import TEMPLATE, forgotten_plugins
-from deapcache_readouts import check_gradients, check_nothing_is_dead, count, draw, draw_images, make, shake
+from deapcache_readouts import (
+    check_gradients,
+    check_nothing_is_dead,
+    count,
+    draw,
+    draw_images,
+    draw_uneven,
+    fitted,
+    make,
+    shake,
+    standardised,
+)
 from torch import Tensor, nn
 
 from deapcache import plugins
@@ -90,6 +101,24 @@ def test_it_is_the_upsampler_and_a_linear_map(size: tuple[int, int], hub: StandI
     assert output.dtype == torch.float32
     torch.testing.assert_close(output.double(), expected, rtol=1e-4, atol=1e-4)
     check_gradients(readout, output, expected, reference)
+
+
+def test_cells_that_cover_a_part_are_guided_by_that_part(hub: StandIn) -> None:
+    whole, part = (make("anyup", out_channels=3, covered=share) for share in ((1.0, 1.0), (0.5, 0.75)))
+    features, images = draw(2, 4, 5, 24), draw_images(2, 40, 56, 3)
+    output, inner = part(features, (32, 48), images), whole(features, (16, 36), images[:, :20, :42])
+    torch.testing.assert_close(output[..., :16, :36], inner)
+    assert torch.equal(output[..., 16:, :], output[..., 15:16, :].expand(-1, -1, 16, -1))
+    assert torch.equal(output[..., 36:], output[..., 35:36].expand(-1, -1, -1, 12))
+
+
+def test_statistics_of_channels_come_before_the_upsampler(hub: StandIn) -> None:
+    features, images = draw_uneven(2, 4, 5, 24), draw_images(2, 40, 56, 3)
+    readout, plain = fitted(make("anyup", standardise="channel"), features), make("anyup")
+    torch.testing.assert_close(
+        readout(features, (16, 24), images), plain(standardised(features, readout), (16, 24), images)
+    )
+    assert readout.options["features"] == "standardised per channel over the training images"
 
 
 def test_the_upsampler_is_frozen_and_sees_one_image_at_a_time(hub: StandIn) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from deapcache_readouts import (
+    WAYS,
     check_gradients,
     check_nothing_is_dead,
     count,
     decoded_by_formula,
     draw,
+    draw_uneven,
+    fitted,
     make,
     shake,
     tokens_by_formula,
@@ -27,17 +31,22 @@ def formula(readout, features: Tensor, size: tuple[int, int]) -> Tensor:
     (h, w), (rows, columns) = size, (-(-size[0] // 8), -(-size[1] // 8))
     # grid_sample's coordinates run from -1 to 1 between the edges of the image, wherever the last region ends
     y, x = torch.meshgrid((torch.arange(rows) + 0.5) * 16 / h - 1, (torch.arange(columns) + 0.5) * 16 / w - 1)
-    places = torch.stack([x, y], -1).to(values).expand(len(values), -1, -1, -1)
+    tall, wide = readout.config.covered
+    places = torch.stack([(x + 1) / wide - 1, (y + 1) / tall - 1], -1).to(values).expand(len(values), -1, -1, -1)
     mixed = F.grid_sample(values, places, mode="bicubic", padding_mode="border", align_corners=False)
     return decoded_by_formula(readout, mixed.permute(0, 2, 3, 1))[:, :, :h, :w]
 
 
 @pytest.mark.filterwarnings("ignore:torch.meshgrid")
+@WAYS
 @pytest.mark.parametrize(
     ("size", "grid"), [((64, 64), (5, 5)), ((40, 72), (6, 3)), ((21, 13), (2, 3)), ((16, 16), (7, 7))]
 )
-def test_output_and_gradients_are_those_of_the_formula(size: tuple[int, int], grid: tuple[int, int]) -> None:
-    readout, features = shake(make("bicubic", out_channels=3, grid=grid)), draw(3, *grid, 24)
+def test_output_and_gradients_are_those_of_the_formula(
+    size: tuple[int, int], grid: tuple[int, int], way: dict[str, Any]
+) -> None:
+    features = draw_uneven(3, *grid, 24)
+    readout = fitted(shake(make("bicubic", out_channels=3, grid=grid, **way)), features)
     reference = copy.deepcopy(readout).double()
     output, expected = readout(features, size), formula(reference, features.double(), size)
     assert output.shape == (3, 3, *size)

@@ -15,7 +15,17 @@ from deapcache.readouts import (
     restore_readout,
 )
 
-LOCAL = ("deap", "8-dim", "no-sigma", "no-indiv-sigma", "only-mask", "bicubic", "transposed-conv", "linear")
+LOCAL = (
+    "deap",
+    "8-dim",
+    "no-sigma",
+    "no-indiv-sigma",
+    "only-mask",
+    "bicubic",
+    "transposed-conv",
+    "linear",
+    "linear-bn",
+)
 """Those that need no file and no network."""
 
 SIZED = ("deap", "no-sigma", "no-indiv-sigma", "only-mask", "bicubic", "transposed-conv")
@@ -23,7 +33,7 @@ SIZES = (8, 16, 32, 64, 128)
 
 
 def test_all_readouts_of_the_paper_are_there() -> None:
-    assert set(READOUTS.names()) == {*LOCAL, "featup"}
+    assert set(READOUTS.names()) == {*LOCAL, "featup", "knn"}
 
 
 @pytest.mark.parametrize("name", SIZED)
@@ -124,7 +134,7 @@ def test_options_tell_readouts_apart_but_not_backbones(name: str) -> None:
     assert options not in others
 
 
-@pytest.mark.parametrize("name", ["bicubic", "transposed-conv", "linear"])
+@pytest.mark.parametrize("name", ["bicubic", "transposed-conv", "linear", "linear-bn"])
 def test_several_at_once_give_what_each_gives_alone(name: str) -> None:
     members, features = [shake(make(name, seed=seed, out_channels=3)) for seed in range(3)], draw(2, 5, 5, 24)
     alone, weights = [], [draw(2, 3, 40, 32, seed=seed) for seed in range(3)]
@@ -140,8 +150,9 @@ def test_several_at_once_give_what_each_gives_alone(name: str) -> None:
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["bicubic", "transposed-conv"])
+@pytest.mark.parametrize("name", ["bicubic", "transposed-conv", "linear", "linear-bn"])
 def test_readouts_of_one_shape_say_so(name: str) -> None:
     assert make(name, seed=0).stack_key() == make(name, seed=1).stack_key()
     assert make(name).stack_key() != make(name, out_channels=2).stack_key()
-    assert make(name).stack_key() != make(f"{name}:32").stack_key()
+    assert make(name).stack_key() != make(name, covered=(0.9, 1.0)).stack_key()
+    assert name not in SIZED or make(name).stack_key() != make(f"{name}:32").stack_key()

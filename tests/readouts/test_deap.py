@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from deapcache_readouts import WAYS, draw_uneven, fitted, standardised
 from torch import Tensor
 
 from deapcache.errors import UnknownNameError
@@ -81,13 +83,13 @@ def formula(readout: Readout, features: Tensor, size: tuple[int, int]) -> Tensor
         angles = [y, 2 * y, x, 2 * x]
         return torch.stack([a.sin() for a in angles] + [a.cos() for a in angles], -1)
 
-    regions, cells = centres(rows, columns, (8, 8)), centres(H, W, (size[0] / H, size[1] / W))
+    tall, wide = readout.config.covered
+    regions, cells = centres(rows, columns, (8, 8)), centres(H, W, (tall * size[0] / H, wide * size[1] / W))
     squares = torch.cdist(regions, cells) ** 2
     queries = readout.query(code(regions))
     outputs = []
     for image in features.flatten(1, 2):
-        mean, variance = image.mean(-1, keepdim=True), image.var(-1, unbiased=False, keepdim=True)
-        tokens = readout.norm(torch.cat([code(cells), (image - mean) / variance.sqrt()], -1))
+        tokens = readout.norm(torch.cat([code(cells), standardised(image, readout)], -1))
         keys, values, heads = readout.key(tokens), readout.value(tokens), []
         for h in range(8):
             logits = queries[:, 2 * h : 2 * h + 2] @ keys[:, 2 * h : 2 * h + 2].T / math.sqrt(2)
@@ -104,10 +106,14 @@ def formula(readout: Readout, features: Tensor, size: tuple[int, int]) -> Tensor
     return torch.stack(outputs)
 
 
+@WAYS
 @pytest.mark.parametrize("name", ["deap", "no-sigma"])
 @pytest.mark.parametrize(("size", "grid"), [((64, 64), (5, 5)), ((40, 72), (6, 3)), ((21, 13), (2, 3))])
-def test_output_and_gradients_are_those_of_the_formula(name: str, size: tuple[int, int], grid: tuple[int, int]) -> None:
-    readout, features = make(name, out_channels=3, grid=grid), draw(3, *grid, 24)
+def test_output_and_gradients_are_those_of_the_formula(
+    name: str, size: tuple[int, int], grid: tuple[int, int], way: dict[str, Any]
+) -> None:
+    features = draw_uneven(3, *grid, 24)
+    readout = fitted(make(name, out_channels=3, grid=grid, **way), features)
     with torch.no_grad():  # away from the neutral start
         readout.norm.weight.copy_(draw(32, seed=1))
         readout.norm.bias.copy_(draw(32, seed=2))

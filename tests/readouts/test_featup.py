@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from deapcache_featup import published_state, upsampled_by_formula, write_published
-from deapcache_readouts import check_gradients, check_nothing_is_dead, count, draw, draw_images, make, shake
+from deapcache_readouts import check_gradients, check_nothing_is_dead, count, draw, draw_images, enlarged, make, shake
 from torch import Tensor
 
 from deapcache.errors import MissingWeightsError, UsageError, WeightsError
@@ -65,6 +65,16 @@ def test_a_base_image_coarser_than_the_stack_is_brought_up_bicubically(checkpoin
     enlarged = F.interpolate(normalised(images), (64, 56), mode="bicubic", align_corners=False)
     expected = formula(copy.deepcopy(readout).double(), features.double(), (32, 32), enlarged)
     torch.testing.assert_close(readout(features, (32, 32), images).double(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_cells_that_cover_a_part_are_guided_by_that_part(checkpoint: Path) -> None:
+    readout = make("featup", out_channels=3, grid=(2, 3), covered=(0.5, 0.75), upsampler=checkpoint)
+    whole = make("featup", out_channels=3, grid=(2, 3), upsampler=checkpoint)
+    features, images = draw(2, 2, 3, 24), draw_images(2, 64, 64, 3)
+    fine = whole(features, (32, 48), images[:, :32, :48])
+    expected = enlarged(fine.double(), (40, 40), (0.5, 0.75))
+    torch.testing.assert_close(readout(features, (40, 40), images).double(), expected, rtol=1e-3, atol=1e-4)
+    assert readout.stack_key() != whole.stack_key()
 
 
 @pytest.mark.parametrize("pixels", [1, 2 * 16 * 16 * 4, 10**9])

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from deapcache_readouts import check_gradients, check_nothing_is_dead, count, draw, make, standardised
+from deapcache_readouts import (
+    WAYS,
+    check_gradients,
+    check_nothing_is_dead,
+    count,
+    draw,
+    draw_uneven,
+    enlarged,
+    fitted,
+    make,
+    standardised,
+)
 
 
+@WAYS
 @pytest.mark.parametrize(("size", "grid"), [((64, 64), (5, 5)), ((21, 13), (2, 3)), ((8, 8), (12, 9))])
-def test_output_and_gradients_are_those_of_the_formula(size: tuple[int, int], grid: tuple[int, int]) -> None:
-    readout, features = make("linear", out_channels=3, grid=grid), draw(3, *grid, 24)
+def test_output_and_gradients_are_those_of_the_formula(
+    size: tuple[int, int], grid: tuple[int, int], way: dict[str, Any]
+) -> None:
+    features = draw_uneven(3, *grid, 24)
+    readout = fitted(make("linear", out_channels=3, grid=grid, **way), features)
     reference = copy.deepcopy(readout).double()
-    fine = F.interpolate(
-        standardised(features.double()).permute(0, 3, 1, 2), size, mode="bilinear", align_corners=False
-    )
+    fine = enlarged(standardised(features.double(), reference).permute(0, 3, 1, 2), size, reference.config.covered)
     expected = F.conv2d(fine, reference.linear.weight[:, :, None, None], reference.linear.bias)
     output = readout(features, size)
     assert output.dtype == torch.float32

@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from deapcache_readouts import draw, make
 
+from deapcache.errors import UsageError
 from deapcache.readouts.regions import locate_regions_and_cells
 
 
@@ -74,3 +76,30 @@ def test_an_output_of_another_shape_covers_the_same_image() -> None:
     assert torch.equal(asked.cell_columns, trained.cell_columns)
     torch.testing.assert_close(asked.region_rows, trained.region_rows.view(-1, 2).mean(1))
     torch.testing.assert_close(asked.region_columns.view(-1, 2).mean(1), trained.region_columns)
+
+
+def test_cells_lie_where_the_patches_are() -> None:
+    """siglip-so sees 512 pixels by 36 patches of 14: 504 of them."""
+    geometry = locate_regions_and_cells((224, 224), (36, 36), covered=(504 / 512, 504 / 512))
+    torch.testing.assert_close(geometry.cell_rows, (14 * torch.arange(36) + 7) / 512)
+    assert torch.equal(geometry.cell_columns, geometry.cell_rows)
+    torch.testing.assert_close(geometry.region_rows, (torch.arange(28) + 0.5) / 28)
+    wide = locate_regions_and_cells((216, 288), (36, 36), covered=(504 / 512, 0.5))
+    torch.testing.assert_close(wide.cell_rows, 0.75 * geometry.cell_rows)
+    torch.testing.assert_close(wide.cell_columns, (torch.arange(36) + 0.5) / 72)
+
+
+def test_pixels_beyond_the_covered_part_have_the_nearest_cell() -> None:
+    """At 512 pixels a patch of siglip-so is 14 pixels: the covered part is an output of 504 of its own."""
+    part, whole = (make("linear", grid=(36, 36), covered=share) for share in ((504 / 512,) * 2, (1.0, 1.0)))
+    features = draw(1, 36, 36, 24)
+    output, inner = part(features, (512, 512)), whole(features, (504, 504))
+    torch.testing.assert_close(output[..., :504, :504], inner, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(output[..., 504:], output[..., 503:504].expand(-1, -1, -1, 8))
+    torch.testing.assert_close(output[..., 504:, :], output[..., 503:504, :].expand(-1, -1, 8, -1))
+
+
+def test_shares_of_the_image_are_above_0_up_to_1() -> None:
+    for wrong in ((0.0, 1.0), (1.0, 1.01), (float("nan"), 1.0)):
+        with pytest.raises(UsageError, match="of the image's height and width: expected shares above 0, up to 1"):
+            make("deap", covered=wrong)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from deapcache_readouts import (
     check_gradients,
     check_nothing_is_dead,
     count,
     decoded_by_formula,
     draw,
+    draw_uneven,
+    enlarged,
+    fitted,
     make,
     shake,
     tokens_by_formula,
@@ -28,22 +31,25 @@ def formula(readout, features: Tensor, size: tuple[int, int], stride: tuple[int,
         by_column = [tokens @ readout.value.weight[:, :, a, b] + readout.value.bias for b in range(stride[1])]
         rows.append(torch.stack(by_column, 3).flatten(2, 3))
     mixed = torch.stack(rows, 2).flatten(1, 2)
-    return F.interpolate(decoded_by_formula(readout, mixed), size, mode="bilinear", align_corners=False)
+    return enlarged(decoded_by_formula(readout, mixed), size, readout.config.covered)
 
 
 @pytest.mark.parametrize(
-    ("size", "grid", "stride"),
+    ("size", "grid", "stride", "way"),
     [
-        ((64, 64), (14, 14), (2, 2)),
-        ((40, 72), (7, 12), (4, 2)),
-        ((21, 13), (36, 28), (1, 1)),
-        ((24, 24), (64, 9), (1, 3)),
+        ((64, 64), (14, 14), (2, 2), {}),
+        ((40, 72), (7, 12), (4, 2), {}),
+        ((21, 13), (36, 28), (1, 1), {}),
+        ((24, 24), (64, 9), (1, 3), {}),
+        ((40, 72), (7, 12), (4, 2), {"standardise": "channel"}),
+        ((40, 72), (7, 12), (4, 2), {"covered": (504 / 512, 0.75)}),
     ],
 )
 def test_output_and_gradients_are_those_of_the_formula(
-    size: tuple[int, int], grid: tuple[int, int], stride: tuple[int, int]
+    size: tuple[int, int], grid: tuple[int, int], stride: tuple[int, int], way: dict[str, Any]
 ) -> None:
-    readout, features = shake(make("transposed-conv", out_channels=3, grid=grid)), draw(2, *grid, 24)
+    features = draw_uneven(2, *grid, 24)
+    readout = fitted(shake(make("transposed-conv", out_channels=3, grid=grid, **way)), features)
     reference = copy.deepcopy(readout).double()
     output, expected = readout(features, size), formula(reference, features.double(), size, stride)
     assert output.shape == (2, 3, *size)

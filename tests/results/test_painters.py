@@ -36,7 +36,7 @@ from deapcache.results.painters import (
 
 @pytest.mark.parametrize(("name", "error", "says"), [
     ("instances", UsageError, "label type 'instances' has no paint"),
-    ("normals", UnknownNameError, "unknown label type"),
+    ("slopes", UnknownNameError, "unknown label type"),
 ])  # fmt: skip
 def test_a_picture_that_nothing_paints_is_told(name: str, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):

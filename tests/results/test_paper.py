@@ -12,7 +12,7 @@ from deapcache_testing import require
 
 from deapcache.backbones import BACKBONES
 from deapcache.results import paper_ablation, paper_backbones, paper_parameters, paper_score
-from deapcache.results.paper import DATA
+from deapcache.results.paper import DATA, paper_metrics
 from deapcache.tasks import get_task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,7 +78,7 @@ def test_names_are_those_of_our_registries() -> None:
     for task, data in DATA.items():
         assert get_task(task).default_dataset == data.dataset
         printed = [metric for metric in get_task(task).metrics if paper_score("dinov2", task, metric)]
-        assert get_task(task).main_metric in printed
+        assert printed == paper_metrics(task)
         assert all(str(paper_parameters(name, task)) for name in paper_backbones())
 
 

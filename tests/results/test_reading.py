@@ -6,9 +6,9 @@ import csv
 import io
 
 import pytest
-from deapcache_results import make_facts
+from deapcache_results import main_rows, make_facts
 
-from deapcache.results import PLAIN, layout_json, load_results, make_tables, save_run, summarise, table_rows
+from deapcache.results import PLAIN, layout_json, load_results, make_tables, save_run, table_rows
 from deapcache.results.figures.groups import group_results
 from deapcache.results.leaderboard import collect, leaderboard, rendered
 from deapcache.results.leaderboard.reproduce import reproduce_commands
@@ -26,8 +26,8 @@ def layers(home, arrays):
 
 
 def test_layers_are_rows_of_one_table_in_order(layers):
-    summaries = summarise(load_results(layers))
-    assert [one.label for one in summaries] == LABELS
+    summaries = main_rows(load_results(layers))
+    assert [one.display_name for one in summaries] == LABELS
     assert {one.seeds for one in summaries} == {(0, 1)}
     rows = table_rows(load_results(layers))
     (table,) = make_tables(rows)
@@ -37,8 +37,8 @@ def test_layers_are_rows_of_one_table_in_order(layers):
 
 def test_a_single_layer_is_named_though_nothing_stands_beside_it(home, arrays):
     save_run(home, make_facts(backbone="mae", layer="6", tokens="cls"), **arrays)
-    (summary,) = summarise(load_results(home))
-    assert summary.label == "mae · layer 6, cls kept"
+    (summary,) = main_rows(load_results(home))
+    assert summary.display_name == "mae · layer 6, cls kept"
 
 
 def test_layers_in_every_form_of_the_leaderboard(layers):
@@ -61,7 +61,7 @@ def test_layers_in_every_form_of_the_leaderboard(layers):
 def test_figures_name_layers(layers):
     from deapcache.results.figures.sigma import draw_sigma
 
-    canvas = draw_sigma(group_results(summarise(load_results(layers))))
+    canvas = draw_sigma(group_results(table_rows(load_results(layers))))
     (axis,) = canvas.figure.axes
     assert {text.get_text() for text in axis.get_yticklabels()} == set(LABELS)
 

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 from deapcache_figures import add_speed
-from deapcache_results import make_facts, save_depth
+from deapcache_results import main_rows, make_facts, save_depth
 
 from deapcache.cli import main
 from deapcache.errors import ResultsError
 from deapcache.experiments import find_run
 from deapcache.locations import LocalLocation
-from deapcache.results import HomeIntervals, load_readout_file, load_results, save_run, summarise
+from deapcache.results import HomeIntervals, load_readout_file, load_results, save_run, table_rows
 from deapcache.results.bundle import find_runs
 from deapcache.results.last_used import last_uses
 from deapcache.results.leaderboard import collect, leaderboard, rendered
@@ -115,11 +115,11 @@ def test_hidden_files_are_passed_over_without_a_word(two: LocalLocation) -> None
 @pytest.mark.parametrize("pattern", COPIES)
 def test_a_copy_under_another_name_is_named_and_not_counted(two: LocalLocation, pattern: str) -> None:
     runs = find_runs(two, ["depth"])
-    (mean,) = summarise(load_results(two))
+    (mean,) = main_rows(load_results(two))
     copy = beside(f"results/{runs[0]}.json", pattern)
     put(two, copy, changed(two, f"results/{runs[0]}.json"))
     with pytest.warns(UserWarning, match=re.escape(copy)):
-        (again,) = summarise(load_results(two))
+        (again,) = main_rows(load_results(two))
     assert (again.seeds, again.mean) == ((0, 1), mean.mean)
     with pytest.warns(UserWarning, match=re.escape(copy)):
         assert find_runs(two, ["depth"]) == runs
@@ -144,7 +144,7 @@ def test_a_copy_of_a_speed_is_not_the_speed(home: LocalLocation, pattern: str) -
     home.delete(other)
     put(home, beside(key, pattern), data)
     with pytest.warns(UserWarning, match=re.escape(beside(key, pattern))):
-        assert [one.images_per_second for one in load_speeds(home)] == [pytest.approx(10)]
+        assert [one.images_per_second["median"] for one in load_speeds(home)] == [pytest.approx(10)]
 
 
 @pytest.mark.parametrize("pattern", COPIES)
@@ -310,7 +310,7 @@ def test_a_damaged_speed_is_named_and_the_others_are_shown(home: LocalLocation, 
     changed = BYTES[damage](data)
     put(home, key, b"{" if changed == data else changed)
     with pytest.warns(UserWarning, match=re.escape(key)):
-        assert [one.backbone for one in load_speeds(home)] == ["mae"]
+        assert [one.name for one in load_speeds(home)] == ["mae"]
 
 
 @pytest.mark.parametrize("damage", sorted(BYTES.keys() - {"UTF-16"}))
@@ -318,7 +318,7 @@ def test_damaged_statistics_are_told_where_intervals_would_be(home: LocalLocatio
     result = save_depth(home)
     key = f"results/{result.run}.stats.safetensors"
     put(home, key, BYTES[damage](home.read(key)) if damage not in ("NaN", "1e999") else b"\x10" * 7)
-    (summary,) = summarise(load_results(home))
+    (summary,) = main_rows(load_results(home))
     uncertainty = HomeIntervals(home)(summary.results)
     assert uncertainty.problem or uncertainty.intervals
 
@@ -341,7 +341,7 @@ def test_statistics_of_something_else_are_a_problem_of_one_row(home: LocalLocati
     result = save_depth(home)
     arrays = {name: np.ones(6) for name in ("run/squares", "run/relative", "run/decades", "run/logs")}
     put(home, f"results/{result.run}.stats.safetensors", save({**arrays, **STATISTICS[case]}))
-    (summary,) = summarise(load_results(home))
+    (summary,) = main_rows(load_results(home))
     assert HomeIntervals(home)(summary.results).problem
 
 
@@ -373,7 +373,7 @@ def test_what_is_no_file_neither_blocks_nor_ends_the_others(home: LocalLocation,
         found = load_results(home)
         assert sound in found
         collected = collect([home])
-        for summary in summarise(found):
+        for summary in main_rows(found):
             HomeIntervals(home)(summary.results)
         last_uses([home])
     assert len(collected.results) == (1 if what.endswith(".json") else 2)
@@ -450,9 +450,9 @@ def test_seeds_that_lack_a_score_do_not_end_the_table(home: LocalLocation, array
     for part in ("scores", "prior", "metrics"):
         document[part].pop("ce")
     put(home, key, json.dumps(document).encode())
-    (summary,) = summarise(load_results(home))
-    assert summary.seeds == (0, 1)
-    assert np.isnan(summary.mean["ce"])
+    rows = table_rows(load_results(home)).set_index("metric")
+    assert set(rows["seeds"]) == {(0, 1)}
+    assert np.isnan(rows.loc["ce", "mean"])
     for format in ("table", "markdown", "csv", "html"):
         rendered(leaderboard(collect([home]), intervals=False, paper=False), format)  # type: ignore[arg-type]
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import io
 
 import pytest
+from deapcache_results import make_selected
 from rich.console import Console
 
+from deapcache.errors import ResultsError
 from deapcache.results import (
     PLAIN,
+    Difference,
+    Selection,
     Table,
     Uncertainty,
     layout_json,
+    layout_tables,
     make_tables,
     markdown,
     plain_text,
     print_tables,
+    select,
     table_rows,
 )
 from deapcache.results.record import make_result
@@ -70,6 +76,30 @@ def test_rows_of_one_name_are_numbered_and_told_apart(facts) -> None:
     assert "protocol" not in note
 
 
+def test_chosen_rates_are_one_table_that_says_what_was_tried() -> None:
+    results = [make_selected(lr, backbone=b, seed=s) for b, lr in (("a", 1e-2), ("b", 1e-3)) for s in (0, 1)]
+    results.append(make_selected("none", backbone="b", readout="knn"))
+    rows = table_rows(results)
+    (table,) = make_tables(rows)
+    place = table.header.index("lr (of, range)")
+    assert [row[place] for row in table.rows] == ["0.01 (of 3, 0.2500)", "0.001 (least of 3, 0.2500)", "–", ""]
+    assert "lr: chosen on 24 training images that were held out for it" in "\n".join(table.notes)
+    assert any(note.startswith("protocol: deapcache-2: ") for note in table.notes)
+    assert list(rows[rows["is_main"]]["lr_text"]) == ["lr selected", "lr selected", "not trained"]
+    first, *_ = layout_json(rows, PLAIN)
+    assert (first["lr"], first["protocol_name"], first["features"]) == (1e-2, "deapcache-2", {"outlier_ratio": 3.5})
+    assert first["selection"]["candidates"][2] == {"lr": 3e-2, "score": None}
+    assert [row[0] for row in layout_tables(rows, "table5")[0].rows] == ["deap", "knn"]
+
+
+def test_named_protocols_do_not_stand_beside_results_of_before(facts) -> None:
+    results = [make_selected(1e-2), make_result(facts(seed=1))]
+    with pytest.raises(ResultsError, match=r"protocol\.name: ('' or 'deapcache-2'|'deapcache-2' or '')"):
+        table_rows(results)
+    assert len(make_tables(table_rows(results, allow_mixed=True))) == 2
+    assert select(results, Selection(protocols=["deapcache-2"])) == results[:1]
+
+
 def test_learning_rates_are_rows_that_show_them(facts) -> None:
     results = [make_result(facts(lr=lr, seed=seed)) for lr in (1e-3, 3e-4) for seed in (0, 1)]
     (table,) = make_tables(table_rows(results))
@@ -96,14 +126,19 @@ def test_time_and_memory_stand_right_where_they_were_measured(facts) -> None:
 def test_interval_of_the_main_metric_stands_beside_it_and_its_absence_is_explained(facts) -> None:
     def uncertainty(results):
         known = {"iou": (0.45, 0.75), "ce": (0.2, 0.4)}
-        return Uncertainty(intervals=known) if results[0].readout == "deap" else Uncertainty(problem="no file x")
+        above = {"iou": Difference(0.5, (0.35, 0.65), 0.001)}
+        deap = Uncertainty(intervals=known, differences=above)
+        return deap if results[0].readout == "deap" else Uncertainty(problem="no file x")
 
     (table,) = make_tables(_rows(facts, uncertainty))
-    assert table.header[2:5] == ("IoU ↑", "95% interval", "CE [nats] ↓")
+    assert table.header[2:6] == ("IoU ↑", "95% interval", "score − prior [95% interval]", "CE [nats] ↓")
     assert [row[3] for row in table.rows] == ["–", "0.4500–0.7500", ""]
+    assert [row[4] for row in table.rows] == ["–", "+0.5000 [+0.3500, +0.6500]", ""]
     assert "no interval: no file x" in table.notes
     bicubic, deap = layout_json(_rows(facts, uncertainty), PLAIN)
     assert deap["intervals"]["ce"] == [0.2, 0.4]
+    assert deap["over_prior"]["iou"] == {"value": 0.5, "interval": [0.35, 0.65], "p": 0.001, "p_holm": 0.001}
+    assert deap["over_prior"]["ce"] is bicubic["over_prior"]["iou"] is None
     assert (deap["seeds"], deap["mean"]["iou"], len(deap["runs"])) == ([0, 1], pytest.approx(0.6), 2)
     assert (bicubic["problem"], bicubic["spread"]["iou"], bicubic["readout"]) == ("no file x", None, "bicubic")
 

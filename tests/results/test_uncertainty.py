@@ -5,17 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from deapcache_results import main_rows
 
 from deapcache.errors import ReadOnlyError, ResultsError
 from deapcache.results import (
     HomeIntervals,
-    Uncertainty,
     bootstrap_difference,
     bootstrap_interval,
     load_results,
+    make_tables,
     paired_difference,
     save_run,
-    summarise,
+    table_rows,
 )
 from deapcache.results.intervals import interval_key
 from deapcache.tasks import TASKS, get_task
@@ -39,9 +40,11 @@ def row(home, facts, arrays):
             statistics = _statistics(seed)
             scores = get_task("boundaries").scores(statistics) | changes.get("scores", {})
             names = changes.get("ids", {}).get(seed, [str(number) for number in range(9)])
-            parts = {**arrays, "statistics": statistics, "image_ids": names}
-            save_run(home, facts(seed=seed, scores=scores, metrics=METRICS), **parts)
-        (summary,) = summarise(load_results(home))
+            prior = _statistics(5)
+            parts = {**arrays, "statistics": statistics, "prior_statistics": prior, "image_ids": names}
+            given = facts(seed=seed, scores=scores, metrics=METRICS)
+            save_run(home, given | {"prior": get_task("boundaries").scores(prior)}, **parts)
+        (summary,) = main_rows(load_results(home))
         return summary
 
     return make
@@ -55,14 +58,36 @@ def test_interval_is_the_bootstrap_over_all_seeds(home, row) -> None:
     for metric, interval in expected.items():
         assert found.intervals[metric] == pytest.approx(interval, rel=1e-9)
     low, high = found.intervals["iou"]
-    assert low < summary.mean["iou"] < high
+    assert low < summary.mean < high
+
+
+def test_the_difference_from_the_prior_is_over_the_same_drawn_images_and_is_kept(home, row) -> None:
+    summary = row()
+    expected = bootstrap_difference(
+        [_statistics(0), _statistics(1)], [_statistics(5)], get_task("boundaries").scores, sums_suffice=True
+    )
+    for found in (HomeIntervals(home)(summary.results), HomeIntervals(home)(summary.results)):  # made, then kept
+        assert found.differences["iou"].interval == pytest.approx(expected["iou"].interval)
+        assert found.differences["iou"].p == pytest.approx(expected["iou"].p)
+    rows = table_rows(load_results(home), uncertainty=HomeIntervals(home)).set_index("metric")
+    assert rows.loc["iou", "difference"].value == pytest.approx(summary.mean - summary.prior)
+
+
+def test_intervals_over_seeds_are_others_and_say_so(home, row) -> None:
+    results = row().results
+    images, both = (HomeIntervals(home, over_seeds=each)(results) for each in (False, True))
+    widths = [high - low for low, high in (one.intervals["cross_entropy"] for one in (images, both))]
+    assert widths[0] < widths[1]
+    assert HomeIntervals(home)(results) == images, "each is kept by itself"
+    (table,) = make_tables(table_rows(load_results(home), uncertainty=HomeIntervals(home, over_seeds=True)))
+    assert "over val images and seeds" in "\n".join(table.notes)
 
 
 def test_intervals_are_kept_in_the_home_until_a_run_is_made_anew(home, row) -> None:
     summary = row()
     found = HomeIntervals(home)(summary.results)
     assert load_results(home) == list(summary.results)  # what is kept is no result
-    home.delete(f"results/{summary.first.run}.stats.safetensors")
+    home.delete(f"results/{summary.result.run}.stats.safetensors")
     assert HomeIntervals(home)(summary.results).intervals == found.intervals
     home.publish(interval_key(summary.results), b"{", replace=True)
     assert "has no results/" in HomeIntervals(home)(summary.results).problem
@@ -89,11 +114,11 @@ def test_statistics_of_another_score_are_not_used(home, row) -> None:
 
 def test_damaged_incomplete_and_unequal_statistics_are_problems(home, row, arrays, facts) -> None:
     summary = row()
-    key = f"results/{summary.first.run}.stats.safetensors"
+    key = f"results/{summary.result.run}.stats.safetensors"
     whole = home.read(key)
     home.publish(key, whole[:-3], replace=True)
     assert "is damaged" in HomeIntervals(home)(summary.results).problem
-    save_run(home, facts(seed=0, scores=dict(summary.first.scores), metrics=METRICS), **arrays)
+    save_run(home, facts(seed=0, scores=dict(summary.result.scores), metrics=METRICS), **arrays)
     assert "lack 'valid'" in HomeIntervals(home)(summary.results).problem
     unequal = row(ids={1: [f"other {number}" for number in range(9)]})
     assert "not scored on the same images" in HomeIntervals(home)(unequal.results).problem
@@ -101,20 +126,21 @@ def test_damaged_incomplete_and_unequal_statistics_are_problems(home, row, array
 
 def test_a_task_that_is_not_installed_is_a_problem(home, facts, arrays) -> None:
     save_run(home, facts(task="somebodys"), **arrays)
-    (summary,) = summarise(load_results(home))
+    (summary,) = main_rows(load_results(home))
     assert "somebodys" in HomeIntervals(home)(summary.results).problem
 
 
 def test_paired_difference_is_over_the_same_drawn_images(home, row) -> None:
     row(seeds=(0, 1, 2))
-    first, second = (summarise(r for r in load_results(home) if r.seed in seeds)[0] for seeds in ((0, 1), (2,)))
+    first, second = (main_rows(r for r in load_results(home) if r.seed in seeds)[0] for seeds in ((0, 1), (2,)))
     expected = bootstrap_difference([_statistics(0), _statistics(1)], [_statistics(2)], get_task("boundaries").scores)
-    found = paired_difference(home, first, second)
-    for metric, interval in expected.items():
-        assert found[metric] == pytest.approx(interval, abs=1e-12)
+    found = paired_difference(home, first.results, second.results)
+    for metric, difference in expected.items():
+        assert found[metric].value == pytest.approx(difference.value, abs=1e-12)
+        assert found[metric].interval == pytest.approx(difference.interval, abs=1e-12)
     row(seeds=(2,), ids={2: [f"other {number}" for number in range(9)]})
     with pytest.raises(ResultsError, match="not scored on the same images"):
-        paired_difference(home, first, second)
+        paired_difference(home, first.results, second.results)
 
 
 class _Chosen:
@@ -134,9 +160,12 @@ def test_a_score_of_one_image_has_no_interval(home, facts, arrays, monkeypatch) 
     TASKS.names()
     monkeypatch.setitem(TASKS._entries, "boundaries", _OfOne)
     parts = {**arrays, "statistics": {"ari": np.array([np.nan, 0.5, np.nan])}}
-    save_run(home, facts(scores={"iou": 0.5}, metrics=METRICS), **parts)
-    (summary,) = summarise(load_results(home))
-    assert HomeIntervals(home)(summary.results) == Uncertainty()
+    parts |= {"prior_statistics": {"ari": np.array([np.nan, 0.4, np.nan])}}
+    save_run(home, facts(scores={"iou": 0.5}, metrics=METRICS) | {"prior": {"iou": 0.4}}, **parts)
+    (summary,) = main_rows(load_results(home))
+    found = HomeIntervals(home)(summary.results)
+    assert (found.intervals, found.problem) == ({}, "")
+    assert found.differences["iou"].value == pytest.approx(0.1)
 
 
 class _OfOne(_Chosen):
@@ -153,7 +182,8 @@ def test_scores_are_computed_with_the_choices_of_the_protocol(home, facts, array
     statistics = {"left": np.zeros(9), "right": np.arange(9.0)}
     given = facts(scores={"iou": 4.0}, metrics=METRICS)
     given["protocol"]["task_options"]["side"] = "right"
-    save_run(home, given, **{**arrays, "statistics": statistics, "image_ids": [str(n) for n in range(9)]})
-    (summary,) = summarise(load_results(home))
+    arrays |= {"statistics": statistics, "prior_statistics": statistics}
+    save_run(home, given, **{**arrays, "image_ids": [str(n) for n in range(9)]})
+    (summary,) = main_rows(load_results(home))
     low, high = HomeIntervals(home)(summary.results).intervals["iou"]
-    assert 2 < low < 4 < high < 6
+    assert 1.5 < low < 4 < high < 6.5

@@ -1,4 +1,4 @@
-"""NYUv2's two MATLAB files, written with the header, axis order and compression that MATLAB gives them."""
+"""NYUv2's two MATLAB files and GeoNet's two of its normals, with the header, axes and compression of MATLAB."""
 
 from __future__ import annotations
 
@@ -70,3 +70,24 @@ def random_sample(seed: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
         "labels": labels.astype(np.uint16),
         "instances": np.kron(rng.integers(0, 3, coarse), np.ones((4, 4))).astype(np.uint8),
     }
+
+
+def write_array(path: Path, name: str, values: np.ndarray) -> None:
+    """One array as MATLAB's ``save -v7.3`` writes it: its last axis comes first in the file, its first one last."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file.create_dataset(name, data=values.transpose(), chunks=True, compression="gzip")
+
+
+def random_normals(count: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """GeoNet's ``norm_gt_l`` (h, w, 3, n) single, not quite of length 1, and ``masks`` (h, w, n), as in MATLAB."""
+    rng = np.random.default_rng(0)
+    normals = rng.normal(size=(*size, 3, count))
+    normals *= rng.uniform(0.99, 1.01, (*size, 1, count)) / np.linalg.norm(normals, axis=2, keepdims=True)
+    return normals.astype(np.float32), (rng.random((*size, count)) < 0.8).astype(np.uint8)
+
+
+def write_normals(folder: Path, count: int, size: tuple[int, int]) -> None:
+    """``norm_gt_l.mat`` and ``masks.mat`` of :func:`random_normals` in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, values in zip(("norm_gt_l", "masks"), random_normals(count, size), strict=True):
+        write_array(folder / f"{name}.mat", name, values)

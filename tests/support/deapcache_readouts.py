@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,12 @@ def make(name: str, **changes: Any) -> Readout:
     """A small readout; anything of :func:`build_readout` may be given."""
     arguments = {"feature_dim": FEATURE_DIM, "out_channels": 1, "grid": (5, 5), "seed": 0}
     return build_readout(name, **{**arguments, **changes})
+
+
+WAYS = pytest.mark.parametrize(
+    "way", [{}, {"standardise": "channel"}, {"covered": (504 / 512, 0.75)}], ids=["cell", "channel", "covered"]
+)
+"""What a readout's features go through, and what part of the image they cover."""
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -45,8 +53,27 @@ def shake(readout: Readout) -> Readout:
     return readout
 
 
-def standardised(features: Tensor) -> Tensor:
-    """Each cell with mean 0 and variance 1."""
+def draw_uneven(*shape: int, seed: int = 0) -> Tensor:
+    """Features whose channels have scales from 1e-3 to 60 and offsets of that size; the second one is constant."""
+    scales = torch.logspace(-3, math.log10(60), shape[-1])
+    features = (draw(*shape, seed=seed) + draw(shape[-1], seed=seed + 1)) * scales
+    features[..., 1] = 60.0
+    return features
+
+
+def fitted(readout: Any, features: Tensor) -> Any:
+    """The readout; where it standardises per channel, with the statistics of these features."""
+    if hasattr(readout, "feature_mean"):
+        cells = features.flatten(0, -2).double()
+        readout.set_feature_statistics(cells.mean(0), cells.std(0, correction=0))
+    return readout
+
+
+def standardised(features: Tensor, readout: Any = None) -> Tensor:
+    """As a readout that standardises per channel has it; else each cell with mean 0 and variance 1."""
+    if hasattr(readout, "feature_mean"):
+        z = (features - readout.feature_mean) / readout.feature_std.clamp(min=1e-30)
+        return torch.where(readout.feature_std > 0, z, 0)
     centred = features - features.mean(-1, keepdim=True)
     return centred / centred.square().mean(-1, keepdim=True).sqrt()
 
@@ -63,10 +90,21 @@ def tokens_by_formula(readout: Any, features: Tensor, size: tuple[int, int]) -> 
     rows = []
     for i in range(H):
         for j in range(W):
-            y, x = (i + 0.5) * size[0] / H / max(size), (j + 0.5) * size[1] / W / max(size)
+            (tall, wide), longer = readout.config.covered, max(size)
+            y, x = (i + 0.5) * tall * size[0] / H / longer, (j + 0.5) * wide * size[1] / W / longer
             place = torch.tensor(code(y, x), dtype=features.dtype).expand(B, -1)
-            rows.append(readout.norm(torch.cat([place, standardised(features[:, i, j])], -1)))
+            rows.append(readout.norm(torch.cat([place, standardised(features[:, i, j], readout)], -1)))
     return torch.stack(rows, 1).unflatten(1, (H, W))
+
+
+def enlarged(x_BCHW: Tensor, size: tuple[int, int], covered: tuple[float, float] = (1.0, 1.0)) -> Tensor:
+    """(B, C, h, w): linear between the centres of cells that cover that share of each axis, constant beyond them."""
+    axes = []
+    for pixels, cells, share in zip(size, x_BCHW.shape[2:], covered, strict=True):
+        places = (np.arange(pixels) + 0.5) / pixels / share * cells - 0.5
+        axes.append(np.stack([np.interp(places, np.arange(cells), one) for one in np.eye(cells)], 1))
+    rows, columns = (torch.from_numpy(weights).to(x_BCHW.dtype) for weights in axes)
+    return torch.einsum("hr,wc,bdrc->bdhw", rows, columns, x_BCHW)
 
 
 def decoded_by_formula(readout: Any, mixed_BRCV: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -22,7 +23,9 @@ def arrays(task: Task, output: Tensor, target: Tensor) -> dict[str, np.ndarray]:
 
 
 def scored(task: Task, output: Tensor, target: Tensor) -> dict[str, float]:
-    return task.scores(arrays(task, output, target))
+    """All scores, with what is fitted being fitted on the same images."""
+    statistics = arrays(task, output, target)
+    return task.scores(statistics | task.fitted_statistics(statistics, statistics))
 
 
 def all_scores(output: Tensor, target: Tensor) -> dict[str, float]:
@@ -132,7 +135,7 @@ def test_resampled_rows_score_like_the_images_they_stand_for(task: Task) -> None
     output, target = sample()
     rows = np.array([5, 0, 0, 3, 5, 5])
     drawn = {name: values[rows] for name, values in arrays(task, output, target).items()}
-    assert task.scores(drawn) == pytest.approx(scored(task, output[rows], target[rows]))
+    assert task.scores(drawn) == pytest.approx(task.scores(arrays(task, output[rows], target[rows])))
 
 
 @by_name
@@ -148,9 +151,11 @@ def test_statistics_do_not_depend_on_the_batch(task: Task) -> None:
 def test_the_prior_beats_every_other_constant_on_its_own_images(task: Task) -> None:
     _, target = sample(images=50)
     target[:, :20][target[:, :20] == 1] = 0  # the upper half is never positive
-    prior = task.constant_baseline(iter(target.split(7)), ())
-    assert prior.shape == (1, 40, 50)
-    assert prior.isfinite().all()
+    found = task.constant_baseline(iter(target.split(7)), ())
+    assert isinstance(found, Mapping)
+    assert set(found) == set(task.metrics)
+    assert all(output.shape == (1, 40, 50) and output.isfinite().all() for output in found.values())
+    prior = found["cross_entropy"]
     loss = scored(task, prior.expand(50, -1, -1, -1), target)["cross_entropy"]
     rate = (target == 1).sum() / (target != 255).sum()
     constant = scored(task, torch.logit(rate).expand(50, 1, 40, 50), target)["cross_entropy"]
@@ -162,7 +167,86 @@ def test_the_prior_is_each_pixels_rate() -> None:
     target = torch.tensor([[[1, 0]], [[1, 0]], [[0, 255]]], dtype=torch.uint8)
     rate = 2.5 / 6  # 2 of 5 valid pixels, half a pixel more of each kind
     expected = torch.tensor([[[(2 + rate) / 4, rate / 3]]])
-    torch.testing.assert_close(BINARY[0].constant_baseline([target], ()).sigmoid(), expected)
+    for metric in ("cross_entropy", "average_precision"):
+        torch.testing.assert_close(BINARY[0].constant_baseline([target], ())[metric].sigmoid(), expected)
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "average"), [(BINARY[0], "iou", "binary"), (BINARY[1], "mean_iou", "macro")]
+)
+def test_the_prior_of_an_iou_has_the_highest_of_all_thresholds(task: Task, metric: str, average: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rates = torch.rand(8, 9, generator=generator) * 0.3
+    target = (torch.rand(40, 8, 9, generator=generator) < rates).to(torch.uint8)
+    target[torch.rand(target.shape, generator=generator) < 0.1] = 255
+    valid, odds = target != 255, task.constant_baseline([target], ())["cross_entropy"]
+    every = [
+        jaccard_score(target[valid], (odds >= least).expand(40, -1, -1)[valid], average=average, zero_division=0)
+        for least in [*odds.unique().tolist(), 99.0]
+    ]
+    output = task.constant_baseline(iter(target.split(9)), ())[metric].expand(40, 1, -1, -1)
+    assert scored(task, output, target)[metric] == pytest.approx(max(every))
+    assert max(every) > every[0]  # everything positive
+    assert every[-1] < max(every)  # nothing positive
+
+
+def test_the_fitted_threshold_is_the_best_of_the_training_images() -> None:
+    """Against every threshold, by scikit-learn: the bins' edges are where thresholds are looked for."""
+    task = BINARY[0]
+    training, images = sample(images=3), sample(seed=1, images=4)
+    binned, valid = logit_bins(training[0][:, 0]), training[1] != 255
+    every = [jaccard_score(training[1][valid], binned[valid] >= edge, zero_division=0) for edge in range(512)]
+    edge = int(np.argmax(every))
+    assert every[edge] > every[256] + 0.02  # the one of probability 0.5
+    statistics = arrays(task, *images)
+    statistics |= task.fitted_statistics(statistics, arrays(task, *training))
+    seen = images[1] != 255
+    expected = jaccard_score(images[1][seen], logit_bins(images[0][:, 0])[seen] >= edge)
+    assert task.scores(statistics)["iou_fitted"] == pytest.approx(expected)
+    rows = [3, 0, 0]
+    drawn = task.scores({name: values[rows] for name, values in statistics.items()})
+    assert drawn["iou_fitted"] != pytest.approx(expected)
+
+
+def test_scores_of_before_lack_the_fitted_threshold_and_foreground_has_none() -> None:
+    output, target = sample()
+    assert "iou_fitted" not in BINARY[0].scores(arrays(BINARY[0], output, target))
+    assert BINARY[1].fitted_statistics(arrays(BINARY[1], output, target), None) == {}
+    assert [task.fit_images for task in BINARY] == [256, 0]
+
+
+def test_a_constant_baseline_is_fitted_already() -> None:
+    output, target = sample()
+    statistics = arrays(BINARY[0], output, target)
+    scores = BINARY[0].scores(statistics | BINARY[0].fitted_statistics(statistics, None))
+    assert scores["iou_fitted"] == scores["iou"]
+
+
+@by_name
+def test_averages_of_targets_are_probabilities(task: Task) -> None:
+    _, target = sample()
+    values, valid = task.dense_values(target)
+    assert values.shape == (6, 1, 40, 50)
+    assert values.dtype == torch.float32
+    torch.testing.assert_close(valid, target != 255)
+    mean = (values * valid[:, None]).sum(0, keepdim=True) / valid.sum(0).clamp(min=1)
+    said = task.prediction(task.output_of_mean(mean))
+    torch.testing.assert_close(said, mean[:, 0].clamp(1e-3, 1 - 1e-3))
+
+
+@by_name
+def test_any_size_is_scored(task: Task) -> None:
+    for size in ((1, 1), (7, 201)):
+        statistics = arrays(task, torch.ones(1, 1, *size), torch.ones(1, *size, dtype=torch.uint8))
+        assert statistics["valid"] == size[0] * size[1]
+        assert task.scores(statistics)["average_precision"] == 1.0
+
+
+def test_the_learning_rate_is_chosen_by_the_main_metric() -> None:
+    for task, main in zip(BINARY, ("average_precision", "mean_iou"), strict=True):
+        assert task.main_metric == main
+        assert task.selection_score({main: 0.25}, {}) == 0.25
+        assert task.selection_score({main: math.nan}, {}) == -math.inf
 
 
 @by_name

@@ -24,7 +24,8 @@ def iou(a: list[float], b: list[float]) -> float:
 @pytest.mark.parametrize("overlap", [0.5, 0.7, 0.9])
 @pytest.mark.parametrize(("width", "height"), [(10, 10), (100, 30), (3, 180), (224, 224)])
 def test_corners_moved_by_the_radius_keep_the_overlap_and_no_further(width: int, height: int, overlap: float) -> None:
-    radius = gaussian_radius(torch.tensor(width).double(), torch.tensor(height).double(), overlap).item()
+    sides = torch.tensor(width).double(), torch.tensor(height).double()
+    radius = gaussian_radius(*sides, overlap, published=False).item()
     assert radius > 0
 
     def worst(by: float) -> float:
@@ -37,13 +38,39 @@ def test_corners_moved_by_the_radius_keep_the_overlap_and_no_further(width: int,
     assert worst(radius * 0.99) > overlap
 
 
-def plain_heat_map(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+@pytest.mark.parametrize("overlap", [0.5, 0.7, 0.9])
+def test_the_published_radius_is_the_polynomials_larger_root_over_2(overlap: float) -> None:
+    """Roots found by numpy; those of monic polynomials are a times those of the right ones, which is the mistake."""
+    rng = np.random.default_rng(0)
+    for w, h in [(10, 10), (3, 180), *rng.uniform(1, 224, (50, 2))]:
+        m, right, published = overlap, [], []
+        # overlaps of the moved box, as polynomials in r: both alike, both inwards, both outwards
+        for a, b, c, outwards in (
+            (1 + m, -(1 + m) * (w + h), w * h * (1 - m), False),  # (w - r)(h - r)(1 + m) = 2 m w h
+            (4, -2 * (w + h), w * h * (1 - m), False),  # (w - 2 r)(h - 2 r) = m w h
+            (4 * m, 2 * m * (w + h), w * h * (m - 1), True),  # m (w + 2 r)(h + 2 r) = w h
+        ):
+            roots = np.roots([a, b, c]).real
+            right.append(roots.max() if outwards else roots.min())
+            leading = 1.0 if len(right) == 1 else a  # CenterNet's first polynomial is divided by 1 + m
+            published.append(roots.max() * leading)
+        sides = torch.tensor([w, h], dtype=torch.float64)
+        assert gaussian_radius(*sides, m, published=False).item() == pytest.approx(min(right))
+        found = gaussian_radius(*sides, m, published=True).item()
+        assert found == pytest.approx(min(published))
+        assert found == pytest.approx(4 * m * right[2])
+    square = [gaussian_radius(*torch.ones(2), published=one).item() for one in (True, False)]
+    assert 3 < square[0] / square[1] < 4
+
+
+def plain_heat_map(boxes: np.ndarray, size: tuple[int, int], published: bool) -> np.ndarray:
     """One pixel after the other, boxes (n, 4) in fractions."""
     height, width = size
     heat = np.zeros(size)
     for x, y, w, h in boxes:
         column, row = math.floor((x + w / 2) * width), math.floor((y + h / 2) * height)
-        radius = math.floor(gaussian_radius(torch.tensor(w * width), torch.tensor(h * height)).item())
+        sides = torch.tensor(w * width), torch.tensor(h * height)
+        radius = math.floor(gaussian_radius(*sides, published=published).item())
         sigma = (2 * radius + 1) / 6
         for i in range(height):
             for j in range(width):
@@ -60,16 +87,17 @@ def boxes_inside(count: int, seed: int = 0) -> Tensor:
     return torch.cat([corner, opposite - corner], dim=1)
 
 
-def test_heat_maps_are_the_highest_of_the_bumps() -> None:
+@pytest.mark.parametrize("published", [True, False])
+def test_heat_maps_are_the_highest_of_the_bumps(published: bool) -> None:
     boxes = boxes_inside(12).view(2, 6, 4)
     boxes[0, 0] = torch.tensor([0.0, 0.0, 1.0, 1.0])
     objects = torch.ones(2, 6, dtype=torch.bool)
     objects[1, 3:] = False
-    found = heat_maps(boxes, objects, (40, 56))
+    found = heat_maps(boxes, objects, (40, 56), published=published)
     assert found.dtype == torch.float32
     for image in range(2):
         np.testing.assert_allclose(
-            found[image], plain_heat_map(boxes[image][objects[image]].numpy(), (40, 56)), atol=1e-6
+            found[image], plain_heat_map(boxes[image][objects[image]].numpy(), (40, 56), published), atol=1e-6
         )
     columns, rows = centre_cells(boxes[0], (40, 56)).unbind(-1)
     assert (found[0][rows, columns] == 1).all()
@@ -77,8 +105,10 @@ def test_heat_maps_are_the_highest_of_the_bumps() -> None:
 
 
 def test_a_map_without_objects_is_zero() -> None:
-    assert not heat_maps(torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool), (8, 8)).any()
-    assert heat_maps(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.bool), (8, 8)).shape == (2, 8, 8)
+    for boxes in (3, 0):
+        found = heat_maps(torch.zeros(2, boxes, 4), torch.zeros(2, boxes, dtype=torch.bool), (8, 8), published=True)
+        assert found.shape == (2, 8, 8)
+        assert not found.any()
 
 
 def test_a_centre_on_the_far_border_stays_inside() -> None:
@@ -88,7 +118,7 @@ def test_a_centre_on_the_far_border_stays_inside() -> None:
 def test_focal_loss_is_the_formula() -> None:
     generator = torch.Generator().manual_seed(1)
     logit = torch.randn(2, 20, 24, generator=generator) * 4
-    heat = heat_maps(boxes_inside(6).view(2, 3, 4), torch.ones(2, 3, dtype=torch.bool), (20, 24))
+    heat = heat_maps(boxes_inside(6).view(2, 3, 4), torch.ones(2, 3, dtype=torch.bool), (20, 24), published=True)
     counted = torch.rand(2, 20, 24, generator=generator) < 0.9
     counted |= heat == 1
     total = 0.0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from itertools import product
 
 import numpy as np
 import pytest
@@ -141,13 +143,113 @@ def test_the_output_starts_at_the_mean_of_the_known_depths() -> None:
 
 def test_the_prior_is_each_pixels_mean_depth() -> None:
     depth = torch.tensor([[[1.0, 0.0, 2.0]], [[3.0, 0.0, 0.0]]])
-    prior = TASK.constant_baseline(iter(depth.split(1)), ())
+    prior = TASK.constant_baseline(iter(depth.split(1)), ())["rmse"]
     assert prior.dtype == torch.float32
     torch.testing.assert_close(TASK.prediction(prior[None]), torch.tensor([[[2.0, 2.0, 2.0]]]))
     _, depth = sample(images=9)
-    prior = TASK.constant_baseline([depth], ()).expand(9, -1, -1, -1)
+    prior = TASK.constant_baseline([depth], ())["rmse"].expand(9, -1, -1, -1)
     constant = TASK.output_bias(depth).view(1, 1, 1, 1).expand_as(prior)
     assert scored(prior, depth)["rmse_pooled"] < scored(constant, depth)["rmse_pooled"]
+
+
+def rooms(images: int = 60) -> Tensor:
+    """Depths whose distribution is skewed and differs from pixel to pixel; each image has a scale of its own."""
+    generator = torch.Generator().manual_seed(3)
+    middle = torch.rand(6, 8, generator=generator) * 4 + 1
+    spread = torch.randn(images, 6, 8, generator=generator) * 0.3 + torch.randn(images, 1, 1, generator=generator) * 0.5
+    depth = middle * (spread + 0.5 * spread.square()).exp()
+    depth[torch.rand(depth.shape, generator=generator) < 0.2] = 0
+    return depth
+
+
+@pytest.mark.parametrize("metric", ["delta1", "delta2", "delta3", "abs_rel", "log10", "silog"])
+def test_each_metric_has_the_constant_baseline_that_is_best_for_it(metric: str) -> None:
+    depth = rooms()
+    found = TASK.constant_baseline(iter(depth.split(7)), ())
+    assert isinstance(found, Mapping)
+    assert set(found) == set(TASK.metrics)
+    best = {name: scored(output.expand(len(depth), -1, -1, -1), depth)[metric] for name, output in found.items()}
+    sign = 1 if TASK.metrics[metric].higher_is_better else -1
+    assert sign * best[metric] > sign * best["rmse"]
+    assert max(sign * value for value in best.values()) < sign * best[metric] + 0.01 * abs(best[metric])
+
+
+def test_medians_are_numpys() -> None:
+    depth = rooms(200)
+    median = TASK.prediction(TASK.constant_baseline([depth], ())["log10"][None])[0]
+    expected = np.nanmedian(np.where(depth > 0, depth, np.nan), axis=0)
+    np.testing.assert_allclose(median, expected, rtol=0.07)  # a bin is 6.7% wide
+
+
+def test_averages_of_targets_are_metres() -> None:
+    _, depth = sample()
+    for choices in ({}, {"output": "bins"}, {"output": "bins", "cap": "80"}):
+        task = get_task("depth", choices)
+        values, valid = task.dense_values(depth)
+        torch.testing.assert_close(valid, depth > 0)
+        output = task.output_of_mean(values + 0.5)
+        assert output.shape[1:] == (*task.heads(()), 24, 32)
+        torch.testing.assert_close(task.prediction(output), depth + 0.5, rtol=1e-3, atol=2e-3)
+
+
+def test_beyond_the_cap_nothing_is_known_and_nothing_predicted() -> None:
+    task, (output, depth) = get_task("depth", {"cap": "10"}), sample()
+    far = depth.clone()
+    far[:, :, 5] = 10.5
+    near = depth.clone()
+    near[:, :, 5] = 0
+    target = task.target({"depth": far})
+    assert torch.equal(target, near)
+    output[:, :, 3] = 50.0
+    scores = task.scores({name: values.numpy() for name, values in task.statistics(output, target).items()})
+    expected = scored(output_of(TASK.prediction(output).clamp(max=10)), near)
+    assert scores == pytest.approx(expected, rel=1e-5)
+    assert task.prediction(output).max() == 10
+    output.requires_grad_()
+    task.loss(output, target).backward()
+    assert (output.grad[:, 0, 3][target[:, 3] > 0] != 0).all(), "what is cut off must still learn"
+
+
+def test_bins_are_mixed_by_weights_that_are_normalised() -> None:
+    """As DINOv2's depth head: relu, 0.1 more, divided by the sum, times 256 depths from 1 mm to 10 m, or the cap."""
+    generator = torch.Generator().manual_seed(0)
+    output = torch.randn(2, 256, 3, 4, generator=generator) * 3
+    for cap, farthest in (("none", 10.0), ("80", 80.0)):
+        task = get_task("depth", {"output": "bins", "cap": cap})
+        assert task.heads(()) == (256,)
+        weights = np.maximum(output.double().numpy(), 0) + 0.1
+        depths = np.linspace(1e-3, farthest, 256)[:, None, None]
+        expected = (weights / weights.sum(1, keepdims=True) * depths).sum(1)
+        np.testing.assert_allclose(task.prediction(output), expected, rtol=1e-5)
+        assert task.output_bias(torch.ones(1, 2, 2)) is None
+        with pytest.raises(DataError, match="known depth"):
+            task.output_bias(torch.zeros(1, 2, 2))
+        assert task.options["bins"]["to"] == farthest
+
+
+def test_the_loss_of_dinov2_adds_differences_of_errors_over_four_scales() -> None:
+    """Against loops over pairs of pixels two steps apart, of every 1st, 2nd, 4th and 6th pixel."""
+    output, depth = sample(images=2)
+    task, known = get_task("depth", {"loss": "dinov2"}), depth > 0
+    d = torch.where(known, softplus(output[:, 0].double()).log() - depth.double().clamp(min=1e-3).log(), 0).numpy()
+    gradients = 0.0
+    for stride in (1, 2, 4, 6):
+        some, there = d[:, ::stride, ::stride], known.numpy()[:, ::stride, ::stride]
+        images, height, width = some.shape
+        total = 0.0
+        for b, i, j in product(range(images), range(height), range(width)):
+            for k, m in ((i + 2, j), (i, j + 2)):
+                if k < height and m < width and there[b, i, j] and there[b, k, m]:
+                    total += abs(some[b, i, j] - some[b, k, m])
+        gradients += total / there.sum()
+    expected = TASK.loss(output, depth).item() + 0.5 * gradients
+    assert task.loss(output, depth).item() == pytest.approx(expected, rel=1e-5)
+    assert gradients > 1
+    small = torch.full((1, 1, 1, 1), 2.0, requires_grad=True)
+    task.loss(small, torch.ones(1, 1, 1)).backward()
+    nothing = task.loss(output.requires_grad_(), torch.zeros_like(depth))
+    nothing.backward()
+    assert output.grad.isfinite().all()
 
 
 def test_the_l1_loss_is_the_mean_error_in_metres() -> None:

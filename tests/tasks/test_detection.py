@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deapcache.annotations import pad_table, resize_map
 from deapcache.datasets import open_dataset
-from deapcache.errors import DataError
+from deapcache.errors import DataError, UsageError
 from deapcache.tasks import get_task
 from deapcache.tasks.detection import focal_loss
 
@@ -199,6 +199,25 @@ def test_the_prior_says_where_objects_usually_are() -> None:
     scores = scored(prior.expand(4, -1, -1, -1), target)
     assert scores["ap50_large"] > 0.4
     assert scores["ap50_large"] > scored(prior.flip(1).expand(4, -1, -1, -1), target)["ap50_large"]
+
+
+def test_the_radius_decides_how_wide_the_bumps_are() -> None:
+    wide, narrow = (
+        get_task("detection", {"radius": name}).target(maps_of([DISTINCT]))["heat"]
+        for name in ("published", "corrected")
+    )
+    assert torch.equal(TASK.target(maps_of([DISTINCT]))["heat"], wide)
+    assert (wide >= narrow).all()
+    assert (wide > 0).sum() > 4 * (narrow > 0).sum()
+    with pytest.raises(UsageError, match="radius is 'right', expected one of published, corrected"):
+        get_task("detection", {"radius": "right"})
+
+
+def test_a_rate_is_chosen_by_all_objects_where_large_ones_are_few() -> None:
+    scores = {"ap_large": 0.9, "ap": 0.1, "ap50_large": 1.0}
+    for large, expected in ((49, 0.1), (50, 0.9)):
+        assert TASK.selection_score(scores, {"objects": np.array([[100, large - 1], [0, 1]])}) == expected
+    assert TASK.selection_score(dict.fromkeys(scores, math.nan), {"objects": np.zeros((1, 2))}) == -math.inf
 
 
 def test_what_is_shown_are_boxes_in_fractions() -> None:

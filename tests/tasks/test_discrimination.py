@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
+from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
@@ -70,8 +71,8 @@ def scene(seed: int = 0, images: int = 3, size: tuple[int, int] = (24, 30)) -> T
 # --- training -------------------------------------------------------------------------------------------------------
 
 
-def surveyed(instances: Tensor, rows: list[int], batch: int = 2) -> Task:
-    task = get_task("discrimination")
+def surveyed(instances: Tensor, rows: list[int], batch: int = 2, **chosen: str) -> Task:
+    task = get_task("discrimination", chosen)
     parts = range(0, len(rows), batch)
     task.scan_targets((np.array(rows[i : i + batch]), {"instances": instances[i : i + batch]}) for i in parts)
     return task
@@ -144,9 +145,10 @@ def test_a_single_foreground_pixel(place: int) -> None:
     assert (drawn["classes"] == 0).all()
 
 
-def test_the_loss_is_cross_entropy_over_all_instances() -> None:
+@pytest.mark.parametrize("scale", ["30", "1"])
+def test_the_loss_is_cross_entropy_over_all_instances(scale: str) -> None:
     instances = torch.cat([scene(), torch.zeros(1, 24, 30, dtype=torch.int32)])
-    task = surveyed(instances, [0, 1, 2, 3])
+    task = surveyed(instances, [0, 1, 2, 3], scale=scale)
     layer = task.criterion()
     drawn = task.training_target({"instances": instances}, np.arange(4), torch.Generator())
     output = torch.randn(4, 32, 24, 30, generator=torch.Generator().manual_seed(0), requires_grad=True)
@@ -154,7 +156,7 @@ def test_the_loss_is_cross_entropy_over_all_instances() -> None:
     loss.backward()
     gradient, output.grad = output.grad, None
     assert isinstance(layer, nn.Linear)
-    logits = layer(output.permute(0, 2, 3, 1)).flatten(1, 2)
+    logits = layer(float(scale) * output.permute(0, 2, 3, 1)).flatten(1, 2)
     picked = logits[torch.arange(3)[:, None], drawn["pixels"][:3]]  # the last image has no instance
     expected = F.cross_entropy(picked.flatten(0, 1), drawn["classes"][:3].flatten())
     expected.backward()
@@ -168,10 +170,10 @@ def test_training_leads_to_embeddings_that_cluster_into_instances() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layer = task.criterion()
-        output = torch.randn(3, 32, 24, 30, requires_grad=True)
+        output = (0.1 * torch.randn(3, 32, 24, 30)).requires_grad_()
     assert layer is not None
     wanted, untrained = target(instances), output.detach().clone()
-    optimiser = torch.optim.Adam([output, *layer.parameters()], lr=0.1)
+    optimiser = torch.optim.Adam([output, *layer.parameters()], lr=0.02)
     generator = torch.Generator()
     for _ in range(60):
         drawn = task.training_target({"instances": instances}, np.arange(3), generator)
@@ -197,6 +199,8 @@ def test_a_perfect_prediction_scores_perfectly() -> None:
     assert statistics["objects"].tolist() == [len(one[one > 0].unique()) for one in instances]
     assert task.scores(statistics) == {
         "ari": 1.0,
+        "ari_normalised": 1.0,
+        "judged_images": 3.0,
         "images_share6": 3.0,
         "images_share5": 3.0,
         "images_area96": 0.0,
@@ -216,14 +220,19 @@ def test_score_computed_by_hand() -> None:
 def test_scores_are_those_of_scikit_learn() -> None:
     instances = scene()
     output = torch.randn(3, 32, 24, 30, generator=torch.Generator().manual_seed(0)) + 3 * embedding_of(instances)
-    expected = []
+    output[:, :, ::2] *= 1.5  # lengths that say nothing
+    expected: dict[str, list[float]] = {"ari": [], "ari_normalised": []}
     for one, embedding in zip(instances.numpy(), output.permute(0, 2, 3, 1).numpy(), strict=True):
-        count = len(np.unique(one[one > 0]))
-        with threadpool_limits(1):
-            labels = KMeans(count, n_init=10, random_state=0).fit_predict(embedding[one > 0])
-        expected.append(adjusted_rand_score(one[one > 0], labels))
-    assert 0.1 < min(expected) < max(expected) < 1
-    assert arrays(get_task("discrimination"), output, target(instances))["ari"] == pytest.approx(expected)
+        count, points = len(np.unique(one[one > 0])), embedding[one > 0]
+        for name, given in (("ari", points), ("ari_normalised", normalize(points))):
+            with threadpool_limits(1):
+                labels = KMeans(count, n_init=10, random_state=0).fit_predict(given)
+            expected[name].append(adjusted_rand_score(one[one > 0], labels))
+    assert 0.1 < min(expected["ari"]) < max(expected["ari"]) < 1
+    assert np.mean(expected["ari_normalised"]) > np.mean(expected["ari"]) + 0.05
+    found = arrays(get_task("discrimination"), output, target(instances))
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(values)
 
 
 def test_one_instance_is_always_found_and_none_leaves_no_score() -> None:
@@ -297,7 +306,9 @@ def test_the_chosen_definition_decides_which_images_are_scored(name: str) -> Non
     }
     instances = ids([[1, 2]]).expand(4, -1, -1)
     statistics = arrays(task, embedding_of(instances), target(instances, boxes))
-    assert (~np.isnan(statistics["ari"])).tolist() == expected[name]
+    for score in ("ari", "ari_normalised"):
+        assert (~np.isnan(statistics[score])).tolist() == expected[name]
+    assert task.scores(statistics)["judged_images"] == sum(expected[name])
     for other, holds in expected.items():
         assert statistics[other].tolist() == holds
         assert task.scores(statistics)[f"images_{other}"] == sum(holds)
@@ -321,6 +332,38 @@ def test_large_objects_of_real_photographs(coco_mini: Path) -> None:
         assert 0 < sum(found) < len(found)
 
 
+def test_a_rate_is_chosen_by_images_with_two_instances_where_few_are_judged() -> None:
+    task, none_large = get_task("discrimination"), tables(*[[1.0]] * 3)
+    instances = scene()
+    instances[2] = (instances[2] > 0).int()  # a single instance: any clusters would be right
+    noise = torch.randn(3, 32, 24, 30, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for name, output in (
+        ("right", embedding_of(instances)),
+        ("half", embedding_of(instances) + 0.35 * noise),
+        ("noise", noise),
+    ):
+        statistics = arrays(task, output, target(instances, none_large))
+        scores = task.scores(statistics)
+        assert math.isnan(scores["ari"])
+        assert np.isnan(statistics["ari_quick"]).tolist() == [False, False, True]
+        found[name] = task.selection_score(scores, statistics)
+    assert found["right"] == 1.0
+    assert 0.9 > found["half"] > 0.3 > found["noise"]
+    judged = arrays(task, noise, target(instances))
+    many = {name: np.repeat(values, 17, axis=0) for name, values in judged.items()}
+    assert task.selection_score(task.scores(many), many) == task.scores(many)["ari"]
+    nothing = arrays(task, noise[:1], target(torch.zeros(1, 24, 30, dtype=torch.int32)))
+    assert task.selection_score(task.scores(nothing), nothing) == -math.inf
+
+
+def test_results_of_before_have_scores_still() -> None:
+    task = get_task("discrimination")
+    statistics = arrays(task, embedding_of(scene()), target(scene()))
+    older = {name: values for name, values in statistics.items() if name not in ("ari_normalised", "ari_quick")}
+    assert set(task.scores(older)) == {"ari", *(f"images_{name}" for name in LARGE)}
+
+
 # --- what it says ---------------------------------------------------------------------------------------------------
 
 
@@ -331,9 +374,25 @@ def test_the_prior_knows_where_a_pixel_is_and_no_more() -> None:
     instances[1, ::2], instances[1, 1::2] = 1, 2  # interleaved: it does not
     prior = task.constant_baseline(iter([target(instances)]), ())
     assert prior.shape == (32, 12, 24)
-    ari = arrays(task, prior.expand(2, -1, -1, -1), target(instances))["ari"]
-    assert ari[0] == 1.0
-    assert abs(ari[1]) < 0.05
+    found = arrays(task, prior.expand(2, -1, -1, -1), target(instances))
+    np.testing.assert_array_equal(found["ari"], found["ari_normalised"])
+    assert found["ari"][0] == 1.0
+    assert abs(found["ari"][1]) < 0.05
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_prior_is_the_position_that_agrees_best_with_training_images(axis: int) -> None:
+    """Stripes across the longer side: both coordinates together would cut it where no instance ends."""
+    instances = torch.zeros(3, 20, 60, dtype=torch.int32)
+    instances[:, 2:8], instances[:, 12:18] = 1, 2
+    instances = instances if axis == 0 else instances.transpose(1, 2).contiguous()
+    task = get_task("discrimination")
+    prior = task.constant_baseline(iter([target(instances[:2]), target(instances[2:])]), ())
+    found = arrays(task, prior.expand(3, -1, -1, -1), target(instances))
+    assert found["ari"].tolist() == found["ari_normalised"].tolist() == [1.0, 1.0, 1.0]
+    empty = task.constant_baseline(iter([target(torch.zeros(1, 4, 6, dtype=torch.int32))]), ())
+    assert empty.shape == (32, 4, 6)
+    assert empty.isfinite().all()
 
 
 def test_what_is_shown_are_instances_and_their_clusters() -> None:
@@ -356,5 +415,5 @@ def test_channels_and_choices() -> None:
     assert task.options["large"] == "share6"
     with pytest.raises(UsageError, match="large is 'huge', expected one of share6, share5, area96, area96-four"):
         get_task("discrimination", {"large": "huge"})
-    with pytest.raises(UsageError, match="no option 'size': it has large"):
+    with pytest.raises(UsageError, match="no option 'size': it has large, scale"):
         get_task("discrimination", {"size": "huge"})

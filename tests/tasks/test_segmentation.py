@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from itertools import product
 
 import numpy as np
 import pytest
@@ -42,6 +44,12 @@ def test_a_perfect_prediction_scores_perfectly() -> None:
     _, target = sample()
     scores = scored(logits_of(target.clamp(max=4), 5), target)
     assert scores == {"cross_entropy": pytest.approx(0, abs=1e-12), "mean_iou": 1.0, "pixel_accuracy": 1.0}
+
+
+def test_statistics_of_before_give_the_same_scores() -> None:
+    statistics = arrays(*sample())
+    older = {name: values for name, values in statistics.items() if name != "correct"}
+    assert TASK.scores(older) == pytest.approx(TASK.scores(statistics), abs=1e-15)
 
 
 def test_scores_computed_by_hand() -> None:
@@ -135,8 +143,12 @@ def test_counts_of_a_large_dataset_stay_exact() -> None:
 
 def test_the_prior_is_each_pixels_class_frequencies() -> None:
     maps = torch.tensor([[[0, 1]], [[0, 2]], [[1, 255]]])
-    prior = TASK.constant_baseline(iter(maps.split(1)), ("a", "b", "c"))
+    found = TASK.constant_baseline(iter(maps.split(1)), ("a", "b", "c"))
+    assert isinstance(found, Mapping)
+    assert set(found) == set(TASK.metrics)
+    prior = found["cross_entropy"]
     assert prior.shape == (3, 1, 2)
+    assert prior is found["pixel_accuracy"]
     overall = torch.tensor([2.5, 2.5, 1.5]) / 6.5
     expected = torch.stack([(torch.tensor([2.0, 1, 0]) + overall) / 4, (torch.tensor([0.0, 1, 1]) + overall) / 3], -1)
     torch.testing.assert_close(prior.exp(), expected[:, None])
@@ -144,9 +156,40 @@ def test_the_prior_is_each_pixels_class_frequencies() -> None:
 
 def test_the_prior_beats_a_uniform_guess() -> None:
     _, target = sample()
-    prior = TASK.constant_baseline([target], CLASSES)
+    prior = TASK.constant_baseline([target], CLASSES)["cross_entropy"]
     assert prior.isfinite().all()
     assert scored(prior.expand(len(target), -1, -1, -1), target)["cross_entropy"] < math.log(5)
+
+
+def test_the_prior_of_mean_iou_is_the_best_class_map_of_small_images() -> None:
+    """Against all 3⁴ class maps; the most frequent classes alone leave out the rare ones."""
+    generator = torch.Generator().manual_seed(0)
+    better = 0
+    for _ in range(20):
+        rates = torch.tensor([0.6, 0.25, 0.15]) * torch.rand(4, 3, generator=generator)
+        maps = torch.multinomial(rates, 30, replacement=True, generator=generator).T.reshape(30, 2, 2)
+        prior = TASK.constant_baseline([maps], ("a", "b", "c"))
+        scores = {name: scored(output.expand(30, -1, -1, -1), maps)["mean_iou"] for name, output in prior.items()}
+        every = [torch.tensor(chosen).view(1, 2, 2).expand(30, -1, -1) for chosen in product(range(3), repeat=4)]
+        best = max(scored(logits_of(chosen, 3), maps)["mean_iou"] for chosen in every)
+        assert scores["mean_iou"] >= scores["pixel_accuracy"] - 1e-9
+        assert scores["mean_iou"] > 0.94 * best
+        better += scores["mean_iou"] > scores["pixel_accuracy"] + 0.01
+    assert better > 5
+
+
+def test_averages_of_targets_are_shares_of_classes() -> None:
+    _, target = sample()
+    values, valid = TASK.dense_values(target, CLASSES)
+    assert values.shape == (6, 5, 20, 30)
+    torch.testing.assert_close(valid, target != 255)
+    assert torch.equal(values.argmax(1)[valid], target[valid])
+    mean = (values * valid[:, None]).mean(0, keepdim=True).clamp(min=1e-3)
+    torch.testing.assert_close(TASK.output_of_mean(mean).exp(), mean)
+    target[0, 0, 0] = 7
+    with pytest.raises(DataError, match="value 7"):
+        TASK.dense_values(target, CLASSES)
+    assert get_task("voc").dense_values(target.clamp(max=20))[0].shape[1] == 21
 
 
 def test_channels_and_predictions() -> None:

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 from deapcache.errors import DataError, MissingDataError, ResultsError
 from deapcache.locations import read_file
-from deapcache.results.figures.groups import PAPER_SCORES, Group, Point, common_notes, paper_points
+from deapcache.results.figures.groups import PAPER_SCORES, Group, Point, common_notes, error_bar, paper_points
 from deapcache.results.figures.style import GREY, NORMAL, Canvas, category_handles, name_axes, two_columns
 from deapcache.results.frame import inner_layer
 from deapcache.results.paper import paper_backbones, paper_score
@@ -75,7 +75,7 @@ def draw_correlations(groups: Sequence[Group], references: Sequence[Reference], 
     spread, *left_out = common_notes(groups)
     canvas.note("r: Pearson's, ρ: Spearman's", _HOW, spread)
     canvas.note(*(f"{one.name}: {one.source}" for one in references if any(one is p.reference for p in enough)))
-    inner = dict.fromkeys(s.label for group in groups for s in group.summaries if inner_layer(s.first))
+    inner = dict.fromkeys(line.display_name for group in groups for line in group.rows if inner_layer(line.result))
     canvas.note(f"published scores are of last layers: without {', '.join(inner)}" if inner else "", *left_out)
     return canvas
 
@@ -84,11 +84,11 @@ def _ours(group: Group, reference: Reference) -> Iterator[_Panel]:
     """A panel for each readout."""
     if reference.tasks and group.task not in reference.tasks:
         return
-    readouts = dict.fromkeys(summary.readout for summary in group.summaries)
+    scored = [line for line in group.rows if not inner_layer(line.result) and not math.isnan(line.mean)]
+    readouts = dict.fromkeys(line.readout for line in group.rows)
     for readout in readouts:
-        last = [s for s in group.summaries if s.readout == readout and not inner_layer(s.first)]
-        mine = Group(task=group.task, dataset=group.dataset, metric=group.metric, summaries=tuple(last))
-        points = [point._replace(name=point.backbone) for point in mine.points() if point.backbone in reference.scores]
+        mine = [line for line in scored if line.readout == readout and line.backbone in reference.scores]
+        points = [Point(line.backbone, line.backbone, line.mean, error_bar(line)) for line in mine]
         title = group.title + (f"\n{readout}" if len(readouts) > 1 else "")
         yield _Panel(title, f"our {group.axis}", reference, points)
 

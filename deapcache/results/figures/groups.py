@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deapcache.errors import ResultsError
-from deapcache.results.frame import Summary
+from deapcache.results.frame import grouped
 from deapcache.results.paper import DATA, paper_backbones, paper_score
 from deapcache.results.tables import heading
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 PAPER_SCORES = {
     "discrimination": ("ari", "ARI ↑"),
@@ -41,10 +44,15 @@ class Group:
 
     task: str
     dataset: str
-    metric: str
-    summaries: tuple[Summary, ...]
+    lines: tuple[Any, ...]
+    """Of :func:`deapcache.results.table_rows`, with all scores of each row."""
     notes: tuple[str, ...] = ()
     """What was left out, and why."""
+
+    @property
+    def rows(self) -> list[Any]:
+        """The lines of the main metric: one for each readout on a backbone."""
+        return [line for line in self.lines if line.is_main]
 
     @property
     def title(self) -> str:
@@ -54,61 +62,49 @@ class Group:
     @property
     def axis(self) -> str:
         """``mIoU ↑``, with the unit where there is one."""
-        return heading(self.summaries[0].first.metrics[self.metric])
+        return heading(self.rows[0].result.metrics[self.rows[0].metric])
 
-    @property
-    def higher_is_better(self) -> bool:
-        """Of the metric."""
-        return bool(self.summaries[0].first.metrics[self.metric]["higher_is_better"])
-
-    def name(self, summary: Summary) -> str:
+    def name(self, line: Any) -> str:
         """Of a backbone, with the readout where the group has several."""
-        several = len({one.readout for one in self.summaries}) > 1
-        return f"{summary.label} · {summary.readout}" if several else summary.label
+        several = len({one.readout for one in self.lines}) > 1
+        return f"{line.display_name} · {line.readout}" if several else str(line.display_name)
 
     def points(self, metric: str = "") -> tuple[Point, ...]:
         """The scores that there are, of the main metric unless another one is given."""
-        metric = metric or self.metric
+        lines = [line for line in self.lines if line.metric == metric] if metric else self.rows
         return tuple(
-            Point(summary.backbone, self.name(summary), summary.mean[metric], error_bar(summary, metric))
-            for summary in self.summaries
-            if not math.isnan(summary.mean[metric])
+            Point(line.backbone, self.name(line), line.mean, error_bar(line))
+            for line in lines
+            if not math.isnan(line.mean)
         )
 
 
-def group_results(summaries: Sequence[Summary], rates: Sequence[float] = ()) -> list[Group]:
-    """Results by task and dataset, each readout at one learning rate.
+def group_results(rows: DataFrame, rates: Sequence[float] = ()) -> list[Group]:
+    """Rows of :func:`deapcache.results.table_rows` by task and dataset, each readout at one learning rate.
 
     That is one of ``rates`` where any are given, else the one that most backbones were probed at, the lower of two: a
     figure takes no rate for its score. Raises :class:`ResultsError` where nothing has a rate of ``rates``.
     """
-    kept = [summary for summary in summaries if not rates or summary.lr in rates]
-    if summaries and not kept:
-        there = ", ".join(f"{rate:g}" for rate in sorted({summary.lr for summary in summaries}))
+    kept = rows[rows["lr"].isin(rates)] if rates else rows
+    if kept.empty and not rows.empty:
+        there = ", ".join(f"{rate:g}" for rate in sorted(rows["lr"].unique()))
         raise ResultsError(f"no result at learning rate {', '.join(f'{rate:g}' for rate in rates)}: there are {there}")
-    groups: dict[tuple[str, str], list[Summary]] = defaultdict(list)
-    for summary in kept:
-        groups[summary.task, summary.dataset].append(summary)
-    return [_group(group) for group in groups.values()]
+    return [_group(lines) for lines in grouped(kept.itertuples(), "task", "dataset")]
 
 
-def _group(summaries: Sequence[Summary]) -> Group:
-    first, kept, notes = summaries[0], [], []
-    for readout in dict.fromkeys(summary.readout for summary in summaries):
-        mine = [summary for summary in summaries if summary.readout == readout]
-        backbones = Counter(summary.lr for summary in mine)
-        commonest = min(backbones, key=lambda rate: (-backbones[rate], rate))
-        kept += [summary for summary in mine if summary.lr == commonest]
-        others = ", ".join(f"{rate:g}" for rate in sorted(backbones) if rate != commonest)
+def _group(lines: Sequence[Any]) -> Group:
+    kept: list[Any] = []
+    notes = []
+    for mine in grouped(lines, "readout"):
+        rates = {line.lr_text: line.lr for line in mine}
+        backbones = Counter(line.lr_text for line in mine if line.is_main)
+        commonest = min(rates, key=lambda text: (-backbones[text], rates[text]))
+        kept += [line for line in mine if line.lr_text == commonest]
+        others = [text.removeprefix("lr ") for text in sorted(rates, key=rates.__getitem__) if text != commonest]
         if others:
-            notes.append(f"{first.task}, {readout}: at learning rate {commonest:g}; there is also {others} (--lr)")
-    return Group(
-        task=first.task,
-        dataset=first.dataset,
-        metric=first.first.main_metric,
-        summaries=tuple(kept),
-        notes=tuple(notes),
-    )
+            shown = f"{mine[0].task}, {mine[0].readout}: at learning rate {commonest.removeprefix('lr ')}"
+            notes.append(f"{shown}; there is also {', '.join(others)} (--lr)")
+    return Group(task=lines[0].task, dataset=lines[0].dataset, lines=tuple(kept), notes=tuple(notes))
 
 
 def paper_points(task: str) -> tuple[tuple[Point, ...], str]:
@@ -121,18 +117,18 @@ def paper_points(task: str) -> tuple[tuple[Point, ...], str]:
     return points, f"the paper's {task}, {DATA[task].dataset}\n{source}"
 
 
-def error_bar(summary: Summary, metric: str) -> float:
-    """The spread over seeds, 0 for a single one."""
-    return summary.spread[metric] if len(summary.seeds) > 1 else 0.0
+def error_bar(line: Any) -> float:
+    """The spread over seeds of a score, 0 for a single one."""
+    return float(line.spread) if len(line.seeds) > 1 else 0.0
 
 
-def spread_note(summaries: Iterable[Summary]) -> str:
+def spread_note(lines: Iterable[Any]) -> str:
     """What error bars are; empty where there are none."""
-    several = any(len(summary.seeds) > 1 for summary in summaries)
+    several = any(len(line.seeds) > 1 for line in lines)
     return "bars: ± one sample standard deviation over seeds" if several else ""
 
 
 def common_notes(groups: Sequence[Group]) -> list[str]:
     """What error bars are, and what was left out."""
-    spread = spread_note(summary for group in groups for summary in group.summaries)
+    spread = spread_note(line for group in groups for line in group.lines)
     return [spread, *(note for group in groups for note in group.notes)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -19,7 +21,7 @@ from deapcache.results.figures.style import (
     paper_handle,
     two_columns,
 )
-from deapcache.results.frame import Summary, inner_layer
+from deapcache.results.frame import grouped, inner_layer
 from deapcache.results.painters import DISTINCT
 from deapcache.results.paper import paper_ablation, paper_parameters, paper_score, unlike_paper
 
@@ -60,51 +62,49 @@ def draw_parameters(groups: Sequence[Group], *, paper: bool) -> Canvas:
     return canvas
 
 
-def _by_backbone(group: Group) -> list[list[Summary]]:
+def _by_backbone(group: Group) -> list[list[Any]]:
     """The results of each backbone and layer that has several readouts."""
-    labels = dict.fromkeys(summary.label for summary in group.summaries)
-    found = [[summary for summary in group.summaries if summary.label == label] for label in labels]
-    return [each for each in found if len({summary.readout for summary in each}) > 1]
+    found = grouped((row for row in group.rows if not math.isnan(row.mean)), "display_name")
+    return [each for each in found if len({row.readout for row in each}) > 1]
 
 
-def _family(summary: Summary) -> str:
-    return summary.readout.partition(":")[0]
+def _family(row: Any) -> str:
+    return str(row.readout).partition(":")[0]
 
 
-def _thousands(summary: Summary) -> float:
-    return summary.first.parameters / 1000
+def _thousands(row: Any) -> float:
+    return float(row.parameters) / 1000
 
 
-def _draw(canvas: Canvas, axis: Axes, group: Group, found: Sequence[Summary], marks: dict[str, Mark]) -> None:
-    metric = group.metric
+def _draw(canvas: Canvas, axis: Axes, group: Group, found: Sequence[Any], marks: dict[str, Mark]) -> None:
     for family, mark in marks.items():
         mine = sorted((s for s in found if _family(s) == family), key=_thousands)
         if not mine:
             continue
-        bars = [error_bar(s, metric) for s in mine]
+        bars = list(map(error_bar, mine))
         axis.errorbar(
-            [_thousands(s) for s in mine], [s.mean[metric] for s in mine], yerr=bars if any(bars) else None,
+            [_thousands(s) for s in mine], [s.mean for s in mine], yerr=bars if any(bars) else None,
             elinewidth=0.9, capsize=2, **{**mark_style(mark), "linestyle": "-", "linewidth": 1.0},
         )  # fmt: skip
-    canvas.label(axis, [Label(_thousands(s), s.mean[metric], s.readout) for s in found])
+    canvas.label(axis, [Label(_thousands(s), s.mean, s.readout) for s in found])
     sizes = [_thousands(s) for s in found]
     axis.set_xlim(min(sizes) / _AROUND, max(sizes) * _AROUND)
     axis.margins(y=0.18)
     log_ticks(axis)
-    name_axes(axis, title=f"{group.title}\n{found[0].label}", y=group.axis, x="learnable parameters [thousands]")
+    name_axes(axis, title=f"{group.title}\n{found[0].display_name}", y=group.axis, x="learnable parameters [thousands]")
 
 
-def _add_paper(canvas: Canvas, axis: Axes, group: Group, summary: Summary) -> bool:
+def _add_paper(canvas: Canvas, axis: Axes, group: Group, row: Any) -> bool:
     """Show what Tables 3 and 4 print for this backbone; whether they print anything that may stand here."""
-    backbone, task, metric = summary.backbone, group.task, group.metric
+    backbone, task, metric = row.backbone, group.task, row.metric
     score, size = paper_score(backbone, task, metric), paper_parameters(backbone, task)
     if score is None or size is None:
         canvas.note(f"{task}, {backbone}: the paper prints no such number")
         return False
-    if inner := inner_layer(summary.first):
+    if inner := inner_layer(row.result):
         canvas.note(f"{task}, {backbone}: the paper's number is of the last layer, not beside {inner}")
         return False
-    if reason := unlike_paper(group.summaries[0].first):
+    if reason := unlike_paper(group.rows[0].result):
         canvas.note(f"{task}, {backbone}: not beside the paper's number, {reason}")
         return False
     low, high = axis.get_xlim()

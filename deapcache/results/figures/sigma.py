@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -17,7 +18,6 @@ from deapcache.results.figures.style import (
     log_ticks,
     name_axes,
 )
-from deapcache.results.frame import Summary, depth_of
 
 _ROW, _AROUND = 0.24, 0.75
 _SPREAD = 0.5
@@ -29,7 +29,9 @@ def draw_sigma(groups: Sequence[Group]) -> Canvas:
 
     Raises :class:`ResultsError` where no result has a mask.
     """
-    with_mask = [(group, [s for s in group.summaries if any(r.sigma for r in s.results)]) for group in groups]
+    with_mask = [
+        (group, [row for row in group.rows if any(result.sigma for result in row.results)]) for group in groups
+    ]
     panels = [(group, found) for group, found in with_mask if found]
     if not panels:
         raise ResultsError(
@@ -41,33 +43,35 @@ def draw_sigma(groups: Sequence[Group]) -> Canvas:
     axes = [axis for (axis,) in canvas.panels(len(panels), 1, sharex=True, heights=heights)]
     for axis, (group, found) in zip(axes, panels, strict=True):
         _draw(axis, group, found)
-    every = [summary for _, found in panels for summary in found]
-    heads = [sigma for summary in every for result in summary.results for sigma in result.sigma or ()]
+    every = [row for _, found in panels for row in found]
+    heads = [sigma for row in every for result in row.results for sigma in result.sigma or ()]
     axes[-1].set_xlim(min(heads) / 1.25, max(heads) * 1.25)  # of all panels, which share it
     log_ticks(axes[-1], most=9)
     canvas.figure.align_ylabels(axes)
     name_axes(axes[-1], x="learned σ of each attention head [share of the image's longer side]")
-    canvas.legend(category_handles([summary.backbone for summary in every], paper=False))
-    has_seeds = any(len(summary.seeds) > 1 for summary in every)
+    canvas.legend(category_handles([row.backbone for row in every], paper=False))
+    has_seeds = any(len(row.seeds) > 1 for row in every)
     canvas.note("each dot is a head; each row of dots is a seed" if has_seeds else "each dot is a head")
     canvas.note(*(note for group, _ in panels for note in group.notes))
     return canvas
 
 
-def _draw(axis: Axes, group: Group, found: Sequence[Summary]) -> None:
-    several = len({summary.readout for summary in found}) > 1
+def _draw(axis: Axes, group: Group, found: Sequence[Any]) -> None:
+    several = len({row.readout for row in found}) > 1
     lines = sorted(found, key=_order, reverse=True)
-    for line, summary in enumerate(lines):
-        known = [result.sigma for result in summary.results if result.sigma]
+    for line, row in enumerate(lines):
+        known = [result.sigma for result in row.results if result.sigma]
         for place, heads in enumerate(known):
             up = line + _SPREAD * ((place + 0.5) / len(known) - 0.5)
-            style = category_style(summary.backbone, size=5 if len(known) == 1 else 3.6)
+            style = category_style(row.backbone, size=5 if len(known) == 1 else 3.6)
             axis.plot(heads, [up] * len(heads), alpha=0.8, **style)
-    axis.set_yticks(range(len(lines)), [f"{s.label} · {s.readout}" if several else s.label for s in lines])
+    axis.set_yticks(
+        range(len(lines)), [f"{row.display_name} · {row.readout}" if several else row.display_name for row in lines]
+    )
     axis.set_ylim(-0.6, len(lines) - 0.4)
     name_axes(axis, title=group.title, y="backbone\nand readout" if several else "backbone")
 
 
-def _order(summary: Summary) -> tuple[int, str, int, str, str]:
-    category = list(CATEGORIES).index(category_of(summary.backbone))
-    return category, summary.backbone, depth_of(summary.first), summary.label, summary.readout
+def _order(row: Any) -> tuple[int, str, int, str, str]:
+    category = list(CATEGORIES).index(category_of(row.backbone))
+    return category, row.backbone, row.depth, row.display_name, row.readout

@@ -13,7 +13,7 @@ from deapcache.errors import ResultsError
 from deapcache.results.figures.groups import PAPER_SCORES, Group, Point, common_notes, paper_points
 from deapcache.results.figures.labels import LINE
 from deapcache.results.figures.style import GREY, Canvas, category_handles, log_ticks, name_axes, two_columns
-from deapcache.results.speeds import BackboneSpeed
+from deapcache.results.speeds import Speed
 
 _PAPER_TASKS = {"discrimination": True, "voc": True, "depth": False}
 """One of each of the paper's three categories of tasks, and whether its score is higher for the better."""
@@ -30,21 +30,23 @@ class _Panel:
     hollow: bool = False
 
 
-def draw_speed_quality(groups: Sequence[Group], speeds: Sequence[BackboneSpeed], *, paper: bool) -> Canvas:
+def draw_speed_quality(groups: Sequence[Group], speeds: Sequence[Speed], *, paper: bool) -> Canvas:
     """A panel for each task and dataset, of the backbones that have both a score and a speed.
 
     With ``paper`` also the scores that it prints, over the speeds measured here: its own speeds it only draws. Raises
     :class:`ResultsError` where no backbone has both.
     """
-    speed_of = {one.backbone: one.relative for one in speeds}
-    panels = [_Panel(one.title, one.axis, one.higher_is_better, _measured(one.points(), speed_of)) for one in groups]
+    speed_of = {one.name: one.relative for one in speeds}
+    panels = [
+        _Panel(one.title, one.axis, one.rows[0].higher_is_better, _measured(one.points(), speed_of)) for one in groups
+    ]
     for task, higher_is_better in _PAPER_TASKS.items() if paper else ():
         points, title = paper_points(task)
         measured = _measured(points, speed_of)
         panels.append(_Panel(title, PAPER_SCORES[task][1], higher_is_better, measured, hollow=True))
     panels = [panel for panel in panels if panel.points]
     if not panels:
-        scored = ", ".join(dict.fromkeys(s.backbone for one in groups for s in one.summaries)) or "none"
+        scored = ", ".join(dict.fromkeys(line.backbone for one in groups for line in one.rows)) or "none"
         raise ResultsError(
             f"figure speed-quality needs a speed and a score of the same backbone: speeds are of "
             f"{', '.join(speed_of)}, scores of {scored}. Run deapcache speed --backbone NAME, or deapcache probe "

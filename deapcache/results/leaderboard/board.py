@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +25,14 @@ from deapcache.results.frame import (
     grouped,
     layer_of,
     protocols_of,
+    rate_note,
     reading_in,
     row_identity,
     table_rows,
     tokens_of,
 )
 from deapcache.results.intervals import HomeIntervals, Uncertainty
+from deapcache.results.marks import legend
 from deapcache.results.paper import (
     DATA,
     READOUTS,
@@ -43,7 +46,7 @@ from deapcache.results.paper import (
     unlike_paper,
 )
 from deapcache.results.record import Result, load_results
-from deapcache.results.speeds import BackboneSpeed, all_speeds, by_device, most_measured
+from deapcache.results.speeds import Speed, all_speeds, by_device, most_measured
 from deapcache.results.tables import score
 
 if TYPE_CHECKING:
@@ -64,7 +67,7 @@ SPEED_UNIT = "[× ViT-B/16]"
 _FULL_READOUT = "deap"
 """Ours that the paper's Tables 3 and 4 are of."""
 _ABLATED = tuple(dict.fromkeys(ours for ours, row in READOUTS.items() if ours == row))
-_CONTROL = "@untrained"
+_CONTROL = re.compile(r"@untrained(:[\d,]+)?")
 _LONGEST = 16
 """Characters of a value in a name: a digest's first ones tell it apart as well."""
 
@@ -77,7 +80,7 @@ class Collected:
     """By run name, each once."""
     homes: Mapping[str, Location]
     """Run → the home it was read from, the first that has it."""
-    speeds: Mapping[str, Mapping[str, BackboneSpeed]]
+    speeds: Mapping[str, Mapping[str, Speed]]
     """Device → backbone → speed, of the first home that has it."""
     notes: tuple[str, ...]
     """Where homes have other scores for the same run."""
@@ -122,8 +125,8 @@ COLUMNS = (
     *("source", "printed", "backbone", "display_name", "reading", "category", "backbone_parameters", "features"),
     *("training_data", "speeds", "readout", "variant", "name", "lr", "parameters", "layer", "tokens"),
     *("metric", "place", "label", "unit", "higher_is_better", "is_main"),
-    *("mean", "spread", "decimals", "interval", "prior"),
-    *("row", "results", "homes", "seeds", "cost", "protocol", "date", "versions", "problem"),
+    *("mean", "spread", "decimals", "interval", "prior", "difference", "p_holm"),
+    *("row", "results", "homes", "seeds", "cost", "protocol", "date", "versions", "problem", "over", "rate", "marks"),
     *("train_images", "val_images", "output_size"),
 )
 """Of a leaderboard's frame. ``setting`` tells a comparison from others of its task and dataset, ``variant`` an entry
@@ -157,7 +160,12 @@ class Leaderboard:
 
 
 def leaderboard(
-    collected: Collected, *, intervals: bool = True, paper: bool = True, device: str | None = None
+    collected: Collected,
+    *,
+    intervals: bool = True,
+    over_seeds: bool = False,
+    paper: bool = True,
+    device: str | None = None,
 ) -> Leaderboard:
     """Boards of everything collected: the paper's data on one, each other dataset on its own.
 
@@ -170,7 +178,7 @@ def leaderboard(
     shown = _shown_device(collected.speeds, device)
     devices = tuple(sorted(collected.speeds, key=lambda name: (name != shown, name)))
     rows = table_rows(
-        collected.results, allow_mixed=True, uncertainty=_intervals(collected.homes) if intervals else None
+        collected.results, allow_mixed=True, uncertainty=_intervals(collected.homes, over_seeds) if intervals else None
     )
     rows = [row for row in rows.itertuples() if row.is_metric]
     variants = _variants(rows)
@@ -195,21 +203,21 @@ def leaderboard(
     return Leaderboard(lines=frame, device=shown, devices=devices, notes=collected.notes)
 
 
-def _shown_device(speeds: Mapping[str, Mapping[str, BackboneSpeed]], device: str | None) -> str:
+def _shown_device(speeds: Mapping[str, Mapping[str, Speed]], device: str | None) -> str:
     if device is not None and device not in speeds:
         there = ", ".join(sorted(speeds)) or f"none, {SPEED_COMMAND} measures them"
         raise ResultsError(f"there are no speeds on {device!r}: devices are {there}")
     return device or most_measured(speeds)
 
 
-def _speed_of(backbone: str, known: Mapping[str, BackboneSpeed]) -> BackboneSpeed | None:
+def _speed_of(backbone: str, known: Mapping[str, Speed]) -> Speed | None:
     """Of the backbone by name; of an untrained control that of its model, whose arithmetic is the same."""
-    return known.get(backbone) or known.get(backbone.removesuffix(_CONTROL))
+    return known.get(backbone) or known.get(_CONTROL.sub("", backbone))
 
 
-def _intervals(homes: Mapping[str, Location]) -> Any:
+def _intervals(homes: Mapping[str, Location], over_seeds: bool) -> Any:
     """Intervals of rows whose seeds may lie in several homes; kept in that of the first seed."""
-    of_home = functools.cache(lambda home: HomeIntervals(home, home_of=homes.__getitem__))
+    of_home = functools.cache(lambda home: HomeIntervals(home, home_of=homes.__getitem__, over_seeds=over_seeds))
 
     def uncertainty(results: Sequence[Result]) -> Uncertainty:
         found: Uncertainty = of_home(homes[results[0].run])(results)
@@ -292,7 +300,7 @@ def _comparison(
         }
         for place, (name, about) in enumerate(first.metrics.items())
     }
-    scores = ("mean", "spread", "interval")
+    scores = ("mean", "spread", "interval", "difference", "p_holm")
     lines = []
     for own in grouped(group, "row"):
         row = own[0]
@@ -321,9 +329,10 @@ def _papers_comparison(task: str, data: PaperData, setting: str) -> list[dict[st
     comparison = _comparison_columns(task, data.dataset, PAPER, setting) | {"board": PAPERS_DATA}
     comparison |= {name: getattr(data, name) for name in ("train_images", "val_images", "output_size")}
     printed = [(name, ours.metrics[name]) for name in ours.metrics if name in paper_metrics(task)]
+    main = ours.main_metric if ours.main_metric in paper_metrics(task) else printed[-1][0]
     metrics = {
         name: {"metric": name, "place": place, "label": about.label, "unit": about.unit}
-        | {"higher_is_better": about.higher_is_better, "is_main": name == ours.main_metric, "prior": None}
+        | {"higher_is_better": about.higher_is_better, "is_main": name == main, "prior": None}
         for place, (name, about) in enumerate(printed)
     }
     return [comparison | line | metrics[line["metric"]] for line in _paper_lines(task) if line["metric"] in metrics]
@@ -344,8 +353,9 @@ def _comparison_columns(task: str, dataset: str, comparison_key: str, setting: s
 def _measured_entry(row: Any, variant: str, homes: Sequence[Location]) -> dict[str, Any]:
     """A row of ours. The volume is what was probed; the rest of its backbone is from the registry, else the result."""
     first: Result = row.result
-    known, about = known_entry(row.backbone), first.about
+    known, about = known_entry(first.backbone), first.about
     category = _category(known) if known else about.get("category")
+    category = "untrained" if _CONTROL.search(row.backbone) else category
     found = [f"{name} {number}" for result in row.results for name, number in result.versions.items()]
     return {
         "key": digest_of([MEASURED, row.backbone, row.readout, row.protocol, [one.run for one in row.results]])[:10],
@@ -362,7 +372,7 @@ def _measured_entry(row: Any, variant: str, homes: Sequence[Location]) -> dict[s
         "name": f"{row.readout} ({variant})" if variant else row.readout,
         **{
             name: getattr(row, name)
-            for name in ("row", "readout", "lr", "parameters", "results", "seeds", "cost", "protocol")
+            for name in ("row", "readout", "lr", "parameters", "results", "seeds", "cost", "protocol", "rate", "marks")
         },
         "layer": layer_of(first),
         "tokens": tokens_of(first),
@@ -370,6 +380,7 @@ def _measured_entry(row: Any, variant: str, homes: Sequence[Location]) -> dict[s
         "date": max(result.date for result in row.results)[:10],
         "versions": ", ".join(dict.fromkeys(found)),
         "problem": row.uncertainty.problem if row.uncertainty else "",
+        "over": row.uncertainty.over if row.uncertainty else "",
     }
 
 
@@ -402,13 +413,12 @@ def _paper_lines(task: str) -> Iterator[dict[str, Any]]:
                 "readout": readout,
                 "name": readout,
                 "parameters": learnable.value * 1e6 if learnable else None,
-                **dict.fromkeys(
-                    ("reading", "variant", "layer", "tokens", "protocol", "date", "versions", "problem"), ""
-                ),
+                **dict.fromkeys(("reading", "variant", "layer", "tokens", "protocol", "date", "versions"), ""),
+                **dict.fromkeys(("problem", "over", "rate", "marks"), ""),
                 **dict.fromkeys(("results", "homes", "seeds"), ()),
                 "cost": {},
                 "lr": None,
-                "row": None,
+                **dict.fromkeys(("row", "difference", "p_holm")),
             }
             for metric, number in numbers.items():
                 score = {"mean": number.value, "spread": math.nan, "decimals": number.decimals, "interval": None}
@@ -488,7 +498,7 @@ def relative_speed(line: Any, device: str) -> float | None:
     return found.relative if found else None
 
 
-def speed_on(line: Any, device: str) -> BackboneSpeed | None:
+def speed_on(line: Any, device: str) -> Speed | None:
     """The speed of the backbone of a line on that device."""
     return next((one for one in line.speeds if one.device == device), None)
 
@@ -512,4 +522,10 @@ def comparison_notes(lines: Sequence[Any]) -> list[str]:
     notes = [f"images: {first.train_images:,} train, {first.val_images:,} val, output {height}×{width}"]
     if ours:
         notes.append(f"protocol: {protocols_of(ours)}")
-    return notes + [f"no interval: {problem}" for problem in dict.fromkeys(line.problem for line in ours) if problem]
+    notes += [f"no interval: {problem}" for problem in dict.fromkeys(line.problem for line in ours) if problem]
+    over = [
+        f"95% interval: of the mean over seeds, over {over}"
+        for over in dict.fromkeys(line.over for line in ours)
+        if over
+    ]
+    return notes + over + rate_note(line.results for line in ours) + legend(line.marks for line in ours)

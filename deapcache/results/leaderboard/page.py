@@ -35,8 +35,18 @@ from deapcache.results.leaderboard.board import (
 )
 from deapcache.results.leaderboard.reproduce import recorded_command, reproduce_commands
 from deapcache.results.leaderboard.text import csv_text, leaderboard_tables, markdown_page
+from deapcache.results.marks import legend
 from deapcache.results.record import Result, picture_key, plain_json, result_key
-from deapcache.results.tables import NOTHING, heading, interval, millions, plain_text, three_digits
+from deapcache.results.tables import (
+    NOTHING,
+    OVER_PRIOR,
+    difference,
+    heading,
+    interval,
+    millions,
+    plain_text,
+    three_digits,
+)
 from deapcache.untrusted import printable
 
 Format = Literal["table", "markdown", "csv", "html"]
@@ -94,6 +104,7 @@ def html_page(board: Leaderboard) -> str:
     # JSON that cannot end, or comment out, the script element it stands in: tojson escapes < > & '
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters |= {
+        "difference": difference,
         "heading": lambda line: heading(line._asdict()),
         "millions": millions,
         "number": _number,
@@ -158,7 +169,13 @@ def _board(lines: Sequence[Any]) -> dict[str, Any]:
         for row in sorted(grouped(lines, "line"), key=lambda row: int(row[0].line))
     ]
     title = lines[0].board
-    return {"title": title, "key": digest_of(title)[:10], "columns": [column[0] for column in columns], "rows": rows}
+    return {
+        "title": title,
+        "key": digest_of(title)[:10],
+        "columns": [column[0] for column in columns],
+        "rows": rows,
+        "notes": legend(line.marks for line in lines),
+    }
 
 
 def _shade(value: float, values: Sequence[float]) -> tuple[int, bool]:
@@ -241,9 +258,9 @@ def _panel(lines: Sequence[Any], notes: Sequence[str], pictures: Pictures) -> di
         "title": f"{entry.display_name} · {entry.name}",
         "subtitle": entry.title,
         "facts": list(_facts(entry, notes)),
-        "score_heads": ["metric", "score", "95% interval", "prior"],
+        "score_heads": ["metric", "score", "95% interval", "prior", OVER_PRIOR],
         "scores": [
-            [heading(line._asdict()), score_text(line), interval(line.interval), prior]
+            [heading(line._asdict()), score_text(line), interval(line.interval), prior, difference(line.difference)]
             for line, prior in zip(lines, priors, strict=True)
         ],
         "runs": [_run(result, home, main, pictures) for result, home in zip(entry.results, entry.homes, strict=True)],
@@ -262,16 +279,19 @@ def _facts(entry: Any, notes: Sequence[str]) -> Iterator[tuple[str, str]]:
     if not entry.speeds:
         yield "speed", f"not measured: deapcache speed --backbone {entry.backbone}"
     for one in entry.speeds:
-        rate = f"{one.images_per_second:.3g} images/s on {one.device}"
+        rate = f"{one.images_per_second['median']:.3g} images/s on {one.device}"
         yield "speed", f"{one.relative:.3g} × ViT-B/16 at 224, {rate}"
     yield "learnable parameters", _with_unit(millions(entry.parameters, 3), "M")
     for name, cost in (("training", "train_ms_per_image"), ("prediction", "predict_ms_per_image")):
         yield name, _with_unit(three_digits(entry.cost.get(cost)), "ms/image, the readout alone")
+    yield "learning rate", entry.rate
     yield "seeds", ", ".join(map(str, entry.seeds))
-    yield "protocol", entry.protocol
+    named = entry.results[0].protocol.get("name", "") if entry.results else ""
+    yield "protocol", f"{named} {entry.protocol}".strip()
     yield "versions", entry.versions
     yield from (("images", note.removeprefix("images: ")) for note in notes if note.startswith("images: "))
     yield "no interval", entry.problem
+    yield from (("mark", meaning) for meaning in legend(entry.marks))
 
 
 def _with_unit(text: str, unit: str) -> str:

@@ -71,11 +71,16 @@ def _taps(backbone: str, recipe: Mapping[str, Any]) -> Iterator[tuple[str, ...]]
 
 def _probe(
     result: Result, recipe: Mapping[str, Any], protocol: Mapping[str, Any], limit: int
-) -> Iterator[tuple[str, Any]]:
+) -> Iterator[tuple[Any, ...]]:
     yield from (("--task", result.task), ("--dataset", result.dataset), ("--backbone", result.backbone))
     yield from (("--readout", result.readout), ("--seed", result.seed))
     yield from (("--iterations", protocol["iterations"]), ("--batch-size", protocol["batch_size"]))
-    yield "--lr", protocol["optimiser"]["lr"]
+    yield "--protocol", protocol.get("name", "paper").partition(",")[0]  # the nearest to what there was before names
+    if result.is_selected:
+        yield ("--select",)
+    else:
+        yield "--lr", protocol["optimiser"]["lr"]
+    yield "--standardise", protocol.get("standardise", "cell")
     if limit:
         yield "--limit", limit
     if list(protocol["views"]) != ["original"]:

@@ -27,11 +27,24 @@ from deapcache.results.leaderboard.board import (
     speed_on,
     volume,
 )
+from deapcache.results.marks import legend
 from deapcache.results.record import result_key
-from deapcache.results.tables import NOTHING, Table, heading, interval, millions, score, three_digits
+from deapcache.results.tables import (
+    CHOSEN_RATE,
+    MARKS,
+    NOTHING,
+    OVER_PRIOR,
+    Table,
+    difference,
+    heading,
+    interval,
+    millions,
+    score,
+    three_digits,
+)
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|!~$])")
-_SPREAD = "± is the sample standard deviation over seeds; 95% interval: of their mean, bootstrap over val images"
+_SPREAD = "± is the sample standard deviation over seeds"
 _ORDER = "rows with most tasks first, then by their ranks; scores of different columns say nothing about each other"
 _NAMES = 4
 """Columns that are names in Markdown; the others are numbers, and stand right."""
@@ -51,6 +64,7 @@ _BACKBONE: Sequence[tuple[str, Callable[[Any], str]]] = (
 
 _MEASURED: Sequence[tuple[str, Callable[[Any], str]]] = (
     ("seeds", lambda line: ", ".join(map(str, line.seeds)) or NOTHING),
+    (CHOSEN_RATE, lambda line: line.rate if any(result.is_selected for result in line.results) else NOTHING),
     ("learnable\n[M]", lambda line: millions(line.parameters, 3)),
     ("train\n[ms/image]", lambda line: three_digits(line.cost.get("train_ms_per_image"))),
     ("protocol", lambda line: line.protocol[:SHORT] or NOTHING),
@@ -84,13 +98,14 @@ def _board_table(lines: Sequence[Any], board: Leaderboard) -> Table:
         )
     header = (*(name for name, _ in _BACKBONE), f"speed\n{SPEED_UNIT}", *map(_head, columns))
     faint = frozenset(place for place, row in enumerate(rows) if row[0].source == PAPER)
-    return Table(f"backbones × tasks: {lines[0].board}", header, tuple(texts), (_ORDER, _speed_note(board)), faint)
+    notes = (_ORDER, _speed_note(board), *legend(line.marks for line in lines))
+    return Table(f"backbones × tasks: {lines[0].board}", header, tuple(texts), notes, faint)
 
 
 def _cell(line: Any) -> str:
     if line is None:
         return NOTHING
-    return score_text(line) + (f" ({len(line.seeds)})" if line.seeds else "")
+    return " ".join(filter(None, (score_text(line), f"({len(line.seeds)})" if line.seeds else "", line.marks)))
 
 
 def _head(column: Any) -> str:
@@ -112,12 +127,14 @@ def _comparison_table(lines: Sequence[Any]) -> Table:
     scores = [{line.metric: line for line in entry} for entry in grouped(lines, "entry")]
     entries = [entry[0] for entry in grouped(lines, "entry")]
     columns = [(name, [text(entry) for entry in entries]) for name, text in _BACKBONE[:3]]
-    metrics = [of_metric[0] for of_metric in grouped(lines, "metric")]
+    metrics, prior = [of_metric[0] for of_metric in grouped(lines, "metric")], ""
     for metric in sorted(metrics, key=lambda metric: (not metric.is_main, metric.place)):
         found = [entry.get(metric.metric) for entry in scores]
         columns.append((heading(metric._asdict()), [score_text(line) if line else NOTHING for line in found]))
         if metric.is_main:
+            columns.append((MARKS, [line.marks or NOTHING if line else NOTHING for line in found]))
             columns.append(("95% interval", [interval(line.interval) if line else NOTHING for line in found]))
+            columns.append((OVER_PRIOR, [difference(line.difference) if line else NOTHING for line in found]))
             prior = f"image-independent prior: {metric.label} {score(metric.prior)}" if metric.prior is not None else ""
     columns += [(name, [text(entry) for entry in entries]) for name, text in _MEASURED]
     columns = [(name, texts) for name, texts in columns if set(texts) != {NOTHING}]
@@ -184,12 +201,16 @@ def _csv_row(line: Any, device: str, beside: Path | None) -> Iterator[tuple[str,
     yield from ((name, getattr(line, name)) for name in ("source", "backbone", "category", "backbone_parameters"))
     yield "features", volume(line)
     yield from ((name, getattr(line, name)) for name in ("layer", "tokens", "readout", "variant", "lr"))
+    yield "lr_range", line.results[0].selection.get("range") if line.results else None
     yield "readout_parameters", line.parameters
     yield from ((name, getattr(line, name)) for name in ("metric", "unit"))
     yield from ((name, str(bool(getattr(line, name))).lower()) for name in ("higher_is_better", "is_main"))
     yield from ((name, getattr(line, name)) for name in ("mean", "spread"))
     yield from zip(("low", "high"), line.interval or (None, None), strict=True)
     yield "prior", line.prior
+    ends = (None,) * 3 if line.difference is None else (line.difference.value, *line.difference.interval)
+    yield from zip(("over_prior", "over_prior_low", "over_prior_high"), ends, strict=True)
+    yield from ((name, getattr(line, name)) for name in ("p_holm", "marks"))
     yield "seeds", " ".join(map(str, line.seeds))
     yield from ((name, line.cost.get(name)) for name in ("train_ms_per_image", "predict_ms_per_image"))
     yield from ((name, getattr(line, name)) for name in ("protocol", "date", "versions"))
@@ -197,7 +218,7 @@ def _csv_row(line: Any, device: str, beside: Path | None) -> Iterator[tuple[str,
     yield "details", details(line, beside) or line.printed
     speed = speed_on(line, device)
     yield "speed_relative", speed.relative if speed else None
-    yield "speed_images_per_second", speed.images_per_second if speed else None
+    yield "speed_images_per_second", speed.images_per_second["median"] if speed else None
     yield "speed_device", device if speed else ""
 
 

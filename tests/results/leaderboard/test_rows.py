@@ -6,11 +6,11 @@ import json
 import shutil
 
 import pytest
-from deapcache_results import make_facts, save_depth
+from deapcache_results import main_rows, make_facts, save_depth
 
 from deapcache.errors import ResultsError
 from deapcache.locations import LocalLocation
-from deapcache.results import HomeIntervals, load_results, save_run, summarise
+from deapcache.results import HomeIntervals, load_results, save_run
 from deapcache.results.leaderboard import collect, leaderboard
 from deapcache.results.paper import paper_backbones, paper_score
 
@@ -55,7 +55,7 @@ def test_seeds_of_two_homes_have_the_interval_that_they_have_in_one(tmp_path, ho
     for seed in (0, 1):
         save_depth(both, seed)
     ((entry,),) = comparisons(home, other, intervals=True)
-    (summary,) = summarise(load_results(both))
+    (summary,) = main_rows(load_results(both))
     assert entry.interval == HomeIntervals(both)(summary.results).intervals["rmse"]
 
 

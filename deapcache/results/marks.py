@@ -1,0 +1,67 @@
+"""Marks beside a score that says less than it seems, and the legend beneath the table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+NOT_ABOVE, FEW_JUDGED, FALLING = "†", "‡", "§"
+
+FEWEST_JUDGED = 50
+"""Images with a score of their own, below which a mean over them says little."""
+LARGEST_P = 0.05
+_FALL = 0.03
+"""Relative: of the loss over the last two fifths of the training."""
+
+LEGEND = {
+    NOT_ABOVE: (
+        "not shown to be better than the image-independent prior: its score is not, or the interval of the difference "
+        "reaches 0, or would with Holm's correction for all rows of the table"
+    ),
+    FEW_JUDGED: f"the score rests on fewer than {FEWEST_JUDGED} images: take more, or define large otherwise",
+    FALLING: "the training loss was still falling at the end: more --iterations would change the score",
+}
+"""Mark → what it means and, where there is something to do, what."""
+
+
+def marks_of(*, gain: float, p: float | None, judged: Iterable[float], curves: Iterable[Sequence[float | None]]) -> str:
+    """The marks of a row; mostly empty.
+
+    Parameters
+    ----------
+    gain
+        How much better than the prior its score is; NaN where either is undefined.
+    p
+        Of no gain, adjusted for the rows of the table, NaN where it is undefined; ``None``: it was not computed.
+    judged
+        Images that each run's score rests on, of tasks that judge some only.
+    curves
+        Training losses of each run.
+    """
+    is_above = math.isnan(gain) or (gain > 0 and (p is None or p < LARGEST_P))
+    found = {
+        NOT_ABOVE: not is_above,
+        FEW_JUDGED: any(count < FEWEST_JUDGED for count in judged),
+        FALLING: any(map(is_falling, curves)),
+    }
+    return "".join(mark for mark, applies in found.items() if applies)
+
+
+def legend(marks: Iterable[str]) -> list[str]:
+    """What stands beneath a table with these marks."""
+    there = set("".join(marks))
+    return [f"{mark} {meaning}" for mark, meaning in LEGEND.items() if mark in there]
+
+
+def is_falling(losses: Sequence[float | None]) -> bool:
+    """Whether the last fifth of a training curve lies below the fifth before by 3% and twice the standard error."""
+    known = np.array([loss for loss in losses if loss is not None])
+    fifth = len(known) // 5
+    if fifth < 5:
+        return False
+    before, last = known[-2 * fifth : -fifth], known[-fifth:]
+    fall = before.mean() - last.mean()
+    error = math.sqrt((before.var(ddof=1) + last.var(ddof=1)) / fifth)
+    return bool(fall > 2 * error and fall > _FALL * abs(before.mean()))

@@ -1,0 +1,155 @@
+"""Named protocols, and learning rates that are chosen on a part of the training images alone."""
+
+from __future__ import annotations
+
+import deapcache_toys as toys
+import numpy as np
+import pytest
+import torch
+from deapcache_toys import COUNTS, DIM, GRID, add_targets, feature_recipe, probe, volumes
+
+from deapcache.cache import create_cache, encode_features, feature_arrays, features_path
+from deapcache.errors import TrainingError, UnknownNameError, UsageError
+from deapcache.locations import LocalLocation
+from deapcache.probing import PROTOCOLS, ProbeConfig, Selection, plan_runs
+
+FROZEN = {
+    "deapcache-2": "b010ab4f350ae543fd41652cdd321b658fdcb57c72e7f0a48b61b025e7d10a02",
+    "paper": "0b3aec3f7d61e96f56a0c1d5d2a2f07a1dba50e0340b7434db2d5ce6bccd0535",
+    "dinov2-linear": "e4628a1a37ef7308ced10c3dcf57a0769fd0de3f0b1e7331a53ea76ae5490b8f",
+    "dinov3-linear": "95d6ae4fd169ca7bf55513f84f7298c8d31fdcfaff77e92e2ebd6ffdddbe5c49",
+}
+
+
+def make_home(folder, *, spoil=lambda split, made: made) -> LocalLocation:
+    """The toys' caches, with features that ``spoil`` changes."""
+    home = LocalLocation(folder)
+    for split in ("train", "val"):
+        made = spoil(split, volumes(split))
+        recipe, ids = feature_recipe(split, storage="float32"), [f"{split}-{i}" for i in range(COUNTS[split])]
+        path = features_path("toys", split, recipe.backbone, recipe.digest)
+        arrays = feature_arrays("float32", (GRID, GRID), made.shape[-1])
+        cache = create_cache(home, path, recipe=recipe, arrays=arrays, image_ids=ids)
+        toys._fill(cache, encode_features(made, "float32", ids), None)
+        add_targets(home, split, "instances")
+    return home
+
+
+def test_published_protocols_never_change() -> None:
+    assert {name: named.digest for name, named in PROTOCOLS.items()} == FROZEN
+
+
+def test_a_result_says_its_protocol_by_name_and_digest(made_toys) -> None:
+    def names(**given: object) -> list[str]:
+        config = ProbeConfig(dataset="toys", backbones=["toy"], tasks=["depth"], **given)
+        return [run.protocol.name for run in plan_runs(made_toys, config)]
+
+    assert names() == ["deapcache-2"]
+    assert names(protocol="paper") == names(protocol="paper", lrs=(1e-3,)) == ["paper"]
+    assert names(lrs=(1e-3, 1e-2)) == ["deapcache-2, changed: lr"] * 2
+    assert names(protocol="paper", select=True) == ["paper, changed: select"]
+    assert names(standardise="cell") == ["deapcache-2, changed: standardise"]
+    assert names(task_options={"depth": {"loss": "l1"}}) == ["deapcache-2, changed: loss"]
+    (run,) = plan_runs(made_toys, ProbeConfig(dataset="toys", backbones=["toy"], tasks=["depth"]))
+    assert run.protocol.name_digest == PROTOCOLS["deapcache-2"].digest
+    assert run.protocol.selection["lrs"] == Selection().lrs
+
+
+def test_the_choice_never_sees_validation_images(tmp_path) -> None:
+    """Features and targets of val are others: what was tried, chosen and learnt stays, and the scores do not."""
+    whole = make_home(tmp_path / "whole")
+    poisoned = make_home(tmp_path / "poisoned", spoil=lambda split, made: made if split == "train" else -100 * made)
+    (one,), (other,) = probe(whole), probe(poisoned)
+    assert one.selection == other.selection
+    assert [one["score"] for one in one.selection["candidates"]] != [None] * 5
+    assert all(np.array_equal(one.weights[name], other.weights[name]) for name in one.weights)
+    assert one.scores != other.scores
+
+
+def test_the_chosen_rate_trains_on_all_of_train_as_if_it_were_given(made_toys) -> None:
+    (chosen,) = probe(made_toys, seeds=[3])
+    (given,) = probe(made_toys, seeds=[3], lrs=(chosen.selection["lr"],))
+    assert chosen.scores == pytest.approx(given.scores)
+    assert chosen.train_images == COUNTS["train"]
+    scores = {one["lr"]: one["score"] for one in chosen.selection["candidates"]}
+    assert chosen.selection["lr"] == max(scores, key=scores.__getitem__)
+    assert chosen.selection["range"] == max(scores.values()) - min(scores.values())
+    assert given.selection == {}
+
+
+def test_a_candidate_scores_what_it_would_on_the_same_images_alone(tmp_path) -> None:
+    """The held-out tenth as a split of its own gives the candidates' scores."""
+    home = make_home(tmp_path)
+    (run,) = probe(home, iterations=40, standardise="cell")
+    held = np.sort(np.random.default_rng(0).permutation(COUNTS["train"])[:2])
+    assert run.selection["images"] == len(held)
+    from deapcache.probing.batches import BatchStream, image_order
+    from deapcache.probing.evaluate import Scorer
+    from deapcache.probing.probe import _Probe
+    from deapcache.probing.train import ReadoutTrainer, StackedGroup
+
+    config = ProbeConfig(dataset="toys", backbones=["toy"], tasks=["foreground"], iterations=12, standardise="cell")
+    probing = _Probe(home, config)
+    spec, stream = probing._specs["foreground"], BatchStream(probing._train, "stream", torch.device("cpu"))
+    rows = np.arange(COUNTS["train"])
+    bias = spec.prepare(stream, rows, 32)
+    group = StackedGroup([ReadoutTrainer(spec, "deap", seed=0, lr=1e-2, output_bias=bias)], 1e-4)
+    for batch in stream.batches(image_order(0, np.setdiff1d(rows, held), iterations=12, batch_size=8)):
+        group.step(batch.features.float(), None, {"foreground": spec.task.target(batch.maps)})
+    scorer = Scorer(spec.task, len(held))
+    (batch,) = stream.batches([held])
+    with torch.no_grad():
+        scorer.add(group.outputs(batch.features.float(), None)[0], spec.task.target(batch.maps), held)
+    found = {one["lr"]: one["score"] for one in run.selection["candidates"]}
+    assert found[1e-2] == pytest.approx(scorer.scores()["mean_iou"], abs=1e-6)
+
+
+def test_the_choice_depends_on_nothing_beside_it(made_toys) -> None:
+    (alone,) = probe(made_toys, readouts=["linear"])
+    among = probe(made_toys, ("depth", "foreground"), readouts=["deap", "linear"], seeds=[5, 6])
+    same = [run for run in among if (run.task, run.readout) == ("foreground", "linear")]
+    assert len(same) == 2
+    for run in same:
+        assert run.selection["lr"] == alone.selection["lr"]
+        scores = [[each["score"] for each in one.selection["candidates"]] for one in (run, alone)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+
+
+def test_constant_and_outlier_channels_move_no_score(tmp_path) -> None:
+    """Two channels without information, one constant, one of 60 standard deviations that is the same everywhere."""
+
+    def add_channels(split: str, made: np.ndarray) -> np.ndarray:
+        wide = np.random.default_rng(9).normal(0, 0.05, made.shape[:3]) + 60
+        return np.concatenate([made, np.full_like(made[..., :1], 60), wide[..., None].astype(np.float32)], -1)
+
+    plain, spoilt = make_home(tmp_path / "plain"), make_home(tmp_path / "spoilt", spoil=add_channels)
+    options = {"readouts": ["deap", "linear"], "seeds": [0, 1, 2], "iterations": 150, "lrs": (1e-2,)}
+    for name in ("deap", "linear"):
+        mine, theirs = (
+            np.array([run.scores["mean_iou"] for run in probe(home, **options) if run.readout == name])
+            for home in (plain, spoilt)
+        )
+        assert abs(mine.mean() - theirs.mean()) < max(0.02, mine.std(ddof=1) + theirs.std(ddof=1))
+    (ratio,) = {run.features["outlier_ratio"] for run in probe(spoilt, iterations=1, lrs=(1e-3,))}
+    assert ratio == pytest.approx(60 / np.sqrt((2 * 3600 + DIM) / (DIM + 2)), rel=0.01)
+
+
+def test_what_cannot_be_chosen_is_one_line(made_toys) -> None:
+    with pytest.raises(UnknownNameError, match="unknown protocol 'papr': expected one of deapcache-2, paper"):
+        ProbeConfig(protocol="papr")
+    with pytest.raises(UsageError, match=r"lr 0.001 is given, and a choice of the rate asked for: leave out one"):
+        ProbeConfig(lrs=(1e-3,), select=True)
+    with pytest.raises(UsageError, match="standardisation of features 'rows': choose one of cell, channel"):
+        ProbeConfig(standardise="rows")
+    with pytest.raises(UsageError, match="there is one image: train on more, or give the rate with --lr"):
+        probe(made_toys, train_limit=1)
+
+
+def test_rates_at_which_training_diverges_lose(made_toys, monkeypatch) -> None:
+    monkeypatch.setattr("deapcache.probing.config.ProbeConfig.selection", Selection(lrs=(1e-2, 1e18)))
+    (run,) = probe(made_toys)
+    assert run.selection["lr"] == 1e-2
+    assert run.selection["candidates"][1] == {"lr": 1e18, "score": None}
+    monkeypatch.setattr("deapcache.probing.config.ProbeConfig.selection", Selection(lrs=(1e18, 1e19)))
+    with pytest.raises(TrainingError, match="try a smaller learning rate"):
+        probe(made_toys)
