@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -186,14 +187,13 @@ def _refuse(error):
 
 
 def test_gated_unknown_and_unreachable_repositories_are_one_line(tmp_path, monkeypatch):
-    import httpx2 as http
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     from deapcache.backbones import hf_models
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    response = http.Response(403, request=http.Request("HEAD", "https://huggingface.co/a/b"))
+    response = Mock(headers={})
     for error, kind, message in (
         (
             GatedRepoError("gated", response=response),
