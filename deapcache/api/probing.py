@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-_PLURAL = {"backbone": "backbones", "readout": "readouts", "seed": "seeds", "lr": "lrs", "views": "views"}
+_PLURAL = {
+    "backbone": "backbones",
+    "readout": "readouts",
+    "seed": "seeds",
+    "lr": "lrs",
+    "views": "views",
+    "layers": "layers",
+}
 """Options that take one thing or several → the field of :class:`ProbeConfig`."""
 
 

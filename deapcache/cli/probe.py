@@ -58,6 +58,10 @@ class _Choices:
     limit: Annotated[
         int | None, typer.Option("--limit", help="Train and score on the first N images of each split only.")
     ] = None
+    layers: Annotated[
+        str | None,
+        typer.Option("--layers", help="Join features of these layers: 6,9,12 or 3,last (deapcache extract --layers)."),
+    ] = None
     views: Annotated[
         str,
         typer.Option("--views", help="Training draws from original, or original,hflip (deapcache extract --views)."),
@@ -95,6 +99,7 @@ class _Choices:
             readouts=options.names(self.readout),
             seeds=_seeds(self.seed),
             where=recipe_fields(self.where or []),
+            layers=tuple(options.names(self.layers)),
             protocol=self.protocol,
             lrs=options.rates(self.lr, "--lr") if self.lr else (),
             select=self.select,

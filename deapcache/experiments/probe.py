@@ -64,6 +64,7 @@ def probe(
     refuse_unguarded()
     for readout in config.readouts:
         canonical_readout(readout)  # a wrong name is refused before any cache is looked for
+    fields = {**config.where, **({"layer": config.layers[0]} if config.layers else {})}
     passes = [
         replace(
             config,
@@ -73,7 +74,7 @@ def probe(
             images_name=config.images_name or images_owner(dataset),
         )
         for dataset, tasks in choose_datasets(home, config.tasks, config.dataset, config.backbones).items()
-        for backbone in choose_backbones(home, dataset, config.backbones, config.where)
+        for backbone in choose_backbones(home, dataset, config.backbones, fields)
     ]
     results_home = results_home or home
     results_home.require_writable()  # refused before hours of training, not after

@@ -38,6 +38,15 @@ read ahead."""
 RESIDENCIES: tuple[str, ...] = get_args(Residency)
 
 
+LAST = "last"
+"""What the layer after all blocks is called."""
+
+
+def layer_depth(layer: str) -> float:
+    """A number by which layers are in order: that of the block, behind all for ``last`` and other names."""
+    return int(layer) if layer.isdecimal() else math.inf
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
     """All choices of a probe: what to train on what, and how; raises :class:`UsageError` for values out of range.
@@ -60,6 +69,9 @@ class ProbeConfig:
     images_name: str | None = None
     """Dataset under whose name the features are cached; ``None``: ``dataset``, or the one whose images it shares
     (:func:`deapcache.experiments.probe` looks it up)."""
+    layers: tuple[str, ...] = ()
+    """Layers whose features are joined along channels, numbers of blocks and ``last``: at least two, in the order of
+    depth whatever the order given. Empty: one cache is read."""
     splits: tuple[str, str] = ("train", "val")
     """Names of the splits to train and to score on."""
     protocol: str = DEFAULT_PROTOCOL
@@ -109,6 +121,8 @@ class ProbeConfig:
                 f"view={view} cannot choose the features of a probe: scores are of original images. To train on "
                 f"mirrored ones as well, ask for the views {ORIGINAL},{HFLIP} (--views)"
             )
+        object.__setattr__(self, "layers", tuple(sorted(map(str, self.layers), key=layer_depth)))
+        self._check_layers()
         named = get_protocol(self.protocol)
         if self.select and self.lrs:
             raise UsageError(
@@ -126,6 +140,26 @@ class ProbeConfig:
             raise UsageError(f"weight_decay is {self.weight_decay}: expected 0 or more, and a finite number")
         object.__setattr__(self, "readouts", tuple(self.readouts) or named.readouts)
         self._check_residency()
+
+    def _check_layers(self) -> None:
+        wrong = [layer for layer in self.layers if layer != LAST and not (layer.isdecimal() and int(layer) > 0)]
+        twice = [layer for layer in self.layers if self.layers.count(layer) > 1]
+        if wrong or twice or len(self.layers) == 1:
+            found = f"{wrong[0]!r} is no layer" if wrong else f"{twice[0]} is there twice" if twice else "there is one"
+            raise UsageError(
+                f"layers {','.join(self.layers)}: {found}; expected two or more, numbers of blocks from 1 and {LAST}, "
+                "such as 3,6,last; to read one layer, choose its cache with --where layer=6"
+            )
+        if self.layers and HFLIP in self.views:
+            raise UsageError(
+                f"layers {','.join(self.layers)} and views {','.join(self.views)}: mirror images are drawn with one "
+                "layer only; leave out one of --layers and --views"
+            )
+        if self.layers and "layer" in self.where:
+            raise UsageError(
+                f"layer={self.where['layer']} and layers {','.join(self.layers)} are asked for: leave out one of "
+                "--where layer=… and --layers"
+            )
 
     def _check_residency(self) -> None:
         if self.residency == "pinned":
@@ -147,7 +181,8 @@ class ProbeConfig:
 
     def extract_command(self, home: Location) -> str:
         """The command that makes the features and targets of this probe, and continues where it stopped."""
-        return f"deapcache extract --dataset {self.dataset} --backbone {self.backbone} --home {home}"
+        layers = f" --layers {','.join(self.layers)}" if self.layers else ""
+        return f"deapcache extract --dataset {self.dataset} --backbone {self.backbone} --home {home}{layers}"
 
     @property
     def named(self) -> NamedProtocol:

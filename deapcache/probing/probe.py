@@ -35,8 +35,8 @@ class RunSpec:
     seed: int
     backbone: str
     caches: Mapping[str, Mapping[str, Any]]
-    """``train``, ``val``, ``train hflip`` (where mirror images are drawn), ``train instances targets``, … → path inside
-    the home, digest and recipe."""
+    """``train``, ``val``, ``train hflip`` (where mirror images are drawn), ``train layer 9`` (of layers joined with the
+    first), ``train instances targets``, … → path inside the home, digest and recipe."""
 
     @property
     def task(self) -> str:
@@ -215,6 +215,7 @@ class _Probe:
             grid=self._train.features.grid,
             feature_dim=self._train.features.dim,
             covered=self._train.features.covered,
+            parts=self._train.parts,
             iterations=self._config.iterations or task.iterations,
             upsampler=self._config.upsampler,
             standardise=self._config.standardisation,

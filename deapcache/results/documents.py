@@ -128,6 +128,7 @@ class _Build(TypedDict):
     task_options: NotRequired[dict[str, str]]
     standardise: NotRequired[Literal["cell", "channel"]]
     covered: NotRequired[tuple[_Share, _Share]]
+    parts: NotRequired[list[Side]]
 
 
 class _Readout(_Build):
