@@ -62,6 +62,10 @@ class _Choices:
         str | None,
         typer.Option("--layers", help="Join features of these layers: 6,9,12 or 3,last (deapcache extract --layers)."),
     ] = None
+    score_size: Annotated[
+        str, typer.Option("--score-size", help="Score over targets of the output size (output), or native label maps.")
+    ] = "output"
+    data_root: options.DataRoot = None
     views: Annotated[
         str,
         typer.Option("--views", help="Training draws from original, or original,hflip (deapcache extract --views)."),
@@ -111,6 +115,8 @@ class _Choices:
             train_limit=self.limit,
             val_limit=self.limit,
             views=tuple(options.names(self.views)),
+            score_size=self.score_size,
+            data_root=self.data_root,
             residency=cast("Residency | None", self.residency),  # checked there
             device=str(choose_device(self.device)),
         )

@@ -20,6 +20,7 @@ from deapcache.cache import ORIGINAL, STORAGE_FORMATS, VIEWS
 from deapcache.errors import PipelineError, UsageError
 from deapcache.extraction import ON_ERROR
 from deapcache.probing import DEFAULT_PROTOCOL, PROTOCOLS, ProbeConfig, get_protocol
+from deapcache.probing.config import OUTPUT, SCORE_SIZES
 from deapcache.readouts import canonical_readout, needs_upsampler
 from deapcache.readouts.base import STANDARDISED
 from deapcache.regions import FITS, SQUASH
@@ -160,6 +161,7 @@ class Shared(BaseModel):
     limit: _Count | None = None
     """Images of each split that are used; None: all."""
     upsampler: _Text | None = None
+    score_size: Annotated[str, _one_of(*SCORE_SIZES)] = OUTPUT
     layers: Annotated[
         tuple[_Layer, ...],
         _list("[6, 9, last]"),
@@ -196,6 +198,7 @@ class ProbeSpec(Shared):
             val_limit=self.limit,
             views=self.views,
             layers=self.layers,
+            score_size=self.score_size,
             upsampler=None if self.upsampler is None else Path(self.upsampler),
             task_options=dict.fromkeys(self.tasks, self.choices) if self.choices else {},
         )

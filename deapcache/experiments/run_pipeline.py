@@ -245,7 +245,7 @@ def plan_pipeline(pipeline: Pipeline, home: Location, data_root: Path, *, device
             device=chosen,
             free_bytes=home.free_bytes(),
             datasets=datasets,
-            passes=tuple(_find_runs(job, home) for job in _jobs_of(pipeline, datasets, chosen)),
+            passes=tuple(_find_runs(job, home) for job in _jobs_of(pipeline, datasets, chosen, data_root)),
         )
 
 
@@ -318,7 +318,9 @@ def _require_annotations(pipeline: Pipeline, dataset: DatasetSummary) -> None:
             task.heads(dataset.classes)  # raises where the classes do not suit the task
 
 
-def _jobs_of(pipeline: Pipeline, datasets: Mapping[str, DatasetPlan], device: str) -> Iterator[ProbeJob]:
+def _jobs_of(
+    pipeline: Pipeline, datasets: Mapping[str, DatasetPlan], device: str, data_root: Path
+) -> Iterator[ProbeJob]:
     """The jobs of a pipeline, in the order of its probes and their backbones: one for each set of equal options."""
     jobs: dict[tuple[str, str], list[tuple[ProbeConfig, list[tuple[str, str, int]]]]] = {}
     for spec in pipeline.probes:
@@ -334,6 +336,7 @@ def _jobs_of(pipeline: Pipeline, datasets: Mapping[str, DatasetPlan], device: st
                 where={**plan.fields, **({} if spec.layers else last), **pipeline.where},
                 images_name=images_owner(spec.dataset) if plan.dataset is None else plan.dataset.images_name,
                 device=device,
+                data_root=data_root,
             )
             of_both = jobs.setdefault((spec.dataset, backbone), [])
             wanted = next((runs for other, runs in of_both if other == options), None)

@@ -38,6 +38,9 @@ read ahead."""
 RESIDENCIES: tuple[str, ...] = get_args(Residency)
 
 
+OUTPUT, NATIVE = SCORE_SIZES = ("output", "native")
+"""Of which size label maps are that scores are made over."""
+
 LAST = "last"
 """What the layer after all blocks is called."""
 
@@ -96,6 +99,11 @@ class ProbeConfig:
     """Score on the first so many images, all where there are not more; ``None``: on all."""
     views: tuple[str, ...] = (ORIGINAL,)
     """Views of the training images to draw from, the original ones among them; validation images are never mirrored."""
+    score_size: str = OUTPUT
+    """``output``: scores are over targets of the output size; ``native``: over label maps of their own size, which are
+    read from the dataset's files."""
+    data_root: Path | None = None
+    """Where these files lie; ``None``: where :func:`deapcache.locations.data_root` says."""
     output_size: tuple[int, int] | None = None
     """(height, width) of the target caches to use; ``None``: the base size of the features, or, where these come from
     images of native size, the only one there is."""
@@ -129,6 +137,7 @@ class ProbeConfig:
                 f"lr {', '.join(f'{lr:g}' for lr in self.lrs)} is given, and a choice of the rate asked for: leave out "
                 "one of --lr and --select"
             )
+        require_choice("size to score at", self.score_size, SCORE_SIZES)
         if self.standardise is not None:
             require_choice("standardisation of features", self.standardise, STANDARDISED)
         given = [("lr", lr) for lr in self.lrs]
@@ -221,6 +230,7 @@ class ProbeConfig:
             "select": not self.lrs and self.selection != named.selection,
             "standardise": self.standardisation != named.standardise,
             "weight_decay": self.weight_decay != ProbeConfig.weight_decay,
+            "score_size": self.score_size != OUTPUT,
         }
         usual, chosen = (
             get_task(task, given).chosen for given in (named.task_options.get(task), self.options_of(task))

@@ -96,6 +96,7 @@ class _Protocol(TypedDict):
     name_digest: NotRequired[str]
     standardise: NotRequired[Literal["cell", "channel"]]
     selection: NotRequired[dict[str, Any] | None]
+    score_size: NotRequired[Literal["output", "native"]]
 
 
 class _Omitted(TypedDict):

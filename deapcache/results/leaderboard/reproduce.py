@@ -82,6 +82,8 @@ def _probe(
     else:
         yield "--lr", protocol["optimiser"]["lr"]
     yield "--standardise", protocol.get("standardise", "cell")
+    if protocol.get("score_size", "output") != "output":
+        yield "--score-size", protocol["score_size"]
     if limit:
         yield "--limit", limit
     if list(protocol["views"]) != ["original"]:
