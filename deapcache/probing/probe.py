@@ -21,7 +21,14 @@ from deapcache.probing.config import NATIVE, SELECTED, ProbeConfig, Progress
 from deapcache.probing.evaluate import Examples, NativeMaps, costs_of, score, training_statistics
 from deapcache.probing.selection import select_rates
 from deapcache.probing.train import ReadoutTrainer, TaskSpec, stack_trainers, thread_count, train
-from deapcache.readouts import READOUTS, canonical_readout, is_training_free, needs_guidance, needs_upsampler
+from deapcache.readouts import (
+    READOUTS,
+    canonical_readout,
+    is_training_free,
+    needs_guidance,
+    needs_layers,
+    needs_upsampler,
+)
 from deapcache.recipe import Protocol
 from deapcache.regions import SQUASH
 from deapcache.tasks import TASKS, Task, get_task
@@ -201,6 +208,11 @@ class _Probe:
             raise UsageError(
                 f"an upsampler is given ({config.upsampler}), but none of the readouts {', '.join(self._readouts)} is "
                 "built around one: leave --upsampler out, or add --readout featup"
+            )
+        if not config.layers and (several := [name for name in self._readouts if needs_layers(name)]):
+            raise UsageError(
+                f"readout {several[0]} decodes several layers, and one is read: say which with --layers, such as "
+                "--layers 3,6,9,last (deapcache extract --layers makes them), or leave the readout out"
             )
         self._train, self._val = open_caches(
             home,

@@ -100,6 +100,8 @@ class Readout(nn.Module, ABC):
     """Whether :meth:`load_upsampler` needs a file."""
     features_as_published: ClassVar[str] = ""
     """What a published readout takes in place of features standardised per cell, in words for the protocol."""
+    needs_layers: ClassVar[bool] = False
+    """Whether it is for joined features of several layers, whose channels ``ReadoutConfig.parts`` says."""
     training_free: ClassVar[bool] = False
     """Whether :meth:`fit` takes the place of training; there is nothing to learn then."""
 
@@ -308,6 +310,11 @@ def canonical_readout(name: str) -> str:
 def needs_guidance(name: str) -> bool:
     """Whether the readout of that name is conditioned on the base images."""
     return _parse(name)[1].needs_guidance
+
+
+def needs_layers(name: str) -> bool:
+    """Whether the readout of that name is for joined features of several layers."""
+    return bool(getattr(_parse(name)[1], "needs_layers", False))
 
 
 def is_training_free(name: str) -> bool:

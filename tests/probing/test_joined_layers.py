@@ -190,3 +190,11 @@ def test_missing_rows_of_one_layer_are_told(layered) -> None:
 
     with pytest.raises(IncompleteCacheError, match="--layers 3,8"):
         plan_runs(layered, config(layers=("3", "8")))
+
+
+def test_the_readout_over_several_layers_learns_from_them_and_needs_them(layered) -> None:
+    given = {"iterations": 60, "lrs": (3e-3,), "readouts": ("multi-scale",)}
+    (run,) = probe(layered, ["depth"], layers=("3", "last"), **given)
+    assert run.scores["rmse"] < 0.8 * run.baseline_scores["rmse"]
+    with pytest.raises(UsageError, match="readout multi-scale decodes several layers"):
+        probe(layered, ["depth"], where={"layer": "3"}, **given)
