@@ -108,7 +108,7 @@ class Recipe:
                 "it was written by a newer deapcache; upgrade to read it"
             )
         values = {name: _as_tuple(value) for name, value in fields.items()}
-        hints = _hints(cls)
+        hints = _hints(cls)  # type: ignore[arg-type]  # a class is hashable
         if wrong := [name for name, value in values.items() if not _is(value, hints[name])]:
             raise CorruptCacheError(f"{cls.kind} recipe has a {wrong[0]} of another type than {hints[wrong[0]]}")
         try:

@@ -46,7 +46,7 @@ class Squares:
 
 register_backbone("mine", nn.Identity, image_size=(64, 96), grid=(4, 6), dim=3)
 DATASETS["squares"] = Squares
-TASKS.add("edges", TASKS.get("boundaries"))
+TASKS.add("rims", TASKS.get("boundaries"))
 READOUTS.add("plain", READOUTS.get("linear"))
 ANNOTATIONS.add("heights", ANNOTATIONS.get("depth"))
 """
@@ -63,10 +63,10 @@ def test_a_file_adds_to_every_registry(tmp_path: Path) -> None:
     file = write_plugin(tmp_path, EVERYTHING)
     plugins.use([file])
     new = [[name for name in registry.names() if name not in before[registry]] for registry in REGISTRIES]
-    assert new == [["mine"], ["squares"], ["edges"], ["plain"], ["heights"]]
+    assert new == [["mine"], ["squares"], ["rims"], ["plain"], ["heights"]]
     assert (describe("mine").image_size, describe("mine").grid) == ((64, 96), (4, 6))
     digest = f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
-    assert (TASKS.source("edges"), READOUTS.source("plain"), TASKS.source("boundaries")) == (digest, digest, "")
+    assert (TASKS.source("rims"), READOUTS.source("plain"), TASKS.source("boundaries")) == (digest, digest, "")
 
 
 def test_the_variable_alone_suffices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,7 @@ def test_a_subprocess_inherits_the_files_and_its_own_names_are_no_plugins(tmp_pa
     plugins.use([write_plugin(tmp_path, "from deapcache.readouts import deap\n" + EVERYTHING)])
     command = [sys.executable, "-c", ASKED_FIRST_BY_A_PLUGIN]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert done.stdout.split() == ["3", "mine", "squares", "edges", "plain"]
+    assert done.stdout.split() == ["3", "mine", "squares", "rims", "plain"]
 
 
 BROKEN = {

@@ -138,7 +138,13 @@ def test_original_images_go_without_saying() -> None:
     mirrored = dataclasses.replace(PROTOCOL, views=("original", "hflip"))
     assert mirrored.digest != PROTOCOL.digest
     assert Protocol.from_json(mirrored.to_json()) == mirrored
-    assert Protocol.omitted_defaults() == {"views": ["original"]}
+    assert Protocol.omitted_defaults() == {
+        "views": ["original"],
+        "name": "",
+        "name_digest": "",
+        "standardise": "cell",
+        "selection": None,
+    }
 
 
 @pytest.mark.parametrize("name", ["features", "images", "targets"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from deapcache.backbones.registry import (
     BACKBONES,
     CLS,
+    GROUPS,
     LAST,
     NO_TOKENS,
     BackboneEntry,
@@ -46,6 +47,7 @@ __all__ = [
     "BACKBONES",
     "CLS",
     "DEFAULT_LAYERS",
+    "GROUPS",
     "LAST",
     "NO_TOKENS",
     "Backbone",

@@ -102,14 +102,13 @@ def _below(state: State, prefix: str) -> State:
     return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
 
 
-def _encoder(state: State, expected: Collection[str]) -> tuple[str, State]:
-    """The beginning of the keys of a checkpoint below which most of the ``expected`` keys are, and what is below it.
+def _beginnings(state: State, expected: Collection[str]) -> list[str]:
+    """What may stand before all keys of the encoder in a checkpoint, likeliest first.
 
-    Of several, that of a moving average, else the shortest. Where even most are not there, the checkpoint has keys of
-    another library, and the wrappers that training scripts use are taken off.
+    That is what stands before most of the ``expected`` keys; of several, before those of a moving average, else the
+    shortest. A checkpoint with the keys of another library, which is still to be converted, has few of them: then, the
+    wrappers that training scripts use, and nothing at all.
     """
-    if not any(map(_CHUNK.search, expected)):
-        state = {_CHUNK.sub(r"blocks.\1.", key): tensor for key, tensor in state.items()}
     counts: Counter[str] = Counter()
     for key in state:
         parts = key.split(".")
@@ -123,12 +122,10 @@ def _encoder(state: State, expected: Collection[str]) -> tuple[str, State]:
         parts = set(prefix.split("."))
         return -counts[prefix], not parts & AVERAGED, bool(parts & TRAINED_WITH), len(prefix)
 
-    best = min(counts, key=rank, default="")
-    if 2 * counts[best] < len(expected):
-        best = ""
-        while wrapper := next((w for w in WRAPPERS if any(k.startswith(f"{best}{w}.") for k in state)), ""):
-            best += f"{wrapper}."
-    return best, _below(state, best)
+    best, wrappers = min(counts, key=rank, default=""), ""
+    while found := next((w for w in WRAPPERS if any(key.startswith(f"{wrappers}{w}.") for key in state)), ""):
+        wrappers += f"{found}."
+    return list(dict.fromkeys([best, wrappers, ""] if 2 * counts[best] >= len(expected) else [wrappers, ""]))
 
 
 def _read_safetensors(path: Path, remedy: str) -> State:
@@ -177,20 +174,28 @@ def load_strictly(
     with one of ``heads`` or of :data:`PRETRAINING_PARTS` and that ``module`` lacks are left out. Gives the keys of the
     checkpoint that were not used; raises :class:`WeightsError` that lists the first keys which do not fit.
     """
-    expected = module.state_dict()
-    prefix, inside = _encoder(checkpoint, expected.keys())
-    state = _convert_keys(convert, inside, entry)
-    dropped = [key for key in state if key not in expected and key.startswith((*heads, *PRETRAINING_PARTS))]
-    state = {key: tensor for key, tensor in state.items() if key not in dropped}
-    for key in expected.keys() - state.keys():
-        if key.endswith("num_batches_tracked"):  # old checkpoints lack it, and inference does not use it
-            state[key] = expected[key]
-    mismatches = _mismatches(expected, state)
-    if mismatches:
-        where = f", below {prefix}" if prefix else ""
-        raise misfit_error(entry, "; ".join(mismatches) + where)
-    module.load_state_dict(state)
-    return (*(key for key in checkpoint if not key.startswith(prefix)), *(f"{prefix}{key}" for key in dropped))
+    expected, dropped_parts = module.state_dict(), (*heads, *PRETRAINING_PARTS)
+    if not any(map(_CHUNK.search, expected)):
+        checkpoint = {_CHUNK.sub(r"blocks.\1.", key): tensor for key, tensor in checkpoint.items()}
+    refused: WeightsError | None = None
+    for prefix in _beginnings(checkpoint, expected.keys()):
+        try:
+            state = _convert_keys(convert, _below(checkpoint, prefix), entry)
+            dropped = {key for key in state if key not in expected and key.startswith(dropped_parts)}
+            state = {key: tensor for key, tensor in state.items() if key not in dropped}
+            for key in expected.keys() - state.keys():
+                if key.endswith("num_batches_tracked"):  # old checkpoints lack it, and inference does not use it
+                    state[key] = expected[key]
+            if mismatches := _mismatches(expected, state):
+                raise misfit_error(entry, "; ".join(mismatches) + (f", below {prefix}" if prefix else ""))
+        except WeightsError as error:
+            refused = refused or error
+            continue
+        module.load_state_dict(state)
+        outside = (key for key in checkpoint if not key.startswith(prefix))
+        return (*outside, *(f"{prefix}{key}" for key in sorted(dropped)))
+    assert refused is not None  # there is one beginning at least
+    raise refused
 
 
 def _convert_keys(convert: Callable[[State], State], state: State, entry: BackboneEntry) -> State:

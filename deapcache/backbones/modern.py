@@ -1,17 +1,52 @@
 """A second group of backbones with names of their own: what laboratories use since the paper.
 
-The rows have the form of the paper's table; sizes, widths and parameters are those of the built models.
+The rows have the form of the paper's table; sizes, widths and parameters are those of the built models, mean, standard
+deviation and licence those that timm states of the weights.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from deapcache.backbones.paper import APACHE, IMAGENET, SUP, Row, add_table
+from deapcache.backbones.paper import APACHE, BY_NC, CLIP, IMAGENET, INCEPTION, MIT, SSL, SUP, VLM, Row, add_table
 from deapcache.backbones.registry import WeightsSource
+
+PIXELS = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+DINOV3, NVIDIA = "DINOv3 License", "NVIDIA Open Model License"
+LVD3 = "LVD-1689M"
+
+# ruff: noqa: E501 - one row of the table is one line
 
 # fmt: off
 TABLE: tuple[Row, ...] = (
+    ("dinov3-s", "vit_small_patch16_dinov3.lvd1689m", 256, 16, 384, 21_586_944, IMAGENET, SSL, "J & R", LVD3, DINOV3),
+    ("dinov3-b", "vit_base_patch16_dinov3.lvd1689m", 256, 16, 768, 85_641_216, IMAGENET, SSL, "J & R", LVD3, DINOV3),
+    ("dinov3-l", "vit_large_patch16_dinov3.lvd1689m", 256, 16, 1024, 303_079_424, IMAGENET, SSL, "J & R", LVD3, DINOV3),
+    ("dinov3-convnext-t", "convnext_tiny.dinov3_lvd1689m", 224, 7, 768, 27_820_128, IMAGENET, SSL, "J & R", LVD3, DINOV3),
+    ("dinov3-convnext-s", "convnext_small.dinov3_lvd1689m", 224, 7, 768, 49_454_688, IMAGENET, SSL, "J & R", LVD3, DINOV3),
+    ("dinov3-convnext-b", "convnext_base.dinov3_lvd1689m", 224, 7, 1024, 87_566_464, IMAGENET, SSL, "J & R", LVD3, DINOV3),
+    ("dinov3-convnext-l", "convnext_large.dinov3_lvd1689m", 224, 7, 1536, 196_230_336, IMAGENET, SSL, "J & R", LVD3, DINOV3),
+    ("dinov2-s-noreg", "vit_small_patch14_dinov2.lvd142m", 518, 37, 384, 22_056_192, IMAGENET, SSL, "J & R", "LVD-142M", APACHE),
+    ("dinov2-b-noreg", "vit_base_patch14_dinov2.lvd142m", 518, 37, 768, 86_579_712, IMAGENET, SSL, "J & R", "LVD-142M", APACHE),
+    ("dinov2-l-noreg", "vit_large_patch14_dinov2.lvd142m", 518, 37, 1024, 304_367_616, IMAGENET, SSL, "J & R", "LVD-142M", APACHE),
+    ("siglip2-b-512", "vit_base_patch16_siglip_512.v2_webli", 512, 32, 768, 86_433_024, INCEPTION, VLM, "", "WebLI", APACHE),
+    ("siglip2-l-512", "vit_large_patch16_siglip_512.v2_webli", 512, 32, 1024, 304_147_456, INCEPTION, VLM, "", "WebLI", APACHE),
+    ("siglip2-so-512", "vit_so400m_patch16_siglip_512.v2_webli", 512, 32, 1152, 413_534_448, INCEPTION, VLM, "", "WebLI", APACHE),
+    ("pe-core-b", "vit_pe_core_base_patch16_224.fb", 224, 14, 768, 85_799_424, INCEPTION, VLM, "", "MetaCLIP, video", APACHE),
+    ("pe-core-l", "vit_pe_core_large_patch14_336.fb", 336, 24, 1024, 303_507_456, INCEPTION, VLM, "", "MetaCLIP, video", APACHE),
+    ("pe-spatial-s", "vit_pe_spatial_small_patch16_512.fb", 512, 32, 384, 21_983_232, INCEPTION, VLM, "", "MetaCLIP, SA-1B", APACHE),
+    ("pe-spatial-b", "vit_pe_spatial_base_patch16_512.fb", 512, 32, 768, 86_433_792, INCEPTION, VLM, "", "MetaCLIP, SA-1B", APACHE),
+    ("pe-spatial-l", "vit_pe_spatial_large_patch14_448.fb", 448, 32, 1024, 303_964_160, INCEPTION, VLM, "", "MetaCLIP, SA-1B", APACHE),
+    ("c-radio-v3-b", "vit_base_patch16_radio_v3.c_radio", 512, 32, 768, 86_456_064, CLIP, "", "", "other backbones", NVIDIA),
+    ("c-radio-v3-l", "vit_large_patch16_radio_v3.c_radio", 512, 32, 1024, 304_202_752, CLIP, "", "", "other backbones", NVIDIA),
+    ("c-radio-v4-so", "vit_so400m_patch16_radio_v4.c_radio", 512, 32, 1152, 413_543_664, CLIP, "", "", "other backbones", NVIDIA),
+    ("tipsv2-b", "vit_base_patch14_reg1_tipsv2.webli", 448, 32, 768, 86_314_752, PIXELS, VLM, "", "WebLI", APACHE),
+    ("tipsv2-l", "vit_large_patch14_reg1_tipsv2.webli", 448, 32, 1024, 304_014_336, PIXELS, VLM, "", "WebLI", APACHE),
+    ("tipsv2-so", "vit_so400m_patch14_reg1_tipsv2.webli", 448, 32, 1152, 413_391_600, PIXELS, VLM, "", "WebLI", APACHE),
+    ("eva02-b", "eva02_base_patch14_224.mim_in22k", 224, 16, 768, 85_758_720, CLIP, SSL, "R", "ImageNet-22k", MIT),
+    ("eva02-l", "eva02_large_patch14_224.mim_m38m", 224, 16, 1024, 303_268_800, CLIP, SSL, "R", "Merged-38M", MIT),
+    ("mae-l", "vit_large_patch16_224.mae", 224, 14, 1024, 303_301_632, IMAGENET, SSL, "R", "ImageNet", BY_NC),
+    ("ijepa-h", "vit_huge_patch14_gap_224.in1k_ijepa", 224, 16, 1280, 630_762_240, IMAGENET, SSL, "J", "ImageNet", BY_NC),
     ("sam2.1-t", "sam2_hiera_tiny", 1024, 64, 256, 27_219_136, IMAGENET, SUP, "", "SA-1B, SA-V", APACHE),
     ("sam2.1-s", "sam2_hiera_small", 1024, 64, 256, 34_316_992, IMAGENET, SUP, "", "SA-1B, SA-V", APACHE),
     ("sam2.1-b+", "sam2_hiera_base_plus", 1024, 64, 256, 69_106_816, IMAGENET, SUP, "", "SA-1B, SA-V", APACHE),
@@ -21,19 +56,26 @@ TABLE: tuple[Row, ...] = (
 
 
 def _sam2(size: str, parameters: int) -> dict[str, Any]:
-    """The neck of SAM 2.1's image encoder; the file holds all of SAM 2.1, of so many parameters."""
+    """The neck of SAM 2.1's image encoder; the file holds all of SAM 2.1, of about so many parameters."""
+    file = f"sam2.1_hiera_{size.replace('-', '_')}.pt"
     return {
         "final_norm": False,
         "layer": "neck, stride 16",
         "loader": "deapcache.backbones.special:load_sam2",
-        "source": WeightsSource(
-            repo=f"facebook/sam2.1-hiera-{size}", files=(f"sam2.1_hiera_{size.replace('-', '_')}.pt",)
-        ),
+        "source": WeightsSource(repo=f"facebook/sam2.1-hiera-{size}", files=(file,)),
         "checkpoint_bytes": 4 * parameters,
     }
 
 
+_NO_NORM = (
+    "dinov3-convnext-t", "dinov3-convnext-s", "dinov3-convnext-b", "dinov3-convnext-l", "pe-spatial-s", "pe-spatial-b",
+    "pe-spatial-l", "c-radio-v3-b", "c-radio-v3-l", "c-radio-v4-so", "eva02-b", "eva02-l",
+)  # fmt: skip
+"""Their norm comes after pooling, or they have none."""
+
 OTHER_FACTS: dict[str, dict[str, Any]] = {
+    **{name: {"final_norm": False} for name in _NO_NORM},
+    "ijepa-h": {"source": WeightsSource(url="https://dl.fbaipublicfiles.com/ijepa/IN1K-vit.h.14-300e.pth.tar")},
     "sam2.1-t": _sam2("tiny", 39_000_000),
     "sam2.1-s": _sam2("small", 46_000_000),
     "sam2.1-b+": _sam2("base-plus", 80_900_000),

@@ -43,6 +43,9 @@ NO_TOKENS, CLS = "none", "cls"
 TOKENS = (NO_TOKENS, CLS)
 """What can be kept of a transformer's tokens beside the map."""
 
+GROUPS = ("modern",)
+"""Of backbones that are listed on request."""
+
 CATEGORIES = ("supervised", "self-supervised", "vision-language", "")
 
 Size = tuple[int, int]

@@ -36,7 +36,7 @@ from deapcache.cache.records import record_use
 from deapcache.cache.shards import encode_shard
 from deapcache.cache.tier import begin_reading
 from deapcache.errors import CacheMissError, CorruptCacheError, NotAFileError, UsageError
-from deapcache.locations import LocalLocation, Location
+from deapcache.locations import LocalLocation, Location, WebLocation
 from deapcache.recipe import Recipe, differences
 from deapcache.untrusted import parse_json
 
@@ -235,7 +235,8 @@ _FEW = 4
 
 def shards_present(location: Location, arrays: Sequence[StoredArray], wanted: Collection[int]) -> set[int]:
     """Those of the ``wanted`` shards that have a key in each of ``arrays``, which is to say that they are whole."""
-    if (len(wanted) > _FEW or _has_links(location, arrays)) and location.can_list:
+    one_by_one = len(wanted) <= _FEW and not isinstance(location, WebLocation)  # there it is a list in any case
+    if (not one_by_one or _has_links(location, arrays)) and location.can_list:
         found = _listed_shards(location, arrays, wanted)
         if len(found) < len(wanted) and location.refresh():
             found = _listed_shards(location, arrays, wanted)
@@ -247,8 +248,9 @@ def shards_present(location: Location, arrays: Sequence[StoredArray], wanted: Co
 
 def _has_links(location: Location, arrays: Sequence[StoredArray]) -> bool:
     """Whether an array's folder is a link: below one that leads nowhere everything seems absent; a listing tells."""
-    local = isinstance(location, LocalLocation)
-    return local and any((location.path / stored.spec.name).is_symlink() for stored in arrays)
+    if not isinstance(location, LocalLocation):
+        return False
+    return any((location.path / stored.spec.name).is_symlink() for stored in arrays)
 
 
 def has_shard(location: Location, arrays: Sequence[StoredArray], shard: int) -> bool:

@@ -160,8 +160,8 @@ def _pin_key(digest: str, who: str) -> str:
 
 def record_removal(home: Location, path: str, digest: str, *, files: int, size: int, why: str) -> RemovalRecord:
     """Write down that this user removes a cache; raises what :meth:`Location.publish` raises."""
-    facts = {"files": files, "bytes": size, "who": user_name(), "host": platform.node()}
-    record = RemovalRecord(path=path, digest=digest, when=home.clock(), why=why, **facts)
+    made = {"who": user_name(), "host": platform.node(), "why": why}
+    record = RemovalRecord(path=path, digest=digest, files=files, bytes=size, when=home.clock(), **made)
     key = f"{REMOVALS}/{record.when:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}.json"
     home.publish(key, _to_bytes(RemovalRecord, record))
     return record

@@ -25,9 +25,9 @@ from deapcache.cache.names import home_of, relative_path
 from deapcache.cache.records import record_removal
 from deapcache.cache.verified import forget_verified
 from deapcache.cache.verify import BadShard, verify_cache
-from deapcache.cache.web_index import flush, remove_from_index, remove_from_manifest, require_inside_home
+from deapcache.cache.web_index import flush, remove_from_index, remove_from_manifest, require_inside_home, write_index
 from deapcache.errors import CacheInUseError, CacheMissError, CorruptCacheError, StorageFullError
-from deapcache.locations import MANIFEST, LocalLocation, Location, reading
+from deapcache.locations import INDEX, MANIFEST, LocalLocation, Location, reading
 from deapcache.untrusted import is_hidden
 
 SET_ASIDE = ".damaged"
@@ -52,7 +52,7 @@ def remove_cache(location: Location, *, why: str = "") -> Removal:
     calling it again goes on.
     """
     if isinstance(location, LocalLocation) and location.path.is_symlink():
-        return _remove_link(location)
+        return _remove_link(location, why)
     require_inside_home(location)
     if runs := live_runs(location):
         raise CacheInUseError(
@@ -61,16 +61,29 @@ def remove_cache(location: Location, *, why: str = "") -> Removal:
     sizes = location.sizes()
     note = functools.partial(_note_removal, location, len(sizes), sum(sizes.values()), why, _digest(location))
     is_noted = note()
-    remove_from_index(location)
+    home = None if _leave_index(location) else home_of(location)
     for key in sorted(sizes, key=_order(location)):
         location.delete(key)
     for stray in location.keys(hidden=True):
         location.delete(stray)
     if isinstance(location, LocalLocation):
         _remove_empty_folders(location.path)
-    if not is_noted and not note():  # of a disk that was full there is room now
+    if home is not None:  # the disk was full, and has room now
+        write_index(home)
+    if not is_noted and not note():
         warnings.warn(f"{location} was removed, and the home's journal does not say so", stacklevel=2)
     return Removal(location=str(location), files=len(sizes), bytes=sum(sizes.values()))
+
+
+def _leave_index(location: Location) -> bool:
+    """Take a cache out of its home's index; False where there is no room for that, and the index is gone instead."""
+    try:
+        remove_from_index(location)
+    except StorageFullError:
+        if home := home_of(location):
+            home.delete(INDEX)
+        return False
+    return True
 
 
 def _digest(location: Location) -> str:
@@ -91,8 +104,9 @@ def _note_removal(location: Location, files: int, size: int, why: str, digest: s
     return True
 
 
-def _remove_link(location: LocalLocation) -> Removal:
+def _remove_link(location: LocalLocation, why: str) -> Removal:
     require_inside_home(LocalLocation(location.path.parent) / "itself")
+    _note_removal(location, 1, 0, why, "")
     remove_from_index(location)
     location.path.unlink()
     return Removal(location=str(location), files=1, bytes=0)

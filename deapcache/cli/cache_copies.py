@@ -14,14 +14,14 @@ from deapcache.cli import options
 from deapcache.cli.cache_rows import Filter
 from deapcache.cli.console import bars, note, out, print_json, size
 from deapcache.cli.extract import progress_on
-from deapcache.errors import UsageError
+from deapcache.errors import CacheMissError, CorruptCacheError, UsageError
 from deapcache.locations import Location, parse_bytes
 
 if TYPE_CHECKING:
     from deapcache.cache import Cache, CacheEntry, TransferReport
 
-_Chosen = tuple["CacheEntry", "Cache", range | None]
-"""A cache to copy, with its shards; None: all of them."""
+_Chosen = tuple["CacheEntry", "Cache | None", range | None]
+"""A cache to copy, open or to be opened, with its shards; None: all of them."""
 
 FAILURE = 1
 """Something is damaged, was not copied, or could not be made whole."""
@@ -49,31 +49,44 @@ class How:
 
         rate = parse_bytes(self.max_rate) if self.max_rate else None
         if self.dry_run:
-            needs = [
-                {"path": entry.path, **transfer_needs(cache, destination / entry.path, shards=shards)}
+            needs = {
+                entry.path: transfer_needs(cache or entry.open(), destination / entry.path, shards=shards)
                 for entry, cache, shards in chosen
-            ]
+            }
             if self.json:
-                print_json(needs)
+                print_json([{"path": path, **need} for path, need in needs.items()])
                 return 0
-            for each in needs:
-                out.print(f"{each['path']}: {each['shards']} shards, {size(each['bytes'])} to copy", markup=False)
-            out.print(f"{len(needs)} caches, {size(sum(each['bytes'] for each in needs))} to copy")
+            for path, need in needs.items():
+                out.print(f"{path}: {need['shards']} shards, {size(need['bytes'])} to copy", markup=False)
+            out.print(f"{len(needs)} caches, {size(sum(need['bytes'] for need in needs.values()))} to copy")
             return 0
         destination.require_writable()
         reports: list[TransferReport] = []
+        failed = 0
         with bars() as shown:
             for entry, cache, shards in chosen:
                 place = destination / entry.path
-                report = transfer_cache(
-                    cache, place, shards=shards, rate=rate, verify=verify, progress=progress_on(shown)
-                )
+                try:
+                    report = transfer_cache(
+                        cache or entry.open(),
+                        place,
+                        shards=shards,
+                        rate=rate,
+                        verify=verify,
+                        progress=progress_on(shown),
+                    )
+                except (CacheMissError, CorruptCacheError, UsageError) as error:
+                    if len(chosen) == 1:
+                        raise
+                    failed += 1  # of one cache: the others are copied all the same
+                    note(f"NOT COPIED: {entry.path}: {error}")
+                    continue
                 reports.append(report)
                 if not self.json:
                     _show_transfer(entry, report)
         if self.json:
             print_json([report.to_json() for report in reports])
-        return FAILURE if any(report.refused for report in reports) else 0
+        return FAILURE if failed or any(report.refused for report in reports) else 0
 
 
 @dataclass(frozen=True)
@@ -162,7 +175,7 @@ def mirror_command(
     source, target = options.own_home(how.home), locations.locate(mirror)
     begun = time.monotonic()
     entries = fitting(list_caches(source), how.filters or [])
-    code = how.copy([(entry, entry.open(), None) for entry in entries], target, verify=True)
+    code = how.copy([(entry, None, None) for entry in entries], target, verify=True)
     there = {entry.path for entry in fitting(list_caches(target), how.filters or [])}
     for path in sorted(there - {entry.path for entry in entries}):
         note(f"{path} is in {target} alone: `deapcache cache rm` removes it")

@@ -68,7 +68,7 @@ def doctor_command(
             name: "; ".join(f"{split}: {what}" for split, what in images_found(entry, root).items())
             for name, entry in DATASETS
         },
-        "weights": {name: weights_status(name) for name in BACKBONES.names()},
+        "weights": {name: weights_status(name) for name, entry in BACKBONES if not entry.group},
     }
     if json:
         print_json(report)

@@ -11,7 +11,7 @@ from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.console import out, print_json, show, size, table
 from deapcache.cli.options import App
-from deapcache.errors import UsageError
+from deapcache.errors import UsageError, require_choice
 
 if TYPE_CHECKING:
     from deapcache.datasets import Dataset, SplitStatus
@@ -23,15 +23,25 @@ app = App(help="Show what there is: backbones, datasets, tasks, readouts, protoc
 
 
 @app.command("backbones")
-def list_backbones(plugin: options.Plugin = None, json: options.Json = False) -> None:
-    """Backbones by our names; timm:NAME[.TAG], open_clip:MODEL/TAG and NAME@untrained work too.
+def list_backbones(
+    group: Annotated[
+        str | None,
+        typer.Option("--group", help="modern: names of what is used since the paper. Default: the paper's and yours."),
+    ] = None,
+    plugin: options.Plugin = None,
+    json: options.Json = False,
+) -> None:
+    """Backbones by our names; timm:NAME[.TAG], open_clip:MODEL/TAG, hf:OWNER/NAME work too.
 
-    I: image side, F: feature side, D': feature width.
+    Each also as NAME@untrained, NAME@untrained:SEED and, at another image size, NAME@512. I: image side, F: feature
+    side, D': feature width.
     """
-    from deapcache.backbones import BACKBONES, weights_status
+    from deapcache.backbones import BACKBONES, GROUPS, weights_status
 
+    if group is not None:
+        require_choice("group", group, GROUPS)
     show(
-        [_backbone_row(entry, weights_status(name)) for name, entry in BACKBONES],
+        [_backbone_row(entry, weights_status(name)) for name, entry in BACKBONES if entry.group == (group or "")],
         json,
         {
             "name": lambda row: row["name"],

@@ -127,6 +127,9 @@ ReadHomes = Annotated[
         "after --home. Default: $DEAPCACHE_READ_HOMES, with commas between them.",
     ),
 ]
+OverSeeds = Annotated[
+    bool, typer.Option("--over-seeds", help="Intervals over images and seeds: what other seeds would give, too.")
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", help="Where datasets lie as downloaded. Default: $DEAPCACHE_DATA, then ./data."),

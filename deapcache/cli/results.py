@@ -37,6 +37,7 @@ def results_command(
     intervals: Annotated[
         bool, typer.Option("--intervals/--no-intervals", help="95% intervals over images, by bootstrap.")
     ] = True,
+    over_seeds: options.OverSeeds = False,
     paper: Annotated[
         bool, typer.Option("--paper", help="In the layouts of the paper's tables, its numbers beside ours.")
     ] = False,
@@ -66,7 +67,8 @@ def results_command(
         out.print(f"no results in {place}: make one with deapcache probe --task NAME", markup=False)
         return
     chosen = select(results, wanted.selection())
-    rows = table_rows(chosen, allow_mixed=allow_mixed, uncertainty=HomeIntervals(place) if intervals else None)
+    uncertainty = HomeIntervals(place, over_seeds=over_seeds)
+    rows = table_rows(chosen, allow_mixed=allow_mixed, uncertainty=uncertainty if intervals else None)
     layouts = LAYOUTS if paper else (PLAIN,)
     if json:
         print_json([table for layout in layouts for table in layout_json(rows, layout)])
@@ -97,6 +99,7 @@ def leaderboard_command(
     intervals: Annotated[
         bool, typer.Option("--intervals/--no-intervals", help="95% intervals over images, by bootstrap.")
     ] = True,
+    over_seeds: options.OverSeeds = False,
     device: Annotated[
         str | None,
         typer.Option("--device", help="Device whose speeds of backbones are shown. Default: that with most backbones."),
@@ -123,7 +126,7 @@ def leaderboard_command(
     if bundles:
         _add_bundles(bundles, options.own_home(home))
     collected = collect([locations.locate(place) for place in results] if results else [locations.home(home)])
-    board = leaderboard(collected, intervals=intervals, paper=paper, device=device)
+    board = leaderboard(collected, intervals=intervals, over_seeds=over_seeds, paper=paper, device=device)
     _write_board(board, cast("Format", format), folder, name)
 
 

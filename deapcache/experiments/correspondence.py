@@ -20,10 +20,11 @@ from deapcache.experiments.probe import choose_backbones
 from deapcache.locations import Location
 from deapcache.machine import device_name
 from deapcache.probing import feature_fields
+from deapcache.probing.config import UNTRAINED
 from deapcache.recipe import Protocol
 from deapcache.regions import SQUASH
 from deapcache.results import Result, save_run
-from deapcache.results.intervals import bootstrap_interval, interval_key
+from deapcache.results.intervals import bootstrap_difference, bootstrap_interval, interval_key
 from deapcache.results.record import plain_json
 
 TASK, SPLIT = "correspondence", "val"
@@ -61,8 +62,9 @@ def correspondence(
     SPair-71k defines it (Min et al. 2019), averaged over pairs, and over points. Beside it stands the answer that looks
     at no image: the same place in the target.
 
-    Raises :class:`UsageError` for a dataset without pairs and for cropped images, :class:`CacheMissError` where nothing
-    is cached, and what reading pairs raises.
+    Raises :class:`UsageError` for a dataset without pairs and for cropped images, :class:`CacheMissError`,
+    :class:`IncompleteCacheError` and :class:`DataError` where a cache is not there, lacks images or has others, and
+    what reading pairs raises.
     """
     opened = open_dataset(dataset, data_root)
     if not isinstance(opened, Spair71k):
@@ -71,19 +73,8 @@ def correspondence(
     results_home = results_home or home
     results_home.require_writable()
     for backbone in choose_backbones(home, dataset, backbones, where or {}):
-        entry = find_one(
-            home,
-            "features",
-            dataset=images_owner(dataset),
-            split=SPLIT,
-            name=backbone,
-            fields=feature_fields(where or {}),
-            next_step=f"`deapcache extract --backbone {backbone} --dataset {dataset} --split {SPLIT}` makes it",
-        )
-        if entry.recipe["base_fit"] != SQUASH:
-            raise UsageError(f"{entry.path} is of cropped images, which lack keypoints: extract with --fit {SQUASH}")
-        begin, cache = time.perf_counter(), entry.open()
-        assert isinstance(cache, FeatureCache)  # what open() gives for this kind
+        begin = time.perf_counter()
+        entry, cache = _open_features(home, dataset, backbone, where or {}, pairs)
         found = match_pairs(cache, pairs, device=device, progress=lambda *n, name=backbone: progress(name, *n))
         blind = [pair.points[0] * _width_height(pair, 1) / _width_height(pair, 0) for pair in pairs]
         yield _save(
@@ -100,20 +91,42 @@ def correspondence(
         )
 
 
+def _open_features(
+    home: Location, dataset: str, backbone: str, where: Mapping[str, Any], pairs: Sequence[KeypointPair]
+) -> tuple[CacheEntry, FeatureCache]:
+    """The one cache of a backbone with these recipe fields, which has all images of the pairs, whole ones."""
+    make = f"deapcache extract --backbone {backbone} --dataset {dataset} --split {SPLIT}"
+    entry = find_one(
+        home,
+        "features",
+        dataset=images_owner(dataset),
+        split=SPLIT,
+        name=backbone,
+        fields=feature_fields(where),
+        next_step=f"`{make}` makes it",
+    )
+    if entry.recipe["base_fit"] != SQUASH:
+        raise UsageError(f"{entry.path} is of cropped images, which lack keypoints: extract with --fit {SQUASH}")
+    cache = entry.open()
+    assert isinstance(cache, FeatureCache)  # what open() gives for this kind
+    rows = {id_: row for row, id_ in enumerate(cache.image_ids)}
+    wanted = {id_ for pair in pairs for id_ in pair.images}
+    if unknown := sorted(wanted - rows.keys()):
+        raise DataError(f"{entry.path} does not know image {unknown[0]} of the pairs: `{make}` makes another")
+    if not cache.is_complete(sorted(rows[id_] for id_ in wanted)):
+        raise IncompleteCacheError(f"{entry.path} lacks some of the pairs' {len(wanted)} images: `{make}` adds them")
+    return entry, cache
+
+
 def match_pairs(
     cache: FeatureCache, pairs: Sequence[KeypointPair], *, device: str, progress: Callable[[int, int], None]
 ) -> list[np.ndarray]:
     """The place (keypoints, 2) in each pair's target, x and y in pixels, that looks most like each of its keypoints.
 
-    The features of one category are held at a time. Raises :class:`DataError` for pairs of images that the cache does
-    not know, and :class:`IncompleteCacheError` where it lacks some.
+    The features of one category are held at a time. The cache has all images of the pairs.
     """
     rows = {id_: row for row, id_ in enumerate(cache.image_ids)}
     wanted = sorted({id_ for pair in pairs for id_ in pair.images})
-    if unknown := [id_ for id_ in wanted if id_ not in rows]:
-        raise DataError(f"the cache does not know image {unknown[0]} of the pairs: extract the dataset as it is now")
-    if not cache.is_complete([rows[id_] for id_ in wanted]):
-        raise IncompleteCacheError(f"{cache} lacks some of the {len(wanted)} images of the pairs: extract the rest")
     category, held = "", dict[str, Tensor]()
     found: dict[int, np.ndarray] = {}
     for place in sorted(range(len(pairs)), key=lambda place: pairs[place].images):
@@ -124,7 +137,7 @@ def match_pairs(
             volumes = torch.from_numpy(cache.read_features([rows[id_] for id_ in ids])).to(device).float()
             held = dict(zip(ids, F.normalize(volumes, dim=-1), strict=True))
         source, target = (held[id_] for id_ in pair.images)
-        covered = np.array(getattr(cache, "covered", (1.0, 1.0)))[::-1]  # of width and height
+        covered = np.array(cache.covered)[::-1]  # of width and height
         shares = pair.points[0] / _width_height(pair, 0) / covered
         best = most_similar(source, target, torch.from_numpy(shares).to(source))
         found[place] = best.cpu().double().numpy() * covered * _width_height(pair, 1)
@@ -180,7 +193,7 @@ def _protocol(dataset: str, size: tuple[int, int], pairs: Sequence[KeypointPair]
         output_size=size,
         readout="nearest",
         readout_options={"similarity": "cosine", "source": "bilinear", "target": "centre of the best cell"},
-        optimiser={"name": "none, nothing is trained", "lr": 1.0},
+        optimiser={"name": "none", "lr": UNTRAINED},
         iterations=0,
         batch_size=1,
         order_seed=0,
@@ -202,7 +215,7 @@ def _save(
     device: str,
     command: Sequence[str],
 ) -> Result:
-    """A result in the home, with its interval over pairs, which tables show as they show others'."""
+    """A result in the home, with its intervals over pairs, which tables show as they show others'."""
     record = {"path": entry.path, "digest": entry.digest, "recipe": dict(entry.recipe)}
     facts = {
         "protocol": protocol.to_json(),
@@ -236,7 +249,10 @@ def _save(
     result = save_run(
         home, facts, statistics=statistics, prior_statistics=prior, image_ids=names, weights={}, command=command
     )
-    intervals = bootstrap_interval([statistics], pck, sums_suffice=True)
-    kept = {"runs": [result.run], "intervals": plain_json(intervals)}
-    home.publish(interval_key([result]), json.dumps(kept).encode(), replace=True)
+    kept = {
+        "runs": [result.run],
+        "intervals": bootstrap_interval([statistics], pck, sums_suffice=True),
+        "differences": bootstrap_difference([statistics], [prior], pck, sums_suffice=True),
+    }
+    home.publish(interval_key([result]), json.dumps(plain_json(kept)).encode(), replace=True)
     return result

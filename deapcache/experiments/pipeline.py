@@ -191,7 +191,6 @@ class ProbeSpec(Shared):
             iterations=self.iterations,
             batch_size=self.batch_size,
             protocol=self.protocol,
-            readouts=self.readouts,
             lrs=self.lr,
             standardise=self.standardise,
             train_limit=self.limit,

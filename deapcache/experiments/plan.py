@@ -147,6 +147,8 @@ class PassWork:
     """Of one image as a batch has it: its features, its targets, and its base image where a readout needs that."""
     scanned_bytes: int
     """Of one image's targets, those of each task."""
+    statistics_bytes: int
+    """Of one image's features, where statistics of their channels are taken; else 0."""
 
     @property
     def steps(self) -> int:
@@ -167,13 +169,16 @@ class PassWork:
         if not self.groups:
             return 0
         drawn = self.steps * self.batch_size * self.image_bytes
-        scanned = self.train_images * (self.image_bytes + _SCANS * self.scanned_bytes)  # and channel statistics
+        scanned = self.train_images * (_SCANS * self.scanned_bytes + self.statistics_bytes)
         return drawn + scanned + self.val_images * self.image_bytes
 
     def gpu_seconds(self, rates: Rates) -> float | None:
         """On one GPU, reading aside; a batch that is scored is taken for a step. None where a rate is not known."""
         scored = -(-self.val_images // self.batch_size)
-        return _sum_known(_times(rates.step(group.key), group.iterations + scored) for group in self.groups)
+        return _sum_known(
+            _times(rates.step(group.key), group.iterations + (0 if group.is_selection else scored))
+            for group in self.groups
+        )
 
 
 def _times(seconds: float | None, count: int) -> float | None:
@@ -476,6 +481,7 @@ def _pass_work(plan: PipelinePlan, job: ProbeJob, dataset: DatasetPlan, seen: se
         image_bytes=item_bytes["features", job.backbone]
         + sum(item_bytes.get(("targets", kind), 0) for kind in dict.fromkeys(kinds))
         + (item_bytes.get(("images", ""), 0) if guided else 0),
+        statistics_bytes=item_bytes["features", job.backbone] if job.options.standardisation == "channel" else 0,
         scanned_bytes=sum(item_bytes.get(("targets", kind), 0) for kind in kinds),
     )
 

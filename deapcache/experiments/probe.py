@@ -18,7 +18,7 @@ import numpy as np
 from deapcache.backbones import describe
 from deapcache.cache import find_caches, list_caches
 from deapcache.datasets import DATASETS, Dataset, images_owner, open_dataset
-from deapcache.errors import CacheMissError, DataError, LocationError, TrainingError, UnknownNameError, UsageError
+from deapcache.errors import CacheMissError, DataError, DeapcacheError, LocationError, TrainingError, UsageError
 from deapcache.locations import Location, data_root
 from deapcache.probing import ProbeConfig, ProbeProgress, ProbeResult, RunSpec, feature_fields, probe_backbone
 from deapcache.processes import refuse_unguarded
@@ -173,7 +173,7 @@ def _about(backbone: str) -> dict[str, Any]:
     """What the registry says of a backbone, in a result's words; {} for one that has caches here, but no entry."""
     try:
         entry = describe(backbone)
-    except UnknownNameError:
+    except DeapcacheError:  # a checkpoint's own name, or a model that cannot be had just now
         return {}
     category = "untrained" if entry.untrained else entry.category
     return {"category": category, "parameters": entry.parameters, "training_data": entry.training_data}

@@ -147,7 +147,7 @@ class ProbeJob:
     @property
     def count(self) -> int:
         """Runs of this job."""
-        return len(self.wanted) * len(self.options.rates)
+        return sum(len(self.options.rates_of(readout)) for _, readout, _ in self.wanted)
 
     @property
     def is_known(self) -> bool:

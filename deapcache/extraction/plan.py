@@ -132,7 +132,8 @@ class ExtractionPlan:
         """For ``--json``."""
         caches = [{**asdict(cache), "bytes": cache.bytes} for cache in self.caches]
         totals = {"bytes": self.bytes, "forwards": self.forwards, "seconds": self.seconds()}
-        return {**asdict(self), "caches": caches, **totals}
+        facts = {name: value for name, value in asdict(self).items() if name != "weights" or value}
+        return {**facts, "caches": caches, **totals}
 
 
 def plan_extraction(

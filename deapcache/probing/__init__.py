@@ -1,15 +1,24 @@
 """Stage 2: cached features in; trained readouts, scores and per-image statistics out. Never runs a backbone.
 
-Read from top to bottom: ``protocols``, ``config``, ``caches``, ``batches``, ``train``, ``evaluate``,
+Read from top to bottom: ``config``, ``caches``, ``batches``, ``train``, ``evaluate``,
 ``selection``, ``probe``. A :class:`ProbeConfig`
 becomes :class:`RunSpec` s, which name what is trained, and these become :class:`ProbeResult` s.
 """
 
 from deapcache.probing.caches import feature_fields
-from deapcache.probing.config import ProbeConfig, ProbeProgress, Residency, default_iterations
+from deapcache.probing.config import (
+    DEFAULT_PROTOCOL,
+    PROTOCOLS,
+    NamedProtocol,
+    ProbeConfig,
+    ProbeProgress,
+    Residency,
+    Selection,
+    default_iterations,
+    get_protocol,
+)
 from deapcache.probing.evaluate import Examples
 from deapcache.probing.probe import ProbeResult, RunSpec, plan_runs, probe_backbone
-from deapcache.probing.protocols import DEFAULT_PROTOCOL, PROTOCOLS, NamedProtocol, Selection, get_protocol
 from deapcache.probing.train import MAX_STACK, ReadoutTrainer, StackedGroup, TaskSpec
 
 __all__ = [

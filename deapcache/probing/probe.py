@@ -104,7 +104,8 @@ class ProbeResult(RunSpec):
     with ``lr`` and ``score``, ``None`` where training diverged) and ``range``, from the lowest to the highest score;
     empty where it was given."""
     features: Mapping[str, float]
-    """What was seen of the training features: see :func:`deapcache.probing.batches.channel_statistics`."""
+    """What was seen of the training features (:class:`deapcache.probing.batches.ChannelStatistics`); empty where they
+    are standardised per cell."""
     train_images: int
     loss_curve: tuple[tuple[int, float], ...]
     """At most 200 (iteration, mean loss since the point before)."""
@@ -252,7 +253,7 @@ class _Probe:
             )
             raise UsageError(
                 f"task {task.name} cannot be scored at native size: {why}; leave out --score-size, or probe "
-                f"segmentation, foreground or depth on images of fit {SQUASH}"
+                f"segmentation, foreground, depth or normals on images of fit {SQUASH}"
             )
         return spec
 
@@ -302,12 +303,16 @@ class _Probe:
         rows, batch_size = self._train.rows, config.batch_size
         stream = BatchStream(self._train, config.residency, device)
         specs = {run.task: self._specs[run.task] for run in runs}
-        channels = channel_statistics(stream, rows, batch_size)
-        if config.standardisation == "channel":
+        channels = channel_statistics(stream, rows, batch_size) if config.standardisation == "channel" else None
+        if channels:
             specs = {n: replace(spec, feature_statistics=(channels.mean, channels.std)) for n, spec in specs.items()}
         biases = {name: spec.prepare(stream, rows, batch_size) for name, spec in specs.items()}
         open_rates = [(run.task, run.readout) for run in runs if run.is_selected]
-        chosen = select_rates(open_rates, specs, stream, rows, self._train.draws, config, biases, progress)
+        chosen = (
+            select_rates(open_rates, specs, stream, rows, self._train.draws, config, biases, progress)
+            if open_rates
+            else {}
+        )
         trainers = [
             ReadoutTrainer(
                 specs[run.task].shortened(0) if is_training_free(run.readout) else specs[run.task],
@@ -344,7 +349,7 @@ class _Probe:
         baseline_scores = {name: scorer.scores() for name, scorer in baseline_scorers.items()}
         forwards, builds = (now - before for now, before in zip(_backbone_counts(), counts_before, strict=True))
         pass_facts: dict[str, Any] = {
-            "features": {"outlier_ratio": channels.outlier_ratio},
+            "features": {"outlier_ratio": channels.outlier_ratio} if channels else {},
             "train_images": len(rows),
             "image_ids": self._val.image_ids,
             "seconds": {"train": train_seconds, "score": score_seconds},

@@ -493,7 +493,7 @@ def _check_scores(result: Result, statistics: Statistics) -> None:
         and set(result.metrics) <= set(task.metrics),
         f"its metrics are not those of task {result.task}, whose main metric is {task.main_metric}",
     )
-    for name, facts in known_metrics(result.task).items():
+    for name, facts in ((name, known_metrics(result.task)[name]) for name in result.metrics):
         better = "higher" if facts["higher_is_better"] else "lower"
         same = result.metrics[name]["higher_is_better"] is facts["higher_is_better"]
         _require(same, f"it takes the other {name} for the better one: a {better} one is")

@@ -38,6 +38,8 @@ Scores = Callable[[dict[str, np.ndarray]], Mapping[str, float]]
 Interval = tuple[float, float]
 
 LEVEL, RESAMPLES = 0.95, 1000
+OVER = {False: "val images", True: "val images and seeds (where a row has several)"}
+"""Whether intervals are over seeds, too → what they are over."""
 
 _GROUPS = 100
 """At most so many groups of images are left out in turn, for the jackknife."""
@@ -60,6 +62,7 @@ def bootstrap_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
     sums_suffice: bool = False,
+    over_seeds: bool = False,
 ) -> dict[str, Interval]:
     """Interval of the mean score of ``runs`` (the seeds of one row) over images.
 
@@ -69,12 +72,13 @@ def bootstrap_interval(
 
     ``sums_suffice`` says that ``scores`` sees nothing of the statistics but their sums over images
     (``Task.scores_from_sums``). The sums of all resamples are then one matrix product, with the same outcome.
+    ``over_seeds`` makes the interval one over images and seeds, where there are several runs.
 
     Raises :class:`ResultsError` where the runs are not over the same number of images.
     """
     weights = _weights(_images(runs), resamples, seed)
-    found = _mean_scores(runs, scores, weights, sums_suffice)
-    return {metric: _estimate(values, resamples, level).interval for metric, values in found.items()}
+    found = _weighted_scores(runs, scores, weights, sums_suffice)
+    return {name: _estimate([ours], resamples, level, over_seeds).interval for name, ours in found.items()}
 
 
 def bootstrap_difference(
@@ -86,14 +90,15 @@ def bootstrap_difference(
     resamples: int = RESAMPLES,
     seed: int = 0,
     sums_suffice: bool = False,
+    over_seeds: bool = False,
 ) -> dict[str, Difference]:
     """Mean score of ``left`` minus that of ``right``, by metric, with the interval of :func:`bootstrap_interval`.
 
     Raises :class:`ResultsError` where the runs are not over the same number of images.
     """
     weights = _weights(_images([*left, *right]), resamples, seed)
-    ours, theirs = (_mean_scores(runs, scores, weights, sums_suffice) for runs in (left, right))
-    return {metric: _estimate(ours[metric] - theirs[metric], resamples, level) for metric in ours}
+    ours, theirs = (_weighted_scores(runs, scores, weights, sums_suffice) for runs in (left, right))
+    return {name: _estimate([ours[name], theirs[name]], resamples, level, over_seeds) for name in ours}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -133,13 +138,13 @@ def _weights(images: int, resamples: int, seed: int) -> np.ndarray:
     return np.concatenate([np.ones((1, images), np.int64), counts, ~left_out])
 
 
-def _mean_scores(
+def _weighted_scores(
     runs: Sequence[ImageStatistics], scores: Scores, weights: np.ndarray, sums_suffice: bool
 ) -> dict[str, np.ndarray]:
-    """Metric → (rows of ``weights``,), mean over runs."""
+    """Metric → (runs, rows of ``weights``)."""
     weighted = _weighted_sums if sums_suffice else _repeated
     every = [[scores(one) for one in weighted(run, weights)] for run in runs]
-    return {metric: np.mean([[one[metric] for one in found] for found in every], axis=0) for metric in every[0][0]}
+    return {metric: np.array([[one[metric] for one in found] for found in every]) for metric in every[0][0]}
 
 
 def _repeated(run: ImageStatistics, weights: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
@@ -159,21 +164,29 @@ def _weighted_sums(run: ImageStatistics, weights: np.ndarray) -> Iterator[dict[s
     return ({name: values[place] for name, values in sums.items()} for place in range(len(times)))
 
 
-def _estimate(values: np.ndarray, resamples: int, level: float = LEVEL) -> Difference:
-    """A score or difference with its interval, from what it is at the rows of :func:`_weights`.
+def _estimate(
+    scores: Sequence[np.ndarray], resamples: int, level: float = LEVEL, over_seeds: bool = False
+) -> Difference:
+    """A mean score, or the first less the second, with its interval; each is (runs, rows of :func:`_weights`).
 
     With the bootstrap's bias b and the larger of its standard error and the jackknife's, s: value − b ± t·s, where t is
-    Student's, with the jackknife's degrees of freedom.
+    Student's, with the jackknife's degrees of freedom. ``over_seeds`` adds the variances of the means over runs to s²,
+    with the degrees of freedom of Welch and Satterthwaite.
     """
     from scipy.special import stdtr, stdtrit
 
     # a metric may be undefined on some draws, e.g. without any positive pixel, or on all
+    values = scores[0].mean(0) - (scores[1].mean(0) if len(scores) > 1 else 0.0)
     value, drawn, without = float(values[0]), values[1 : 1 + resamples], values[1 + resamples :]
     drawn, without = drawn[~np.isnan(drawn)], without[~np.isnan(without)]
     if math.isnan(value) or not len(drawn) or len(without) < 2:
         return Difference(value, (math.nan, math.nan), math.nan)
-    freedom = len(without) - 1
+    freedom: float = len(without) - 1
     error = max(float(drawn.std()), math.sqrt(freedom) * float(without.std()))
+    runs = [one[:, 0] for one in scores if over_seeds and len(one) > 1]
+    parts = [(error**2, freedom), *((float(one.var(ddof=1)) / len(one), len(one) - 1) for one in runs)]
+    if (variance := sum(part for part, _ in parts)) > 0:
+        error, freedom = math.sqrt(variance), variance**2 / sum(part**2 / own for part, own in parts)
     centre = 2 * value - float(drawn.mean())
     around = float(stdtrit(freedom, (1 + level) / 2)) * error
     p = 2 * float(stdtr(freedom, -abs(centre) / error)) if error > 0 else float(centre == 0)
@@ -203,6 +216,8 @@ class Uncertainty:
     """
     differences: Mapping[str, Difference] = field(default_factory=dict)
     """Metric → score minus that of the constant baseline; without those that a result's prior does not come from."""
+    over: str = "val images"
+    """What they are over, in words."""
     problem: str = ""
 
 
@@ -216,16 +231,19 @@ class HomeIntervals:
     They are ``intervals/<digest>.json``, named by what they are of; where the home cannot be written they are computed
     each time. A row whose statistics are absent, damaged or of another score, or whose task is not installed, has a
     ``problem`` instead of intervals: its table is shown all the same. ``home_of`` says where the statistics of a run
-    lie, where that is not this home for all of them.
+    lie, where that is not this home for all of them; ``over_seeds`` as of :func:`bootstrap_interval`.
     """
 
-    def __init__(self, home: Location, *, home_of: Callable[[str], Location] | None = None) -> None:
+    def __init__(
+        self, home: Location, *, home_of: Callable[[str], Location] | None = None, over_seeds: bool = False
+    ) -> None:
         self._home = home
+        self._over_seeds = over_seeds
         self._home_of = home_of or (lambda _: home)
         self._known: dict[str, Uncertainty] = {}
 
     def __call__(self, results: Sequence[Result]) -> Uncertainty:
-        key = interval_key(results)
+        key = interval_key(results, over_seeds=self._over_seeds)
         if key not in self._known:
             self._known[key] = self._kept(key) or self._computed(results, key)
         return self._known[key]
@@ -236,17 +254,19 @@ class HomeIntervals:
         except (FileNotFoundError, LocationError, ValueError):
             return None  # it is made again, whatever is wrong with it
         return Uncertainty(
-            intervals={metric: _numbers(*ends) for metric, ends in kept["intervals"].items()},
+            intervals={metric: (_number(low), _number(high)) for metric, (low, high) in kept["intervals"].items()},
             differences={
-                metric: Difference(*_numbers(value), _numbers(low, high), *_numbers(p))
+                metric: Difference(_number(value), (_number(low), _number(high)), _number(p))
                 for metric, (value, (low, high), p) in kept["differences"].items()
             },
+            over=OVER[self._over_seeds],
         )
 
     def _computed(self, results: Sequence[Result], key: str) -> Uncertainty:
         try:
             task = task_of(results[0])
-            found = _uncertainty(results, [_statistics(self._home_of(one.run), one, task) for one in results], task)
+            statistics = [_statistics(self._home_of(one.run), one, task) for one in results]
+            found = _uncertainty(results, statistics, task, self._over_seeds)
         except DeapcacheError as error:
             return Uncertainty(problem=str(error))
         kept = plain_json({"runs": [result.run for result in results], **vars(found)})
@@ -255,11 +275,13 @@ class HomeIntervals:
         return found
 
 
-def _numbers(*found: float | None) -> tuple[Any, ...]:
-    return tuple(math.nan if value is None else value for value in found)
+def _number(kept: float | None) -> float:
+    return math.nan if kept is None else kept
 
 
-def _uncertainty(results: Sequence[Result], statistics: Sequence[Statistics], task: Task) -> Uncertainty:
+def _uncertainty(
+    results: Sequence[Result], statistics: Sequence[Statistics], task: Task, over_seeds: bool
+) -> Uncertainty:
     """Intervals of the scores, and of their differences from the prior over the same drawn images."""
     runs, options = _same_images(statistics), _options(task, statistics)
     resamples, sums_suffice = options["resamples"], options["sums_suffice"]
@@ -267,16 +289,30 @@ def _uncertainty(results: Sequence[Result], statistics: Sequence[Statistics], ta
     priors = [one.prior for one in statistics]
     if all(_is_equal(prior, priors[0]) for prior in priors):  # as a rule
         priors = priors[:1]
-    ours, theirs = (_mean_scores(each, task.scores, weights, sums_suffice) for each in (runs, priors))
-    intervals = {metric: _estimate(values, resamples).interval for metric, values in ours.items()}
+    ours, theirs = (_weighted_scores(each, task.scores, weights, sums_suffice) for each in (runs, priors))
+    intervals = {}
+    for metric, scores in ours.items():
+        interval = _estimate([scores], resamples, over_seeds=over_seeds).interval
+        intervals[metric] = _within_bounds(interval, scores, results[0].metrics.get(metric, {}))
     kept = {metric: float(np.mean([one.prior.get(metric, math.nan) for one in results])) for metric in theirs}
     return Uncertainty(
         intervals={metric: interval for metric, interval in intervals.items() if interval[0] != interval[1]},
         differences={
-            metric: _estimate(ours[metric] - values, resamples)
-            for metric, values in theirs.items()
-            if same_score(kept[metric], float(values[0]))
+            metric: _estimate([ours[metric], scores], resamples, over_seeds=over_seeds)
+            for metric, scores in theirs.items()
+            if metric in results[0].metrics and same_score(kept[metric], float(scores[:, 0].mean()))
         },
+        over=OVER[over_seeds],
+    )
+
+
+def _within_bounds(interval: Interval, scores: np.ndarray, about: Mapping[str, Any]) -> Interval:
+    """An interval of these ``scores``, within 0 and, of a share, 1, where none lies beyond."""
+    low, high = interval
+    is_share = about.get("higher_is_better") and not about.get("unit")
+    return (
+        low if (scores < 0).any() else max(low, 0.0),
+        min(high, 1.0) if is_share and not (scores > 1).any() else high,
     )
 
 
@@ -284,18 +320,22 @@ def _is_equal(one: ImageStatistics, other: ImageStatistics) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def interval_key(results: Sequence[Result]) -> str:
+def interval_key(results: Sequence[Result], *, over_seeds: bool = False) -> str:
     """Where the intervals of a row lie in the home: another once a run was made anew."""
     runs = [[one.run, one.date, dict(plain_json(one.scores)), dict(plain_json(one.prior))] for one in results]
-    facts = {"runs": runs, "code": results[0].versions.get("deapcache", ""), "resamples": RESAMPLES, "kind": "Student"}
+    facts = {"runs": runs, "code": results[0].versions.get("deapcache", ""), "resamples": RESAMPLES}
+    facts |= {"kind": "Student", "over_seeds": over_seeds}
     return f"intervals/{digest_of(facts)[:SHORT]}.json"
 
 
-def paired_difference(home: Location, left: Sequence[Result], right: Sequence[Result]) -> dict[str, Difference]:
+def paired_difference(
+    home: Location, left: Sequence[Result], right: Sequence[Result], *, over_seeds: bool = False
+) -> dict[str, Difference]:
     """Mean score of ``left`` minus that of ``right``, both scored on the same drawn images; by metric.
 
     Both are the seeds of a row: ``results`` of :func:`deapcache.results.table_rows`. What makes some images harder than
-    others cancels out, so that its interval says more than those of both rows do.
+    others cancels out, so that its interval says more than those of both rows do. ``over_seeds`` as of
+    :func:`bootstrap_interval`.
 
     Raises :class:`ResultsError` where they were not scored on the same images, or where statistics are absent, damaged
     or of another score.
@@ -303,7 +343,8 @@ def paired_difference(home: Location, left: Sequence[Result], right: Sequence[Re
     task = task_of(left[0])
     runs = [_statistics(home, result, task) for result in (*left, *right)]
     images = _same_images(runs)
-    return bootstrap_difference(images[: len(left)], images[len(left) :], task.scores, **_options(task, runs))
+    ours, theirs, options = images[: len(left)], images[len(left) :], _options(task, runs)
+    return bootstrap_difference(ours, theirs, task.scores, over_seeds=over_seeds, **options)
 
 
 def task_of(result: Result) -> Task:

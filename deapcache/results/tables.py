@@ -75,9 +75,8 @@ def _table(title: str, lines: DataFrame, every: DataFrame) -> Table:
     header, *cells = zip(*_columns(lines, rows), strict=True)
     notes = protocol_mismatches(rows, every)
     if known := [one for one in rows["uncertainty"] if one]:
-        notes.append(
-            "95% interval: of the mean over seeds, over val images; of score − prior paired, over the same images"
-        )
+        over = f"over {known[0].over}; of score − prior paired, over the same images"
+        notes.append(f"95% interval: of the mean over seeds, {over}")
         notes += dict.fromkeys(f"no interval: {one.problem}" for one in known if one.problem)
     notes += rate_note(rows["results"])
     notes += legend(rows["marks"])

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deapcache.tasks.task import Maps, Metric, Target, Task
+from deapcache.tasks.task import MEAN_FLOOR, Maps, Metric, Target, Task
 
 AGREEING = 3
 """Annotators who must have drawn a pixel for it to be an edge to be learnt; all, where an image has fewer."""
@@ -72,19 +72,8 @@ class Edges(Task):
         return (1,)
 
     def target(self, maps: Maps) -> Target:
-        """``agreed`` (B, h, w) uint8 of 0 and 1, and ``lines`` (B, h, w) int16: each annotator's, thinned, as a bit."""
-        edges = maps["edges"]
-        drawn = ((edges[:, None] >> torch.arange(_BITS, device=edges.device)[:, None, None]) & 1).cpu().numpy() > 0
-        lines = np.zeros(drawn.shape, np.int16)
-        used = drawn.any((2, 3))
-        lines[used] = thin(drawn[used])
-        bits = np.left_shift(1, np.arange(_BITS), dtype=np.int16)
-        joined = torch.from_numpy(np.einsum("nbhw,b->nhw", lines, bits))
-        return {"agreed": agreed_edges(edges), "lines": joined.to(edges.device)}
-
-    def training_target(self, maps: Maps, rows: np.ndarray, generator: torch.Generator) -> Target:
-        """``agreed`` alone."""
-        return {"agreed": agreed_edges(maps["edges"])}
+        """``agreed`` (B, h, w) uint8 of 0 and 1, and ``drawn`` (B, h, w) int16, a bit for each annotator."""
+        return {"agreed": agreed_edges(maps["edges"]), "drawn": maps["edges"]}
 
     def loss(self, output: Tensor, target: Target, criterion: nn.Module | None = None) -> Tensor:
         """Binary cross-entropy in nats, half of an image's weight on its edges; images without edges have none."""
@@ -97,7 +86,7 @@ class Edges(Task):
     def statistics(self, output: Tensor, target: Target) -> dict[str, Tensor]:
         """``counts`` (B, thresholds, 4) int64 and ``best`` (B, 4), those at the image's best threshold."""
         thresholds = self.thresholds()
-        pairs = zip(self.prediction(output).cpu().numpy(), target["lines"].cpu().numpy(), strict=True)
+        pairs = zip(self.prediction(output).cpu().numpy(), target["drawn"].cpu().numpy(), strict=True)
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             counts = np.array(list(pool.map(lambda pair: count_matches(pair[0], pair[1], thresholds), pairs)))
         best = f_measure(*precision_recall(counts)).argmax(1)
@@ -140,7 +129,7 @@ class Edges(Task):
 
     def output_of_mean(self, mean: Tensor) -> Tensor:
         """Logits (B, 1, h, w) of a share of edges."""
-        return torch.logit(mean, eps=1e-4)
+        return torch.logit(mean.float(), eps=MEAN_FLOOR)
 
     def prediction(self, output: Tensor) -> Tensor:
         """Probability of an edge, (B, h, w) float32 in [0, 1]."""
@@ -226,10 +215,11 @@ def match_pixels(
     return matched
 
 
-def count_matches(probability: NDArray[Any], lines: NDArray[Any], thresholds: NDArray[Any]) -> Counts:
-    """(thresholds, 4) of one image: ``probability`` (h, w), and annotators' ``lines`` (h, w) as bits."""
-    distance = MAX_DISTANCE * float(np.hypot(*lines.shape))
-    annotators = [drawn for bit in range(_BITS) if (drawn := (lines >> bit) & 1 > 0).any()]
+def count_matches(probability: NDArray[Any], drawn: NDArray[Any], thresholds: NDArray[Any]) -> Counts:
+    """(thresholds, 4) of one image: ``probability`` (h, w), and what annotators have ``drawn`` (h, w) as bits."""
+    distance = MAX_DISTANCE * float(np.hypot(*drawn.shape))
+    maps = drawn >> np.arange(_BITS, dtype=drawn.dtype)[:, None, None] & 1 > 0
+    annotators = thin(maps[maps.any((1, 2))])
     found = np.zeros((len(thresholds), 4), np.int64)
     predicted = thin(probability >= thresholds[:, None, None])
     for place, mine in enumerate(predicted):
@@ -237,10 +227,10 @@ def count_matches(probability: NDArray[Any], lines: NDArray[Any], thresholds: ND
             found[place] = found[place - 1]
             continue
         right = np.zeros_like(mine)
-        for drawn in annotators:
-            hit, met = match_pixels(mine, drawn, distance)
+        for lines in annotators:
+            hit, met = match_pixels(mine, lines, distance)
             right |= hit
-            found[place, :2] += met.sum(), drawn.sum()
+            found[place, :2] += met.sum(), lines.sum()
         found[place, 2:] = right.sum(), mine.sum()
     return found
 

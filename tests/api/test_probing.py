@@ -64,8 +64,8 @@ def test_a_result_keeps_the_call_that_repeats_it(toys: LocalLocation, tmp_path) 
     python, flag, script = done.command
     assert (python, flag) == ("python", "-c")
     assert script == (
-        "import deapcache; deapcache.probe('foreground', dataset='toys', iterations=2, batch_size=4, "
-        f"home={str(toys)!r}, results_home={str(tmp_path)!r})"
+        f"import deapcache; deapcache.probe('foreground', home={str(toys)!r}, results_home={str(tmp_path)!r}, "
+        "dataset='toys', iterations=2, batch_size=4)"
     )
     path = tmp_path / f"results/{done.run}.json"
     path.unlink()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -18,6 +20,8 @@ from deapcache.errors import UnknownNameError, UsageError
 def pictures(h, w, n=1, seed=1):
     return torch.randint(0, 256, (n, h, w, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
+
+ALL_TIMM = os.environ.get("DEAPCACHE_ALL_TIMM")
 
 TINY = "timm:vit_tiny_patch16_224@untrained"
 
@@ -274,9 +278,31 @@ def test_the_map_that_is_used_has_the_shape_that_is_described(name, dim, grid):
     assert grid in (None, entry.grid)
 
 
+GEMMA = "it reads a number out of a tensor as it runs, which a model without storage does not have"
+WITHOUT_A_MAP = dict.fromkeys(
+    ("gemma4_vit_167m", "gemma4_vit_167m_enc", "gemma4_vit_570m", "gemma4_vit_570m_enc"), GEMMA
+)
+"""Architectures of timm → why they cannot be measured."""
+
+
 def test_a_model_without_a_map_is_one_clear_line():
     with pytest.raises(UsageError, match="has no feature map that can be measured: RuntimeError"):
         describe("timm:gemma4_vit_167m")
+
+
+@pytest.mark.skipif(not ALL_TIMM, reason="takes half an hour: set DEAPCACHE_ALL_TIMM to look at all models of timm")
+@pytest.mark.parametrize("name", timm.list_models() if ALL_TIMM else [])
+def test_every_architecture_of_timm_with_a_feature_map(name):
+    if name in WITHOUT_A_MAP:
+        with pytest.raises(UsageError, match="has no feature map"):
+            describe(f"timm:{name}@untrained")
+        return
+    entry = describe(f"timm:{name}@untrained")
+    with torch.device("meta"), torch.no_grad():
+        loaded = load_model(entry)
+        loaded.module.eval()
+        shape = loaded.feature_map(torch.zeros(1, 3, *entry.image_size)).shape
+    assert tuple(shape) == (1, entry.dim, *entry.grid)
 
 
 def test_a_backbone_is_built_once_to_be_described(monkeypatch):

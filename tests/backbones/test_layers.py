@@ -90,7 +90,7 @@ def test_layers_are_known_without_storage() -> None:
 
 
 @pytest.mark.parametrize(("name", "selection", "message"), [
-    ("timm:test_resnet", LayerSelection(layers=("1",)), "only vision transformers have, of timm .* and of open_clip"),
+    ("timm:test_resnet", LayerSelection(layers=("1",)), "only vision transformers have, of timm .* and hf:"),
     ("efficientnet-lite0-s16", LayerSelection(tokens="cls"), "only vision transformers have"),
     ("sam2-b+", LayerSelection(layers=("3",)), "only vision transformers have"),
     ("timm:test_vit", LayerSelection(layers=("3", "7")), "has 6 blocks, no layer 7: give 1 to 6"),

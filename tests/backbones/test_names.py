@@ -8,6 +8,7 @@ import torch
 from deapcache.backbones import at_size, build, describe, join_name, split_name, weights_status
 from deapcache.backbones.layers import covered_share
 from deapcache.backbones.model import load_model
+from deapcache.cli.options import names
 from deapcache.errors import UsageError
 
 VIT = "timm:test_vit"  # patches of 16, made for 160x160
@@ -25,6 +26,13 @@ VIT = "timm:test_vit"  # patches of 16, made for 160x160
 def test_parts_of_a_name(name, parts):
     assert split_name(name) == parts
     assert join_name(*parts) == name
+
+
+def test_several_seeds_of_one_control():
+    given = "dinov2,dinov2@untrained:1,2,3,mae"
+    expected = ["dinov2", "dinov2@untrained:1", "dinov2@untrained:2", "dinov2@untrained:3", "mae"]
+    assert names(given) == expected
+    assert names("0,1,2") == ["0", "1", "2"]
 
 
 def test_a_size_is_a_name_of_its_own_and_part_of_the_same_recipe_as_before():

@@ -7,6 +7,7 @@ import sys
 from tests.benchmarks import (
     bench_decode,
     bench_extract,
+    bench_growth,
     bench_memory,
     bench_onthefly,
     bench_probe,
@@ -29,6 +30,7 @@ BENCHMARKS = (
     bench_stack,
     bench_targets,
     bench_memory,
+    bench_growth,
 )
 
 

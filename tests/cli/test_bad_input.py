@@ -38,7 +38,7 @@ def test_a_wrong_dataset_offers_the_nearest(cli, home):
     assert "did you mean coco" in one_line(done.err)
 
 
-@pytest.mark.parametrize("verb", [["--task", "edges"], ["--task", "depth", "--readout", "deep"]])
+@pytest.mark.parametrize("verb", [["--task", "edge"], ["--task", "depth", "--readout", "deep"]])
 def test_wrong_tasks_and_readouts_offer_the_nearest(cli, home, verb):
     done = cli("probe", *verb, "--dataset", "coco", "--home", home)
     assert done.code == 2

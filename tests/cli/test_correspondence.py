@@ -15,7 +15,7 @@ from deapcache_spair import PAIRS, SIZES, write_spair
 from deapcache.cache import create_cache, encode_features, feature_arrays, features_path, refresh_manifest
 from deapcache.experiments.correspondence import most_similar, pck
 from deapcache.locations import LocalLocation
-from deapcache.results import load_results
+from deapcache.results import HomeIntervals, load_results
 from deapcache.results.record import load_statistics
 
 GRID, DIM = (6, 8), 16
@@ -91,7 +91,12 @@ def test_what_is_found_is_scored_and_kept(cli, root: Path, filled: LocalLocation
     assert done.code == 0, done.err
     assert "PCK@0.1" in done.out
     assert "0.6667" in done.out
-    assert "0.3333" in done.out.split("0.6667")[1]  # of the interval over pairs
+    found = HomeIntervals(filled)([kept])
+    assert found.problem == ""
+    low, high = found.intervals["pck"]
+    assert low < 2 / 3 < high
+    assert f"{low:.4f}–{high:.4f}" in done.out
+    assert found.differences["pck"].value == pytest.approx(2 / 3 - kept.prior["pck"])
     for form in (["leaderboard", "--format", "csv"], ["cache", "ls"]):
         assert cli(*form, "--home", filled.path).code == 0
     done = cli(*ask, "--limit", 1, "--json")
@@ -142,4 +147,12 @@ def test_another_set_of_images_is_refused(cli, root: Path, filled: LocalLocation
     (root / "PairAnnotation" / "test" / name.replace("006", "005")).rename(root / "PairAnnotation" / "test" / name)
     done = cli("correspondence", "--home", filled.path, "--data-root", root.parent)
     assert done.code == 1
-    assert "does not know image bus/2011_000006" in done.err
+    assert "does not know image bus/2011_000006 of the pairs: `deapcache extract --backbone vit-b-16" in done.err
+
+
+def test_features_that_are_missing_are_asked_for(cli, root: Path, filled: LocalLocation) -> None:
+    (shard, *_) = sorted(Path(filled.path).rglob("features/c.*"))
+    shard.unlink()
+    done = cli("correspondence", "--home", filled.path, "--data-root", root.parent)
+    assert done.code == 1
+    assert "lacks some of the pairs' 5 images: `deapcache extract --backbone vit-b-16" in done.err

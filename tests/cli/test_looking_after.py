@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -13,10 +14,10 @@ from pathlib import Path
 
 import pytest
 from deapcache_caches import feature_cache, fill, served, shard_file
-from deapcache_testing import require
+from deapcache_testing import mounted, require
 
 from deapcache import locations
-from deapcache.cache import FeatureCache, list_caches, open_cache, rebuild
+from deapcache.cache import FeatureCache, list_caches, open_cache, read_index, rebuild
 from deapcache.cache.records import USES, read_pins, read_removals, read_uses
 from deapcache.locations import LocalLocation
 
@@ -366,6 +367,28 @@ def test_a_mirror_is_kept_in_step(cli, home, tmp_path) -> None:
     assert len(list_caches(target)) == 2
 
 
+def test_a_damaged_cache_does_not_keep_others_from_a_mirror(cli, home, tmp_path) -> None:
+    odd, sound = cached(home, "ada"), cached(home, "ada", backbone="vit-l-16")
+    odd.location.publish("features/zarr.json", b"{", replace=True)
+    done = cli("cache", "mirror", tmp_path / "mirror", "--home", home)
+    assert done.code == 1
+    assert f"NOT COPIED: {str(odd.location).removeprefix(f'{home}/')}: {odd.location}/features/zarr.json" in done.err
+    assert [entry.digest for entry in list_caches(LocalLocation(tmp_path / "mirror"))] == [sound.digest]
+
+
+def test_removing_makes_room_on_a_disk_that_is_full(cli, tmp_path) -> None:
+    with mounted(tmp_path / "disk", "size=2m") as folder:
+        home = LocalLocation(folder)
+        one, other = cached(home, "ada"), cached(home, "ada", storage="float32")
+        with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        done = cli("cache", "rm", one.digest, "--yes", "--why", "full", "--home", home)
+        assert done.code == 0, done.err
+        assert [(record.digest, record.why) for record in read_removals(home)] == [(one.digest, "full")]
+        assert [entry.digest for entry in read_index(home)] == [other.digest]
+
+
 def test_a_copy_that_is_damaged_on_its_way_is_told(cli, home, tmp_path, monkeypatch) -> None:
     cached(home, "ada")
     publish = LocalLocation.publish
@@ -414,6 +437,8 @@ def test_a_home_has_defaults_that_the_command_line_overrides(cli, make_coco, hom
     assert cli(*extract, "--split", "val", "--home", home, "--dtype", "float32").code == 0
     made = {(entry.recipe["storage"], entry.recipe["precision"]) for entry in list_caches(home, "features")}
     assert made == {("int8", "bf16"), ("float32", "bf16")}
+    shown = json.loads(cli("doctor", "--home", home, "--json").out)["home"]["defaults"]
+    assert "extract.dtype = int8, extract.precision = bf16" in shown
     assert [str(layer) for layer in locations.home(home.path).layers] == [str(home), str(tmp_path / "lab")]
 
 

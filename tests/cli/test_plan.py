@@ -18,6 +18,7 @@ description: "two backbones"
 backbones: [{ONE}, "{ONE}@untrained"]
 iterations: 2
 batch_size: 2
+lr: 0.001
 probes:
   - {{tasks: [foreground], dataset: coco}}
 """

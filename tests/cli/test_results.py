@@ -8,6 +8,8 @@ import json
 import pytest
 from deapcache_results import save_depth
 
+from deapcache.cli import options
+
 
 @pytest.fixture
 def save(home):
@@ -71,3 +73,24 @@ def test_names_choose_and_a_wrong_one_is_told_what_there_is(cli, home, save):
     wrong = cli("results", "--home", home, "--task", "dept")
     assert wrong.code == 1
     assert "there are depth" in wrong.err
+
+
+def test_random_weights_of_several_seeds_are_named_at_once(cli, home, save):
+    assert options.names("mae,mae@untrained:0,1,2,dino") == [
+        *("mae", "mae@untrained:0", "mae@untrained:1", "mae@untrained:2", "dino"),
+    ]
+    assert options.names("mae@untrained:1,2@224x448") == ["mae@untrained:1", "mae@untrained:2@224x448"]
+    assert options.names("0,1,2") == ["0", "1", "2"]
+    save()
+    done = cli("results", "--backbone", "mae@untrained:0,1", "--home", home)
+    assert "no result of the backbones mae@untrained, mae@untrained:1: there are mae" in done.err
+
+
+def test_intervals_may_be_over_seeds_too(cli, home, save):
+    for seed in (0, 1):
+        save(seed=seed)
+    for options_given, over in (((), "val images;"), (("--over-seeds",), "val images and seeds")):
+        done = cli("results", "--home", home, *options_given)
+        assert f"95% interval: of the mean over seeds, over {over}" in done.out
+    done = cli("leaderboard", "--home", home, "--no-paper", "--over-seeds")
+    assert "over val images and seeds" in done.out

@@ -17,6 +17,7 @@ layout: [plain, table5]
 backbones: [{ONE}]
 iterations: 2
 batch_size: 4
+lr: 0.001
 probes:
   - {{tasks: [foreground], dataset: coco, readouts: [deap, no-sigma]}}
 """

@@ -50,7 +50,20 @@ def probe(cli, toys: LocalLocation):
     """``deapcache probe`` on the toys, a single step."""
 
     def run(*arguments: object, tasks: str = ",".join(TASKS), iterations: int = 1):
-        asked = ("--task", tasks, "--dataset", "toys", "--home", toys.path, "--device", "cpu", "--batch-size", 4)
+        asked = (
+            "--task",
+            tasks,
+            "--dataset",
+            "toys",
+            "--home",
+            toys.path,
+            "--device",
+            "cpu",
+            "--batch-size",
+            4,
+            "--lr",
+            "1e-3",
+        )
         backbone = () if "--backbone" in arguments else ("--backbone", "toy")
         return cli("probe", *asked, *backbone, "--iterations", iterations, *arguments)
 
@@ -59,7 +72,9 @@ def probe(cli, toys: LocalLocation):
 
 def names(home: LocalLocation, seeds=(0,)) -> dict[tuple[str, int], str]:
     """(task, seed) → the run that a probe of one step would make."""
-    config = ProbeConfig(dataset="toys", backbones=["toy"], tasks=TASKS, seeds=seeds, iterations=1, batch_size=4)
+    config = ProbeConfig(
+        dataset="toys", backbones=["toy"], tasks=TASKS, seeds=seeds, iterations=1, batch_size=4, lrs=(1e-3,)
+    )
     return {(run.task, run.seed): run_id(run.to_json()) for run in plan_runs(home, config)}
 
 

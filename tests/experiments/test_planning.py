@@ -25,11 +25,14 @@ VOLUME, MAP, PICTURE = 14 * 14 * 768 * 2, 224 * 224 * 2, 224 * 224 * 3
 VOC = """\
 name: voc
 backbones: [mae]
+protocol: paper
 iterations: 100
 batch_size: 8
 probes:
   - {tasks: [voc], dataset: voc}
 """
+
+PROBE = "probes:\n  - {tasks: [foreground], dataset: coco}\n"
 
 STEP = StepKey(
     task="voc",
@@ -120,6 +123,17 @@ def test_probing_reads_batches_surveys_and_scores(grid):
     assert plan.wall_seconds == pytest.approx((TRAIN + VAL) / 100 + 2.82)
 
 
+def test_choosing_the_learning_rate_is_planned_with_the_rest(grid):
+    """Five rates for 0.3 of the steps, stacked, and one pass over the training features for their statistics."""
+    text, plain = VOC.replace("protocol: paper\n", ""), grid(VOC, rates=rates())
+    found = grid(text, rates=rates(steps={STEP: 0.01, replace(STEP, members=5): 0.03}))
+    (work,) = found.passes
+    assert (work.steps, work.readout_steps) == (100 + 30, 100 + 5 * 30)
+    more = 30 * 8 * (VOLUME + MAP) + TRAIN * VOLUME
+    assert stage(found, "probing").read == stage(plain, "probing").read + more
+    assert stage(found, "probing").gpu_seconds == pytest.approx(0.01 * (100 + 182) + 0.03 * 30)
+
+
 def test_what_was_not_measured_has_no_time(grid):
     plan = grid(VOC, rates=rates(steps={}))
     document = plan.to_json()
@@ -156,7 +170,7 @@ def test_seeds_step_together_at_their_own_rate_or_that_of_one(grid):
 
 
 def test_what_the_home_has_is_subtracted_also_without_the_files(grid, make_coco, home):
-    text = f"backbones: [{ONE}]\niterations: 2\nprobes:\n  - {{tasks: [foreground], dataset: coco}}\n"
+    text = f"backbones: [{ONE}]\nprotocol: paper\niterations: 2\n" + PROBE
     empty = stage(grid(text), "features")
     assert (empty.wanted, empty.to_do) == (123_287, 123_287)
     root = make_coco(train=8, val=4)
@@ -173,7 +187,7 @@ def test_what_the_home_has_is_subtracted_also_without_the_files(grid, make_coco,
 
 
 def test_what_is_trained_already_is_subtracted(grid, make_coco, home):
-    text = f"backbones: [{ONE}]\niterations: 2\nbatch_size: 2\nprobes:\n  - {{tasks: [foreground], dataset: coco}}\n"
+    text = f"backbones: [{ONE}]\nprotocol: paper\niterations: 2\nbatch_size: 2\n" + PROBE
     root = make_coco(train=8, val=4)
     run_pipeline(grid(text, root=root).plans[0])
     done = grid(text, root=root)

@@ -82,7 +82,7 @@ def grid(tmp_path, home):
     def planned() -> GridPlan:
         file = tmp_path / "two.yaml"
         file.write_text(
-            f"backbones: ['{ONE}@untrained', '{ONE}']\nseeds: [0, 1]\niterations: 2\nbatch_size: 2\n"
+            f"backbones: ['{ONE}@untrained', '{ONE}']\nseeds: [0, 1]\nprotocol: paper\niterations: 2\nbatch_size: 2\n"
             f"probes:\n  - {{tasks: [foreground], dataset: coco}}\n"
         )
         plan = plan_pipeline(load_pipeline(str(file)), home, tmp_path / "none", device="cpu")

@@ -162,7 +162,7 @@ def test_features_that_were_made_otherwise_are_refused(trained: Trained, tmp_pat
 def test_features_of_another_width_are_refused(trained: Trained, tmp_path: Path) -> None:
     from deapcache.readouts import build_readout
 
-    narrow = build_readout("deap", feature_dim=100, out_channels=1, grid=(14, 14), seed=0)
+    narrow = build_readout("deap", feature_dim=100, out_channels=1, grid=(14, 14), seed=0, standardise="channel")
     weights = {f"0.{name}": tensor.numpy() for name, tensor in narrow.state_dict().items()}
     run = replace(trained.runs["depth"], weights=weights)
     home = LocalLocation(tmp_path)

@@ -54,7 +54,7 @@ def test_a_batch_to_a_saved_score(home) -> None:
     for split in deapcache_toys.COUNTS:
         deapcache_toys.add_features(home, split)
         deapcache_toys.add_targets(home, split, "depth")
-    config = ProbeConfig(tasks=["depth"], dataset="toys", readouts=["linear"], iterations=2, batch_size=4)
+    config = ProbeConfig(tasks=["depth"], dataset="toys", readouts=["linear"], iterations=2, batch_size=4, lrs=(1e-3,))
     list(probe(home, config))  # registries are filled
     with entered() as files:
         (done,) = probe(home, config)

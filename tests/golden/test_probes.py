@@ -25,7 +25,7 @@ DATASETS = ["probes.0.dataset=folder:many", "probes.1.dataset=folder:many", "lim
 """Instead of rendered scenes."""
 
 SETTINGS = {
-    "demo": ["backbones=exact,exact-b", "probes.1.backbones=exact", *DATASETS],
+    "demo": ["backbones=exact", "probes.2.backbones=exact-b", *DATASETS],
     "table3": ["backbones=exact,exact-b"],
     "table4": ["backbones=exact,exact-b"],
     "table5": ["backbones=exact,exact-b"],

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from deapcache_toys import COUNTS, add_features, add_targets, probe, volumes
+from deapcache_toys import COUNTS, add_features, add_targets, probe, target_recipe, volumes
 from sklearn.metrics import accuracy_score, log_loss
 
+from deapcache.cache import ArraySpec, create_cache, targets_path
 from deapcache.errors import UsageError
 from deapcache.probing import ProbeConfig, plan_runs
 from deapcache.readouts import restore_readout
@@ -41,7 +42,7 @@ def runs(made_toys):
     return {run.task: run for run in found}
 
 
-def outputs(run):
+def outputs(run, shape: tuple[int, int] | None = None):
     """For each validation image what the trained readout gives, (C, height, width) at the native size."""
     about = run.build
     head = restore_readout(
@@ -53,7 +54,7 @@ def outputs(run):
     with torch.no_grad():
         dense = head(features, (56, 56)).double()
     for row in range(COUNTS["val"]):
-        yield row, F.interpolate(dense[row : row + 1], native("depth", row).shape, mode="bilinear")[0].numpy()
+        yield row, F.interpolate(dense[row : row + 1], shape or native("depth", row).shape, mode="bilinear")[0].numpy()
 
 
 def test_segmentation_as_scikit_learn_counts_it(runs) -> None:
@@ -117,3 +118,36 @@ def test_tasks_and_fits_it_means_nothing_for_are_refused(made_toys, home) -> Non
         add_targets(home, split, "depth", fit="crop")
     with pytest.raises(UsageError, match="a part of the image"):
         plan_runs(home, config("depth"))
+
+
+def test_normals_are_vectors_again_after_resizing(home) -> None:
+    """The mean angle of a readout's vectors, brought to the size of each map and to length 1."""
+    shape, size = (40, 50), (56, 56)
+
+    def vectors(split: str, row: int, height: int, width: int) -> np.ndarray:
+        coarse = np.random.default_rng([row, len(split)]).normal(size=(4, 4, 3))
+        rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
+        found = (coarse / np.linalg.norm(coarse, axis=-1, keepdims=True))[rows][:, columns]
+        found[:3] = 0
+        return found.astype(np.float32)
+
+    for split, count in COUNTS.items():
+        add_features(home, split)
+        recipe = target_recipe(split, "normals")
+        spec = ArraySpec(
+            name="targets", dtype="float16", item_shape=(*size, 3), dimensions=("row", "column", "channel")
+        )
+        path, ids = targets_path("toys", split, "normals", recipe.digest), [f"{split}-{i}" for i in range(count)]
+        cache = create_cache(home, path, recipe=recipe, arrays=(spec,), image_ids=ids)
+        for k in range(cache.shard_count):
+            cache.write_shard(
+                k, {"targets": np.stack([vectors(split, row, *size) for row in cache.shard_rows(k)]).astype(np.float16)}
+            )
+    given = {"score_size": "native", "open_native": lambda *_: lambda _, row: vectors("val", row, *shape)}
+    (run,) = probe(home, ["normals"], **given, **GIVEN)
+    errors = []
+    for row, output in outputs(run, shape):
+        truth, unit = vectors("val", row, *shape), output / np.linalg.norm(output, axis=0)
+        cosine = (unit.transpose(1, 2, 0) * truth).sum(-1)
+        errors.append(np.degrees(np.arccos(cosine.clip(-1, 1)))[np.abs(truth).sum(-1) > 0])
+    assert run.scores["angle"] == pytest.approx(np.concatenate(errors).mean(), rel=1e-3)

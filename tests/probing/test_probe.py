@@ -88,6 +88,7 @@ def rebuilt_outputs(run, split):
         grid=tuple(about["grid"]),
         cnn_width=about["cnn_width"],
         seed=about["seed"],
+        standardise=about["standardise"],
     )
     model.load_state_dict({key.removeprefix("0."): torch.from_numpy(value) for key, value in run.weights.items()})
     with torch.no_grad():
@@ -140,7 +141,10 @@ def test_the_run_says_what_happened(learned) -> None:
     assert run.classes == ("background", "chair", "table")
     assert run.build["heads"] == [3]
     assert len(run.sigma) == 8
-    assert run.parameters == sum(values.size for values in run.weights.values())
+    statistics = {"0.feature_mean", "0.feature_std"}
+    assert run.parameters == sum(values.size for name, values in run.weights.items() if name not in statistics)
+    assert np.allclose(run.weights["0.feature_mean"], volumes("train").mean((0, 1, 2)), atol=1e-4)
+    assert np.allclose(run.weights["0.feature_std"], volumes("train").std((0, 1, 2)), atol=1e-4)
     assert (run.backbone_forwards, run.backbone_builds) == (0, 0)
     assert (run.train_images, run.readouts_sharing, run.residency, run.device) == (24, 3, "memory", "cpu")
     assert run.images_per_second == pytest.approx(300 * 8 / run.seconds["train"])
@@ -174,10 +178,11 @@ def _alike(one, other) -> bool:
 
 
 def test_sharing_a_pass_changes_nothing(toys) -> None:
-    shared = probe(toys, ("foreground", "depth"), readouts=["deap", "no-sigma"], seeds=[0, 1])
+    given = {"lrs": (1e-3,), "standardise": "cell"}
+    shared = probe(toys, ("foreground", "depth"), readouts=["deap", "no-sigma"], seeds=[0, 1], **given)
     assert len(shared) == 8
     for run in shared:
-        (alone,) = probe(toys, [run.protocol.task], readouts=[run.protocol.readout], seeds=[run.seed])
+        (alone,) = probe(toys, [run.protocol.task], readouts=[run.protocol.readout], seeds=[run.seed], **given)
         assert _alike(run, alone)
         assert run.protocol == alone.protocol
     assert not _alike(shared[0], shared[1]), "seeds must differ"
@@ -263,7 +268,7 @@ def test_default_lengths() -> None:
 
 
 def test_eight_readouts_read_every_volume_once_an_epoch(toys, monkeypatch) -> None:
-    """Counted where the cache is asked, streaming: three epochs of 24 images, whatever the number of readouts."""
+    """Counted where the cache is asked, streaming: once for statistics, and three epochs, whatever the readouts."""
     asked: list[int] = []
     read = FeatureCache.read_features_async
 
@@ -273,11 +278,11 @@ def test_eight_readouts_read_every_volume_once_an_epoch(toys, monkeypatch) -> No
         return read(self, rows)
 
     monkeypatch.setattr(FeatureCache, "read_features_async", counting)
-    runs = probe(toys, ("foreground", "depth"), seeds=[0, 1, 2, 3], iterations=9, batch_size=8, residency="stream")
+    runs = probe(toys, ("foreground", "depth"), seeds=[0, 1, 2, 3], iterations=9, lrs=(1e-3,), residency="stream")
     assert {run.readouts_sharing for run in runs} == {8}
     measured = 8  # one batch, to measure the cost of the readouts on
-    assert len(asked) == 3 * COUNTS["train"] + measured
-    assert set(np.bincount(asked)) <= {3, 4, 5}
+    assert len(asked) == 4 * COUNTS["train"] + measured
+    assert set(np.bincount(asked)) <= {4, 5, 6}
 
 
 def test_several_learning_rates_are_several_protocols_of_one_pass(toys) -> None:

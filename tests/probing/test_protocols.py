@@ -14,8 +14,10 @@ from deapcache.locations import LocalLocation
 from deapcache.probing import PROTOCOLS, ProbeConfig, Selection, plan_runs
 
 FROZEN = {
-    "deapcache-2": "3b6195cf922ae8ccaa6e3dc498d2107320f0dad5edfd18c2af9af8b05142d654",
-    "paper": "4c5a206b185a74bd19d91c34ec346bbfa719e1d61f8eed3066447221d1a458e3",
+    "deapcache-2": "b010ab4f350ae543fd41652cdd321b658fdcb57c72e7f0a48b61b025e7d10a02",
+    "paper": "0b3aec3f7d61e96f56a0c1d5d2a2f07a1dba50e0340b7434db2d5ce6bccd0535",
+    "dinov2-linear": "e4628a1a37ef7308ced10c3dcf57a0769fd0de3f0b1e7331a53ea76ae5490b8f",
+    "dinov3-linear": "95d6ae4fd169ca7bf55513f84f7298c8d31fdcfaff77e92e2ebd6ffdddbe5c49",
 }
 
 

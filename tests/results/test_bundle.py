@@ -153,6 +153,28 @@ def test_an_untouched_bundle_that_is_signed_again_is_merged(packed, home, tmp_pa
     assert add_bundle(zipped(tmp_path, signed(packed)), home).added
 
 
+def test_a_result_of_before_a_metric_and_another_main_one_came_is_merged(home, tmp_path: Path) -> None:
+    """Boundaries had no ``iou_fitted``, and ``iou`` was the main metric."""
+    older = LocalLocation(tmp_path / "older")
+    toys.add_features(older, "train"), toys.add_features(older, "val")
+    toys.add_targets(older, "train", "instances"), toys.add_targets(older, "val", "instances")
+    (one,) = toys.probe(older, ("boundaries",), iterations=2)
+    facts = one.to_json() | {"main_metric": "iou"}
+    for part in ("scores", "prior", "metrics"):
+        facts[part] = {name: value for name, value in facts[part].items() if name != "iou_fitted"}
+    statistics, prior = (
+        {name: values for name, values in kept.items() if not name.startswith("fitted_")}
+        for kept in (one.statistics, one.baseline_statistics)
+    )
+    made = save_run(
+        older, facts, statistics=statistics, prior_statistics=prior, image_ids=one.image_ids, weights=one.weights
+    )
+    path = tmp_path / "older.zip"
+    path.write_bytes(pack_bundle(older, [made.run]).data)
+    assert add_bundle(path, home).added == (made.run,)
+    assert [result.main_metric for result in load_results(home)] == ["iou"]
+
+
 # What a result may claim
 
 

@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from deapcache_figures import add_speed, collisions, texts_of
+from deapcache_results import make_facts, make_selected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from deapcache.errors import DataError, MissingDataError, UnknownNameError
 from deapcache.locations import LocalLocation
+from deapcache.results import table_rows
 from deapcache.results.figures import find_figure
 from deapcache.results.figures.correlations import pearson, read_reference, shipped_references, spearman
+from deapcache.results.figures.groups import group_results
 from deapcache.results.figures.labels import Label
 from deapcache.results.figures.speed_quality import pareto_front
 from deapcache.results.figures.style import (
@@ -28,6 +31,7 @@ from deapcache.results.figures.style import (
     name_axes,
 )
 from deapcache.results.paper import paper_backbones
+from deapcache.results.record import make_result
 from deapcache.results.speeds import load_speeds
 
 
@@ -185,10 +189,23 @@ def test_speeds_of_the_device_with_most_backbones(home: LocalLocation) -> None:
     assert [one.images_per_second["median"] for one in load_speeds(home, "an accelerator")] == [pytest.approx(900)]
 
 
+def test_figures_count_chosen_rates_as_one_and_leave_out_given_ones() -> None:
+    chosen = [make_selected(lr, backbone=name) for name, lr in (("mae", 1e-2), ("dino", 1e-3))]
+    (group,) = group_results(table_rows(chosen))
+    assert [(point.backbone, point.score) for point in group.points()] == [("dino", 0.5), ("mae", 0.5)]
+    assert group.notes == ()
+    given = [
+        make_result(make_facts(backbone=name, lr=lr)) for name, lr in (("mae", 1e-2), ("mae", 1e-3), ("dino", 1e-3))
+    ]
+    (group,) = group_results(table_rows(given))
+    assert {(row.backbone, row.lr) for row in group.rows} == {("mae", 1e-3), ("dino", 1e-3)}
+    assert group.notes == ("boundaries, deap: at learning rate 0.001; there is also 0.01 (--lr)",)
+
+
 def test_categories_are_those_of_the_registry() -> None:
     assert category_of("mae") == "self-supervised"
     assert category_of("siglip-so") == "vision-language"
-    assert category_of("random") == category_of("mae@untrained") == UNTRAINED
+    assert category_of("random") == category_of("mae@untrained") == category_of("mae@untrained:1,2") == UNTRAINED
     assert category_of("a-plugin-that-is-not-here") == UNKNOWN
     shapes, colours = zip(*((mark.shape, mark.colour) for mark in CATEGORIES.values()), strict=True)
     assert len(set(shapes)) == len(set(colours)) == len(CATEGORIES)

@@ -54,6 +54,20 @@ def test_a_biased_score_has_its_interval_moved_to_where_it_belongs() -> None:
     assert high - values.max() > values.max() - low
 
 
+def test_intervals_over_seeds_hold_what_other_seeds_give() -> None:
+    generator, held = np.random.default_rng(1), {False: 0, True: 0}
+    for _ in range(60):
+        seeds, images = generator.normal(0, 0.5, (3, 1)), generator.normal(0, 1, 40)
+        runs = [{"values": values} for values in seeds + images]
+        for over_seeds in held:
+            low, high = bootstrap_interval(runs, _mean, resamples=40, over_seeds=over_seeds)["mean"]
+            held[over_seeds] += low <= 0 <= high
+    assert held[False] < 45
+    assert held[True] >= 54
+    single = [bootstrap_interval(runs[:1], _mean, resamples=40, over_seeds=each) for each in held]
+    assert single[0] == single[1]
+
+
 def test_holms_correction_is_that_of_its_definition() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, math.nan, 0.8]) == pytest.approx([1, math.nan, 1], nan_ok=True)

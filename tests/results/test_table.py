@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 
 import pytest
+from deapcache_results import make_selected
 from rich.console import Console
 
 from deapcache.errors import ResultsError
-from deapcache.recipe import Protocol
 from deapcache.results import (
     PLAIN,
     Difference,
@@ -76,24 +76,13 @@ def test_rows_of_one_name_are_numbered_and_told_apart(facts) -> None:
     assert "protocol" not in note
 
 
-def _selected(facts, lr, **changes):
-    """A result of a named protocol, whose rate was chosen; ``lr`` "none": of a readout that is not trained."""
-    made = facts(**changes)
-    optimiser = {**made["protocol"]["optimiser"], "lr": "selected" if lr != "none" else lr}
-    made["protocol"] |= {"optimiser": optimiser, "name": "deapcache-2"}
-    made["protocol_digest"] = Protocol.from_json(made["protocol"]).digest
-    scores = [{"lr": 1e-3, "score": 0.1}, {"lr": 1e-2, "score": 0.35}, {"lr": 3e-2, "score": None}]
-    chosen = {"lr": lr, "metric": "iou", "images": 24, "candidates": scores, "range": 0.25}
-    return make_result(made | ({"selection": chosen} if lr != "none" else {}) | {"features": {"outlier_ratio": 3.5}})
-
-
-def test_chosen_rates_are_one_table_that_says_what_was_tried(facts) -> None:
-    results = [_selected(facts, lr, backbone=b, seed=s) for b, lr in (("a", 1e-2), ("b", 1e-3)) for s in (0, 1)]
-    results.append(_selected(facts, "none", backbone="b", readout="knn"))
+def test_chosen_rates_are_one_table_that_says_what_was_tried() -> None:
+    results = [make_selected(lr, backbone=b, seed=s) for b, lr in (("a", 1e-2), ("b", 1e-3)) for s in (0, 1)]
+    results.append(make_selected("none", backbone="b", readout="knn"))
     rows = table_rows(results)
     (table,) = make_tables(rows)
     place = table.header.index("lr (of, range)")
-    assert [row[place] for row in table.rows] == ["0.01 (of 3, 0.2500)", "0.001 (of 3, 0.2500)", "–", ""]
+    assert [row[place] for row in table.rows] == ["0.01 (of 3, 0.2500)", "0.001 (least of 3, 0.2500)", "–", ""]
     assert "lr: chosen on 24 training images that were held out for it" in "\n".join(table.notes)
     assert any(note.startswith("protocol: deapcache-2: ") for note in table.notes)
     assert list(rows[rows["is_main"]]["lr_text"]) == ["lr selected", "lr selected", "not trained"]
@@ -104,7 +93,7 @@ def test_chosen_rates_are_one_table_that_says_what_was_tried(facts) -> None:
 
 
 def test_named_protocols_do_not_stand_beside_results_of_before(facts) -> None:
-    results = [_selected(facts, 1e-2), make_result(facts(seed=1))]
+    results = [make_selected(1e-2), make_result(facts(seed=1))]
     with pytest.raises(ResultsError, match=r"protocol\.name: ('' or 'deapcache-2'|'deapcache-2' or '')"):
         table_rows(results)
     assert len(make_tables(table_rows(results, allow_mixed=True))) == 2

@@ -13,6 +13,7 @@ from deapcache.results import (
     bootstrap_difference,
     bootstrap_interval,
     load_results,
+    make_tables,
     paired_difference,
     save_run,
     table_rows,
@@ -70,6 +71,16 @@ def test_the_difference_from_the_prior_is_over_the_same_drawn_images_and_is_kept
         assert found.differences["iou"].p == pytest.approx(expected["iou"].p)
     rows = table_rows(load_results(home), uncertainty=HomeIntervals(home)).set_index("metric")
     assert rows.loc["iou", "difference"].value == pytest.approx(summary.mean - summary.prior)
+
+
+def test_intervals_over_seeds_are_others_and_say_so(home, row) -> None:
+    results = row().results
+    images, both = (HomeIntervals(home, over_seeds=each)(results) for each in (False, True))
+    widths = [high - low for low, high in (one.intervals["cross_entropy"] for one in (images, both))]
+    assert widths[0] < widths[1]
+    assert HomeIntervals(home)(results) == images, "each is kept by itself"
+    (table,) = make_tables(table_rows(load_results(home), uncertainty=HomeIntervals(home, over_seeds=True)))
+    assert "over val images and seeds" in "\n".join(table.notes)
 
 
 def test_intervals_are_kept_in_the_home_until_a_run_is_made_anew(home, row) -> None:

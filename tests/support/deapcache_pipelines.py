@@ -19,6 +19,7 @@ name: small
 backbones: [{ONE}]
 iterations: 2
 batch_size: 4
+lr: 0.001
 probes:
   - {{tasks: [foreground, boundaries], dataset: coco, seeds: [0, 1]}}
   - {{tasks: [foreground], dataset: coco, readouts: [no-sigma]}}
@@ -63,5 +64,5 @@ class Counted:
 
 
 def contents(home: LocalLocation) -> dict[str, bytes]:
-    """All files of a home."""
-    return {key: home.read(key) for key in home.keys("")}
+    """All files of a home but records of use."""
+    return {key: home.read(key) for key in home.keys("") if not key.startswith("uses/")}

@@ -10,6 +10,7 @@ import numpy as np
 from deapcache.locations import Location
 from deapcache.recipe import Protocol, digest_of
 from deapcache.results import Result, save_run, table_rows
+from deapcache.results.record import make_result
 
 METRICS = {
     "iou": {"label": "IoU", "unit": "", "higher_is_better": True},
@@ -132,6 +133,17 @@ def save_depth(home: Location, seed: int = 0, *, further: float = 0.0, **changes
         image_ids=[str(number) for number in range(_IMAGES)],
         weights={"a": np.ones(1)},
     )
+
+
+def make_selected(lr: float | str, **changes: Any) -> Result:
+    """A result of a named protocol whose rate was chosen; ``lr`` "none": of a readout that is not trained."""
+    made = make_facts(**changes)
+    optimiser = {**made["protocol"]["optimiser"], "lr": "selected" if lr != "none" else lr}
+    made["protocol"] |= {"optimiser": optimiser, "name": "deapcache-2"}
+    made["protocol_digest"] = Protocol.from_json(made["protocol"]).digest
+    scores = [{"lr": 1e-3, "score": 0.1}, {"lr": 1e-2, "score": 0.35}, {"lr": 3e-2, "score": None}]
+    chosen = {"lr": lr, "metric": "iou", "images": 24, "candidates": scores, "range": 0.25}
+    return make_result(made | ({"selection": chosen} if lr != "none" else {}) | {"features": {"outlier_ratio": 3.5}})
 
 
 def main_rows(results: Iterable[Result], **options: Any) -> list[Any]:

@@ -105,9 +105,9 @@ def test_area_of_an_empty_prediction() -> None:
 def test_what_is_learnt_is_what_three_agree_on() -> None:
     task = get_task("edges")
     drawn = [_lines(20, 60), _lines(20, 60), _lines(20, 100), np.zeros(SIZE, bool)]
-    agreed = task.training_target(_maps(*drawn), np.arange(1), torch.Generator())["agreed"][0].numpy()
+    agreed = task.target(_maps(*drawn))["agreed"][0].numpy()
     np.testing.assert_array_equal(agreed, _lines(20))
-    two = task.training_target(_maps(*drawn[1:3]), np.arange(1), torch.Generator())["agreed"][0].numpy()
+    two = task.target(_maps(*drawn[1:3]))["agreed"][0].numpy()
     np.testing.assert_array_equal(two, _lines(20))  # all, of two
     logits = torch.randn(1, 1, *SIZE, generator=torch.Generator().manual_seed(0))
     p = logits[0, 0].sigmoid().numpy().astype(np.float64)

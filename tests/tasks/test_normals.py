@@ -88,6 +88,21 @@ def test_what_the_image_does_not_tell() -> None:
     assert np.isnan(list(task.scores(nothing).values())).all()
 
 
+def test_the_prior_has_a_smaller_mean_angle_than_the_mean_direction() -> None:
+    """Two walls, at right angles: the one that is seen more often is the answer, not what lies between them."""
+    task = get_task("normals")
+    walls = torch.eye(3)[(torch.rand(300, generator=torch.Generator().manual_seed(0)) < 0.35).long()]
+    target = task.target({"normals": walls[:, None, None]})
+    baseline = task.constant_baseline(target.split(32), ())
+    mean = F.normalize(target.mean(0), dim=0)
+    angle = {}
+    for name, output in (("prior", baseline), ("mean", mean)):
+        statistics = task.statistics(output.expand(300, -1, -1, -1), target)
+        angle[name] = task.scores({key: values.numpy() for key, values in statistics.items()})["angle"]
+    assert angle["prior"] < angle["mean"] - 3
+    assert angle["prior"] == pytest.approx(90 * 0.35, abs=4)
+
+
 def test_means_of_neighbours_are_outputs() -> None:
     task = get_task("normals")
     target = task.target({"normals": _maps(2)})

@@ -173,7 +173,7 @@ def test_the_prior_of_mean_iou_is_the_best_class_map_of_small_images() -> None:
         every = [torch.tensor(chosen).view(1, 2, 2).expand(30, -1, -1) for chosen in product(range(3), repeat=4)]
         best = max(scored(logits_of(chosen, 3), maps)["mean_iou"] for chosen in every)
         assert scores["mean_iou"] >= scores["pixel_accuracy"] - 1e-9
-        assert scores["mean_iou"] > 0.98 * best
+        assert scores["mean_iou"] > 0.94 * best
         better += scores["mean_iou"] > scores["pixel_accuracy"] + 0.01
     assert better > 5
 

@@ -43,7 +43,15 @@ def test_a_choice_that_there_is_not_is_refused(name: str) -> None:
         get_task(name, {"nonsense": "1"})
 
 
-@pytest.mark.parametrize("name", ["boundaries", "foreground", "segmentation", "voc", "coco-stuff", "depth"])
+@pytest.mark.parametrize("name", TASKS.names())
+def test_options_say_what_was_chosen_so_that_it_can_be_chosen_again(name: str) -> None:
+    for choice, values in get_task(name).choices.items():
+        for value in values:
+            options = get_task(name, {choice: value}).options
+            assert choice not in options or get_task(name, {choice: options[choice]}).options == options
+
+
+@pytest.mark.parametrize("name", ["boundaries", "foreground", "segmentation", "voc", "coco-stuff", "depth", "edges"])
 def test_images_of_any_size_have_statistics_that_go_together(name: str) -> None:
     """One image at a time, at its native size."""
     task, classes = get_task(name), ("a", "b") if name == "segmentation" else ()
@@ -67,11 +75,3 @@ def test_an_average_of_targets_that_means_nothing_is_refused(name: str) -> None:
     for refused in (lambda: task.dense_values({}), lambda: task.output_of_mean(torch.zeros(1, 1, 2, 2))):
         with pytest.raises(UsageError, match=f"task {name} needs a readout that is trained"):
             refused()
-
-
-@pytest.mark.parametrize("name", TASKS.names())
-def test_options_say_what_was_chosen_so_that_it_can_be_chosen_again(name: str) -> None:
-    for choice, values in get_task(name).choices.items():
-        for value in values:
-            options = get_task(name, {choice: value}).options
-            assert choice not in options or get_task(name, {choice: options[choice]}).options == options

@@ -252,9 +252,10 @@ def image(pixels: np.ndarray) -> Callable[[Axes], None]:
 
 def category_of(backbone: str) -> str:
     """The category of a backbone, one of :data:`CATEGORIES`: as it is registered here, without building anything."""
-    from deapcache.backbones import BACKBONES
+    from deapcache.backbones import BACKBONES, split_name
 
-    if "@untrained" in backbone:
+    backbone, seed, _ = split_name(backbone)
+    if seed is not None:
         return UNTRAINED
     if backbone.startswith("open_clip:"):
         return "vision-language"

@@ -126,7 +126,7 @@ COLUMNS = (
     *("training_data", "speeds", "readout", "variant", "name", "lr", "parameters", "layer", "tokens"),
     *("metric", "place", "label", "unit", "higher_is_better", "is_main"),
     *("mean", "spread", "decimals", "interval", "prior", "difference", "p_holm"),
-    *("row", "results", "homes", "seeds", "cost", "protocol", "date", "versions", "problem", "rate", "marks"),
+    *("row", "results", "homes", "seeds", "cost", "protocol", "date", "versions", "problem", "over", "rate", "marks"),
     *("train_images", "val_images", "output_size"),
 )
 """Of a leaderboard's frame. ``setting`` tells a comparison from others of its task and dataset, ``variant`` an entry
@@ -160,7 +160,12 @@ class Leaderboard:
 
 
 def leaderboard(
-    collected: Collected, *, intervals: bool = True, paper: bool = True, device: str | None = None
+    collected: Collected,
+    *,
+    intervals: bool = True,
+    over_seeds: bool = False,
+    paper: bool = True,
+    device: str | None = None,
 ) -> Leaderboard:
     """Boards of everything collected: the paper's data on one, each other dataset on its own.
 
@@ -173,7 +178,7 @@ def leaderboard(
     shown = _shown_device(collected.speeds, device)
     devices = tuple(sorted(collected.speeds, key=lambda name: (name != shown, name)))
     rows = table_rows(
-        collected.results, allow_mixed=True, uncertainty=_intervals(collected.homes) if intervals else None
+        collected.results, allow_mixed=True, uncertainty=_intervals(collected.homes, over_seeds) if intervals else None
     )
     rows = [row for row in rows.itertuples() if row.is_metric]
     variants = _variants(rows)
@@ -210,9 +215,9 @@ def _speed_of(backbone: str, known: Mapping[str, Speed]) -> Speed | None:
     return known.get(backbone) or known.get(backbone.partition(_CONTROL)[0])
 
 
-def _intervals(homes: Mapping[str, Location]) -> Any:
+def _intervals(homes: Mapping[str, Location], over_seeds: bool) -> Any:
     """Intervals of rows whose seeds may lie in several homes; kept in that of the first seed."""
-    of_home = functools.cache(lambda home: HomeIntervals(home, home_of=homes.__getitem__))
+    of_home = functools.cache(lambda home: HomeIntervals(home, home_of=homes.__getitem__, over_seeds=over_seeds))
 
     def uncertainty(results: Sequence[Result]) -> Uncertainty:
         found: Uncertainty = of_home(homes[results[0].run])(results)
@@ -375,6 +380,7 @@ def _measured_entry(row: Any, variant: str, homes: Sequence[Location]) -> dict[s
         "date": max(result.date for result in row.results)[:10],
         "versions": ", ".join(dict.fromkeys(found)),
         "problem": row.uncertainty.problem if row.uncertainty else "",
+        "over": row.uncertainty.over if row.uncertainty else "",
     }
 
 
@@ -408,7 +414,7 @@ def _paper_lines(task: str) -> Iterator[dict[str, Any]]:
                 "name": readout,
                 "parameters": learnable.value * 1e6 if learnable else None,
                 **dict.fromkeys(("reading", "variant", "layer", "tokens", "protocol", "date", "versions"), ""),
-                **dict.fromkeys(("problem", "rate", "marks"), ""),
+                **dict.fromkeys(("problem", "over", "rate", "marks"), ""),
                 **dict.fromkeys(("results", "homes", "seeds"), ()),
                 "cost": {},
                 "lr": None,
@@ -517,4 +523,9 @@ def comparison_notes(lines: Sequence[Any]) -> list[str]:
     if ours:
         notes.append(f"protocol: {protocols_of(ours)}")
     notes += [f"no interval: {problem}" for problem in dict.fromkeys(line.problem for line in ours) if problem]
-    return notes + rate_note(line.results for line in ours) + legend(line.marks for line in ours)
+    over = [
+        f"95% interval: of the mean over seeds, over {over}"
+        for over in dict.fromkeys(line.over for line in ours)
+        if over
+    ]
+    return notes + over + rate_note(line.results for line in ours) + legend(line.marks for line in ours)

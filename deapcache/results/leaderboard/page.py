@@ -104,6 +104,7 @@ def html_page(board: Leaderboard) -> str:
     # JSON that cannot end, or comment out, the script element it stands in: tojson escapes < > & '
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters |= {
+        "difference": difference,
         "heading": lambda line: heading(line._asdict()),
         "millions": millions,
         "number": _number,

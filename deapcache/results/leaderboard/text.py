@@ -44,7 +44,7 @@ from deapcache.results.tables import (
 )
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|!~$])")
-_SPREAD = "± is the sample standard deviation over seeds; 95% interval: of their mean, over val images"
+_SPREAD = "± is the sample standard deviation over seeds"
 _ORDER = "rows with most tasks first, then by their ranks; scores of different columns say nothing about each other"
 _NAMES = 4
 """Columns that are names in Markdown; the others are numbers, and stand right."""

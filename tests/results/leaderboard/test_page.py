@@ -151,7 +151,7 @@ def test_a_run_opens_with_predictions_sigma_curve_and_command(page, real_home):
     assert curve.count("L") == len(first.loss_curve) - 1
     repeat, recorded = (block.text for block in seeds[0].find_elements("css selector", "pre"))
     assert repeat.startswith("deapcache extract --backbone efficientnet-lite0-s16 --dataset coco")
-    assert f"--seed {first.seed} --iterations 6 --batch-size 2 --lr 0.001 --limit 2" in repeat
+    assert f"--seed {first.seed} --iterations 6 --batch-size 2 --protocol deapcache-2 --select" in repeat
     assert recorded == "deapcache probe --task boundaries"
     seeds[1].find_element("css selector", "summary").click()
     assert seeds[1].get_attribute("open")
