@@ -235,8 +235,11 @@ _FEW = 4
 
 def shards_present(location: Location, arrays: Sequence[StoredArray], wanted: Collection[int]) -> set[int]:
     """Those of the ``wanted`` shards that have a key in each of ``arrays``, which is to say that they are whole."""
-    one_by_one = len(wanted) <= _FEW and not isinstance(location, WebLocation)  # there it is a list in any case
-    if (not one_by_one or _has_links(location, arrays)) and location.can_list:
+    shards = -(-arrays[0].images // arrays[0].shard_images)
+    is_listed = isinstance(location, WebLocation) or _has_links(location, arrays)
+    if len(wanted) <= _FEW and len(wanted) < shards and not is_listed:
+        return {shard for shard in wanted if has_shard(location, arrays, shard)}
+    if location.can_list:
         found = _listed_shards(location, arrays, wanted)
         if len(found) < len(wanted) and location.refresh():
             found = _listed_shards(location, arrays, wanted)

@@ -60,7 +60,7 @@ def remove_cache(location: Location, *, why: str = "") -> Removal:
         )
     sizes = location.sizes()
     note = functools.partial(_note_removal, location, len(sizes), sum(sizes.values()), why, _digest(location))
-    is_noted = note()
+    is_noted = not sizes or note()
     home = None if _leave_index(location) else home_of(location)
     for key in sorted(sizes, key=_order(location)):
         location.delete(key)

@@ -11,6 +11,7 @@ import contextlib
 import json
 import threading
 import time
+from typing import NamedTuple
 
 from deapcache.cache.names import home_of
 from deapcache.errors import DeapcacheError
@@ -34,7 +35,7 @@ class VerifyLog:
         self._lock = threading.Lock()
         self._changes: dict[str, tuple[str, float] | None] = {}
         self._saved = time.monotonic()
-        self._times = _remembered(self._home, digest)
+        self._times = _remembered(self._home, digest).files
 
     def last(self, key: str) -> float:
         """Unix seconds at which the file as it is now was found sound; 0 where it never was."""
@@ -50,40 +51,49 @@ class VerifyLog:
         with self._lock:
             self._changes[key] = (etag, time.time()) if sound and etag else None
             if time.monotonic() - self._saved > _SAVE_SECONDS:
-                self._save()
+                self._save(left=1)
 
-    def save(self) -> None:
-        """Write down what was noted; nothing where the home may not be written."""
+    def save(self, *, left: int) -> None:
+        """Write down what was noted, and that so many files were left; nothing where the home may not be written."""
         with self._lock:
-            self._save()
+            self._save(left)
 
-    def _save(self) -> None:
+    def _save(self, left: int) -> None:
         self._saved = time.monotonic()
-        if self._home is None or not self._changes:
+        before = _remembered(self._home, self._digest)  # another run may verify other shards at the same time
+        files = {**before.files, **self._changes}
+        now = _Memory({key: value for key, value in files.items() if value is not None}, left)
+        if self._home is None or now == before:
             return
-        merged = {
-            **_remembered(self._home, self._digest),
-            **self._changes,
-        }  # another run may verify other shards at the same time
-        self._times = {key: value for key, value in merged.items() if value is not None}
-        document = {"format": _FORMAT, "files": self._times}
+        document = {"format": _FORMAT, "left": left, "files": now.files}
         with contextlib.suppress(DeapcacheError, OSError):
             self._home.publish(_key(self._digest), json.dumps(document, sort_keys=True).encode(), replace=True)
 
 
-def _remembered(home: Location | None, digest: str) -> dict[str, tuple[str, float]]:
+class _Memory(NamedTuple):
+    """What a home remembers of one cache."""
+
+    files: dict[str, tuple[str, float]]
+    """Shard file → its etag, and the Unix seconds at which it was found sound."""
+    left: int
+    """Files that the last run did not come to."""
+
+
+def _remembered(home: Location | None, digest: str) -> _Memory:
     try:
         document = parse_json(home.read(_key(digest))) if home and digest else {}
         files = document["files"] if document["format"] == _FORMAT else {}
         now = time.time()  # a moment in the future is a clock that was wrong
-        return {key: (str(etag), float(at)) for key, (etag, at) in files.items() if float(at) <= now}
+        kept = {key: (str(etag), float(at)) for key, (etag, at) in files.items() if float(at) <= now}
+        return _Memory(kept, int(document["left"]))
     except (DeapcacheError, OSError, ValueError, TypeError, KeyError, AttributeError):
-        return {}
+        return _Memory({}, 0)
 
 
 def last_verified(home: Location, digest: str) -> float:
-    """Unix seconds at which a file of a cache was last found sound; 0 where nothing is remembered."""
-    return max((at for _, at in _remembered(home, digest).values()), default=0.0)
+    """Unix seconds at which a cache was last verified; 0 where a run has left files of it, or nothing is remembered."""
+    memory = _remembered(home, digest)
+    return 0.0 if memory.left else max((at for _, at in memory.files.values()), default=0.0)
 
 
 def forget_verified(home: Location, digest: str) -> None:

@@ -185,7 +185,7 @@ class _Scan:
                     yield bad
         finally:
             if self._log is not None:
-                self._log.save()
+                self._log.save(left=self.left)
 
     def _check(self, task: tuple[int, StoredArray]) -> tuple[int | None, BadShard | None]:
         """Bytes of one shard file, and what is wrong with it; None where the time is over."""

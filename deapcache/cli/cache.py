@@ -64,7 +64,6 @@ def list_command(
 ) -> None:
     """Caches of a home: what, images, bytes, whether complete, who made them and when, when a probe last used them."""
     from deapcache.cache import list_caches, match_filters
-    from deapcache.results.last_used import Uses
 
     place = options.place(home, read_home)
     if by is not None:
@@ -73,7 +72,7 @@ def list_command(
         rows = index_rows(place)  # of a store far away one request says it all
         rows = [row for row, fits in zip(rows, match_filters(rows, filters or []), strict=True) if fits]
     else:
-        uses = Uses(last={}, unreadable=(), consulted=()) if by else consult(place, used_by)
+        uses = None if by else consult(place, used_by)
         rows = [row for _, row in cache_rows(list_caches(place), uses, filters or [])]
     if by:
         sums = {"caches": "caches", "images": "images"}

@@ -11,7 +11,7 @@ import typer
 
 from deapcache import locations
 from deapcache.cli import options
-from deapcache.cli.cache_rows import Filter
+from deapcache.cli.cache_rows import Filter, cache_rows
 from deapcache.cli.console import bars, note, out, print_json, size
 from deapcache.cli.extract import progress_on
 from deapcache.errors import CacheMissError, CorruptCacheError, UsageError
@@ -27,7 +27,7 @@ FAILURE = 1
 """Something is damaged, was not copied, or could not be made whole."""
 
 Copied = Annotated[
-    str | None, typer.Argument(metavar="[CACHE]", help="Part of the cache's path, or first characters of its digest.")
+    str | None, typer.Argument(metavar="CACHE", help="Part of the cache's path, or first characters of its digest.")
 ]
 
 
@@ -124,12 +124,8 @@ class Which:
 
 
 def fitting(entries: list[CacheEntry], filters: list[str]) -> list[CacheEntry]:
-    """The caches that every filter fits."""
-    from deapcache.cache import match_filters
-
-    names = ("path", "digest", "kind", "dataset", "split", "name")
-    facts = [{**entry.fields, **{name: getattr(entry, name) for name in names}} for entry in entries]
-    return [entry for entry, fits in zip(entries, match_filters(facts, filters), strict=True) if fits]
+    """The caches that every filter fits, by the fields that ``cache ls --filter`` knows."""
+    return [entry for entry, _ in cache_rows(entries, None, filters)] if filters else entries
 
 
 def push_command(

@@ -26,6 +26,7 @@ from deapcache.locations import LocalLocation, Location, home_defaults, parse_by
 
 if TYPE_CHECKING:
     from deapcache.cache import CacheEntry
+    from deapcache.results.last_used import Uses
 
 Rows = dict[str, dict[str, Any]]
 """Path of a cache → what a table shows of it, as far as it is known."""
@@ -111,8 +112,6 @@ def prune_command(
 
     Features alone, unless a --filter kind=images or kind=targets says more: these serve many features.
     """
-    from deapcache.cache import list_caches, match_filters
-
     place = options.own_home(home)
     agreed = home_defaults(place)
     if not (older_than or unused or superseded or until_free):
@@ -132,24 +131,35 @@ def prune_command(
             f"{len(uses.unreadable)} result files or readers' records cannot be read, and the caches that they name "
             "may be in use: delete these files or move them away, then prune again; nothing was removed"
         )
-    kind = None if any(text.startswith("kind=") for text in filters or []) else "features"
-    found = cache_rows([entry for entry in list_caches(place, kind) if _lies_in_home(entry)], uses, [])
-    fits = match_filters([{**entry.fields, **row} for entry, row in found], filters or [])
-    rows = [row for (_, row), wanted in zip(found, fits, strict=True) if wanted]
-    for row in rows:
-        if "error" in row:
-            note(f"{row['path']} stays, for it cannot be opened: {row['error']}")
-    older = _superseded(found) if superseded else {}
-    rows = [row for row in rows if "error" not in row and not (unused and row["last_use"])]
-    rows = [{**row, "newer": older.get(row["path"], "")} for row in rows if not superseded or row["path"] in older]
+    rows = _candidates(place, uses, filters or [], unused=unused, superseded=superseded)
     if limit is not None or wanted_bytes is not None:
-        rows = [row for row in rows if _is_dated(row) and (limit is None or moment_of(row) < limit)]  # type: ignore[operator]
+        dated = [(row, moment) for row in rows if (moment := _dated(row))]
+        rows = [row for row, moment in dated if limit is None or moment < limit]
     rows = _without_pinned(place, rows)
     if wanted_bytes is not None:
         rows = _least_recent(place, rows, wanted_bytes)
     words = [f"--{name}" if value is True else f"--{name} {value}" for name, value in asked.items() if value]
     chosen = {row["path"]: row for row in rows}
     _remove(place, chosen, yes=yes, dry_run=dry_run, json=json, why=why or f"prune {' '.join(words)}", skip_busy=True)
+
+
+def _candidates(
+    place: Location, uses: Uses, filters: Sequence[str], *, unused: bool, superseded: bool
+) -> list[dict[str, Any]]:
+    """Rows of the caches that fit, can be opened and are as unused or superseded as is asked for; notes what stays."""
+    from deapcache.cache import list_caches, match_filters
+
+    kind = None if any(text.startswith("kind=") for text in filters) else "features"
+    found = cache_rows([entry for entry in list_caches(place, kind) if _lies_in_home(entry)], uses, [])
+    fits = match_filters([{**entry.fields, **row} for entry, row in found], filters)
+    older = _superseded(found) if superseded else {}
+    rows = []
+    for row in (row for (_, row), wanted in zip(found, fits, strict=True) if wanted):
+        if "error" in row:
+            note(f"{row['path']} stays, for it cannot be opened: {row['error']}")
+        elif not (unused and row["last_use"]) and (not superseded or row["path"] in older):
+            rows.append({**row, "newer": older.get(row["path"], "")})
+    return rows
 
 
 def _lies_in_home(entry: CacheEntry) -> bool:
@@ -164,11 +174,11 @@ def _lies_in_home(entry: CacheEntry) -> bool:
     return True
 
 
-def _is_dated(row: dict[str, Any]) -> bool:
-    if moment_of(row) is None:
+def _dated(row: dict[str, Any]) -> datetime | None:
+    moment = moment_of(row)
+    if moment is None:
         note(f"{row['path']} stays, for nothing says how old it is")
-        return False
-    return True
+    return moment
 
 
 def _superseded(found: Sequence[tuple[CacheEntry, dict[str, Any]]]) -> dict[str, str]:
@@ -289,7 +299,10 @@ def _show_rows_to_remove(rows: Rows) -> None:
 
 def pin_command(
     cache: Annotated[
-        str | None, typer.Argument(help="Part of the cache's path, or first characters of its digest. Default: list.")
+        str | None,
+        typer.Argument(
+            metavar="CACHE", help="Part of the cache's path, or first characters of its digest. Default: list."
+        ),
     ] = None,
     why: Annotated[str, typer.Option("--why", help="What it is kept for.")] = "",
     until: Annotated[

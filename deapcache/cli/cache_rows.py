@@ -43,18 +43,21 @@ def parse_age(text: str, option: str = "--older-than") -> timedelta:
     if not found:
         raise UsageError(f"{option} {text!r}: expected hours, days or weeks such as 36h, 90d or 12w")
     try:
-        return timedelta(**{_AGE_UNITS[found[2]]: int(found[1])})
+        age = timedelta(**{_AGE_UNITS[found[2]]: int(found[1])})
+        _ = datetime.now(UTC) - age
     except OverflowError:
         raise UsageError(f"{option} {text!r} is longer ago than there are dates") from None
+    return age
 
 
 def cache_rows(
-    entries: Sequence[CacheEntry], uses: Uses, filters: Sequence[str]
+    entries: Sequence[CacheEntry], uses: Uses | None, filters: Sequence[str]
 ) -> list[tuple[CacheEntry, dict[str, Any]]]:
     """A row for each cache that is still there and that every filter fits."""
     from deapcache.cache import match_filters
 
-    found = [(entry, row) for entry in entries if (row := cache_row(entry, uses.last.get(entry.digest)))]
+    last = uses.last if uses else {}
+    found = [(entry, row) for entry in entries if (row := cache_row(entry, last.get(entry.digest)))]
     wanted = match_filters([{**entry.fields, **row} for entry, row in found], filters)
     return [pair for pair, fits in zip(found, wanted, strict=True) if fits]
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from deapcache.errors import NotAFileError, UsageError
 from deapcache.locations.base import Location
+from deapcache.locations.web import WebLocation
 
 DEFAULTS_KEY = "deapcache.toml"
 _MOST_BYTES = 100_000
@@ -54,8 +55,13 @@ class HomeDefaults:
 
 
 def home_defaults(home: Location) -> HomeDefaults:
-    """What ``deapcache.toml`` of a home says; raises :class:`UsageError` for anything that it cannot mean."""
+    """What ``deapcache.toml`` of a home says, that of a web server nothing: nothing is written there.
+
+    Raises :class:`UsageError` for anything that it cannot mean.
+    """
     place = f"{home}/{DEFAULTS_KEY}"
+    if isinstance(home, WebLocation):
+        return HomeDefaults(place, {})
     try:
         document = tomllib.loads(home.read(DEFAULTS_KEY, most=_MOST_BYTES).decode())
     except FileNotFoundError:

@@ -167,19 +167,32 @@ def thin(maps: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """
     padded = np.pad(maps, ((0, 0), (1, 1), (1, 1))).astype(np.uint8)
     pixels, row = padded.reshape(-1), padded.shape[2]
-    around = (1, 1 - row, -row, -1 - row, -1, row - 1, row, row + 1)
+    around = np.array((1, 1 - row, -row, -1 - row, -1, row - 1, row, row + 1))
     places = np.flatnonzero(pixels)
-    before = -1
-    while len(places) != before:
-        before = len(places)
+    places = places[_neighbours(pixels, places, around) < 255]  # pixels at borders: none within can go
+    reached = np.zeros(len(pixels), bool)
+    reached[places] = True
+    gone = -1
+    while gone:
+        gone = 0
         for deleted in _DELETED:
-            code = np.zeros(len(places), np.uint8)
-            for bit, offset in enumerate(around):
-                code |= pixels[places + offset] << bit
-            goes = deleted[code]
-            pixels[places[goes]] = 0
-            places = places[~goes]
+            goes = deleted[_neighbours(pixels, places, around)]
+            lost = places[goes]
+            pixels[lost] = 0
+            bared = (lost[:, None] + around).ravel()
+            bared = np.unique(bared[(pixels[bared] > 0) & ~reached[bared]])
+            reached[bared] = True
+            places = np.concatenate([places[~goes], bared])
+            gone += len(lost)
     return padded[:, 1:-1, 1:-1].astype(bool)
+
+
+def _neighbours(pixels: NDArray[np.uint8], places: NDArray[np.int64], around: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Which of the eight neighbours of pixels are set, as bits in the order of ``around``."""
+    code = np.zeros(len(places), np.uint8)
+    for bit, offset in enumerate(around):
+        code |= pixels[places + offset] << bit
+    return code
 
 
 def match_pixels(
@@ -220,19 +233,17 @@ def count_matches(probability: NDArray[Any], drawn: NDArray[Any], thresholds: ND
     distance = MAX_DISTANCE * float(np.hypot(*drawn.shape))
     maps = drawn >> np.arange(_BITS, dtype=drawn.dtype)[:, None, None] & 1 > 0
     annotators = thin(maps[maps.any((1, 2))])
-    found = np.zeros((len(thresholds), 4), np.int64)
-    predicted = thin(probability >= thresholds[:, None, None])
-    for place, mine in enumerate(predicted):
-        if place and np.array_equal(mine, predicted[place - 1]):
-            found[place] = found[place - 1]
-            continue
-        right = np.zeros_like(mine)
+    cuts = probability >= thresholds[:, None, None]
+    _, first, which = np.unique(cuts.sum((1, 2)), return_index=True, return_inverse=True)  # each lies in those before
+    found = np.zeros((len(first), 4), np.int64)
+    for count, predicted in zip(found, thin(cuts[first]), strict=True):
+        right = np.zeros_like(predicted)
         for lines in annotators:
-            hit, met = match_pixels(mine, lines, distance)
+            hit, met = match_pixels(predicted, lines, distance)
             right |= hit
-            found[place, :2] += met.sum(), lines.sum()
-        found[place, 2:] = right.sum(), mine.sum()
-    return found
+            count[:2] += met.sum(), lines.sum()
+        count[2:] = right.sum(), predicted.sum()
+    return found[which]
 
 
 def precision_recall(counts: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

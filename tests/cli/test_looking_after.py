@@ -19,6 +19,7 @@ from deapcache_testing import mounted, require
 from deapcache import locations
 from deapcache.cache import FeatureCache, list_caches, open_cache, read_index, rebuild
 from deapcache.cache.records import USES, read_pins, read_removals, read_uses
+from deapcache.cache.verified import last_verified
 from deapcache.locations import LocalLocation
 
 LAB = 4242
@@ -186,6 +187,23 @@ def test_reading_over_http_is_noted_in_the_readers_own_home(cli, home, tmp_path)
     assert pruned(cli, home, "--used-by", tmp_path / "mine") == []
 
 
+def test_a_bucket_keeps_uses_and_answers_totals_by_its_index(cli, s3, tmp_path) -> None:
+    bucket = locations.locate(s3.url)
+    for storage in ("float16", "float32"):
+        fill(feature_cache(bucket, storage, count=2))
+    one, other = list_caches(locations.home(tmp_path / "mine", read_homes=[s3.url]))
+    one.open().read([0])
+    ((use,), _) = read_uses(bucket)
+    assert (use.path, use.digest) == (one.path, one.digest)
+    assert not (tmp_path / "mine").exists()
+    done = cli("cache", "prune", "--unused", "--dry-run", "--json", "--home", s3.url)
+    assert json.loads(done.out)["would_remove"] == [other.path]
+    before = len(s3.requests("home"))
+    (group,) = json.loads(cli("cache", "ls", "--by", "backbone", "--json", "--home", s3.url).out)
+    assert (group["backbone"], group["caches"], group["images"]) == ("vit-b-16", 2, 4)
+    assert {path.rpartition("/")[2] for _, path, _ in s3.requests("home")[before:]} == {"index.json"}
+
+
 def test_the_clock_of_a_host_does_not_matter(cli, home, tmp_path, monkeypatch) -> None:
     cached(home, "ada", days=100)
 
@@ -319,11 +337,14 @@ def test_verify_remembers_what_it_has_read(cli, home) -> None:
         assert done.code == int(not document["sound"])
         return {name: document[name] for name in ("files", "remembered", "left")}
 
+    assert last_verified(home, cache.digest) == 0.0
     assert verified("--max-time", "0m") == {"files": 0, "remembered": 0, "left": shards}
     found = verified("--sample", "10")
     assert found == {"files": 5, "remembered": 0, "left": shards - 5}
+    assert last_verified(home, cache.digest) == 0.0, "the next night begins with what is left"
     assert verified("--older-than", "30d") == {"files": shards - 5, "remembered": 5, "left": 0}
     assert verified("--older-than", "30d") == {"files": 0, "remembered": shards, "left": 0}
+    assert last_verified(home, cache.digest) > time.time() - 600
     assert verified() == {"files": shards, "remembered": 0, "left": 0}
     file = shard_file(cache, 7)
     file.with_name("copy").write_bytes(file.read_bytes())
@@ -355,6 +376,7 @@ def test_a_mirror_is_kept_in_step(cli, home, tmp_path) -> None:
     mirror = ("cache", "mirror", target, "--home", home)
     (need,) = json.loads(cli(*mirror, "--filter", "backbone=vit-l-16", "--dry-run", "--json").out)
     assert (need["shards"], need["bytes"]) == (2, other.stored_bytes())
+    assert json.loads(cli(*mirror, "--filter", "complete=false", "--dry-run", "--json").out) == []
     assert not target.path.exists()
     assert cli(*mirror, "--filter", "backbone=vit-l-16").code == 0
     assert [entry.digest for entry in list_caches(target)] == [other.digest]

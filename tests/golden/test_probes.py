@@ -21,7 +21,7 @@ PROBES = (
     ("nyuv2", "depth", ["--task-option", "depth.crop=eigen", "--readout", "no-sigma", "--seed", "0,1", "--lr", "3e-4"]),
 )
 
-DATASETS = ["probes.0.dataset=folder:many", "probes.1.dataset=folder:many", "limit=2"]
+DATASETS = [*(f"probes.{place}.dataset=folder:many" for place in range(3)), "limit=2"]
 """Instead of rendered scenes."""
 
 SETTINGS = {

@@ -64,5 +64,5 @@ class Counted:
 
 
 def contents(home: LocalLocation) -> dict[str, bytes]:
-    """All files of a home but records of use."""
+    """All files of a home but readers' records."""
     return {key: home.read(key) for key in home.keys("") if not key.startswith("uses/")}

@@ -254,7 +254,7 @@ def category_of(backbone: str) -> str:
     """The category of a backbone, one of :data:`CATEGORIES`: as it is registered here, without building anything."""
     from deapcache.backbones import BACKBONES, split_name
 
-    backbone, seed, _ = split_name(backbone)
+    backbone, seed, _ = split_name(backbone.partition(",")[0])  # random weights of several seeds are untrained, too
     if seed is not None:
         return UNTRAINED
     if backbone.startswith("open_clip:"):

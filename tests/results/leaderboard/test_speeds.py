@@ -105,3 +105,14 @@ def test_the_page_shows_the_speeds_of_the_device_that_is_chosen(probed, tmp_path
         assert browser.execute_script(shown) == ["2|2", "–|", "–|"]
         assert browser.find_element("css selector", "[data-device]").text == GPU
         assert complaints(browser) == []
+
+
+def test_random_weights_have_the_speed_of_their_model_at_their_size(home, arrays):
+    for backbone in ("mae@untrained:1@448", "mae@untrained:2@448", "mae@untrained:1"):
+        save_run(home, make_facts(backbone=backbone), **arrays)
+    add(home, "mae", 2.0, CPU)
+    add(home, "mae@448", 8.0, CPU)
+    found = board(home)
+    told = {name: float(row["speed_relative"]) for name, row in rows(found).items()}
+    assert told == {"mae@untrained:1,2@448": 1 / 8, "mae@untrained:1": 1 / 2}
+    assert {row["category"] for row in rows(found).values()} == {"untrained"}
