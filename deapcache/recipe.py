@@ -262,3 +262,6 @@ class Protocol(Recipe):
     channel over all cells of the training images."""
     selection: Mapping[str, Any] | None = omit_if_default(None)
     """What the learning rate was chosen from, and on which part of the training images; ``None``: it was given."""
+    score_size: str = omit_if_default("output")
+    """``output``: scores are over the targets of ``output_size``; ``native``: over each image's label map of its own
+    size, to which outputs are resized bilinearly before anything is made of them."""

@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-_PLURAL = {"backbone": "backbones", "readout": "readouts", "seed": "seeds", "lr": "lrs", "views": "views"}
+_PLURAL = {
+    "backbone": "backbones",
+    "readout": "readouts",
+    "seed": "seeds",
+    "lr": "lrs",
+    "views": "views",
+    "layers": "layers",
+}
 """Options that take one thing or several → the field of :class:`ProbeConfig`."""
 
 
@@ -80,13 +87,13 @@ def _config(task: str | Sequence[str], options: Mapping[str, Any]) -> ProbeConfi
     chosen: dict[str, Any] = {
         _PLURAL.get(name, name): _several(value) if name in _PLURAL else value for name, value in options.items()
     }
-    limit, device, upsampler = chosen.pop("limit", None), chosen.pop("device", "auto"), chosen.pop("upsampler", None)
+    limit, device = chosen.pop("limit", None), chosen.pop("device", "auto")
+    files = {name: Path(chosen.pop(name)) for name in ("upsampler", "data_root") if chosen.get(name) is not None}
     return ProbeConfig(
         tasks=_several(task),
-        **chosen,
+        **(chosen | files),
         train_limit=limit,
         val_limit=limit,
-        upsampler=None if upsampler is None else Path(upsampler),
         device=str(choose_device(device)),
     )
 

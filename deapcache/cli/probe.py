@@ -58,6 +58,14 @@ class _Choices:
     limit: Annotated[
         int | None, typer.Option("--limit", help="Train and score on the first N images of each split only.")
     ] = None
+    layers: Annotated[
+        str | None,
+        typer.Option("--layers", help="Join features of these layers: 6,9,12 or 3,last (deapcache extract --layers)."),
+    ] = None
+    score_size: Annotated[
+        str, typer.Option("--score-size", help="Score over targets of the output size (output), or native label maps.")
+    ] = "output"
+    data_root: options.DataRoot = None
     views: Annotated[
         str,
         typer.Option("--views", help="Training draws from original, or original,hflip (deapcache extract --views)."),
@@ -95,6 +103,7 @@ class _Choices:
             readouts=options.names(self.readout),
             seeds=_seeds(self.seed),
             where=recipe_fields(self.where or []),
+            layers=tuple(options.names(self.layers)),
             protocol=self.protocol,
             lrs=options.rates(self.lr, "--lr") if self.lr else (),
             select=self.select,
@@ -106,6 +115,8 @@ class _Choices:
             train_limit=self.limit,
             val_limit=self.limit,
             views=tuple(options.names(self.views)),
+            score_size=self.score_size,
+            data_root=self.data_root,
             residency=cast("Residency | None", self.residency),  # checked there
             device=str(choose_device(self.device)),
         )

@@ -134,7 +134,25 @@ def _predict_cached(run: TrainedRun, sizes: Sequence[tuple[int, int]], images: i
 
     from deapcache.results.figures.resolutions import Sample
 
-    path = run.result.caches["val"]["path"]
+    caches = [_open_read(run, name) for name in ("val", *(f"val layer {layer}" for layer in run.layers[1:]))]
+    cache = caches[0]
+    rows = _first_rows(cache, images)
+    shown = _base_images(run.home, cache, rows)
+    task = get_task(run.result.task, run.readouts.readout.get("task_options"))
+    heads = run.readouts.build()
+    volumes = np.concatenate([layer.read_features(rows).astype(np.float32) for layer in caches], -1)
+    features, guidance = torch.from_numpy(volumes), torch.from_numpy(shown)
+    with torch.no_grad():
+        found = [task.prediction(torch.cat([head(features, size, guidance) for head in heads], 1)) for size in sizes]
+    return [
+        Sample(cache.image_ids[row], shown[place], [one[place].cpu().numpy() for one in found])
+        for place, row in enumerate(rows)
+    ]
+
+
+def _open_read(run: TrainedRun, name: str) -> FeatureCache:
+    """One of the caches that a run has read, by the name that its result has for it."""
+    path = run.result.caches[name]["path"]
     try:
         cache = open_cache(run.home / path)
     except CacheMissError:
@@ -143,17 +161,7 @@ def _predict_cached(run: TrainedRun, sizes: Sequence[tuple[int, int]], images: i
             "caches with --home and the readout's file with --run, or photographs with --image"
         ) from None
     assert isinstance(cache, FeatureCache)
-    rows = _first_rows(cache, images)
-    shown = _base_images(run.home, cache, rows)
-    task = get_task(run.result.task, run.readouts.readout.get("task_options"))
-    heads = run.readouts.build()
-    features, guidance = torch.from_numpy(cache.read_features(rows).astype(np.float32)), torch.from_numpy(shown)
-    with torch.no_grad():
-        found = [task.prediction(torch.cat([head(features, size, guidance) for head in heads], 1)) for size in sizes]
-    return [
-        Sample(cache.image_ids[row], shown[place], [one[place].cpu().numpy() for one in found])
-        for place, row in enumerate(rows)
-    ]
+    return cache
 
 
 def _predict_files(run: TrainedRun, sizes: Sequence[tuple[int, int]], request: FigureRequest) -> list[Sample]:

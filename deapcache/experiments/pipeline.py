@@ -20,6 +20,7 @@ from deapcache.cache import ORIGINAL, STORAGE_FORMATS, VIEWS
 from deapcache.errors import PipelineError, UsageError
 from deapcache.extraction import ON_ERROR
 from deapcache.probing import DEFAULT_PROTOCOL, PROTOCOLS, ProbeConfig, get_protocol
+from deapcache.probing.config import OUTPUT, SCORE_SIZES
 from deapcache.readouts import canonical_readout, needs_upsampler
 from deapcache.readouts.base import STANDARDISED
 from deapcache.regions import FITS, SQUASH
@@ -137,6 +138,7 @@ _Task = Annotated[str, _known(lambda name: get_task(name).name)]
 _Readout = Annotated[str, _known(canonical_readout)]
 _Seed = Annotated[int, _whole_number(0, LARGEST_WHOLE)]
 _View = Annotated[str, _one_of(*VIEWS)]
+_Layer = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else _text(value))]
 _Layout = Annotated[str, _one_of(PLAIN, *LAYOUTS)]
 
 
@@ -159,6 +161,14 @@ class Shared(BaseModel):
     limit: _Count | None = None
     """Images of each split that are used; None: all."""
     upsampler: _Text | None = None
+    score_size: Annotated[str, _one_of(*SCORE_SIZES)] = OUTPUT
+    layers: Annotated[
+        tuple[_Layer, ...],
+        _list("[6, 9, last]"),
+        _DIFFERENT,
+        AfterValidator(lambda layers: ProbeConfig(layers=layers).layers),
+    ] = ()
+    """Layers whose features are joined; none given: the backbone's last map."""
     views: Annotated[
         tuple[_View, ...],
         _list("[original, hflip]"),
@@ -186,6 +196,8 @@ class ProbeSpec(Shared):
             train_limit=self.limit,
             val_limit=self.limit,
             views=self.views,
+            layers=self.layers,
+            score_size=self.score_size,
             upsampler=None if self.upsampler is None else Path(self.upsampler),
             task_options=dict.fromkeys(self.tasks, self.choices) if self.choices else {},
         )

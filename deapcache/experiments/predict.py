@@ -48,6 +48,7 @@ from deapcache.recipe import FeatureRecipe, differences
 from deapcache.regions import Region, seen_region
 from deapcache.results import ReadoutFile, Result, load_readout_file, load_results
 from deapcache.results.files import runs_in
+from deapcache.results.frame import layers_of
 from deapcache.results.record import readout_key
 from deapcache.tasks import Task, get_task
 
@@ -78,6 +79,11 @@ class TrainedRun:
     def recipe(self) -> FeatureRecipe:
         """How the features that it was trained on were made."""
         return FeatureRecipe.from_json(self.result.caches["train"]["recipe"])
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers whose features were joined, that of :attr:`recipe` first; empty where one was read."""
+        return layers_of(self.result)
 
 
 def find_run(home: Location, given: str) -> TrainedRun:
@@ -178,8 +184,11 @@ class Predictor:
         guidance = torch.from_numpy(base)[None].to(self.backbone.device)
         # with what is lost on the way into a cache
         storage = self.run.recipe.storage
-        stored = encode_features(self.backbone(guidance).cpu().numpy(), storage, [name])
-        features = torch.from_numpy(decode_features(stored, storage)).to(self.backbone.device).float()
+        layers = [
+            decode_features(encode_features(one.features.cpu().numpy(), storage, [name]), storage)
+            for one in self.backbone.outputs(guidance)
+        ]
+        features = torch.from_numpy(np.concatenate(layers, -1)).to(self.backbone.device).float()
         found = [self._predict(features, guidance, size) for size in sizes or [self.run.readouts.output_size]]
         if self.task.picture != "boxes":
             return found
@@ -256,7 +265,7 @@ def _rebuild_backbone(run: TrainedRun, *, weights: Path | None, device: torch.de
     :func:`deapcache.backbones.build` raises.
     """
     recipe = run.recipe
-    backbone = build_from_recipe(recipe, weights)
+    backbone = build_from_recipe(recipe, weights, run.layers)
     _require_same(run, backbone)
     backbone.to(device)
     if not backbone.needs_calibration:
@@ -284,7 +293,7 @@ def _rebuild_backbone(run: TrainedRun, *, weights: Path | None, device: torch.de
 
 def _require_same(run: TrainedRun, backbone: Backbone) -> None:
     recipe, readout = run.recipe, run.readouts.readout
-    volumes = {"grid": list(backbone.grid), "feature width": backbone.dim}
+    volumes = {"grid": list(backbone.grid), "feature width": backbone.dim * max(1, len(run.layers))}
     trained_on = {"grid": list(readout["grid"]), "feature width": readout["feature_dim"]}
     found = [*identity_mismatch(backbone, recipe), *differences(trained_on, volumes)]
     if not found:

@@ -17,9 +17,9 @@ import numpy as np
 
 from deapcache.backbones import describe
 from deapcache.cache import find_caches, list_caches
-from deapcache.datasets import DATASETS, Dataset, images_owner
-from deapcache.errors import CacheMissError, DeapcacheError, LocationError, TrainingError, UsageError
-from deapcache.locations import Location
+from deapcache.datasets import DATASETS, Dataset, images_owner, open_dataset
+from deapcache.errors import CacheMissError, DataError, DeapcacheError, LocationError, TrainingError, UsageError
+from deapcache.locations import Location, data_root
 from deapcache.probing import ProbeConfig, ProbeProgress, ProbeResult, RunSpec, feature_fields, probe_backbone
 from deapcache.processes import refuse_unguarded
 from deapcache.readouts import canonical_readout
@@ -64,6 +64,7 @@ def probe(
     refuse_unguarded()
     for readout in config.readouts:
         canonical_readout(readout)  # a wrong name is refused before any cache is looked for
+    fields = {**config.where, **({"layer": config.layers[0]} if config.layers else {})}
     passes = [
         replace(
             config,
@@ -73,7 +74,7 @@ def probe(
             images_name=config.images_name or images_owner(dataset),
         )
         for dataset, tasks in choose_datasets(home, config.tasks, config.dataset, config.backbones).items()
-        for backbone in choose_backbones(home, dataset, config.backbones, config.where)
+        for backbone in choose_backbones(home, dataset, config.backbones, fields)
     ]
     results_home = results_home or home
     results_home.require_writable()  # refused before hours of training, not after
@@ -111,7 +112,11 @@ def probe_pass(
     is raised after the others were given.
     """
     runs = probe_backbone(
-        home, config, skip=skip, progress=functools.partial(report, f"{config.backbone} · {config.dataset}")
+        home,
+        config,
+        skip=skip,
+        progress=functools.partial(report, f"{config.backbone} · {config.dataset}"),
+        open_native=functools.partial(_open_native, config),
     )
     saved: list[tuple[ProbeResult, Result]] = []
     failure: Exception | None = None
@@ -137,6 +142,30 @@ def probe_pass(
         yield _draw(results_home, run, result, home) if is_first else SavedRun(result=result, picture=None)
     if failure:
         raise failure
+
+
+def _open_native(
+    config: ProbeConfig, recipes: Mapping[str, Mapping[str, Any]], image_ids: tuple[str, ...]
+) -> Callable[[str, int], np.ndarray]:
+    """A reader of the validation label maps from the dataset's files, which must be those that targets are from.
+
+    Raises :class:`MissingDataError` where files are not there, and :class:`DataError` where they have changed.
+    """
+    split, dataset = config.splits[1], open_dataset(str(config.dataset), data_root(config.data_root))
+    listed = set(image_ids)
+    if left_out := [name for name in dataset.tolerant().image_ids(split) if name not in listed]:
+        dataset = dataset.without({split: dict.fromkeys(left_out, "not among the targets")})
+    what = "image list" if dataset.image_ids(split) != image_ids else ""
+    for annotation, recipe in recipes.items() if not what else ():
+        if dataset.annotation_digest(split, annotation) != recipe["annotations"]:
+            what = f"annotation {annotation}"
+    if what:
+        raise DataError(
+            f"scores at native size: the files of {dataset.name} {split} under {data_root(config.data_root)} are not "
+            f"those that the cached targets were made from (another {what}): give their folder with --data-root, or "
+            "extract and probe again with these files"
+        )
+    return lambda annotation, row: np.ascontiguousarray(dataset.read_annotation(split, row, annotation))
 
 
 @functools.cache

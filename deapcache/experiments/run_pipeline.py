@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from deapcache.backbones import DEFAULT_LAYERS, LAST, LayerSelection, describe
 from deapcache.cache import one_listing
 from deapcache.datasets import Dataset, images_owner, open_dataset
 from deapcache.errors import (
@@ -28,7 +29,7 @@ from deapcache.errors import (
     PipelineError,
     WeightsError,
 )
-from deapcache.experiments.pipeline import Pipeline
+from deapcache.experiments.pipeline import Pipeline, ProbeSpec
 from deapcache.experiments.probe import Report, SavedRun, probe_pass
 from deapcache.extraction import (
     Cluster,
@@ -244,7 +245,7 @@ def plan_pipeline(pipeline: Pipeline, home: Location, data_root: Path, *, device
             device=chosen,
             free_bytes=home.free_bytes(),
             datasets=datasets,
-            passes=tuple(_find_runs(job, home) for job in _jobs_of(pipeline, datasets, chosen)),
+            passes=tuple(_find_runs(job, home) for job in _jobs_of(pipeline, datasets, chosen, data_root)),
         )
 
 
@@ -257,6 +258,7 @@ def _plan_dataset(pipeline: Pipeline, name: str, home: Location, data_root: Path
         storage=pipeline.storage,
         precision=pipeline.precision,
         views=tuple(dict.fromkeys(view for probe in probes for view in probe.views)),
+        selection=_layers_of(probes),
         device=device,
         limit=None if None in limits else max(limit for limit in limits if limit is not None),
     )
@@ -284,6 +286,13 @@ def _plan_dataset(pipeline: Pipeline, name: str, home: Location, data_root: Path
     )
 
 
+def _layers_of(probes: Sequence[ProbeSpec]) -> LayerSelection:
+    """All layers that some probes of a dataset join; with the last one where a probe reads a single map."""
+    if not any(probe.layers for probe in probes):
+        return DEFAULT_LAYERS
+    return LayerSelection(layers=tuple(dict.fromkeys(layer for probe in probes for layer in probe.layers or (LAST,))))
+
+
 def _without_files(pipeline: Pipeline, name: str, home: Location) -> DatasetSummary | None:
     """What is known of a dataset whose files are not there; None: nothing that could be planned with."""
     try:
@@ -309,20 +318,25 @@ def _require_annotations(pipeline: Pipeline, dataset: DatasetSummary) -> None:
             task.heads(dataset.classes)  # raises where the classes do not suit the task
 
 
-def _jobs_of(pipeline: Pipeline, datasets: Mapping[str, DatasetPlan], device: str) -> Iterator[ProbeJob]:
+def _jobs_of(
+    pipeline: Pipeline, datasets: Mapping[str, DatasetPlan], device: str, data_root: Path
+) -> Iterator[ProbeJob]:
     """The jobs of a pipeline, in the order of its probes and their backbones: one for each set of equal options."""
     jobs: dict[tuple[str, str], list[tuple[ProbeConfig, list[tuple[str, str, int]]]]] = {}
     for spec in pipeline.probes:
         plan = datasets[spec.dataset]
         readouts = [readout for readout in spec.readouts if readout not in spec.left_out]
         for backbone in spec.backbones:
+            # a home with several layers of a backbone says which one is read
+            last = {"layer": describe(backbone).layer} if plan.settings.selection != DEFAULT_LAYERS else {}
             options = replace(
                 spec.options,
                 dataset=spec.dataset,
                 backbones=(backbone,),
-                where={**plan.fields, **pipeline.where},
+                where={**plan.fields, **({} if spec.layers else last), **pipeline.where},
                 images_name=images_owner(spec.dataset) if plan.dataset is None else plan.dataset.images_name,
                 device=device,
+                data_root=data_root,
             )
             of_both = jobs.setdefault((spec.dataset, backbone), [])
             wanted = next((runs for other, runs in of_both if other == options), None)

@@ -185,13 +185,18 @@ def rebuild_backbone(recipe: FeatureRecipe, home: Location, *, weights: Path | N
     return backbone
 
 
-def build_from_recipe(recipe: FeatureRecipe, weights: Path | None) -> Backbone:
-    """The backbone of ``recipe`` with its layer and tokens, on the CPU, neither calibrated nor compared with it."""
+def build_from_recipe(recipe: FeatureRecipe, weights: Path | None, layers: Sequence[str] = ()) -> Backbone:
+    """The backbone of ``recipe`` with its layer and tokens, on the CPU, neither calibrated nor compared with it.
+
+    ``layers``, as recipes name them, where its forward shall give several in place of the recipe's one.
+    """
     entry = describe(recipe.backbone)
-    layer = LAST if recipe.layer == entry.layer or not recipe.layer.isdecimal() else recipe.layer
-    own = (layer, recipe.tokens, recipe.final_norm) == (LAST, NO_TOKENS, entry.final_norm)
+    wanted = tuple(
+        LAST if layer == entry.layer or not layer.isdecimal() else layer for layer in layers or (recipe.layer,)
+    )
+    own = (wanted, recipe.tokens, recipe.final_norm) == ((LAST,), NO_TOKENS, entry.final_norm)
     selection = (
-        DEFAULT_LAYERS if own else LayerSelection(layers=(layer,), final_norm=recipe.final_norm, tokens=recipe.tokens)
+        DEFAULT_LAYERS if own else LayerSelection(layers=wanted, final_norm=recipe.final_norm, tokens=recipe.tokens)
     )
     size, precision = recipe.image_size, recipe.precision
     return build(recipe.backbone, weights=weights, image_size=size, precision=precision, selection=selection)

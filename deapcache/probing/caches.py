@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from deapcache.cache import HFLIP, Cache, CacheEntry, FeatureCache, find_caches, find_one
+from deapcache.cache import HFLIP, Cache, CacheEntry, FeatureCache, Reading, find_caches, find_one
 from deapcache.errors import CacheMissError, CorruptCacheError, IncompleteCacheError, UsageError
 from deapcache.locations import Location
-from deapcache.probing.config import ProbeConfig
+from deapcache.probing.config import LAST, ProbeConfig
 from deapcache.recipe import Difference, FeatureRecipe, TargetRecipe, differences
 from deapcache.regions import CROP, SQUASH, have_one_shape
 
 FEATURES, MIRRORED, GUIDANCE = "features", "mirrored features", "base images"
 """Names of arrays that are no targets; those of targets are their annotations."""
+
+_LAYER = "layer "
+"""How names of further layers' features begin: ``layer 9``."""
 
 _OF_THE_SPLIT = {"images", "annotations", "digest"}
 """Fields that each split has for itself: ``images=ONE`` chooses a cache of one, ``images=ONE,OTHER`` one of each."""
@@ -28,11 +31,43 @@ _EXTRACT_OPTIONS = {"base_size": "--base-size", "base_fit": "--fit", "storage": 
 """Recipe field → the option of ``deapcache extract`` that sets it."""
 
 
+class JoinedFeatures:
+    """The features of several layers of one backbone as one volume, joined along channels in the order given.
+
+    It reads as a :class:`FeatureCache` does. Raises :class:`UsageError` for layers of unlike grids.
+    """
+
+    def __init__(self, layers: Mapping[str, FeatureCache]) -> None:
+        self._caches = tuple(layers.values())
+        first = self._caches[0]
+        self.image_ids, self.grid, self.covered = first.image_ids, first.grid, first.covered
+        self.parts = tuple(cache.dim for cache in self._caches)
+        """Channels of each layer."""
+        self.dim = sum(self.parts)
+        if any((cache.grid, cache.covered) != (self.grid, self.covered) for cache in self._caches):
+            grids = ", ".join(f"{c.grid[0]}x{c.grid[1]} in layer {name}" for name, c in layers.items())
+            raise UsageError(
+                f"layers of {first.backbone} have unlike grids and cannot be joined: {grids}; choose layers of one grid"
+            )
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def read_features(self, rows: np.ndarray) -> np.ndarray:
+        """(len(rows), H, W, sum of all D) as :meth:`FeatureCache.read_features` has it."""
+        return self.read_features_async(rows).result()
+
+    def read_features_async(self, rows: np.ndarray) -> Reading:
+        """Begin to read all layers, and come back at once."""
+        readings = [cache.read_features_async(rows) for cache in self._caches]
+        return Reading(lambda: np.concatenate([each.result() for each in readings], -1))
+
+
 @dataclass(frozen=True)
 class SplitCaches:
     """The open caches of one split, and the rows of them that a probe uses."""
 
-    features: FeatureCache
+    features: FeatureCache | JoinedFeatures
     others: Mapping[str, Cache]
     """Name of an array → its cache, whose rows are those of ``features``: targets by annotation and, where a readout
     needs them, the base images as :data:`GUIDANCE`."""
@@ -57,9 +92,14 @@ class SplitCaches:
         return np.concatenate([self.rows + view * len(self.features) for view in range(len(self.feature_views))])
 
     @property
-    def feature_views(self) -> dict[str, FeatureCache]:
+    def feature_views(self) -> dict[str, FeatureCache | JoinedFeatures]:
         """The features of each view, by the names under which batches hold them."""
         return {FEATURES: self.features, **({} if self.mirrored is None else {MIRRORED: self.mirrored})}
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Channels of each layer where several are joined; empty for one."""
+        return self.features.parts if isinstance(self.features, JoinedFeatures) else ()
 
     def decoded_bytes(self) -> int:
         """Bytes that the used rows take in memory."""
@@ -79,11 +119,16 @@ def open_caches(
     :class:`CorruptCacheError` where features and targets list different images; :class:`UsageError` where targets of
     another part of the images are asked for.
     """
-    pair = _find_features(home, config)
+    found_layers = [_find_features(home, config, layer) for layer in config.layers or (None,)]
+    pair = found_layers[0]
+    _require_one_forward(config, [train for train, _ in found_layers])
     targets = [{name: _find_targets(home, config, name, features) for name in annotations} for features in pair]
     for name in annotations:
         _require_one_setting(home, config, targets[0][name], targets[1][name])
-    train, val = ({FEATURES: entry, **found} for entry, found in zip(pair, targets, strict=True))
+    later = [(_LAYER + layer, found) for layer, found in zip(config.layers[1:], found_layers[1:], strict=True)]
+    train, val = (
+        {FEATURES: pair[split], **{name: found[split] for name, found in later}, **targets[split]} for split in (0, 1)
+    )
     if with_images:
         for entries in (train, val):
             entries[GUIDANCE] = _find_base_images(home, config, entries[FEATURES])
@@ -103,7 +148,8 @@ def _open_split(
     limit: int | None,
 ) -> SplitCaches:
     caches = {name: entry.open() for name, entry in entries.items()}
-    for name in (*annotations, MIRRORED):
+    layers = [name for name in caches if name.startswith(_LAYER)]
+    for name in (*annotations, MIRRORED, *layers):
         if name in caches:
             _require_same_images(entries[FEATURES], caches[FEATURES], entries[name], caches[name])
     features = caches[FEATURES]
@@ -114,22 +160,24 @@ def _open_split(
             command = _mirror_command(home, config, entries[FEATURES]) if of_mirrored else config.extract_command(home)
             command += "" if limit is None else f" --limit {limit}"
             raise _incomplete(command, entries[name].path, cache, rows, caches.values())
-    others = {name: cache for name, cache in caches.items() if name not in (FEATURES, MIRRORED)}
-    mirrored = caches.get(MIRRORED)
-    assert isinstance(features, FeatureCache)  # what open() gives for this kind
-    assert mirrored is None or isinstance(mirrored, FeatureCache)
-    return SplitCaches(features, others, np.asarray(rows), mirrored, entries)
+    volumes = {name: cache for name, cache in caches.items() if isinstance(cache, FeatureCache)}
+    others = {name: cache for name, cache in caches.items() if name not in volumes}
+    joined = dict(zip(config.layers, (volumes[name] for name in (FEATURES, *layers)), strict=bool(config.layers)))
+    read = JoinedFeatures(joined) if joined else volumes[FEATURES]
+    return SplitCaches(read, others, np.asarray(rows), volumes.get(MIRRORED), entries)
 
 
 def cache_records(train: SplitCaches, val: SplitCaches, annotations: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What a result keeps of the caches that a task of these annotations reads, as JSON.
 
-    ``train``, ``val``, ``train hflip`` (where mirror images are drawn), ``train instances targets``, … → path inside
-    the home, digest and recipe.
+    ``train``, ``val``, ``train hflip`` (where mirror images are drawn), ``train layer 9`` (of layers joined with the
+    first), ``train instances targets``, … → path inside the home, digest and recipe.
     """
     entries = {"train": train.entries[FEATURES], "val": val.entries[FEATURES]}
     if MIRRORED in train.entries:
         entries[f"train {HFLIP}"] = train.entries[MIRRORED]
+    for layer in (name for name in train.entries if name.startswith(_LAYER)):
+        entries |= {f"train {layer}": train.entries[layer], f"val {layer}": val.entries[layer]}
     for annotation in annotations:
         entries[f"train {annotation} targets"] = train.entries[annotation]
         entries[f"val {annotation} targets"] = val.entries[annotation]
@@ -155,12 +203,15 @@ def feature_fields(wanted: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _find_features(home: Location, config: ProbeConfig) -> tuple[CacheEntry, CacheEntry]:
-    """The features of both splits that belong together and have the fields asked for.
+def _find_features(home: Location, config: ProbeConfig, layer: str | None) -> tuple[CacheEntry, CacheEntry]:
+    """The features of both splits, of one layer where it is given, that belong together and have the fields asked for.
 
     Raises :class:`CacheMissError` or :class:`AmbiguousCacheError` where there is not exactly one such pair.
     """
-    wanted = feature_fields(config.where)
+    wanted = feature_fields(config.where) | ({} if layer is None else {"layer": layer})
+    step = f"`{config.extract_command(home)}` makes it"
+    if layer not in (None, LAST):
+        step += f" (that of the last block is called {LAST})"
     shared = {name: value for name, value in wanted.items() if name not in _OF_THE_SPLIT}
     of_both = any("," in str(wanted.get(name, "")) for name in _OF_THE_SPLIT)
     asked = {"dataset": config.images_name or str(config.dataset), "name": config.backbone}
@@ -174,13 +225,23 @@ def _find_features(home: Location, config: ProbeConfig) -> tuple[CacheEntry, Cac
         return pairs[0]
     # None, or several: where a split has not exactly one cache, say which there are; else say why the two do not pair.
     train, val = (
-        find_one(
-            home, "features", split=split, fields=named, next_step=f"`{config.extract_command(home)}` makes it", **asked
-        )
+        find_one(home, "features", split=split, fields=named, next_step=step, **asked)
         for split, named in zip(config.splits, (wanted, wanted if of_both else shared), strict=True)
     )
     _require_one_setting(home, config, train, val)
     return train, val
+
+
+def _require_one_forward(config: ProbeConfig, layers: Sequence[CacheEntry]) -> None:
+    """Raise :class:`CacheMissError` where features of several layers differ in more than their layer."""
+    for layer, entry in zip(config.layers, layers, strict=False):
+        found = [one for one in differences(layers[0].recipe, entry.recipe) if one.field not in ("layer", "omitted")]
+        if found:
+            listed = "; ".join(f"{d.field}: {d.left!r} in {config.layers[0]}, {d.right!r} in {layer}" for d in found)
+            raise CacheMissError(
+                f"layers {','.join(config.layers)} of {entry.name} cannot be joined: {layers[0].path} and {entry.path} "
+                f"differ in {listed}; extract them in one run with the same settings, and choose those with --where"
+            )
 
 
 def _setting_differences(train: CacheEntry, val: CacheEntry) -> list[Difference]:

@@ -40,6 +40,18 @@ read ahead."""
 RESIDENCIES: tuple[str, ...] = get_args(Residency)
 
 
+OUTPUT, NATIVE = SCORE_SIZES = ("output", "native")
+"""Of which size label maps are that scores are made over."""
+
+LAST = "last"
+"""What the layer after all blocks is called."""
+
+
+def layer_depth(layer: str) -> float:
+    """A number by which layers are in order: that of the block, behind all for ``last`` and other names."""
+    return int(layer) if layer.isdecimal() else math.inf
+
+
 @dataclass(frozen=True, kw_only=True)
 class Selection:
     """A learning rate chosen on a part of the training images; validation images are never looked at.
@@ -154,6 +166,9 @@ class ProbeConfig:
     images_name: str | None = None
     """Dataset under whose name the features are cached; ``None``: ``dataset``, or the one whose images it shares
     (:func:`deapcache.experiments.probe` looks it up)."""
+    layers: tuple[str, ...] = ()
+    """Layers whose features are joined along channels, numbers of blocks and ``last``: at least two, in the order of
+    depth whatever the order given. Empty: one cache is read."""
     splits: tuple[str, str] = ("train", "val")
     """Names of the splits to train and to score on."""
     protocol: str = DEFAULT_PROTOCOL
@@ -178,6 +193,11 @@ class ProbeConfig:
     """Score on the first so many images, all where there are not more; ``None``: on all."""
     views: tuple[str, ...] = (ORIGINAL,)
     """Views of the training images to draw from, the original ones among them; validation images are never mirrored."""
+    score_size: str = OUTPUT
+    """``output``: scores are over targets of the output size; ``native``: over label maps of their own size, which are
+    read from the dataset's files."""
+    data_root: Path | None = None
+    """Where these files lie; ``None``: where :func:`deapcache.locations.data_root` says."""
     output_size: tuple[int, int] | None = None
     """(height, width) of the target caches to use; ``None``: the base size of the features, or, where these come from
     images of native size, the only one there is."""
@@ -203,12 +223,15 @@ class ProbeConfig:
                 f"view={view} cannot choose the features of a probe: scores are of original images. To train on "
                 f"mirrored ones as well, ask for the views {ORIGINAL},{HFLIP} (--views)"
             )
+        object.__setattr__(self, "layers", tuple(sorted(map(str, self.layers), key=layer_depth)))
+        self._check_layers()
         named = get_protocol(self.protocol)
         if self.select and self.lrs:
             raise UsageError(
                 f"lr {', '.join(f'{lr:g}' for lr in self.lrs)} is given, and a choice of the rate asked for: leave out "
                 "one of --lr and --select"
             )
+        require_choice("size to score at", self.score_size, SCORE_SIZES)
         if self.standardise is not None:
             require_choice("standardisation of features", self.standardise, STANDARDISED)
         given = [("lr", lr) for lr in self.lrs]
@@ -220,6 +243,26 @@ class ProbeConfig:
             raise UsageError(f"weight_decay is {self.weight_decay}: expected 0 or more, and a finite number")
         object.__setattr__(self, "readouts", tuple(self.readouts) or named.readouts)
         self._check_residency()
+
+    def _check_layers(self) -> None:
+        wrong = [layer for layer in self.layers if layer != LAST and not (layer.isdecimal() and int(layer) > 0)]
+        twice = [layer for layer in self.layers if self.layers.count(layer) > 1]
+        if wrong or twice or len(self.layers) == 1:
+            found = f"{wrong[0]!r} is no layer" if wrong else f"{twice[0]} is there twice" if twice else "there is one"
+            raise UsageError(
+                f"layers {','.join(self.layers)}: {found}; expected two or more, numbers of blocks from 1 and {LAST}, "
+                "such as 3,6,last; to read one layer, choose its cache with --where layer=6"
+            )
+        if self.layers and HFLIP in self.views:
+            raise UsageError(
+                f"layers {','.join(self.layers)} and views {','.join(self.views)}: mirror images are drawn with one "
+                "layer only; leave out one of --layers and --views"
+            )
+        if self.layers and "layer" in self.where:
+            raise UsageError(
+                f"layer={self.where['layer']} and layers {','.join(self.layers)} are asked for: leave out one of "
+                "--where layer=… and --layers"
+            )
 
     def _check_residency(self) -> None:
         if self.residency == "pinned":
@@ -241,7 +284,8 @@ class ProbeConfig:
 
     def extract_command(self, home: Location) -> str:
         """The command that makes the features and targets of this probe, and continues where it stopped."""
-        return f"deapcache extract --dataset {self.dataset} --backbone {self.backbone} --home {home}"
+        layers = f" --layers {','.join(self.layers)}" if self.layers else ""
+        return f"deapcache extract --dataset {self.dataset} --backbone {self.backbone} --home {home}{layers}"
 
     @property
     def named(self) -> NamedProtocol:
@@ -280,6 +324,7 @@ class ProbeConfig:
             "select": not self.lrs and self.selection != named.selection,
             "standardise": self.standardisation != named.standardise,
             "weight_decay": self.weight_decay != ProbeConfig.weight_decay,
+            "score_size": self.score_size != OUTPUT,
         }
         usual, chosen = (
             get_task(task, given).chosen for given in (named.task_options.get(task), self.options_of(task))

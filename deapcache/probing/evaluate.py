@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deapcache.machine import seconds_of
@@ -21,11 +22,17 @@ from deapcache.probing.train import ReadoutTrainer, StackedGroup, TaskSpec, is_f
 from deapcache.readouts import Readout
 from deapcache.tasks import Target, Task
 
+NativeMaps = Callable[[str, int], np.ndarray]
+"""Annotation and row of the validation caches → the label map (h, w) of its native size."""
+
 EXAMPLES = 6
 """Validation images, the first ones, whose predictions are kept for pictures."""
 
 COST_IMAGES = 4
 """Cost is measured on so many images of a batch at most."""
+
+_NATIVE_BATCH = 4
+"""Images whose native label maps are held at once: a few million pixels each."""
 
 _REPEATS = 5
 _SECONDS = 0.2
@@ -55,9 +62,12 @@ class Scorer:
         self._done = 0
         self._examples: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    def add(self, output: Tensor, target: Target, rows: np.ndarray) -> None:
-        """Take the output (B, C, h, w) for the next images, which have these ``rows`` of the validation caches."""
-        self._keep(self._task.statistics(output, target))
+    def add(self, output: Tensor, target: Target, rows: np.ndarray, native: Sequence[Target] | None = None) -> None:
+        """Take the output (B, C, h, w) for the next images, which have these ``rows`` of the validation caches.
+
+        Statistics are over ``target`` or, where they are given, over each image's ``native`` target (1, height, width).
+        """
+        self._keep(self._statistics(output, target, native))
         wanted = min(EXAMPLES - self._done, len(rows))
         if wanted > 0:
             is_mapping = isinstance(target, Mapping)
@@ -66,8 +76,24 @@ class Scorer:
             self._examples.append((rows[:wanted], shown.cpu().numpy(), prediction.cpu().numpy()))
         self._done += len(rows)
 
+    def _statistics(self, output: Tensor, target: Target, native: Sequence[Target] | None) -> dict[str, Tensor]:
+        if native is None:
+            return self._task.statistics(output, target)
+        of_each = [
+            self._task.statistics(
+                F.interpolate(one[None].float(), own.shape[-2:], mode="bilinear", align_corners=False), own
+            )
+            for one, own in zip(output, native, strict=True)
+        ]
+        return {name: torch.cat([one[name] for one in of_each]) for name in of_each[0]}
+
     def add_constant(
-        self, outputs: Mapping[str, Tensor], target: Target, shape: tuple[int, ...], device: torch.device
+        self,
+        outputs: Mapping[str, Tensor],
+        target: Target,
+        shape: tuple[int, ...],
+        device: torch.device,
+        native: Sequence[Target] | None = None,
     ) -> None:
         """Take constant outputs (C, h, w) or (C,), by metric, for the next images, which have the ``shape`` (B, h, w).
 
@@ -77,7 +103,8 @@ class Scorer:
         for output in outputs.values():
             if id(output) not in by_output:
                 constant = output.to(device) if output.ndim == 3 else output.to(device)[:, None, None]
-                by_output[id(output)] = self._task.statistics(constant.expand(shape[0], -1, *shape[1:]), target)
+                of_all = constant.expand(shape[0], -1, *shape[1:])
+                by_output[id(output)] = self._statistics(of_all, target, native)
         found = dict(by_output[id(outputs[self._task.main_metric])])
         for metric, output in outputs.items():
             own = self._task.own_statistics.get(metric, ())
@@ -116,26 +143,31 @@ def score(
     training: Mapping[ReadoutTrainer, Mapping[str, np.ndarray]],
     batch_size: int,
     progress: Progress,
+    native_maps: NativeMaps | None = None,
 ) -> tuple[dict[ReadoutTrainer, Scorer], dict[str, Scorer], float]:
     """Score every trainer's outputs and the constant baselines of tasks in one pass over ``rows``.
 
-    ``baselines`` are task → metric → output, ``training`` is what :func:`training_statistics` gives. Returns the
-    scorers by trainer, those of the baselines by task, and the seconds it took. A trainer whose output cannot be scored
-    gets a ``failure``; the others are scored on.
+    ``baselines`` are task → metric → output, ``training`` is what :func:`training_statistics` gives; with
+    ``native_maps`` scores are over these in place of the cached targets. Returns the scorers by trainer, those of the
+    baselines by task, and the seconds it took. A trainer whose output cannot be scored gets a ``failure``; the others
+    are scored on.
     """
     _to_evaluation(groups)
     scorers = {one: Scorer(one.spec.task, len(rows)) for group in groups for one in group.trainers}
     baseline_scorers = {name: Scorer(specs[name].task, len(rows)) for name in baselines}
     start, done = time.perf_counter(), 0
-    for batch in stream.batches(sequential(rows, batch_size)):
+    at_once = batch_size if native_maps is None else min(batch_size, _NATIVE_BATCH)
+    for batch in stream.batches(sequential(rows, at_once)):
         with torch.no_grad():
             features = batch.features.float()
+            native = None if native_maps is None else _native_targets(native_maps, specs, batch, features.device)
             targets = {name: spec.task.target(batch.maps) for name, spec in specs.items()}
             for group in (one for one in groups if one.trainers):
-                _score_group(group, features, batch, targets, scorers)
+                _score_group(group, features, batch, targets, scorers, native)
             for name, baseline in baselines.items():
                 shape = len(features), *specs[name].output_size
-                baseline_scorers[name].add_constant(baseline, targets[name], shape, features.device)
+                of_task = None if native is None else native[name]
+                baseline_scorers[name].add_constant(baseline, targets[name], shape, features.device, of_task)
         done += len(batch.rows)
         progress(ProbeProgress(stage="score", done=done, total=len(rows)))
     for trainer in (one for group in groups for one in group.trainers if one in training):
@@ -143,6 +175,18 @@ def score(
     for scorer in baseline_scorers.values():
         scorer.fit(None)
     return scorers, baseline_scorers, time.perf_counter() - start
+
+
+def _native_targets(
+    native_maps: NativeMaps, specs: Mapping[str, TaskSpec], batch: Batch, device: torch.device
+) -> dict[str, list[Target]]:
+    """Task → the target (1, height, width) of each image of a batch, at its native size."""
+    annotations = dict.fromkeys(name for spec in specs.values() for name in spec.task.annotations)
+    maps = [
+        {name: torch.from_numpy(native_maps(name, int(row)))[None].to(device) for name in annotations}
+        for row in batch.rows
+    ]
+    return {name: [spec.task.target(of_image) for of_image in maps] for name, spec in specs.items()}
 
 
 def training_statistics(
@@ -177,6 +221,7 @@ def _score_group(
     batch: Batch,
     targets: Mapping[str, Target],
     scorers: Mapping[ReadoutTrainer, Scorer],
+    native: Mapping[str, Sequence[Target]] | None = None,
 ) -> None:
     for trainer, output in zip(tuple(group.trainers), group.outputs(features, batch.guidance), strict=True):
         if trainer not in scorers:
@@ -185,7 +230,8 @@ def _score_group(
             trainer.diverge("the output for the images is not finite after the last iteration")
         else:
             try:
-                scorers[trainer].add(output, targets[trainer.spec.task.name], batch.rows)
+                task = trainer.spec.task.name
+                scorers[trainer].add(output, targets[task], batch.rows, None if native is None else native[task])
             except Exception as error:  # a task's own code: it ends this run, not those that were trained beside it
                 trainer.failure = error
         if trainer.failure:

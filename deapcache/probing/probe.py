@@ -17,14 +17,24 @@ from deapcache.machine import device_name
 from deapcache.plugins import Registry
 from deapcache.probing.batches import BatchStream, channel_statistics
 from deapcache.probing.caches import SplitCaches, cache_records, open_caches
-from deapcache.probing.config import SELECTED, ProbeConfig, Progress
-from deapcache.probing.evaluate import Examples, costs_of, score, training_statistics
+from deapcache.probing.config import NATIVE, SELECTED, ProbeConfig, Progress
+from deapcache.probing.evaluate import Examples, NativeMaps, costs_of, score, training_statistics
 from deapcache.probing.selection import select_rates
 from deapcache.probing.train import ReadoutTrainer, TaskSpec, stack_trainers, thread_count, train
-from deapcache.readouts import READOUTS, canonical_readout, is_training_free, needs_guidance, needs_upsampler
+from deapcache.readouts import (
+    READOUTS,
+    canonical_readout,
+    is_training_free,
+    needs_guidance,
+    needs_layers,
+    needs_upsampler,
+)
 from deapcache.recipe import Protocol
 from deapcache.regions import SQUASH
 from deapcache.tasks import TASKS, Task, get_task
+
+OpenNativeMaps = Callable[[Mapping[str, Mapping[str, Any]], tuple[str, ...]], NativeMaps]
+"""Annotation → recipe of the validation targets, and their image ids → the label maps that they were made from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +45,8 @@ class RunSpec:
     seed: int
     backbone: str
     caches: Mapping[str, Mapping[str, Any]]
-    """``train``, ``val``, ``train hflip`` (where mirror images are drawn), ``train instances targets``, … → path inside
-    the home, digest and recipe."""
+    """``train``, ``val``, ``train hflip`` (where mirror images are drawn), ``train layer 9`` (of layers joined with the
+    first), ``train instances targets``, … → path inside the home, digest and recipe."""
 
     @property
     def task(self) -> str:
@@ -155,6 +165,7 @@ def probe_backbone(
     *,
     skip: Callable[[RunSpec], bool] = lambda _: False,
     progress: Progress = lambda _: None,
+    open_native: OpenNativeMaps | None = None,
 ) -> Iterator[ProbeResult]:
     """Train and score every (task, readout, seed, learning rate) on one backbone's cached features, in one pass.
 
@@ -168,6 +179,8 @@ def probe_backbone(
         With one dataset and one backbone.
     skip
         Runs for which it is true are left out; where it leaves none, nothing is read.
+    open_native
+        Gives the label maps of their native size that ``score_size`` ``native`` scores over.
 
     Raises :class:`deapcache.errors.UnknownNameError`, ``CacheMissError``, ``AmbiguousCacheError``,
     ``IncompleteCacheError``, ``CorruptCacheError``, ``UsageError``; after the last run ``TrainingError`` that names
@@ -175,7 +188,7 @@ def probe_backbone(
     """
     probe = _Probe(home, config)
     runs = [run for run in probe.runs() if not skip(run)]
-    return probe.results(runs, progress) if runs else iter(())
+    return probe.results(runs, progress, open_native) if runs else iter(())
 
 
 def plan_runs(home: Location, config: ProbeConfig) -> list[RunSpec]:
@@ -197,6 +210,11 @@ class _Probe:
                 f"an upsampler is given ({config.upsampler}), but none of the readouts {', '.join(self._readouts)} is "
                 "built around one: leave --upsampler out, or add --readout featup"
             )
+        if not config.layers and (several := [name for name in self._readouts if needs_layers(name)]):
+            raise UsageError(
+                f"readout {several[0]} decodes several layers, and one is read: say which with --layers, such as "
+                "--layers 3,6,9,last (deapcache extract --layers makes them), or leave the readout out"
+            )
         self._train, self._val = open_caches(
             home,
             config,
@@ -216,6 +234,7 @@ class _Probe:
             grid=self._train.features.grid,
             feature_dim=self._train.features.dim,
             covered=self._train.features.covered,
+            parts=self._train.parts,
             iterations=self._config.iterations or task.iterations,
             upsampler=self._config.upsampler,
             standardise=self._config.standardisation,
@@ -225,6 +244,16 @@ class _Probe:
             raise UsageError(
                 f"task {task.name}: {task.chosen} is about places in the whole image, and these features and targets "
                 f"are of a part of it (fit {targets[0]['fit']}): leave the choice out, or extract with --fit {SQUASH}"
+            )
+        if self._config.score_size == NATIVE and not (task.scores_at_native_size and targets[0]["fit"] == SQUASH):
+            why = (
+                f"these targets are of a part of the image (fit {targets[0]['fit']})"
+                if task.scores_at_native_size
+                else "its scores are of another size by nature, or count pixels of the output"
+            )
+            raise UsageError(
+                f"task {task.name} cannot be scored at native size: {why}; leave out --score-size, or probe "
+                f"segmentation, foreground, depth or normals on images of fit {SQUASH}"
             )
         return spec
 
@@ -262,10 +291,14 @@ class _Probe:
             name_digest=config.named.digest,
             standardise=config.standardisation,
             selection=asdict(config.selection) if config.selection else None,
+            score_size=config.score_size,
         )
 
-    def results(self, runs: Sequence[RunSpec], progress: Progress) -> Iterator[ProbeResult]:
+    def results(
+        self, runs: Sequence[RunSpec], progress: Progress, open_native: OpenNativeMaps | None
+    ) -> Iterator[ProbeResult]:
         """Train and score ``runs`` in one pass over the features; raises at the end what made some of them fail."""
+        native_maps = self._native_maps(open_native)
         config, device, counts_before = self._config, torch.device(self._config.device), _backbone_counts()
         rows, batch_size = self._train.rows, config.batch_size
         stream = BatchStream(self._train, config.residency, device)
@@ -311,6 +344,7 @@ class _Probe:
             training=fitted,
             batch_size=batch_size,
             progress=progress,
+            native_maps=native_maps,
         )
         baseline_scores = {name: scorer.scores() for name, scorer in baseline_scorers.items()}
         forwards, builds = (now - before for now, before in zip(_backbone_counts(), counts_before, strict=True))
@@ -357,6 +391,15 @@ class _Probe:
             )
         if any(trainer.failure for trainer in trainers):
             raise _combined_error(trainers)
+
+    def _native_maps(self, open_native: OpenNativeMaps | None) -> NativeMaps | None:
+        if self._config.score_size != NATIVE:
+            return None
+        if open_native is None:
+            raise UsageError("scores at native size need the dataset's files: probe by deapcache.probe or the command")
+        annotations = {name for spec in self._specs.values() for name in spec.task.annotations}
+        recipes = {name: self._val.entries[name].recipe for name in sorted(annotations)}
+        return open_native(recipes, self._val.features.image_ids)
 
 
 def _plugin_source(registry: Registry[Any], name: str) -> dict[str, str]:

@@ -54,6 +54,8 @@ class TaskSpec:
     feature_dim: int
     covered: tuple[float, float] = (1.0, 1.0)
     """Share of the image's height and width that the cells cover, from the upper left."""
+    parts: tuple[int, ...] = ()
+    """Channels of each layer where features of several are joined; empty for one."""
     iterations: int
     upsampler: Path | None = None
     """Checkpoint for the readouts that are built around a published upsampler."""
@@ -84,6 +86,7 @@ class TaskSpec:
                 upsampler=self.upsampler,
                 standardise=self.standardise,
                 covered=self.covered,
+                parts=self.parts,
             )
             for place, channels in enumerate(self.heads)
         ]
@@ -222,6 +225,7 @@ class ReadoutTrainer:
             "seed": self.seed,
             "standardise": spec.standardise,
             "covered": list(spec.covered),
+            **({"parts": list(spec.parts)} if spec.parts else {}),
             "output_size": list(spec.output_size),
             "classes": list(spec.classes),
             "task_options": dict(spec.task.chosen),

@@ -12,6 +12,7 @@ from deapcache.readouts.base import (
     is_training_free,
     learnable_parameters,
     needs_guidance,
+    needs_layers,
     needs_upsampler,
     restore_readout,
     seeded,
@@ -20,6 +21,7 @@ from deapcache.readouts.base import (
 from deapcache.readouts.baselines import Bicubic, Linear, LinearBN, Transposed
 from deapcache.readouts.deap import Deap
 from deapcache.readouts.featup import FeatUp, GuidedReadout, normalised_images, weights_digest
+from deapcache.readouts.multi_scale import MultiScale
 from deapcache.readouts.neighbours import Neighbours
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "is_training_free",
     "learnable_parameters",
     "needs_guidance",
+    "needs_layers",
     "needs_upsampler",
     "normalised_images",
     "restore_readout",
@@ -57,4 +60,5 @@ READOUTS["transposed-conv"] = Transposed
 READOUTS["linear"] = Linear
 READOUTS["linear-bn"] = LinearBN
 READOUTS["knn"] = Neighbours
+READOUTS["multi-scale"] = MultiScale
 READOUTS["featup"] = FeatUp

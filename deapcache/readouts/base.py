@@ -59,8 +59,12 @@ class ReadoutConfig:
     covered: tuple[float, float] = (1.0, 1.0)
     """Share of the image's height and width that the feature cells cover, from the upper left corner: 504 / 512 where
     a backbone with patches of 14 pixels sees 512."""
+    parts: tuple[int, ...] = ()
+    """Channels of each layer, from shallow to deep, where the features of several are joined; empty for one."""
 
     def __post_init__(self) -> None:
+        if self.parts and sum(self.parts) != self.feature_dim:
+            raise UsageError(f"layers of {self.parts} channels are joined: expected {self.feature_dim} in all")
         require_choice("standardisation of features", self.standardise, STANDARDISED)
         if not all(0 < share <= 1 for share in self.covered):
             raise UsageError(
@@ -96,6 +100,8 @@ class Readout(nn.Module, ABC):
     """Whether :meth:`load_upsampler` needs a file."""
     features_as_published: ClassVar[str] = ""
     """What a published readout takes in place of features standardised per cell, in words for the protocol."""
+    needs_layers: ClassVar[bool] = False
+    """Whether it is for joined features of several layers, whose channels ``ReadoutConfig.parts`` says."""
     training_free: ClassVar[bool] = False
     """Whether :meth:`fit` takes the place of training; there is nothing to learn then."""
 
@@ -148,9 +154,9 @@ class Readout(nn.Module, ABC):
         """(B, H, W, D') as the readout takes them: standardised as its configuration says, float32.
 
         Backbones without a final norm give features of any scale; at one learning rate for all, that would decide how
-        far a readout gets. Per cell, a few channels of large scale shrink all others (massive activations do); per
-        channel they do not. A published readout with :attr:`features_as_published` takes them as they are in place of
-        standardised per cell.
+        far a readout gets. Per cell, and there for each of several joined layers by itself, a few channels of large
+        scale shrink all others (massive activations do); per channel they do not. A published readout with
+        :attr:`features_as_published` takes them as they are in place of standardised per cell.
         """
         if self.config.standardise == CHANNEL:
             # what a constant channel has is divided by infinity
@@ -159,7 +165,9 @@ class Readout(nn.Module, ABC):
             return torch.addcmul(-self.feature_mean * scale_D, features_BHWD, scale_D)
         if self.features_as_published:
             return features_BHWD.float()
-        return F.layer_norm(features_BHWD.float(), features_BHWD.shape[-1:], eps=VARIANCE_FLOOR)
+        parts = features_BHWD.float().split(self.config.parts or features_BHWD.shape[-1:], -1)
+        normed = [F.layer_norm(part, part.shape[-1:], eps=VARIANCE_FLOOR) for part in parts]
+        return normed[0] if len(normed) == 1 else torch.cat(normed, -1)
 
     @property
     def features_option(self) -> str:
@@ -304,6 +312,11 @@ def needs_guidance(name: str) -> bool:
     return _parse(name)[1].needs_guidance
 
 
+def needs_layers(name: str) -> bool:
+    """Whether the readout of that name is for joined features of several layers."""
+    return bool(getattr(_parse(name)[1], "needs_layers", False))
+
+
 def is_training_free(name: str) -> bool:
     """Whether the readout of that name is filled by :meth:`Readout.fit` instead of trained."""
     return bool(getattr(_parse(name)[1], "training_free", False))
@@ -334,6 +347,7 @@ def blank_readout(
     cnn_width: int | None = None,
     standardise: str = CELL,
     covered: tuple[float, float] = (1.0, 1.0),
+    parts: tuple[int, ...] = (),
     seed: int = 0,
 ) -> Readout:
     """A readout like those that :func:`build_readout` gives, on the CPU, with random numbers for what comes from files.
@@ -349,6 +363,7 @@ def blank_readout(
         code_dim=size or entry.default_size,
         standardise=standardise,
         covered=covered,
+        parts=parts,
     )
     with seeded(seed):
         return entry(config)
@@ -363,6 +378,7 @@ def build_readout(
     cnn_width: int | None = None,
     standardise: str = CELL,
     covered: tuple[float, float] = (1.0, 1.0),
+    parts: tuple[int, ...] = (),
     seed: int,
     upsampler: Path | None = None,
 ) -> Readout:
@@ -383,8 +399,9 @@ def build_readout(
     standardise
         ``cell`` or ``channel``, as :class:`ReadoutConfig` has it; after ``channel`` comes
         :meth:`Readout.set_feature_statistics`.
-    covered
-        Share of the image's height and width that the cells cover, as :class:`ReadoutConfig` has it.
+    covered, parts
+        Share of the image's height and width that the cells cover, and channels of each of several layers, as
+        :class:`ReadoutConfig` has them.
     seed
         Of the initialisation.
     upsampler
@@ -408,6 +425,7 @@ def build_readout(
         cnn_width=cnn_width,
         standardise=standardise,
         covered=covered,
+        parts=parts,
         seed=seed,
     )
     with seeded(seed):
@@ -424,6 +442,7 @@ def restore_readout(
     cnn_width: int | None = None,
     standardise: str = CELL,
     covered: tuple[float, float] = (1.0, 1.0),
+    parts: tuple[int, ...] = (),
     options: Mapping[str, Any],
     state: Mapping[str, Tensor],
 ) -> Readout:
@@ -440,6 +459,7 @@ def restore_readout(
         cnn_width=cnn_width,
         standardise=standardise,
         covered=covered,
+        parts=parts,
     )
     with seeded(0):
         readout.restore(options, state)

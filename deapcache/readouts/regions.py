@@ -194,7 +194,7 @@ def project_cells(
         biases.append(torch.cat([linear.bias for linear in linears]) + weight @ norm.bias)
         weights.append(weight * norm.weight)
     weight_OW, bias_O = torch.cat(weights), torch.cat(biases)
-    per_cell = readout.config.standardise == CELL
+    per_cell = readout.config.standardise == CELL and not readout.config.parts
     given_BHWD = features_BHWD if per_cell else readout.standardise(features_BHWD)
     cells_BND, codes_NC = given_BHWD.flatten(1, 2).to(weight_OW.dtype), codes_NC.to(weight_OW.dtype)
     D, code_width = cells_BND.shape[-1], codes_NC.shape[1]

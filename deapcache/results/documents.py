@@ -96,6 +96,7 @@ class _Protocol(TypedDict):
     name_digest: NotRequired[str]
     standardise: NotRequired[Literal["cell", "channel"]]
     selection: NotRequired[dict[str, Any] | None]
+    score_size: NotRequired[Literal["output", "native"]]
 
 
 class _Omitted(TypedDict):
@@ -128,6 +129,7 @@ class _Build(TypedDict):
     task_options: NotRequired[dict[str, str]]
     standardise: NotRequired[Literal["cell", "channel"]]
     covered: NotRequired[tuple[_Share, _Share]]
+    parts: NotRequired[list[Side]]
 
 
 class _Readout(_Build):

@@ -39,52 +39,65 @@ _ORDER = [*_TABLE, "backbone", "depth", "display_name", "readout", "lr_text", "r
 """Layer 3 before layer 12, and both before the last."""
 
 
-def _feature_recipe(result: Result) -> Mapping[str, Any]:
+def feature_recipe(result: Result) -> Mapping[str, Any]:
+    """How the features were made that a result has read; of joined layers, ``layer`` is ``6+9+last``."""
     recipe: Mapping[str, Any] = result.caches["train"]["recipe"]
-    return recipe
+    joined = layers_of(result)
+    return {**recipe, "layer": "+".join(joined)} if joined else recipe
+
+
+def layers_of(result: Result) -> tuple[str, ...]:
+    """The layers whose features were joined, as recipes name them; empty where one was read."""
+    names = [name for name in result.caches if name.startswith("train layer ")]
+    layers = [str(result.caches[name]["recipe"].get("layer", "")) for name in ("train", *names)]
+    return tuple(sorted(layers, key=lambda layer: depth_in({"layer": layer}))) if names else ()
 
 
 def layer_of(result: Result) -> str:
     """``last``, a block's number, or how the backbone calls its map; empty in results that do not say."""
-    return str(_feature_recipe(result).get("layer", ""))
+    return str(feature_recipe(result).get("layer", ""))
 
 
 def tokens_of(result: Result) -> str:
     """``none``, or ``cls``, what was kept beside the features that were read."""
-    return str(_feature_recipe(result).get("tokens", "none"))
+    return str(feature_recipe(result).get("tokens", "none"))
 
 
 def inner_layer(result: Result) -> str:
-    """``layer 6`` of a run that read a layer by number; empty for the layer that the backbone is registered with."""
-    layer = layer_of(result)
-    return f"layer {layer}" if layer.isdecimal() else ""
+    """``layer 6`` of a run that read a layer by number, ``layers 6+9``; empty for the one the backbone is known by."""
+    return _named_layer(layer_of(result))
+
+
+def _named_layer(layer: str) -> str:
+    several = "s" if "+" in layer else ""
+    return f"layer{several} {layer}" if several or layer.isdecimal() else ""
 
 
 def depth_of(result: Result) -> int:
     """A number by which the layers of a backbone are in order, the last one behind."""
-    return depth_in(_feature_recipe(result))
+    return depth_in(feature_recipe(result))
 
 
 def depth_in(recipe: Mapping[str, Any]) -> int:
     """:func:`depth_of` what has read the features of that recipe."""
     layer = str(recipe.get("layer", ""))
-    return int(layer) if layer.isdecimal() else 1_000_000
+    return int(layer) if layer.isdecimal() else 1_000_000 + ("+" in layer)
 
 
 def reading_in(recipe: Mapping[str, Any]) -> str:
-    """What tells two runs of one backbone apart: ``layer 6``, ``layer 6 without norm``, ``cls kept``; mostly empty.
+    """What tells two runs of one backbone apart: ``layer 6 without norm``, ``layers 6+9``, ``cls kept``; mostly empty.
 
     It does not depend on what stands beside a run: a backbone's name alone is its last layer everywhere.
     """
-    layer, tokens = str(recipe.get("layer", "")), str(recipe.get("tokens", "none"))
+    named, tokens = _named_layer(str(recipe.get("layer", ""))), str(recipe.get("tokens", "none"))
     norm = " without norm" if recipe.get("final_norm") is False else ""
-    shown = f"layer {layer}{norm}" if layer.isdecimal() else ""
+    shown = f"{named}{norm}" if named else ""
     return ", ".join(filter(None, (shown, "" if tokens == "none" else f"{tokens} kept")))
 
 
 def display_name(result: Result) -> str:
     """Backbone and what was read of it: ``dinov2``, ``dinov2 · layer 6``."""
-    return display_name_in({**_feature_recipe(result), "backbone": result.backbone})
+    return display_name_in({**feature_recipe(result), "backbone": result.backbone})
 
 
 def display_name_in(recipe: Mapping[str, Any]) -> str:
@@ -223,7 +236,7 @@ def _lines(result: Result) -> Iterator[dict[str, Any]]:
     lr_text = "lr selected" if result.is_selected else "not trained" if math.isnan(lr) else f"lr {lr:g}"
     joint_name = _CONTROL.sub("@untrained", name)
     of_the_run = {column: getattr(result, column) for column in COLUMNS if hasattr(result, column)} | {
-        "layer": features["recipe"].get("layer"),
+        "layer": layer_of(result) or None,
         "features": features["digest"],
         "protocol": result.protocol_digest,
         "lr": lr,

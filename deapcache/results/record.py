@@ -391,6 +391,7 @@ class ReadoutFile:
                     cnn_width=about["cnn_width"],
                     standardise=about.get("standardise", "cell"),
                     covered=tuple(about.get("covered", (1.0, 1.0))),
+                    parts=tuple(about.get("parts", ())),
                     options=about["options"],
                     state={name: torch.from_numpy(array.copy()) for name, array in self._head(place)},
                 )

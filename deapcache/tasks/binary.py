@@ -264,6 +264,7 @@ class Foreground(BinaryTask):
 
     name = "foreground"
     metrics: ClassVar = {name: METRICS[name] for name in ("cross_entropy", "mean_iou", "average_precision")}
+    scores_at_native_size = True
     main_metric = "mean_iou"
 
     @property

@@ -52,6 +52,7 @@ class Depth(Task):
     meaning = "depth"
     unit = "m"
     picture = "depth"
+    scores_at_native_size = True
     default_dataset = "nyuv2"
     metrics: ClassVar = {
         "rmse": Metric(label="RMSE", unit="m", higher_is_better=False),

@@ -37,6 +37,7 @@ class Normals(Task):
     meaning = "surface normal, a unit vector with the axes and signs of the training targets"
     picture = "normals"
     scores_from_sums = True
+    scores_at_native_size = True
     default_dataset = "nyuv2-normals"
     metrics: ClassVar = {
         "angle": Metric(label="mean angle", unit="degrees", higher_is_better=False),

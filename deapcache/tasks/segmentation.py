@@ -30,6 +30,7 @@ class Segmentation(Task):
     meaning = "class, by its place in classes"
     picture = "classes"
     scores_from_sums = True
+    scores_at_native_size = True
     default_dataset = "scenes"
     metrics: ClassVar = {
         "cross_entropy": Metric(label="CE", unit="nats", higher_is_better=False),

@@ -74,6 +74,10 @@ class Task(ABC):
     fit_images: ClassVar[int] = 0
     """Training images, at most, that :meth:`fitted_statistics` wants the statistics of; 0: it adds nothing."""
 
+    scores_at_native_size: ClassVar[bool] = False
+    """Whether statistics mean the same at the size of an image's own label map: targets are (B, h, w) tensors, and
+    nothing of them is counted in pixels of the output."""
+
     needs_whole_image: bool = False
     """Whether what was chosen has a meaning only where targets show the whole image, not a crop of it."""
 

@@ -25,6 +25,7 @@ LOCAL = (
     "transposed-conv",
     "linear",
     "linear-bn",
+    "multi-scale",
 )
 """Those that need no file and no network."""
 

@@ -131,5 +131,5 @@ def add_targets(
 def probe(home: Location, tasks: Sequence[str] = ("foreground",), **changes: Any) -> list[ProbeResult]:
     """Probe the toy backbone; fields of the config and other arguments may be mixed."""
     given = {"dataset": "toys", "backbones": ["toy"], "iterations": 20, "batch_size": 8, **changes}
-    others = {name: given.pop(name) for name in ("skip", "progress") if name in given}
+    others = {name: given.pop(name) for name in ("skip", "progress", "open_native") if name in given}
     return list(probe_backbone(home, ProbeConfig(tasks=tasks, **given), **others))

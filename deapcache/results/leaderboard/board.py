@@ -22,6 +22,7 @@ from deapcache.recipe import digest_of
 from deapcache.results.frame import (
     Identity,
     comparison_identity,
+    feature_recipe,
     grouped,
     layer_of,
     protocols_of,
@@ -363,7 +364,7 @@ def _measured_entry(row: Any, variant: str, homes: Sequence[Location]) -> dict[s
         "printed": "",
         "backbone": row.backbone,
         "display_name": row.display_name,
-        "reading": reading_in(first.caches["train"]["recipe"]),
+        "reading": reading_in(feature_recipe(first)),
         "category": category if category in CATEGORIES else "other",
         "backbone_parameters": (known.parameters if known else about.get("parameters")) or None,
         "features": (*first.build["grid"], first.build["feature_dim"]),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from deapcache.recipe import Protocol
+from deapcache.results.frame import layers_of
 from deapcache.results.leaderboard.board import known_entry
 from deapcache.results.record import Result
 
@@ -55,14 +56,14 @@ def _extract(result: Result, recipe: Mapping[str, Any], protocol: Mapping[str, A
             yield option, recipe[field]
     if list(protocol["views"]) != ["original"]:
         yield "--views", ",".join(protocol["views"])
-    yield from _taps(result.backbone, recipe)
+    yield from _taps(result.backbone, recipe, layers_of(result))
 
 
-def _taps(backbone: str, recipe: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Options of ``deapcache extract`` for another layer than the last, or class tokens, or another norm."""
+def _taps(backbone: str, recipe: Mapping[str, Any], joined: Sequence[str] = ()) -> Iterator[tuple[str, ...]]:
+    """Options of ``deapcache extract`` for other layers than the last, or class tokens, or another norm."""
     layer, norm, known = recipe.get("layer", ""), recipe.get("final_norm"), known_entry(backbone)
-    if layer.isdecimal():
-        yield "--layers", layer
+    if joined or layer.isdecimal():
+        yield "--layers", ",".join(joined or [layer])
     if known and norm is not None and norm != known.final_norm:
         yield ("--final-norm" if norm else "--no-final-norm",)
     if recipe.get("tokens", "none") != "none":
@@ -81,22 +82,26 @@ def _probe(
     else:
         yield "--lr", protocol["optimiser"]["lr"]
     yield "--standardise", protocol.get("standardise", "cell")
+    if protocol.get("score_size", "output") != "output":
+        yield "--score-size", protocol["score_size"]
     if limit:
         yield "--limit", limit
     if list(protocol["views"]) != ["original"]:
         yield "--views", ",".join(protocol["views"])
-    yield from (("--where", condition) for condition in _where(result.backbone, recipe))
+    if joined := layers_of(result):
+        yield "--layers", ",".join(joined)
+    yield from (("--where", condition) for condition in _where(result.backbone, recipe, is_joined=bool(joined)))
     for choice, value in result.build.get("task_options", {}).items():
         yield "--task-option", f"{result.task}.{choice}={value}"
 
 
-def _where(backbone: str, recipe: Mapping[str, Any]) -> Iterator[str]:
+def _where(backbone: str, recipe: Mapping[str, Any], *, is_joined: bool) -> Iterator[str]:
     """What chooses these features where the home has others of the backbone."""
     for field, usual in _CHOOSING.items():
         if recipe.get(field, usual) != usual:
             yield f"{field}={recipe[field]}"
     options = [option for option, *_ in _taps(backbone, recipe)]
-    if "--layers" in options:
+    if "--layers" in options and not is_joined:
         yield f"layer={recipe['layer']}"
     if not {"--final-norm", "--no-final-norm"}.isdisjoint(options):
         yield f"final_norm={str(recipe['final_norm']).lower()}"
