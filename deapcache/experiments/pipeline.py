@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from deapcache.backbones import AUTOCAST, describe
 from deapcache.cache import ORIGINAL, STORAGE_FORMATS, VIEWS
 from deapcache.errors import PipelineError, UsageError
-from deapcache.extraction import ON_ERROR
+from deapcache.extraction import ON_ERROR, parse_base_size
 from deapcache.probing import DEFAULT_PROTOCOL, PROTOCOLS, ProbeConfig, get_protocol
 from deapcache.probing.config import OUTPUT, SCORE_SIZES
 from deapcache.readouts import canonical_readout, needs_upsampler
@@ -123,6 +123,12 @@ def _fields(value: Any) -> dict[str, str]:
     return {str(name): str(item).lower() if isinstance(item, bool) else str(item) for name, item in value.items()}
 
 
+def _base_size(value: Any) -> str:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+    parse_base_size(text)  # a UsageError is a ValueError
+    return text
+
+
 def _probes(value: Any) -> list[Any]:
     if isinstance(value, list) and value:
         return value
@@ -218,6 +224,8 @@ class Pipeline(Shared):
     """How its results are shown: ``plain``, or as a table or figure of the paper."""
     fit: Annotated[str, _one_of(*FITS)] = SQUASH
     """How images are brought to the base size."""
+    base_size: Annotated[str, BeforeValidator(_base_size)] | None = None
+    """``224``, ``216x288`` or ``native``; None: each dataset's own."""
     storage: Annotated[str, _one_of(*STORAGE_FORMATS)] = "float16"
     precision: Annotated[str, _one_of(*AUTOCAST)] = "fp32"
     on_error: Annotated[str, _one_of(*ON_ERROR)] = "stop"

@@ -44,6 +44,7 @@ from deapcache.extraction import (
     extract,
     forget_models,
     no_progress,
+    parse_base_size,
     plan_extraction,
     prepare_split,
     summarize_dataset,
@@ -254,6 +255,7 @@ def _plan_dataset(pipeline: Pipeline, name: str, home: Location, data_root: Path
     probes = pipeline.of(name)
     limits = [probe.limit for probe in probes]
     settings = ExtractionSettings(
+        base_size=None if pipeline.base_size is None else parse_base_size(pipeline.base_size),
         fit=pipeline.fit,
         storage=pipeline.storage,
         precision=pipeline.precision,
