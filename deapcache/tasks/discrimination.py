@@ -282,7 +282,8 @@ class Discrimination(Task):
         found = {name: _mean_known(statistics[name]) for name in self.metrics if name in statistics}
         if "ari_normalised" in found:  # not in results of before
             found["judged_images"] = float((~np.isnan(statistics["ari"])).sum())
-        return {**found, **{f"images_{name}": float(statistics[name].sum(dtype=np.int64)) for name in LARGE}}
+        known = [name for name in LARGE if name in statistics]  # results of before lack definitions that came later
+        return {**found, **{f"images_{name}": float(statistics[name].sum(dtype=np.int64)) for name in known}}
 
     def selection_score(self, scores: Mapping[str, float], statistics: Mapping[str, np.ndarray]) -> float:
         """``ari``; where fewer than 50 images are judged, a quicker one of all images with at least two instances."""
