@@ -1,24 +1,48 @@
 """An experiment as data: a YAML file becomes backbones × tasks × readouts × seeds, with every default filled in.
 
-:class:`Pipeline` and :class:`ProbeSpec` are the keys of the file, which pydantic checks; errors say file, line and key.
+:class:`Pipeline`, :class:`ProbeSpec` and :class:`ModelSpec` are the keys of the file, which pydantic checks; errors say
+file, line and key.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.resources
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
-from deapcache.backbones import AUTOCAST, describe
+from deapcache.backbones import (
+    AUTOCAST,
+    DEFAULT_LAYERS,
+    LAST,
+    NO_TOKENS,
+    TOKENS,
+    LayerSelection,
+    at_size,
+    describe,
+    layers_of,
+    parse_image_size,
+)
 from deapcache.cache import ORIGINAL, STORAGE_FORMATS, VIEWS
 from deapcache.errors import PipelineError, UsageError
-from deapcache.extraction import ON_ERROR, parse_base_size
+from deapcache.extraction import ON_ERROR, ExtractionSettings, parse_base_size
+from deapcache.locations import expanded
 from deapcache.probing import DEFAULT_PROTOCOL, PROTOCOLS, ProbeConfig, get_protocol
 from deapcache.probing.config import OUTPUT, SCORE_SIZES
 from deapcache.readouts import canonical_readout, needs_upsampler
@@ -135,6 +159,17 @@ def _probes(value: Any) -> list[Any]:
     raise _CheckError(f"expected a list of what to probe, found {_shown(value)}")
 
 
+def _image_size(value: Any) -> tuple[int, int]:
+    return parse_image_size(str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value))
+
+
+def _checkpoint(value: Any) -> Path:
+    path = Path(expanded(_text(value)))
+    if path.is_file():
+        return path
+    raise _CheckError(f"there is no file {path}: give a checkpoint (safetensors, torch, or the index of several files)")
+
+
 _DIFFERENT = AfterValidator(_all_different)
 _Text = Annotated[str, BeforeValidator(_text)]
 _Fields = Annotated[dict[str, str], BeforeValidator(_fields)]
@@ -148,12 +183,83 @@ _Layer = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(v
 _Layout = Annotated[str, _one_of(PLAIN, *LAYOUTS)]
 
 
+class ModelSpec(BaseModel):
+    """One entry of ``backbones``: a model, with which weights, at which size, what is kept of it and what it is called.
+
+    A plain name in the file is one that says nothing but ``model``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: _Backbone
+    weights: Annotated[Path, BeforeValidator(_checkpoint)] | None = None
+    """A checkpoint in place of the published weights."""
+    weights_key: _Text = ""
+    """Beginning of the backbone's keys in it."""
+    name: _Text = ""
+    """What its features are called; only of a checkpoint."""
+    image_size: Annotated[tuple[int, int], BeforeValidator(_image_size)] | None = None
+    layers: Annotated[tuple[_Layer, ...], _list("[9, 12]"), _DIFFERENT] = ()
+    """Blocks to keep, each probed for itself where a probe joins none; none given: the backbone's last map."""
+    tokens: Annotated[str, _one_of(*TOKENS)] = NO_TOKENS
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """What its keys come to together; layers as recipes name them."""
+        for key in ("weights_key", "name"):
+            if self.weights is None and getattr(self, key):
+                raise _CheckError("is for a checkpoint: say which with `weights`", at=(key,))
+        for key, look_up in (("name", self.settings_on), ("image_size", lambda _: self.label)):
+            try:
+                look_up(ExtractionSettings())
+            except UsageError as error:
+                raise _CheckError(str(error), at=(key,) if getattr(self, key) else ()) from None
+        selection = LayerSelection(layers=self.layers or (LAST,), tokens=self.tokens)
+        if selection == DEFAULT_LAYERS:
+            return self
+        try:
+            layers = layers_of(self.backbone, selection)[0]
+        except UsageError as error:
+            raise _CheckError(str(error), at=("layers",) if self.layers else ("tokens",)) from None
+        return self.model_copy(update={"layers": layers if self.layers else ()})
+
+    @functools.cached_property
+    def backbone(self) -> str:
+        """What builds it: the model's name, with the image size."""
+        return at_size(self.model, self.image_size) if self.image_size else self.model
+
+    @functools.cached_property
+    def label(self) -> str:
+        """What its features are called in caches, results and tables."""
+        return self.settings_on(ExtractionSettings()).label(describe(self.backbone))
+
+    def settings_on(self, shared: ExtractionSettings, layers: Iterable[str] = (LAST,)) -> ExtractionSettings:
+        """Settings that all models share, with what this one says, and these layers kept."""
+        selection = LayerSelection(layers=tuple(layers), tokens=self.tokens)
+        return replace(shared, weights=self.weights, weights_key=self.weights_key, name=self.name, selection=selection)
+
+
+def _different_labels(models: tuple[ModelSpec, ...]) -> tuple[ModelSpec, ...]:
+    for place, model in enumerate(models):
+        if model in models[:place]:
+            raise _CheckError(f"{_shown(model.label)} is in the list twice: remove one", at=(place,))
+        if model.label in [other.label for other in models[:place]]:
+            raise _CheckError(_SAME_LABEL.format(model.label), at=(place,))
+    return models
+
+
+_SAME_LABEL = "{!r} is the name of another entry already, with other keys: give each a `name` of its own"
+_Model = Annotated[
+    ModelSpec, BeforeValidator(lambda value: value if isinstance(value, Mapping) else {"model": _text(value)})
+]
+
+
 class Shared(BaseModel):
     """What a pipeline says for all its probes, and a probe for itself; one without its own takes the pipeline's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    backbones: Annotated[tuple[_Backbone, ...], _list("[dinov2, mae]"), _DIFFERENT] = ()
+    backbones: Annotated[tuple[_Model, ...], _list("[dinov2, mae]"), AfterValidator(_different_labels)] = ()
     readouts: Annotated[tuple[_Readout, ...], _list("[deap, no-sigma]"), _DIFFERENT] = ()
     """None given: the protocol's."""
     seeds: Annotated[tuple[_Seed, ...], _list("[0, 1, 2]"), _DIFFERENT] = (0,)
@@ -321,10 +427,21 @@ def _pipeline_of(document: _Document) -> Pipeline:
                 get_task(task, probe.choices)
         except UsageError as error:
             raise document.error(("probes", place, "choices"), str(error)) from None
+    _require_one_model_a_label(document, probes)
     name = pipeline.name or Path(document.source).stem
     complete = pipeline.model_copy(update={"name": name, "probes": tuple(probes)})
     complete._source = document.source
     return complete
+
+
+def _require_one_model_a_label(document: _Document, probes: Sequence[ProbeSpec]) -> None:
+    """Raise :class:`PipelineError` where two probes call different models the same."""
+    known: dict[str, ModelSpec] = {}
+    for place, probe in enumerate(probes):
+        own = ("probes", place) if "backbones" in document.value["probes"][place] else ()
+        for index, model in enumerate(probe.backbones):
+            if known.setdefault(model.label, model) != model:
+                raise document.error((*own, "backbones", index), _SAME_LABEL.format(model.label))
 
 
 def _path_of(error: Mapping[str, Any]) -> KeyPath:
@@ -342,6 +459,8 @@ def _problem_of(error: Mapping[str, Any]) -> str:
         return f"{path[-1]} is missing: say which"
     if error["type"] in ("extra_forbidden", *_ODD_KEYS):
         name = error["input"] if error["type"] in _ODD_KEYS else path[-1]
+        if "backbones" in path[:-1]:
+            return _unknown_key(name, ModelSpec.model_fields)
         return _unknown_key(name, _keys(ProbeSpec if path[:-1] else Pipeline))
     if error["type"] == "model_type":
         return f"expected keys such as `tasks` and `dataset`, found {_shown(error['input'])}"
@@ -415,6 +534,8 @@ class _Document:
                 value = value[part]
             except (KeyError, IndexError, TypeError):
                 break
+        if path[-1:] == ("model",) and path not in self.places:  # of a backbone that is a plain name
+            path = path[:-1]
         known = next((self.places[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.places), "")
         where = f"{self.source}, {known}" if known else self.source
         return PipelineError(f"{where}: {_written(path)}: {problem}" if path else f"{where}: {problem}")

@@ -269,6 +269,12 @@ class GridPlan:
         return tuple(cache for cache in self.caches if cache.kind == kind)
 
     @cached_property
+    def backbones(self) -> Mapping[str, str]:
+        """What features are called → the backbone that they are made with."""
+        models = (pair for plan in self.plans for of in plan.datasets.values() for pair in of.models.items())
+        return {label: model.backbone for label, (model, _) in models}
+
+    @cached_property
     def features(self) -> tuple[FeatureWork, ...]:
         """The features, backbone by backbone."""
         groups: dict[tuple[str, str], list[PlannedCache]] = {}
@@ -279,7 +285,9 @@ class GridPlan:
                 backbone=name,
                 precision=precision,
                 caches=tuple(caches),
-                image_seconds=self.rates.forward(name, precision) if any(cache.to_do for cache in caches) else None,
+                image_seconds=self.rates.forward(self.backbones[name], precision)
+                if any(cache.to_do for cache in caches)
+                else None,
             )
             for (name, precision), caches in groups.items()
         )
@@ -289,9 +297,10 @@ class GridPlan:
         found: dict[tuple[str, str], str] = {}
         for work in self.features:
             if work.to_do and work.image_seconds is None:
-                key = (arithmetic_key(work.backbone), work.precision)
+                backbone = self.backbones[work.backbone]
+                key = (arithmetic_key(backbone), work.precision)
                 if key not in found or describe(found[key]).untrained:  # a control is shown the speed of its model
-                    found[key] = work.backbone
+                    found[key] = backbone
         return found
 
     def unmeasured_steps(self) -> dict[StepKey, TaskSpec]:
@@ -303,7 +312,7 @@ class GridPlan:
         """Storage format → bytes that all features would take in it, those that are there included; uncompressed."""
         found = dict.fromkeys(STORAGE_FORMATS, 0)
         for cache in self.of("features"):
-            entry = describe(cache.name)
+            entry = describe(self.backbones[cache.name])
             for name in found:
                 arrays = feature_arrays(name, entry.grid, entry.dim)
                 found[name] += cache.wanted * sum(array.item_bytes for array in arrays)
@@ -429,6 +438,7 @@ def plan_grid(plans: Sequence[PipelinePlan], *, gpus: int = 1, rates: Rates | No
     """
     if gpus < 1:
         raise UsageError(f"--gpus is {gpus}: expected a number above 0")
+    _require_one_model_a_label(plans)
     seen: set[str] = set()
     passes = [
         _pass_work(plan, job, plan.datasets[job.dataset], seen)
@@ -437,6 +447,15 @@ def plan_grid(plans: Sequence[PipelinePlan], *, gpus: int = 1, rates: Rates | No
         if plan.datasets[job.dataset].extraction is not None
     ]
     return GridPlan(plans=tuple(plans), passes=tuple(passes), gpus=gpus, rates=rates or Rates(device=""))
+
+
+def _require_one_model_a_label(plans: Sequence[PipelinePlan]) -> None:
+    """Raise :class:`UsageError` where two pipelines call different checkpoints or sizes the same."""
+    known: dict[str, tuple[str, Path | None]] = {}
+    for plan in plans:
+        for label, (model, _) in (pair for of in plan.datasets.values() for pair in of.models.items()):
+            if known.setdefault(label, (model.backbone, model.weights)) != (model.backbone, model.weights):
+                raise UsageError(f"{plan.pipeline.name}: another pipeline calls another model {label}: plan them apart")
 
 
 def _pass_work(plan: PipelinePlan, job: ProbeJob, dataset: DatasetPlan, seen: set[str]) -> PassWork:
@@ -511,7 +530,7 @@ def _step_group(
     job: ProbeJob, dataset: DatasetPlan, train_images: int, name: str, task: Task, readout: str, members: int
 ) -> StepGroup:
     """The readouts of a task as the pass's backbone and dataset size them."""
-    summary, entry = dataset.summary, describe(job.backbone)
+    summary, entry = dataset.summary, describe(dataset.models[job.backbone][0].backbone)
     assert summary is not None
     size = target_size(summary, dataset.settings.base_size or summary.base_size)
     spec = TaskSpec(

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,8 +16,8 @@ from typing import Any
 
 import torch
 
-from deapcache.backbones import DEFAULT_LAYERS, LAST, LayerSelection, describe
-from deapcache.cache import one_listing
+from deapcache.backbones import DEFAULT_LAYERS, LAST, NO_TOKENS, build, describe
+from deapcache.cache import find_caches, one_listing
 from deapcache.datasets import Dataset, images_owner, open_dataset
 from deapcache.errors import (
     AmbiguousCacheError,
@@ -29,7 +30,7 @@ from deapcache.errors import (
     PipelineError,
     WeightsError,
 )
-from deapcache.experiments.pipeline import Pipeline, ProbeSpec
+from deapcache.experiments.pipeline import ModelSpec, Pipeline, ProbeSpec
 from deapcache.experiments.probe import Report, SavedRun, probe_pass
 from deapcache.extraction import (
     Cluster,
@@ -47,6 +48,7 @@ from deapcache.extraction import (
     parse_base_size,
     plan_extraction,
     prepare_split,
+    require_free_label,
     summarize_dataset,
     summarize_without_files,
     without_unreadable,
@@ -77,6 +79,9 @@ class DatasetPlan:
 
     name: str
     settings: ExtractionSettings
+    """Without what each model says for itself."""
+    models: Mapping[str, tuple[ModelSpec, ExtractionSettings]]
+    """What its features are called → a model of its probes, and how they are extracted."""
     dataset: Dataset | None
     """None: it cannot be extracted from here."""
     summary: DatasetSummary | None
@@ -202,7 +207,7 @@ class PipelinePlan:
             f"--set probes.{place}.upsampler=FILE, or --set upsampler=FILE for all": (
                 len(probe.left_out)
                 * len(probe.tasks)
-                * len(probe.backbones)
+                * sum(1 if probe.layers else len(model.layers or (LAST,)) for model in probe.backbones)
                 * len(probe.seeds)
                 * len(probe.options.rates)
             )
@@ -240,13 +245,18 @@ def plan_pipeline(pipeline: Pipeline, home: Location, data_root: Path, *, device
     chosen = str(choose_device(device))
     with one_listing():
         datasets = {name: _plan_dataset(pipeline, name, home, data_root, chosen) for name in pipeline.datasets}
+        weights, refused = _read_checkpoints(pipeline, datasets, home)
+        jobs = _jobs_of(pipeline, datasets, weights, chosen, data_root)
         return PipelinePlan(
             pipeline=pipeline,
             home=home,
             device=chosen,
             free_bytes=home.free_bytes(),
             datasets=datasets,
-            passes=tuple(_find_runs(job, home) for job in _jobs_of(pipeline, datasets, chosen, data_root)),
+            passes=tuple(
+                replace(job, problem=refused[job.backbone]) if job.backbone in refused else _find_runs(job, home)
+                for job in jobs
+            ),
         )
 
 
@@ -260,11 +270,14 @@ def _plan_dataset(pipeline: Pipeline, name: str, home: Location, data_root: Path
         storage=pipeline.storage,
         precision=pipeline.precision,
         views=tuple(dict.fromkeys(view for probe in probes for view in probe.views)),
-        selection=_layers_of(probes),
         device=device,
         limit=None if None in limits else max(limit for limit in limits if limit is not None),
     )
-    backbones = tuple(dict.fromkeys(backbone for probe in probes for backbone in probe.backbones))
+    models = {
+        model.label: (model, model.settings_on(settings, _layers_of(model, probes)))
+        for probe in probes
+        for model in probe.backbones
+    }
     dataset, summary, extraction, problem = None, None, None, ""
     try:
         opened = open_dataset(name, data_root)
@@ -272,7 +285,7 @@ def _plan_dataset(pipeline: Pipeline, name: str, home: Location, data_root: Path
             opened = without_unreadable(opened, opened.splits, home)
         summary = summarize_dataset(opened, opened.splits)
         _require_annotations(pipeline, summary)
-        extraction = plan_extraction(backbones, opened, home, settings=settings, measure=False)
+        extraction = _plan_models(models, opened, home)
         dataset = opened
     except LocationError:
         raise
@@ -280,19 +293,78 @@ def _plan_dataset(pipeline: Pipeline, name: str, home: Location, data_root: Path
         problem = f"dataset {name}: {error}"
         summary = _without_files(pipeline, name, home)
         if summary is not None:
-            extraction = plan_extraction(backbones, summary, home, settings=settings, measure=False)
+            extraction = _plan_models(models, summary, home)
     except DeapcacheError as error:
         problem, summary = f"dataset {name}: {error}", None
     return DatasetPlan(
-        name=name, settings=settings, dataset=dataset, summary=summary, extraction=extraction, problem=problem
+        name=name,
+        settings=settings,
+        models=models,
+        dataset=dataset,
+        summary=summary,
+        extraction=extraction,
+        problem=problem,
     )
 
 
-def _layers_of(probes: Sequence[ProbeSpec]) -> LayerSelection:
-    """All layers that some probes of a dataset join; with the last one where a probe reads a single map."""
-    if not any(probe.layers for probe in probes):
-        return DEFAULT_LAYERS
-    return LayerSelection(layers=tuple(dict.fromkeys(layer for probe in probes for layer in probe.layers or (LAST,))))
+def _layers_of(model: ModelSpec, probes: Sequence[ProbeSpec]) -> tuple[str, ...]:
+    """All layers that the probes of a dataset join or read of a model."""
+    reading = [probe for probe in probes if model in probe.backbones]
+    return tuple(dict.fromkeys(layer for probe in reading for layer in probe.layers or model.layers or (LAST,)))
+
+
+def _by_settings(
+    models: Mapping[str, tuple[ModelSpec, ExtractionSettings]],
+) -> Mapping[ExtractionSettings, Mapping[str, str]]:
+    """Settings → the backbones that are extracted with them at once, each with what its features are called."""
+    groups: dict[ExtractionSettings, dict[str, str]] = {}
+    for label, (model, settings) in models.items():
+        groups.setdefault(settings, {})[model.backbone] = label
+    return groups
+
+
+def _plan_models(
+    models: Mapping[str, tuple[ModelSpec, ExtractionSettings]], dataset: Dataset | DatasetSummary, home: Location
+) -> ExtractionPlan:
+    plans = [
+        plan_extraction(list(names), dataset, home, settings=settings, measure=False)
+        for settings, names in _by_settings(models).items()
+    ]
+    caches = {cache.key: cache for plan in plans for cache in plan.caches}  # base images and targets once
+    return replace(plans[0], caches=tuple(caches.values()))
+
+
+def _read_checkpoints(
+    pipeline: Pipeline, datasets: Mapping[str, DatasetPlan], home: Location
+) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """By label, of models with a checkpoint: the digest of its weights, and why it cannot be used; each is loaded once.
+
+    A label tells which features are meant only where no other weights have it.
+    """
+    weights: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for model in dict.fromkeys(model for probe in pipeline.probes for model in probe.backbones if model.weights):
+        try:
+            built = build(model.backbone, weights=model.weights, weights_key=model.weights_key)
+            require_free_label(home, model.label, built.identity)
+            _require_own_label(model.label, built.identity.weights, built.image_size, datasets, home)
+            weights[model.label] = built.identity.weights
+        except LocationError:
+            raise
+        except DeapcacheError as error:
+            refused[model.label] = f"backbone {model.label}: {error}"
+    return weights, refused
+
+
+def _require_own_label(
+    label: str, weights: str, image_size: tuple[int, int], datasets: Mapping[str, DatasetPlan], home: Location
+) -> None:
+    """Raise :class:`PipelineError` where features that are to be made are there under another name."""
+    for cache in (cache for plan in datasets.values() for cache in plan.caches if cache.name == label and cache.to_do):
+        fields = {**cache.fields, "weights": weights}
+        for entry in find_caches(home, "features", dataset=cache.owner, split=cache.split, fields=fields):
+            if entry.name != label and tuple(entry.recipe["image_size"]) == image_size:
+                raise PipelineError(f"its features are there under the name {entry.name} ({entry.path}): call it so")
 
 
 def _without_files(pipeline: Pipeline, name: str, home: Location) -> DatasetSummary | None:
@@ -321,33 +393,47 @@ def _require_annotations(pipeline: Pipeline, dataset: DatasetSummary) -> None:
 
 
 def _jobs_of(
-    pipeline: Pipeline, datasets: Mapping[str, DatasetPlan], device: str, data_root: Path
+    pipeline: Pipeline, datasets: Mapping[str, DatasetPlan], weights: Mapping[str, str], device: str, data_root: Path
 ) -> Iterator[ProbeJob]:
-    """The jobs of a pipeline, in the order of its probes and their backbones: one for each set of equal options."""
+    """The jobs of a pipeline, in the order of its probes and their backbones: one for each set of equal options.
+
+    ``weights`` has the digests of checkpoints by what their features are called.
+    """
     jobs: dict[tuple[str, str], list[tuple[ProbeConfig, list[tuple[str, str, int]]]]] = {}
     for spec in pipeline.probes:
         plan = datasets[spec.dataset]
         readouts = [readout for readout in spec.readouts if readout not in spec.left_out]
-        for backbone in spec.backbones:
-            # a home with several layers of a backbone says which one is read
-            last = {"layer": describe(backbone).layer} if plan.settings.selection != DEFAULT_LAYERS else {}
-            options = replace(
-                spec.options,
-                dataset=spec.dataset,
-                backbones=(backbone,),
-                where={**plan.fields, **({} if spec.layers else last), **pipeline.where},
-                images_name=images_owner(spec.dataset) if plan.dataset is None else plan.dataset.images_name,
-                device=device,
-                data_root=data_root,
-            )
-            of_both = jobs.setdefault((spec.dataset, backbone), [])
-            wanted = next((runs for other, runs in of_both if other == options), None)
-            if wanted is None:
-                of_both.append((options, wanted := []))
-            wanted += product(spec.tasks, readouts, spec.seeds)
+        for model in spec.backbones:
+            for read in _reads_of(model, plan.models[model.label][1], spec):
+                checked = {"weights": weights[model.label]} if model.label in weights else {}
+                options = replace(
+                    spec.options,
+                    dataset=spec.dataset,
+                    backbones=(model.label,),
+                    where={**plan.fields, **checked, **read, **pipeline.where},
+                    images_name=images_owner(spec.dataset) if plan.dataset is None else plan.dataset.images_name,
+                    device=device,
+                    data_root=data_root,
+                )
+                of_both = jobs.setdefault((spec.dataset, model.label), [])
+                wanted = next((runs for other, runs in of_both if other == options), None)
+                if wanted is None:
+                    of_both.append((options, wanted := []))
+                wanted += product(spec.tasks, readouts, spec.seeds)
     for options, wanted in (job for of_both in jobs.values() for job in of_both):
         if wanted:
             yield ProbeJob(options=options, wanted=tuple(dict.fromkeys(wanted)))
+
+
+def _reads_of(model: ModelSpec, settings: ExtractionSettings, spec: ProbeSpec) -> list[dict[str, str]]:
+    """Recipe fields of what a probe reads of a model, where that is not all that is extracted of it."""
+    if settings.selection == DEFAULT_LAYERS:
+        return [{}]
+    tokens = {} if model.tokens == NO_TOKENS else {"tokens": model.tokens}
+    if spec.layers:
+        return [tokens]
+    # a home with several layers of a backbone says which one is read
+    return [{"layer": layer, **tokens} for layer in model.layers or (describe(model.backbone).layer,)]
 
 
 def _find_runs(job: ProbeJob, home: Location) -> ProbeJob:
@@ -469,25 +555,27 @@ def _extract_missing(
     failed: set[tuple[str, str]] = set()
 
     def extract_dataset(needs: DatasetPlan, dataset: Dataset) -> None:
-        def note(backbone: str, error: Exception) -> None:
+        def note(labels: Mapping[str, str], backbone: str, error: Exception) -> None:
             if not isinstance(error, _OF_ONE_BACKBONE):
                 raise error
-            failed.add((needs.name, backbone))
-            outcome.fail(f"extraction of {backbone} over {needs.name}", _line(error))
+            label = labels[backbone]
+            failed.add((needs.name, label))
+            outcome.fail(f"extraction of {label} over {needs.name}", _line(error))
 
         to_do = [cache for cache in needs.caches if cache.to_do and made.get(cache.key, 0) < cache.wanted]
         # base images and targets first, which also a home with all features may lack
         for split in dict.fromkeys(cache.split for cache in to_do if cache.kind != "features"):
             prepare_split(dataset, split, plan.home, needs.settings, annotations=dataset.annotations, progress=progress)
-        if backbones := list(dict.fromkeys(cache.name for cache in to_do if cache.kind == "features")):
+        missing = {cache.name: needs.models[cache.name] for cache in to_do if cache.kind == "features"}
+        for settings, labels in _by_settings(missing).items():
             outcome.extracted += extract(
-                backbones,
+                list(labels),
                 dataset,
                 plan.home,
-                settings=needs.settings,
+                settings=settings,
                 progress=progress,
                 executor=cluster,
-                on_failure=note,
+                on_failure=functools.partial(note, labels),
             )
         made.update({cache.key: cache.wanted for cache in to_do if (needs.name, cache.name) not in failed})
 

@@ -4,7 +4,7 @@ from deapcache.cache import Progress, ProgressEvent, no_progress
 from deapcache.extraction.create import provenance_facts
 from deapcache.extraction.dask_cluster import Cluster, default_workers, forget_models, open_cluster, worker_device
 from deapcache.extraction.dataset_summary import DatasetSummary, summarize_dataset, summarize_without_files
-from deapcache.extraction.extract import Executor, ExtractionReport, extract, feature_recipe
+from deapcache.extraction.extract import Executor, ExtractionReport, extract, feature_recipe, require_free_label
 from deapcache.extraction.images_targets import (
     PreparedSplit,
     image_array,
@@ -83,6 +83,7 @@ __all__ = [
     "provenance_facts",
     "recompute_check",
     "repair_cache",
+    "require_free_label",
     "summarize_dataset",
     "summarize_without_files",
     "target_recipe",

@@ -216,7 +216,7 @@ class _Extraction:
             selection=settings.selection,
         )
         if settings.weights is not None:
-            _require_free_label(self._home, settings.label(backbone.entry), backbone.identity)
+            require_free_label(self._home, settings.label(backbone.entry), backbone.identity)
         if self._executor is None or backbone.needs_calibration:
             backbone.to(self._device)
         calibration = self._calibrate(backbone) if backbone.needs_calibration else ""
@@ -312,7 +312,7 @@ class _Extraction:
         return cast(FeatureCache, cache)
 
 
-def _require_free_label(home: Location, label: str, identity: BackboneIdentity) -> None:
+def require_free_label(home: Location, label: str, identity: BackboneIdentity) -> None:
     """Raise :class:`UsageError` where features of another model or of other weights have this label."""
     ours = (identity.architecture, identity.weights)
     for entry in list_caches(home, "features", name=label) if home.can_list else ():

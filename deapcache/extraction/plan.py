@@ -149,12 +149,12 @@ def plan_extraction(
     """What :func:`deapcache.extraction.extract` would do with the same arguments.
 
     Caches that are there are found by name and options, without reading the dataset's files or any weights; the
-    forward rate is measured on the device with an untrained copy of each architecture that would be run, unless
-    ``measure`` is false. Where images that cannot be read are to be skipped, files are read to know them. Of a dataset
-    whose files are not there a summary is enough.
+    forward rate is measured on the device with an untrained copy of each architecture that would be run, and a given
+    checkpoint is tried, unless ``measure`` is false. Where images that cannot be read are to be skipped, files are read
+    to know them. Of a dataset whose files are not there a summary is enough.
     """
     chosen = split_views(dataset, splits, settings.views)
-    weights = try_weights(backbones[0], settings) if settings.weights is not None else ""
+    weights = try_weights(backbones[0], settings) if measure and settings.weights is not None else ""
     omitted: Mapping[str, Mapping[str, str]] = {}
     if isinstance(dataset, Dataset):
         readable = (

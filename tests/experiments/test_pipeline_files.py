@@ -37,11 +37,11 @@ def test_a_probe_takes_the_pipelines_values_and_its_own_win(write):
     pipeline = load_pipeline(write(GOOD))
     assert (pipeline.name, pipeline.layout, pipeline.storage) == ("mine", ("plain", "table5"), "int8")
     first, second = pipeline.probes
-    assert first.backbones == ("dinov2", "mae")
+    assert [one.label for one in first.backbones] == ["dinov2", "mae"]
     assert first.readouts == second.readouts == ("deap", "no-sigma")
     assert first.options == ProbeConfig(iterations=200, lrs=(1e-3, 3e-4), train_limit=64, val_limit=64)
     assert second.options == ProbeConfig(iterations=200, lrs=(1e-3, 3e-4), batch_size=8)
-    assert (second.tasks, second.backbones, second.seeds) == (("boundaries",), ("timm:resnet18@untrained",), (7,))
+    assert (second.tasks, second.backbones[0].label, second.seeds) == (("boundaries",), "timm:resnet18@untrained", (7,))
 
 
 def test_what_is_not_said_has_the_defaults_of_probe_and_extract(write):
@@ -163,7 +163,7 @@ def test_settings_replace_values(write):
     assert first.options.iterations == second.options.iterations == 7
     assert (first.limit, second.limit) == (None, 16)
     assert (first.readouts, first.tasks) == (("deap:32",), ("depth",))
-    assert first.backbones == ("timm:resnet18@untrained", "mae")
+    assert [one.label for one in first.backbones] == ["timm:resnet18@untrained", "mae"]
     assert pipeline.where == {"weights": "0a1b"}
     assert pipeline.description == "one, two"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import runpy
 import shlex
@@ -22,15 +23,17 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DEAPCACHE_HOME", str(tmp_path / "home"))
     for source in re.findall(r"^```py\n(# (\w+\.py): .*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL):
         Path(source[1]).write_text(source[0])
-    (commands,) = re.findall(r"^```sh\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+    Path("mine.yaml").write_text(re.findall(r"^```yaml\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)[0])
+    commands = re.findall(r"^```sh\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+    tables: dict[str, str] = {}
     with forgotten_plugins():
-        for line in commands.splitlines():
+        for line in "".join(commands).splitlines():
             program, *words = shlex.split(line)
             if program == "python":
                 runpy.run_path(words[0])
                 continue
             with pytest.raises(SystemExit, match="0"):
                 main(words)
-    table = capsys.readouterr().out
-    for name in ("hf:my-dinov2@112", "mine-ep100@112", "mine@112"):
-        assert re.search(rf"^{name} ", table, flags=re.MULTILINE), name
+            tables[words[0]] = capsys.readouterr().out
+    for name, command in itertools.product(("hf:my-dinov2@112", "mine-ep100@112", "mine@112"), ("results", "run")):
+        assert re.search(rf"^{name} ", tables[command], flags=re.MULTILINE), f"{name} in {command}"
