@@ -26,6 +26,11 @@ class FeatureStatistics:
     maximum: float
     constant_channels: tuple[int, ...]
     """Channels with one value at every cell of every image: they carry nothing."""
+    outlier_ratio: float
+    """Root mean square of the largest channel over that of all: 1 where channels are alike, above 10 where a few hold
+    massive activations."""
+    peak_ratio: float
+    """Largest magnitude of a channel over its own root mean square, of the channel where that is largest."""
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -55,15 +60,24 @@ def feature_statistics(cache: FeatureCache) -> FeatureStatistics | None:
         return None
     cells = (0, 1, 2)
     wide = features.astype(np.float64)
-    low, high, mean, std = compute(
-        features.min(axis=cells), features.max(axis=cells), wide.mean(), wide.std(), scheduler="threads"
+    low, high, squares, mean, std = compute(
+        features.min(axis=cells),
+        features.max(axis=cells),
+        (wide * wide).mean(axis=cells),
+        wide.mean(),
+        wide.std(),
+        scheduler="threads",
     )
+    present = squares[squares > 0]
+    peaks = np.maximum(np.abs(low), np.abs(high))[squares > 0]
     return FeatureStatistics(
         images=len(features),
         mean=float(mean),
         std=float(std),
         minimum=float(low.min()),
         maximum=float(high.max()),
+        outlier_ratio=float(np.sqrt(present.max() / squares.mean())) if len(present) else 1.0,
+        peak_ratio=float((peaks / np.sqrt(present)).max()) if len(present) else 1.0,
         constant_channels=tuple(int(channel) for channel in np.flatnonzero(low == high)),
     )
 

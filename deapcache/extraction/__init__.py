@@ -1,6 +1,7 @@
 """Stage 1: images in, committed shards out."""
 
 from deapcache.cache import Progress, ProgressEvent, no_progress
+from deapcache.extraction.create import provenance_facts
 from deapcache.extraction.dask_cluster import Cluster, default_workers, forget_models, open_cluster, worker_device
 from deapcache.extraction.dataset_summary import DatasetSummary, summarize_dataset, summarize_without_files
 from deapcache.extraction.extract import Executor, ExtractionReport, extract, feature_recipe, require_free_label
@@ -16,7 +17,6 @@ from deapcache.extraction.images_targets import (
 )
 from deapcache.extraction.pipeline import CachedImages, calibrate
 from deapcache.extraction.plan import ExtractionPlan, PlannedCache, plan_extraction, untrained_rate
-from deapcache.extraction.provenance import provenance_facts
 from deapcache.extraction.readable import without_unreadable
 from deapcache.extraction.recompute import (
     RecomputedImage,

@@ -26,7 +26,7 @@ from dataclasses import replace
 
 from deapcache.cache import CLAIMS, Cache, restore_metadata
 from deapcache.cache.claims import BEATS, CLAIM_SECONDS, Claim, parse_claim, this_machine
-from deapcache.extraction.provenance import new_writer_name
+from deapcache.extraction.create import new_writer_name
 from deapcache.locations import Location
 
 _LONGEST_PAUSE = 2.0

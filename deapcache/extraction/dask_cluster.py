@@ -26,6 +26,7 @@ from deapcache.backbones import Backbone, BackboneIdentity, BatchNormStatistics,
 from deapcache.cache import FeatureCache, open_cache
 from deapcache.errors import ClusterError, DeapcacheError, UsageError, WeightsError
 from deapcache.extraction.claims import Batches
+from deapcache.extraction.create import ProvenanceRecord, new_writer_name, provenance_facts
 from deapcache.extraction.pipeline import (
     SHARDS_IN_FLIGHT,
     FeatureJob,
@@ -34,7 +35,6 @@ from deapcache.extraction.pipeline import (
     OnPublish,
     extract_shards,
 )
-from deapcache.extraction.provenance import ProvenanceRecord, new_writer_name, provenance_facts
 from deapcache.extraction.settings import ExtractionSettings, choose_device
 from deapcache.locations import Location
 from deapcache.machine import cpu_count

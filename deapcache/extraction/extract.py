@@ -27,7 +27,15 @@ from deapcache.cache.progress import NewCache, Progress, ProgressEvent, message,
 from deapcache.datasets import INTERPOLATION, Dataset
 from deapcache.errors import DeapcacheError, IncompleteCacheError, UsageError
 from deapcache.extraction.claims import Batches, WorkQueue
-from deapcache.extraction.create import item_bytes, make_cache, require_space, same_features
+from deapcache.extraction.create import (
+    ProvenanceRecord,
+    item_bytes,
+    make_cache,
+    new_writer_name,
+    provenance_facts,
+    require_space,
+    same_features,
+)
 from deapcache.extraction.images_targets import (
     PreparedSplit,
     complete_images,
@@ -46,8 +54,7 @@ from deapcache.extraction.pipeline import (
     extract_shards,
     image_source,
 )
-from deapcache.extraction.provenance import ProvenanceRecord, new_writer_name, provenance_facts
-from deapcache.extraction.readable import readable_dataset
+from deapcache.extraction.readable import without_unreadable
 from deapcache.extraction.settings import (
     BaseSize,
     ExtractionSettings,
@@ -188,7 +195,13 @@ class _Extraction:
 
         self._progress = collect
         # files are checked and annotations digested once, whatever the number of backbones
-        self._readable = functools.cache(lambda split: readable_dataset(dataset, [split], home, settings, collect))
+        self._readable = functools.cache(
+            lambda split: (
+                without_unreadable(dataset, [split], home, recheck=settings.rehash, progress=collect)
+                if settings.on_error == "skip"
+                else dataset
+            )
+        )
         self._prepared = functools.cache(self._prepare)
 
     def extract_backbone(self, name: str) -> Iterator[ExtractionReport]:

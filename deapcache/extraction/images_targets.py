@@ -23,8 +23,7 @@ from deapcache.errors import PluginError, UsageError
 from deapcache.extraction.claims import WorkQueue
 from deapcache.extraction.create import make_cache, require_space
 from deapcache.extraction.dataset_summary import DatasetSummary
-from deapcache.extraction.readable import suggest_skipping
-from deapcache.extraction.settings import BaseSize, ExtractionSettings, ShardPartition, base_size_name
+from deapcache.extraction.settings import BaseSize, ExtractionSettings, ShardPartition, base_size_name, suggest_skipping
 from deapcache.locations import Location
 from deapcache.recipe import ImageRecipe, TargetRecipe, image_set_digest
 from deapcache.regions import CROP, have_one_shape

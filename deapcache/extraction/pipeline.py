@@ -23,8 +23,7 @@ from deapcache.backbones import Backbone
 from deapcache.cache import HFLIP, Cache, FeatureCache, encode_cls, encode_features, mirror, open_cache
 from deapcache.datasets import Dataset, resize_image
 from deapcache.extraction.images_targets import IMAGES, PreparedSplit
-from deapcache.extraction.readable import suggest_skipping
-from deapcache.extraction.settings import ExtractionSettings, default_batch_size
+from deapcache.extraction.settings import ExtractionSettings, default_batch_size, suggest_skipping
 from deapcache.machine import cpu_count
 
 CALIBRATION_IMAGES = 64

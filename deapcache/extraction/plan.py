@@ -26,7 +26,7 @@ from deapcache.extraction.images_targets import (
     target_array,
     target_size,
 )
-from deapcache.extraction.readable import readable_dataset
+from deapcache.extraction.readable import without_unreadable
 from deapcache.extraction.settings import (
     BaseSize,
     ExtractionSettings,
@@ -157,7 +157,11 @@ def plan_extraction(
     weights = try_weights(backbones[0], settings) if measure and settings.weights is not None else ""
     omitted: Mapping[str, Mapping[str, str]] = {}
     if isinstance(dataset, Dataset):
-        readable = readable_dataset(dataset, list(chosen), home, settings, progress)
+        readable = (
+            without_unreadable(dataset, list(chosen), home, recheck=settings.rehash, progress=progress)
+            if settings.on_error == "skip"
+            else dataset
+        )
         dataset, omitted = summarize_dataset(readable, list(chosen)), readable.omitted
     device = choose_device(settings.device)
     caches = [

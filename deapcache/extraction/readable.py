@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -13,8 +13,7 @@ from deapcache.cache.names import escape_name
 from deapcache.cache.progress import Progress, ProgressEvent, no_progress
 from deapcache.datasets import Dataset, workers
 from deapcache.datasets.digests import file_fingerprint, is_settled
-from deapcache.errors import LEAVE_OUT, DataError, LocationError, MissingDataError, printable
-from deapcache.extraction.settings import ExtractionSettings
+from deapcache.errors import DataError, LocationError, MissingDataError, printable
 from deapcache.locations import Location
 from deapcache.recipe import SHORT, canonical_json, digest_of
 
@@ -34,24 +33,6 @@ def without_unreadable(
     found = {split: _unreadable(dataset.tolerant(), split, home, recheck, progress) for split in splits}
     omitted = {split: reasons for split, reasons in found.items() if reasons}
     return dataset.without(omitted) if omitted else dataset
-
-
-def readable_dataset(
-    dataset: Dataset, splits: Sequence[str], home: Location, settings: ExtractionSettings, progress: Progress
-) -> Dataset:
-    """``dataset``, with ``--on-error skip`` without the images of ``splits`` that cannot be read."""
-    if settings.on_error != "skip":
-        return dataset
-    return without_unreadable(dataset, splits, home, recheck=settings.rehash, progress=progress)
-
-
-@contextmanager
-def suggest_skipping() -> Iterator[None]:
-    """Add to an error about the files of one image how to go on without that image."""
-    try:
-        yield
-    except (DataError, MissingDataError) as error:
-        raise type(error)(f"{error}; {LEAVE_OUT}", path=error.path) from error
 
 
 def _unreadable(dataset: Dataset, split: str, home: Location, recheck: bool, progress: Progress) -> dict[str, str]:

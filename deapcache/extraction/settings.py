@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ import torch
 from deapcache.backbones import BACKBONES, DEFAULT_LAYERS, BackboneEntry, LayerSelection, join_name, split_name
 from deapcache.cache import ORIGINAL, STORAGE_FORMATS, check_views
 from deapcache.cache.claims import CLAIM_SECONDS
-from deapcache.errors import UsageError, require_choice
+from deapcache.errors import LEAVE_OUT, DataError, MissingDataError, UsageError, require_choice
 from deapcache.regions import FITS, SQUASH
 
 BaseSize = tuple[int, int] | Literal["native"]
@@ -149,3 +150,12 @@ def choose_device(name: str) -> torch.device:
 def default_batch_size(device: torch.device) -> int:
     """Images in one forward pass where the user does not say."""
     return 32 if device.type == "cuda" else 8
+
+
+@contextmanager
+def suggest_skipping() -> Iterator[None]:
+    """Add to an error about the files of one image how to go on without that image."""
+    try:
+        yield
+    except (DataError, MissingDataError) as error:
+        raise type(error)(f"{error}; {LEAVE_OUT}", path=error.path) from error

@@ -132,6 +132,14 @@ PROTOCOLS: Mapping[str, NamedProtocol] = {
         readouts=("linear-bn",),
         task_options={"depth": {"output": "bins", "crop": "eigen", "cap": "10"}},
     ),
+    # https://github.com/mbanani/probe3d, configs/optimizer and evals/models/probes.py
+    "probe3d": NamedProtocol(
+        summary="probe3d's heads: a DPT over four layers (--layers), depth in 256 bins; schedule and length are ours",
+        standardise="cell",
+        lr=5e-4,
+        readouts=("multi-scale",),
+        task_options={"depth": {"output": "bins", "loss": "dinov2", "cap": "10"}},
+    ),
 }
 """By name. docs/protocol.md says of each what comes from its source and what is ours."""
 

@@ -24,6 +24,9 @@ def test_statistics_are_those_of_the_stored_numbers(home, storage):
         rtol=1e-6,
     )
     assert found.constant_channels == ()
+    rms = np.sqrt(np.square(stored.astype(np.float64)).mean((0, 1, 2)))
+    assert found.outlier_ratio == pytest.approx(rms.max() / np.sqrt(np.square(rms).mean()), rel=1e-6)
+    assert found.peak_ratio == pytest.approx((np.abs(stored).max((0, 1, 2)) / rms).max(), rel=1e-6)
 
 
 def test_a_channel_that_says_nothing_is_named(home):

@@ -16,7 +16,7 @@ from deapcache_featup import published_state, write_published
 from deapcache_predictions import BACKBONE, BASE, NATIVE, Trained, save, train
 from PIL import Image
 
-from deapcache.backbones import describe, forward_count
+from deapcache.backbones import Output, describe, forward_count
 from deapcache.backbones.checkpoints import read_checkpoint
 from deapcache.backbones.weights import fetch
 from deapcache.cache import FeatureCache, list_caches
@@ -175,8 +175,8 @@ def test_features_that_cannot_be_stored_name_the_image(trained: Trained, depth: 
     class Broken:
         device, image_size = depth.backbone.device, depth.backbone.image_size
 
-        def __call__(self, images: torch.Tensor) -> torch.Tensor:
-            return torch.full((1, 14, 14, DIM), float("nan"))
+        def outputs(self, images: torch.Tensor) -> tuple[Output, ...]:
+            return (Output(torch.full((1, 14, 14, DIM), float("nan")), None),)
 
     broken = replace(depth, backbone=Broken())
     with pytest.raises(FeatureError, match="x\\.jpg"):

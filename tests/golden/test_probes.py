@@ -21,11 +21,11 @@ PROBES = (
     ("nyuv2", "depth", ["--task-option", "depth.crop=eigen", "--readout", "no-sigma", "--seed", "0,1", "--lr", "3e-4"]),
 )
 
-DATASETS = [*(f"probes.{place}.dataset=folder:many" for place in range(3)), "limit=2"]
+DATASETS = [*(f"probes.{place}.dataset=folder:many" for place in range(4)), "limit=2"]
 """Instead of rendered scenes."""
 
 SETTINGS = {
-    "demo": ["backbones=exact", "probes.2.backbones=exact-b", *DATASETS],
+    "demo": ["backbones=exact", "base_size=224", "probes.3.backbones=exact-b", *DATASETS],
     "table3": ["backbones=exact,exact-b"],
     "table4": ["backbones=exact,exact-b"],
     "table5": ["backbones=exact,exact-b"],

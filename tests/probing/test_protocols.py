@@ -18,6 +18,7 @@ FROZEN = {
     "paper": "0b3aec3f7d61e96f56a0c1d5d2a2f07a1dba50e0340b7434db2d5ce6bccd0535",
     "dinov2-linear": "e4628a1a37ef7308ced10c3dcf57a0769fd0de3f0b1e7331a53ea76ae5490b8f",
     "dinov3-linear": "95d6ae4fd169ca7bf55513f84f7298c8d31fdcfaff77e92e2ebd6ffdddbe5c49",
+    "probe3d": "ab5d4b28949fd0d8b2fb57183a1a3faaf3f3089025e5f5113be7442ce8a1d0b7",
 }
 
 

@@ -205,6 +205,7 @@ def test_a_perfect_prediction_scores_perfectly() -> None:
         "images_share5": 3.0,
         "images_area96": 0.0,
         "images_area96-four": 0.0,
+        "images_two": 3.0,
     }
 
 
@@ -291,7 +292,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_three_large_objects(case: str) -> None:
     boxes, expected = CASES[case]
-    assert [name for name, large in LARGE.items() if bool(large(boxes))] == expected.split()
+    assert [name for name, large in LARGE.items() if bool(large(boxes)) and name != "two"] == expected.split()
 
 
 @pytest.mark.parametrize("name", LARGE)
@@ -303,6 +304,7 @@ def test_the_chosen_definition_decides_which_images_are_scored(name: str) -> Non
         "share5": [True, True, False, False],
         "area96": [True, True, True, True],
         "area96-four": [False, False, False, True],
+        "two": [True, True, True, True],
     }
     instances = ids([[1, 2]]).expand(4, -1, -1)
     statistics = arrays(task, embedding_of(instances), target(instances, boxes))
@@ -325,6 +327,7 @@ def test_large_objects_of_real_photographs(coco_mini: Path) -> None:
         "share5": [sum(a / (h * w) > 0.05 for a in each) >= 3 for each, (h, w) in zip(areas, sizes, strict=True)],
         "area96": [sum(a > 9216 for a in each) >= 3 for each in areas],
         "area96-four": [sum(a > 9216 for a in each) > 3 for each in areas],
+        "two": [sum(a > 0 for a in each) > 1 for each in areas],
     }
     for name, large in LARGE.items():
         found = [bool(large(tables(each, image=size))) for each, size in zip(areas, sizes, strict=True)]
@@ -413,7 +416,7 @@ def test_channels_and_choices() -> None:
     assert task.cnn_width(()) is None
     assert task.output_bias(target(scene())) is None
     assert task.options["large"] == "share6"
-    with pytest.raises(UsageError, match="large is 'huge', expected one of share6, share5, area96, area96-four"):
+    with pytest.raises(UsageError, match="large is 'huge', expected one of share6, share5, area96, area96-four, two"):
         get_task("discrimination", {"large": "huge"})
     with pytest.raises(UsageError, match="no option 'size': it has large, scale"):
         get_task("discrimination", {"size": "huge"})
