@@ -13,11 +13,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deapcache.api import Features, Results, load_results, open_cache, probe
+    from deapcache.api import Features, Results, extract, load_results, open_cache, probe
     from deapcache.backbones import build as build_backbone
+    from deapcache.backbones import register_module
     from deapcache.cache import find_caches, list_caches
     from deapcache.datasets import open_dataset
-    from deapcache.extraction import ExtractionSettings, extract
+    from deapcache.extraction import ExtractionSettings
     from deapcache.locations import home
 
 _ROOMS = {
@@ -30,9 +31,10 @@ _ROOMS = {
     "open_dataset": ("deapcache.datasets", "open_dataset"),
     "probe": ("deapcache.api", "probe"),
     "ExtractionSettings": ("deapcache.extraction", "ExtractionSettings"),
-    "extract": ("deapcache.extraction", "extract"),
+    "extract": ("deapcache.api", "extract"),
     "home": ("deapcache.locations", "home"),
     "load_results": ("deapcache.api", "load_results"),
+    "register_module": ("deapcache.backbones", "register_module"),
 }
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "open_cache",
     "open_dataset",
     "probe",
+    "register_module",
 ]
 
 

@@ -65,11 +65,14 @@ class Registry(Generic[Entry]):
         self._sources: dict[str, str] = {}
         self._filled = False
 
-    def add(self, name: str, entry: Entry) -> Entry:
-        """Register ``entry`` as ``name``; raises :class:`UsageError` where the name is taken."""
+    def add(self, name: str, entry: Entry, *, replaces: Entry | None = None) -> Entry:
+        """Register ``entry`` as ``name``; raises :class:`UsageError` where the name is taken.
+
+        By ``replaces`` alone it may be: a notebook runs its cells again.
+        """
         if running():
             self._fill_own()  # its own names come first: where a plugin takes one, the plugin is at fault
-        if name in self._entries:
+        if name in self._entries and (replaces is None or self._entries[name] is not replaces):
             raise UsageError(f"{self.kind} {name!r} is registered twice; choose another name")
         self._entries[name] = entry
         self._modules_of[name] = sys._getframe(1).f_globals["__name__"]

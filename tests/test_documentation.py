@@ -80,6 +80,7 @@ BEFORE = {
 """What the examples of a page speak of beside the README's home."""
 
 AFTER = {
+    "docs/bring-your-model.md": "assert (train.backbone, val.read_features([0]).shape) == ('Mine', (1, 6, 6, 48))",
     "README.md": "assert volumes.shape == (3, 14, 14, 112) and volumes.dtype == 'float16'",
     "docs/cache.md": "assert volume.shape == (14, 14, 112)",
     "docs/extracting.md": "assert [(report.images, report.total) for report in reports] == [(8, 60)]",

@@ -5,7 +5,8 @@ Everything here is a thin layer over the rooms below; loading it imports neither
 
 from __future__ import annotations
 
+from deapcache.api.extraction import extract
 from deapcache.api.features import Features, open_cache
 from deapcache.api.probing import Results, load_results, probe
 
-__all__ = ["Features", "Results", "load_results", "open_cache", "probe"]
+__all__ = ["Features", "Results", "extract", "load_results", "open_cache", "probe"]

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         check_precision,
         layers_of,
     )
+    from deapcache.backbones.plugin_backbone import register_module
 
 __all__ = [
     "AUTOCAST",
@@ -70,6 +71,7 @@ __all__ = [
     "layers_of",
     "parse_image_size",
     "register_backbone",
+    "register_module",
     "size_name",
     "split_name",
     "weights_status",
@@ -77,6 +79,7 @@ __all__ = [
 
 _WITH_TORCH = {
     "layers": ("DEFAULT_LAYERS", "LayerSelection"),
+    "plugin_backbone": ("register_module",),
     "model": ("AUTOCAST", "Backbone", "BatchNormStatistics", "Output", "build", "check_precision", "layers_of"),
 }
 """Module → the names in it that need torch, which takes seconds to import."""

@@ -348,35 +348,56 @@ def register_backbone(
     Raises :class:`UsageError` for a name that is taken and for facts that cannot be.
     """
     source = source_of_caller()
-    if not _NAME.fullmatch(name):
-        raise UsageError(f"backbone {name!r}: a name has letters, digits and . _ + - and begins with a letter or digit")
     if category not in CATEGORIES:
         known = ", ".join(filter(None, CATEGORIES))
         raise UsageError(f"backbone {name!r}: category is {category!r}, expected {known}, or leave it out")
-    entry = BackboneEntry(
-        name=name,
-        architecture=f"{PLUGIN}:{name}",
-        arguments={"source": source.digest},
-        image_size=_pair(name, "image_size", image_size),
-        grid=_pair(name, "grid", grid),
-        dim=_integer(name, "dim", dim),
+    entry = replace(
+        plugin_entry(name, source.digest, image_size=image_size, grid=grid, dim=dim, mean=mean, std=std),
         parameters=_integer(name, "parameters", parameters, least=0),
-        mean=_channels(name, "mean", mean),
-        std=_channels(name, "std", std, above=0.0),
         category=category,
         objective=objective,
         training_data=training_data,
         licence=licence,
-        final_norm=True,
         source=_weights_source(name, weights, source.file.parent),
         own_weights=weights is None,
-        loader="deapcache.backbones.plugin_backbone:load",
     )
     BACKBONES.add(name, entry)
     PLUGIN_FUNCTIONS[entry.architecture] = PluginFunctions(
         build=build, untrained=build if weights is not None else untrained, file=source.file
     )
     return entry
+
+
+def plugin_entry(
+    name: str,
+    source: str,
+    *,
+    image_size: int | Size,
+    grid: int | Size,
+    dim: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> BackboneEntry:
+    """The entry of a backbone that brings its weights itself, its facts checked; ``source`` is the digest of its code.
+
+    Raises :class:`UsageError` for facts that cannot be.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"backbone {name!r}: a name has letters, digits and . _ + - and begins with a letter or digit")
+    return BackboneEntry(
+        name=name,
+        architecture=f"{PLUGIN}:{name}",
+        arguments={"source": source},
+        image_size=_pair(name, "image_size", image_size),
+        grid=_pair(name, "grid", grid),
+        dim=_integer(name, "dim", dim),
+        parameters=0,
+        mean=_channels(name, "mean", mean),
+        std=_channels(name, "std", std, above=0.0),
+        final_norm=True,
+        own_weights=True,
+        loader="deapcache.backbones.plugin_backbone:load",
+    )
 
 
 def _pair(name: str, what: str, value: int | Size) -> Size:

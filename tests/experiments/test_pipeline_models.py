@@ -62,7 +62,8 @@ def test_checkpoints_of_one_architecture_are_rows_of_their_own(checkpoints, plan
     )
     assert entry.recipe["image_size"] == [112, 112]
     assert {"cls"} == {
-        e.recipe["tokens"] for e in find_caches(home, "features", dataset="coco", name="timm:test_vit+ep200")
+        e.recipe["tokens"]
+        for e in find_caches(home, "features", dataset="coco", split="val", name="timm:test_vit+ep200")
     }
     second = Counted(plan(MODELS))
     assert (second.forwards, second.steps) == (0, 0)

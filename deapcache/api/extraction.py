@@ -1,0 +1,126 @@
+"""``deapcache extract`` as a function: names of backbones, or modules, to opened caches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from deapcache import locations
+from deapcache.api.features import Features, Home, home_of, open_features
+from deapcache.datasets import Dataset, open_dataset
+from deapcache.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from deapcache.extraction import Executor, ExtractionReport, ExtractionSettings, Progress
+    from deapcache.extraction.extract import OnFailure
+    from deapcache.locations import Location
+
+
+@overload
+def extract(
+    dataset: str | Dataset,
+    *,
+    backbones: str | nn.Module | Sequence[str | nn.Module],
+    home: Home = None,
+    splits: Sequence[str] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    data_root: Path | None = None,
+    settings: ExtractionSettings | None = None,
+    **options: Any,
+) -> list[Features]: ...
+
+
+@overload
+def extract(
+    dataset: Sequence[str],
+    of: Dataset,
+    home: Location,
+    /,
+    *,
+    splits: Sequence[str] | None = None,
+    settings: ExtractionSettings | None = None,
+    progress: Progress = ...,
+    on_failure: OnFailure | None = None,
+    executor: Executor | None = None,
+) -> Iterator[ExtractionReport]: ...
+
+
+def extract(dataset: Any, *of: Any, backbones: Any = (), home: Any = None, **options: Any) -> Any:
+    """Extract the features of backbones over a dataset, as far as they are not there, and open them.
+
+    >>> extract("scenes", backbones=["dinov2", MyModel()], limit=64)  # doctest: +SKIP
+
+    Parameters
+    ----------
+    dataset
+        A name, or what ``deapcache.open_dataset`` gave.
+    backbones
+        Names (``"dinov2"``, ``"timm:resnet18"``, ``"dinov2@512"``), or modules: (B, 3, h, w) float32 images, normalised
+        as ImageNet's, to the map (B, H, W, D), each called by its class. ``deapcache.register_module`` gives a module
+        another name, size or normalisation.
+    home, splits
+        Where to, and which splits; by default the home of the commands, and all.
+    image_size
+        What the backbones see, pixels: a side, or (height, width). Default: each one's own; 224 of a module.
+    data_root
+        Where the files of datasets are.
+    settings, options
+        A whole ``ExtractionSettings``, or some of its fields: ``limit``, ``storage``, ``device``, ``weights``.
+
+    Returns the caches: by backbone, split, view and layer. Raises what the command says: ``UsageError``,
+    ``MissingDataError``, ``WeightsError``, ``PluginError``, ``FeatureError`` and others.
+
+    ``extract(NAMES, DATASET, HOME)`` is :func:`deapcache.extraction.extract`, which yields reports.
+    """
+    from deapcache.extraction import extract as run
+
+    if of:
+        return run(dataset, *of, **options)
+    return _extract(dataset, backbones, home_of(home), **options)
+
+
+def _extract(
+    dataset: str | Dataset,
+    backbones: Any,
+    home: Location,
+    *,
+    splits: Sequence[str] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    data_root: Path | None = None,
+    settings: ExtractionSettings | None = None,
+    **options: Any,
+) -> list[Features]:
+    from deapcache.extraction import ExtractionSettings
+    from deapcache.extraction import extract as run
+
+    given = [backbones] if isinstance(backbones, str) or not isinstance(backbones, Sequence) else list(backbones)
+    if not given:
+        raise UsageError("which backbones? give extract(DATASET, backbones=[NAME or module, …])")
+    if settings is not None and options:
+        raise UsageError(
+            f"{', '.join(options)} is given beside ExtractionSettings, which have all options: put it there"
+        )
+    if unknown := set(options) - set(ExtractionSettings.__dataclass_fields__):
+        known = ", ".join(ExtractionSettings.__dataclass_fields__)
+        raise UsageError(f"extract has no option {', '.join(sorted(unknown))}: those of ExtractionSettings are {known}")
+    names = [_name(one, image_size) for one in given]
+    opened = open_dataset(dataset, locations.data_root(data_root)) if isinstance(dataset, str) else dataset
+    reports = run(names, opened, home, splits=splits, settings=settings or ExtractionSettings(**options))
+    return [open_features(locations.locate(report.path), home) for report in reports]
+
+
+def _name(backbone: str | nn.Module, image_size: int | tuple[int, int] | None) -> str:
+    """The name of a backbone, at the size; a module is registered under that of its class."""
+    from torch import nn
+
+    from deapcache.backbones import at_size, register_module
+
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if isinstance(backbone, str):
+        return backbone if size is None else at_size(backbone, size)
+    if not isinstance(backbone, nn.Module):
+        raise UsageError(f"a backbone is a name or a torch.nn.Module that is built, found {backbone!r:.60}")
+    return register_module(backbone, image_size=size or 224).name
