@@ -144,6 +144,7 @@ def test_original_images_go_without_saying() -> None:
         "name_digest": "",
         "standardise": "cell",
         "selection": None,
+        "score_size": "output",
     }
 
 
