@@ -21,6 +21,7 @@ import torch
 from deapcache.annotations import get_annotation
 from deapcache.backbones import Backbone
 from deapcache.cache import decode_features, encode_features
+from deapcache.cache.features import CLS, encode_cls
 from deapcache.datasets import COLOUR, decode_image, resize_image
 from deapcache.datasets.io import file_errors
 from deapcache.errors import (
@@ -43,6 +44,7 @@ from deapcache.extraction import (
     parse_base_size,
 )
 from deapcache.locations import LocalLocation, Location, expanded, locate
+from deapcache.probing.caches import with_class_token
 from deapcache.readouts import Readout
 from deapcache.recipe import FeatureRecipe, differences
 from deapcache.regions import Region, seen_region
@@ -84,6 +86,11 @@ class TrainedRun:
     def layers(self) -> tuple[str, ...]:
         """The layers whose features were joined, that of :attr:`recipe` first; empty where one was read."""
         return layers_of(self.result)
+
+    @property
+    def joins_tokens(self) -> bool:
+        """Whether the class token of each layer stands beside its features in every cell: of joined layers alone."""
+        return bool(self.layers) and self.recipe.tokens == CLS
 
 
 def find_run(home: Location, given: str) -> TrainedRun:
@@ -185,8 +192,12 @@ class Predictor:
         # with what is lost on the way into a cache
         storage = self.run.recipe.storage
         layers = [
-            decode_features(encode_features(one.features.cpu().numpy(), storage, [name]), storage)
+            part
             for one in self.backbone.outputs(guidance)
+            for part in with_class_token(
+                decode_features(encode_features(one.features.cpu().numpy(), storage, [name]), storage),
+                encode_cls(one.cls.cpu().numpy(), storage, [name])[CLS] if self.run.joins_tokens else None,
+            )
         ]
         features = torch.from_numpy(np.concatenate(layers, -1)).to(self.backbone.device).float()
         found = [self._predict(features, guidance, size) for size in sizes or [self.run.readouts.output_size]]
@@ -293,7 +304,8 @@ def _rebuild_backbone(run: TrainedRun, *, weights: Path | None, device: torch.de
 
 def _require_same(run: TrainedRun, backbone: Backbone) -> None:
     recipe, readout = run.recipe, run.readouts.readout
-    volumes = {"grid": list(backbone.grid), "feature width": backbone.dim * max(1, len(run.layers))}
+    width = backbone.dim * max(1, len(run.layers)) * (2 if run.joins_tokens else 1)
+    volumes = {"grid": list(backbone.grid), "feature width": width}
     trained_on = {"grid": list(readout["grid"]), "feature width": readout["feature_dim"]}
     found = [*identity_mismatch(backbone, recipe), *differences(trained_on, volumes)]
     if not found:

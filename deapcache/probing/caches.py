@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from deapcache.cache import HFLIP, Cache, CacheEntry, FeatureCache, Reading, find_caches, find_one
+from deapcache.cache.features import CLS
 from deapcache.errors import CacheMissError, CorruptCacheError, IncompleteCacheError, UsageError
 from deapcache.locations import Location
 from deapcache.probing.config import LAST, ProbeConfig
@@ -34,15 +35,18 @@ _EXTRACT_OPTIONS = {"base_size": "--base-size", "base_fit": "--fit", "storage": 
 class JoinedFeatures:
     """The features of several layers of one backbone as one volume, joined along channels in the order given.
 
-    It reads as a :class:`FeatureCache` does. Raises :class:`UsageError` for layers of unlike grids.
+    Where the caches hold class tokens, that of each layer stands beside the layer's features in every cell, as in
+    DINOv2's depth heads and in DPT (Ranftl et al. 2021, "project"). It reads as a :class:`FeatureCache` does. Raises
+    :class:`UsageError` for layers of unlike grids.
     """
 
     def __init__(self, layers: Mapping[str, FeatureCache]) -> None:
         self._caches = tuple(layers.values())
         first = self._caches[0]
         self.image_ids, self.grid, self.covered = first.image_ids, first.grid, first.covered
-        self.parts = tuple(cache.dim for cache in self._caches)
-        """Channels of each layer."""
+        self._with_tokens = first.has_cls
+        self.parts = tuple(cache.dim * (2 if self._with_tokens else 1) for cache in self._caches)
+        """Channels of each layer, those of its class token among them."""
         self.dim = sum(self.parts)
         if any((cache.grid, cache.covered) != (self.grid, self.covered) for cache in self._caches):
             grids = ", ".join(f"{c.grid[0]}x{c.grid[1]} in layer {name}" for name, c in layers.items())
@@ -59,8 +63,23 @@ class JoinedFeatures:
 
     def read_features_async(self, rows: np.ndarray) -> Reading:
         """Begin to read all layers, and come back at once."""
-        readings = [cache.read_features_async(rows) for cache in self._caches]
-        return Reading(lambda: np.concatenate([each.result() for each in readings], -1))
+        begun = [
+            (cache.read_features_async(rows), cache.read_async(rows, CLS) if self._with_tokens else None)
+            for cache in self._caches
+        ]
+
+        def join() -> np.ndarray:
+            layers = ((features.result(), None if token is None else token.result()) for features, token in begun)
+            return np.concatenate([part for layer in layers for part in with_class_token(*layer)], -1)
+
+        return Reading(join)
+
+
+def with_class_token(features: np.ndarray, tokens: np.ndarray | None) -> list[np.ndarray]:
+    """Features (n, H, W, D) and the class tokens (n, D) in every cell; the features alone where there are none."""
+    if tokens is None:
+        return [features]
+    return [features, np.broadcast_to(tokens[:, None, None].astype(features.dtype), features.shape)]
 
 
 @dataclass(frozen=True)

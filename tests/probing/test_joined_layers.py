@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch.nn.functional as F
 from deapcache_toys import COUNTS, DIM, GRID, add_features, feature_recipe, probe, volumes
 
 from deapcache.cache import create_cache, encode_features, feature_arrays, features_path
+from deapcache.cache.features import encode_cls
 from deapcache.errors import CacheMissError, UsageError
 from deapcache.probing import ProbeConfig, plan_runs
 from deapcache.probing.batches import BatchStream, channel_statistics
@@ -73,6 +76,35 @@ def test_batches_hold_the_layers_side_by_side_in_order_of_depth(layered, residen
     np.testing.assert_allclose(found.mean, cells.mean(0), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found.std, cells.std(0), rtol=1e-5)
     assert val.features.image_ids == tuple(f"val-{i}" for i in range(COUNTS["val"]))
+
+
+def test_class_tokens_stand_beside_the_features_of_their_layer_in_every_cell(toys) -> None:
+    """Of caches that keep them, as `--where tokens=cls` chooses; the others' features are alone."""
+    tokens = {}
+    for split, layer in product(SPLITS, ("3", "6")):
+        recipe, ids = feature_recipe(split, layer=layer, tokens="cls"), [f"{split}-{i}" for i in range(COUNTS[split])]
+        cache = create_cache(
+            toys,
+            features_path("toys", split, "toy", recipe.digest),
+            recipe=recipe,
+            arrays=feature_arrays(recipe.storage, (GRID, GRID), 5, cls=True),
+            image_ids=ids,
+        )
+        tokens[split, layer] = np.random.default_rng(int(layer)).normal(size=(COUNTS[split], 5)).astype(np.float32)
+        stored = encode_features(noise(split, layer), recipe.storage, ids)
+        stored |= encode_cls(tokens[split, layer], recipe.storage, ids)
+        for k in range(cache.shard_count):
+            rows = cache.shard_rows(k)
+            cache.write_shard(k, {name: values[rows.start : rows.stop] for name, values in stored.items()})
+    train, _ = open_caches(toys, config(layers=("3", "6"), where={"tokens": "cls"}), ("depth",))
+    assert (train.features.dim, train.parts) == (20, (10, 10))
+    rows = np.array([3, 17, 4])
+    (batch,) = BatchStream(train, "stream", torch.device("cpu")).batches([rows])
+    for part, layer in zip(batch.features.split(10, -1), ("3", "6"), strict=True):
+        np.testing.assert_array_equal(part[..., :5].numpy(), noise("train", layer)[rows].astype(np.float16))
+        for row, column in ((0, 0), (6, 2)):
+            expected = tokens["train", layer][rows].astype(np.float16)
+            np.testing.assert_array_equal(part[:, row, column, 5:].numpy(), expected)
 
 
 def test_readouts_learn_from_them_and_are_built_again(layered) -> None:
