@@ -196,7 +196,9 @@ class Predictor:
             for one in self.backbone.outputs(guidance)
             for part in with_class_token(
                 decode_features(encode_features(one.features.cpu().numpy(), storage, [name]), storage),
-                encode_cls(one.cls.cpu().numpy(), storage, [name])[CLS] if self.run.joins_tokens else None,
+                encode_cls(one.cls.cpu().numpy(), storage, [name])[CLS]
+                if self.run.joins_tokens and one.cls is not None
+                else None,
             )
         ]
         features = torch.from_numpy(np.concatenate(layers, -1)).to(self.backbone.device).float()
