@@ -193,10 +193,11 @@ def test_a_share_of_the_open_files_is_kept_open(home: LocalLocation, monkeypatch
     fill(cache)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     reading._OPEN.clear()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
+    limit = 64 + len(os.listdir("/dev/fd"))  # this process may have many
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
     try:
         found = cache.read(range(len(cache)))
-        assert 0 < len(reading._OPEN) <= 16
+        assert 0 < len(reading._OPEN) <= limit // 4
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     np.testing.assert_array_equal(found, volumes(range(len(cache))).astype(np.float16))

@@ -93,7 +93,7 @@ def test_features_of_a_name_are_made_again(run, home, checkpoint):
 def test_a_dry_run_says_what_of_a_checkpoint_loads(make_coco, home, checkpoint):
     dataset, file = open_dataset("coco", make_coco(2, 1)), checkpoint(1)
     settings = ExtractionSettings(weights=file, device="cpu")
-    plan = plan_extraction([VIT], dataset, home, settings=settings, measure=False)
+    plan = plan_extraction([VIT], dataset, home, settings=settings)
     assert "ep100.pth loads into timm:test_vit: 78 tensors" in plan.weights
     assert plan.weights.endswith("not used: nothing; the features are called timm:test_vit+ep100")
     assert {cache.name for cache in plan.caches if cache.kind == "features"} == {"timm:test_vit+ep100"}
