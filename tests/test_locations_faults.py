@@ -193,7 +193,7 @@ def test_a_share_of_the_open_files_is_kept_open(home: LocalLocation, monkeypatch
     fill(cache)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     reading._OPEN.clear()
-    limit = 64 + len(os.listdir("/dev/fd"))  # this process may have many
+    limit = 64 + len(list(Path("/dev/fd").iterdir()))  # this process may have many
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
     try:
         found = cache.read(range(len(cache)))
