@@ -329,12 +329,7 @@ def _forward(
 ) -> list[torch.Tensor]:
     """Each trainer's output, all run as one."""
     size, stacks = trainers[0].spec.output_size, zip(*(trainer.heads for trainer in trainers), strict=True)
-    by_head = [
-        type(stack[0]).forward_stacked(stack, features, size, guidance)
-        if len(stack) > 1
-        else [stack[0](features, size, guidance)]
-        for stack in stacks
-    ]
+    by_head = [type(stack[0]).forward_stacked(stack, features, size, guidance) for stack in stacks]
     return [parts[0] if len(parts) == 1 else torch.cat(parts, 1) for parts in zip(*by_head, strict=True)]
 
 
@@ -371,16 +366,10 @@ def stack_trainers(trainers: Sequence[ReadoutTrainer], weight_decay: float, *, t
 
 
 def _shape(trainer: ReadoutTrainer) -> Hashable:
-    keys = [(type(head), head.stack_key() if _can_stack(type(head)) else None) for head in trainer.heads]
+    keys = [(type(head), head.stack_key()) for head in trainer.heads]
     # a readout that cannot be stacked has a shape of its own
     alone = tuple(id(head) for head, (_, key) in zip(trainer.heads, keys, strict=True) if key is None)
     return tuple(keys), alone, trainer.spec.output_size, trainer.spec.iterations
-
-
-def _can_stack(readout: type[Readout]) -> bool:
-    """Whether what several members give comes from the class that says what one gives, or from one below it."""
-    owners = [next(c for c in readout.__mro__ if name in vars(c)) for name in ("forward_stacked", "forward")]
-    return issubclass(*owners)
 
 
 def train(

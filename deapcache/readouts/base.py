@@ -266,6 +266,27 @@ class Readout(nn.Module, ABC):
         return [{"params": learnable, "lr": lr, "weight_decay": weight_decay}]
 
 
+class StackedReadout(Readout):
+    """A readout whose :meth:`forward_stacked` says what several members give; one alone is a stack of one.
+
+    Members of one configuration are run as one. A subclass that says anew what ``forward`` gives, and not what a stack
+    does, has members that are run one after the other.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "forward" in vars(cls) and "forward_stacked" not in vars(cls):
+            for name in ("forward_stacked", "stack_key"):
+                setattr(cls, name, vars(Readout)[name])
+
+    def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
+        return self.forward_stacked([self], features_BHWD, output_size, guidance)[0]
+
+    def stack_key(self) -> Hashable:
+        """Members of one configuration."""
+        return self.config
+
+
 class ReadoutEntry(Protocol):
     """A registered readout: a subclass of :class:`Readout`, or a :func:`variant` of one."""
 

@@ -6,14 +6,14 @@ width of all values, O output channels, h and w pixels.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deapcache.readouts.base import Readout, ReadoutConfig
+from deapcache.readouts.base import ReadoutConfig, StackedReadout
 from deapcache.readouts.regions import (
     CODE_WIDTH,
     Geometry,
@@ -103,7 +103,7 @@ class Transposed(RegionReadout):
         return self.resize(output_BOhw, output_size)
 
 
-class Linear(Readout):
+class Linear(StackedReadout):
     """D' → D_out in every cell of the standardised features, resized bilinearly; it has no D and no CNN."""
 
     summary = "yardstick: one linear map of each cell, upsampled"
@@ -121,13 +121,6 @@ class Linear(Readout):
     def weight_and_bias(self) -> tuple[Tensor, Tensor]:
         """Weight (D_out, D') and bias (D_out,) that follow :meth:`normalise`."""
         return self.linear.weight, self.linear.bias
-
-    def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
-        return self.forward_stacked([self], features_BHWD, output_size)[0]
-
-    def stack_key(self) -> Hashable:
-        """Members of one configuration read the features once."""
-        return self.config
 
     @classmethod
     def forward_stacked(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from deapcache.errors import MissingWeightsError, UsageError, WeightsError
-from deapcache.readouts.base import SIZES, Readout, ReadoutConfig
+from deapcache.readouts.base import SIZES, Readout, ReadoutConfig, StackedReadout
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -281,7 +281,7 @@ _PIXELS_AT_ONCE = 400_000
 """Output pixels of the stack that are computed together: filters and their making take 1 kB a pixel."""
 
 
-class FeatUp(GuidedReadout):
+class FeatUp(GuidedReadout, StackedReadout):
     """The authors' stack of joint bilateral upsamplers, frozen, and a linear map D' → D → D_out of its output.
 
     But for its last map the stack treats all channels alike, so everything linear goes before it: the same function as
@@ -326,10 +326,6 @@ class FeatUp(GuidedReadout):
         """The upsampler's weights come with the state."""
         self.options = dict(options)
         super().restore(options, state)
-
-    def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
-        """``guidance`` is required."""
-        return self.forward_stacked([self], features_BHWD, output_size, guidance)[0]
 
     def stack_key(self) -> Hashable:
         """Members share the upsampler: nearly all of the work is making its filters."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from deapcache.readouts.base import CELL, SIZES, VARIANCE_FLOOR, Readout, ReadoutConfig
+from deapcache.readouts.base import CELL, SIZES, VARIANCE_FLOOR, Readout, ReadoutConfig, StackedReadout
 from deapcache.readouts.cnn import REGION, UpsamplingCNN, run_side_by_side
 
 CODE_WIDTH = 8
@@ -220,7 +220,7 @@ def project_cells(
     return factor_BN1 * products_BNO + norming_BN1 * codes + bias_O
 
 
-class RegionReadout(Readout):
+class RegionReadout(StackedReadout):
     """A readout that brings cells to the grid of output regions, and regions to pixels by DeAP's MLP and CNN.
 
     ``norm`` is over [code of a cell's position, its standardised features]. A subclass says in :meth:`mix` how cells
@@ -257,13 +257,6 @@ class RegionReadout(Readout):
         """The output at the size asked for: regions are 8 × 8 pixels, and what reaches beyond the output is cropped."""
         height, width = output_size
         return output_BOhw[:, :, :height, :width]
-
-    def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
-        return self.forward_stacked([self], features_BHWD, output_size)[0]
-
-    def stack_key(self) -> Hashable:
-        """Members of one configuration run side by side."""
-        return self.config
 
     @classmethod
     def forward_stacked(
