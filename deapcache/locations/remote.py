@@ -179,7 +179,8 @@ class RemoteLocation(Location):
         self._require_not_read_only()
         forget_listings()
         with _store_errors(f"{self}/{key}", writing=True), contextlib.suppress(FileNotFoundError):
-            obstore.delete(self._store(), relative_key(key))
+            # S3 deletes by a POST, which obstore does not repeat where its answer is lost
+            _retry(lambda: obstore.delete(self._store(), relative_key(key)))
 
 
 _WRITABLE = ".deapcache-writable"
@@ -192,7 +193,8 @@ _UNCONDITIONAL: set[str] = set()
 def _retry(attempt: Callable[[], Answer]) -> Answer:
     """``attempt``, again after a while where the answer was lost or the server busy.
 
-    obstore repeats no conditional write by itself, for the first one may have succeeded: then the key is there.
+    For what obstore does not repeat by itself. A conditional write that has succeeded is refused when it is repeated,
+    for then the key is there.
     """
     wait = RETRIES["initial_seconds"]
     for _ in range(RETRIES["max_retries"]):
