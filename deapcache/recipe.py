@@ -20,6 +20,13 @@ from deapcache.errors import CorruptCacheError
 SHORT = 12
 """Characters of a digest that names show."""
 
+LAST = "last"
+"""What the layer after all blocks of a backbone is called."""
+
+SELECTED, NOT_TRAINED = "selected", "none"
+"""What a protocol's optimiser has in place of a learning rate: one is chosen on a part of the training images, or the
+readout is not trained."""
+
 Value = TypeVar("Value")
 
 
@@ -48,6 +55,11 @@ def not_in_digest(default: Value) -> Value:
     default, and never of the digest.
     """
     return field(default=default, metadata={"omit_if_default": True, "not_in_digest": True})
+
+
+def is_layer(name: str) -> bool:
+    """Whether a layer can be called so: by the number of a block, from 1, or :data:`LAST`."""
+    return name == LAST or (name.isdecimal() and int(name) > 0)
 
 
 class Difference(NamedTuple):

@@ -12,7 +12,6 @@ from deapcache.backbones.registry import (
     BACKBONES,
     CLS,
     GROUPS,
-    LAST,
     NO_TOKENS,
     TOKENS,
     BackboneEntry,
@@ -30,6 +29,7 @@ from deapcache.backbones.registry import (
     split_name,
 )
 from deapcache.backbones.weights import weights_status
+from deapcache.recipe import LAST
 
 if TYPE_CHECKING:
     from deapcache.backbones.layers import DEFAULT_LAYERS, LayerSelection

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from deapcache.backbones.registry import CLS, LAST, NO_TOKENS, TOKENS, BackboneEntry
+from deapcache.backbones.registry import CLS, NO_TOKENS, TOKENS, BackboneEntry
 from deapcache.errors import UsageError, require_choice
+from deapcache.recipe import LAST, is_layer
 
 LayerOutput = tuple[Tensor, Tensor | None]
 """Of one block: its map (B, D, H, W), and its class token (B, D) where it is kept."""
@@ -81,7 +82,7 @@ class LayerSelection:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(dict.fromkeys(self.layers)))
-        wrong = [layer for layer in self.layers if layer != LAST and not (layer.isdecimal() and int(layer) > 0)]
+        wrong = [layer for layer in self.layers if not is_layer(layer)]
         if wrong or not self.layers:
             raise UsageError(f"layer {wrong[0] if wrong else ''!r}: expected a number of a block, from 1, or {LAST}")
         require_choice("tokens", self.tokens, TOKENS)

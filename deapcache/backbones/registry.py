@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from deapcache.errors import UnknownNameError, UsageError
 from deapcache.locations import expanded
 from deapcache.plugins import Registry, source_of_caller
+from deapcache.recipe import LAST
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,9 +36,6 @@ LIBRARIES = {
     "hf": "deapcache.backbones.hf_models:describe",
 }
 """Library → ``package.module:function`` that describes any of its models: ``describe("resnet18.a1_in1k")``."""
-
-LAST = "last"
-"""The layer of a map that comes after all blocks."""
 
 NO_TOKENS, CLS = "none", "cls"
 TOKENS = (NO_TOKENS, CLS)

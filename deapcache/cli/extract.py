@@ -207,8 +207,6 @@ def extract_command(
     if settings.weights is not None and len(names) > 1:
         raise typer.BadParameter("--weights is the checkpoint of one backbone: give one --backbone with it")
     place, splits = caches.location(), options.names(split) or None
-    if isinstance(place.layers[0], locations.WebLocation) and not dry_run:
-        place.require_writable()  # which says that a web server is only read
     how = settings.for_extraction(locations.home_defaults(place))
     opened = open_dataset(dataset, locations.data_root(data_root))
     if dry_run:

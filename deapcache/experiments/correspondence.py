@@ -20,8 +20,7 @@ from deapcache.experiments.probe import choose_backbones
 from deapcache.locations import Location
 from deapcache.machine import device_name
 from deapcache.probing import feature_fields
-from deapcache.probing.config import UNTRAINED
-from deapcache.recipe import Protocol
+from deapcache.recipe import NOT_TRAINED, Protocol
 from deapcache.regions import SQUASH
 from deapcache.results import Result, save_run
 from deapcache.results.intervals import bootstrap_difference, bootstrap_interval, interval_key
@@ -193,7 +192,7 @@ def _protocol(dataset: str, size: tuple[int, int], pairs: Sequence[KeypointPair]
         output_size=size,
         readout="nearest",
         readout_options={"similarity": "cosine", "source": "bilinear", "target": "centre of the best cell"},
-        optimiser={"name": "none", "lr": UNTRAINED},
+        optimiser={"name": "none", "lr": NOT_TRAINED},
         iterations=0,
         batch_size=1,
         order_seed=0,

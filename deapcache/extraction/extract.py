@@ -42,6 +42,7 @@ from deapcache.extraction.images_targets import (
     limited_rows,
     omitted_from,
     prepare_split,
+    readable_dataset,
     require_one_region,
     split_views,
 )
@@ -54,7 +55,6 @@ from deapcache.extraction.pipeline import (
     extract_shards,
     image_source,
 )
-from deapcache.extraction.readable import without_unreadable
 from deapcache.extraction.settings import (
     BaseSize,
     ExtractionSettings,
@@ -195,13 +195,7 @@ class _Extraction:
 
         self._progress = collect
         # files are checked and annotations digested once, whatever the number of backbones
-        self._readable = functools.cache(
-            lambda split: (
-                without_unreadable(dataset, [split], home, recheck=settings.rehash, progress=collect)
-                if settings.on_error == "skip"
-                else dataset
-            )
-        )
+        self._readable = functools.cache(lambda split: readable_dataset(dataset, [split], home, settings, collect))
         self._prepared = functools.cache(self._prepare)
 
     def extract_backbone(self, name: str) -> Iterator[ExtractionReport]:

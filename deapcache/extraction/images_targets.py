@@ -23,6 +23,7 @@ from deapcache.errors import PluginError, UsageError
 from deapcache.extraction.claims import WorkQueue
 from deapcache.extraction.create import make_cache, require_space
 from deapcache.extraction.dataset_summary import DatasetSummary
+from deapcache.extraction.readable import without_unreadable
 from deapcache.extraction.settings import BaseSize, ExtractionSettings, ShardPartition, base_size_name, suggest_skipping
 from deapcache.locations import Location
 from deapcache.recipe import ImageRecipe, TargetRecipe, image_set_digest
@@ -51,6 +52,15 @@ class PreparedSplit:
     fit: str
     """How to bring images to the base size, or to the backbone's."""
     view: str = ORIGINAL
+
+
+def readable_dataset(
+    dataset: Dataset, splits: Sequence[str], home: Location, settings: ExtractionSettings, progress: Progress
+) -> Dataset:
+    """``dataset``, with ``--on-error skip`` without the images of ``splits`` that cannot be read."""
+    if settings.on_error != "skip":
+        return dataset
+    return without_unreadable(dataset, splits, home, recheck=settings.rehash, progress=progress)
 
 
 def split_views(

@@ -21,12 +21,12 @@ from deapcache.extraction.dataset_summary import DatasetSummary, summarize_datas
 from deapcache.extraction.images_targets import (
     image_array,
     limited_rows,
+    readable_dataset,
     require_one_region,
     split_views,
     target_array,
     target_size,
 )
-from deapcache.extraction.readable import without_unreadable
 from deapcache.extraction.settings import (
     BaseSize,
     ExtractionSettings,
@@ -157,11 +157,7 @@ def plan_extraction(
     weights = try_weights(backbones[0], settings) if measure and settings.weights is not None else ""
     omitted: Mapping[str, Mapping[str, str]] = {}
     if isinstance(dataset, Dataset):
-        readable = (
-            without_unreadable(dataset, list(chosen), home, recheck=settings.rehash, progress=progress)
-            if settings.on_error == "skip"
-            else dataset
-        )
+        readable = readable_dataset(dataset, list(chosen), home, settings, progress)
         dataset, omitted = summarize_dataset(readable, list(chosen)), readable.omitted
     device = choose_device(settings.device)
     caches = [

@@ -60,7 +60,7 @@ def home_defaults(home: Location) -> HomeDefaults:
     Raises :class:`UsageError` for anything that it cannot mean.
     """
     place = f"{home}/{DEFAULTS_KEY}"
-    if isinstance(home, WebLocation):
+    if isinstance(home.layers[0], WebLocation):
         return HomeDefaults(place, {})
     try:
         document = tomllib.loads(home.read(DEFAULTS_KEY, most=_MOST_BYTES).decode())

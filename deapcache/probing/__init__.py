@@ -1,8 +1,7 @@
 """Stage 2: cached features in; trained readouts, scores and per-image statistics out. Never runs a backbone.
 
-Read from top to bottom: ``config``, ``caches``, ``batches``, ``train``, ``evaluate``,
-``selection``, ``probe``. A :class:`ProbeConfig`
-becomes :class:`RunSpec` s, which name what is trained, and these become :class:`ProbeResult` s.
+Read from top to bottom: ``config``, ``caches``, ``batches``, ``train``, ``evaluate``, ``selection``, ``probe``. A
+:class:`ProbeConfig` becomes :class:`RunSpec` s, which name what is trained, and these become :class:`ProbeResult` s.
 """
 
 from deapcache.probing.caches import feature_fields

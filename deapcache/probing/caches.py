@@ -12,8 +12,8 @@ from deapcache.cache import HFLIP, Cache, CacheEntry, FeatureCache, Reading, fin
 from deapcache.cache.features import CLS
 from deapcache.errors import CacheMissError, CorruptCacheError, IncompleteCacheError, UsageError
 from deapcache.locations import Location
-from deapcache.probing.config import LAST, ProbeConfig
-from deapcache.recipe import Difference, FeatureRecipe, TargetRecipe, differences
+from deapcache.probing.config import ProbeConfig
+from deapcache.recipe import LAST, Difference, FeatureRecipe, TargetRecipe, differences
 from deapcache.regions import CROP, SQUASH, have_one_shape
 
 FEATURES, MIRRORED, GUIDANCE = "features", "mirrored features", "base images"

@@ -18,7 +18,7 @@ from deapcache.errors import UnknownNameError, UsageError, require_choice
 from deapcache.locations import Location
 from deapcache.readouts import is_training_free
 from deapcache.readouts.base import STANDARDISED
-from deapcache.recipe import digest_of
+from deapcache.recipe import LAST, NOT_TRAINED, SELECTED, digest_of, is_layer
 from deapcache.tasks import get_task
 
 WARM_UP = 0.05
@@ -26,12 +26,6 @@ WARM_UP = 0.05
 
 GRADIENT_CLIP = 1.0
 """Largest gradient norm of one readout."""
-
-SELECTED = "selected"
-"""What a protocol's optimiser has for a learning rate that is chosen on a part of the training images."""
-
-UNTRAINED = "none"
-"""What it has for a readout that is not trained."""
 
 Residency = Literal["gpu", "memory", "stream"]
 """Where training arrays live: in the memory of the GPU, in the host's memory, or in the cache, from which batches are
@@ -42,9 +36,6 @@ RESIDENCIES: tuple[str, ...] = get_args(Residency)
 
 OUTPUT, NATIVE = SCORE_SIZES = ("output", "native")
 """Of which size label maps are that scores are made over."""
-
-LAST = "last"
-"""What the layer after all blocks is called."""
 
 
 def layer_depth(layer: str) -> float:
@@ -253,7 +244,7 @@ class ProbeConfig:
         self._check_residency()
 
     def _check_layers(self) -> None:
-        wrong = [layer for layer in self.layers if layer != LAST and not (layer.isdecimal() and int(layer) > 0)]
+        wrong = [layer for layer in self.layers if not is_layer(layer)]
         twice = [layer for layer in self.layers if self.layers.count(layer) > 1]
         if wrong or twice or len(self.layers) == 1:
             found = f"{wrong[0]!r} is no layer" if wrong else f"{twice[0]} is there twice" if twice else "there is one"
@@ -318,7 +309,7 @@ class ProbeConfig:
 
     def rates_of(self, readout: str) -> tuple[float | str, ...]:
         """The :attr:`rates` of a readout: ``none`` for one that is not trained."""
-        return (UNTRAINED,) if is_training_free(readout) else self.rates
+        return (NOT_TRAINED,) if is_training_free(readout) else self.rates
 
     def options_of(self, task: str) -> dict[str, str]:
         """The choices of a task: the protocol's, and over them those given."""

@@ -17,7 +17,7 @@ from deapcache.machine import device_name
 from deapcache.plugins import Registry
 from deapcache.probing.batches import BatchStream, channel_statistics
 from deapcache.probing.caches import SplitCaches, cache_records, open_caches
-from deapcache.probing.config import NATIVE, SELECTED, ProbeConfig, Progress
+from deapcache.probing.config import NATIVE, ProbeConfig, Progress
 from deapcache.probing.evaluate import Examples, NativeMaps, costs_of, score, training_statistics
 from deapcache.probing.selection import select_rates
 from deapcache.probing.train import ReadoutTrainer, TaskSpec, stack_trainers, thread_count, train
@@ -29,7 +29,7 @@ from deapcache.readouts import (
     needs_layers,
     needs_upsampler,
 )
-from deapcache.recipe import Protocol
+from deapcache.recipe import SELECTED, Protocol
 from deapcache.regions import SQUASH
 from deapcache.tasks import TASKS, Task, get_task
 

@@ -50,8 +50,7 @@ def select_rates(
     Raises :class:`UsageError` for too few images, and :class:`TrainingError` where training diverged at every rate.
     """
     selection, wanted = config.selection, list(dict.fromkeys(wanted))
-    if selection is None or not wanted:
-        return {}
+    assert selection is not None  # else no rate is wanted
     held_rows = held_out(rows, selection)
     device = torch.device(config.device)
     short = {name: spec.shortened(selection.fraction) for name, spec in specs.items()}

@@ -31,8 +31,9 @@ Identity = dict[str, Any]
 _OF_THE_ROW = ("protocol.readout.", "protocol.readout_options.", "protocol.optimiser.lr.")
 """Protocol fields in which the rows of one table differ, since each row says which readout and learning rate it is."""
 
-_CONTROL = re.compile(r"@untrained(?::(\d+))?")
-"""Of a backbone's name: random weights, and their seed where it is not 0. Controls of all seeds are one row."""
+CONTROL = re.compile(r"@untrained(?::(\d+)(?:,\d+)*)?")
+"""Of a backbone's name: random weights, and the first of their seeds where it is not 0. Controls of all seeds are one
+row."""
 
 _TABLE = ["task", "dataset"]
 _ORDER = [*_TABLE, "backbone", "depth", "display_name", "readout", "lr_text", "run"]
@@ -107,7 +108,7 @@ def display_name_in(recipe: Mapping[str, Any]) -> str:
 
 def weights_seed(backbone: str) -> int | None:
     """The seed of random weights, from the backbone's name; ``None`` for trained ones."""
-    found = _CONTROL.search(backbone)
+    found = CONTROL.search(backbone)
     return int(found[1] or 0) if found else None
 
 
@@ -115,7 +116,7 @@ def _joint_name(backbones: Iterable[str]) -> str:
     """One name for a backbone's random weights of all seeds: ``dinov2@untrained:0,1,2``; of a single one its own."""
     names = sorted(set(backbones), key=lambda name: weights_seed(name) or 0)
     seeds = ",".join(str(weights_seed(name)) for name in names)
-    return names[0] if len(names) == 1 else _CONTROL.sub(f"@untrained:{seeds}", names[0])
+    return names[0] if len(names) == 1 else CONTROL.sub(f"@untrained:{seeds}", names[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +172,7 @@ def row_identity(result: Result) -> Identity:
         for name in result.caches:
             identity.pop(f"{name}.weights", None)
             if f"{name}.backbone" in identity:
-                identity[f"{name}.backbone"] = _CONTROL.sub("@untrained", identity[f"{name}.backbone"])
+                identity[f"{name}.backbone"] = CONTROL.sub("@untrained", identity[f"{name}.backbone"])
     return identity
 
 
@@ -234,7 +235,7 @@ def results_frame(results: Iterable[Result]) -> DataFrame:
 def _lines(result: Result) -> Iterator[dict[str, Any]]:
     features, lr, name = result.caches["val"], result.lr, display_name(result)
     lr_text = "lr selected" if result.is_selected else "not trained" if math.isnan(lr) else f"lr {lr:g}"
-    joint_name = _CONTROL.sub("@untrained", name)
+    joint_name = CONTROL.sub("@untrained", name)
     of_the_run = {column: getattr(result, column) for column in COLUMNS if hasattr(result, column)} | {
         "layer": layer_of(result) or None,
         "features": features["digest"],

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from deapcache.errors import DeapcacheError, ResultsError, printable
 from deapcache.locations import Location, redacted
 from deapcache.machine import now, versions
-from deapcache.recipe import SHORT, digest_of
+from deapcache.recipe import NOT_TRAINED, SELECTED, SHORT, digest_of
 from deapcache.results.documents import (
     About,
     Build,
@@ -113,12 +113,12 @@ class Result:
     def lr(self) -> float:
         """Peak learning rate, given or chosen; NaN for a readout that is not trained."""
         given = self.protocol["optimiser"]["lr"]
-        return float(self.selection["lr"] if self.is_selected else math.nan if given == "none" else given)
+        return float(self.selection["lr"] if self.is_selected else math.nan if given == NOT_TRAINED else given)
 
     @property
     def is_selected(self) -> bool:
         """Whether the learning rate was chosen on a part of the training images."""
-        return bool(self.protocol["optimiser"]["lr"] == "selected")
+        return bool(self.protocol["optimiser"]["lr"] == SELECTED)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON document; a number that is not finite becomes ``null``."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from deapcache.errors import DeapcacheError, ResultsError
 from deapcache.locations import Location
 from deapcache.recipe import digest_of
 from deapcache.results.frame import (
+    CONTROL,
     Identity,
     comparison_identity,
     feature_recipe,
@@ -68,7 +68,6 @@ SPEED_UNIT = "[× ViT-B/16]"
 _FULL_READOUT = "deap"
 """Ours that the paper's Tables 3 and 4 are of."""
 _ABLATED = tuple(dict.fromkeys(ours for ours, row in READOUTS.items() if ours == row))
-_CONTROL = re.compile(r"@untrained(:[\d,]+)?")
 _LONGEST = 16
 """Characters of a value in a name: a digest's first ones tell it apart as well."""
 
@@ -213,7 +212,7 @@ def _shown_device(speeds: Mapping[str, Mapping[str, Speed]], device: str | None)
 
 def _speed_of(backbone: str, known: Mapping[str, Speed]) -> Speed | None:
     """Of the backbone by name; of an untrained control that of its model, whose arithmetic is the same."""
-    return known.get(backbone) or known.get(_CONTROL.sub("", backbone))
+    return known.get(backbone) or known.get(CONTROL.sub("", backbone))
 
 
 def _intervals(homes: Mapping[str, Location], over_seeds: bool) -> Any:
@@ -356,7 +355,7 @@ def _measured_entry(row: Any, variant: str, homes: Sequence[Location]) -> dict[s
     first: Result = row.result
     known, about = known_entry(first.backbone), first.about
     category = _category(known) if known else about.get("category")
-    category = "untrained" if _CONTROL.search(row.backbone) else category
+    category = "untrained" if CONTROL.search(row.backbone) else category
     found = [f"{name} {number}" for result in row.results for name, number in result.versions.items()]
     return {
         "key": digest_of([MEASURED, row.backbone, row.readout, row.protocol, [one.run for one in row.results]])[:10],
