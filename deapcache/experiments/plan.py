@@ -116,8 +116,8 @@ class StepGroup:
 
     key: StepKey
     spec: TaskSpec
-    is_selection: bool = False
-    """Whether the learning rate is chosen among them, before the readouts that are scored are trained."""
+    stage: str = "train"
+    """``select`` and ``longer``: trials by which rate and steps are chosen, before ``train``, the readouts scored."""
 
     @property
     def iterations(self) -> int:
@@ -154,8 +154,8 @@ class PassWork:
     def steps(self) -> int:
         """Batches that are drawn: the readout that trains longest decides, in choosing rates and in training."""
         return sum(
-            max((group.iterations for group in self.groups if group.is_selection is selection), default=0)
-            for selection in (True, False)
+            max((group.iterations for group in self.groups if group.stage == stage), default=0)
+            for stage in ("select", "longer", "train")
         )
 
     @property
@@ -176,7 +176,7 @@ class PassWork:
         """On one GPU, reading aside; a batch that is scored is taken for a step. None where a rate is not known."""
         scored = -(-self.val_images // self.batch_size)
         return _sum_known(
-            _times(rates.step(group.key), group.iterations + (0 if group.is_selection else scored))
+            _times(rates.step(group.key), group.iterations + (scored if group.stage == "train" else 0))
             for group in self.groups
         )
 
@@ -477,8 +477,10 @@ def _pass_work(plan: PipelinePlan, job: ProbeJob, dataset: DatasetPlan, seen: se
             groups.append(_step_group(job, dataset, train_images, name, tasks[name], readout, members))
     if selection := job.options.selection:
         for name, readout in dict.fromkeys((task, readout) for task, readout, _, _ in left):
-            group = _step_group(job, dataset, train_images, name, tasks[name], readout, len(selection.lrs))
-            groups.append(replace(group, spec=group.spec.shortened(selection.fraction), is_selection=True))
+            trials = (("select", len(selection.lrs), selection.fraction), ("longer", 1, selection.longer))
+            for stage, members, fraction in trials:
+                group = _step_group(job, dataset, train_images, name, tasks[name], readout, members)
+                groups.append(replace(group, spec=group.spec.shortened(fraction), stage=stage))
 
     item_bytes = {
         (cache.kind, cache.name): cache.item_bytes or 0 for cache in dataset.extraction.caches if cache.split == train

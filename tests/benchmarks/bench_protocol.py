@@ -181,9 +181,10 @@ def _rows(
 
 
 def _cell(scores: Sequence[float], run: ProbeResult) -> str:
-    """``.573 ± .012 (lr 0.01)``."""
+    """``.573 ± .012 (lr 0.01)``, or ``(lr 0.01, 0.2 of the steps)``."""
     spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
-    rate = f" (lr {run.selection['lr']:g})" if run.selection else ""
+    share = f", {run.selection['fraction']:g} of the steps" if run.selection.get("fraction", 1) < 1 else ""
+    rate = f" (lr {run.selection['lr']:g}{share})" if run.selection else ""
     return f"{statistics.fmean(scores):.3f}{spread}{rate}"
 
 

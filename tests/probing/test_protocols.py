@@ -14,7 +14,7 @@ from deapcache.locations import LocalLocation
 from deapcache.probing import PROTOCOLS, ProbeConfig, Selection, plan_runs
 
 FROZEN = {
-    "deapcache-2": "b010ab4f350ae543fd41652cdd321b658fdcb57c72e7f0a48b61b025e7d10a02",
+    "deapcache-2": "4b574e2ce6b76190c350813f5da0aaed50888a25741f63047150fdfb3780be20",
     "paper": "0b3aec3f7d61e96f56a0c1d5d2a2f07a1dba50e0340b7434db2d5ce6bccd0535",
     "dinov2-linear": "e4628a1a37ef7308ced10c3dcf57a0769fd0de3f0b1e7331a53ea76ae5490b8f",
     "dinov3-linear": "95d6ae4fd169ca7bf55513f84f7298c8d31fdcfaff77e92e2ebd6ffdddbe5c49",
@@ -69,6 +69,7 @@ def test_the_choice_never_sees_validation_images(tmp_path) -> None:
 
 def test_the_chosen_rate_trains_on_all_of_train_as_if_it_were_given(made_toys) -> None:
     (chosen,) = probe(made_toys, seeds=[3])
+    assert (chosen.selection["fraction"], chosen.loss_curve[-1][0]) == (1, 20)
     (given,) = probe(made_toys, seeds=[3], lrs=(chosen.selection["lr"],))
     assert chosen.scores == pytest.approx(given.scores)
     assert chosen.train_images == COUNTS["train"]
@@ -78,8 +79,29 @@ def test_the_chosen_rate_trains_on_all_of_train_as_if_it_were_given(made_toys) -
     assert given.selection == {}
 
 
-def test_a_candidate_scores_what_it_would_on_the_same_images_alone(tmp_path) -> None:
-    """The held-out tenth as a split of its own gives the candidates' scores."""
+def test_fewer_steps_where_more_are_worse_on_images_held_out(tmp_path) -> None:
+    """Features that tell nothing, in many channels: the longer a readout trains, the more of them it has learnt."""
+
+    def tell_nothing(split: str, made: np.ndarray) -> np.ndarray:
+        return np.random.default_rng(7).normal(size=(*made.shape[:3], 300)).astype(np.float32)
+
+    home = make_home(tmp_path, spoil=tell_nothing)
+    for split in ("train", "val"):
+        add_targets(home, split, "depth")
+    (run,) = probe(home, ["depth"], readouts=["linear"], iterations=100)
+    selection = run.selection
+    (short,) = (one["score"] for one in selection["candidates"] if one["lr"] == selection["lr"])
+    assert selection["longer"]["fraction"] == 0.5
+    assert selection["longer"]["score"] < short - selection["longer"]["error"]
+    assert (selection["fraction"], run.loss_curve[-1][0]) == (0.2, 20)
+    lr = (selection["lr"],)
+    few, many = (probe(home, ["depth"], readouts=["linear"], iterations=n, lrs=lr)[0].scores for n in (20, 100))
+    assert run.scores == pytest.approx(few)
+    assert few["rmse"] < many["rmse"]
+
+
+def test_a_trial_scores_what_it_would_on_the_same_images_alone(tmp_path) -> None:
+    """The held-out tenth as a split of its own gives the scores of both trials, and a jackknife their difference."""
     home = make_home(tmp_path)
     (run,) = probe(home, iterations=40, standardise="cell")
     held = np.sort(np.random.default_rng(0).permutation(COUNTS["train"])[:2])
@@ -89,20 +111,33 @@ def test_a_candidate_scores_what_it_would_on_the_same_images_alone(tmp_path) -> 
     from deapcache.probing.probe import _Probe
     from deapcache.probing.train import ReadoutTrainer, StackedGroup
 
-    config = ProbeConfig(dataset="toys", backbones=["toy"], tasks=["foreground"], iterations=12, standardise="cell")
-    probing = _Probe(home, config)
-    spec, stream = probing._specs["foreground"], BatchStream(probing._train, "stream", torch.device("cpu"))
-    rows = np.arange(COUNTS["train"])
-    bias = spec.prepare(stream, rows, 32)
-    group = StackedGroup([ReadoutTrainer(spec, "deap", seed=0, lr=1e-2, output_bias=bias)], 1e-4)
-    for batch in stream.batches(image_order(0, np.setdiff1d(rows, held), iterations=12, batch_size=8)):
-        group.step(batch.features.float(), None, {"foreground": spec.task.target(batch.maps)})
-    scorer = Scorer(spec.task, len(held))
-    (batch,) = stream.batches([held])
-    with torch.no_grad():
-        scorer.add(group.outputs(batch.features.float(), None)[0], spec.task.target(batch.maps), held)
+    lr, statistics = run.selection["lr"], []
+    for iterations in (8, 20):
+        config = ProbeConfig(
+            dataset="toys", backbones=["toy"], tasks=["foreground"], iterations=iterations, standardise="cell"
+        )
+        probing = _Probe(home, config)
+        spec, stream = probing._specs["foreground"], BatchStream(probing._train, "stream", torch.device("cpu"))
+        rows = np.arange(COUNTS["train"])
+        bias = spec.prepare(stream, rows, 32)
+        group = StackedGroup([ReadoutTrainer(spec, "deap", seed=0, lr=lr, output_bias=bias)], 1e-4)
+        for batch in stream.batches(image_order(0, np.setdiff1d(rows, held), iterations=iterations, batch_size=8)):
+            group.step(batch.features.float(), None, {"foreground": spec.task.target(batch.maps)})
+        scorer = Scorer(spec.task, len(held))
+        (batch,) = stream.batches([held])
+        with torch.no_grad():
+            scorer.add(group.outputs(batch.features.float(), None)[0], spec.task.target(batch.maps), held)
+        statistics.append(scorer.statistics)
+
+    def mean_iou(of: dict[str, np.ndarray], images: list[int]) -> float:
+        return spec.task.scores({name: values[images] for name, values in of.items()})["mean_iou"]
+
     found = {one["lr"]: one["score"] for one in run.selection["candidates"]}
-    assert found[1e-2] == pytest.approx(scorer.scores()["mean_iou"], abs=1e-6)
+    assert found[lr] == pytest.approx(mean_iou(statistics[0], [0, 1]), abs=1e-6)
+    assert run.selection["longer"]["score"] == pytest.approx(mean_iou(statistics[1], [0, 1]), abs=1e-6)
+    without = [mean_iou(statistics[1], [image]) - mean_iou(statistics[0], [image]) for image in (0, 1)]
+    # Efron's jackknife of n = 2: the square root of (n - 1) / n times the sum of squares about their mean
+    assert run.selection["longer"]["error"] == pytest.approx(abs(without[0] - without[1]) / 2, abs=1e-6)
 
 
 def test_the_choice_depends_on_nothing_beside_it(made_toys) -> None:
