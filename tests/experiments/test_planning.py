@@ -124,14 +124,14 @@ def test_probing_reads_batches_surveys_and_scores(grid):
 
 
 def test_choosing_the_learning_rate_is_planned_with_the_rest(grid):
-    """Five rates for 0.3 of the steps, stacked, and one pass over the training features for their statistics."""
+    """Five rates for 0.2 of the steps, stacked, one for 0.5, and one pass over the features for their statistics."""
     text, plain = VOC.replace("protocol: paper\n", ""), grid(VOC, rates=rates())
     found = grid(text, rates=rates(steps={STEP: 0.01, replace(STEP, members=5): 0.03}))
     (work,) = found.passes
-    assert (work.steps, work.readout_steps) == (100 + 30, 100 + 5 * 30)
-    more = 30 * 8 * (VOLUME + MAP) + TRAIN * VOLUME
+    assert (work.steps, work.readout_steps) == (100 + 20 + 50, 100 + 5 * 20 + 50)
+    more = (20 + 50) * 8 * (VOLUME + MAP) + TRAIN * VOLUME
     assert stage(found, "probing").read == stage(plain, "probing").read + more
-    assert stage(found, "probing").gpu_seconds == pytest.approx(0.01 * (100 + 182) + 0.03 * 30)
+    assert stage(found, "probing").gpu_seconds == pytest.approx(0.01 * (100 + 182) + 0.03 * 20 + 0.01 * 50)
 
 
 def test_what_was_not_measured_has_no_time(grid):
