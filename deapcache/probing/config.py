@@ -57,7 +57,9 @@ class Selection:
     fraction: float = 0.2
     """Of the steps asked for that every rate is tried for: five rates cost one run one by one, less where stacked."""
     longer: float = 0.5
-    """Of the steps that the best rate is tried for once more."""
+    """Of the steps that the chosen rate is tried for once more."""
+    margin: float = 1.0
+    """Standard errors by which a lower rate, or more steps, must score worse to lose."""
     held_out: float = 0.1
     """Share of the training images that rates are scored on."""
     seed: int = 0

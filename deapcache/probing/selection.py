@@ -17,7 +17,7 @@ from deapcache.probing.train import ReadoutTrainer, TaskSpec, stack_trainers, th
 from deapcache.tasks import Task
 
 _GROUPS = 10
-"""Of images held out, each left out in turn by the jackknife of the longer trial."""
+"""Of images held out, each left out in turn by the jackknife of a difference."""
 
 
 def held_out(rows: np.ndarray, selection: Selection) -> np.ndarray:
@@ -87,7 +87,23 @@ def select_rates(
                 f"score on the {len(held_rows)} training images held out: give the rate with --lr, or train on more "
                 "images"
             )
-        found[name, readout] = _choice(values, specs[name].task.main_metric, len(held_rows))
+        task = specs[name].task
+        chosen = max(values, key=lambda lr: (-math.inf if math.isnan(values[lr]) else values[lr], -lr))
+        best = scorers[of_each[chosen]]
+        for lr in sorted(lr for lr in values if lr < chosen):
+            less, error = _difference(scorers.get(of_each[lr]), best, task)
+            if -less <= selection.margin * error:  # never where one of both is NaN
+                chosen = lr
+                break
+        known = {lr: None if math.isnan(value) else value for lr, value in values.items()}
+        span = [value for value in known.values() if value is not None]
+        found[name, readout] = {
+            "lr": chosen,
+            "metric": task.main_metric,
+            "images": len(held_rows),
+            "candidates": [{"lr": lr, "score": value} for lr, value in known.items()],
+            "range": max(span) - min(span),
+        }
     longer, longer_scorers = try_out({key: (choice["lr"],) for key, choice in found.items()}, selection.longer)
     for (name, readout), choice in found.items():
         key = name, readout, choice["lr"]
@@ -104,34 +120,29 @@ def _score(scorer: Scorer | None, task: Task, images: slice | np.ndarray = slice
     return float(score) if math.isfinite(score) else math.nan
 
 
-def _choice(scores: Mapping[float, float], metric: str, images: int) -> dict[str, Any]:
-    """The rate with the highest score, the lower of equal ones, as JSON values."""
-    known = {lr: score for lr, score in scores.items() if not math.isnan(score)}
-    return {
-        "lr": max(known, key=lambda lr: (known[lr], -lr), default=None),
-        "metric": metric,
-        "images": images,
-        "candidates": [{"lr": lr, "score": known.get(lr)} for lr in scores],
-        "range": max(known.values()) - min(known.values()) if known else None,
-    }
+def _difference(one: Scorer | None, other: Scorer | None, task: Task) -> tuple[float, float]:
+    """How much better ``one`` scores than the ``other``, and the standard error of that; NaN where it is not known.
+
+    A jackknife over ten groups of the images, both scored on the same ones.
+    """
+
+    def difference(images: slice | np.ndarray) -> float:
+        return _score(one, task, images) - _score(other, task, images)
+
+    images = 0 if one is None else len(next(iter(one.statistics.values())))
+    count = min(images, _GROUPS)
+    group = np.arange(images) % max(1, count)
+    parts = np.array([difference(group != each) for each in range(count)] if count > 1 else [math.nan])
+    return difference(slice(None)), math.sqrt((count - 1) * parts.var()) if count > 1 else math.nan
 
 
 def _steps(short: Scorer, long: Scorer | None, task: Task, selection: Selection) -> dict[str, Any]:
     """``fraction`` of the steps to train for, and ``longer``, the trial that decided it, as JSON values.
 
-    All steps, unless the longer trial diverged or scores worse by more than the standard error of the difference: a
-    jackknife over ten groups of the images held out, both trials on the same ones.
+    All steps, unless the longer trial diverged or is clearly worse.
     """
-
-    def difference(images: slice | np.ndarray) -> float:
-        return _score(long, task, images) - _score(short, task, images)
-
-    images = len(next(iter(short.statistics.values())))
-    count = min(images, _GROUPS)
-    group = np.arange(images) % count
-    parts = np.array([difference(group != one) for one in range(count)] if count > 1 else [math.nan])
-    whole, error = difference(slice(None)), math.sqrt((count - 1) * parts.var())
-    is_worse = math.isnan(whole) or whole < -error
+    more, error = _difference(long, short, task)
+    is_worse = math.isnan(more) or more < -selection.margin * error
     trial = {"fraction": selection.longer, "score": _score(long, task), "error": error}
     return {
         "fraction": selection.fraction if is_worse else 1.0,
