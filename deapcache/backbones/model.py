@@ -39,7 +39,14 @@ from deapcache.backbones.registry import (
     size_name,
     split_name,
 )
-from deapcache.errors import DeapcacheError, MissingWeightsError, UsageError, WeightsError, require_choice
+from deapcache.errors import (
+    DeapcacheError,
+    MissingWeightsError,
+    PluginError,
+    UsageError,
+    WeightsError,
+    require_choice,
+)
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Precisions of the forward pass; TF32 is off in all of them."""
@@ -260,8 +267,8 @@ def resized_entry(entry: BackboneEntry, size: Size) -> BackboneEntry:
     sized = replace(entry, name=join_name(model, seed, size), image_size=size, native_size=entry.image_size)
     try:
         grid, dim, parameters = _measure_at(sized)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        if isinstance(error, DeapcacheError) and not isinstance(error, UsageError):
+    except _REFUSALS as error:
+        if isinstance(error, DeapcacheError) and not isinstance(error, UsageError | PluginError):
             raise
         near = " or ".join(size_name(one) for one in _nearest_sizes(sized)) or "none near it"
         raise UsageError(
@@ -273,8 +280,7 @@ def resized_entry(entry: BackboneEntry, size: Size) -> BackboneEntry:
 
 def _measure_at(entry: BackboneEntry) -> tuple[Size, int, int]:
     """Grid, width and number of parameters of the model at the image size of ``entry``."""
-    # a plugin's code may do what no model without storage can
-    with contextlib.nullcontext() if entry.is_plugin else torch.device("meta"), torch.no_grad():
+    with _without_storage(entry), torch.no_grad():
         loaded = load_model(entry)
         loaded.module.eval()
         patch = patch_size(loaded.module)
@@ -285,6 +291,14 @@ def _measure_at(entry: BackboneEntry) -> tuple[Size, int, int]:
     return (height, width), dim, sum(parameter.numel() for parameter in loaded.module.parameters())
 
 
+def _without_storage(entry: BackboneEntry) -> contextlib.AbstractContextManager[Any]:
+    """Inside, models are built on the meta device; those of plugins, whose code may do what none there can, are not."""
+    return contextlib.nullcontext() if entry.is_plugin else torch.device("meta")
+
+
+_REFUSALS = (AssertionError, RuntimeError, ValueError, PluginError)
+"""What models raise where they do not take an image size."""
+
 _STEPS = (8, 14, 16, 32, 64, 128, 256)
 """Of image sizes that architectures without patches of their own take: strides, and windows of them."""
 
@@ -292,9 +306,9 @@ _STEPS = (8, 14, 16, 32, 64, 128, 256)
 def _nearest_sizes(entry: BackboneEntry) -> list[Size]:
     """The next smaller and the next larger size that the architecture takes, as far as they are near; tried out."""
     try:
-        with torch.device("meta"):
+        with _without_storage(entry):
             patch = patch_size(load_model(replace(entry, image_size=entry.native_size or entry.image_size)).module)
-    except (AssertionError, RuntimeError, ValueError):
+    except _REFUSALS:
         return []
     steps = [patch, *((step, step) for step in _STEPS if step > max(patch))]
     below = ((h // down * down, w // across * across) for down, across in steps for h, w in [entry.image_size])
@@ -306,7 +320,7 @@ def _nearest_sizes(entry: BackboneEntry) -> list[Size]:
 def _takes(entry: BackboneEntry, size: Size) -> bool:
     try:
         return all(size) and bool(_measure_at(replace(entry, image_size=size)))
-    except (AssertionError, RuntimeError, ValueError):
+    except _REFUSALS:
         return False
 
 
@@ -322,7 +336,7 @@ def layers_of(name: str, selection: LayerSelection) -> tuple[tuple[str, ...], bo
     entry = describe(name)
     if selection == DEFAULT_LAYERS:
         return (entry.layer,), entry.final_norm
-    with torch.device("meta"):
+    with _without_storage(entry):
         loaded = load_model(entry)
     layers, norm, _ = select_layers(entry, loaded, selection)
     return layers, norm
