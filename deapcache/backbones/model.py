@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -214,6 +215,42 @@ def build(
     count_build()
     weights_digest = f"untrained:seed={seed}:{digest}" if entry.untrained else digest
     return Backbone(entry, loaded, weights_digest, precision, selection)
+
+
+def build_by_digest(name: str, digest: str, *, weights: Path, **options: Any) -> Backbone:
+    """:func:`build` with those of the weights in a file that have ``digest``, wherever in it they are.
+
+    So what was chosen with ``--weights-key`` is found again without. Where none have it, the result is as of
+    :func:`build`, and it raises what that raises.
+    """
+    found, refused = None, None
+    for key in _keys_to_try(name, weights):
+        try:
+            built = build(name, weights=weights, weights_key=key, **options)
+        except WeightsError as error:
+            refused = refused or error
+            continue
+        if built.identity.weights == digest:
+            return built
+        found = found or built
+    if found is None:
+        assert refused is not None  # one is tried at least
+        raise refused
+    return found
+
+
+def _keys_to_try(name: str, weights: Path) -> Iterator[str]:
+    """Beginnings of the keys in a file below which there are enough for the model; first none, which finds the best."""
+    yield ""
+    entry = describe(name)
+    with _without_storage(entry):
+        expected = len(load_model(entry).module.state_dict())
+    counts = Counter(
+        ".".join(parts[:end])
+        for parts in (key.split(".") for key in read_checkpoint(weights))
+        for end in range(1, len(parts))
+    )
+    yield from (key for key, count in counts.items() if 2 * count >= expected)
 
 
 def _read_weights(entry: BackboneEntry, given: Path | None, key: str) -> State | None:

@@ -52,8 +52,7 @@ TABLE: tuple[Row, ...] = (
     ("vjepa2-h", "hf:facebook/vjepa2-vith-fpc64-256", 256, 16, 1280, 631_648_000, IMAGENET, SSL, "J", "VideoMix22M", APACHE),
     ("vjepa2-g", "hf:facebook/vjepa2-vitg-fpc64-256", 256, 16, 1408, 1_012_173_952, IMAGENET, SSL, "J", "VideoMix22M", APACHE),
     ("franca-b", "vit_base_patch14_dinov2", 518, 37, 768, 86_592_000, IMAGENET, SSL, "J & R", "ImageNet-21k", FRANCA),
-    ("franca-l", "vit_large_patch14_dinov2", 224, 16, 1024, 303_654_144, IMAGENET, SSL, "J & R", "ImageNet-21k", FRANCA),
-    ("franca-l-laion", "vit_large_patch14_dinov2", 224, 16, 1024, 303_654_144, IMAGENET, SSL, "J & R", "LAION-600M", FRANCA),
+    ("franca-l", "vit_large_patch14_dinov2", 518, 37, 1024, 304_793_856, IMAGENET, SSL, "J & R", "LAION-600M", FRANCA),
     ("sam2.1-t", "sam2_hiera_tiny", 1024, 64, 256, 27_219_136, IMAGENET, SUP, "", "SA-1B, SA-V", APACHE),
     ("sam2.1-s", "sam2_hiera_small", 1024, 64, 256, 34_316_992, IMAGENET, SUP, "", "SA-1B, SA-V", APACHE),
     ("sam2.1-b+", "sam2_hiera_base_plus", 1024, 64, 256, 69_106_816, IMAGENET, SUP, "", "SA-1B, SA-V", APACHE),
@@ -95,19 +94,10 @@ def _vjepa2(size: str, width: int, depth: int, heads: int, mlp_ratio: float, par
     }
 
 
-def _franca(file: str, hidden: int, side: int) -> dict[str, Any]:
-    """Franca: DINOv2's vision transformer without registers, with a gated MLP of two times ``hidden`` channels.
-
-    Sizes and files are those of its official repository (valeoai/Franca).
-    """
-    width = 768 if "vitb" in file else 1024
+def _franca(file: str, mlp_ratio: float) -> dict[str, Any]:
+    """Franca: DINOv2's vision transformer without registers, its MLP a SwiGLU, as its official repository builds it."""
     return {
-        "arguments": {
-            "img_size": [side, side],
-            "mlp_layer": "SwiGLUPacked",
-            "mlp_ratio": 2 * hidden / width,
-            "act_layer": "silu",
-        },
+        "arguments": {"mlp_layer": "SwiGLUPacked", "mlp_ratio": mlp_ratio, "act_layer": "silu"},
         "source": WeightsSource(url=f"https://github.com/valeoai/Franca/releases/download/v1.0.0/franca_{file}.pth"),
     }
 
@@ -124,9 +114,8 @@ OTHER_FACTS: dict[str, dict[str, Any]] = {
     "vjepa2-l": _vjepa2("l", 1024, 24, 16, 4.0, 325_971_328),
     "vjepa2-h": _vjepa2("h", 1280, 32, 16, 4.0, 653_930_880),
     "vjepa2-g": _vjepa2("g", 1408, 40, 22, 48 / 11, 1_034_555_264),
-    "franca-b": _franca("vitb14_In21K", 2048, 518),
-    "franca-l": _franca("vitl14_In21K", 2736, 224),
-    "franca-l-laion": _franca("vitl14_Laion600M", 2736, 224),
+    "franca-b": _franca("vitb14_In21K", 2 * 2048 / 768),
+    "franca-l": _franca("vitl14_Laion600M", 2 * 2736 / 1024),
     "sam2.1-t": _sam2("tiny", 39_000_000),
     "sam2.1-s": _sam2("small", 46_000_000),
     "sam2.1-b+": _sam2("base-plus", 80_900_000),

@@ -212,7 +212,7 @@ def register_module(
             entry, functions.file, f"its module gives {shape} for an image of {height}x{width}, {_advice(shape)}"
         )
     count = sum(parameter.numel() for parameter in own.parameters())
-    entry = replace(entry, grid=shape[1:3], dim=shape[3], parameters=count)
+    entry = replace(entry, grid=(shape[1], shape[2]), dim=shape[3], parameters=count)
     BACKBONES.add(name, entry, replaces=_MODULES.get(name))
     PLUGIN_FUNCTIONS[entry.architecture] = functions
     _MODULES[name] = entry

@@ -249,6 +249,8 @@ def _show_plan(plan: ExtractionPlan, json: bool) -> None:
     _show_omitted(plan.omitted)
     if plan.weights:
         out.print(plan.weights, markup=False)
+    for name, terms in plan.terms.items():
+        out.print(f"{name}: {terms}", markup=False)
     for name, rate in plan.images_per_second.items():
         out.print(f"{name}: {rate:.1f} images/s measured on {plan.device}")
     free = "unknown" if plan.free_bytes is None else size(plan.free_bytes)

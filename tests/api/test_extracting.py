@@ -99,7 +99,7 @@ def patched() -> nn.Module:
         (lambda: register_module(hooked()), "has a hook or a forward that was put in afterwards"),
         (lambda: register_module(patched()), "has a hook or a forward that was put in afterwards"),
         (lambda: register_module(Patches(last=False)), "channels last"),
-        (lambda: register_module(nn.Linear(3, 4), image_size=16), "it failed on images"),
+        (lambda: register_module(nn.Linear(3, 4), image_size=16), "its module failed on images"),
         (lambda: deapcache.extract("scenes", backbones=[]), "which backbones"),
         (lambda: deapcache.extract("scenes", backbones=[Patches]), "a name or a torch.nn.Module that is built"),
         (lambda: deapcache.extract("scenes", backbones="dinov2", limt=3), "no option limt"),
