@@ -17,7 +17,7 @@ from deapcache.errors import PipelineError
 from deapcache.experiments import FigureRequest, load_pipeline, make_figure, run_pipeline
 from deapcache.experiments.plan import plan_grid
 from deapcache.locations import LocalLocation
-from deapcache.results import add_bundle, pack_bundle
+from deapcache.results.bundle import add_bundle, pack_bundle
 from deapcache.results.leaderboard.reproduce import reproduce_commands
 
 MODELS = """\
