@@ -103,13 +103,13 @@ def test_franca_is_dinov2_with_a_gated_mlp(monkeypatch, tmp_path):
         parameter.data.normal_(std=0.05)
     state = {}
     for i, block in enumerate(model.encoder.layer):
-        own = block.attention.attention
-        parts = {"attn.proj": block.attention.output.dense, "norm1": block.norm1, "norm2": block.norm2}
-        parts |= {"mlp.w12": block.mlp.weights_in, "mlp.w3": block.mlp.weights_out}
+        own, mlp = block.attention, block.mlp
+        parts = {"attn.proj": own.o_proj, "norm1": block.norm1, "norm2": block.norm2, "mlp.w3": mlp.down_proj}
         chunk = f"blocks.{i}.{i}."
         for kind in ("weight", "bias"):
-            qkv = [getattr(layer, kind) for layer in (own.query, own.key, own.value)]
-            state[f"{chunk}attn.qkv.{kind}"] = torch.cat(qkv)
+            joined = {"attn.qkv": (own.q_proj, own.k_proj, own.v_proj), "mlp.w12": (mlp.gate_proj, mlp.up_proj)}
+            for part, layers in joined.items():
+                state[f"{chunk}{part}.{kind}"] = torch.cat([getattr(layer, kind) for layer in layers])
             state |= {f"{chunk}{part}.{kind}": getattr(layer, kind) for part, layer in parts.items()}
         state |= {f"{chunk}ls1.gamma": block.layer_scale1.lambda1, f"{chunk}ls2.gamma": block.layer_scale2.lambda1}
     patches = model.embeddings.patch_embeddings.projection

@@ -74,7 +74,7 @@ def test_checkpoints_of_one_architecture_are_rows_of_their_own(checkpoints, plan
     assert second.outcome.results == first.outcome.results
     figure = make_figure(FigureRequest(name="features", home=home, images=1)).figure
     texts = {text.get_text().replace("\n", " ") for text in figure.findobj(Text)}
-    assert {"mine-ep100@112", "timm:test_vit+ep200 · layer 2, cls kept"} <= texts, texts
+    assert {"mine-ep100@112 7 × 7 × 64", "timm:test_vit+ep200 · layer 2, cls kept 10 × 10 × 64"} <= texts, texts
     bundle, theirs = checkpoints / "mine.zip", LocalLocation(checkpoints / "theirs")
     bundle.write_bytes(pack_bundle(home, sorted(first.trained)).data)
     assert set(add_bundle(bundle, theirs).added) == first.trained
