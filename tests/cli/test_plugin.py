@@ -89,9 +89,8 @@ def test_the_examples_of_the_page_are_plugins(cli, extracted, tmp_path: Path) ->
     done = cli(*ask, "--layers", "2,last", "--tokens", "cls", "--home", tmp_path / "home")
     assert [report["layer"] for report in json.loads(done.out)] == ["2", "last"]
     refused = cli(*ask, "--layers", "3", "--home", tmp_path / "home")
-    quoted = next(
-        block for block in re.findall(r"^```\n(.*?)^```", page, flags=re.M | re.S) if "gives no layer" in block
-    )
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    quoted = next(block for language, block in fences if not language and "gives no layer" in block)
     assert (refused.code, refused.err) == (2, quoted)
     ask = ["--task", "background,foreground", "--readout", "nearest,linear", "--iterations", 2]
     done = cli("probe", *ask, "--home", tmp_path / "home")
