@@ -117,8 +117,8 @@ def select_layers(
     if blocks is None:
         raise UsageError(
             f"backbone {entry.name!r} ({entry.architecture}) has no layers, final norm or class token to choose: only "
-            "vision transformers have, of timm (ViT, DINOv2, SigLIP, EVA), of open_clip and hf:, and plugins that give "
-            "several layers; leave out --layers, --tokens and --final-norm"
+            "vision transformers have, of timm (ViT, DINOv2, SigLIP, EVA), of open_clip and hf:; leave out --layers, "
+            "--tokens and --final-norm"
         )
     if isinstance(blocks, NamedLayers):
         return selection.layers, entry.final_norm, _select_named(entry, blocks, selection)
