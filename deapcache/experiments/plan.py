@@ -234,7 +234,7 @@ class GridPlan:
     passes: tuple[PassWork, ...]
     """One for each of the pipelines' passes, without runs that an earlier pipeline trains."""
     gpus: int
-    """That wall time is stated for: they take an extraction's shards and probing's passes one by one, as they are free."""
+    """That wall time is stated for: each takes the next shard of an extraction, or pass of probing, when it is free."""
     rates: Rates
 
     @property

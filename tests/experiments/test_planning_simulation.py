@@ -1,7 +1,7 @@
 """Wall times of a plan against a simulation of what happens: shards, claims, slow GPUs, a slow store, and passes.
 
-The simulation shares no code with the plan. It lets GPUs take shards one by one as ``docs/cluster.md`` says, with events
-in the order of their times; ``docs/planning.md`` states how far apart the two may be.
+The simulation shares no code with the plan. It lets GPUs take shards one by one as ``docs/cluster.md`` says, events in
+the order of their times; ``docs/planning.md`` states how far apart the two may be.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class World:
 
 
 def simulate_cache(shards: list[tuple[float, float]], world: World) -> float:
-    """Seconds until all (forward seconds, bytes) are published, by GPUs that each take the next one as they are free."""
+    """Seconds until all (forward seconds, bytes) are published; each GPU takes the next one when it is free."""
     free = [(world.claim, gpu) for gpu in range(len(world.slowness))]
     heapq.heapify(free)
     publishing: dict[int, list[float]] = {gpu: [] for _, gpu in free}
@@ -46,7 +46,7 @@ def simulate_cache(shards: list[tuple[float, float]], world: World) -> float:
     shard = next(queue, None)
     while shard is not None or waiting:
         # what is forwarded first is published first, so a shard is taken only when nothing is forwarded before that
-        if shard is not None and (not waiting or free and free[0][0] <= waiting[0][0]):
+        if shard is not None and (not waiting or (free and free[0][0] <= waiting[0][0])):
             start, gpu = heapq.heappop(free)
             heapq.heappush(waiting, (start + max(shard[0] * world.slowness[gpu], world.claim), gpu, shard[1]))
             shard = next(queue, None)
@@ -107,7 +107,8 @@ def tables(tmp_path_factory):
             ),
         )  # fmt: skip
     seconds = {
-        key: 0.001 * (1 + key.members + place % 5) for place, key in enumerate(sorted(unmeasured.unmeasured_steps(), key=str))
+        key: 0.001 * (1 + key.members + place % 5)
+        for place, key in enumerate(sorted(unmeasured.unmeasured_steps(), key=str))
     }
     add_to_rates_file(file, StepSpeeds(seconds=seconds, **about))
     assert {document.get("backbone", "steps") for document in json.loads(file.read_text())} > {"steps"}
@@ -165,7 +166,7 @@ def test_a_slow_gpu_costs_its_part_and_a_shard_of_it_a_cache(tables, gpus, slow)
 @pytest.mark.parametrize("gpus", [1, 8, 64])
 @pytest.mark.parametrize("share", [0.25, 1.0, 4.0])
 def test_a_slow_store_decides_where_its_time_is_longer(tables, gpus, share) -> None:
-    """The store writes all in ``share`` of the GPUs' time: the longer of both, and the first and last shards of a cache."""
+    """It writes all in ``share`` of the GPUs' time: the longer of both, and the first and last shards of a cache."""
     plan = tables(gpus)
     stage = features(plan)
     bandwidth = stage.written / (share * stage.wall_seconds)

@@ -1,4 +1,4 @@
-"""A GPU that is not there: what is put on ``cuda`` is computed by the CPU, and every call that only a GPU takes is noted.
+"""A GPU that is not there: what is put on ``cuda`` is computed by the CPU, and what only a GPU is asked for is noted.
 
 So what runs on a GPU alone runs on any machine, with real values: a misspelt name, a wrong argument or a step that was
 left out is found there. What it cannot find is what a GPU does differently, such as a copy that was not waited for.
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
+
 
 class StandInGpu(TorchFunctionMode):
     """While it is entered, in this thread, ``cuda`` is the CPU's memory; :attr:`calls` notes what was asked of the GPU.
@@ -78,9 +79,61 @@ def _on_host(value: Any) -> Any:
     return torch.device("cpu") if _is_gpu(value) else value
 
 
+def _streams_and_graphs(calls: list[str]) -> dict[str, Any]:
+    """Name in ``torch.cuda`` → a class or function that notes its calls."""
+
+    class Event:
+        """Says when it is recorded, and when it is waited for."""
+
+        def record(self, stream: Any = None) -> None:
+            calls.append("record event")
+
+        def synchronize(self) -> None:
+            calls.append("wait for event")
+
+    class Stream:
+        """One of copies, or that of the computing."""
+
+        def __init__(self, device: torch.device | None = None) -> None:
+            assert device is None or device.type == "cuda"
+
+        def record_event(self) -> Event:
+            calls.append("record event of copy")
+            return Event()
+
+        def wait_event(self, event: Event) -> None:
+            assert isinstance(event, Event)
+            calls.append("computing waits for copy")
+
+        def wait_stream(self, stream: Stream) -> None:
+            assert isinstance(stream, Stream)
+
+    @contextmanager
+    def on_stream(stream: Stream) -> Iterator[None]:
+        assert isinstance(stream, Stream)
+        calls.append("copy stream begins")
+        yield
+        calls.append("copy stream ends")
+
+    class Graph:
+        """Of calls that are captured, and replayed as one."""
+
+        def replay(self) -> None:
+            calls.append("graph replayed")
+
+    @contextmanager
+    def capture(graph: Graph) -> Iterator[None]:
+        assert isinstance(graph, Graph)
+        calls.append("graph begins")
+        yield
+        calls.append("graph ends")
+
+    return {"Event": Event, "Stream": Stream, "stream": on_stream, "CUDAGraph": Graph, "graph": capture}
+
+
 @contextmanager
 def stand_in_gpu(*, gpus: int = 1, free: int = 2**34) -> Iterator[StandInGpu]:
-    """A machine with so many GPUs, each with ``free`` bytes of free memory; their functions of ``torch.cuda`` are noted."""
+    """A machine with so many GPUs of ``free`` bytes of free memory; calls of ``torch.cuda`` are noted."""
     mode = StandInGpu()
 
     def note(name: str, value: Any = None) -> Any:
@@ -90,39 +143,7 @@ def stand_in_gpu(*, gpus: int = 1, free: int = 2**34) -> Iterator[StandInGpu]:
 
         return called
 
-    class Event:
-        """Says when it is recorded, and when it is waited for."""
-
-        def record(self, stream: Any = None) -> None:
-            mode.calls.append("record event")
-
-        def synchronize(self) -> None:
-            mode.calls.append("wait for event")
-
-    class Stream:
-        """One of copies, or that of the computing."""
-
-        def __init__(self, device: torch.device | None = None) -> None:
-            assert device is None or device.type == "cuda"
-
-        def record_event(self) -> Event:
-            mode.calls.append("record event of copy")
-            return Event()
-
-        def wait_event(self, event: Event) -> None:
-            assert isinstance(event, Event)
-            mode.calls.append("computing waits for copy")
-
-        def wait_stream(self, stream: Stream) -> None:
-            assert isinstance(stream, Stream)
-
-    @contextmanager
-    def on_stream(stream: Stream) -> Iterator[None]:
-        assert isinstance(stream, Stream)
-        mode.calls.append("copy stream begins")
-        yield
-        mode.calls.append("copy stream ends")
-
+    kinds = _streams_and_graphs(mode.calls)
     properties = types.SimpleNamespace(name="Stand-in GPU", total_memory=2 * free)
     stand_ins = {
         "is_available": lambda: True,
@@ -137,10 +158,8 @@ def stand_in_gpu(*, gpus: int = 1, free: int = 2**34) -> Iterator[StandInGpu]:
         "synchronize": note("synchronize"),
         "empty_cache": note("empty_cache"),
         "is_bf16_supported": lambda *_, **__: True,
-        "Event": Event,
-        "Stream": Stream,
-        "stream": on_stream,
-        "current_stream": note("current_stream", Stream()),
+        **kinds,
+        "current_stream": note("current_stream", kinds["Stream"]()),
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, stand_in in stand_ins.items():
