@@ -21,12 +21,19 @@ from deapcache.cli.app import app
 from deapcache.datasets import open_dataset
 from deapcache.experiments import speed
 from deapcache.experiments.plan import rates_for
-from deapcache.extraction import ExtractionSettings, choose_device, dask_cluster, default_batch_size, extract
+from deapcache.extraction import (
+    ExtractionSettings,
+    choose_device,
+    dask_cluster,
+    default_batch_size,
+    extract,
+    untrained_rate,
+)
 from deapcache.locations import LocalLocation
 from deapcache.machine import device_name, seconds_of
 from deapcache.probing.batches import choose_residency, free_memory
 from deapcache.probing.evaluate import measure_cost
-from deapcache.readouts import build_readout
+from deapcache.readouts import build_readout, featup
 from deapcache.results.speeds import Rates, StepKey, write_speed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -56,13 +63,20 @@ def toys(tmp_path_factory) -> LocalLocation:
     return home
 
 
-@pytest.mark.parametrize("residency", ["gpu", "memory", "stream", None])
-def test_a_probe_gives_the_scores_and_weights_of_the_cpu(toys, residency) -> None:
+ASKED = {"tasks": ("foreground", "depth", "segmentation"), "views": ("original", "hflip"), "iterations": 6}
+
+
+@pytest.fixture(scope="module")
+def expected(toys):
+    """What the CPU makes of it."""
+    return probe(toys, **ASKED)
+
+
+@pytest.mark.parametrize("residency", [None, "memory", "stream"])
+def test_a_probe_gives_the_scores_and_losses_of_the_cpu(toys, expected, residency) -> None:
     """Two views: one is mirrored on the device. Copies are pinned, on a stream of their own, and waited for."""
-    asked = {"tasks": ("foreground", "depth"), "views": ("original", "hflip"), "iterations": 6}
-    expected = probe(toys, **asked)
     with stand_in_gpu() as gpu:
-        found = probe(toys, **asked, device="cuda", residency=residency)
+        found = probe(toys, **ASKED, device="cuda", residency=residency)
     for one, other in zip(found, expected, strict=True):
         # attention is computed in other blocks, so sums are rounded otherwise, and Adam divides by what is near 0
         assert one.scores == pytest.approx(other.scores, rel=1e-4)
@@ -172,6 +186,33 @@ def test_attention_in_the_blocks_of_an_accelerator(gpu: StandInGpu) -> None:
     readout.to(GPU)
     for one, other in zip(outputs(), expected, strict=True):
         torch.testing.assert_close(one.cpu(), other, rtol=1e-3, atol=1e-3)
+
+
+def test_what_only_the_stand_in_sees_as_wrong_is_an_error_as_on_a_gpu(gpu: StandInGpu) -> None:
+    """Else the tests above would show less than they say."""
+    there, here = torch.ones(3, device=GPU), torch.ones(3)
+    with pytest.raises(TypeError, match="can't convert a tensor on cuda to numpy"):
+        there.numpy()
+    with pytest.raises(RuntimeError, match="expected all tensors of"):
+        there * 2 + here
+    assert (there * 2 + torch.tensor(1.0)).cpu().numpy().tolist() == [3.0] * 3
+    assert ((there + here.to(GPU)).device.type, here.device.type) == ("cuda", "cpu")
+
+
+def test_the_published_upsampler_in_strips_of_an_accelerator(monkeypatch) -> None:
+    upsampler = featup.JointBilateralUpsampler().eval()
+    image = torch.randn(2, 3, 20, 24, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(featup, "CPU_STRIP", 2 * 24 * 20)
+    monkeypatch.setattr(featup, "DEVICE_STRIP", 2 * 24 * 3)
+    expected = upsampler.kernels(image)
+    with stand_in_gpu():
+        found = upsampler.to(GPU).kernels(image.to(GPU)).cpu()
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_dry_runs_rate_is_measured_on_the_gpu(gpu: StandInGpu) -> None:
+    assert untrained_rate(BACKBONE, (64, 64), "fp32", 2, GPU) > 0
+    assert gpu.calls.count("synchronize") == 4
 
 
 def test_a_gpu_is_chosen_named_waited_for_and_given_larger_batches(gpu: StandInGpu) -> None:

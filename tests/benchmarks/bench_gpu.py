@@ -28,7 +28,7 @@ from typing import Any
 
 NEEDED = (
     "torch", "numpy", "zarr", "numcodecs", "crc32c", "obstore", "dask", "pydantic", "yaml", "typer", "rich", "timm",
-    "PIL", "psutil", "pycocotools", "scipy", "sklearn", "safetensors", "threadpoolctl", "jinja2", "pandas",
+    "PIL", "psutil", "h5py", "pycocotools", "scipy", "sklearn", "safetensors", "threadpoolctl", "jinja2", "pandas",
 )  # fmt: skip
 """Modules without which most parts do not run."""
 WANTED = ("pytest", "transformers", "triton", "distributed", "open_clip")

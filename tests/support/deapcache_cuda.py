@@ -15,12 +15,32 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
+_JOINING = {
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "matmul",
+    "mm",
+    "bmm",
+    "cat",
+    "stack",
+    "where",
+    "linear",
+    "conv2d",
+    "layer_norm",
+}
+_JOINING |= {"batch_norm", "index_select", "gather", "cross_entropy", "binary_cross_entropy_with_logits", "mse_loss"}
+_JOINING |= {f"__{name}__" for name in ("add", "sub", "mul", "truediv", "radd", "rsub", "rmul", "rtruediv", "matmul")}
+"""What takes several tensors, all of one device."""
+
 
 class StandInGpu(TorchFunctionMode):
     """While it is entered, in this thread, ``cuda`` is the CPU's memory; :attr:`calls` notes what was asked of the GPU.
 
     A tensor that is made on ``cuda`` or moved there says that it is there, and so does what is computed from it, except
-    gradients. Pinning, asynchronous copies and ``record_stream`` are noted and do nothing else.
+    gradients. As a GPU does, it refuses to be a NumPy array, and outside a backward pass to be joined with one on the
+    CPU. Pinning, asynchronous copies and ``record_stream`` are noted and do nothing else.
     """
 
     def __init__(self) -> None:
@@ -30,33 +50,49 @@ class StandInGpu(TorchFunctionMode):
         """Address → a tensor that keeps it from being used again."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is torch.device or getattr(func, "__name__", "") == "_parse_to":  # they name a device, and make nothing
+        kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
+        if func is torch.device or name == "_parse_to":  # they name a device, and make nothing
             return func(*args, **kwargs)
         with torch._C.DisableTorchFunction():
             if func == torch.Tensor.device.__get__:  # type: ignore[attr-defined]
                 return torch.device("cuda", 0) if self._is_there(args[0]) else func(args[0])
             if func == torch.Tensor.is_cuda.__get__:  # type: ignore[attr-defined]
                 return self._is_there(args[0])
-        name = getattr(func, "__name__", "")
-        if name == "pin_memory":
-            self.calls.append(name)
-            return args[0]
         given = [*args, *kwargs.values()]
         given += [one for each in given if isinstance(each, list | tuple) for one in each]
-        if kwargs.pop("pin_memory", False):
-            self.calls.append("pinned buffer")
-        if name in ("cpu", "to") and self._is_there(args[0]) and (name == "cpu" or any(map(_is_host, given))):
-            return args[0].detach().clone()
         is_there = any(map(_is_gpu, given)) or any(map(self._is_there, given))
+        if name == "pin_memory" or kwargs.pop("pin_memory", False):
+            self.calls.append("pin_memory" if name == "pin_memory" else "pinned buffer")
+        if name == "pin_memory":
+            return args[0]
         if kwargs.get("non_blocking") and is_there:
             self.calls.append("asynchronous copy")
+        if is_there:
+            self._refuse(name, given)
         found = func(*map(_on_host, args), **{key: _on_host(value) for key, value in kwargs.items()})
-        if is_there and not name.endswith("_"):  # in place, as copy_: what is changed stays where it is
-            for one in found if isinstance(found, list | tuple) else [found]:
-                if isinstance(one, torch.Tensor) and (address := _address(one)):
-                    self._there[address] = one.detach()
+        if name in ("to", "cpu"):  # never the same memory as before
+            moved = self._is_there(args[0]) != (is_there and name == "to" and not any(map(_is_host, given)))
+            found, is_there = (found.clone() if moved else found), moved != self._is_there(args[0])
+        if is_there and (not name.endswith("_") or name.endswith("__")):  # in place, what is changed stays where it is
+            self._note_there(found)
         return found
+
+    def _note_there(self, found: Any) -> None:
+        for one in found if isinstance(found, list | tuple) else [found]:
+            if isinstance(one, torch.Tensor) and (address := _address(one)):
+                self._there[address] = one.detach()
+
+    def _refuse(self, name: str, given: list[Any]) -> None:
+        """What a GPU refuses to do with a tensor that is there; one without axes may be joined wherever it is."""
+        if name in ("numpy", "__array__"):
+            raise TypeError("can't convert a tensor on cuda to numpy: copy it to host memory first")
+        if name not in _JOINING or torch._C._current_graph_task_id() != -1:
+            return
+        with torch._C.DisableTorchFunction():
+            tensors = [one for one in given if isinstance(one, torch.Tensor) and one.ndim]
+            left = [tuple(one.shape) for one in tensors if not self._is_there(one)]
+        if left:
+            raise RuntimeError(f"expected all tensors of {name} on cuda, found some on the CPU: {left}")
 
     def _is_there(self, value: Any) -> bool:
         return isinstance(value, torch.Tensor) and _address(value) in self._there
