@@ -16,22 +16,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 _JOINING = {
-    "add",
-    "sub",
-    "mul",
-    "div",
-    "matmul",
-    "mm",
-    "bmm",
-    "cat",
-    "stack",
-    "where",
-    "linear",
-    "conv2d",
-    "layer_norm",
-}
-_JOINING |= {"batch_norm", "index_select", "gather", "cross_entropy", "binary_cross_entropy_with_logits", "mse_loss"}
-_JOINING |= {f"__{name}__" for name in ("add", "sub", "mul", "truediv", "radd", "rsub", "rmul", "rtruediv", "matmul")}
+    "add", "sub", "mul", "div", "matmul", "mm", "bmm", "cat", "stack", "where", "linear", "conv2d", "layer_norm",
+    "batch_norm", "index_select", "gather", "cross_entropy", "binary_cross_entropy_with_logits", "mse_loss",
+    "__add__", "__sub__", "__mul__", "__truediv__", "__radd__", "__rsub__", "__rmul__", "__rtruediv__", "__matmul__",
+}  # fmt: skip
 """What takes several tensors, all of one device."""
 
 
@@ -83,13 +71,13 @@ class StandInGpu(TorchFunctionMode):
                 self._there[address] = one.detach()
 
     def _refuse(self, name: str, given: list[Any]) -> None:
-        """What a GPU refuses to do with a tensor that is there; one without axes may be joined wherever it is."""
+        """What a GPU refuses to do with a tensor that is there; one without axes or numbers may be anywhere."""
         if name in ("numpy", "__array__"):
             raise TypeError("can't convert a tensor on cuda to numpy: copy it to host memory first")
         if name not in _JOINING or torch._C._current_graph_task_id() != -1:
             return
         with torch._C.DisableTorchFunction():
-            tensors = [one for one in given if isinstance(one, torch.Tensor) and one.ndim]
+            tensors = [one for one in given if isinstance(one, torch.Tensor) and one.ndim and one.numel()]
             left = [tuple(one.shape) for one in tensors if not self._is_there(one)]
         if left:
             raise RuntimeError(f"expected all tensors of {name} on cuda, found some on the CPU: {left}")
