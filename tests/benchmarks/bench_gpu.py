@@ -327,7 +327,7 @@ def stacks(setting: Setting) -> Iterator[Row]:
 
     device = torch.device(setting.device)
     sizes = bench_stack.QUICK if setting.dry else bench_stack.Sizes(device=setting.device, batch=32, repeats=2)
-    times = bench_stack.run(sizes)
+    times = bench_stack.run(sizes, (1, 2) if setting.dry else bench_stack.READOUTS)
     cells, _, dim = sizes.features
     features = torch.randn(sizes.batch, *sizes.features, generator=torch.Generator().manual_seed(0)).to(device)
     steps: dict[int, Callable[[], Any]] = {}
