@@ -13,6 +13,7 @@ import typer
 from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.console import note, out, print_json, size
+from deapcache.cli.hints import completed
 from deapcache.errors import ReadOnlyError, UsageError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def results_command(
     place = locations.home(home)
     results = load_results(place)
     if not results and not json:
-        out.print(f"no results in {place}: make one with deapcache probe --task NAME", markup=False)
+        out.print(completed(f"no results in {place}: make one with deapcache probe --task NAME"), markup=False)
         return
     chosen = select(results, wanted.selection())
     uncertainty = HomeIntervals(place, over_seeds=over_seeds)
