@@ -16,7 +16,7 @@ REPEATED = (
 )  # fmt: skip
 """Options that say where something is and who does the work: the next command needs them again."""
 
-_WORDS = r"deapcache [a-z]+(?: [a-z]+)?"
+_WORDS = r"deapcache (?:(?:cache|list) [a-z]+|[a-z]+)"
 _COMMAND = re.compile(
     rf"(?<=`){_WORDS}[^`]*(?=`)|(?<![\w./=`-]){_WORDS}(?: --[a-z][a-z-]*(?: (?!--)[^\s`]*[^\s`),;:.])?| [A-Z]+)*"
     r"(?=[),;:\n]|\.?$|\. )"
@@ -32,7 +32,7 @@ def remember(root: Any, given: Mapping[str, Any]) -> None:
     global _root
     _root = root
     _given.clear()
-    _given.update({name: value for name, value in given.items() if name in REPEATED and value})
+    _given.update({name: given[name] for name in REPEATED if given.get(name)})
 
 
 def completed(text: str) -> str:
