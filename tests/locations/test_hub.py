@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -253,3 +255,39 @@ def test_another_process_opens_the_same_cache(pushed: Hub) -> None:
     cache = open_cache(list_caches(locate(URL), "features")[0].location)
     again = pickle.loads(pickle.dumps(cache))
     assert np.array_equal(again.read_features([5]), cache.read_features([5]))
+
+
+@pytest.mark.slow
+def test_the_walk_of_the_page(hub: Hub, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of docs/sharing.md in order, with toy features in the place of dinov2's over COCO."""
+    page = (Path(__file__).parents[2] / "docs" / "sharing.md").read_text()
+    section = page.partition("### The Hugging Face Hub")[2].partition("\n## ")[0]
+    fences = re.findall(r"^```\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
+    lines = "".join(fences).replace("\\\n", " ").splitlines()
+    own = LocalLocation(tmp_path / "own")
+    for split in toys.COUNTS:
+        toys.add_features(own, split, backbone="dinov2")
+        toys.add_targets(own, split, "classes")
+    for name, value in {"HOME": tmp_path, "DEAPCACHE_HOME": own.path}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.chdir(tmp_path)
+    ran = []
+    for line in lines:
+        words = shlex.split(line.replace("/scratch", str(tmp_path)).replace("coco", "toys"), comments=True)
+        if words[0] == "hf":  # the Hub's own command
+            (tmp_path / words[3]).parent.mkdir()
+            (tmp_path / words[3]).write_bytes(hub.files(words[2])[words[3]])
+        if words[0] != "deapcache":
+            continue
+        if words[1] == "probe":
+            words += shlex.split("--dataset toys --iterations 2 --batch-size 8 --lr 1e-3 --readout linear")
+        code, _, err = command(*words[1:])
+        assert code == 0, f"{line}\n{err}"
+        ran.append(" ".join(words[1:3]))
+    assert ran == [
+        "cache push", "cache ls", "probe --task", "probe --task", "cache pull", "submit segmentation-toys-dinov2",
+        "leaderboard --add",
+    ]  # fmt: skip
+    assert {path.partition("/")[0] for path in hub.files("lab/features")} >= {"features", "targets", "README.md"}
+    assert len(load_results(LocalLocation(tmp_path / "mine"))) == 1
+    assert len(load_results(own)) == 1
