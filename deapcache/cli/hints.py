@@ -28,7 +28,7 @@ _given: dict[str, Any] = {}
 
 
 def remember(root: Any, given: Mapping[str, Any]) -> None:
-    """Keep the options of the command that runs, as ``--option`` → value; ``root`` is the group of all commands."""
+    """Keep the options of the command that runs, by name → value; ``root`` is the group of all commands."""
     global _root
     _root = root
     _given.clear()
@@ -36,7 +36,7 @@ def remember(root: Any, given: Mapping[str, Any]) -> None:
 
 
 def completed(text: str) -> str:
-    """``text`` whose deapcache commands have the options that the user gave, where they take and do not name them."""
+    """``text`` with the user's options added to each command that takes them and does not name them."""
     return _COMMAND.sub(lambda found: found[0] + _added(found[0]), text) if _given else text
 
 

@@ -251,7 +251,7 @@ _WHO = (
 )
 
 WHO_READS_A_WEB_SERVER = (
-    "the server asks who reads, and deapcache sends no credentials over HTTP: have the folder opened to you, or give "
+    "the server asks who reads, and no credentials are sent over HTTP: have the folder opened to you, or give "
     "s3:// or gs:// with credentials, or hf://datasets/OWNER/REPO with HF_TOKEN"
 )
 TOO_MANY = "too many requests: wait some minutes, or read each shard once with --local-tier or `deapcache cache pull`"

@@ -66,7 +66,7 @@ def test_redirects_to_a_signed_address_are_followed(redirecting: tuple[str, Hub]
     ("status", "what"),
     [
         (401, "the server asks who reads.*hf://datasets/OWNER/REPO with HF_TOKEN"),
-        (403, "the server asks who reads.*sends no credentials over HTTP"),
+        (403, "the server asks who reads, and no credentials are sent over HTTP"),
         (404, r"has no index\.json, and a web server lists no folders"),
         (429, "too many requests: wait some minutes.*--local-tier"),
     ],
