@@ -80,8 +80,6 @@ def test_the_wheel_runs_the_demo_in_an_environment_without_the_checkout(wheel: P
     shown = run(scripts / "deapcache", "run", "demo", *options, cwd=tmp_path, **home)
     assert "depth · scenes" in shown
     assert "efficientnet-lite0-s16" in shown
-    run(scripts / "deapcache", "leaderboard", "--format", "html", "--out", tmp_path / "page", cwd=tmp_path, **home)
-    assert "efficientnet-lite0-s16" in (tmp_path / "page" / "leaderboard.html").read_text()
 
 
 def test_the_notebook_is_one_that_readers_open() -> None:

@@ -18,7 +18,7 @@ _HUB_NAMES = {
     "apache-2.0": "apache-2.0", "mit": "mit", "cc by 4.0": "cc-by-4.0", "cc by-nc 4.0": "cc-by-nc-4.0",
     "cc by-nc-sa 3.0": "cc-by-nc-sa-3.0", "cc by-nc-sa 4.0": "cc-by-nc-sa-4.0",
 }  # fmt: skip
-"""Licences as deapcache lists them → as the Hub does."""
+"""Licences as the package lists them → as the Hub does."""
 _UNKNOWN = "not known to deapcache"
 
 
