@@ -53,7 +53,7 @@ def test_a_command_says_on_stderr_how_its_stages_ended_and_stdout_has_results_al
     done = cli("extract", *options, "--home", tmp_path)
     assert done.code == 0, done.err
     assert done.out.startswith("[")
-    ends = [line for line in done.err.splitlines() if " · scenes/train: " in line]
+    ends = [line for line in done.log.splitlines() if " · scenes/train: " in line]
     assert len(ends) == 1
     assert "4 images in " in ends[0]
 
