@@ -22,7 +22,10 @@ def require(present: bool, what: str) -> None:
     pytest.skip(f"needs {what}")
 
 
-_END_OF_STAGE = re.compile(r".+: (?:[\d,]+ [a-z]+ in |[\d,]+ of [\d,]+ [a-z]+).*\n")
+_END_OF_STAGE = re.compile(
+    r".+: [\d,]+ (?:of [\d,]+ )?(?:images|iterations|shards|files|pairs|rates|measured)"
+    r"(?: in [\d.]+ (?:s|min|h))?(?:, .+)?\n"
+)
 
 
 def without_stages(printed: str) -> str:
