@@ -23,7 +23,7 @@ def require(present: bool, what: str) -> None:
 
 
 _END_OF_STAGE = re.compile(
-    r".+: [\d,]+ (?:of [\d,]+ )?(?:images|iterations|shards|files|pairs|rates|measured)"
+    r"(?!extracted ).+: [\d,]+ (?:of [\d,]+ )?(?:images|iterations|shards|files|pairs|rates|measured)"
     r"(?: in [\d.]+ (?:s|min|h))?(?:, .+)?\n"
 )
 
