@@ -41,8 +41,8 @@ from deapcache.backbones import (
 )
 from deapcache.cache import ORIGINAL, STORAGE_FORMATS, VIEWS
 from deapcache.errors import PipelineError, UsageError
-from deapcache.extraction import ON_ERROR, ExtractionSettings, parse_base_size
-from deapcache.locations import expanded
+from deapcache.extraction import ON_ERROR, ExtractionSettings, agreed_settings, parse_base_size
+from deapcache.locations import HomeDefaults, expanded
 from deapcache.probing import DEFAULT_PROTOCOL, PROTOCOLS, ProbeConfig, get_protocol
 from deapcache.probing.config import OUTPUT, SCORE_SIZES
 from deapcache.readouts import canonical_readout, needs_upsampler
@@ -341,6 +341,13 @@ class Pipeline(Shared):
     probes: Annotated[tuple[ProbeSpec, ...], BeforeValidator(_probes)] = Field(None, validate_default=True)
 
     _source: str = PrivateAttr("")
+
+    def left_to(self, home: HomeDefaults) -> dict[str, Any]:
+        """What ``deapcache.toml`` of a home says where the pipeline says nothing: ``storage`` and ``precision``."""
+        agreed = agreed_settings(home)
+        return {
+            field: agreed[field] for field in ("storage", "precision") if field in set(agreed) - self.model_fields_set
+        }
 
     @property
     def source(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -15,6 +15,7 @@ from deapcache.backbones import BACKBONES, DEFAULT_LAYERS, BackboneEntry, LayerS
 from deapcache.cache import ORIGINAL, STORAGE_FORMATS, check_views
 from deapcache.cache.claims import CLAIM_SECONDS
 from deapcache.errors import LEAVE_OUT, DataError, MissingDataError, UsageError, require_choice
+from deapcache.locations import HomeDefaults
 from deapcache.regions import FITS, SQUASH
 
 BaseSize = tuple[int, int] | Literal["native"]
@@ -132,6 +133,15 @@ class ExtractionSettings:
         if stem in ("model", "pytorch_model"):  # as every folder of transformers calls it
             stem = file.parent.name
         return join_name(self.name or f"{model}+{stem}", seed, size)
+
+
+def agreed_settings(home: HomeDefaults) -> dict[str, Any]:
+    """The fields of :class:`ExtractionSettings` that ``deapcache.toml`` of a home gives other defaults."""
+    fields = {"dtype": "storage", "precision": "precision", "compress": "compress", "views": "views"}
+    found = {field: home.get(f"extract.{name}") for name, field in fields.items()}
+    if found["views"] is not None:
+        found["views"] = tuple(view.strip() for view in found["views"].split(","))
+    return {field: value for field, value in found.items() if value is not None}
 
 
 def choose_device(name: str) -> torch.device:
