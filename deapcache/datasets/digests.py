@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -91,7 +92,8 @@ class DigestIndex:
 
     def digests(self, folder: Path, names: Sequence[str]) -> Digests:
         """sha256 of ``folder / name`` for each name, in order; raises :class:`MissingDataError`."""
-        return self._digests(folder, names, lambda name: f"{folder}/{name}", lambda name: file_digest(folder / name))
+        path = functools.partial(os.path.join, folder)  # no path object for each of a million files
+        return self._digests(folder, names, path, lambda name: file_digest(folder / name))
 
     def part_digests(self, path: Path, parts: Sequence[str], digest_part: Callable[[str], str]) -> Digests:
         """``digest_part(part)``, a sha256, for each named part of one file, in order.
@@ -109,25 +111,25 @@ class DigestIndex:
         keys, settled = bytearray(), bytearray()
         for name in names:
             try:
-                facts = os.stat(file_of(name))  # noqa: PTH116 - a path object for each of a million files
+                facts = os.stat(file_of(name))  # noqa: PTH116 - as above
             except OSError as error:
                 raise _unread(error, Path(file_of(name))) from None
             keys += _hash(os.fsencode(name)) + _hash(repr(file_fingerprint(facts)).encode())
             settled.append(is_settled(facts))
-        entries = np.zeros(len(settled), _ENTRY)
-        entries["key"] = np.frombuffer(keys, np.uint8).reshape(-1, 2, _HASH)
-        del keys
-        rows, is_known = _find(known, entries)
-        entries["digest"][is_known] = known["digest"][rows[is_known]]
-        lacking = np.flatnonzero(~is_known)
-        if len(lacking):
-            entries["digest"][lacking] = self._read(names, ~is_known, digest)
-            self.hashed_files += len(lacking)
-        new = entries[~is_known & np.frombuffer(settled, np.bool_)]
-        if self._location is not None and len(new):
+        asked = np.frombuffer(keys, np.uint8).reshape(-1, 2, _HASH)
+        rows, is_known = _find(known, asked)
+        found = np.empty((len(asked), 32), np.uint8)
+        found[is_known] = known["digest"][rows[is_known]]
+        if not is_known.all():
+            found[~is_known] = self._read(names, ~is_known, digest)
+            self.hashed_files += int((~is_known).sum())
+        is_new = ~is_known & np.frombuffer(settled, np.bool_)
+        if self._location is not None and is_new.any():
+            new = np.empty(int(is_new.sum()), _ENTRY)
+            new["key"], new["digest"] = asked[is_new], found[is_new]
             with suppress(ReadOnlyError):
                 self._location.publish(_key(place), _encode(place, known, new), replace=True)
-        return Digests(np.ascontiguousarray(entries["digest"]))
+        return Digests(found)
 
     def _read(self, names: Sequence[str], wanted: NDArray[np.bool_], digest: Callable[[str], str]) -> NDArray[np.uint8]:
         """(n, 32) uint8: the digests of the ``wanted`` names; threads take blocks of them, not one each."""
@@ -152,32 +154,36 @@ _NOTHING = np.zeros(0, _ENTRY)
 _BLOCK = 64
 """Files that a thread reads in turn."""
 
+_COMPARED = 65_536
+"""Entries that are compared together."""
+
 
 def _hash(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=_HASH).digest()
 
 
-def _find(known: NDArray[Any], entries: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Where each entry's file is among those known, sorted by name; and whether it is there, as it is now."""
+def _find(known: NDArray[Any], asked: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Where each of the keys ``asked`` (n, 2, 16) is among the known, sorted by name; and whether it is there."""
     if not len(known):
-        return np.zeros(len(entries), np.intp), np.zeros(len(entries), np.bool_)
-    rows = np.minimum(np.searchsorted(_sorting_key(known), _sorting_key(entries)), len(known) - 1)
-    is_there = np.empty(len(entries), np.bool_)
-    for start in range(0, len(entries), 65_536):
-        block = slice(start, start + 65_536)
-        is_there[block] = (known["key"][rows[block]] == entries["key"][block]).all(axis=(1, 2))
+        return np.zeros(len(asked), np.intp), np.zeros(len(asked), np.bool_)
+    rows = np.minimum(np.searchsorted(_sorting_key(known["key"]), _sorting_key(asked)), len(known) - 1)
+    is_there = np.empty(len(asked), np.bool_)
+    for start in range(0, len(asked), _COMPARED):
+        block = slice(start, start + _COMPARED)
+        is_there[block] = (known["key"][rows[block]] == asked[block]).all(axis=(1, 2))
     return rows, is_there
 
 
-def _sorting_key(entries: NDArray[Any]) -> NDArray[np.uint64]:
-    return np.ascontiguousarray(entries["key"][:, 0, :8]).view(np.uint64)[:, 0]
+def _sorting_key(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    return np.ascontiguousarray(keys[:, 0, :8]).view(np.uint64)[:, 0]
 
 
 def _encode(place: Path, known: NDArray[Any], new: NDArray[Any]) -> bytes:
     """The index's bytes: a line of JSON, then the entries, sorted by name; ``new`` ones take the place of others."""
-    merged = np.concatenate([new, known])
-    _, first = np.unique(_sorting_key(merged), return_index=True)
-    return canonical_json({"folder": str(place.resolve())}) + b"\n" + merged[first].tobytes()
+    merged = np.concatenate([new, known]) if len(known) else new
+    _, first = np.unique(_sorting_key(merged["key"]), return_index=True)
+    header = canonical_json({"folder": str(place.resolve())}) + b"\n"
+    return b"".join([header, merged[first].view(np.uint8).data])
 
 
 def _key(place: Path, ending: str = "sha256") -> str:
@@ -186,9 +192,9 @@ def _key(place: Path, ending: str = "sha256") -> str:
 
 def _load(location: Location, place: Path) -> NDArray[Any]:
     with suppress(OSError, ValueError):
-        _, _, data = location.read(_key(place)).partition(b"\n")
-        entries = np.frombuffer(data, _ENTRY)
-        names = _sorting_key(entries)
+        data = location.read(_key(place))
+        entries = np.frombuffer(data, _ENTRY, offset=data.index(b"\n") + 1)
+        names = _sorting_key(entries["key"])
         if (names[1:] > names[:-1]).all():
             return entries
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # as earlier versions wrote it
@@ -198,7 +204,7 @@ def _load(location: Location, place: Path) -> NDArray[Any]:
             key = _hash(os.fsencode(name)) + _hash(repr(tuple(state)).encode())
             entries["key"][row] = np.frombuffer(key, np.uint8).reshape(2, _HASH)
             entries["digest"][row] = np.frombuffer(bytes.fromhex(digest), np.uint8)
-        return entries[np.argsort(_sorting_key(entries))]
+        return entries[np.argsort(_sorting_key(entries["key"]))]
     return _NOTHING
 
 

@@ -53,7 +53,7 @@ class _Texts(Sequence[str]):
     def __init__(self) -> None:
         self._joined = bytearray()
         self._ends = array("q", [0])
-        self.order = memoryview(b"").cast("q")
+        self.order: NDArray[np.int64] = np.zeros(0, np.int64)
         """Which of them stands in each place."""
 
     def append(self, text: str) -> None:
@@ -64,7 +64,7 @@ class _Texts(Sequence[str]):
         return len(self.order)
 
     def __iter__(self) -> Iterator[str]:
-        return map(self._text, self.order)
+        return map(self._text, self.order.data)
 
     @overload
     def __getitem__(self, place: int) -> str: ...
@@ -103,10 +103,10 @@ class SampleTable(Sequence[Sample]):
             first = np.frombuffer(keys, ">u8")
             order = np.argsort(first, kind="stable")
             if (first[order[1:]] == first[order[:-1]]).any():  # once in ten million datasets of a million images
-                self.ids.order = np.arange(count).data
+                self.ids.order = np.arange(count)
                 order = np.array(sorted(range(count), key=lambda number: sample_key(self.ids[number])))
         for column in columns:
-            column.order = order.data
+            column.order = order
 
     @property
     def problems(self) -> list[str]:
@@ -123,7 +123,7 @@ class SampleTable(Sequence[Sample]):
     def __getitem__(self, row: int | slice) -> Sample | tuple[Sample, ...]:
         if isinstance(row, slice):
             return tuple(self[each] for each in range(*row.indices(len(self))))
-        place, labels = self.ids.order[row], self._labels[row]
+        place, labels = int(self.ids.order[row]), self._labels[row]
         return Sample(
             id=self.ids[row],
             image=self.images[row],

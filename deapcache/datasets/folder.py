@@ -59,31 +59,40 @@ def list_files(folder: Path) -> dict[str, str | list[str]]:
     """
     found: dict[str, str | list[str]] = {}
     met: set[str] = set()
-
-    def refuse(error: OSError) -> None:
-        raise error  # os.walk would go on
-
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        if (true := os.path.realpath(place)) in met:
+    folders = [""]
+    while folders:
+        below = folders.pop()
+        if (true := os.path.realpath(place := folder / below)) in met:
             raise DataError(f"{place} is a link to a folder that is listed already: take the link away")
         met.add(true)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        base = os.path.relpath(place, folder)
-        below = "" if base == "." else f"{base}/"
-        while names:  # as many as there are files: each is let go when it is in the listing
-            if (name := names.pop()).startswith("."):
-                continue
-            file = below + name
-            stem, ending = os.path.splitext(file)  # noqa: PTH122 - a path object for each of a million files
-            if ending == ".":
-                stem, ending = file, ""
-            # a name that is not UTF-8 can be written nowhere: the id shows its bytes
-            id_ = stem if stem.isascii() else _composed(os.fsencode(stem).decode("utf-8", "backslashreplace"))
-            if id_ in found:
-                found[id_] = sorted([*files_of(found, id_), file])
-            else:
-                found[id_] = sys.intern(ending) if id_ == stem else [file]
+        with os.scandir(place) as entries:  # one at a time: a list of a million names is as large as what is kept
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if _is_folder(entry):
+                    folders.append(f"{below}{entry.name}/")
+                else:
+                    _add_file(found, below + entry.name)
     return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle: whoever reads it is told
+        return False
+
+
+def _add_file(found: dict[str, str | list[str]], file: str) -> None:
+    stem, ending = os.path.splitext(file)  # noqa: PTH122 - a path object for each of a million files
+    if ending == ".":
+        stem, ending = file, ""
+    # a name that is not UTF-8 can be written nowhere: the id shows its bytes
+    id_ = stem if stem.isascii() else _composed(os.fsencode(stem).decode("utf-8", "backslashreplace"))
+    if id_ in found:
+        found[id_] = sorted([*files_of(found, id_), file])
+    else:
+        found[id_] = sys.intern(ending) if id_ == stem else [file]
 
 
 def files_of(listed: Mapping[str, str | list[str]], id_: str) -> list[str]:
