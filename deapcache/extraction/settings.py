@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -17,6 +17,9 @@ from deapcache.cache.claims import CLAIM_SECONDS
 from deapcache.errors import LEAVE_OUT, DataError, MissingDataError, UsageError, require_choice
 from deapcache.locations import HomeDefaults
 from deapcache.regions import FITS, SQUASH
+
+if TYPE_CHECKING:
+    from deapcache.extraction.known_backbones import KnownBackbone
 
 BaseSize = tuple[int, int] | Literal["native"]
 """Height and width of base images, or ``native``: each file at its own size, resized for each backbone."""
@@ -123,7 +126,7 @@ class ExtractionSettings:
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, found {value}")
 
-    def label(self, entry: BackboneEntry) -> str:
+    def label(self, entry: BackboneEntry | KnownBackbone) -> str:
         """What the features of a backbone are called: by default its name, with ``+`` and the checkpoint's file."""
         model, seed, size = split_name(entry.name)
         if self.weights is None:
