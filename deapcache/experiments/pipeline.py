@@ -231,7 +231,7 @@ class ModelSpec(BaseModel):
     @functools.cached_property
     def label(self) -> str:
         """What its features are called in caches, results and tables."""
-        return self.settings_on(ExtractionSettings()).label(describe(self.backbone))
+        return self.settings_on(ExtractionSettings()).label(describe(self.backbone).name)
 
     def settings_on(self, shared: ExtractionSettings, layers: Iterable[str] = (LAST,)) -> ExtractionSettings:
         """Settings that all models share, with what this one says, and these layers kept."""

@@ -216,7 +216,7 @@ class _Extraction:
             selection=settings.selection,
         )
         if settings.weights is not None:
-            require_free_label(self._home, settings.label(backbone.entry), backbone.identity)
+            require_free_label(self._home, settings.label(backbone.name), backbone.identity)
         remember_backbone(self._home, name, settings, backbone)
         if self._executor is None or backbone.needs_calibration:
             backbone.to(self._device)
@@ -242,7 +242,7 @@ class _Extraction:
             ids = prepared.image_ids
             for identity in known.identities:
                 recipe = self._recipe(identity, "", prepared)
-                path = features_path(self._dataset.images_name, split, self._settings.label(known), recipe.digest)
+                path = features_path(self._dataset.images_name, split, self._settings.label(known.name), recipe.digest)
                 there = same_features(self._home, path, recipe.digest)
                 cache = there.open() if there else None
                 if not isinstance(cache, FeatureCache) or cache.image_ids != ids:
@@ -304,7 +304,7 @@ class _Extraction:
         settings, dataset, ids = self._settings, prepared.dataset, prepared.image_ids
         recipe = self._recipe(identity, calibration, prepared)
         has_cls = identity.tokens == CLS
-        label = settings.label(backbone.entry)
+        label = settings.label(backbone.name)
         attributes: dict[str, Any] = {}
         path = features_path(dataset.images_name, prepared.split, label, recipe.digest)
         if label != recipe.backbone:

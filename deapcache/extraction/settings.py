@@ -7,19 +7,16 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
-from deapcache.backbones import BACKBONES, DEFAULT_LAYERS, BackboneEntry, LayerSelection, join_name, split_name
+from deapcache.backbones import BACKBONES, DEFAULT_LAYERS, LayerSelection, join_name, split_name
 from deapcache.cache import ORIGINAL, STORAGE_FORMATS, check_views
 from deapcache.cache.claims import CLAIM_SECONDS
 from deapcache.errors import LEAVE_OUT, DataError, MissingDataError, UsageError, require_choice
 from deapcache.locations import HomeDefaults
 from deapcache.regions import FITS, SQUASH
-
-if TYPE_CHECKING:
-    from deapcache.extraction.known_backbones import KnownBackbone
 
 BaseSize = tuple[int, int] | Literal["native"]
 """Height and width of base images, or ``native``: each file at its own size, resized for each backbone."""
@@ -126,11 +123,11 @@ class ExtractionSettings:
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, found {value}")
 
-    def label(self, entry: BackboneEntry | KnownBackbone) -> str:
+    def label(self, backbone: str) -> str:
         """What the features of a backbone are called: by default its name, with ``+`` and the checkpoint's file."""
-        model, seed, size = split_name(entry.name)
+        model, seed, size = split_name(backbone)
         if self.weights is None:
-            return entry.name
+            return backbone
         file = self.weights.absolute()
         stem = _ENDINGS.sub("", file.name)
         if stem in ("model", "pytorch_model"):  # as every folder of transformers calls it

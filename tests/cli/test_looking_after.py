@@ -17,12 +17,15 @@ from deapcache_caches import feature_cache, fill, served, shard_file
 from deapcache_servers import in_a_thread
 from deapcache_testing import mounted, require
 
+import deapcache
 from deapcache import locations
 from deapcache.cache import FeatureCache, list_caches, open_cache, read_index, rebuild
 from deapcache.cache.records import USES, read_pins, read_removals, read_uses
 from deapcache.cache.serve import HomeServer
 from deapcache.cache.verified import last_verified
+from deapcache.experiments import load_pipeline, plan_pipeline
 from deapcache.locations import LocalLocation
+from deapcache.results import load_results
 
 LAB = 4242
 """The group of the lab."""
@@ -484,6 +487,37 @@ def test_a_home_has_defaults_that_the_command_line_overrides(cli, make_coco, hom
     shown = json.loads(cli("doctor", "--home", home, "--json").out)["home"]["defaults"]
     assert "extract.dtype = int8, extract.precision = bf16" in shown
     assert [str(layer) for layer in locations.home(home.path).layers] == [str(home), str(tmp_path / "lab")]
+
+
+def test_python_pipelines_and_results_have_the_defaults_of_a_home(cli, make_coco, home, tmp_path) -> None:
+    agreed(home, '[extract]\ndtype = "int8"\nprecision = "bf16"\nviews = "original, hflip"\n')
+    root, name = make_coco(4, 2), "timm:test_vit@untrained"
+    deapcache.extract("coco", backbones=name, home=home.path, data_root=root)
+    made = {tuple(e.fields[field] for field in ("storage", "precision", "view")) for e in list_caches(home, "features")}
+    assert made == {("int8", "bf16", "original"), ("int8", "bf16", "hflip")}
+    deapcache.extract("coco", backbones=name, home=home.path, data_root=root, storage="float32", views=("original",))
+    assert {entry.recipe["storage"] for entry in list_caches(home, "features")} == {"int8", "float32"}
+
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"backbones: ['{name}']\nreadouts: [linear]\nprobes: [{{tasks: [boundaries], dataset: coco}}]\n")
+    for more, storage in (("", "int8"), ("storage: float16\n", "float16")):
+        file.write_text(file.read_text() + more)
+        plan = plan_pipeline(load_pipeline(str(file)), home, root)
+        assert {(each.settings.storage, each.settings.precision) for each in plan.datasets.values()} == {
+            (storage, "bf16")
+        }
+    shown = cli("run", file, "--dry-run", "--home", home, "--data-root", root)
+    assert f"of {home}/deapcache.toml: precision = bf16" in shown.err
+
+    probe = ("--task", "boundaries", "--backbone", name, "--readout", "linear", "--iterations", "1", "--lr", "1e-3")
+    done = cli("probe", *probe, "--where", "storage=int8", "--home", home)
+    assert done.code == 0, done.err
+    (result,) = load_results(home)
+    assert result.home_defaults == {
+        "extract.dtype": "int8",
+        "extract.precision": "bf16",
+        "extract.views": "original, hflip",
+    }
 
 
 def test_prune_keeps_to_what_the_lab_has_agreed_on(cli, home, tmp_path) -> None:
