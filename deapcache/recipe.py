@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ from deapcache.errors import CorruptCacheError
 
 SHORT = 12
 """Characters of a digest that names show."""
+
+_BLOCK = 4096
+"""Values of a long list that are encoded together."""
 
 LAST = "last"
 """What the layer after all blocks of a backbone is called."""
@@ -40,9 +44,19 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
+def digest_of_list(values: Iterable[Any]) -> str:
+    """:func:`digest_of` of the list of ``values``, which are never all in memory: it may have a million."""
+    found, remaining, comma = hashlib.sha256(b"["), iter(values), b""
+    while block := list(itertools.islice(remaining, _BLOCK)):
+        found.update(comma + canonical_json(block)[1:-1])
+        comma = b","
+    found.update(b"]")
+    return found.hexdigest()
+
+
 def image_set_digest(images: Iterable[tuple[str, str]]) -> str:
     """Digest of an ordered image set given as (image id, digest of the image file) pairs."""
-    return digest_of([list(pair) for pair in images])
+    return digest_of_list(map(list, images))
 
 
 def omit_if_default(default: Value) -> Value:

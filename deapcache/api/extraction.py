@@ -73,7 +73,8 @@ def extract(dataset: Any, *of: Any, backbones: Any = (), home: Any = None, **opt
     data_root
         Where the files of datasets are.
     settings, options
-        A whole ``ExtractionSettings``, or some of its fields: ``limit``, ``storage``, ``device``, ``weights``.
+        A whole ``ExtractionSettings``, or some of its fields: ``limit``, ``storage``, ``device``, ``weights``. Of
+        fields that are not given, ``deapcache.toml`` of the home has the defaults.
 
     Returns the caches: by backbone, split, view and layer. Raises what the command says: ``UsageError``,
     ``MissingDataError``, ``WeightsError``, ``PluginError``, ``FeatureError`` and others.
@@ -101,7 +102,7 @@ def _extract(
     **options: Any,
 ) -> list[Features]:
     from deapcache.backbones import LayerSelection
-    from deapcache.extraction import ExtractionSettings
+    from deapcache.extraction import ExtractionSettings, agreed_settings
     from deapcache.extraction import extract as run
 
     given = [backbones] if isinstance(backbones, str) or not isinstance(backbones, Sequence) else list(backbones)
@@ -119,7 +120,8 @@ def _extract(
         raise UsageError(f"extract has no option {', '.join(sorted(unknown))}: those of ExtractionSettings are {known}")
     names = [_name(one, image_size) for one in given]
     opened = open_dataset(dataset, locations.data_root(data_root)) if isinstance(dataset, str) else dataset
-    reports = run(names, opened, home, splits=splits, settings=settings or ExtractionSettings(**options))
+    settings = settings or ExtractionSettings(**{**agreed_settings(locations.home_defaults(home)), **options})
+    reports = run(names, opened, home, splits=splits, settings=settings)
     return [open_features(locations.locate(report.path), home) for report in reports]
 
 

@@ -25,7 +25,7 @@ from deapcache.untrusted import first_problem, parse_json, require_printable
 USES, PINS, REMOVALS = "uses", "pins", "removals"
 """Folders of a home."""
 
-_RENEWED_AFTER = timedelta(hours=1)
+RENEWED_AFTER = timedelta(hours=1)
 """A use is noted again after so long: reading costs no write a batch."""
 _MOST_BYTES = 16_000_000
 _ATTEMPTS = 5
@@ -96,19 +96,23 @@ def record_use(cache: Location, digest: str) -> None:
         if home is None or place is None or isinstance(place, WebLocation):
             continue
         with contextlib.suppress(DeapcacheError, OSError):
-            _add_use(place, cache.url.removeprefix(f"{home.url}/"), digest)
+            add_use(place, cache.url.removeprefix(f"{home.url}/"), digest, user_name())
             return
 
 
-def _add_use(place: Location, path: str, digest: str) -> None:
-    key = f"{USES}/{escape_name(user_name())}.json"
+def add_use(place: Location, path: str, digest: str, who: str) -> None:
+    """Note in ``place`` that ``who`` reads the cache at ``path``, unless that was noted within the hour.
+
+    Raises what reading and publishing raise.
+    """
+    key = f"{USES}/{escape_name(who)}.json"
     for _ in range(_ATTEMPTS):
         etag = place.etag_or_none(key)
         known = {use.digest: use for use in _read(place, key, list[Use], default=[])}
         when = place.clock()
-        if digest in known and when - known[digest].when < _RENEWED_AFTER:
+        if digest in known and when - known[digest].when < RENEWED_AFTER:
             return
-        known[digest] = Use(path=path, digest=digest, who=user_name(), host=platform.node(), when=when)
+        known[digest] = Use(path=path, digest=digest, who=who, host=platform.node(), when=when)
         place.publish_unless_changed(key, _to_bytes(list[Use], list(known.values())), etag)
 
 

@@ -1,5 +1,7 @@
 """A read-only web server for the caches of a home: nothing but caches and their lists, and a page for people.
 
+Clients change nothing; the server itself notes in ``uses/http.json`` which caches are read.
+
 One thread a connection, byte ranges, files sent by the operating system, GET and HEAD only.
 
 The standard library's server is enough here: everything is a file, and a shard is sent without passing through Python.
@@ -13,6 +15,7 @@ import errno
 import hashlib
 import http.server
 import io
+import math
 import os
 import re
 import socket
@@ -28,7 +31,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote
 
+from deapcache.cache.format import read_group
+from deapcache.cache.image_ids import BYTES, OFFSETS
 from deapcache.cache.names import DEPTH, KINDS, SUFFIX
+from deapcache.cache.records import RENEWED_AFTER, add_use
 from deapcache.cache.web_index import (
     IndexEntry,
     index_bytes,
@@ -48,6 +54,8 @@ SHARDS_KEPT = "public, max-age=31536000, immutable"
 """How long others may keep a shard: it is written once."""
 ASKED_AGAIN = "no-cache"
 """Metadata and lists may be kept, but must be asked for again: an ETag says whether they are new."""
+HTTP = "http"
+"""Who a reader over HTTP is in ``uses/``."""
 _SILENCE = 60.0
 """Seconds after which a connection on which nothing moves is closed."""
 
@@ -68,6 +76,7 @@ class HomeServer(http.server.ThreadingHTTPServer):
             raise UsageError(f"there is no port {port}: give one from 0 to 65535")
         self.home = home
         self.derived = DerivedLists(home)
+        self._noted: dict[str, float] = {}
         try:
             family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
             self.address_family = family
@@ -82,6 +91,18 @@ class HomeServer(http.server.ThreadingHTTPServer):
         """The address at which this machine reaches the server."""
         host, port = self.server_address[:2]
         return f"http://[{host!s}]:{port}" if self.address_family == socket.AF_INET6 else f"http://{host!s}:{port}"
+
+    def note_use(self, key: str) -> None:
+        """Note in the home, where this process may write there, that somebody reads the cache of a shard's key.
+
+        At most once an hour; who it was is not known, nor asked: ``http``.
+        """
+        path, now = "/".join(key.split("/")[:DEPTH]), time.monotonic()
+        if now - self._noted.get(path, -math.inf) < RENEWED_AFTER.total_seconds():
+            return
+        self._noted[path] = now
+        with contextlib.suppress(DeapcacheError, OSError):
+            add_use(self.home, path, read_group(self.home / path).digest, HTTP)
 
     def server_bind(self) -> None:
         # not HTTPServer's, which asks name servers who we are
@@ -160,9 +181,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send_head(HTTPStatus.NOT_MODIFIED, about)
             return
         about["Content-Type"] = "application/json" if key.endswith(".json") else "application/octet-stream"
-        self._send_file(found, about)
+        self._send_file(key, found, about)
 
-    def _send_file(self, found: OpenFile, about: dict[str, str]) -> None:
+    def _send_file(self, key: str, found: OpenFile, about: dict[str, str]) -> None:
         unchanged = self.headers.get("If-Range") in (None, found.etag)
         try:
             part = requested_range(self.headers.get("Range") if unchanged else None, found.size)
@@ -177,6 +198,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         status = HTTPStatus.OK if part is None else HTTPStatus.PARTIAL_CONTENT
         self._send_head(status, about, len(whole))
         if self.command == "GET" and whole:
+            if is_shard(key) and key.split("/")[DEPTH] not in (BYTES, OFFSETS):
+                self.server.note_use(key)
             sent = self.connection.sendfile(found.content, whole.start, len(whole))
             # a file that became shorter: fewer bytes than announced must not look like all of them
             self.close_connection = self.close_connection or sent < len(whole)

@@ -33,7 +33,6 @@ from deapcache.cli.extract import progress_on
 from deapcache.cli.hints import completed
 from deapcache.cli.options import App
 from deapcache.errors import CacheMissError, DeapcacheError, UsageError, require_choice
-from deapcache.locations import LocalLocation
 
 if TYPE_CHECKING:
     from deapcache.cache import CacheEntry, CacheFolder, VerifyReport, VerifyScope
@@ -64,15 +63,13 @@ def list_command(
     json: options.Json = False,
 ) -> None:
     """Caches of a home: what, images, bytes, whether complete, who made them and when, when a probe last used them."""
-    from deapcache.cache import list_caches, match_filters
+    from deapcache.cache import list_caches
 
     place = options.place(home, read_home)
     if by is not None:
         require_choice("--by", by, GROUPS)
-    if by and by != "user" and len(place.layers) == 1 and not isinstance(place, LocalLocation):
-        rows = index_rows(place)  # of a store far away one request says it all
-        rows = [row for row, fits in zip(rows, match_filters(rows, filters or []), strict=True) if fits]
-    else:
+    rows = None if by == "user" or used_by else index_rows(place, filters or [])
+    if rows is None:
         uses = None if by else consult(place, used_by)
         rows = [row for _, row in cache_rows(list_caches(place), uses, filters or [])]
     if by:

@@ -12,7 +12,7 @@ import typer
 from deapcache import locations
 from deapcache.cli.console import note, size, table
 from deapcache.errors import DeapcacheError, LocationError, UnreadableError, UsageError
-from deapcache.locations import Location, WebLocation, redacted
+from deapcache.locations import LocalLocation, Location, WebLocation, redacted
 
 if TYPE_CHECKING:
     from deapcache.cache import CacheEntry
@@ -141,18 +141,30 @@ def people(row: dict[str, Any]) -> str:
     return ", ".join(sorted({one.partition("@")[0] for one in (row.get("who") or "").split(", ")}))
 
 
-def index_rows(home: Location) -> list[dict[str, Any]]:
-    """Rows from ``index.json`` alone, of a home that is far away: one request, and no last use.
+def index_rows(home: Location, filters: Sequence[str]) -> list[dict[str, Any]] | None:
+    """Rows from ``index.json`` alone, of a home that is far away: one request, without writers and last uses.
 
-    Raises :class:`LocationError` where there is no index that can be used.
+    None for a folder, for several homes, where there is no index that can be used, and where a filter asks for what the
+    index does not say: there the caches themselves are looked at.
     """
-    from deapcache.cache import read_index
+    from deapcache.cache import IndexEntry, match_filters, read_index
 
-    made = {"who": "", "when": None, "last_use": None, "home": str(home)}
-    return [
-        {**vars(one), **made, "images": one.total, "present": one.images, "complete": one.images == one.total}
-        for one in read_index(home)
+    known = {*IndexEntry.__dataclass_fields__, "present", "complete"}
+    asked = {text.partition("=")[0] for text in filters if "=" in text}
+    if isinstance(home, LocalLocation) or len(home.layers) > 1 or not asked <= known:
+        return None
+    try:
+        entries = read_index(home)
+    except LocationError:
+        if not home.can_list:
+            raise
+        return None
+    facts = [
+        {**vars(one), "images": one.total, "present": one.images, "complete": one.images == one.total}
+        for one in entries
     ]
+    made = {"who": "", "when": None, "last_use": None, "home": str(home)}
+    return [{**made, **row} for row, fits in zip(facts, match_filters(facts, filters), strict=True) if fits]
 
 
 def consult(home: Location, others: Sequence[str] | None) -> Uses:

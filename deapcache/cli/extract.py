@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -132,25 +132,29 @@ class _Settings:
         Raises :class:`UsageError` for values that it does not know.
         """
         from deapcache.backbones import LayerSelection
-        from deapcache.extraction import ExtractionSettings, ShardPartition, parse_base_size, parse_partition
+        from deapcache.extraction import (
+            ExtractionSettings,
+            ShardPartition,
+            agreed_settings,
+            parse_base_size,
+            parse_partition,
+        )
 
-        own: dict[str, Any] = {"dtype": "float16", "compress": True, "precision": "fp32", "views": "original"}
-        agreed = {name: home.get(f"extract.{name}") for name in own if getattr(self, name) is None}
-        agreed = {name: value for name, value in agreed.items() if value is not None}
-        if agreed:
-            note(f"of {home.place}: {', '.join(f'{name} = {value}' for name, value in agreed.items())}")
-        chosen = {name: getattr(self, name) for name in own if getattr(self, name) is not None}
-        chosen = {**own, **agreed, **chosen}
+        given = {
+            "storage": self.dtype,
+            "compress": self.compress,
+            "precision": self.precision,
+            "views": tuple(options.names(self.views)) if self.views is not None else None,
+        }
+        agreed = agreed_settings(home)
+        options.note_agreed(home, {field: value for field, value in agreed.items() if given[field] is None})
+        chosen = {**agreed, **{field: value for field, value in given.items() if value is not None}}
         return ExtractionSettings(
             base_size=parse_base_size(self.base_size) if self.base_size else None,
             fit=self.fit,
-            storage=chosen["dtype"],
-            compress=chosen["compress"],
-            precision=chosen["precision"],
             weights=self.weights,
             weights_key=self.weights_key,
             name=self.name,
-            views=tuple(options.names(chosen["views"])),
             selection=LayerSelection(
                 layers=tuple(options.names(self.layers)), final_norm=self.final_norm, tokens=self.tokens
             ),
@@ -160,6 +164,7 @@ class _Settings:
             on_error=self.on_error,
             rehash=self.rehash,
             partition=parse_partition(self.shard) if self.shard else ShardPartition(),
+            **chosen,
         )
 
 

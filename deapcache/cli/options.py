@@ -6,7 +6,7 @@ import functools
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -261,6 +261,14 @@ def place(
 def own_home(home: str | None) -> locations.Location:
     """The home alone, without those that are read beside it and without a tier: what is looked after."""
     return locations.home(home).layers[0].with_options(tier=None)
+
+
+def note_agreed(home: locations.HomeDefaults, taken: Mapping[str, Any]) -> None:
+    """Say which defaults of the home's ``deapcache.toml`` a command takes; ``taken``: fields of the settings."""
+    if taken:
+        shown = {"dtype" if field == "storage" else field: value for field, value in taken.items()}
+        said = {field: ",".join(value) if isinstance(value, tuple) else value for field, value in shown.items()}
+        note(f"of {home.place}: {', '.join(f'{field} = {value}' for field, value in said.items())}")
 
 
 def _use_plugins(files: list[str] | None) -> list[str] | None:

@@ -54,6 +54,8 @@ def run_command(
             f"{place} is a web server, which is read only, and a pipeline writes caches and results: "
             "give a home of your own with --home PATH"
         )
+    agreed = locations.home_defaults(place)
+    options.note_agreed(agreed, parsed.left_to(agreed))
     plan = plan_pipeline(parsed, place, locations.data_root(data_root), device=device)
     if dry_run:
         from deapcache.experiments.plan import plan_grid, rates_for

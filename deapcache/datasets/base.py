@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,7 +144,7 @@ class Dataset(ABC):
         """
 
     @abstractmethod
-    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> tuple[str, ...]:
+    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> Sequence[str]:
         """What identifies each image's content, in row order: sha256 of the file's bytes, hexadecimal.
 
         ``index`` remembers digests between runs.
@@ -312,7 +312,7 @@ class Selection(Dataset):
         ids = self._whole.image_ids(split)
         return tuple(ids[row] for row in self._rows(split))
 
-    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> tuple[str, ...]:
+    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> Sequence[str]:
         digests = self._whole.image_digests(split, index=index)
         return tuple(digests[row] for row in self._rows(split))
 

@@ -322,7 +322,7 @@ class CocoInstances(FileDataset):
             _require_files([sample.record.file_name for sample in samples], folder)
         return samples
 
-    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> tuple[str, ...]:
+    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> Sequence[str]:
         # Of the images' own folder, as coco-stuff does: what the index remembers of it serves both.
         names = [sample.record.file_name for sample in self.samples(split)]
         return (index or DigestIndex()).digests(image_folder(self.root, split), names)
@@ -499,7 +499,7 @@ class CocoStuffMaps(FileDataset):
             for id_ in sorted(ids)
         ]
 
-    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> tuple[str, ...]:
+    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> Sequence[str]:
         # Of the images' own folder, as coco does: what the index remembers of it serves both.
         names = [Path(sample.image).name for sample in self.samples(split)]
         return (index or DigestIndex()).digests(image_folder(self.root, split), names)

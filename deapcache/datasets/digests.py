@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from deapcache.datasets.io import dataset_error
 from deapcache.errors import LEAVE_OUT, DeapcacheError, MissingDataError, ReadOnlyError
 from deapcache.locations import Location
+from deapcache.machine import cpu_count
 from deapcache.recipe import SHORT, canonical_json, digest_of
-
-_Entry = list[object]
-"""What is remembered of a file or part: the numbers of :func:`file_fingerprint`, and the digest."""
 
 SETTLED_NS = 2_000_000_000
 """A file changed within the clock's grain keeps its times; one left alone for so long cannot have."""
@@ -45,11 +49,38 @@ def file_digest(path: Path) -> str:
         raise _unread(error, path) from None
 
 
+class Digests(Sequence[str]):
+    """sha256 digests, 64 hexadecimal characters each, kept in 32 bytes each."""
+
+    def __init__(self, raw: NDArray[np.uint8]) -> None:
+        """``raw``: (n, 32)."""
+        self._raw = raw
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> Digests: ...
+    def __getitem__(self, place: int | slice) -> str | Digests:
+        return Digests(self._raw[place]) if isinstance(place, slice) else self._raw[place].tobytes().hex()
+
+    def __iter__(self) -> Iterator[str]:
+        return (row.tobytes().hex() for row in self._raw)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+
 class DigestIndex:
     """Digests of the files of a folder, or of parts of a file, valid while its name and :func:`file_fingerprint` stay.
 
-    One JSON file per folder, or file with parts, under ``digests/`` of ``location`` (the user's cache home); nothing is
-    remembered without one. An index that is lost, unreadable, of an older form or cannot be written costs time and
+    One file per folder, or file with parts, under ``digests/`` of ``location`` (the user's cache home), of 64 bytes an
+    entry; nothing is remembered without one. An index that is lost, unreadable or cannot be written costs time and
     nothing else. ``rehash`` makes it read every file again and trust nothing but what it has read itself.
     """
 
@@ -59,56 +90,122 @@ class DigestIndex:
         self.hashed_files = 0
         """Files, and parts of files, whose bytes this object had to read."""
 
-    def digests(self, folder: Path, names: Sequence[str]) -> tuple[str, ...]:
+    def digests(self, folder: Path, names: Sequence[str]) -> Digests:
         """sha256 of ``folder / name`` for each name, in order; raises :class:`MissingDataError`."""
-        return self._digests(folder, names, lambda name: folder / name, lambda name: file_digest(folder / name))
+        path = functools.partial(os.path.join, folder)  # no path object for each of a million files
+        return self._digests(folder, names, path, lambda name: file_digest(folder / name))
 
-    def part_digests(self, path: Path, parts: Sequence[str], digest_part: Callable[[str], str]) -> tuple[str, ...]:
-        """``digest_part(part)`` for each named part of one file, in order.
+    def part_digests(self, path: Path, parts: Sequence[str], digest_part: Callable[[str], str]) -> Digests:
+        """``digest_part(part)``, a sha256, for each named part of one file, in order.
 
         Remembered while its :func:`file_fingerprint` stays: after a change anywhere in it all parts are read again.
         ``digest_part`` is called from several threads. Raises :class:`MissingDataError`.
         """
-        return self._digests(path, parts, lambda _: path, digest_part)
+        return self._digests(path, parts, lambda _: str(path), digest_part)
 
     def _digests(
-        self, place: Path, names: Sequence[str], file_of: Callable[[str], Path], digest: Callable[[str], str]
-    ) -> tuple[str, ...]:
+        self, place: Path, names: Sequence[str], file_of: Callable[[str], str], digest: Callable[[str], str]
+    ) -> Digests:
         """``digest(name)`` for each name, unless it is known and ``file_of(name)`` still as it was."""
-        known = {} if self._rehash or self._location is None else _load(self._location, place)
-
-        def look_up(name: str) -> tuple[str, _Entry | None, bool]:
-            """Digest, what to remember (None while the file is too fresh to trust its times), whether it was read."""
-            path = file_of(name)
+        known = _NOTHING if self._rehash or self._location is None else _load(self._location, place)
+        keys, settled = bytearray(), bytearray()
+        for name in names:
             try:
-                facts = path.stat()
+                facts = os.stat(file_of(name))  # noqa: PTH116 - as above
             except OSError as error:
-                raise _unread(error, path) from None
-            before, entry = list(file_fingerprint(facts)), known.get(name)
-            if isinstance(entry, list) and entry[:-1] == before:
-                return str(entry[-1]), entry, False
-            found = digest(name)
-            return found, [*before, found] if is_settled(facts) else None, True
-
-        with ThreadPoolExecutor() as pool:
-            results = list(pool.map(look_up, names))
-        self.hashed_files += sum(was_read for _, _, was_read in results)
-        found = {name: entry for name, (_, entry, _) in zip(names, results, strict=True) if entry}
-        if self._location is not None and found != {name: known.get(name) for name in found}:
-            content = canonical_json({"folder": str(place.resolve()), "files": {**known, **found}})
+                raise _unread(error, Path(file_of(name))) from None
+            keys += _hash(os.fsencode(name)) + _hash(repr(file_fingerprint(facts)).encode())
+            settled.append(is_settled(facts))
+        asked = np.frombuffer(keys, np.uint8).reshape(-1, 2, _HASH)
+        rows, is_known = _find(known, asked)
+        found = np.empty((len(asked), 32), np.uint8)
+        found[is_known] = known["digest"][rows[is_known]]
+        if not is_known.all():
+            found[~is_known] = self._read(names, ~is_known, digest)
+            self.hashed_files += int((~is_known).sum())
+        is_new = ~is_known & np.frombuffer(settled, np.bool_)
+        if self._location is not None and is_new.any():
+            new = np.empty(int(is_new.sum()), _ENTRY)
+            new["key"], new["digest"] = asked[is_new], found[is_new]
             with suppress(ReadOnlyError):
-                self._location.publish(_key(place), content, replace=True)
-        return tuple(digest for digest, _, _ in results)
+                self._location.publish(_key(place), _encode(place, known, new), replace=True)
+        return Digests(found)
+
+    def _read(self, names: Sequence[str], wanted: NDArray[np.bool_], digest: Callable[[str], str]) -> NDArray[np.uint8]:
+        """(n, 32) uint8: the digests of the ``wanted`` names; threads take blocks of them, not one each."""
+        size = max(1, min(_BLOCK, len(wanted) // (8 * cpu_count())))
+
+        def read(block: Sequence[str]) -> bytes:
+            return b"".join(bytes.fromhex(digest(name)) for name in block)
+
+        lacking = itertools.compress(names, wanted)
+        blocks = iter(lambda: list(itertools.islice(lacking, size)), [])
+        with ThreadPoolExecutor() as pool:
+            found = bytearray().join(pool.map(read, blocks))
+        return np.frombuffer(found, np.uint8).reshape(-1, 32)
 
 
-def _key(place: Path) -> str:
-    return f"digests/{digest_of(str(place.resolve()))[:SHORT]}.json"
+_HASH = 16
+_ENTRY = np.dtype([("key", "u1", (2, _HASH)), ("digest", "u1", (32,))])
+"""What is remembered of a file or part: hashes of its name and of :func:`file_fingerprint`, and the digest."""
+
+_NOTHING = np.zeros(0, _ENTRY)
+
+_BLOCK = 64
+"""Files that a thread reads in turn."""
+
+_COMPARED = 65_536
+"""Entries that are compared together."""
 
 
-def _load(location: Location, place: Path) -> dict[str, _Entry]:
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return dict(json.loads(location.read(_key(place)))["files"])
-    return {}
+def _hash(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=_HASH).digest()
+
+
+def _find(known: NDArray[Any], asked: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Where each of the keys ``asked`` (n, 2, 16) is among the known, sorted by name; and whether it is there."""
+    if not len(known):
+        return np.zeros(len(asked), np.intp), np.zeros(len(asked), np.bool_)
+    rows = np.minimum(np.searchsorted(_sorting_key(known["key"]), _sorting_key(asked)), len(known) - 1)
+    is_there = np.empty(len(asked), np.bool_)
+    for start in range(0, len(asked), _COMPARED):
+        block = slice(start, start + _COMPARED)
+        is_there[block] = (known["key"][rows[block]] == asked[block]).all(axis=(1, 2))
+    return rows, is_there
+
+
+def _sorting_key(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    return np.ascontiguousarray(keys[:, 0, :8]).view(np.uint64)[:, 0]
+
+
+def _encode(place: Path, known: NDArray[Any], new: NDArray[Any]) -> bytes:
+    """The index's bytes: a line of JSON, then the entries, sorted by name; ``new`` ones take the place of others."""
+    merged = np.concatenate([new, known]) if len(known) else new
+    _, first = np.unique(_sorting_key(merged["key"]), return_index=True)
+    header = canonical_json({"folder": str(place.resolve())}) + b"\n"
+    return b"".join([header, merged[first].view(np.uint8).data])
+
+
+def _key(place: Path, ending: str = "sha256") -> str:
+    return f"digests/{digest_of(str(place.resolve()))[:SHORT]}.{ending}"
+
+
+def _load(location: Location, place: Path) -> NDArray[Any]:
+    with suppress(OSError, ValueError):
+        data = location.read(_key(place))
+        entries = np.frombuffer(data, _ENTRY, offset=data.index(b"\n") + 1)
+        names = _sorting_key(entries["key"])
+        if (names[1:] > names[:-1]).all():
+            return entries
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # as earlier versions wrote it
+        files = json.loads(location.read(_key(place, "json")))["files"]
+        entries = np.zeros(len(files), _ENTRY)
+        for row, (name, (*state, digest)) in enumerate(files.items()):
+            key = _hash(os.fsencode(name)) + _hash(repr(tuple(state)).encode())
+            entries["key"][row] = np.frombuffer(key, np.uint8).reshape(2, _HASH)
+            entries["digest"][row] = np.frombuffer(bytes.fromhex(digest), np.uint8)
+        return entries[np.argsort(_sorting_key(entries["key"]))]
+    return _NOTHING
 
 
 def _unread(error: OSError, path: Path) -> DeapcacheError:

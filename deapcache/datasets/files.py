@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 import threading
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +28,7 @@ from deapcache.datasets.io import (
     require_values,
 )
 from deapcache.errors import LEAVE_OUT, DataError, MissingDataError, printable
-from deapcache.recipe import digest_of
+from deapcache.recipe import digest_of_list
 
 _LISTING = threading.Lock()  # of the module, so that a dataset can be pickled
 
@@ -45,6 +47,92 @@ class Sample:
     """What a listing says of it beside its files, in the dataset's own form."""
 
 
+class _Texts(Sequence[str]):
+    """Many texts as one array of bytes: some 8 bytes each beside their characters, where a ``str`` has 57."""
+
+    def __init__(self) -> None:
+        self._joined = bytearray()
+        self._ends = array("q", [0])
+        self.order: NDArray[np.int64] = np.zeros(0, np.int64)
+        """Which of them stands in each place."""
+
+    def append(self, text: str) -> None:
+        self._joined += text.encode("utf-8", "surrogatepass")  # names of files may be no UTF-8
+        self._ends.append(len(self._joined))
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._text, self.order.data)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, place: int | slice) -> str | tuple[str, ...]:
+        return tuple(map(self._text, self.order[place])) if isinstance(place, slice) else self._text(self.order[place])
+
+    def _text(self, number: int) -> str:
+        return self._joined[self._ends[number] : self._ends[number + 1]].decode("utf-8", "surrogatepass")
+
+
+class SampleTable(Sequence[Sample]):
+    """Samples in row order, packed: a dataset may have a million of them. A :class:`Sample` is made when asked for.
+
+    Those of ``train`` stand in ``deapcache.datasets.base.sample_order`` of their ids, others as they are given.
+    """
+
+    def __init__(self, samples: Iterable[Sample], split: str) -> None:
+        self.ids, self.images, self._labels = columns = _Texts(), _Texts(), _Texts()
+        self._problems: dict[int, str] = {}
+        self._records: dict[int, Any] = {}
+        keys, count = bytearray(), 0
+        for count, sample in enumerate(samples, start=1):
+            self.ids.append(sample.id)
+            self.images.append(sample.image)
+            self._labels.append(json.dumps(dict(sample.labels)) if sample.labels else "")
+            if sample.problem:
+                self._problems[count - 1] = sample.problem
+            if sample.record is not None:
+                self._records[count - 1] = sample.record
+            if split == "train":
+                keys += sample_key(sample.id)[0][:8]
+        order = np.arange(count)
+        if split == "train":
+            first = np.frombuffer(keys, ">u8")
+            order = np.argsort(first, kind="stable")
+            if (first[order[1:]] == first[order[:-1]]).any():  # once in ten million datasets of a million images
+                self.ids.order = np.arange(count)
+                order = np.array(sorted(range(count), key=lambda number: sample_key(self.ids[number])))
+        for column in columns:
+            column.order = order
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with samples, in the order in which they were given."""
+        return list(self._problems.values())
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, row: int) -> Sample: ...
+    @overload
+    def __getitem__(self, row: slice) -> tuple[Sample, ...]: ...
+    def __getitem__(self, row: int | slice) -> Sample | tuple[Sample, ...]:
+        if isinstance(row, slice):
+            return tuple(self[each] for each in range(*row.indices(len(self))))
+        place, labels = int(self.ids.order[row]), self._labels[row]
+        return Sample(
+            id=self.ids[row],
+            image=self.images[row],
+            labels={kind: tuple(names) for kind, names in json.loads(labels).items()} if labels else {},
+            problem=self._problems.get(place, ""),
+            record=self._records.get(place),
+        )
+
+
 class FileDataset(Dataset):
     """A dataset whose images and labels are files under ``root``, whose samples are listed when first needed.
 
@@ -59,7 +147,7 @@ class FileDataset(Dataset):
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._listings: dict[str, tuple[Sample, ...]] = {}
+        self._listings: dict[str, SampleTable] = {}
         self._is_tolerant = False
 
     def tolerant(self) -> Self:
@@ -78,7 +166,7 @@ class FileDataset(Dataset):
         return made
 
     @abstractmethod
-    def list_samples(self, split: str) -> Sequence[Sample]:
+    def list_samples(self, split: str) -> Iterable[Sample]:
         """All samples of a split, by id; raises as :meth:`Dataset.image_ids` does.
 
         What concerns one image alone is better a sample's ``problem``, which can be left out.
@@ -88,28 +176,29 @@ class FileDataset(Dataset):
     def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
         """What :meth:`Dataset.read_annotation` gives, for a kind that the dataset has."""
 
-    def samples(self, split: str) -> tuple[Sample, ...]:
+    def samples(self, split: str) -> SampleTable:
         """The samples of a split, listed once; training images in ``deapcache.datasets.base.sample_order``."""
         self._require_split(split)
         with _LISTING:
             if split not in self._listings:
                 with file_errors(self.root):
-                    listed = self.list_samples(split)
-                left_out = self.omitted.get(split, {})
-                kept = []
-                for sample in listed:
-                    id_ = printable(sample.id)
-                    if id_ != sample.id:  # a name that is not UTF-8 can be written nowhere: the id shows its bytes
-                        problem = sample.problem or f"the name of {sample.image} is not UTF-8: rename it"
-                        sample = replace(sample, id=id_, problem=problem)
-                    if id_ not in left_out:
-                        kept.append(sample)
-                problems = [sample.problem for sample in kept if sample.problem]
-                if problems and not self._is_tolerant:
-                    others = f" (so or otherwise, {len(problems)} of {len(kept)} images cannot be read)"
+                    listed = SampleTable(self._included(split), split)
+                if (problems := listed.problems) and not self._is_tolerant:
+                    others = f" (so or otherwise, {len(problems)} of {len(listed)} images cannot be read)"
                     raise DataError(f"{problems[0]}{others if problems[1:] else ''}; {LEAVE_OUT}")
-                self._listings[split] = in_row_order(kept, split)
+                self._listings[split] = listed
             return self._listings[split]
+
+    def _included(self, split: str) -> Iterator[Sample]:
+        """The samples that are not left out, with ids that can be written."""
+        left_out = self.omitted.get(split, {})
+        for sample in self.list_samples(split):
+            id_ = sample.id if sample.id.isascii() else printable(sample.id)
+            if id_ != sample.id:  # a name that is not UTF-8 can be written nowhere: the id shows its bytes
+                problem = sample.problem or f"the name of {sample.image} is not UTF-8: rename it"
+                sample = replace(sample, id=id_, problem=problem)
+            if id_ not in left_out:
+                yield sample
 
     def row_files(self, split: str, row: int) -> tuple[Path, ...]:
         sample = self.samples(split)[row]
@@ -117,10 +206,10 @@ class FileDataset(Dataset):
         return tuple(self.root / name for name in names)
 
     def image_ids(self, split: str) -> tuple[str, ...]:
-        return tuple(sample.id for sample in self.samples(split))
+        return tuple(self.samples(split).ids)
 
-    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> tuple[str, ...]:
-        return (index or DigestIndex()).digests(self.root, [sample.image for sample in self.samples(split)])
+    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> Sequence[str]:
+        return (index or DigestIndex()).digests(self.root, self.samples(split).images)
 
     def image_path(self, split: str, row: int) -> Path:
         """The file of an image."""
@@ -140,7 +229,7 @@ class FileDataset(Dataset):
         samples = self.samples(split)
         names = [name for sample in samples for name in sample.labels[kind]]
         digests = iter((index or DigestIndex()).digests(self.root, names))
-        return digest_of([[s.id, *(next(digests) for _ in s.labels[kind])] for s in samples])
+        return digest_of_list([s.id, *(next(digests) for _ in s.labels[kind])] for s in samples)
 
     def box_rows(self, split: str) -> int:
         if BOXES not in self.annotations:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,30 +49,56 @@ SUFFIXES = {"labels": (".png",), "instances": (".png",), "depth": (".png", ".npy
 """Folder → endings of its files."""
 
 
-def list_files(folder: Path) -> dict[str, list[str]]:
+def list_files(folder: Path) -> dict[str, str | list[str]]:
     """All files below a folder by id, which is their path without its ending; what begins with a dot is left alone.
+
+    Of an id that has one file, of just that name, that is the ending alone, which all ids share: see :func:`files_of`.
 
     Ids are in Unicode's composed form, since some file systems decompose names. Links to folders are followed. Raises
     :class:`DataError` for a folder that cannot be listed, or is met twice.
     """
-    found: dict[str, list[str]] = {}
+    found: dict[str, str | list[str]] = {}
     met: set[str] = set()
-
-    def refuse(error: OSError) -> None:
-        raise error  # os.walk would go on
-
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        if (true := os.path.realpath(place)) in met:
+    folders = [""]
+    while folders:
+        below = folders.pop()
+        if (true := os.path.realpath(place := folder / below)) in met:
             raise DataError(f"{place} is a link to a folder that is listed already: take the link away")
         met.add(true)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        base = PurePosixPath(os.path.relpath(place, folder))
-        for name in names:
-            if not name.startswith("."):
-                # a name that is not UTF-8 can be written nowhere: the id shows its bytes
-                stem = os.fsencode((base / name).with_suffix("")).decode("utf-8", "backslashreplace")
-                found.setdefault(_composed(stem), []).append(str(base / name))
-    return {id_: sorted(files) for id_, files in found.items()}
+        with os.scandir(place) as entries:  # one at a time: a list of a million names is as large as what is kept
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if _is_folder(entry):
+                    folders.append(f"{below}{entry.name}/")
+                else:
+                    _add_file(found, below + entry.name)
+    return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle: whoever reads it is told
+        return False
+
+
+def _add_file(found: dict[str, str | list[str]], file: str) -> None:
+    stem, ending = os.path.splitext(file)  # noqa: PTH122 - a path object for each of a million files
+    if ending == ".":
+        stem, ending = file, ""
+    # a name that is not UTF-8 can be written nowhere: the id shows its bytes
+    id_ = stem if stem.isascii() else _composed(os.fsencode(stem).decode("utf-8", "backslashreplace"))
+    if id_ in found:
+        found[id_] = sorted([*files_of(found, id_), file])
+    else:
+        found[id_] = sys.intern(ending) if id_ == stem else [file]
+
+
+def files_of(listed: Mapping[str, str | list[str]], id_: str) -> list[str]:
+    """The files of an id in what :func:`list_files` gives."""
+    found = listed.get(id_, [])
+    return [id_ + found] if isinstance(found, str) else found
 
 
 def read_split_file(path: Path, splits: Sequence[str]) -> dict[str, list[str]]:
@@ -171,7 +198,8 @@ class FolderDataset(FileDataset):
             bases, lists = find_splits(root)
             for split in cls.splits:
                 if split in bases:
-                    count = len(lists[split]) if lists else sum(map(len, list_files(root / split / IMAGES).values()))
+                    listed = {} if lists else list_files(root / split / IMAGES)
+                    count = len(lists[split]) if lists else sum(len(files_of(listed, id_)) for id_ in listed)
                     found[split] = SplitStatus(images=count) if count else _lacking(f"images of {split} in {root}")
                 elif lists:
                     found[split] = _lacking(f"{split} in {root / SPLIT_FILE}")
@@ -186,7 +214,7 @@ class FolderDataset(FileDataset):
         own = name_of(data_root) == cls.folder and not (data_root / cls.folder).is_dir()
         return data_root if own else data_root / cls.folder
 
-    def list_samples(self, split: str) -> Sequence[Sample]:
+    def list_samples(self, split: str) -> Iterator[Sample]:
         if split not in self._bases:
             expected = f"{split} in {SPLIT_FILE}" if self._lists else f"{split}/{IMAGES}/"
             raise MissingDataError(
@@ -196,21 +224,25 @@ class FolderDataset(FileDataset):
         self._require_folders(self.root / base)
         folders = [IMAGES, *(folder for folder, kind in KINDS.items() if kind in self.annotations)]
         files = {folder: list_files(self.root / base / folder) for folder in folders}
-        ids = self._listed_ids(split, files[IMAGES]) if self._lists else set().union(*files.values())
+        ids = self._listed_ids(split, files[IMAGES]) if self._lists else list(files[IMAGES])
+        if not self._lists and folders[1:]:
+            ids = list(set().union(*files.values()))
+        ids.sort(reverse=True)
         if not ids:
             raise MissingDataError(f"{self.name} has no {split} images in {self.root / base / IMAGES}: put some there")
-        return [
-            _sample(self.root, base, id_, {folder: found.get(id_, []) for folder, found in files.items()})
-            for id_ in sorted(ids)
-        ]
+        while ids:  # each id and its files are let go when they are in the sample
+            id_ = ids.pop()
+            yield _sample(self.root, base, id_, {folder: files_of(found, id_) for folder, found in files.items()})
+            for found in files.values():
+                found.pop(id_, None)
 
-    def _listed_ids(self, split: str, images: Mapping[str, Sequence[str]]) -> list[str]:
+    def _listed_ids(self, split: str, images: Mapping[str, str | list[str]]) -> list[str]:
         """Ids that ``split.json`` lists for a split, by id or by file below ``images/``.
 
         Raises :class:`DataError` where it lists an image twice, in whatever splits.
         """
         path = self.root / SPLIT_FILE
-        id_of_file = {_composed(file): id_ for id_, found in images.items() for file in found}
+        id_of_file = {_composed(file): id_ for id_ in images for file in files_of(images, id_)}
         split_of: dict[str, str] = {}
         for other, names in self._lists.items():
             for name in map(_composed, names):

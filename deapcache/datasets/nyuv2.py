@@ -268,7 +268,7 @@ class NyuLabelled(Dataset):
         """Image numbers from 1, as MATLAB counts: ``0001`` and so on."""
         return tuple(map(_id_of, self._numbers(split)))
 
-    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> tuple[str, ...]:
+    def image_digests(self, split: str, *, index: DigestIndex | None = None) -> Sequence[str]:
         """sha256 of each image's values as they are stored, (3, width, height) uint8."""
         return tuple(digest for (digest,) in self._file.digests(("images",), self.image_ids(split), index))
 

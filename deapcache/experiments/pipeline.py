@@ -41,8 +41,8 @@ from deapcache.backbones import (
 )
 from deapcache.cache import ORIGINAL, STORAGE_FORMATS, VIEWS
 from deapcache.errors import PipelineError, UsageError
-from deapcache.extraction import ON_ERROR, ExtractionSettings, parse_base_size
-from deapcache.locations import expanded
+from deapcache.extraction import ON_ERROR, ExtractionSettings, agreed_settings, parse_base_size
+from deapcache.locations import HomeDefaults, expanded
 from deapcache.probing import DEFAULT_PROTOCOL, PROTOCOLS, ProbeConfig, get_protocol
 from deapcache.probing.config import OUTPUT, SCORE_SIZES
 from deapcache.readouts import canonical_readout, needs_upsampler
@@ -234,7 +234,7 @@ class ModelSpec(BaseModel):
     @functools.cached_property
     def label(self) -> str:
         """What its features are called in caches, results and tables."""
-        return self.settings_on(ExtractionSettings()).label(describe(self.backbone))
+        return self.settings_on(ExtractionSettings()).label(describe(self.backbone).name)
 
     def settings_on(self, shared: ExtractionSettings, layers: Iterable[str] = (LAST,)) -> ExtractionSettings:
         """Settings that all models share, with what this one says, and these layers kept."""
@@ -355,6 +355,12 @@ class Pipeline(Shared):
     probes: Annotated[tuple[ProbeSpec, ...], BeforeValidator(_probes)] = Field(None, validate_default=True)
 
     _source: str = PrivateAttr("")
+
+    def left_to(self, home: HomeDefaults) -> dict[str, Any]:
+        """What ``deapcache.toml`` of a home says where the pipeline says nothing: ``storage`` and ``precision``."""
+        agreed = agreed_settings(home)
+        said = self.model_fields_set | ({"storage"} if self.dtype else set())
+        return {field: agreed[field] for field in ("storage", "precision") if field in agreed and field not in said}
 
     @model_validator(mode="after")
     def _one_storage(self) -> Self:

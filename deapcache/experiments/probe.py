@@ -19,7 +19,7 @@ from deapcache.backbones import describe
 from deapcache.cache import find_caches, list_caches
 from deapcache.datasets import DATASETS, Dataset, images_owner, open_dataset
 from deapcache.errors import CacheMissError, DataError, DeapcacheError, LocationError, TrainingError, UsageError
-from deapcache.locations import Location, data_root
+from deapcache.locations import Location, data_root, home_defaults
 from deapcache.probing import ProbeConfig, ProbeProgress, ProbeResult, RunSpec, feature_fields, probe_backbone
 from deapcache.processes import refuse_unguarded
 from deapcache.readouts import canonical_readout
@@ -111,6 +111,8 @@ def probe_pass(
     Raises what :func:`deapcache.probing.probe_backbone` raises. Where some runs cannot be saved, or diverged, the error
     is raised after the others were given.
     """
+    agreed = home_defaults(home).values
+    agreed = {name: value for name, value in agreed.items() if name.startswith("extract.")}
     runs = probe_backbone(
         home,
         config,
@@ -125,7 +127,7 @@ def probe_pass(
             try:
                 result = save_run(
                     results_home,
-                    {**run.to_json(), "about": _about(run.backbone)},
+                    {**run.to_json(), "about": _about(run.backbone), "home_defaults": agreed},
                     statistics=run.statistics,
                     prior_statistics=run.baseline_statistics,
                     image_ids=run.image_ids,

@@ -40,6 +40,7 @@ from deapcache.extraction import (
     ExtractionSettings,
     PlannedCache,
     Progress,
+    agreed_settings,
     base_size_name,
     choose_device,
     extract,
@@ -54,7 +55,7 @@ from deapcache.extraction import (
     without_unreadable,
     worker_device,
 )
-from deapcache.locations import Location
+from deapcache.locations import Location, home_defaults
 from deapcache.probing import ProbeConfig, ProbeProgress, RunSpec, default_iterations, plan_runs
 from deapcache.processes import refuse_unguarded
 from deapcache.readouts import canonical_readout
@@ -238,12 +239,18 @@ class PipelinePlan:
 def plan_pipeline(pipeline: Pipeline, home: Location, data_root: Path, *, device: str = "auto") -> PipelinePlan:
     """Look what is there and what is missing; writes nothing and downloads nothing.
 
-    A dataset that cannot be opened is a problem of the plan, not an error, and none where ``home`` holds all that its
+    What the pipeline says nothing of, ``deapcache.toml`` of the home decides. A dataset that cannot be opened is a
+    problem of the plan, not an error, and none where ``home`` holds all that its
     probes read.
     """
     chosen = str(choose_device(device))
+    agreed = home_defaults(home)
+    pipeline = pipeline.model_copy(update=pipeline.left_to(agreed))
+    compress = agreed_settings(agreed).get("compress", True)
     with one_listing():
-        datasets = {name: _plan_dataset(pipeline, name, home, data_root, chosen) for name in pipeline.datasets}
+        datasets = {
+            name: _plan_dataset(pipeline, name, home, data_root, chosen, compress) for name in pipeline.datasets
+        }
         weights, refused = _read_checkpoints(pipeline, datasets, home)
         jobs = _jobs_of(pipeline, datasets, weights, chosen, data_root)
         return PipelinePlan(
@@ -259,7 +266,9 @@ def plan_pipeline(pipeline: Pipeline, home: Location, data_root: Path, *, device
         )
 
 
-def _plan_dataset(pipeline: Pipeline, name: str, home: Location, data_root: Path, device: str) -> DatasetPlan:
+def _plan_dataset(
+    pipeline: Pipeline, name: str, home: Location, data_root: Path, device: str, compress: bool
+) -> DatasetPlan:
     """What the dataset ``name`` of a pipeline needs; one that cannot be opened is a problem of the plan, no error."""
     probes = pipeline.of(name)
     limits = [probe.limit for probe in probes]
@@ -268,6 +277,7 @@ def _plan_dataset(pipeline: Pipeline, name: str, home: Location, data_root: Path
         fit=pipeline.fit,
         storage=pipeline.stored_as,
         precision=pipeline.precision,
+        compress=compress,
         views=tuple(dict.fromkeys(view for probe in probes for view in probe.views)),
         device=device,
         limit=None if None in limits else max(limit for limit in limits if limit is not None),

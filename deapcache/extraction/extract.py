@@ -46,6 +46,7 @@ from deapcache.extraction.images_targets import (
     require_one_region,
     split_views,
 )
+from deapcache.extraction.known_backbones import KnownBackbone, known_backbone, remember_backbone
 from deapcache.extraction.pipeline import (
     CALIBRATION_IMAGES,
     FeatureJob,
@@ -201,6 +202,11 @@ class _Extraction:
     def extract_backbone(self, name: str) -> Iterator[ExtractionReport]:
         """Extract one backbone over every split and view."""
         settings = self._settings
+        if known := known_backbone(self._home, name, settings):
+            require_one_region(self._dataset, settings, name, known.identities[0].image_size)
+            if (reports := self._reports_of_complete(known)) is not None:
+                yield from reports
+                return
         require_one_region(self._dataset, settings, name, describe(name).image_size)
         backbone = build(
             name,
@@ -210,7 +216,8 @@ class _Extraction:
             selection=settings.selection,
         )
         if settings.weights is not None:
-            require_free_label(self._home, settings.label(backbone.entry), backbone.identity)
+            require_free_label(self._home, settings.label(backbone.name), backbone.identity)
+        remember_backbone(self._home, name, settings, backbone)
         if self._executor is None or backbone.needs_calibration:
             backbone.to(self._device)
         calibration = self._calibrate(backbone) if backbone.needs_calibration else ""
@@ -219,9 +226,34 @@ class _Extraction:
         for split, view in ((split, view) for split, views in self._views.items() for view in views):
             prepared = replace(self._prepared(split, settings.limit, self._dataset.annotations), view=view)
             first, *others = self._extract_split(backbone, calibration, prepared)
-            new_caches, self._new_caches = tuple(self._new_caches), []
-            yield replace(first, new_caches=new_caches)
+            yield self._with_new_caches(first)
             yield from others
+
+    def _with_new_caches(self, report: ExtractionReport) -> ExtractionReport:
+        new_caches, self._new_caches = tuple(self._new_caches), []
+        return replace(report, new_caches=new_caches)
+
+    def _reports_of_complete(self, known: KnownBackbone) -> list[ExtractionReport] | None:
+        """The reports of a backbone of which all is there, which is not built then; None where something is missing."""
+        reports: list[ExtractionReport] = []
+        for split, view in ((split, view) for split, views in self._views.items() for view in views):
+            start = time.perf_counter()
+            prepared = replace(self._prepared(split, self._settings.limit, self._dataset.annotations), view=view)
+            ids = prepared.image_ids
+            for identity in known.identities:
+                recipe = self._recipe(identity, "", prepared)
+                path = features_path(self._dataset.images_name, split, self._settings.label(known.name), recipe.digest)
+                there = same_features(self._home, path, recipe.digest)
+                cache = there.open() if there else None
+                if not isinstance(cache, FeatureCache) or cache.image_ids != ids:
+                    return None
+                length = cache.shard_images
+                wanted = {row // length for row in limited_rows(len(ids), self._settings.limit)[::length]}
+                if wanted - cache.present_shards():
+                    return None
+                seconds = time.perf_counter() - start
+                reports.append(_report(cache, prepared, wanted, extracted=0, seconds=seconds))
+        return [self._with_new_caches(reports[0]), *reports[1:]]
 
     def _calibrate(self, backbone: Backbone) -> str:
         first = self._prepared(self._dataset.splits[0], CALIBRATION_IMAGES, ())
@@ -270,18 +302,9 @@ class _Extraction:
         self, backbone: Backbone, calibration: str, prepared: PreparedSplit, identity: BackboneIdentity
     ) -> FeatureCache:
         settings, dataset, ids = self._settings, prepared.dataset, prepared.image_ids
-        recipe = feature_recipe(
-            identity,
-            settings,
-            calibration=calibration,
-            base_size=settings.base_size or dataset.base_size,
-            colour=dataset.colour,
-            images=prepared.images_digest,
-            view=prepared.view,
-            omitted=omitted_from(dataset, prepared.split),
-        )
+        recipe = self._recipe(identity, calibration, prepared)
         has_cls = identity.tokens == CLS
-        label = settings.label(backbone.entry)
+        label = settings.label(backbone.name)
         attributes: dict[str, Any] = {}
         path = features_path(dataset.images_name, prepared.split, label, recipe.digest)
         if label != recipe.backbone:
@@ -304,6 +327,18 @@ class _Extraction:
             attributes=attributes,
         )
         return cast(FeatureCache, cache)
+
+    def _recipe(self, identity: BackboneIdentity, calibration: str, prepared: PreparedSplit) -> FeatureRecipe:
+        return feature_recipe(
+            identity,
+            self._settings,
+            calibration=calibration,
+            base_size=self._settings.base_size or prepared.dataset.base_size,
+            colour=prepared.dataset.colour,
+            images=prepared.images_digest,
+            view=prepared.view,
+            omitted=omitted_from(prepared.dataset, prepared.split),
+        )
 
 
 def require_free_label(home: Location, label: str, identity: BackboneIdentity) -> None:

@@ -170,7 +170,7 @@ def plan_extraction(
         for wanted in _wanted(backbones, dataset, split, views, settings)
     ]
     to_run = {cache.name for cache in caches if cache.kind == "features" and cache.to_do}
-    labels = {settings.label(describe(name)): name for name in backbones if measure}
+    labels = {settings.label(describe(name).name): name for name in backbones if measure}
     measured = [label for label in labels if label in to_run]
     batch_size, base_size = settings.batch_size or default_batch_size(device), settings.base_size or dataset.base_size
     rates: dict[str, float] = {}
@@ -211,7 +211,7 @@ def try_weights(name: str, settings: ExtractionSettings) -> str:
     more = ", …" if len(beginnings) > _LISTED else ""
     return (
         f"{settings.weights} loads into {name}: {loaded} tensors, {backbone.identity.weights[:19]}…; not used: "
-        f"{listed or 'nothing'}{more}; the features are called {settings.label(backbone.entry)}"
+        f"{listed or 'nothing'}{more}; the features are called {settings.label(backbone.name)}"
     )
 
 
@@ -239,7 +239,7 @@ def _wanted(
         entry = describe(name)
         require_one_region(dataset, settings, name, entry.image_size)
         layers, norm = layers_of(name, settings.selection)
-        label = settings.label(entry)
+        label = settings.label(entry.name)
         tokens = settings.selection.tokens
         arrays = feature_arrays(settings.storage, entry.grid, entry.dim, cls=tokens == CLS)
         for view in views:

@@ -7,14 +7,15 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from deapcache.backbones import BACKBONES, DEFAULT_LAYERS, BackboneEntry, LayerSelection, join_name, split_name
+from deapcache.backbones import BACKBONES, DEFAULT_LAYERS, LayerSelection, join_name, split_name
 from deapcache.cache import ORIGINAL, STORAGE_FORMATS, check_views
 from deapcache.cache.claims import CLAIM_SECONDS
 from deapcache.errors import LEAVE_OUT, DataError, MissingDataError, UsageError, require_choice
+from deapcache.locations import HomeDefaults
 from deapcache.regions import FITS, SQUASH
 
 BaseSize = tuple[int, int] | Literal["native"]
@@ -124,16 +125,25 @@ class ExtractionSettings:
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, found {value}")
 
-    def label(self, entry: BackboneEntry) -> str:
+    def label(self, backbone: str) -> str:
         """What the features of a backbone are called: by default its name, with ``+`` and the checkpoint's file."""
-        model, seed, size = split_name(entry.name)
+        model, seed, size = split_name(backbone)
         if self.weights is None:
-            return entry.name
+            return backbone
         file = self.weights.absolute()
         stem = _ENDINGS.sub("", file.name)
         if stem in ("model", "pytorch_model"):  # as every folder of transformers calls it
             stem = file.parent.name
         return join_name(self.name or f"{model}+{stem}", seed, size)
+
+
+def agreed_settings(home: HomeDefaults) -> dict[str, Any]:
+    """The fields of :class:`ExtractionSettings` that ``deapcache.toml`` of a home gives other defaults."""
+    fields = {"dtype": "storage", "precision": "precision", "compress": "compress", "views": "views"}
+    found = {field: home.get(f"extract.{name}") for name, field in fields.items()}
+    if found["views"] is not None:
+        found["views"] = tuple(view.strip() for view in found["views"].split(","))
+    return {field: value for field, value in found.items() if value is not None}
 
 
 def choose_device(name: str) -> torch.device:

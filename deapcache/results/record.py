@@ -96,6 +96,9 @@ class Result:
     features: Mapping[str, float] = field(default_factory=dict)
     """What was seen of the training features: ``outlier_ratio``, the root mean square of the largest channel over that
     of all; empty in results from before it was kept."""
+    home_defaults: Mapping[str, str | bool] = field(default_factory=dict)
+    """What ``deapcache.toml`` of the home said of extraction, as ``extract.dtype``; empty where it said nothing, and
+    in results from before it was kept."""
     readouts_sharing: int
     """Readouts that shared the pass that ``seconds`` and ``images_per_second`` are of."""
     images_per_second: Number
@@ -124,6 +127,8 @@ class Result:
         """The JSON document; a number that is not finite becomes ``null``."""
         document = plain_json({f.name: getattr(self, f.name) for f in fields(self)})
         assert isinstance(document, dict)
+        if not self.home_defaults:
+            del document["home_defaults"]
         return document
 
     @classmethod

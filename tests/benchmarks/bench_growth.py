@@ -1,24 +1,30 @@
-"""What a home costs as it grows: the same verbs with ten times as many caches, by processor time.
+"""What homes and datasets cost as they grow: the same work on ten times as much, by processor time.
 
-usage: python -m tests.benchmarks.bench_growth [--quick]
+usage: python -m tests.benchmarks.bench_growth [--quick | --long FOLDER]
 
-Each cache has two images, and all have hard links to the shards of the first. Listing must grow no faster than the
-number of caches; what is about one cache, such as finding it, should hardly grow at all.
+Each cache has two images, and all have hard links to the shards of the first; images are hard links of one JPEG. What
+lists must grow no faster than what is listed; what is about one cache, such as finding it, should hardly grow at all.
+``--long`` makes datasets of 20 thousand, 118 thousand and 1.28 million images in a folder (and leaves them there), and
+runs each step in a process of its own: seconds of a processor, peak memory, and bytes an image above what the imports
+take.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from deapcache.cache import (
+    Cache,
     cache_contents,
     create_cache,
     encode_features,
@@ -29,11 +35,19 @@ from deapcache.cache import (
     list_caches,
     one_listing,
     rebuild,
+    verify_cache,
 )
+from deapcache.datasets import DigestIndex, open_dataset
 from deapcache.locations import LocalLocation
+from deapcache.recipe import image_set_digest
 from tests.benchmarks.bench_read import random_recipe
 from tests.benchmarks.figures import Figure
 
+SIZES = (20_000, 118_287, 1_281_167)
+"""Of ``--long``: images of a small set, of COCO and of ImageNet."""
+
+_LINKS = 30_000
+"""Links to one file; file systems allow some 65,000."""
 _SHAPE = (2, 2, 8)
 _IDS = ["0", "1"]
 _LOOKUPS = 50
@@ -59,17 +73,96 @@ def make_home(home: LocalLocation, caches: range) -> None:
     rebuild(home)
 
 
+def make_dataset(root: Path, images: int) -> None:
+    """A dataset of the ``folder`` layout with so many training images, links of a few small files."""
+    folder = root / "train" / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(len(os.listdir(folder)), images):  # noqa: PTH208
+        first = folder / f"{number // _LINKS * _LINKS:08d}.jpg"
+        if first.exists():
+            os.link(first, folder / f"{number:08d}.jpg")
+        else:
+            Image.new("RGB", (8, 8), (number % 251, 30, 200)).save(first)
+
+
+def make_cache(home: LocalLocation, images: int) -> Cache:
+    """A complete cache of so many feature volumes of 2 × 2 × 8."""
+    recipe = replace(random_recipe(), backbone=f"vit-{images}")
+    path = features_path("many", "train", recipe.backbone, recipe.digest)
+    ids = [f"{number:08d}" for number in range(images)]
+    cache = create_cache(home, path, recipe=recipe, arrays=feature_arrays("float16", _SHAPE[:2], 8), image_ids=ids)
+    for shard in range(cache.shard_count):
+        rows = cache.shard_rows(shard)
+        values = np.ones((len(rows), *_SHAPE), np.float32)
+        cache.write_shard(shard, encode_features(values, "float16", ids[rows.start : rows.stop]))
+    flush(cache)
+    return cache
+
+
+def steps(root: Path, home: LocalLocation) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What is done with a dataset and a cache of as many images, in this order."""
+    dataset = open_dataset(f"folder:{root.name}", root.parent)
+    yield "list images", lambda: dataset.image_ids("train")
+    index = DigestIndex(home)
+    yield "digest files", lambda: dataset.image_digests("train", index=index)
+    digests = dataset.image_digests("train", index=index)
+    yield "digest of the image set", lambda: image_set_digest(zip(dataset.image_ids("train"), digests, strict=True))
+
+
+def cache_steps(home: LocalLocation) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What is done with a large cache that is there."""
+    (entry,) = list_caches(home)
+    yield "open a cache and read a row", lambda: entry.open().read([7])
+    yield "its image ids", lambda: entry.open().image_ids
+    yield "look which shards are there", lambda: entry.open().present_shards()
+    yield "verify", lambda: verify_cache(entry.location)
+
+
 def run(quick: bool = False) -> dict[str, tuple[list[float], list[float]]]:
-    """Seconds of a processor, by repeat, in a home of some caches, and in one of ten times as many."""
+    """Seconds of a processor, by repeat, for some caches or images, and for ten times as many."""
     few = 3 if quick else 50
     found: dict[str, tuple[list[float], list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        home = LocalLocation(Path(folder))
+        home = LocalLocation(Path(folder) / "home")
         for place, caches in enumerate((range(few), range(few, 10 * few))):
             make_home(home, caches)
             for name, work in ways(home).items():
                 found.setdefault(name, ([], []))[place].extend(_seconds(work) for _ in range(_REPEATS))
+        for place, images in enumerate((20 * few, 200 * few)):
+            root, own = Path(folder) / f"images{images}", LocalLocation(Path(folder) / f"home{images}")
+            make_dataset(root, images)
+            make_cache(own, images)
+            for name, work in (*steps(root, own), *cache_steps(own)):
+                found.setdefault(name, ([], []))[place].append(_seconds(work))
     return found
+
+
+def measure(kind: str, root: Path, home: LocalLocation) -> None:
+    """In a process of its own: print each step with its time and the memory that it needs at its peak."""
+    images = int(root.name.removeprefix("images"))
+    before = _peak()
+    for name, work in cache_steps(home) if kind == "cache" else steps(root, home):
+        seconds, peak = _seconds(work), _peak()
+        each = (peak - before) / images
+        print(f"{images:>9,}  {name:<34}{seconds:>9.2f} s{peak / 1e6:>8.0f} MB{each:>8.0f} bytes an image", flush=True)
+
+
+def _peak() -> int:
+    """Bytes of memory that this program has taken at most: ``ru_maxrss`` counts what the one that started it had."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def long(folder: Path) -> None:
+    """Measure the sizes of :data:`SIZES`."""
+    for images in SIZES:
+        root, home = folder / f"images{images}", LocalLocation(folder / f"home{images}")
+        make_dataset(root, images)
+        make_cache(home, images)
+        for kind in ("first time", "again", "cache"):
+            print(f"{images:>9,}  {kind}:", flush=True)
+            command = [sys.executable, "-m", "tests.benchmarks.bench_growth", "--measure", kind, root, home.path]
+            subprocess.run(command, check=True)
 
 
 def ways(home: LocalLocation) -> dict[str, Callable[[], object]]:
@@ -105,16 +198,21 @@ def growth(few: Sequence[float], many: Sequence[float]) -> list[float]:
 
 
 def main() -> list[Figure]:
-    """Print milliseconds in both homes; the growth beside that of the number of caches, which should be at most 1.3."""
+    """Print milliseconds for few and for ten times as many; the growth beside that, which should be at most 1.3."""
     found = run("--quick" in sys.argv[1:])
     print(f"{'processor time':<34}{'few, ms':>12}{'ten times, ms':>16}")
     for name, (few, many) in found.items():
         print(f"{name:<34}{min(few) * 1e3:>12.1f}{min(many) * 1e3:>16.1f}")
     return [
-        Figure(what=f"growth: {name} / caches", ratios=growth(few, many), aim=1.3, at_most=True)
+        Figure(what=f"growth: {name} / how many there are", ratios=growth(few, many), aim=1.3, at_most=True)
         for name, (few, many) in found.items()
     ]
 
 
 if __name__ == "__main__":
-    main()
+    if "--measure" in sys.argv:
+        measure(sys.argv[-3], Path(sys.argv[-2]), LocalLocation(Path(sys.argv[-1])))
+    elif "--long" in sys.argv:
+        long(Path(sys.argv[-1]))
+    else:
+        main()

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,10 +31,12 @@ from deapcache.cache import (
     open_cache,
     read_index,
     rebuild,
+    refresh_manifest,
     remove_cache,
     verify_cache,
 )
 from deapcache.errors import CacheMissError, DeapcacheError
+from deapcache.extraction.claims import WorkQueue
 from deapcache.locations import LocalLocation
 
 WRONG: list[Any] = [None, True, -1, 2**70, 1.5, "x\x1b[2J", [], [[]], {}, {"x": "y"}, {"../x": 3}]
@@ -163,3 +166,39 @@ def test_a_home_that_goes_while_it_is_filled_leaves_nothing_half(tmp_path: Path,
         rebuild(home)
     fill(feature_cache(home))
     assert verify_cache(list_caches(home)[0].location).is_sound
+
+
+def test_writers_whose_clocks_are_hours_apart_share_the_work(home: LocalLocation, tmp_path: Path) -> None:
+    cache = feature_cache(home)
+    children = []
+    for hours in (-9, 9):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        try:
+            now, now_ns = time.time, time.time_ns
+            time.time = lambda hours=hours, now=now: now() + 3600 * hours
+            time.time_ns = lambda hours=hours, now=now_ns: now() + 3_600_000_000_000 * hours
+            made = 0
+            queue = WorkQueue(
+                cache.location, range(cache.shard_count), present=cache.present_shards, images=lambda _: 1
+            )
+            with queue, refresh_manifest(cache):
+                for batch in queue.batches():
+                    for shard in batch:
+                        rows = cache.shard_rows(shard)
+                        made += cache.write_shard(shard, encode_features(volumes(rows), "float16", cache.image_ids))
+                        time.sleep(0.002)
+                        queue.finish(shard)
+            (tmp_path / f"made{hours}").write_text(str(made))
+        finally:
+            os._exit(0)
+    for child in children:
+        os.waitpid(child, 0)
+    made = [int((tmp_path / f"made{hours}").read_text()) for hours in (-9, 9)]
+    assert sum(made) == cache.shard_count, "what one has made, or is at work on, the other leaves"
+    assert min(made) > 0
+    assert verify_cache(cache.location).is_sound
+    assert cache_contents(cache.location, cache.digest).is_complete
+    assert [entry.images for entry in read_index(home)] == [len(cache)]
