@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.annotations import BOXES, CROWD, OBJECT, VOID, box_table, boxes_of_map
+from deapcache.annotations import BOXES, CROWD, CROWD_PIXEL, KIND, OBJECT, VOID, box_table, boxes_of_map
 from deapcache.datasets.base import DATASETS, Dataset, SplitStatus
 from deapcache.datasets.files import FileDataset, Sample
 from deapcache.datasets.io import (
@@ -114,6 +114,7 @@ class FolderDataset(FileDataset):
     most_objects: ClassVar[int] = 1000
     options: ClassVar = {
         "classes": {"void": VOID},
+        "crowds": {"crowd": "-1, its box"},
         "instances": {"void": "255, of 16 bits 65535: background"},
         "depth": {"depth": "png millimetres, npy metres", "unknown": "0 or nan"},
         BOXES: {"boxes": "tight, of visible pixels", "category": "class, else 0"},
@@ -130,7 +131,8 @@ class FolderDataset(FileDataset):
         self._bases, self._lists = find_splits(root)
         found = [kind for folder, kind in KINDS.items() if any(self._places(folder))]
         self._boxes_given = BOXES in found
-        self.annotations = (*found, BOXES) if "instances" in found and BOXES not in found else tuple(found)
+        made = [BOXES] * (not self._boxes_given) if "instances" in found else ["crowds"] * self._boxes_given
+        self.annotations = (*found, *made)
         self.classes = _read_classes(root / CLASSES_FILE) if "classes" in found else ()
 
     @classmethod
@@ -226,6 +228,8 @@ class FolderDataset(FileDataset):
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
         path = self.label_path(sample, kind)
+        if kind == "crowds":
+            return self._read_crowds(sample, path)
         if kind == BOXES:
             return self._read_boxes(sample, path) if self._boxes_given else self._boxes_of_instances(sample, path)
         values = self._read_map(path, kind)
@@ -258,6 +262,13 @@ class FolderDataset(FileDataset):
         except (TypeError, ValueError, KeyError) as error:
             raise DataError(f"{path} is no list of boxes ({error}): expected {_BOXES_EXPECTED}", path=path) from None
         return self._within_limit(box_table(size, rows), path)
+
+    def _read_crowds(self, sample: Sample, path: Path) -> NDArray[np.int8]:
+        table = self._read_boxes(sample, path)
+        found = np.zeros(table[0, [3, 2]].astype(int), np.int8)
+        for left, top, width, height in table[table[:, KIND] == CROWD, :4].round().astype(int).clip(0):
+            found[top : top + height, left : left + width] = CROWD_PIXEL
+        return found
 
     def _within_limit(self, table: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
         if len(table) - 1 > self.most_objects:
@@ -330,6 +341,8 @@ def _sample(root: Path, base: str, id_: str, files: Mapping[str, Sequence[str]])
             problems.append(f"{path(folder, found[0])} and {found[1]} are two annotations of one image: take one away")
         elif not found[0].lower().endswith(SUFFIXES[folder]):
             problems.append(f"{path(folder, found[0])} is no annotation: expected a file that ends in {endings}")
+    if "instances" not in labels and BOXES in labels:
+        labels["crowds"] = labels[BOXES]
     if "instances" in labels and BOXES not in labels:
         labels[BOXES] = labels["instances"] + labels.get("classes", ())
     return Sample(id=id_, image=name(IMAGES, *images[:1]), labels=labels, problem=next(iter(problems), ""))

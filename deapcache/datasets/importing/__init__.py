@@ -6,14 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deapcache.datasets.importing.coco import CATEGORY, SUPERCATEGORY, is_coco, read_coco
+from deapcache.datasets.importing.labelme import is_labelme, read_labelme
 from deapcache.datasets.importing.labels import FileTree, LabelledImage, Labels, split_of
 from deapcache.datasets.importing.masks import is_masked, read_masks
 from deapcache.datasets.importing.writing import ImportReport, write_folder
+from deapcache.datasets.importing.xml import is_cvat, is_voc, read_cvat, read_voc
+from deapcache.datasets.importing.yolo import is_yolo, read_yolo
 from deapcache.datasets.io import file_errors
 from deapcache.errors import MissingDataError, UsageError, require_choice
 
 AUTO = "auto"
-FORMATS = ("coco", "masks", "photos")
+FORMATS = ("coco", "yolo", "labelme", "cvat", "voc", "masks", "photos")
 CLASSES = (CATEGORY, SUPERCATEGORY)
 
 __all__ = ["AUTO", "CLASSES", "FORMATS", "ImportReport", "detect_format", "import_labels"]
@@ -82,6 +85,10 @@ def detect_format(tree: FileTree) -> str:
     """The format of a folder's labels, ``photos`` where it has none; raises :class:`UsageError` for several."""
     signs: dict[str, Callable[[], bool]] = {
         "coco": lambda: any(map(is_coco, tree.with_suffix(".json"))),
+        "labelme": lambda: any(map(is_labelme, tree.with_suffix(".json"))),
+        "cvat": lambda: any(map(is_cvat, tree.with_suffix(".xml"))),
+        "voc": lambda: any(map(is_voc, tree.with_suffix(".xml"))),
+        "yolo": lambda: is_yolo(tree),
     }
     found = [name for name, has in signs.items() if has()]
     if len(found) > 1:
@@ -90,11 +97,16 @@ def detect_format(tree: FileTree) -> str:
 
 
 def _read(tree: FileTree, format: str, classes: str, palette: Path | None) -> Labels:
-    if format == "coco":
-        return read_coco(tree, classes)
-    if format == "masks":
-        return read_masks(tree, palette)
-    return read_photos(tree)
+    readers: dict[str, Callable[[], Labels]] = {
+        "coco": lambda: read_coco(tree, classes),
+        "yolo": lambda: read_yolo(tree),
+        "labelme": lambda: read_labelme(tree),
+        "cvat": lambda: read_cvat(tree),
+        "voc": lambda: read_voc(tree, palette),
+        "masks": lambda: read_masks(tree, palette),
+        "photos": lambda: read_photos(tree),
+    }
+    return readers[format]()
 
 
 def read_photos(tree: FileTree) -> Labels:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".jfif"))
 
@@ -143,3 +148,47 @@ class FileTree:
 def unique(names: Iterable[str]) -> list[str]:
     """Names without repetition, in their order."""
     return list(dict.fromkeys(names))
+
+
+def complete(tree: FileTree, labels: Labels, odd: Counter[str], what: str) -> Labels:
+    """Labels with what was not understood and the images that nothing is said of; classes by name where none were."""
+    labels.notes += [f"{count} {kind}: not understood, left out" for kind, count in sorted(odd.items()) if count]
+    listed = {image.path for image in labels.images}
+    masks = {path for image in labels.images for path in (image.class_mask, image.instance_mask)}
+    others = [path for path in tree.images if path not in listed | masks]
+    labels.left_out |= {str(tree.relative(path)): f"it has no {what}" for path in others}
+    if not labels.classes:
+        labels.classes = sorted({one.category for image in labels.images for one in image.objects})
+    return labels
+
+
+_ARC = 100
+"""Corners of the polygon that a circle or an ellipse becomes."""
+
+
+def runs(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """A mask (h, w) as COCO's run lengths."""
+    flat = mask.T.ravel()
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    lengths = np.diff([0, *changes, len(flat)]).tolist()
+    return {"size": list(mask.shape), "counts": [0] * bool(flat[0]) + lengths}
+
+
+def place_mask(mask: NDArray[np.bool_], left: int, top: int, size: tuple[int, int]) -> dict[str, Any]:
+    """A mask that lies at (left, top) in an image of ``size`` (height, width), as run lengths; cut at the border."""
+    whole = np.zeros(size, bool)
+    height, width = (min(end, at + length) - at for end, at, length in zip(size, (top, left), mask.shape, strict=True))
+    whole[top : top + height, left : left + width] = mask[:height, :width]
+    return runs(whole)
+
+
+def ellipse(x: float, y: float, radius_x: float, radius_y: float) -> list[float]:
+    """A polygon for an ellipse around (x, y)."""
+    angles = np.arange(_ARC) * (2 * math.pi / _ARC)
+    return np.column_stack([x + radius_x * np.cos(angles), y + radius_y * np.sin(angles)]).ravel().tolist()
+
+
+def extent(points: Sequence[float]) -> tuple[float, float, float, float]:
+    """x, y, width, height of points x, y, x, y, ..."""
+    x, y = min(points[::2]), min(points[1::2])
+    return x, y, max(points[::2]) - x, max(points[1::2]) - y
