@@ -76,6 +76,11 @@ def _read_file(tree: FileTree, path: Path, labels: Labels, found: dict[Path, Lab
             counts["without box and outline"] += 1
         else:
             of_image[row["image_id"]].append(drawn)
+    outlined = [one for objects in of_image.values() for one in objects if one.segmentation is not None]
+    if outlined and all(one.is_crowd for one in outlined):
+        labels.notes.append(f"{shown}: all outlines have iscrowd 1, as some tools write every mask: taken for objects")
+        for one in outlined:
+            one.is_crowd = False
     labels.notes += [f"{shown}: {count} annotation(s) {what} left out" for what, count in counts.items() if count]
     for row in images:
         name = str(row.get("file_name") or "")

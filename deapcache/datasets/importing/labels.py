@@ -145,6 +145,18 @@ class FileTree:
         return count
 
 
+def listed_splits(tree: FileTree) -> dict[str, str]:
+    """Name of an image without ending → its split, from the lists in VOC's folder ``ImageSets``."""
+    found: dict[str, str] = {}
+    for path in tree.with_suffix(".txt"):
+        if "ImageSets" in path.parts and (split := split_of(path.stem)):
+            lines = [composed(line.strip().strip('"')) for line in path.read_text(encoding="utf-8-sig").splitlines()]
+            found |= {line.rpartition("/")[2]: split for line in lines}
+            for line in lines:  # lists of one class end in whether it is in the image
+                found.setdefault(re.sub(r"\s+-?[01]$", "", line), split)
+    return found
+
+
 def unique(names: Iterable[str]) -> list[str]:
     """Names without repetition, in their order."""
     return list(dict.fromkeys(names))

@@ -18,6 +18,7 @@ from deapcache.datasets.importing.labels import (
     LabelledImage,
     Labels,
     composed,
+    listed_splits,
     split_of,
     unique,
 )
@@ -28,7 +29,7 @@ PALETTE_FILES = ("labelmap.txt", "label_colors.txt", "class_dict.csv", "_classes
 """CVAT's and datumaro's, CamVid's, Kaggle's, Roboflow's (by index), and {"class": [red, green, blue]}."""
 
 CLASS_FOLDERS = frozenset(
-    ("segmentationclass", "masks", "mask", "labels", "label", "annotations", "annotation", "gt", "segmentation", "seg")
+    ("segmentationclass", "masks", "mask", "labels", "label", "annotations", "annotation", "annot", "gt", "segmentation", "seg")
 )
 INSTANCE_FOLDERS = frozenset(("segmentationobject", "instances"))
 _MASK_END = re.compile(r"[_\-.](mask|masks|label|labels|gt|seg)$", re.I)
@@ -66,6 +67,7 @@ def pair_masks(tree: FileTree, labels: Labels) -> None:
     images: list[tuple[tuple[str, ...], Path]] = []
     for path in tree.images:
         parts = [composed(part) for part in tree.relative(path).parts]
+        parts = [piece for part in parts for piece in re.sub("annot$", "/annot", part).split("/") if piece]
         folders = {part.lower() for part in parts[:-1]}
         stem = PurePosixPath(parts[-1]).stem
         own = _MASK_END.sub("", stem)
@@ -81,9 +83,10 @@ def pair_masks(tree: FileTree, labels: Labels) -> None:
             labels.left_out[str(tree.relative(path))] = f"{tree.relative(kinds[kind][key])} is a mask of the same image"
         else:
             kinds[kind][key] = path
+    lists = listed_splits(tree)
     for key, path in images:
         found = {name: masks.pop(key, None) for name, masks in kinds.items()}
-        split = split_of(tree.relative(path).parent)
+        split = split_of(tree.relative(path).parent) or lists.get(composed(path.stem), "")
         labels.images.append(
             LabelledImage(path=path, split=split, class_mask=found["class"], instance_mask=found["instance"])
         )
@@ -148,7 +151,9 @@ def _entries(path: Path) -> tuple[list[tuple[str, int]], bool]:
             is_indexed = all(row[0].isdecimal() for row in rows)
             entries = [(row[1], int(row[0])) if is_indexed else (row[0], _packed(row[1:4])) for row in rows]
         else:
-            entries = [_line_entry(line) for line in _lines(path) if not line.startswith("#")]
+            lines = [line for line in _lines(path) if not line.startswith("#")]
+            is_indexed = all(line.endswith(":::") for line in lines)  # names alone
+            entries = [(line.rstrip(":"), k) for k, line in enumerate(lines)] if is_indexed else [*map(_line_entry, lines)]
     except (ValueError, IndexError, AttributeError, TypeError) as error:
         raise DataError(
             f"{path} is no palette file ({error}): expected lines name:red,green,blue as in labelmap.txt, red green "

@@ -137,9 +137,6 @@ def read_voc(tree: FileTree, palette: Path | None = None) -> Labels:
     if has_masks or palette or any(path.name in PALETTE_FILES for path in tree.files):
         read_palette(tree, labels, palette)
     labels.images = [image for image in labels.images if image.path in boxed or (has_masks and image.class_mask)]
-    lists = _voc_lists(tree)
-    for image in labels.images:
-        image.split = image.split or lists.get(image.path.stem, "")
     return complete(tree, labels, odd, "XML file")
 
 
@@ -164,14 +161,3 @@ def _voc_object(element: ElementTree.Element, first: int) -> LabelledObject:
         category=(element.findtext("name") or "").strip(),
         box=(left - first, top - first, right - left + first, bottom - top + first),
     )
-
-
-def _voc_lists(tree: FileTree) -> dict[str, str]:
-    """Name of an image → its split, from the lists of ``ImageSets``."""
-    lists = [path for path in tree.with_suffix(".txt") if "ImageSets" in path.parts and split_of(path.stem)]
-    return {
-        line.split()[0].rpartition("/")[2]: split_of(path.stem)
-        for path in lists
-        for line in path.read_text(encoding="utf-8-sig").splitlines()
-        if line.strip() and path.stem != "trainval"
-    }
