@@ -130,8 +130,8 @@ class FolderDataset(FileDataset):
         self.name = self.images_name = f"{FAMILY}:{name_of(root)}"
         self._bases, self._lists = find_splits(root)
         found = [kind for folder, kind in KINDS.items() if any(self._places(folder))]
-        self._boxes_given = BOXES in found
-        made = [BOXES] * (not self._boxes_given) if "instances" in found else ["crowds"] * self._boxes_given
+        self._given = frozenset(found)  # those with a folder of their own
+        made = [BOXES] * (BOXES not in found) if "instances" in found else ["crowds"] * (BOXES in found)
         self.annotations = (*found, *made)
         self.classes = _read_classes(root / CLASSES_FILE) if "classes" in found else ()
 
@@ -200,7 +200,7 @@ class FolderDataset(FileDataset):
             )
         base = self._bases[split]
         self._require_folders(self.root / base)
-        folders = [IMAGES, *(folder for folder, kind in KINDS.items() if kind in self.annotations)]
+        folders = [IMAGES, *(folder for folder, kind in KINDS.items() if kind in self._given)]
         files = {folder: list_files(self.root / base / folder) for folder in folders}
         ids = self._listed_ids(split, files[IMAGES]) if self._lists else set().union(*files.values())
         if not ids:
@@ -231,7 +231,7 @@ class FolderDataset(FileDataset):
         if kind == "crowds":
             return self._read_crowds(sample, path)
         if kind == BOXES:
-            return self._read_boxes(sample, path) if self._boxes_given else self._boxes_of_instances(sample, path)
+            return self._read_boxes(sample, path) if BOXES in self._given else self._boxes_of_instances(sample, path)
         values = self._read_map(path, kind)
         self.require_image_size(sample, values, path)
         return values
@@ -276,7 +276,7 @@ class FolderDataset(FileDataset):
         return table
 
     def target_options(self, kind: str) -> dict[str, Any]:
-        if kind == BOXES and self._boxes_given:
+        if kind == BOXES and BOXES in self._given:
             return {"boxes": "as annotated, crowds too", "order": "of the file", "category": "as annotated"}
         return super().target_options(kind)
 
@@ -285,7 +285,7 @@ class FolderDataset(FileDataset):
 
     def _require_folders(self, base: Path) -> None:
         for folder, kind in KINDS.items():
-            if kind in self.annotations and not (base / folder).is_dir():
+            if kind in self._given and not (base / folder).is_dir():
                 raise MissingDataError(
                     f"{base / folder} is missing, and {self._places(folder)[0]} is there: every image needs the same "
                     "annotations; add the one, or take the other away"

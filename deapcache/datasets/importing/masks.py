@@ -29,7 +29,19 @@ PALETTE_FILES = ("labelmap.txt", "label_colors.txt", "class_dict.csv", "_classes
 """CVAT's and datumaro's, CamVid's, Kaggle's, Roboflow's (by index), and {"class": [red, green, blue]}."""
 
 CLASS_FOLDERS = frozenset(
-    ("segmentationclass", "masks", "mask", "labels", "label", "annotations", "annotation", "annot", "gt", "segmentation", "seg")
+    (
+        "segmentationclass",
+        "masks",
+        "mask",
+        "labels",
+        "label",
+        "annotations",
+        "annotation",
+        "annot",
+        "gt",
+        "segmentation",
+        "seg",
+    )
 )
 INSTANCE_FOLDERS = frozenset(("segmentationobject", "instances"))
 _MASK_END = re.compile(r"[_\-.](mask|masks|label|labels|gt|seg)$", re.I)
@@ -153,7 +165,9 @@ def _entries(path: Path) -> tuple[list[tuple[str, int]], bool]:
         else:
             lines = [line for line in _lines(path) if not line.startswith("#")]
             is_indexed = all(line.endswith(":::") for line in lines)  # names alone
-            entries = [(line.rstrip(":"), k) for k, line in enumerate(lines)] if is_indexed else [*map(_line_entry, lines)]
+            entries = (
+                [(line.rstrip(":"), k) for k, line in enumerate(lines)] if is_indexed else [*map(_line_entry, lines)]
+            )
     except (ValueError, IndexError, AttributeError, TypeError) as error:
         raise DataError(
             f"{path} is no palette file ({error}): expected lines name:red,green,blue as in labelmap.txt, red green "

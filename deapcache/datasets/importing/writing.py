@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from deapcache.datasets.importing.labels import (
     LabelledObject,
     Labels,
     composed,
+    extent,
     split_of,
 )
 from deapcache.datasets.importing.masks import VOC_BORDER, read_values
@@ -229,7 +231,12 @@ class FolderWriter:
         return class_map, instance_map, boxes
 
     def _box_row(self, one: LabelledObject, mask: NDArray[np.bool_] | None, size: tuple[int, int]) -> dict[str, Any]:
-        box = one.box or _tight_box(mask if mask is not None else np.ones(size, bool))
+        outline = one.segmentation
+        box = one.box or (
+            extent([value for polygon in outline for value in polygon])
+            if isinstance(outline, list)
+            else _tight_box(mask if mask is not None else np.ones(size, bool))
+        )
         area = one.area if one.area is not None else box[2] * box[3] if mask is None else int(mask.sum())
         return {
             "bbox": list(box),
@@ -339,9 +346,9 @@ def _image_ids(labels: Labels, tree: FileTree) -> list[str]:
     paths = [tree.relative(image.path) for image in labels.images]
 
     def shorten(dropped: Callable[[str], bool]) -> list[str]:
-        return [
-            str(PurePosixPath(*(part for part in path.parent.parts if not dropped(part)), path.stem)) for path in paths
-        ]
+        parents = [[part for part in path.parent.parts if not dropped(part)] for path in paths]
+        common = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*parents, strict=False)))
+        return ["/".join([*parts[common:], path.stem]) for parts, path in zip(parents, paths, strict=True)]
 
     ids = shorten(lambda part: part.lower() in IMAGE_FOLDERS or bool(split_of(part)))
     if len(set(map(composed, ids))) < len(ids):

@@ -34,11 +34,18 @@ def dataset(kind: str) -> Dataset:
     for seed, (name, image) in enumerate(TRUTH["images"].items()):
         shapes = []
         for number, one in enumerate(image["objects"]):
-            common = {"label": TRUTH["classes"].index(one["class"]), "z_order": number, "id": number, "group": number + 1}
+            common = {
+                "label": TRUTH["classes"].index(one["class"]),
+                "z_order": number,
+                "id": number,
+                "group": number + 1,
+            }
             points = one["polygon"]
             box = (min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2]))
             x, y, right, bottom = box
-            shapes.append(Polygon(points, **common) if kind == "outlines" else Bbox(x, y, right - x, bottom - y, **common))
+            shapes.append(
+                Polygon(points, **common) if kind == "outlines" else Bbox(x, y, right - x, bottom - y, **common)
+            )
         media = Image.from_numpy(photograph(seed), ext=".png")
         items.append(DatasetItem(name, subset=image["split"], media=media, annotations=shapes))
     return Dataset.from_iterable(items, categories=TRUTH["classes"], media_type=Image)
@@ -56,7 +63,6 @@ def with_datumaro() -> None:
         ("darknet-boxes", "yolo", "boxes", {}),
         ("cvat", "cvat", "outlines", {}),
         ("cvat-boxes", "cvat", "boxes", {}),
-        ("voc", "voc", "outlines as masks", {"label_map": labelmap}),
         ("voc-boxes", "voc", "boxes", {"label_map": labelmap}),
         ("masks", "voc_segmentation", "outlines as masks", {"label_map": labelmap}),
         ("camvid", "camvid", "outlines as masks", {"label_map": colours}),
