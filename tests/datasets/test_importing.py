@@ -463,3 +463,35 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "birds").mkdir()
     with pytest.raises(UsageError, match="is there already: give another name, or remove it"):
         import_labels(EXPORTS / "coco", tmp_path / "birds")
+
+
+def test_a_class_that_the_labelmap_does_not_have_is_left_out(tmp_path: Path) -> None:
+    shutil.copytree(EXPORTS / "voc-boxes", tmp_path / "voc")
+    (tmp_path / "voc" / "labelmap.txt").write_text("background:0,0,0::\ncrow:128,0,0::\n")
+    report, dataset = imported(tmp_path / "voc", tmp_path)
+    assert report.classes == ["background", "crow"]
+    why = "class 'barn owl' is not in the list of classes"
+    assert report.left_out == {
+        f"JPEGImages/{name}.png, object {k}": why for name, k in (("a", 2), ("d", 2), ("Möwe 1", 1))
+    }
+    assert report.objects == {"crow": 4}
+    assert len(list(images_of(dataset))) == 4
+
+
+def test_splits_and_names_of_a_data_yaml_from_another_machine(tmp_path: Path) -> None:
+    """Roboflow writes ../train/images, and the ids of names may be keys."""
+    root = tmp_path / "rf"
+    for split in ("train", "valid"):
+        save_photograph(root / split / "images" / f"{split}.jpg")
+        (root / split / "labels").mkdir()
+        (root / split / "labels" / f"{split}.txt").write_text("1 0.5 0.5 0.25 0.5\n0 0.1 0.1 0.1\n9 0.5 0.5 1 1\n")
+    save_photograph(root / "valid" / "images" / "nothing.jpg")
+    (root / "data.yaml").write_text("train: ../train/images\nval: /home/me/x/valid/images\nnames: {0: crow, 1: jay}\n")
+    report, dataset = imported(root, tmp_path)
+    assert (dataset.image_ids("train"), dataset.image_ids("val")) == (("train",), ("nothing", "valid"))
+    assert dataset.read_annotation("train", 0, "boxes")[1:].tolist() == [[12, 6, 8, 12, 96, OBJECT, 1]]
+    assert report.notes == [
+        "2 line(s) left out: 3 numbers after the class are neither a box (4) nor a polygon (6, 8, ...)",
+        "2 line(s) left out: class 9 is not among the 2 names",
+        "1 image(s) have no label file: there is nothing in them, as YOLO takes it",
+    ]
