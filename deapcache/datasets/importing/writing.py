@@ -178,7 +178,7 @@ class FolderWriter:
         return class_map, instance_map
 
     def _draw(self, image: LabelledImage, size: tuple[int, int]) -> list[_Drawn]:
-        """The objects of an image with the pixels of their outlines, None for boxes; what cannot be drawn is left out."""
+        """The objects of an image, with the pixels of outlines; what cannot be drawn is left out."""
         drawn: list[_Drawn] = []
         for number, one in enumerate(image.objects, start=1):
             mask = None
