@@ -424,6 +424,15 @@ def test_photographs_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "birds" / "classes.json").exists()
 
 
+def test_folders_that_are_links_are_followed_once(tmp_path: Path) -> None:
+    save_photograph(tmp_path / "elsewhere" / "a.jpg")
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "images").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "s")
+    _, dataset = imported(tmp_path / "s", tmp_path)
+    assert dataset.image_ids("train") == ("a",)
+
+
 @pytest.mark.parametrize("copy", [False, True])
 def test_images_are_linked_or_copied_and_the_source_stays(copy: bool, tmp_path: Path) -> None:
     source = tmp_path / "s"
