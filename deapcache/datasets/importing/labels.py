@@ -88,7 +88,10 @@ def composed(name: str) -> str:
 
 
 class FileTree:
-    """All files below a folder and the folders that it links to, but for hidden ones; images are found by the names that labels give them."""
+    """All files below a folder and the folders that it links to, but for hidden ones.
+
+    Images are found by the names that labels give them.
+    """
 
     def __init__(self, root: Path) -> None:
         """Raises ``OSError`` where a folder cannot be listed."""
