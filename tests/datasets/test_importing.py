@@ -376,6 +376,28 @@ def test_masks_by_index(tmp_path: Path) -> None:
     assert dataset.read_annotation("train", 0, "classes").tolist() == [[0, 1, 2], [2, 1, VOID]]
 
 
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("train/p.png", "trainannot/p.png"),
+        ("train/p.jpg", "train_masks/p_mask.png"),
+        ("train_images/p.jpg", "train_labels/p.png"),
+        ("images/train/p.jpg", "labels/train/p.png"),
+        ("train/images/p.jpg", "train/masks/p.png"),
+        ("JPEGImages/p.jpg", "SegmentationClass/p.png"),
+        ("p.jpg", "p_mask.png"),
+        ("p.jpg", "masks/p.png"),
+    ],
+)
+def test_masks_find_their_images(image: str, mask: str, tmp_path: Path) -> None:
+    save_photograph(tmp_path / "s" / image, (1, 2))
+    save_mask(tmp_path / "s" / mask, [[0, 2]])
+    report, dataset = imported(tmp_path / "s", tmp_path)
+    assert (report.left_out, report.images) == ({}, {"train": 1})
+    assert dataset.read_annotation("train", 0, "classes").tolist() == [[0, 2]]
+    assert dataset.classes == ("class 0", "class 1", "class 2")
+
+
 def test_black_and_white_masks_are_background_and_foreground(tmp_path: Path) -> None:
     save_photograph(tmp_path / "s" / "images" / "p.jpg", (1, 2))
     save_mask(tmp_path / "s" / "masks" / "p.png", [[0, VOID]])
