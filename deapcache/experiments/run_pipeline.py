@@ -210,6 +210,7 @@ class PipelinePlan:
                 * sum(1 if probe.layers else len(model.layers or (LAST,)) for model in probe.backbones)
                 * len(probe.seeds)
                 * len(probe.options.rates)
+                * len(probe.sizes)
             )
             for place, probe in enumerate(self.pipeline.probes)
             if probe.left_out
@@ -404,10 +405,11 @@ def _jobs_of(
         plan = datasets[spec.dataset]
         readouts = [readout for readout in spec.readouts if readout not in spec.left_out]
         for model in spec.backbones:
-            for read in _reads_of(model, plan.models[model.label][1], spec):
+            reads = _reads_of(model, plan.models[model.label][1], spec)
+            for read, of_size in product(reads, spec.sizes):
                 checked = {"weights": weights[model.label]} if model.label in weights else {}
                 options = replace(
-                    spec.options,
+                    of_size,
                     dataset=spec.dataset,
                     backbones=(model.label,),
                     where={**plan.fields, **checked, **read, **pipeline.where},
