@@ -410,6 +410,11 @@ def load_pipeline(name: str, settings: Sequence[str] = ()) -> Pipeline:
     return _pipeline_of(document)
 
 
+def make_pipeline(document: Mapping[str, Any], source: str) -> Pipeline:
+    """The pipeline of these keys, as if they stood in a file that is called ``source``."""
+    return _pipeline_of(_Document(yaml.safe_dump(dict(document)), source))
+
+
 def _find(name: str) -> Traversable:
     if Path(name).is_file() or "/" in name or name.endswith((".yaml", ".yml")):
         if Path(name).exists():

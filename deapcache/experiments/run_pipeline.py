@@ -528,7 +528,7 @@ def run_pipeline(
         for task, readout, seed in job.wanted
     )
     outcome = Outcome(failures=[Failure(what=plan.pipeline.name, error=what) for what in plan.left_out])
-    without_caches = _extract_missing(plan, outcome, progress, cluster)
+    without_caches = extract_missing(plan, outcome, progress, cluster)
     jobs = (_find_runs(job, home) for job in plan.passes)  # each as late as possible: others may have made it
     done: list[tuple[ProbeJob, list[SavedRun], str]] = (
         [(job, *_train(job, home, report, command)) for job in jobs]
@@ -548,7 +548,7 @@ def run_pipeline(
     return outcome
 
 
-def _extract_missing(
+def extract_missing(
     plan: PipelinePlan, outcome: Outcome, progress: Progress, cluster: Cluster | None
 ) -> set[tuple[str, str]]:
     """Make the missing caches of all datasets; the (dataset, backbone) that failed, whose probes are no news then."""
