@@ -109,6 +109,12 @@ def image_scores(runs: Sequence[Statistics], task: Task) -> list[dict[str, Any]]
     return sorted(found, key=lambda one: sign * one["score"])
 
 
+def classes_json(rows: Any, home_of: Callable[[str], Location]) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Runs of a row → its :func:`per_class`, under the key ``per_class``."""
+    results = {line.row: line.results for line in rows.itertuples()}
+    return {tuple(one.run for one in runs): {"per_class": per_class(runs, home_of)} for runs in results.values()}
+
+
 def per_class_tables(rows: Any, home_of: Callable[[str], Location]) -> list[Table]:
     """For each table of :func:`deapcache.results.make_tables` one of its classes, of their confusions, of its images.
 
