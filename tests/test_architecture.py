@@ -23,6 +23,7 @@ LEVELS = (
         "errors",
         "locations",
         "machine",
+        "openmp",
         "plugins",
         "processes",
         "recipe",

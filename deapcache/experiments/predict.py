@@ -44,6 +44,7 @@ from deapcache.extraction import (
     parse_base_size,
 )
 from deapcache.locations import LocalLocation, Location, expanded, locate
+from deapcache.openmp import sleep_if_cores_are_short
 from deapcache.probing.caches import with_class_token
 from deapcache.readouts import Readout
 from deapcache.recipe import FeatureRecipe, differences
@@ -381,11 +382,12 @@ def predict_files(run: TrainedRun, request: PredictRequest) -> Iterator[Predicte
     stems = {image: f"{image.stem}-{run.result.task}" for image in request.images}
     _check_files(request, stems, sizes)
     predictor = load_predictor(run, weights=request.weights, device=request.device)
-    for image, stem in stems.items():
-        try:
-            yield _predict_file(predictor, request, image, stem, sizes)
-        except _OF_ONE_IMAGE as error:
-            yield Predicted(image=image, error=error)
+    with sleep_if_cores_are_short():
+        for image, stem in stems.items():
+            try:
+                yield _predict_file(predictor, request, image, stem, sizes)
+            except _OF_ONE_IMAGE as error:
+                yield Predicted(image=image, error=error)
 
 
 def _array_keys(stem: str, sizes: Sequence[Size]) -> list[str]:

@@ -25,6 +25,7 @@ from deapcache.datasets import Dataset, resize_image
 from deapcache.extraction.images_targets import IMAGES, PreparedSplit
 from deapcache.extraction.settings import ExtractionSettings, default_batch_size, suggest_skipping
 from deapcache.machine import cpu_count
+from deapcache.openmp import sleep_if_cores_are_short
 
 CALIBRATION_IMAGES = 64
 """Training images on which the batch-norm statistics of an untrained backbone are estimated."""
@@ -149,6 +150,7 @@ class FeatureJob:
         return self.settings.batch_size or default_batch_size(self.backbone.device)
 
 
+@sleep_if_cores_are_short()
 def extract_shards(
     job: FeatureJob,
     shards: Iterable[int],

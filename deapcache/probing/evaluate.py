@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deapcache.machine import seconds_of
+from deapcache.openmp import sleep_if_cores_are_short
 from deapcache.probing.batches import Batch, BatchStream, sequential
 from deapcache.probing.config import ProbeProgress, Progress
 from deapcache.probing.train import ReadoutTrainer, StackedGroup, TaskSpec, is_finite
@@ -133,6 +134,7 @@ class Scorer:
         return Examples(rows, targets, predictions)
 
 
+@sleep_if_cores_are_short()
 def score(
     groups: Sequence[StackedGroup],
     baselines: Mapping[str, Mapping[str, Tensor]],

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from deapcache.errors import TrainingError
+from deapcache.openmp import sleep_if_cores_are_short
 from deapcache.probing.batches import BatchStream, image_order, sequential
 from deapcache.probing.config import GRADIENT_CLIP, WARM_UP, ProbeConfig, ProbeProgress, Progress
 from deapcache.readouts import Readout, build_readout, seeded
@@ -372,6 +373,7 @@ def _shape(trainer: ReadoutTrainer) -> Hashable:
     return tuple(keys), alone, trainer.spec.output_size, trainer.spec.iterations
 
 
+@sleep_if_cores_are_short()
 def train(
     groups: Sequence[StackedGroup],
     stream: BatchStream,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from tests.benchmarks import (
+    bench_busy,
     bench_decode,
     bench_extract,
     bench_growth,
@@ -31,6 +32,7 @@ BENCHMARKS = (
     bench_targets,
     bench_memory,
     bench_growth,
+    bench_busy,
 )
 
 

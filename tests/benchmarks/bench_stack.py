@@ -65,15 +65,15 @@ class Times:
         return [together / (readouts * single) for together, single in pairs]
 
 
-def run(sizes: Sizes) -> Times:
+def run(sizes: Sizes, readouts: Sequence[int] = READOUTS) -> Times:
     """Measure reading, and each number of readouts together."""
     with tempfile.TemporaryDirectory() as folder:
         caches = make_caches(LocalLocation(Path(folder)), sizes)
         stream = BatchStream(caches, "stream", torch.device(sizes.device))
         reading = _reading_time(stream, caches.rows, sizes)
-        together: dict[int, list[float]] = {count: [] for count in READOUTS}
+        together: dict[int, list[float]] = {count: [] for count in readouts}
         for _ in range(sizes.repeats):  # in turn, so that a busy moment of the machine hits all alike
-            for count in READOUTS:
+            for count in readouts:
                 together[count].append(_step_time(stream, caches.rows, range(count), sizes))
     return Times(reading, together)
 
