@@ -229,6 +229,7 @@ ANNOTATIONS.add(
 ANNOTATIONS.add(
     "classes", Annotation(meaning="class, by its place in classes; 255 unlabelled", dtype="int16", void=VOID)
 )
+ANNOTATIONS.add("crowds", Annotation(meaning="-1 crowd, else 0; where there are boxes alone", dtype="int8"))
 ANNOTATIONS.add("depth", Annotation(meaning="depth; 0 unknown", unit="m", dtype="float32", void=0))
 ANNOTATIONS.add(
     BOXES,

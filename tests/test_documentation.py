@@ -62,6 +62,7 @@ def readme_home(environment, tmp_path_factory) -> Path:
 def photographs(folder: Path) -> Path:
     """What the pages' own commands and examples are given beside the home."""
     Image.new("RGB", (64, 48), "teal").save(folder / "photo.jpg")
+    shutil.copytree(ROOT / "tests" / "data" / "exports" / "coco", folder / "export")
     return folder
 
 

@@ -20,6 +20,7 @@ from deapcache.cli.correspondence import correspondence_command
 from deapcache.cli.doctor import doctor_command
 from deapcache.cli.extract import extract_command
 from deapcache.cli.figures import figures_command
+from deapcache.cli.import_labels import import_command
 from deapcache.cli.options import App
 from deapcache.cli.plan import plan_command
 from deapcache.cli.predict import predict_command
@@ -59,6 +60,7 @@ def _options(
     pass
 
 
+app.command("import")(import_command)
 app.command("extract")(extract_command)
 app.command("probe")(probe_command)
 app.command("correspondence")(correspondence_command)

@@ -254,6 +254,42 @@ def _fill_polygons(polygons: list[Any], size: tuple[int, int]) -> NDArray[np.boo
     return _fill_runs(uncompress_counts(coco_mask.merge(encoded)["counts"].decode()), size)
 
 
+STUFF_LABELS = tuple(
+    """\
+person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, street sign,
+stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, hat, backpack,
+umbrella, shoe, eye glasses, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat,
+baseball glove, skateboard, surfboard, tennis racket, bottle, plate, wine glass, cup, fork, knife, spoon, bowl,
+banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed,
+mirror, dining table, window, desk, toilet, door, tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven,
+toaster, sink, refrigerator, blender, book, clock, vase, scissors, teddy bear, hair drier, toothbrush, hair brush,
+banner, blanket, branch, bridge, building-other, bush, cabinet, cage, cardboard, carpet, ceiling-other, ceiling-tile,
+cloth, clothes, clouds, counter, cupboard, curtain, desk-stuff, dirt, door-stuff, fence, floor-marble, floor-other,
+floor-stone, floor-tile, floor-wood, flower, fog, food-other, fruit, furniture-other, grass, gravel, ground-other,
+hill, house, leaves, light, mat, metal, mirror-stuff, moss, mountain, mud, napkin, net, paper, pavement, pillow,
+plant-other, plastic, platform, playingfield, railing, railroad, river, road, rock, roof, rug, salad, sand, sea,
+shelf, sky-other, skyscraper, snow, solid-other, stairs, stone, straw, structural-other, table, tent, textile-other,
+towel, tree, vegetable, wall-brick, wall-concrete, wall-other, wall-panel, wall-stone, wall-tile, wall-wood,
+water-other, waterdrops, window-blind, window-other, wood""".replace("\n", " ").split(", ")
+)
+"""Names by pixel value, 0 to 181: ids 1 to 182 of ``labels.txt`` in github.com/nightrome/cocostuff."""
+
+REMOVED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
+"""Pixel values of the eleven labels that COCO gave up; no map has them (``labels.md`` there)."""
+
+UNLABELLED = 255
+"""Pixel value of what belongs to no class."""
+
+STUFF_VALUES = tuple(value for value in range(len(STUFF_LABELS)) if value not in REMOVED)
+"""Pixel values by class, 0 to 170."""
+
+STUFF_CLASSES = tuple(STUFF_LABELS[value] for value in STUFF_VALUES)
+"""Names by class: 80 things, then 91 kinds of stuff."""
+
+CATEGORY_IDS = tuple(value + 1 for value in STUFF_VALUES[:80])
+"""Ids of the 80 categories of objects, 1 to 90."""
+
+
 LAYOUT = """\
 train2017/*.jpg                            118,287 images
 val2017/*.jpg                              5,000 images
@@ -271,7 +307,8 @@ class CocoInstances(FileDataset):
     """
 
     name = images_name = "coco"
-    annotations = ("instances", BOXES)
+    annotations: tuple[str, ...] = ("instances", BOXES, "classes")
+    classes: tuple[str, ...] = ("background", *STUFF_CLASSES[:80])
     # COCO's masks lie on the stored pixels: its own tools ignore EXIF.
     colour = COLOUR_AS_STORED
     summary = "COCO 2017: photographs with instance masks of 80 categories"
@@ -281,6 +318,7 @@ class CocoInstances(FileDataset):
     options: ClassVar = {
         "instances": {"overlap": "smaller area on top", "crowd": "-1, under everything", "polygons": "pycocotools"},
         BOXES: {"boxes": "as annotated, crowds too", "order": "annotation id"},
+        "classes": {"categories": "by id, 0 background", "overlap": "as instances", "crowd": "void, under everything"},
     }
     places = ("", "coco")
     expected = (
@@ -291,7 +329,19 @@ class CocoInstances(FileDataset):
     def __init__(self, root: Path) -> None:
         """``root`` holds ``annotations/`` and at least one of ``train2017/`` and ``val2017/``."""
         super().__init__(root)
+        if not self._has_its_categories():
+            self.annotations, self.classes = self.annotations[:2], ()
         self._parsed: dict[str, tuple[Sample, ...]] = {}  # of every image; shared with selections
+
+    def _has_its_categories(self) -> bool:
+        """Whether the smallest listing has COCO's 80 categories: one's own in COCO's layout are no classes."""
+        paths = [path for split in self.splits if (path := annotation_file(self.root, split)).is_file()]
+        try:
+            smallest = min(paths, key=lambda path: path.stat().st_size)
+            found = {row["id"]: row["name"] for row in read_json(smallest, "annotation file", "")["categories"]}
+        except (DataError, OSError, ValueError, KeyError, TypeError):
+            return False
+        return found == dict(zip(CATEGORY_IDS, self.classes[1:], strict=True))
 
     @classmethod
     def split_parts(cls, root: Path, split: str) -> tuple[Path, ...]:
@@ -341,7 +391,10 @@ class CocoInstances(FileDataset):
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
         path = self.label_path(sample, kind)
-        return read_boxes(sample.record, path) if kind == BOXES else read_instances(sample.record, path)
+        if kind == BOXES:
+            return read_boxes(sample.record, path)
+        instances = read_instances(sample.record, path)
+        return instances if kind == "instances" else read_classes(sample.record, instances, path)
 
     def box_rows(self, split: str) -> int:
         return 1 + max((len(sample.record.annotations) for sample in self.samples(split)), default=0)
@@ -381,6 +434,21 @@ def read_instances(image: CocoImage, path: Path) -> NDArray[np.int32]:
     return ids
 
 
+def read_classes(image: CocoImage, instances: NDArray[np.int32], path: Path) -> NDArray[np.uint8]:
+    """(h, w) uint8: the class of the object that is on top in ``instances``; 0 background, void where a crowd is.
+
+    Raises :class:`DataError` for a category that is not one of COCO's 80.
+    """
+    found = [annotation["category_id"] for annotation in image.annotations if not is_crowd(annotation)]
+    if unknown := [id_ for id_ in found if id_ not in CATEGORY_IDS]:
+        raise DataError(
+            f"{path}: image {image.id} has an object of category {unknown[0]!r}, which is none of COCO's 80",
+            path=path,
+        )
+    # a crowd's -1 takes the last one
+    return np.array([0, *(1 + CATEGORY_IDS.index(id_) for id_ in found), VOID], np.uint8)[instances]
+
+
 def _require_files(names: Sequence[str], folder: Path) -> None:
     present = set(os.listdir(folder))  # noqa: PTH208 - one call for 118,287 names
     # a name may hold a sub-folder
@@ -404,38 +472,6 @@ def annotation_file(root: Path, split: str) -> Path:
 
 
 # COCO-Stuff: the same photographs with a class at every pixel.
-
-STUFF_LABELS = tuple(
-    """\
-person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, street sign,
-stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, hat, backpack,
-umbrella, shoe, eye glasses, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat,
-baseball glove, skateboard, surfboard, tennis racket, bottle, plate, wine glass, cup, fork, knife, spoon, bowl,
-banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed,
-mirror, dining table, window, desk, toilet, door, tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven,
-toaster, sink, refrigerator, blender, book, clock, vase, scissors, teddy bear, hair drier, toothbrush, hair brush,
-banner, blanket, branch, bridge, building-other, bush, cabinet, cage, cardboard, carpet, ceiling-other, ceiling-tile,
-cloth, clothes, clouds, counter, cupboard, curtain, desk-stuff, dirt, door-stuff, fence, floor-marble, floor-other,
-floor-stone, floor-tile, floor-wood, flower, fog, food-other, fruit, furniture-other, grass, gravel, ground-other,
-hill, house, leaves, light, mat, metal, mirror-stuff, moss, mountain, mud, napkin, net, paper, pavement, pillow,
-plant-other, plastic, platform, playingfield, railing, railroad, river, road, rock, roof, rug, salad, sand, sea,
-shelf, sky-other, skyscraper, snow, solid-other, stairs, stone, straw, structural-other, table, tent, textile-other,
-towel, tree, vegetable, wall-brick, wall-concrete, wall-other, wall-panel, wall-stone, wall-tile, wall-wood,
-water-other, waterdrops, window-blind, window-other, wood""".replace("\n", " ").split(", ")
-)
-"""Names by pixel value, 0 to 181: ids 1 to 182 of ``labels.txt`` in github.com/nightrome/cocostuff."""
-
-REMOVED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
-"""Pixel values of the eleven labels that COCO gave up; no map has them (``labels.md`` there)."""
-
-UNLABELLED = 255
-"""Pixel value of what belongs to no class."""
-
-STUFF_VALUES = tuple(value for value in range(len(STUFF_LABELS)) if value not in REMOVED)
-"""Pixel values by class, 0 to 170."""
-
-STUFF_CLASSES = tuple(STUFF_LABELS[value] for value in STUFF_VALUES)
-"""Names by class: 80 things, then 91 kinds of stuff."""
 
 CLASS_OF_VALUE = np.full(256, VOID, np.uint8)
 """Class by pixel value, 255 (void) for all that is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -11,13 +12,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from deapcache.annotations import BOXES, VOID, boxes_of_map
+from deapcache.annotations import BOXES, CROWD, CROWD_PIXEL, KIND, OBJECT, VOID, box_table, boxes_of_map
 from deapcache.datasets.base import DATASETS, Dataset, SplitStatus
 from deapcache.datasets.files import FileDataset, Sample
 from deapcache.datasets.io import (
     COLOUR,
     bits_of,
     describe_folder,
+    image_size,
     read_depth_npy,
     read_depth_png,
     read_index_map,
@@ -30,9 +32,10 @@ LAYOUT = """\
 NAME/train/images/*            any image files, also in sub-folders; NAME/val/ alike; of each image by its name:
 NAME/train/labels/*.png        the class of each pixel, as its place in classes.json; 255 void
 NAME/train/instances/*.png     the object of each pixel, 1 to K; 0 background; 255 (of 16 bits: 65535) void, no object
+NAME/train/boxes/*.json        [{"bbox": [x, y, width, height], "category_id": 0, "area": 9, "iscrowd": 0}, ...]
 NAME/train/depth/*.png|*.npy   16-bit millimetres, 0 unknown; or floating-point metres, 0 or NaN unknown
 NAME/classes.json              ["wall", "floor", ...], where there are labels
-labels, instances and depth where you have them. Instead of train/ and val/: NAME/images/, NAME/labels/, ... and
+labels, instances, boxes and depth where you have them. Instead of train/ and val/: NAME/images/, NAME/labels/, ... and
 NAME/split.json                {"train": ["a", "b", ...], "val": ["c", ...]}
 under the data root, or the data root itself where NAME is its name; write --dataset folder:NAME"""
 
@@ -41,10 +44,10 @@ SPLIT_FILE = "split.json"
 CLASSES_FILE = "classes.json"
 
 IMAGES = "images"
-KINDS = {"labels": "classes", "instances": "instances", "depth": "depth"}
+KINDS = {"labels": "classes", "instances": "instances", "depth": "depth", "boxes": BOXES}
 """Folder → kind of annotation."""
 
-SUFFIXES = {"labels": (".png",), "instances": (".png",), "depth": (".png", ".npy")}
+SUFFIXES = {"labels": (".png",), "instances": (".png",), "depth": (".png", ".npy"), "boxes": (".json",)}
 """Folder → endings of its files."""
 
 
@@ -111,6 +114,7 @@ class FolderDataset(FileDataset):
     most_objects: ClassVar[int] = 1000
     options: ClassVar = {
         "classes": {"void": VOID},
+        "crowds": {"crowd": "-1, its box"},
         "instances": {"void": "255, of 16 bits 65535: background"},
         "depth": {"depth": "png millimetres, npy metres", "unknown": "0 or nan"},
         BOXES: {"boxes": "tight, of visible pixels", "category": "class, else 0"},
@@ -126,7 +130,9 @@ class FolderDataset(FileDataset):
         self.name = self.images_name = f"{FAMILY}:{name_of(root)}"
         self._bases, self._lists = find_splits(root)
         found = [kind for folder, kind in KINDS.items() if any(self._places(folder))]
-        self.annotations = (*found, BOXES) if "instances" in found else tuple(found)
+        self._given = frozenset(found)  # those with a folder of their own
+        made = [BOXES] * (BOXES not in found) if "instances" in found else ["crowds"] * (BOXES in found)
+        self.annotations = (*found, *made)
         self.classes = _read_classes(root / CLASSES_FILE) if "classes" in found else ()
 
     @classmethod
@@ -194,7 +200,7 @@ class FolderDataset(FileDataset):
             )
         base = self._bases[split]
         self._require_folders(self.root / base)
-        folders = [IMAGES, *(folder for folder, kind in KINDS.items() if kind in self.annotations)]
+        folders = [IMAGES, *(folder for folder, kind in KINDS.items() if kind in self._given)]
         files = {folder: list_files(self.root / base / folder) for folder in folders}
         ids = self._listed_ids(split, files[IMAGES]) if self._lists else set().union(*files.values())
         if not ids:
@@ -222,8 +228,10 @@ class FolderDataset(FileDataset):
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
         path = self.label_path(sample, kind)
+        if kind == "crowds":
+            return self._read_crowds(sample, path)
         if kind == BOXES:
-            return self._boxes(sample, path)
+            return self._read_boxes(sample, path) if BOXES in self._given else self._boxes_of_instances(sample, path)
         values = self._read_map(path, kind)
         self.require_image_size(sample, values, path)
         return values
@@ -240,25 +248,64 @@ class FolderDataset(FileDataset):
         require_values(values, allowed, path, what)
         return values.astype(np.uint8)
 
-    def _boxes(self, sample: Sample, path: Path) -> NDArray[np.float64]:
+    def _boxes_of_instances(self, sample: Sample, path: Path) -> NDArray[np.float64]:
         instances = self.read_labels(sample, "instances")
         with_classes = "classes" in self.annotations
         classes = self.read_labels(sample, "classes") if with_classes else np.zeros_like(instances)
-        table = boxes_of_map(instances, classes)
+        return self._within_limit(boxes_of_map(instances, classes), path)
+
+    def _read_boxes(self, sample: Sample, path: Path) -> NDArray[np.float64]:
+        content = read_json(path, "list of boxes", f"expected {_BOXES_EXPECTED}")
+        size = image_size(self.root / sample.image)
+        try:
+            rows = [_box_row(fields) for fields in content]
+        except (TypeError, ValueError, KeyError) as error:
+            raise DataError(f"{path} is no list of boxes ({error}): expected {_BOXES_EXPECTED}", path=path) from None
+        return self._within_limit(box_table(size, rows), path)
+
+    def _read_crowds(self, sample: Sample, path: Path) -> NDArray[np.int8]:
+        table = self._read_boxes(sample, path)
+        found = np.zeros(table[0, [3, 2]].astype(int), np.int8)
+        for left, top, width, height in table[table[:, KIND] == CROWD, :4].round().astype(int).clip(0):
+            found[top : top + height, left : left + width] = CROWD_PIXEL
+        return found
+
+    def _within_limit(self, table: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
         if len(table) - 1 > self.most_objects:
             raise DataError(f"{path} has {len(table) - 1} objects; expected {self.most_objects} at most", path=path)
         return table
+
+    def target_options(self, kind: str) -> dict[str, Any]:
+        if kind == BOXES and BOXES in self._given:
+            return {"boxes": "as annotated, crowds too", "order": "of the file", "category": "as annotated"}
+        return super().target_options(kind)
 
     def _places(self, folder: str) -> list[Path]:
         return [place for base in self._bases.values() if (place := self.root / base / folder).is_dir()]
 
     def _require_folders(self, base: Path) -> None:
         for folder, kind in KINDS.items():
-            if kind in self.annotations and not (base / folder).is_dir():
+            if kind in self._given and not (base / folder).is_dir():
                 raise MissingDataError(
                     f"{base / folder} is missing, and {self._places(folder)[0]} is there: every image needs the same "
                     "annotations; add the one, or take the other away"
                 )
+
+
+_BOXES_EXPECTED = (
+    '[{"bbox": [x, y, width, height], "category_id": 0, "area": 9, "iscrowd": 0}, ...] in pixels of the upright image, '
+    "nothing below 0 but x and y; without area it is width times height"
+)
+
+
+def _box_row(fields: Mapping[str, Any]) -> list[float]:
+    """A row of the table of boxes; raises ``KeyError``, ``TypeError`` or ``ValueError`` for what is no box."""
+    x, y, width, height = map(float, fields["bbox"])
+    kind = CROWD if fields.get("iscrowd") else OBJECT
+    row = [x, y, width, height, float(fields.get("area", width * height)), kind, float(fields["category_id"])]
+    if not all(map(math.isfinite, row)) or min(row[2:5]) < 0:
+        raise ValueError(f"found {dict(fields)}")
+    return row
 
 
 def _sample(root: Path, base: str, id_: str, files: Mapping[str, Sequence[str]]) -> Sample:
@@ -294,7 +341,9 @@ def _sample(root: Path, base: str, id_: str, files: Mapping[str, Sequence[str]])
             problems.append(f"{path(folder, found[0])} and {found[1]} are two annotations of one image: take one away")
         elif not found[0].lower().endswith(SUFFIXES[folder]):
             problems.append(f"{path(folder, found[0])} is no annotation: expected a file that ends in {endings}")
-    if "instances" in labels:
+    if "instances" not in labels and BOXES in labels:
+        labels["crowds"] = labels[BOXES]
+    if "instances" in labels and BOXES not in labels:
         labels[BOXES] = labels["instances"] + labels.get("classes", ())
     return Sample(id=id_, image=name(IMAGES, *images[:1]), labels=labels, problem=next(iter(problems), ""))
 

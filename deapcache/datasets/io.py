@@ -6,7 +6,7 @@ import fnmatch
 import json
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -195,6 +195,33 @@ def image_size(path: Path, *, apply_exif: bool = True) -> tuple[int, int]:
         with open_picture(path, "image") as (_, exif):  # it may come after the pixels
             pass
     return size[::-1] if orientation(exif) >= 5 else size
+
+
+def picture_geometry(path: Path) -> tuple[tuple[int, int], int]:
+    """(height, width) of a picture as it is stored, and its EXIF orientation, 1 to 8."""
+    with open_picture(path, "image", header_only=path.suffix.lower() != ".png") as (image, exif):
+        return (image.height, image.width), orientation(exif)
+
+
+def turn_map(values: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """A map (h, w) of a picture as it is stored, turned as EXIF's ``orientation`` makes the picture upright."""
+    turned = values.T if orientation >= 5 else values
+    rows, columns = _FLIPS[orientation]
+    return turned[:: -1 if rows else 1, :: -1 if columns else 1]
+
+
+def turn_box(box: Sequence[float], size: tuple[int, int], orientation: int) -> list[float]:
+    """x, y, width, height in a stored picture of ``size`` (height, width) as they are where it is upright."""
+    x, y, width, height = box
+    total = (size[1], size[0])
+    if orientation >= 5:
+        x, y, width, height, total = y, x, height, width, size
+    rows, columns = _FLIPS[orientation]
+    return [total[0] - x - width if columns else x, total[1] - y - height if rows else y, width, height]
+
+
+_FLIPS = {1: (0, 0), 2: (0, 1), 3: (1, 1), 4: (1, 0), 5: (0, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}
+"""EXIF orientation → whether rows and columns are reversed, after the transposition of those from 5 on."""
 
 
 @contextmanager

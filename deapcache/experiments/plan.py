@@ -469,7 +469,11 @@ def _pass_work(plan: PipelinePlan, job: ProbeJob, dataset: DatasetPlan, seen: se
     left = [run for run, name in missing.items() if name not in seen]
     seen.update(missing.values())
 
-    tasks = {name: get_task(name, job.options.options_of(name)) for name in dict.fromkeys(r[0] for r in left)}
+    kinds_of_targets = {cache.name for cache in dataset.extraction.caches if cache.kind == "targets"}
+    tasks = {
+        name: get_task(name, job.options.options_of(name)).choose_annotations(kinds_of_targets)
+        for name in dict.fromkeys(r[0] for r in left)
+    }
     groups = []
     for (name, readout), count in Counter((task, readout) for task, readout, _, _ in left).items():
         for start in range(0, count, MAX_STACK):  # at most so many step together

@@ -384,7 +384,7 @@ def _require_annotations(pipeline: Pipeline, dataset: DatasetSummary) -> None:
     """Raise :class:`PipelineError` where a dataset lacks what its tasks need."""
     for place, probe in enumerate(pipeline.probes):
         for name in probe.tasks if probe.dataset == dataset.name else ():
-            task = get_task(name, probe.choices)
+            task = get_task(name, probe.choices).choose_annotations(dataset.annotations)
             if lacking := [kind for kind in task.annotations if kind not in dataset.annotations]:
                 raise PipelineError(
                     f"task {name} of probes.{place} needs {' and '.join(lacking)}, which it does not have: it has "

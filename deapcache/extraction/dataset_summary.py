@@ -79,11 +79,13 @@ def summarize_without_files(name: str, home: Location) -> DatasetSummary:
                 f"{name}: the number of images of {split} is known neither from its files nor from {home}, and no "
                 "official number is registered; give the folder with --data-root or DEAPCACHE_DATA"
             )
+    # a kind that an earlier version did not have cannot be made without the files
+    targets = {found.name for found in (list_caches(home, "targets") if home.can_list else ()) if found.dataset == name}
     return DatasetSummary(
         name=name,
         images_name=images_owner(name),
         base_size=entry.base_size,
-        annotations=entry.annotations,
+        annotations=tuple(kind for kind in entry.annotations if kind in targets) or entry.annotations,
         classes=entry.classes,
         splits=splits,
         of={

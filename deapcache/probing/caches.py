@@ -288,6 +288,15 @@ def _require_one_setting(home: Location, config: ProbeConfig, train: CacheEntry,
         )
 
 
+def cached_targets(home: Location, config: ProbeConfig) -> set[str]:
+    """The label types of which the dataset has targets in ``home``."""
+    return {
+        entry.name
+        for split in ("train", "val")
+        for entry in find_caches(home, "targets", dataset=str(config.dataset), split=split)
+    }
+
+
 def _find_targets(home: Location, config: ProbeConfig, annotation: str, features: CacheEntry) -> CacheEntry:
     """The targets of the images that ``features`` are of, of the same part of each; raises as :func:`find_one` does."""
     needed = _base_image_fields(features)

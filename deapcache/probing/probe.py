@@ -16,7 +16,7 @@ from deapcache.locations import Location
 from deapcache.machine import device_name
 from deapcache.plugins import Registry
 from deapcache.probing.batches import BatchStream, channel_statistics
-from deapcache.probing.caches import SplitCaches, cache_records, open_caches
+from deapcache.probing.caches import SplitCaches, cache_records, cached_targets, open_caches
 from deapcache.probing.config import NATIVE, ProbeConfig, Progress
 from deapcache.probing.evaluate import Examples, NativeMaps, costs_of, score, training_statistics
 from deapcache.probing.selection import select_rates
@@ -202,7 +202,9 @@ class _Probe:
     def __init__(self, home: Location, config: ProbeConfig) -> None:
         if config.dataset is None:
             raise UsageError("one pass probes one dataset, and none is given")
-        tasks = [get_task(name, config.options_of(name)) for name in dict.fromkeys(config.tasks)]
+        cached = cached_targets(home, config)
+        names = dict.fromkeys(config.tasks)
+        tasks = [get_task(name, config.options_of(name)).choose_annotations(cached) for name in names]
         self._config = config
         self._readouts = list(dict.fromkeys(canonical_readout(name) for name in config.readouts))
         if config.upsampler is not None and not any(needs_upsampler(name) for name in self._readouts):

@@ -63,6 +63,7 @@ class Detection(Task):
 
     name = "detection"
     annotations = ("boxes", "instances")
+    alternatives: ClassVar = {"instances": "crowds"}
     iterations = 30_000
     meaning = "x, y, width and height as fractions of the image, and score; the best first, then zeros"
     picture = "boxes"
@@ -96,15 +97,15 @@ class Detection(Task):
         return (1, 2)
 
     def target(self, maps: Maps) -> dict[str, Tensor]:
-        """What loss and scores look at; the instance maps (B, h, w) say the output's size, and where crowds are.
+        """What loss and scores look at; the maps (B, h, w) of instances or crowds say the output's size.
 
         ``table``: (B, n + 1, 7) float64, the boxes as annotated. Of its n last rows, cut at the image's border:
         ``objects``: (B, n) bool, which of them are objects with something left; ``sizes``: (B, n, 2) float32, width and
         height as fractions of the image; ``cells``: (B, n) int64, the pixel of each centre, counted along the rows.
         ``heat``: (B, h, w) float32, CenterNet's heat map; ``counted``: (B, h, w) bool, pixels that its loss looks at.
         """
-        table, instances = maps["boxes"], maps["instances"]
-        height, width = instances.shape[-2:]
+        table, crowds = maps["boxes"], maps[self.annotations[1]]
+        height, width = crowds.shape[-2:]
         whole = _fractions(table)
         corner, opposite = whole[..., :2].clamp(0, 1), (whole[..., :2] + whole[..., 2:]).clamp(0, 1)
         boxes = torch.cat([corner, opposite - corner], dim=-1)  # what is outside gets no size
@@ -117,7 +118,7 @@ class Detection(Task):
             "sizes": boxes[..., 2:].float(),
             "cells": cells[..., 1] * width + cells[..., 0],
             "heat": heat,
-            "counted": (instances != CROWD_PIXEL) | (heat == 1),
+            "counted": (crowds != CROWD_PIXEL) | (heat == 1),
         }
 
     def loss(self, output: Tensor, target: Mapping[str, Tensor], criterion: nn.Module | None = None) -> Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -49,8 +49,10 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    annotations: ClassVar[tuple[str, ...]]
+    annotations: tuple[str, ...]
     """Target caches it reads, by label type (``deapcache.annotations``). The first is what it is about."""
+    alternatives: ClassVar[Mapping[str, str]] = {}
+    """Label type → the one that is read in its place where a dataset has that one alone."""
     default_dataset: ClassVar[str]
     metrics: ClassVar[Mapping[str, Metric]]
     main_metric: ClassVar[str]
@@ -92,6 +94,12 @@ class Task(ABC):
                     f"task {self.name}: {name} is {value!r}, expected one of {', '.join(self.choices[name])}"
                 )
         self.chosen: Mapping[str, str] = {name: values[0] for name, values in self.choices.items()} | chosen
+
+    def choose_annotations(self, known: Collection[str]) -> Self:
+        """This task, which reads :attr:`alternatives` of those label types that a dataset with the ``known`` lacks."""
+        others = {kind: other for kind, other in self.alternatives.items() if kind not in known and other in known}
+        self.annotations = tuple(others.get(kind, kind) for kind in type(self).annotations)
+        return self
 
     @property
     @abstractmethod

@@ -15,8 +15,8 @@ def test_counts_annotations_and_tasks(cli, make_coco):
     start = next(row for row, line in enumerate(lines) if line.startswith("coco "))
     assert lines[start + 1 : start + 4] == [
         "  found: train: 3 images (official: 118,287); val: 2 images (official: 5,000)",
-        "  annotations: instances, boxes",
-        "  tasks: boundaries, detection, discrimination, foreground",
+        "  annotations: instances, boxes, classes (81)",
+        "  tasks: boundaries, detection, discrimination, foreground, segmentation",
     ]
     assert "  annotations: instances, boxes, classes (10), depth" in lines
     assert "  found: train: 240 images (official: 240); val: 60 images (official: 60)" in lines
@@ -28,8 +28,8 @@ def test_json(cli, make_coco):
     rows = {row["name"]: row for row in done["datasets"]}
     assert rows["coco"]["images"] == {"train": 3, "val": 2}
     assert rows["coco"]["official"] == {"train": 118_287, "val": 5_000}
-    assert rows["coco"]["annotations"] == ["instances", "boxes"]
-    assert (rows["coco"]["classes"], rows["scenes"]["classes"]) == (0, 10)
+    assert rows["coco"]["annotations"] == ["instances", "boxes", "classes"]
+    assert (rows["coco"]["classes"], rows["scenes"]["classes"]) == (81, 10)
     assert "depth" in rows["scenes"]["tasks"]
     assert "depth" not in rows["coco"]["tasks"]
     assert (rows["voc"]["classes"], rows["voc"]["official"]) == (21, {"train": 1464, "val": 1449})

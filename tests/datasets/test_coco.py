@@ -16,6 +16,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from deapcache.datasets import DATASETS, Dataset, DigestIndex, open_dataset
+from deapcache.datasets.coco import CATEGORY_IDS, CocoInstances
 from deapcache.errors import DataError, MissingDataError, UnknownNameError, UsageError
 from deapcache.locations import LocalLocation
 
@@ -290,3 +291,34 @@ def test_a_missing_image_can_be_left_out(tiny: Path) -> None:
     assert open_dataset("coco", tiny).annotation_digest("val", "instances") == rest.annotation_digest(
         "val", "instances"
     )
+
+
+# Classes of the categories.
+
+
+def test_class_maps_are_the_categories_of_what_is_on_top(dataset: Dataset, coco_mini: Path) -> None:
+    """Painted anew with pycocotools: the smaller covers the larger, crowds are void where nothing else is."""
+    reference = _reference(coco_mini, "val")
+    names = {row["id"]: row["name"] for row in reference.dataset["categories"]}
+    assert dataset.classes == ("background", *(names[id_] for id_ in sorted(names)))
+    for row, id_ in list(enumerate(dataset.image_ids("val")))[:12]:
+        annotations = reference.loadAnns(reference.getAnnIds(int(id_)))
+        image = reference.imgs[int(id_)]
+        expected = np.full((image["height"], image["width"]), "background", object)
+        for one in sorted(annotations, key=lambda one: (not one["iscrowd"], -one["area"], one["id"])):
+            expected[reference.annToMask(one) == 1] = "void" if one["iscrowd"] else names[one["category_id"]]
+        shown = np.array([*dataset.classes, *["?"] * (254 - 80), "void"], object)
+        assert (shown[dataset.read_annotation("val", row, "classes")] == expected).all()
+
+
+def test_labels_of_one_s_own_in_the_layout_of_coco_have_no_classes(tiny: Path) -> None:
+    dataset = open_dataset("coco", tiny)
+    assert (dataset.annotations, dataset.classes) == (("instances", "boxes"), ())
+
+
+def test_a_category_that_coco_does_not_have_is_named(tiny: Path) -> None:
+    names = [{"id": k, "name": name} for k, name in zip(CATEGORY_IDS, CocoInstances.classes[1:], strict=True)]
+    _edit(tiny, lambda document: document.update(categories=names))
+    _edit(tiny, lambda document: [one.update(category_id=91) for one in document["annotations"]])
+    with pytest.raises(DataError, match="image 7 has an object of category 91, which is none of COCO's 80"):
+        open_dataset("coco", tiny).read_annotation("val", 1, "classes")

@@ -1,0 +1,206 @@
+"""What every reader of a label format gives: images with their objects or masks; and the files of a folder."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".jfif"))
+
+IMAGE_FOLDERS = frozenset(("images", "image", "imgs", "img", "jpegimages", "photos", "obj_train_data"))
+"""Names of folders, in lower case, that say no more than that images are in them."""
+
+_SPLIT = re.compile(r"(?:^|[_\-. ])(train|training|val|valid|validation|test|testing)(?:\d{4})?(?:$|[_\-. ])", re.I)
+_SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+
+
+@dataclass(kw_only=True)
+class LabelledObject:
+    """One object of an image, in pixels of the image as the labels were drawn on it."""
+
+    category: str
+    segmentation: Any = None
+    """As COCO writes it: a list of polygons [x, y, x, y, ...], or run lengths; None where there is a box alone."""
+    box: tuple[float, float, float, float] | None = None
+    """x, y, width, height; None: that of the segmentation."""
+    area: float | None = None
+    """Pixels; None: counted."""
+    is_crowd: bool = False
+    layer: int = 0
+    """What is in a higher layer covers what is in a lower one."""
+
+
+@dataclass(kw_only=True)
+class LabelledImage:
+    """One image file, with its objects or its masks."""
+
+    path: Path
+    split: str = ""
+    """``train``, ``val`` or ``test``; empty where nothing says which."""
+    size: tuple[int, int] | None = None
+    """Height and width that the labels are for; None where they do not say."""
+    objects: list[LabelledObject] = field(default_factory=list)
+    class_mask: Path | None = None
+    instance_mask: Path | None = None
+
+
+@dataclass(kw_only=True)
+class Labels:
+    """All that a reader found in a folder."""
+
+    images: list[LabelledImage] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    """In the order of the format, without repetition; of class masks all values, of objects without a background."""
+    values: Mapping[int, int] = field(default_factory=dict)
+    """Of class masks: value of a pixel, see ``masks.read_values`` → place in ``classes``, or 255 for void."""
+    by_index: bool = False
+    """Whether the values of class masks are numbers, not colours."""
+    notes: list[str] = field(default_factory=list)
+    """What was not understood or was decided for the user, a line each."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """File, or file and object → why it is not in the result."""
+
+
+def split_of(*names: str | os.PathLike[str]) -> str:
+    """The split that the parts of paths speak of, the last one that does: ``train``, ``val``, ``test`` or empty.
+
+    ``train2017/a``, ``valid/images/a``, ``instances_val2017`` do; ``trainer/a`` and ``vales/a`` do not.
+    """
+    found = [
+        match[1].lower() for name in names for part in PurePosixPath(name).parts for match in _SPLIT.finditer(part)
+    ]
+    return _SPLITS.get(found[-1], "val") if found else ""
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form: some file systems and exports decompose names."""
+    return unicodedata.normalize("NFC", name)
+
+
+class FileTree:
+    """All files below a folder, but for hidden ones; images are found by the names that labels give them."""
+
+    def __init__(self, root: Path) -> None:
+        """Raises ``OSError`` where a folder cannot be listed."""
+        self.root = root
+
+        def refuse(error: OSError) -> None:
+            raise error  # os.walk would go on
+
+        self.files: list[Path] = []
+        for place, folders, names in os.walk(root, onerror=refuse):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            self.files += [Path(place, name) for name in sorted(names) if not name.startswith(".")]
+        self.images = [path for path in self.files if path.suffix.lower() in IMAGE_SUFFIXES]
+        self._by_name: dict[str, list[Path]] = {}
+        for path in self.images:
+            self._by_name.setdefault(composed(path.name), []).append(path)
+
+    def with_suffix(self, *suffixes: str) -> list[Path]:
+        """The files whose names end so, in lower case or not."""
+        return [path for path in self.files if path.suffix.lower() in suffixes]
+
+    def relative(self, path: Path) -> PurePosixPath:
+        """A path below the folder, as it is shown and as ids are made of it."""
+        return PurePosixPath(path.relative_to(self.root).as_posix())
+
+    def find_image(self, name: str, *, near: Path, split: str = "") -> Path:
+        """The image that a label file ``near`` calls ``name``, which may have folders that exist no more.
+
+        Of several of one name the one whose last folders are those of ``name``, else that in the label file's folder or
+        split. Raises ``ValueError`` that says why there is not exactly one.
+        """
+        wanted = [
+            composed(part) for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", ".", "..")
+        ]
+        found = self._by_name.get(wanted[-1], []) if wanted else []
+        if not found:
+            raise ValueError("its image is missing")
+        if len(found) > 1:
+            common = [self._common(path, wanted) for path in found]
+            found = [path for path, parts in zip(found, common, strict=True) if parts == max(common)]
+        if len(found) > 1 and (beside := [path for path in found if path.parent == near.parent]):
+            found = beside
+        if len(found) > 1 and split:
+            found = [path for path in found if split_of(self.relative(path)) == split] or found
+        if len(found) > 1:
+            raise ValueError(f"{len(found)} images could be meant, {found[0]} and {found[1]} among them")
+        return found[0]
+
+    def _common(self, path: Path, wanted: list[str]) -> int:
+        parts = [composed(part) for part in self.relative(path).parts]
+        count = 0
+        while count < min(len(parts), len(wanted)) and parts[-1 - count] == wanted[-1 - count]:
+            count += 1
+        return count
+
+
+def listed_splits(tree: FileTree) -> dict[str, str]:
+    """Name of an image without ending → its split, from the lists in VOC's folder ``ImageSets``."""
+    found: dict[str, str] = {}
+    for path in tree.with_suffix(".txt"):
+        if "ImageSets" in path.parts and (split := split_of(path.stem)):
+            lines = [composed(line.strip().strip('"')) for line in path.read_text(encoding="utf-8-sig").splitlines()]
+            found |= {line.rpartition("/")[2]: split for line in lines}
+            for line in lines:  # lists of one class end in whether it is in the image
+                found.setdefault(re.sub(r"\s+-?[01]$", "", line), split)
+    return found
+
+
+def unique(names: Iterable[str]) -> list[str]:
+    """Names without repetition, in their order."""
+    return list(dict.fromkeys(names))
+
+
+def complete(tree: FileTree, labels: Labels, odd: Counter[str], what: str) -> Labels:
+    """Labels with what was not understood and the images that nothing is said of; classes by name where none were."""
+    labels.notes += [f"{count} {kind}: not understood, left out" for kind, count in sorted(odd.items()) if count]
+    listed = {image.path for image in labels.images}
+    masks = {path for image in labels.images for path in (image.class_mask, image.instance_mask)}
+    others = [path for path in tree.images if path not in listed | masks]
+    labels.left_out |= {str(tree.relative(path)): f"it has no {what}" for path in others}
+    if not labels.classes:
+        labels.classes = sorted({one.category for image in labels.images for one in image.objects})
+    return labels
+
+
+_ARC = 100
+"""Corners of the polygon that a circle or an ellipse becomes."""
+
+
+def runs(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """A mask (h, w) as COCO's run lengths."""
+    flat = mask.T.ravel()
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    lengths = np.diff([0, *changes, len(flat)]).tolist()
+    return {"size": list(mask.shape), "counts": [0] * bool(flat[0]) + lengths}
+
+
+def place_mask(mask: NDArray[np.bool_], left: int, top: int, size: tuple[int, int]) -> dict[str, Any]:
+    """A mask that lies at (left, top) in an image of ``size`` (height, width), as run lengths; cut at the border."""
+    whole = np.zeros(size, bool)
+    height, width = (min(end, at + length) - at for end, at, length in zip(size, (top, left), mask.shape, strict=True))
+    whole[top : top + height, left : left + width] = mask[:height, :width]
+    return runs(whole)
+
+
+def ellipse(x: float, y: float, radius_x: float, radius_y: float) -> list[float]:
+    """A polygon for an ellipse around (x, y)."""
+    angles = np.arange(_ARC) * (2 * math.pi / _ARC)
+    return np.column_stack([x + radius_x * np.cos(angles), y + radius_y * np.sin(angles)]).ravel().tolist()
+
+
+def extent(points: Sequence[float]) -> tuple[float, float, float, float]:
+    """x, y, width, height of points x, y, x, y, ..."""
+    x, y = min(points[::2]), min(points[1::2])
+    return x, y, max(points[::2]) - x, max(points[1::2]) - y

@@ -1,0 +1,217 @@
+"""Masks: a picture of classes for each image, in colours of a palette file or by index, and one of objects."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deapcache.annotations import VOID
+from deapcache.datasets.importing.labels import (
+    IMAGE_FOLDERS,
+    FileTree,
+    LabelledImage,
+    Labels,
+    composed,
+    listed_splits,
+    split_of,
+    unique,
+)
+from deapcache.datasets.io import open_picture, read_index_map
+from deapcache.errors import DataError, DeapcacheError
+
+PALETTE_FILES = ("labelmap.txt", "label_colors.txt", "class_dict.csv", "_classes.csv", "palette.json")
+"""CVAT's and datumaro's, CamVid's, Kaggle's, Roboflow's (by index), and {"class": [red, green, blue]}."""
+
+CLASS_FOLDERS = frozenset(
+    (
+        "segmentationclass",
+        "masks",
+        "mask",
+        "labels",
+        "label",
+        "annotations",
+        "annotation",
+        "annot",
+        "gt",
+        "segmentation",
+        "seg",
+    )
+)
+INSTANCE_FOLDERS = frozenset(("segmentationobject", "instances"))
+_MASK_END = re.compile(r"[_\-.](mask|masks|label|labels|gt|seg)$", re.I)
+_VOID_NAMES = frozenset(["void", "ignore", "ignored", "unlabelled", "unlabeled"])
+VOC_BORDER = 0xE0E0C0
+"""Colour of what VOC does not score, the last one of its palette."""
+
+
+def read_masks(tree: FileTree, palette: Path | None = None) -> Labels:
+    """Class masks, and instance masks where there are any, beside their images or in folders of their own.
+
+    A mask has the path of its image, but for folders such as ``images`` and ``masks`` and an ending such as ``_mask``.
+    Classes come from the palette file, given or one of :data:`PALETTE_FILES`; without one, grey and palette pictures
+    are read by index. Raises :class:`DataError` where there is no mask, and for colours without a palette.
+    """
+    labels = Labels()
+    pair_masks(tree, labels)
+    masks = [image.class_mask for image in labels.images if image.class_mask]
+    if not masks:
+        raise DataError(f"{tree.root} has no mask: expected images/ and masks/ with files of the same names")
+    read_palette(tree, labels, palette)
+    return labels
+
+
+def is_masked(tree: FileTree) -> bool:
+    """Whether some image of a folder has a class mask."""
+    labels = Labels()
+    pair_masks(tree, labels)
+    return any(image.class_mask for image in labels.images)
+
+
+def pair_masks(tree: FileTree, labels: Labels) -> None:
+    """List the images of a folder in ``labels``, each with its masks, and leave out masks without image."""
+    kinds: dict[str, dict[tuple[str, ...], Path]] = {"class": {}, "instance": {}}
+    images: list[tuple[tuple[str, ...], Path]] = []
+    for path in tree.images:
+        parts = [composed(part) for part in tree.relative(path).parts]
+        parts = [piece for part in parts for piece in re.sub("annot$", "/annot", part).split("/") if piece]
+        folders = {part.lower() for part in parts[:-1]}
+        stem = PurePosixPath(parts[-1]).stem
+        own = _MASK_END.sub("", stem)
+        named = own != stem and not folders & IMAGE_FOLDERS
+        kind = "instance" if folders & INSTANCE_FOLDERS else "class" if named or folders & CLASS_FOLDERS else ""
+        dropped = IMAGE_FOLDERS | CLASS_FOLDERS | INSTANCE_FOLDERS
+        key = (*(part for part in parts[:-1] if part.lower() not in dropped), own if kind else stem)
+        if not kind:
+            images.append((key, path))
+        elif path.suffix.lower() in (".jpg", ".jpeg"):
+            labels.left_out[str(tree.relative(path))] = "a JPEG picture blurs the colours of a mask"
+        elif key in kinds[kind]:
+            labels.left_out[str(tree.relative(path))] = f"{tree.relative(kinds[kind][key])} is a mask of the same image"
+        else:
+            kinds[kind][key] = path
+    lists = listed_splits(tree)
+    for key, path in images:
+        found = {name: masks.pop(key, None) for name, masks in kinds.items()}
+        split = split_of(tree.relative(path).parent) or lists.get(composed(path.stem), "")
+        labels.images.append(
+            LabelledImage(path=path, split=split, class_mask=found["class"], instance_mask=found["instance"])
+        )
+    for masks in kinds.values():
+        labels.left_out |= {str(tree.relative(path)): "its image is missing" for path in masks.values()}
+
+
+def read_palette(tree: FileTree, labels: Labels, palette: Path | None = None) -> None:
+    """Fill ``labels`` with the classes of its masks and their values; raises :class:`DataError`."""
+    found = [palette] if palette else [path for path in tree.files if path.name in PALETTE_FILES]
+    if found:
+        entries, labels.by_index = _entries(found[0])
+        labels.notes += [f"{tree.relative(path)}: not read, since there is {found[0]}" for path in found[1:]]
+    else:
+        entries, labels.by_index = _index_entries(tree, labels), True
+    void = [name for name, _ in entries if name.lower() in _VOID_NAMES]
+    labels.notes += [f"class {name!r} of the palette is taken for void" for name in void]
+    labels.classes = unique(name for name, _ in entries if name not in void)
+    place = {name: labels.classes.index(name) for name in labels.classes} | dict.fromkeys(void, VOID)
+    usual = VOID if labels.by_index else VOC_BORDER
+    labels.values = {usual: VOID} | {value: place[name] for name, value in entries}
+
+
+def _index_entries(tree: FileTree, labels: Labels) -> list[tuple[str, int]]:
+    """(name, value) of masks without a palette file; raises :class:`DataError` for colours, and shows them."""
+    values: set[int] = set()
+    for path in [image.class_mask for image in labels.images if image.class_mask]:
+        try:
+            found, has_colours = read_values(path)
+        except DeapcacheError:
+            continue  # it is left out later
+        if has_colours:
+            colours = [f"{c >> 16},{c >> 8 & 255},{c & 255}" for c in np.unique(found)]
+            raise DataError(
+                f"mask {path} has {len(colours)} colours ({' '.join(colours[:5])}{' ...' * (len(colours) > 5)}) and "
+                f"there is no palette file: put a labelmap.txt with lines name:red,green,blue into {tree.root}, or "
+                "give one with --palette",
+                path=path,
+            )
+        values |= set(map(int, np.unique(found)))
+    if values == {0, VOID}:
+        labels.notes.append("masks hold 0 and 255 alone: taken for background and foreground")
+        return [("background", 0), ("foreground", VOID)]
+    names = next((_lines(path) for path in tree.files if path.name in ("classes.txt", "labels.txt")), [])
+    labels.notes.append(
+        f"no palette file ({', '.join(PALETTE_FILES)}): masks are read by index"
+        + ("" if names else "; classes.txt, a name a line, would name the classes")
+    )
+    count = max(len(names), max(values - {VOID}, default=0) + 1)
+    return [(names[v] if v < len(names) else f"class {v}", v) for v in range(count)]
+
+
+def _entries(path: Path) -> tuple[list[tuple[str, int]], bool]:
+    """(name, value) of a palette file, in its order, and whether the values are indices."""
+    is_indexed = False
+    try:
+        if path.suffix.lower() == ".json":
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
+            entries = [(str(name), _packed(value)) for name, value in content.items()]
+        elif path.suffix.lower() == ".csv":
+            rows = [[cell.strip() for cell in row] for row in csv.reader(_lines(path))][1:]
+            is_indexed = all(row[0].isdecimal() for row in rows)
+            entries = [(row[1], int(row[0])) if is_indexed else (row[0], _packed(row[1:4])) for row in rows]
+        else:
+            lines = [line for line in _lines(path) if not line.startswith("#")]
+            is_indexed = all(line.endswith(":::") for line in lines)  # names alone
+            entries = (
+                [(line.rstrip(":"), k) for k, line in enumerate(lines)] if is_indexed else [*map(_line_entry, lines)]
+            )
+    except (ValueError, IndexError, AttributeError, TypeError) as error:
+        raise DataError(
+            f"{path} is no palette file ({error}): expected lines name:red,green,blue as in labelmap.txt, red green "
+            'blue name as in label_colors.txt, name,red,green,blue as in class_dict.csv, or {"name": [red, green, '
+            "blue]} as in palette.json",
+            path=path,
+        ) from None
+    if len({value for _, value in entries}) < len(entries) or not entries:
+        raise DataError(f"{path} gives {'one colour to two classes' if entries else 'no class'}", path=path)
+    return entries, is_indexed
+
+
+def _line_entry(line: str) -> tuple[str, int]:
+    name, colon, rest = line.partition(":")
+    if colon:
+        return name.strip(), _packed(rest.partition(":")[0].split(","))
+    words = line.split()
+    return " ".join(words[3:]), _packed(words[:3])
+
+
+def _packed(colour: Any) -> int:
+    if isinstance(colour, str):
+        return int(colour.removeprefix("#"), 16)
+    red, green, blue = map(int, colour)
+    if not all(0 <= number <= 255 for number in (red, green, blue)):
+        raise ValueError(f"colour {colour!r}")
+    return red << 16 | green << 8 | blue
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+
+
+def read_values(path: Path, *, by_index: bool = True) -> tuple[NDArray[np.int32], bool]:
+    """(h, w): of each pixel of a mask its index, or red · 65536 + green · 256 + blue; and whether it is the colour.
+
+    It is where the picture has no index, or not ``by_index``. Raises as ``decode_image`` does.
+    """
+    with open_picture(path, "mask") as (image, _):
+        image.load()
+        is_index = by_index and image.mode in ("P", "L", "1", "I;16", "I")
+        if is_index and image.format != "PNG":
+            return np.asarray(image).astype(np.int32), False
+        if not is_index:
+            rgb = np.asarray(image.convert("RGB"), dtype=np.int32)
+            return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2], True
+    return read_index_map(path), False

@@ -1,0 +1,410 @@
+"""Labels of any format written as a folder that the dataset ``folder:NAME`` reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from deapcache.annotations import VOID
+from deapcache.datasets.base import in_order
+from deapcache.datasets.coco import decode_segmentation
+from deapcache.datasets.folder import CLASSES_FILE, IMAGES, SPLIT_FILE
+from deapcache.datasets.importing.labels import (
+    IMAGE_FOLDERS,
+    FileTree,
+    LabelledImage,
+    LabelledObject,
+    Labels,
+    composed,
+    extent,
+    split_of,
+)
+from deapcache.datasets.importing.masks import VOC_BORDER, read_values
+from deapcache.datasets.io import picture_geometry, turn_box, turn_map
+from deapcache.errors import DataError, DeapcacheError, UsageError
+from deapcache.machine import cpu_count
+
+BACKGROUND = "background"
+RECORD_FILE = "import.json"
+"""What was imported from where and what was left out, beside the images."""
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(kw_only=True)
+class ImportReport:
+    """What an import wrote."""
+
+    format: str
+    source: str
+    out: str
+    images: dict[str, int] = field(default_factory=dict)
+    """By split."""
+    found: dict[str, int] = field(default_factory=dict)
+    """By what was found (``masks``, ``boxes``, ``crowds``, ...): how many."""
+    written: list[str] = field(default_factory=list)
+    """Folders of annotations."""
+    classes: list[str] = field(default_factory=list)
+    """In the order of ``classes.json``."""
+    objects: dict[str, int] = field(default_factory=dict)
+    """Class → objects, or images of class masks, with it."""
+    notes: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    """File, or file and object → why."""
+
+
+class FolderWriter:
+    """Writes images one by one, in any order and from several threads; the splits come last."""
+
+    def __init__(self, labels: Labels, tree: FileTree, folder: Path, report: ImportReport, *, copy: bool) -> None:
+        self.labels, self.tree, self.folder, self.report, self.copy = labels, tree, folder, report, copy
+        self.counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        drawn = [one for image in labels.images for one in image.objects]
+        self.by_objects = any(one.segmentation is not None for one in drawn)
+        """Whether maps are painted from outlines of objects; else they come from masks, or there are none."""
+        self.with_boxes = bool(drawn)
+        self.with_classes = self.by_objects or any(image.class_mask for image in labels.images)
+        self.with_instances = self.by_objects or any(image.instance_mask for image in labels.images)
+        self.classes = list(labels.classes)
+        if self.by_objects:
+            self.classes = [BACKGROUND, *(name for name in labels.classes if name != BACKGROUND)]
+        if self.with_classes and len(self.classes) > VOID:
+            raise DataError(
+                f"{tree.root} has {len(self.classes)} classes, and class maps hold {VOID}: take groups of them "
+                "(--classes supercategory), or merge some"
+            )
+        self.place = {name: number for number, name in enumerate(self.classes)}
+        report.classes = self.classes
+        kinds = {"labels": self.with_classes, "instances": self.with_instances, "boxes": self.with_boxes}
+        report.written = [kind for kind, there in kinds.items() if there]
+
+    def write(self, image: LabelledImage, id_: str) -> frozenset[str] | str:
+        """Write one image with its annotations; the classes in it, or why it is left out."""
+        try:
+            return self._write(image, id_)
+        except DeapcacheError as error:
+            return " ".join(str(error).split())
+
+    def _write(self, image: LabelledImage, id_: str) -> frozenset[str] | str:
+        stored, orientation = picture_geometry(image.path)
+        upright = stored[::-1] if orientation >= 5 else stored
+        lacking = self._lacking(image)
+        if lacking:
+            return lacking
+        class_map, instance_map = self._read_masks(image)
+        size = image.size or (upright if class_map is None else class_map.shape)
+        if size not in (stored, upright):
+            return (
+                f"its labels are for {size[0]} x {size[1]} pixels (height x width), it has {upright[0]} x {upright[1]}"
+            )
+        # drawn on the picture as it is stored, by tools that ignore EXIF: only the sides tell
+        turn = orientation if size != upright else 1
+        if orientation > 1 and stored == upright:
+            self._count("images whose EXIF turns them, taken to be labelled upright")
+        found = (
+            {self.classes[v] for v in np.unique(class_map) if v < len(self.classes)} if class_map is not None else set()
+        )
+        boxes: list[dict[str, Any]] = []
+        if self.with_boxes:
+            class_map, instance_map, boxes = self._paint(image, id_, size, class_map, instance_map)
+            found |= {one.category for one in image.objects if one.category in self.place}
+        if turn > 1:
+            for one in boxes:
+                one["bbox"] = turn_box(one["bbox"], size, turn)
+        if self.with_classes and class_map is not None:
+            self._save_map("labels", id_, turn_map(class_map, turn))
+        if self.with_instances and instance_map is not None:
+            self._save_map("instances", id_, turn_map(instance_map, turn))
+        if self.with_boxes:
+            path = self._path("boxes", f"{id_}.json")
+            path.write_text(json.dumps(boxes), encoding="utf-8")
+        target = self._path(IMAGES, id_ + image.path.suffix)
+        if self.copy:
+            shutil.copyfile(image.path, target)
+        else:
+            target.symlink_to(image.path.resolve())
+        with self._lock:
+            self.report.objects |= {
+                name: self.report.objects.get(name, 0) + self._occurrences(image, name) for name in found
+            }
+        return frozenset(found)
+
+    def _occurrences(self, image: LabelledImage, name: str) -> int:
+        return sum(one.category == name for one in image.objects) if self.with_boxes else 1
+
+    def _lacking(self, image: LabelledImage) -> str:
+        if self.by_objects:
+            return ""
+        lacking = [
+            what
+            for what, there, path in (
+                ("class mask", self.with_classes, image.class_mask),
+                ("instance mask", self.with_instances, image.instance_mask),
+            )
+            if there and path is None
+        ]
+        return f"it has no {' and no '.join(lacking)}, and others have" if lacking else ""
+
+    def _read_masks(self, image: LabelledImage) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+        class_map = instance_map = None
+        if image.class_mask and not self.by_objects:
+            values, _ = read_values(image.class_mask, by_index=self.labels.by_index)
+            present, inverse = np.unique(values, return_inverse=True)
+            known = np.array([self.labels.values.get(int(v), -1) for v in present])
+            class_map = np.where(known < 0, VOID, known).astype(np.uint8)[inverse].reshape(values.shape)
+            for value in present[known < 0]:
+                v = int(value)
+                shown = f"value {v}" if self.labels.by_index else f"colour {v >> 16},{v >> 8 & 255},{v & 255}"
+                self._count(f"masks with {shown}, which is no class: void")
+        if image.instance_mask and not self.by_objects:
+            values, is_colour = read_values(image.instance_mask)
+            void = VOC_BORDER if is_colour else VOID if values.max() <= VOID else 2**16 - 1
+            present, inverse = np.unique(values, return_inverse=True)
+            numbers = np.cumsum((present != 0) & (present != void)) * (present != 0)
+            numbers[present == void] = -1
+            instance_map = numbers[inverse].reshape(values.shape)
+        return class_map, instance_map
+
+    def _paint(
+        self,
+        image: LabelledImage,
+        id_: str,
+        size: tuple[int, int],
+        class_map: NDArray[Any] | None,
+        instance_map: NDArray[Any] | None,
+    ) -> tuple[NDArray[Any] | None, NDArray[Any] | None, list[dict[str, Any]]]:
+        """Maps of the objects' outlines, the smaller on top of the larger; and all boxes, in the order of the file."""
+        drawn: list[tuple[LabelledObject, NDArray[np.bool_] | None]] = []
+        for number, one in enumerate(image.objects, start=1):
+            mask = None
+            problem = "" if one.category in self.place else f"class {one.category!r} is not in the list of classes"
+            if not problem and one.segmentation is not None:
+                try:
+                    mask = decode_segmentation(one.segmentation, size)
+                except ValueError as error:
+                    problem = str(error)
+                else:
+                    problem = "" if mask.any() else "it covers no pixel of the image"
+            if problem:
+                with self._lock:
+                    self.report.left_out[f"{self.tree.relative(image.path)}, object {number}"] = problem
+                continue
+            drawn.append((one, mask))
+            kind = "crowds" if one.is_crowd else "outlines" if mask is not None else "boxes without outline"
+            self._count(f"objects: {kind}")
+        boxes = [self._box_row(one, mask, size) for one, mask in drawn]
+        if not self.by_objects:
+            return class_map, instance_map, boxes
+        class_map = np.zeros(size, np.uint8, order="F")  # as masks are in memory
+        instance_map = np.zeros(size, np.int32, order="F")
+        areas = [float(row["area"]) for row in boxes]
+        order = sorted(
+            range(len(drawn)),
+            key=lambda k: (drawn[k][1] is not None and not drawn[k][0].is_crowd, drawn[k][0].layer, -areas[k], k),
+        )
+        next_number = 1
+        for k in order:
+            one, mask = drawn[k]
+            if mask is None or one.is_crowd:
+                where = _box_pixels(boxes[k]["bbox"]) if mask is None else mask
+                class_map[where], instance_map[where] = VOID, -1
+            else:
+                class_map[mask], instance_map[mask] = self.place[one.category], next_number
+                next_number += 1
+        hidden = next_number - 1 - len(np.unique(instance_map[instance_map > 0]))
+        self._count("objects wholly covered by others in the maps", hidden)
+        return class_map, instance_map, boxes
+
+    def _box_row(self, one: LabelledObject, mask: NDArray[np.bool_] | None, size: tuple[int, int]) -> dict[str, Any]:
+        outline = one.segmentation
+        box = one.box or (
+            extent([value for polygon in outline for value in polygon])
+            if isinstance(outline, list)
+            else _tight_box(mask if mask is not None else np.ones(size, bool))
+        )
+        area = one.area if one.area is not None else box[2] * box[3] if mask is None else int(mask.sum())
+        return {
+            "bbox": list(box),
+            "category_id": self.place[one.category],
+            "area": area,
+            "iscrowd": int(one.is_crowd),
+        }
+
+    def _save_map(self, kind: str, id_: str, values: NDArray[Any]) -> None:
+        deep = values.max(initial=0) >= VOID and kind == "instances"
+        void = 2**16 - 1 if deep else VOID
+        stored = np.where(values < 0, void, values).astype(np.uint16 if deep else np.uint8)
+        Image.fromarray(np.ascontiguousarray(stored)).save(self._path(kind, f"{id_}.png"))
+
+    def _path(self, kind: str, name: str) -> Path:
+        path = self.folder / kind / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _count(self, what: str, count: int = 1) -> None:
+        with self._lock:
+            self.counts[what] += count
+
+
+def write_folder(
+    labels: Labels,
+    tree: FileTree,
+    out: Path,
+    *,
+    format: str,
+    val: float,
+    seed: int,
+    copy: bool,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ImportReport:
+    """Write the dataset ``folder:NAME`` into the new folder ``out``, whose name is NAME.
+
+    It appears whole or not at all. Images are linked or copied. Splits that the labels give are kept (``test`` for
+    ``val`` where there is no ``val``, else left out); without any, ``val`` of the images, stratified by class, are for
+    scoring. Raises :class:`UsageError` where ``out`` is there, :class:`DataError` where no image is left.
+    """
+    if out.exists() or out.is_symlink():
+        raise UsageError(f"--out {out} is there already: give another name, or remove it")
+    report = ImportReport(format=format, source=str(tree.root.resolve()), out=str(out))
+    report.notes, report.left_out = labels.notes, labels.left_out
+    given = _given_splits(labels, report, tree)
+    ids = _image_ids(labels, tree)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = out.parent / f".{out.name}.importing-{os.getpid()}"
+    folder.mkdir()
+    try:
+        writer = FolderWriter(labels, tree, folder, report, copy=copy)
+        classes_of: dict[str, frozenset[str]] = {}
+        split_of_id: dict[str, str] = {}
+        jobs = list(zip(labels.images, ids, strict=True))
+        with ThreadPoolExecutor(cpu_count()) as pool:
+            for number, ((image, id_), found) in enumerate(
+                in_order(pool, lambda job: writer.write(*job), jobs), start=1
+            ):
+                progress(number, len(jobs))
+                if isinstance(found, str):
+                    report.left_out[str(tree.relative(image.path))] = found
+                else:
+                    classes_of[id_], split_of_id[id_] = found, image.split or "train"
+        if not classes_of:
+            why = next(iter(report.left_out.items()), ("", "no image"))
+            raise DataError(
+                f"{tree.root}: no image is left of {len(jobs)}; the first was {': '.join(filter(None, why))}"
+            )
+        if not given:
+            split_of_id = stratified_split(classes_of, val, seed)
+        splits = {split: sorted(i for i, s in split_of_id.items() if s == split) for split in ("train", "val")}
+        report.images = {split: len(names) for split, names in splits.items() if names}
+        report.found = {what: count for what, count in sorted(writer.counts.items()) if count}
+        report.objects = {name: report.objects[name] for name in report.classes if name in report.objects}
+        documents: dict[str, Any] = {SPLIT_FILE: {split: names for split, names in splits.items() if names}}
+        if report.written:
+            documents[CLASSES_FILE] = report.classes
+        documents[RECORD_FILE] = {**vars(report), "val": val, "seed": seed, "splits_given": given}
+        for name, content in documents.items():
+            (folder / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        folder.rename(out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return report
+
+
+def _given_splits(labels: Labels, report: ImportReport, tree: FileTree) -> bool:
+    """Whether the labels say what is for training and what for scoring; images of a third split are taken out."""
+    found = Counter(image.split for image in labels.images)
+    if not found["val"] and found["test"]:
+        for image in labels.images:
+            image.split = {"test": "val"}.get(image.split, image.split)
+        report.notes.append(f"there is no val: the {found['test']} images of test take its place")
+    elif found["test"]:
+        report.notes.append(f"the {found['test']} images of test are left out: train and val are there")
+        labels.images = [image for image in labels.images if image.split != "test"]
+    splits = {image.split for image in labels.images} - {""}
+    if found[""] and len(splits) > 1:
+        report.notes.append(f"{found['']} images are in no split, while others are: they go to train")
+    return len(splits) > 1
+
+
+def _image_ids(labels: Labels, tree: FileTree) -> list[str]:
+    """The id of each image: its path without ending and without folders that say nothing, or its split, if it may."""
+    paths = [tree.relative(image.path) for image in labels.images]
+
+    def shorten(dropped: Callable[[str], bool]) -> list[str]:
+        parents = [[part for part in path.parent.parts if not dropped(part)] for path in paths]
+        common = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*parents, strict=False)))
+        return ["/".join([*parts[common:], path.stem]) for parts, path in zip(parents, paths, strict=True)]
+
+    ids = shorten(lambda part: part.lower() in IMAGE_FOLDERS or bool(split_of(part)))
+    if len(set(map(composed, ids))) < len(ids):
+        ids = shorten(lambda part: part.lower() in IMAGE_FOLDERS)
+    used: set[str] = set()
+    for number, path in enumerate(paths):
+        if composed(ids[number]) in used:  # a.jpg and a.png: annotations go by the name without ending
+            ids[number] += f"-{path.suffix[1:]}"
+            labels.notes.append(f"{path}: there is another image of this name, so that it is written as {ids[number]}")
+        while composed(ids[number]) in used:
+            ids[number] += "-2"
+        used.add(composed(ids[number]))
+    return ids
+
+
+def stratified_split(classes_of: dict[str, frozenset[str]], val: float, seed: int) -> dict[str, str]:
+    """Image → ``train`` or ``val``, so that of each class's images a share of ``val`` is in val, as nearly as may be.
+
+    Iterative stratification (Sechidis et al., 2011): images of the class with the fewest images left come first, each
+    goes where its class is wanted most. At least one image of several is in each split, unless ``val`` is 0.
+    """
+    ids = sorted(classes_of)
+    random.Random(seed).shuffle(ids)
+    shares = {"val": val, "train": 1 - val}
+    wanted = {split: share * len(ids) for split, share in shares.items()}
+    counts = Counter(name for classes in classes_of.values() for name in classes)
+    wanted_of = {split: {name: share * count for name, count in counts.items()} for split, share in shares.items()}
+    result: dict[str, str] = {}
+    left = dict.fromkeys(ids)
+    while left:
+        remaining = Counter(name for id_ in left for name in classes_of[id_])
+        rarest = min(remaining, key=lambda name: (remaining[name], name)) if remaining else None
+        for id_ in [id_ for id_ in left if rarest is None or rarest in classes_of[id_]]:
+            split = max(shares, key=lambda s: (wanted_of[s].get(rarest, 0.0) if rarest else 0.0, wanted[s]))
+            result[id_] = split
+            wanted[split] -= 1
+            for name in classes_of[id_]:
+                wanted_of[split][name] -= 1
+            del left[id_]
+    if 0 < val < 1 and len(ids) > 1:
+        for split, other in (("val", "train"), ("train", "val")):
+            if split not in result.values():
+                result[next(id_ for id_ in ids if result[id_] == other)] = split
+    return result
+
+
+def _tight_box(mask: NDArray[np.bool_]) -> Box:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return (
+        int(columns[0]), int(rows[0]), int(columns[-1] + 1 - columns[0]), int(rows[-1] + 1 - rows[0]),
+    )  # fmt: skip
+
+
+def _box_pixels(box: Sequence[float]) -> tuple[slice, slice]:
+    """The pixels whose centres lie in a box."""
+    x, y, width, height = box
+    return tuple(
+        slice(max(0, round(start)), max(0, round(start + length))) for start, length in ((y, height), (x, width))
+    )  # type: ignore[return-value]
