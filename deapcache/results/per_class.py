@@ -86,7 +86,7 @@ def _confusions(runs: Sequence[Statistics], names: Sequence[str]) -> list[dict[s
     for actual, predicted, count in np.concatenate([run.run["confusions"].reshape(-1, 3) for run in runs]).tolist():
         pixels[actual, predicted] += count
     totals = runs[0].run["actual"].sum(0)
-    found = [
+    found: list[dict[str, Any]] = [
         {"actual": names[actual], "predicted": names[predicted], "share": count / len(runs) / int(totals[actual])}
         for (actual, predicted), count in pixels.most_common()
         if count

@@ -15,6 +15,9 @@ from deapcache.results.record import plain_json
 _MOST_TIMES = 50
 """More images than so many times those at hand are not asked for: such a difference does not matter."""
 
+_FEWEST = 20
+"""Validation images below which no number of further ones is estimated."""
+
 
 def verdict(home: Location, lines: Sequence[Any]) -> dict[str, Any]:
     """What rows of one comparison say of each other, as JSON values.
@@ -64,14 +67,16 @@ def _pair(
     is_sure = p < LARGEST_P
     more = None if is_sure else more_images(both, over_images, images, pairs)
     low, high = both.interval
-    by = f"by {abs(both.value):.4f} {label} (95% interval of the difference {low:+.4f} to {high:+.4f})"
+    ends = "no interval, for lack of images" if math.isnan(low) else f"95% interval of it {low:+.4f} to {high:+.4f}"
+    by = f"by {abs(both.value):.4f} {label} ({ends})"
     better, worse = left.display_name, right.display_name
     if is_sure:
         text = f"{better} beats {worse} {by}"
     elif math.isnan(both.value):
         text = f"{better} and {worse} cannot be compared: one has no score"
     else:
-        text = f"{better} and {worse} can't be told apart with these {images} images: {_needed(more, images)}; {by[3:]}"
+        tied = f"{better} and {worse} can't be told apart with these {images} images"
+        text = f"{tied}: {_needed(more, images)}; they differ {by}"
     return {
         "better": better,
         "worse": worse,
@@ -104,6 +109,8 @@ def more_images(both: Difference, over_images: Difference, images: int, pairs: i
 
 
 def _needed(more: int | None, images: int) -> str:
+    if images < _FEWEST:
+        return f"take {_FEWEST} or more for a verdict"
     if more is None:
         return "more images alone would not tell them apart; more seeds and longer training may"
     if more > _MOST_TIMES * images:
