@@ -34,6 +34,10 @@ def compare_command(
     iterations: Annotated[
         int | None, typer.Option("--iterations", min=1, help="Training steps of each readout, however long they take.")
     ] = None,
+    curve: Annotated[
+        bool | None,
+        typer.Option("--curve/--no-curve", help="A learning curve over images. Default: where the time suffices."),
+    ] = None,
     file: Annotated[
         Path | None,
         typer.Option("--out", callback=options.local_path, help="Report to write: one web page, REPORT.html."),
@@ -52,15 +56,18 @@ def compare_command(
 
     if file is not None and file.suffix not in (".html", ".htm"):
         raise UsageError(f"--out {file}: the report is a web page: give a name that ends in .html")
+    given = [("--home", home), ("--data-root", data_root), *(("--plugin", name) for name in plugin or [])]
     request = CompareRequest(
         dataset=dataset,
         backbones=options.names(backbone),
         task=task,
         minutes=minutes,
         iterations=iterations,
+        curve=curve,
         data_root=locations.data_root(data_root),
         device=device,
         command=sys.argv,
+        repeated=[word for option, value in given if value is not None for word in (option, str(value))],
     )
     with bars() as display:
         found = compare(

@@ -71,9 +71,13 @@ class CompareRequest:
     minutes: float = 10.0
     iterations: int | None = None
     """Training steps of each readout; None: as many as the time allows."""
+    curve: bool | None = None
+    """Whether there is a learning curve; None: where the time suffices for it as well."""
     data_root: Path
     device: str = "auto"
     command: Sequence[str] = ()
+    repeated: Sequence[str] = ()
+    """Options of the command line that the printed command repeats: homes, plugins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,11 +184,12 @@ def compare(
         raise PipelineError("; ".join(failures))
     names = [model.model for model in models]
     images = _training_images(first, request.dataset)
-    limits = [count for part in CURVE if (count := images // part) >= 2]
+    limits = [count for part in CURVE if request.curve is not False and (count := images // part) >= 2]
     iterations = request.iterations
     left = budget - (time.monotonic() - begun)
     if iterations is None:
-        iterations, limits = _choose_length(plan, names, limits, left, begun + budget)
+        fewest = 0 if request.curve else _FEWEST_WITH_CURVE
+        iterations, limits = _choose_length(plan, names, limits, left, begun + budget, fewest)
     chosen = plan(names, iterations, limits)
     say(f"{iterations:,} iterations of each readout, {chosen.missing} of {chosen.runs} runs to do")
     outcome = run_pipeline(chosen, progress=progress, report=report, command=request.command)
@@ -229,9 +234,14 @@ def _training_images(plan: PipelinePlan, dataset: str) -> int:
 
 
 def _choose_length(
-    plan: Callable[..., PipelinePlan], backbones: Sequence[str], limits: Sequence[int], left: float, end: float
+    plan: Callable[..., PipelinePlan],
+    backbones: Sequence[str],
+    limits: Sequence[int],
+    left: float,
+    end: float,
+    fewest: int,
 ) -> tuple[int, list[int]]:
-    """Iterations that fit the seconds ``left`` at measured rates, and the learning curve where it fits as well.
+    """Iterations that fit the seconds ``left`` at measured rates, and the learning curve where ``fewest`` remain.
 
     What is not known yet of rates is measured and kept in the home.
     """
@@ -240,7 +250,7 @@ def _choose_length(
     with_curve = measure_missing(replace(with_curve, rates=rates))
     left = min(left, end - time.monotonic())
     length = _length(with_curve, left)
-    if limits and length < _FEWEST_WITH_CURVE:
+    if limits and length < fewest:
         alone = plan_grid([plan(backbones, _REFERENCE)], rates=with_curve.rates)
         length, limits = _length(alone, left), []
     return max(length, _FEWEST), list(limits)
@@ -290,7 +300,8 @@ def _conclude(
     if iterations <= _FEWEST and request.iterations is None:
         falling = [f"{request.minutes:g} minutes left room for {iterations} iterations: give more --minutes", *falling]
     given = ["deapcache", "compare", request.dataset, "--backbone", ",".join(request.backbones)]
-    given += ["--task", task, "--iterations", str(iterations), "--out", "report.html"]
+    given += [] if any(map(is_subset, results)) else ["--no-curve"]
+    given += ["--task", task, "--iterations", str(iterations), *request.repeated, "--out", "report.html"]
     curve = list(results) if any(map(is_subset, results)) else []
     return Comparison(
         request=request,

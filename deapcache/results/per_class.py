@@ -155,7 +155,7 @@ def class_text(one: dict[str, Any]) -> str:
     low, high = one["interval"]
     if one["score"] is None:
         return NOTHING
-    return f"{one['score']:.3f}" + (NOTHING if low is None else f" [{low:.2f}, {high:.2f}]")
+    return f"{one['score']:.3f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
 
 
 def _confusion_table(title: str, names: Sequence[str], found: Sequence[dict[str, Any]]) -> Table | None:

@@ -75,7 +75,7 @@ def _pair(
     elif math.isnan(both.value):
         text = f"{better} and {worse} cannot be compared: one has no score"
     else:
-        tied = f"{better} and {worse} can't be told apart with these {images} images"
+        tied = f"{better} and {worse} can't be told apart with {_these(images)}"
         text = f"{tied}: {_needed(more, images)}; they differ {by}"
     return {
         "better": better,
@@ -108,6 +108,10 @@ def more_images(both: Difference, over_images: Difference, images: int, pairs: i
     return max(1, math.ceil(images * (of_images**2 / room - 1)))
 
 
+def _these(images: int) -> str:
+    return "a single image" if images == 1 else f"these {images:,} images"
+
+
 def _needed(more: int | None, images: int) -> str:
     if images < _FEWEST:
         return f"take {_FEWEST} or more for a verdict"
@@ -137,7 +141,7 @@ def _headline(ranked: Sequence[Any], pairs: Sequence[dict[str, Any]], label: str
     beaten, level = ([pair["worse"] for pair in own if pair["is_sure"] is sure] for sure in (True, False))
     if not level:
         return f"{best} is the best: it beats {_listed(beaten)}."
-    tied = f"{_listed([best, *level])} can't be told apart with these {images} images"
+    tied = f"{_listed([best, *level])} can't be told apart with {_these(images)}"
     return f"{tied}; {best} beats {_listed(beaten)}." if beaten else f"{tied}."
 
 
