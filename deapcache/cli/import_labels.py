@@ -91,6 +91,7 @@ def _show(report: ImportReport, folder: Path) -> None:
     out.print(listing)
     root = folder.absolute().parent
     place = "" if root == Path.cwd() / "data" else f" --data-root {shlex.quote(str(folder.parent))}"
+    place += "" if len(report.images) > 1 else f" --split {next(iter(report.images))}"
     out.print(f"next: deapcache extract --dataset {shlex.quote(f'folder:{folder.name}')}{place} --backbone dinov2")
 
 

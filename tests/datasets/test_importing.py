@@ -376,6 +376,28 @@ def test_masks_by_index(tmp_path: Path) -> None:
     assert dataset.read_annotation("train", 0, "classes").tolist() == [[0, 1, 2], [2, 1, VOID]]
 
 
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("train/p.png", "trainannot/p.png"),
+        ("train/p.jpg", "train_masks/p_mask.png"),
+        ("train_images/p.jpg", "train_labels/p.png"),
+        ("images/train/p.jpg", "labels/train/p.png"),
+        ("train/images/p.jpg", "train/masks/p.png"),
+        ("JPEGImages/p.jpg", "SegmentationClass/p.png"),
+        ("p.jpg", "p_mask.png"),
+        ("p.jpg", "masks/p.png"),
+    ],
+)
+def test_masks_find_their_images(image: str, mask: str, tmp_path: Path) -> None:
+    save_photograph(tmp_path / "s" / image, (1, 2))
+    save_mask(tmp_path / "s" / mask, [[0, 2]])
+    report, dataset = imported(tmp_path / "s", tmp_path)
+    assert (report.left_out, report.images) == ({}, {"train": 1})
+    assert dataset.read_annotation("train", 0, "classes").tolist() == [[0, 2]]
+    assert dataset.classes == ("class 0", "class 1", "class 2")
+
+
 def test_black_and_white_masks_are_background_and_foreground(tmp_path: Path) -> None:
     save_photograph(tmp_path / "s" / "images" / "p.jpg", (1, 2))
     save_mask(tmp_path / "s" / "masks" / "p.png", [[0, VOID]])
@@ -424,6 +446,15 @@ def test_photographs_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "birds" / "classes.json").exists()
 
 
+def test_folders_that_are_links_are_followed_once(tmp_path: Path) -> None:
+    save_photograph(tmp_path / "elsewhere" / "a.jpg")
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "images").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "s")
+    _, dataset = imported(tmp_path / "s", tmp_path)
+    assert dataset.image_ids("train") == ("a",)
+
+
 @pytest.mark.parametrize("copy", [False, True])
 def test_images_are_linked_or_copied_and_the_source_stays(copy: bool, tmp_path: Path) -> None:
     source = tmp_path / "s"
@@ -463,3 +494,35 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "birds").mkdir()
     with pytest.raises(UsageError, match="is there already: give another name, or remove it"):
         import_labels(EXPORTS / "coco", tmp_path / "birds")
+
+
+def test_a_class_that_the_labelmap_does_not_have_is_left_out(tmp_path: Path) -> None:
+    shutil.copytree(EXPORTS / "voc-boxes", tmp_path / "voc")
+    (tmp_path / "voc" / "labelmap.txt").write_text("background:0,0,0::\ncrow:128,0,0::\n")
+    report, dataset = imported(tmp_path / "voc", tmp_path)
+    assert report.classes == ["background", "crow"]
+    why = "class 'barn owl' is not in the list of classes"
+    assert report.left_out == {
+        f"JPEGImages/{name}.png, object {k}": why for name, k in (("a", 2), ("d", 2), ("Möwe 1", 1))
+    }
+    assert report.objects == {"crow": 4}
+    assert len(list(images_of(dataset))) == 4
+
+
+def test_splits_and_names_of_a_data_yaml_from_another_machine(tmp_path: Path) -> None:
+    """Roboflow writes ../train/images, and the ids of names may be keys."""
+    root = tmp_path / "rf"
+    for split in ("train", "valid"):
+        save_photograph(root / split / "images" / f"{split}.jpg")
+        (root / split / "labels").mkdir()
+        (root / split / "labels" / f"{split}.txt").write_text("1 0.5 0.5 0.25 0.5\n0 0.1 0.1 0.1\n9 0.5 0.5 1 1\n")
+    save_photograph(root / "valid" / "images" / "nothing.jpg")
+    (root / "data.yaml").write_text("train: ../train/images\nval: /home/me/x/valid/images\nnames: {0: crow, 1: jay}\n")
+    report, dataset = imported(root, tmp_path)
+    assert (dataset.image_ids("train"), dataset.image_ids("val")) == (("train",), ("nothing", "valid"))
+    assert dataset.read_annotation("train", 0, "boxes")[1:].tolist() == [[12, 6, 8, 12, 96, OBJECT, 1]]
+    assert report.notes == [
+        "2 line(s) left out: 3 numbers after the class are neither a box (4) nor a polygon (6, 8, ...)",
+        "2 line(s) left out: class 9 is not among the 2 names",
+        "1 image(s) have no label file: there is nothing in them, as YOLO takes it",
+    ]

@@ -17,8 +17,8 @@ from deapcache.tasks.depth import Depth
 
 def test_tasks_follow_from_annotations_and_classes() -> None:
     coco, scenes = DATASETS.get("coco"), DATASETS.get("scenes")
-    assert set(tasks_of(coco)) == {"boundaries", "detection", "discrimination", "foreground"}
-    assert set(tasks_of(scenes)) == {*tasks_of(coco), "depth", "segmentation"}
+    assert set(tasks_of(coco)) == {"boundaries", "detection", "discrimination", "foreground", "segmentation"}
+    assert set(tasks_of(scenes)) == {*tasks_of(coco), "depth"}
     assert "voc" in tasks_of(DATASETS.get("voc"))
     assert tasks_of(type("Unknown", (coco,), {"annotations": ()})) == []
     many = type("Many", (scenes,), {"classes": tuple(f"class {k}" for k in range(171))})
@@ -36,9 +36,13 @@ def test_the_default_dataset_comes_first() -> None:
 @pytest.mark.parametrize(
     ("task", "dataset", "message"),
     [
-        ("segmentation", "coco", r"needs the annotation classes, and dataset coco has instances and boxes: .*scenes"),
+        (
+            "segmentation",
+            "nyuv2",
+            r"needs the annotation classes, and dataset nyuv2 has instances, boxes and depth: .*scenes",
+        ),
         ("depth", "coco", r"needs the annotation depth, .*: choose --dataset nyuv2, .* or scenes "),
-        ("coco-stuff", "coco", r"needs the annotation classes, .* instances and boxes: choose --dataset coco-stuff "),
+        ("coco-stuff", "coco", r"task coco-stuff has 171 classes, .* has 81: choose the dataset coco-stuff"),
         ("detection", "ade20k", r"needs the annotations boxes and instances, and dataset ade20k has classes: "),
         ("voc", "scenes", r"task voc has 21 classes, .* has 10"),
     ],
@@ -64,7 +68,8 @@ def test_datasets_whose_annotations_are_not_known_are_left_alone(home, monkeypat
 
 
 def test_targets_that_are_cached_count(home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(DATASETS._entries, "toys", type("Toys", (DATASETS.get("coco"),), {"name": "toys"}))
+    facts = {"name": "toys", "annotations": ("instances", "boxes"), "classes": ()}
+    monkeypatch.setitem(DATASETS._entries, "toys", type("Toys", (DATASETS.get("coco"),), facts))
     with pytest.raises(UsageError, match="needs the annotation classes, and dataset toys has instances and boxes"):
         choose_datasets(home, ["segmentation"], "toys", [])
     for split in COUNTS:
@@ -86,7 +91,7 @@ def test_the_commands_line(home, tmp_path: Path, capsys: Any) -> None:
     from deapcache.cli import main
 
     with pytest.raises(SystemExit) as ended:
-        main(["probe", "--task", "coco-stuff", "--dataset", "coco", "--home", str(home)])
+        main(["probe", "--task", "coco-stuff", "--dataset", "nyuv2", "--home", str(home)])
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "needs the annotation classes, and dataset coco has instances and boxes" in line
+    assert "needs the annotation classes, and dataset nyuv2 has instances, boxes and depth" in line

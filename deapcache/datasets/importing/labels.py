@@ -88,7 +88,10 @@ def composed(name: str) -> str:
 
 
 class FileTree:
-    """All files below a folder, but for hidden ones; images are found by the names that labels give them."""
+    """All files below a folder and the folders that it links to, but for hidden ones.
+
+    Images are found by the names that labels give them.
+    """
 
     def __init__(self, root: Path) -> None:
         """Raises ``OSError`` where a folder cannot be listed."""
@@ -98,8 +101,11 @@ class FileTree:
             raise error  # os.walk would go on
 
         self.files: list[Path] = []
-        for place, folders, names in os.walk(root, onerror=refuse):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+        met: set[str] = set()  # a link may lead back
+        for place, folders, names in os.walk(root, followlinks=True, onerror=refuse):
+            met.add(os.path.realpath(place))
+            inner = [Path(place, name) for name in sorted(folders) if not name.startswith(".")]
+            folders[:] = [path.name for path in inner if os.path.realpath(path) not in met]
             self.files += [Path(place, name) for name in sorted(names) if not name.startswith(".")]
         self.images = [path for path in self.files if path.suffix.lower() in IMAGE_SUFFIXES]
         self._by_name: dict[str, list[Path]] = {}

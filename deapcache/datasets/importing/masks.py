@@ -46,6 +46,8 @@ CLASS_FOLDERS = frozenset(
 INSTANCE_FOLDERS = frozenset(("segmentationobject", "instances"))
 _MASK_END = re.compile(r"[_\-.](mask|masks|label|labels|gt|seg)$", re.I)
 _VOID_NAMES = frozenset(["void", "ignore", "ignored", "unlabelled", "unlabeled"])
+_FOLDER_END = re.compile(r"[_\-]?(annot|masks?|labels?)$|[_\-](images?)$", re.I)
+"""``train_images`` and ``train_masks``, ``train`` and ``trainannot`` are of one split."""
 VOC_BORDER = 0xE0E0C0
 """Colour of what VOC does not score, the last one of its palette."""
 
@@ -79,7 +81,12 @@ def pair_masks(tree: FileTree, labels: Labels) -> None:
     images: list[tuple[tuple[str, ...], Path]] = []
     for path in tree.images:
         parts = [composed(part) for part in tree.relative(path).parts]
-        parts = [piece for part in parts for piece in re.sub("annot$", "/annot", part).split("/") if piece]
+        parts = [
+            piece
+            for part in parts
+            for piece in _FOLDER_END.sub(lambda end: f"/{end[1] or end[2]}", part).split("/")
+            if piece
+        ]
         folders = {part.lower() for part in parts[:-1]}
         stem = PurePosixPath(parts[-1]).stem
         own = _MASK_END.sub("", stem)

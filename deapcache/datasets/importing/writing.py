@@ -8,7 +8,7 @@ import random
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -43,6 +43,9 @@ RECORD_FILE = "import.json"
 """What was imported from where and what was left out, beside the images."""
 
 Box = tuple[float, float, float, float]
+
+_Drawn = tuple[LabelledObject, NDArray[np.bool_] | None]
+"""An object and the pixels of its outline; None where it has a box alone."""
 
 
 @dataclass(kw_only=True)
@@ -108,10 +111,10 @@ class FolderWriter:
             return lacking
         class_map, instance_map = self._read_masks(image)
         size = image.size or (upright if class_map is None else class_map.shape)
-        if size not in (stored, upright):
-            return (
-                f"its labels are for {size[0]} x {size[1]} pixels (height x width), it has {upright[0]} x {upright[1]}"
-            )
+        sizes = [size, *(values.shape for values in (class_map, instance_map) if values is not None)]
+        if odd := [one for one in sizes if one not in (stored, upright) or one != size]:
+            rows, columns = odd[0]
+            return f"its labels are for {rows} x {columns} pixels (height x width), it has {upright[0]} x {upright[1]}"
         # drawn on the picture as it is stored, by tools that ignore EXIF: only the sides tell
         turn = orientation if size != upright else 1
         if orientation > 1 and stored == upright:
@@ -119,33 +122,27 @@ class FolderWriter:
         found = (
             {self.classes[v] for v in np.unique(class_map) if v < len(self.classes)} if class_map is not None else set()
         )
-        boxes: list[dict[str, Any]] = []
         if self.with_boxes:
-            class_map, instance_map, boxes = self._paint(image, id_, size, class_map, instance_map)
+            drawn = self._draw(image, size)
+            boxes = [self._box_row(one, mask) for one, mask in drawn]
+            if self.by_objects:
+                class_map, instance_map = self._paint(drawn, boxes, size)
             found |= {one.category for one in image.objects if one.category in self.place}
-        if turn > 1:
-            for one in boxes:
-                one["bbox"] = turn_box(one["bbox"], size, turn)
-        if self.with_classes and class_map is not None:
-            self._save_map("labels", id_, turn_map(class_map, turn))
-        if self.with_instances and instance_map is not None:
-            self._save_map("instances", id_, turn_map(instance_map, turn))
-        if self.with_boxes:
-            path = self._path("boxes", f"{id_}.json")
-            path.write_text(json.dumps(boxes), encoding="utf-8")
+            turned = [{**row, "bbox": turn_box(row["bbox"], size, turn)} for row in boxes]
+            self._path("boxes", f"{id_}.json").write_text(json.dumps(turned), encoding="utf-8")
+        for kind, values in (("labels", class_map), ("instances", instance_map)):
+            if values is not None:
+                self._save_map(kind, id_, turn_map(values, turn))
         target = self._path(IMAGES, id_ + image.path.suffix)
         if self.copy:
             shutil.copyfile(image.path, target)
         else:
             target.symlink_to(image.path.resolve())
         with self._lock:
-            self.report.objects |= {
-                name: self.report.objects.get(name, 0) + self._occurrences(image, name) for name in found
-            }
+            for name in found:
+                count = sum(one.category == name for one in image.objects) if self.with_boxes else 1
+                self.report.objects[name] = self.report.objects.get(name, 0) + count
         return frozenset(found)
-
-    def _occurrences(self, image: LabelledImage, name: str) -> int:
-        return sum(one.category == name for one in image.objects) if self.with_boxes else 1
 
     def _lacking(self, image: LabelledImage) -> str:
         if self.by_objects:
@@ -180,16 +177,9 @@ class FolderWriter:
             instance_map = numbers[inverse].reshape(values.shape)
         return class_map, instance_map
 
-    def _paint(
-        self,
-        image: LabelledImage,
-        id_: str,
-        size: tuple[int, int],
-        class_map: NDArray[Any] | None,
-        instance_map: NDArray[Any] | None,
-    ) -> tuple[NDArray[Any] | None, NDArray[Any] | None, list[dict[str, Any]]]:
-        """Maps of the objects' outlines, the smaller on top of the larger; and all boxes, in the order of the file."""
-        drawn: list[tuple[LabelledObject, NDArray[np.bool_] | None]] = []
+    def _draw(self, image: LabelledImage, size: tuple[int, int]) -> list[_Drawn]:
+        """The objects of an image, with the pixels of outlines; what cannot be drawn is left out."""
+        drawn: list[_Drawn] = []
         for number, one in enumerate(image.objects, start=1):
             mask = None
             problem = "" if one.category in self.place else f"class {one.category!r} is not in the list of classes"
@@ -205,45 +195,42 @@ class FolderWriter:
                     self.report.left_out[f"{self.tree.relative(image.path)}, object {number}"] = problem
                 continue
             drawn.append((one, mask))
-            kind = "crowds" if one.is_crowd else "outlines" if mask is not None else "boxes without outline"
-            self._count(f"objects: {kind}")
-        boxes = [self._box_row(one, mask, size) for one, mask in drawn]
-        if not self.by_objects:
-            return class_map, instance_map, boxes
+            self._count(
+                f"objects: {'crowds' if one.is_crowd else 'boxes without outline' if mask is None else 'outlines'}"
+            )
+        return drawn
+
+    def _paint(
+        self, drawn: Sequence[_Drawn], boxes: Sequence[Mapping[str, Any]], size: tuple[int, int]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Maps of the objects' outlines, the smaller on top; crowds and boxes are void, under all of them."""
         class_map = np.zeros(size, np.uint8, order="F")  # as masks are in memory
         instance_map = np.zeros(size, np.int32, order="F")
-        areas = [float(row["area"]) for row in boxes]
-        order = sorted(
-            range(len(drawn)),
-            key=lambda k: (drawn[k][1] is not None and not drawn[k][0].is_crowd, drawn[k][0].layer, -areas[k], k),
-        )
-        next_number = 1
-        for k in order:
+
+        def depth(k: int) -> tuple[bool, int, float]:
+            one, mask = drawn[k]
+            return mask is not None and not one.is_crowd, one.layer, -boxes[k]["area"]
+
+        number = 0
+        for k in sorted(range(len(drawn)), key=depth):
             one, mask = drawn[k]
             if mask is None or one.is_crowd:
                 where = _box_pixels(boxes[k]["bbox"]) if mask is None else mask
                 class_map[where], instance_map[where] = VOID, -1
             else:
-                class_map[mask], instance_map[mask] = self.place[one.category], next_number
-                next_number += 1
-        hidden = next_number - 1 - len(np.unique(instance_map[instance_map > 0]))
-        self._count("objects wholly covered by others in the maps", hidden)
-        return class_map, instance_map, boxes
+                number += 1
+                class_map[mask], instance_map[mask] = self.place[one.category], number
+        self._count("objects wholly covered by others", number - len(np.unique(instance_map[instance_map > 0])))
+        return class_map, instance_map
 
-    def _box_row(self, one: LabelledObject, mask: NDArray[np.bool_] | None, size: tuple[int, int]) -> dict[str, Any]:
-        outline = one.segmentation
-        box = one.box or (
-            extent([value for polygon in outline for value in polygon])
-            if isinstance(outline, list)
-            else _tight_box(mask if mask is not None else np.ones(size, bool))
-        )
+    def _box_row(self, one: LabelledObject, mask: NDArray[np.bool_] | None) -> dict[str, Any]:
+        box = one.box
+        if box is None and isinstance(one.segmentation, list):
+            box = extent([value for polygon in one.segmentation for value in polygon])
+        elif box is None:
+            box = _tight_box(mask)
         area = one.area if one.area is not None else box[2] * box[3] if mask is None else int(mask.sum())
-        return {
-            "bbox": list(box),
-            "category_id": self.place[one.category],
-            "area": area,
-            "iscrowd": int(one.is_crowd),
-        }
+        return {"bbox": list(box), "category_id": self.place[one.category], "area": area, "iscrowd": int(one.is_crowd)}
 
     def _save_map(self, kind: str, id_: str, values: NDArray[Any]) -> None:
         deep = values.max(initial=0) >= VOID and kind == "instances"
@@ -395,7 +382,13 @@ def stratified_split(classes_of: dict[str, frozenset[str]], val: float, seed: in
     return result
 
 
-def _tight_box(mask: NDArray[np.bool_]) -> Box:
+def _kind_of(one: LabelledObject, mask: NDArray[np.bool_] | None) -> str:
+    return "crowds" if one.is_crowd else "boxes without outline" if mask is None else "outlines"
+
+
+def _tight_box(mask: NDArray[np.bool_] | None) -> Box:
+    if mask is None:
+        raise DataError("an object has neither box nor outline")
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return (
         int(columns[0]), int(rows[0]), int(columns[-1] + 1 - columns[0]), int(rows[-1] + 1 - rows[0]),

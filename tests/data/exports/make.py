@@ -67,15 +67,12 @@ def with_datumaro() -> None:
         ("masks", "voc_segmentation", "outlines as masks", {"label_map": labelmap}),
         ("camvid", "camvid", "outlines as masks", {"label_map": colours}),
     ):
-        try:
-            made = dataset(kind.removesuffix(" as masks"))
-            if kind.endswith("masks"):
-                made.transform("polygons_to_masks")
-            if format_ == "camvid":  # whose names have no spaces
-                made.transform("remap_labels", mapping={"barn owl": "owl"}, default="keep")
-            made.export(str(HERE / folder), format_, save_media=True, **options)
-        except Exception as error:
-            print(folder, repr(error)[:300])
+        made = dataset(kind.removesuffix(" as masks"))
+        if kind.endswith("masks"):
+            made.transform("polygons_to_masks")
+        if format_ == "camvid":  # whose names have no spaces
+            made.transform("remap_labels", mapping={"barn owl": "owl"}, default="keep")
+        made.export(str(HERE / folder), format_, save_media=True, **options)
     Path(labelmap).unlink()
     Path(colours).unlink()
 
