@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 Identity = dict[str, Any]
 """``outer.inner`` → value."""
 
-_OF_THE_ROW = ("protocol.readout.", "protocol.readout_options.", "protocol.optimiser.lr.")
-"""Protocol fields in which the rows of one table differ, since each row says which readout and learning rate it is."""
+_OF_THE_ROW = ("protocol.readout.", "protocol.readout_options.", "protocol.optimiser.lr.", "protocol.train_subset.")
+"""Protocol fields in which the rows of one table differ: each says which readout, learning rate and images it is of."""
 
 CONTROL = re.compile(r"@untrained(?::(\d+)(?:,\d+)*)?")
 """Of a backbone's name: random weights, and the first of their seeds where it is not 0. Controls of all seeds are one
@@ -191,7 +191,7 @@ def comparison_identity(result: Result) -> Identity:
     """What the rows of one table share: the protocol but for readout and learning rate, and the targets' recipes."""
     targets = {name: cache["recipe"] for name, cache in result.caches.items() if "targets" in name}
     # rows may be of growing parts of the same training images
-    whole = {"train_limit": None, "train_subset": None} if is_subset(result) else {}
+    whole = {"train_limit": None} if is_subset(result) else {}
     flat = _flat({"protocol": {**_protocol(result), **whole}, **targets})
     return {name: value for name, value in flat if not f"{name}.".startswith(_OF_THE_ROW)}
 
