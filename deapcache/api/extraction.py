@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from deapcache import locations
 from deapcache.api.features import Features, Home, home_of, open_features
+from deapcache.backbones import LAST, NO_TOKENS
 from deapcache.datasets import Dataset, open_dataset
 from deapcache.errors import UsageError
 
@@ -27,6 +28,8 @@ def extract(
     home: Home = None,
     splits: Sequence[str] | None = None,
     image_size: int | tuple[int, int] | None = None,
+    layers: int | str | Sequence[int | str] | None = None,
+    tokens: str = NO_TOKENS,
     data_root: Path | None = None,
     settings: ExtractionSettings | None = None,
     **options: Any,
@@ -65,6 +68,8 @@ def extract(dataset: Any, *of: Any, backbones: Any = (), home: Any = None, **opt
         Where to, and which splits; by default the home of the commands, and all.
     image_size
         What the backbones see, pixels: a side, or (height, width). Default: each one's own; 224 of a module.
+    layers, tokens
+        As ``--layers`` and ``--tokens``: numbers of blocks, from 1, and ``"last"``, the default; ``"cls"`` or none.
     data_root
         Where the files of datasets are.
     settings, options
@@ -89,16 +94,22 @@ def _extract(
     *,
     splits: Sequence[str] | None = None,
     image_size: int | tuple[int, int] | None = None,
+    layers: int | str | Sequence[int | str] | None = None,
+    tokens: str = NO_TOKENS,
     data_root: Path | None = None,
     settings: ExtractionSettings | None = None,
     **options: Any,
 ) -> list[Features]:
+    from deapcache.backbones import LayerSelection
     from deapcache.extraction import ExtractionSettings
     from deapcache.extraction import extract as run
 
     given = [backbones] if isinstance(backbones, str) or not isinstance(backbones, Sequence) else list(backbones)
     if not given:
         raise UsageError("which backbones? give extract(DATASET, backbones=[NAME or module, …])")
+    if layers is not None or tokens != NO_TOKENS:
+        wanted = (layers if layers is not None else LAST,) if isinstance(layers, int | str | None) else layers
+        options["selection"] = LayerSelection(layers=tuple(map(str, wanted)), tokens=tokens)
     if settings is not None and options:
         raise UsageError(
             f"{', '.join(options)} is given beside ExtractionSettings, which have all options: put it there"

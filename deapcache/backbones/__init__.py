@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         BatchNormStatistics,
         Output,
         build,
+        build_by_digest,
         check_precision,
         layers_of,
     )
@@ -63,6 +64,7 @@ __all__ = [
     "arithmetic_key",
     "at_size",
     "build",
+    "build_by_digest",
     "build_count",
     "check_precision",
     "describe",
@@ -80,7 +82,16 @@ __all__ = [
 _WITH_TORCH = {
     "layers": ("DEFAULT_LAYERS", "LayerSelection"),
     "plugin_backbone": ("register_module",),
-    "model": ("AUTOCAST", "Backbone", "BatchNormStatistics", "Output", "build", "check_precision", "layers_of"),
+    "model": (
+        "AUTOCAST",
+        "Backbone",
+        "BatchNormStatistics",
+        "Output",
+        "build",
+        "build_by_digest",
+        "check_precision",
+        "layers_of",
+    ),
 }
 """Module → the names in it that need torch, which takes seconds to import."""
 

@@ -37,6 +37,7 @@ TRAINED_WITH = {"student", "momentum_encoder"}
 
 PRETRAINING_PARTS = (
     "head.", "fc.", "classifier.", "projector.", "predictor.", "decoder_", "mask_token", "dino_head.", "ibot_head.",
+    "rasa_head.",
 )  # fmt: skip
 """First parts of keys that serve the pretraining task only, and are left out without an error."""
 

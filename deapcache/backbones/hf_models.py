@@ -15,19 +15,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_hf_file_metadata,
+    get_token,
+    hf_hub_download,
+    hf_hub_url,
+    metadata_load,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from torch import Tensor, nn
 
 from deapcache.backbones.checkpoints import State, load_strictly
 from deapcache.backbones.layers import LayerOutput, LoadedModel, TransformerBlocks, covered_share
 from deapcache.backbones.registry import BackboneEntry, Channels, Size, WeightsSource, split_name
-from deapcache.backbones.weights import TIMEOUT_SECONDS
+from deapcache.backbones.weights import TIMEOUT_SECONDS, accept_terms
 from deapcache.errors import DeapcacheError, MissingWeightsError, UnknownNameError, UsageError, WeightsError
 from deapcache.recipe import digest_of
 
 TRUST = "DEAPCACHE_TRUST_REMOTE_CODE"
 """Environment variable that lets models bring code of their own, which is run; worker processes inherit it."""
+
+VJEPA2 = "vjepa2"
+"""Type of a model of videos, which sees an image as a video of one frame."""
 
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -54,7 +66,9 @@ def describe(name: str) -> BackboneEntry:
     place, revision = _place(name)
     with _loading(name):
         raw, _ = transformers.PretrainedConfig.get_config_dict(place, revision=revision)
-        processor, _ = transformers.BaseImageProcessor.get_image_processor_dict(place, revision=revision)
+        is_of_videos = raw.get("model_type") == VJEPA2
+        file = {"image_processor_filename": "video_preprocessor_config.json"} if is_of_videos else {}
+        processor, _ = transformers.BaseImageProcessor.get_image_processor_dict(place, revision=revision, **file)
     config = _config(name)
     size = _native_size(config, processor)
     mean, std = _normalisation(processor)
@@ -62,6 +76,7 @@ def describe(name: str) -> BackboneEntry:
         tower = _tower(transformers.AutoModel.from_config(config, trust_remote_code=_is_trusted()))
         norm = _applies_norm(tower, size)
         _, dim, height, width = _feature_map(tower, torch.zeros(1, 3, *size), size=size).shape
+    licence, gated = _read_card(place, revision)
     described = {key: value for key, value in raw.items() if key not in (*_VOLATILE, "text_config")}
     return BackboneEntry(
         name=f"hf:{name}",
@@ -74,6 +89,8 @@ def describe(name: str) -> BackboneEntry:
         parameters=sum(p.numel() for p in tower.parameters()),
         mean=mean,
         std=std,
+        licence=licence,
+        gated=gated,
         final_norm=norm,
         source=WeightsSource(path=Path(place)) if Path(place).is_dir() else WeightsSource(repo=place, files=FILES),
         own_weights=True,
@@ -85,7 +102,7 @@ def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None
     """Build the part of the model that sees images: with its own weights, those of ``checkpoint``, or random ones."""
     transformers = _transformers()
     name = split_name(entry.name)[0].removeprefix("hf:")
-    config = _config(name)
+    config = _at_size(_config(name), image_size)
     unused: tuple[str, ...] = ()
     if entry.untrained or checkpoint is not None or torch.get_default_device().type == "meta":
         with _no_map(name):
@@ -97,6 +114,26 @@ def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None
     native = entry.native_size or entry.image_size
     forward = partial(_feature_map, tower, size=native)
     return LoadedModel(tower, forward, dict(entry.arguments), _blocks(tower, native, entry.final_norm), unused)
+
+
+def load_registered(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> LoadedModel:
+    """Build the part that sees images of a model whose configuration is in the arguments of ``entry``."""
+    options = {"crop_size": entry.image_size[0], **entry.arguments}
+    config = _at_size(_transformers().AutoConfig.for_model(**options), image_size)
+    tower = _tower(_transformers().AutoModel.from_config(config))
+    unused = load_strictly(tower, checkpoint, entry) if checkpoint is not None else ()
+    native = entry.native_size or entry.image_size
+    forward = partial(_feature_map, tower, size=native)
+    return LoadedModel(tower, forward, dict(entry.arguments), _blocks(tower, native, entry.final_norm), unused)
+
+
+def _at_size(config: Any, image_size: Size | None) -> Any:
+    """The configuration for another image size, where the model's positions follow from it."""
+    if image_size and config.model_type == VJEPA2:
+        if image_size[0] != image_size[1]:
+            raise UsageError("its positions are those of a square")
+        config.crop_size = image_size[0]
+    return config
 
 
 def _transformers() -> Any:
@@ -146,10 +183,7 @@ def _loading(name: str) -> Iterator[None]:
             cause = cause.__cause__ or cause.__context__
         repo, _, revision = name.partition("@")
         if any(isinstance(one, GatedRepoError) for one in causes):
-            raise MissingWeightsError(
-                f"hf:{name} is gated: accept its terms at https://huggingface.co/{repo}, make a token with read access "
-                "there, and set HF_TOKEN to it"
-            ) from None
+            raise MissingWeightsError(f"hf:{name} is gated, and {_token_state()}: {accept_terms(repo)}") from None
         if any(isinstance(one, RevisionNotFoundError) for one in causes):
             raise UnknownNameError(f"hf:{name}: {repo} has no revision {revision!r}") from None
         if any(isinstance(one, RepositoryNotFoundError) for one in causes):
@@ -168,6 +202,33 @@ def _loading(name: str) -> Iterator[None]:
                 "are normalised: save its image processor beside it (AutoImageProcessor…save_pretrained)"
             ) from None
         raise MissingWeightsError(f"hf:{name} cannot be loaded: {type(error).__name__}: {text[:300]}") from None
+
+
+def _token_state() -> str:
+    return "the account of HF_TOKEN has no access to it" if get_token() else "there is no token"
+
+
+def _read_card(place: str, revision: str | None) -> tuple[str, bool]:
+    """Licence of the weights as their model card says it, and whether they are gated.
+
+    The card is the folder's README.md, that in the hub's cache, or what the hub answers.
+    """
+    licence, gated = "", False
+    if Path(place).is_dir():
+        file: Any = Path(place) / "README.md"
+    else:
+        file = try_to_load_from_cache(place, "README.md", revision=revision)
+        if not isinstance(file, str) and not constants.HF_HUB_OFFLINE:
+            with contextlib.suppress(Exception):  # it is for information alone; of several libraries, by version
+                gated = bool(HfApi().model_info(place, revision=revision, timeout=TIMEOUT_SECONDS).gated)
+                file = hf_hub_download(place, "README.md", revision=revision, etag_timeout=TIMEOUT_SECONDS)
+    if isinstance(file, str | Path) and Path(file).is_file():
+        with contextlib.suppress(Exception):  # front matter that cannot be read
+            card = metadata_load(file) or {}
+            gated = gated or any(key.startswith("extra_gated_") for key in card)
+            named = card.get("license_name") if card.get("license") == "other" else card.get("license")
+            licence = named if isinstance(named, str) else ""
+    return licence or "see model card", gated
 
 
 @contextlib.contextmanager
@@ -219,6 +280,8 @@ def _pretrained(name: str, config: Any) -> nn.Module:
 
 def _tower(model: nn.Module) -> Any:
     """The part of a model that sees images, without what makes one vector of the map."""
+    if model.config.model_type == VJEPA2:  # type: ignore[union-attr]
+        model = model.encoder  # type: ignore[assignment]
     tower = next((getattr(model, part) for part in _TOWERS if isinstance(getattr(model, part, None), nn.Module)), model)
     if isinstance(inner := getattr(tower, "vision_encoder", None), nn.Module):  # of SAM, which wraps it once more
         tower = inner
@@ -237,7 +300,7 @@ def _native_size(config: Any, processor: Mapping[str, Any]) -> Size:
     """Of the config, which says what position embeddings are for; else what the image processor makes."""
     vision = getattr(config, "vision_config", config)
     patches = getattr(vision, "num_patches", None)
-    found = getattr(vision, "image_size", None)
+    found = vision.crop_size if config.model_type == VJEPA2 else getattr(vision, "image_size", None)
     if found is None and patches and isinstance(getattr(vision, "patch_size", None), int):
         found = int(patches**0.5) * vision.patch_size
     for asked in ("crop_size", "size") if found is None else ():
@@ -280,6 +343,8 @@ def _forward(tower: Any, images: Tensor, size: Size) -> Any:
         images = patches.reshape(len(images), cells[0] * cells[1], -1)
         given["spatial_shapes"] = torch.tensor([cells], device="cpu").expand(len(images), -1)
         given["pixel_attention_mask"] = None  # all patches are of the image
+    if "pixel_values_videos" in parameters:
+        images = images[:, None]  # one frame, which the model repeats
     return tower(images, **given)
 
 

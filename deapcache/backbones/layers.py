@@ -27,6 +27,15 @@ class TransformerBlocks(NamedTuple):
     """Images (B, 3, h, w), indices of blocks from 0 in rising order, norm or not, class token or not."""
 
 
+class NamedLayers(NamedTuple):
+    """The layers that each forward of a model gives, under names of its own; one is ``last``."""
+
+    has_class_token: Mapping[str, bool]
+    """Layer → whether its class token comes with it."""
+    forward: Callable[[Tensor], Mapping[str, LayerOutput]]
+    """(B, 3, h, w) float32 normalised images to what each layer gives."""
+
+
 class LoadedModel(NamedTuple):
     """A built model and how to get its feature map.
 
@@ -40,7 +49,7 @@ class LoadedModel(NamedTuple):
     """(B, 3, h, w) float32 normalised images to (B, D, H, W)."""
     arguments: Mapping[str, Any]
     """Keyword arguments that the architecture was built with; JSON."""
-    blocks: TransformerBlocks | None = None
+    blocks: TransformerBlocks | NamedLayers | None = None
     """None: the model gives the one map alone."""
     unused: tuple[str, ...] = ()
     """Keys of the checkpoint that serve something else: heads, the other encoder of a pair, an optimiser."""
@@ -99,8 +108,8 @@ def select_layers(
 ) -> tuple[tuple[str, ...], bool, Forward]:
     """The layers as recipes name them, whether the final norm is applied, and the forward that gives all of them.
 
-    Raises :class:`UsageError` where the backbone is no vision transformer that gives its blocks, has no block of that
-    number, no final norm or no class token.
+    Raises :class:`UsageError` where the backbone is no vision transformer that gives its blocks and no plugin that
+    gives several layers, has no block of that number, no final norm or no class token.
     """
     if selection == DEFAULT_LAYERS:
         return (entry.layer,), entry.final_norm, lambda images: ((model.feature_map(images), None),)
@@ -111,6 +120,8 @@ def select_layers(
             "vision transformers have, of timm (ViT, DINOv2, SigLIP, EVA), of open_clip and hf:; leave out --layers, "
             "--tokens and --final-norm"
         )
+    if isinstance(blocks, NamedLayers):
+        return selection.layers, entry.final_norm, _select_named(entry, blocks, selection)
     norm = entry.final_norm if selection.final_norm is None else selection.final_norm
     if norm and isinstance(blocks.final_norm, nn.Identity):
         raise UsageError(f"backbone {entry.name!r} has no final norm: leave out --final-norm")
@@ -127,6 +138,29 @@ def select_layers(
 
     # The last block is always called last: asked for by its number, it is the cache that is there already.
     return tuple(LAST if number == blocks.depth else str(number) for number in numbers), norm, forward
+
+
+def _select_named(entry: BackboneEntry, named: NamedLayers, selection: LayerSelection) -> Forward:
+    has_class_token = named.has_class_token
+    if missing := [layer for layer in selection.layers if layer not in has_class_token]:
+        raise UsageError(
+            f"backbone {entry.name!r} gives no layer {', '.join(missing)}: its module's forward returns "
+            f"{', '.join(has_class_token)}; let it return a mapping of each layer to its map"
+        )
+    if selection.final_norm not in (None, entry.final_norm):
+        raise UsageError(f"backbone {entry.name!r} applies its norms in its own forward: leave out --no-final-norm")
+    wants_cls = selection.tokens == CLS
+    if lacking := [layer for layer in selection.layers if wants_cls and not has_class_token[layer]]:
+        raise UsageError(
+            f"backbone {entry.name!r} gives no class token with layer {', '.join(lacking)}: let its module's forward "
+            "return a pair (map, class token) for each layer, or leave out --tokens cls"
+        )
+
+    def forward(images: Tensor) -> tuple[LayerOutput, ...]:
+        outputs = named.forward(images)
+        return tuple((outputs[layer][0], outputs[layer][1] if wants_cls else None) for layer in selection.layers)
+
+    return forward
 
 
 def _block_numbers(entry: BackboneEntry, layers: Iterable[str], count: int) -> Iterable[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,14 @@ from deapcache.backbones.registry import (
     size_name,
     split_name,
 )
-from deapcache.errors import DeapcacheError, MissingWeightsError, UsageError, WeightsError, require_choice
+from deapcache.errors import (
+    DeapcacheError,
+    MissingWeightsError,
+    PluginError,
+    UsageError,
+    WeightsError,
+    require_choice,
+)
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Precisions of the forward pass; TF32 is off in all of them."""
@@ -209,6 +217,42 @@ def build(
     return Backbone(entry, loaded, weights_digest, precision, selection)
 
 
+def build_by_digest(name: str, digest: str, *, weights: Path, **options: Any) -> Backbone:
+    """:func:`build` with those of the weights in a file that have ``digest``, wherever in it they are.
+
+    So what was chosen with ``--weights-key`` is found again without. Where none have it, the result is as of
+    :func:`build`, and it raises what that raises.
+    """
+    found, refused = None, None
+    for key in _keys_to_try(name, weights):
+        try:
+            built = build(name, weights=weights, weights_key=key, **options)
+        except WeightsError as error:
+            refused = refused or error
+            continue
+        if built.identity.weights == digest:
+            return built
+        found = found or built
+    if found is None:
+        assert refused is not None  # one is tried at least
+        raise refused
+    return found
+
+
+def _keys_to_try(name: str, weights: Path) -> Iterator[str]:
+    """Beginnings of the keys in a file below which there are enough for the model; first none, which finds the best."""
+    yield ""
+    entry = describe(name)
+    with _without_storage(entry):
+        expected = len(load_model(entry).module.state_dict())
+    counts = Counter(
+        ".".join(parts[:end])
+        for parts in (key.split(".") for key in read_checkpoint(weights))
+        for end in range(1, len(parts))
+    )
+    yield from (key for key, count in counts.items() if 2 * count >= expected)
+
+
 def _read_weights(entry: BackboneEntry, given: Path | None, key: str) -> State | None:
     if entry.untrained and given is not None:
         raise UsageError(f"backbone {entry.name!r} is untrained and takes no weights: leave out --weights {given}")
@@ -260,8 +304,8 @@ def resized_entry(entry: BackboneEntry, size: Size) -> BackboneEntry:
     sized = replace(entry, name=join_name(model, seed, size), image_size=size, native_size=entry.image_size)
     try:
         grid, dim, parameters = _measure_at(sized)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        if isinstance(error, DeapcacheError) and not isinstance(error, UsageError):
+    except _REFUSALS as error:
+        if isinstance(error, DeapcacheError) and not isinstance(error, UsageError | PluginError):
             raise
         near = " or ".join(size_name(one) for one in _nearest_sizes(sized)) or "none near it"
         raise UsageError(
@@ -273,8 +317,7 @@ def resized_entry(entry: BackboneEntry, size: Size) -> BackboneEntry:
 
 def _measure_at(entry: BackboneEntry) -> tuple[Size, int, int]:
     """Grid, width and number of parameters of the model at the image size of ``entry``."""
-    # a plugin's code may do what no model without storage can
-    with contextlib.nullcontext() if entry.is_plugin else torch.device("meta"), torch.no_grad():
+    with _without_storage(entry), torch.no_grad():
         loaded = load_model(entry)
         loaded.module.eval()
         patch = patch_size(loaded.module)
@@ -285,6 +328,14 @@ def _measure_at(entry: BackboneEntry) -> tuple[Size, int, int]:
     return (height, width), dim, sum(parameter.numel() for parameter in loaded.module.parameters())
 
 
+def _without_storage(entry: BackboneEntry) -> contextlib.AbstractContextManager[Any]:
+    """Inside, models are built on the meta device; those of plugins, whose code may do what none there can, are not."""
+    return contextlib.nullcontext() if entry.is_plugin else torch.device("meta")
+
+
+_REFUSALS = (AssertionError, RuntimeError, ValueError, PluginError)
+"""What models raise where they do not take an image size."""
+
 _STEPS = (8, 14, 16, 32, 64, 128, 256)
 """Of image sizes that architectures without patches of their own take: strides, and windows of them."""
 
@@ -292,9 +343,9 @@ _STEPS = (8, 14, 16, 32, 64, 128, 256)
 def _nearest_sizes(entry: BackboneEntry) -> list[Size]:
     """The next smaller and the next larger size that the architecture takes, as far as they are near; tried out."""
     try:
-        with torch.device("meta"):
+        with _without_storage(entry):
             patch = patch_size(load_model(replace(entry, image_size=entry.native_size or entry.image_size)).module)
-    except (AssertionError, RuntimeError, ValueError):
+    except _REFUSALS:
         return []
     steps = [patch, *((step, step) for step in _STEPS if step > max(patch))]
     below = ((h // down * down, w // across * across) for down, across in steps for h, w in [entry.image_size])
@@ -306,7 +357,7 @@ def _nearest_sizes(entry: BackboneEntry) -> list[Size]:
 def _takes(entry: BackboneEntry, size: Size) -> bool:
     try:
         return all(size) and bool(_measure_at(replace(entry, image_size=size)))
-    except (AssertionError, RuntimeError, ValueError):
+    except _REFUSALS:
         return False
 
 
@@ -322,7 +373,7 @@ def layers_of(name: str, selection: LayerSelection) -> tuple[tuple[str, ...], bo
     entry = describe(name)
     if selection == DEFAULT_LAYERS:
         return (entry.layer,), entry.final_norm
-    with torch.device("meta"):
+    with _without_storage(entry):
         loaded = load_model(entry)
     layers, norm, _ = select_layers(entry, loaded, selection)
     return layers, norm

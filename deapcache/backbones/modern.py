@@ -13,6 +13,7 @@ from deapcache.backbones.registry import WeightsSource
 
 PIXELS = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 DINOV3, NVIDIA = "DINOv3 License", "NVIDIA Open Model License"
+FRANCA = "Franca Research-Only RAIL-AMS"
 LVD3 = "LVD-1689M"
 
 # ruff: noqa: E501 - one row of the table is one line
@@ -47,6 +48,11 @@ TABLE: tuple[Row, ...] = (
     ("eva02-l", "eva02_large_patch14_224.mim_m38m", 224, 16, 1024, 303_268_800, CLIP, SSL, "R", "Merged-38M", MIT),
     ("mae-l", "vit_large_patch16_224.mae", 224, 14, 1024, 303_301_632, IMAGENET, SSL, "R", "ImageNet", BY_NC),
     ("ijepa-h", "vit_huge_patch14_gap_224.in1k_ijepa", 224, 16, 1280, 630_762_240, IMAGENET, SSL, "J", "ImageNet", BY_NC),
+    ("vjepa2-l", "hf:facebook/vjepa2-vitl-fpc64-256", 256, 16, 1024, 303_885_312, IMAGENET, SSL, "J", "VideoMix22M", MIT),
+    ("vjepa2-h", "hf:facebook/vjepa2-vith-fpc64-256", 256, 16, 1280, 631_648_000, IMAGENET, SSL, "J", "VideoMix22M", APACHE),
+    ("vjepa2-g", "hf:facebook/vjepa2-vitg-fpc64-256", 256, 16, 1408, 1_012_173_952, IMAGENET, SSL, "J", "VideoMix22M", APACHE),
+    ("franca-b", "vit_base_patch14_dinov2", 518, 37, 768, 86_592_000, IMAGENET, SSL, "J & R", "ImageNet-21k", FRANCA),
+    ("franca-l", "vit_large_patch14_dinov2", 518, 37, 1024, 304_793_856, IMAGENET, SSL, "J & R", "LAION-600M", FRANCA),
     ("sam2.1-t", "sam2_hiera_tiny", 1024, 64, 256, 27_219_136, IMAGENET, SUP, "", "SA-1B, SA-V", APACHE),
     ("sam2.1-s", "sam2_hiera_small", 1024, 64, 256, 34_316_992, IMAGENET, SUP, "", "SA-1B, SA-V", APACHE),
     ("sam2.1-b+", "sam2_hiera_base_plus", 1024, 64, 256, 69_106_816, IMAGENET, SUP, "", "SA-1B, SA-V", APACHE),
@@ -67,6 +73,35 @@ def _sam2(size: str, parameters: int) -> dict[str, Any]:
     }
 
 
+def _vjepa2(size: str, width: int, depth: int, heads: int, mlp_ratio: float, parameters: int) -> dict[str, Any]:
+    """The encoder of V-JEPA 2 as transformers builds it; the file holds the predictor too, of all so many parameters.
+
+    Its configurations are those of transformers' conversion of the official checkpoints.
+    """
+    return {
+        "architecture": "hf:VJEPA2Encoder",
+        "pretrained_tag": "",
+        "arguments": {
+            "model_type": "vjepa2",
+            "hidden_size": width,
+            "num_hidden_layers": depth,
+            "num_attention_heads": heads,
+            "mlp_ratio": mlp_ratio,
+        },
+        "loader": "deapcache.backbones.hf_models:load_registered",
+        "source": WeightsSource(repo=f"facebook/vjepa2-vit{size}-fpc64-256", files=("model.safetensors",)),
+        "checkpoint_bytes": 4 * parameters,
+    }
+
+
+def _franca(file: str, mlp_ratio: float) -> dict[str, Any]:
+    """Franca: DINOv2's vision transformer without registers, its MLP a SwiGLU, as its official repository builds it."""
+    return {
+        "arguments": {"mlp_layer": "SwiGLUPacked", "mlp_ratio": mlp_ratio, "act_layer": "silu"},
+        "source": WeightsSource(url=f"https://github.com/valeoai/Franca/releases/download/v1.0.0/franca_{file}.pth"),
+    }
+
+
 _NO_NORM = (
     "dinov3-convnext-t", "dinov3-convnext-s", "dinov3-convnext-b", "dinov3-convnext-l", "pe-spatial-s", "pe-spatial-b",
     "pe-spatial-l", "c-radio-v3-b", "c-radio-v3-l", "c-radio-v4-so", "eva02-b", "eva02-l",
@@ -76,6 +111,11 @@ _NO_NORM = (
 OTHER_FACTS: dict[str, dict[str, Any]] = {
     **{name: {"final_norm": False} for name in _NO_NORM},
     "ijepa-h": {"source": WeightsSource(url="https://dl.fbaipublicfiles.com/ijepa/IN1K-vit.h.14-300e.pth.tar")},
+    "vjepa2-l": _vjepa2("l", 1024, 24, 16, 4.0, 325_971_328),
+    "vjepa2-h": _vjepa2("h", 1280, 32, 16, 4.0, 653_930_880),
+    "vjepa2-g": _vjepa2("g", 1408, 40, 22, 48 / 11, 1_034_555_264),
+    "franca-b": _franca("vitb14_In21K", 2 * 2048 / 768),
+    "franca-l": _franca("vitl14_Laion600M", 2 * 2736 / 1024),
     "sam2.1-t": _sam2("tiny", 39_000_000),
     "sam2.1-s": _sam2("small", 46_000_000),
     "sam2.1-b+": _sam2("base-plus", 80_900_000),

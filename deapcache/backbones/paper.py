@@ -29,7 +29,7 @@ TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 
 Row = tuple[str, str, int, int, int, int, tuple[Channels, Channels], str, str, str, str]
 
-# name; model and tag of timm; side of the image in pixels, of the map in cells; D; parameters; mean and standard
+# name; model and tag of timm, or hf: and a repository of the hub; side of the image in pixels, of the map in cells; D; parameters; mean and standard
 # deviation; category, objective and training data as in Table 2; licence of the weights
 # fmt: off
 TABLE: tuple[Row, ...] = (
@@ -95,6 +95,8 @@ def add_table(rows: Iterable[Row], other_facts: Mapping[str, Mapping[str, Any]],
     for name, model, side, cells, dim, parameters, (mean, std), category, objective, training_data, licence in rows:
         architecture, _, tag = model.partition(".")
         facts: dict[str, Any] = {
+            "architecture": f"timm:{architecture}",
+            "pretrained_tag": tag,
             "final_norm": True,
             "loader": "deapcache.backbones.timm_models:load",
             "source": WeightsSource(repo=f"timm/{model}", files=TIMM_FILES),
@@ -102,8 +104,6 @@ def add_table(rows: Iterable[Row], other_facts: Mapping[str, Mapping[str, Any]],
         }
         entry = BackboneEntry(
             name=name,
-            architecture=f"timm:{architecture}",
-            pretrained_tag=tag,
             image_size=(side, side),
             grid=(cells, cells),
             dim=dim,

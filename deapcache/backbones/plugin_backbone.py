@@ -6,15 +6,16 @@ import contextlib
 import copy
 import hashlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deapcache.backbones.checkpoints import State, load_strictly
-from deapcache.backbones.layers import LoadedModel
+from deapcache.backbones.layers import LayerOutput, LoadedModel, NamedLayers
 from deapcache.backbones.registry import (
     BACKBONES,
     IMAGENET_MEAN,
@@ -28,6 +29,7 @@ from deapcache.backbones.registry import (
 )
 from deapcache.errors import DeapcacheError, PluginError, UsageError
 from deapcache.plugins import explain
+from deapcache.recipe import LAST, is_layer
 
 
 def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> LoadedModel:
@@ -35,20 +37,38 @@ def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None
 
     Raises :class:`PluginError` where the plugin's code fails, or its module is not what was registered.
     """
-    build = _build_function(entry)
-    with _attribute_errors(entry, "building it failed"):
+    build, file = _build_function(entry), PLUGIN_FUNCTIONS[entry.architecture].file
+    with _attribute_errors(entry, "building it failed", file):
         module = build()
-    _check_module(entry, module)
+    _check_module(entry, module, file)
     module.eval().requires_grad_(False)
     unused = load_strictly(module, checkpoint, entry) if checkpoint is not None else ()
 
-    def feature_map(images: Tensor) -> Tensor:
-        with _attribute_errors(entry, f"its module failed on images {tuple(images.shape)}"):
-            return module(images).permute(0, 3, 1, 2)
+    def forward(images: Tensor) -> dict[str, LayerOutput]:
+        outputs = _layer_outputs(entry, module, images, file)
+        return {layer: (features.permute(0, 3, 1, 2), cls) for layer, (features, cls) in outputs.items()}
 
-    if image_size is None:
-        _check_map(entry, module)
-    return LoadedModel(module, feature_map, dict(entry.arguments), unused=unused)
+    given = _layers_of_one_image(entry, module, file, None if image_size else (1, *entry.grid, entry.dim))
+    layers = NamedLayers({layer: cls is not None for layer, (_, cls) in given.items()}, forward)
+    return LoadedModel(module, lambda images: forward(images)[LAST][0], dict(entry.arguments), layers, unused)
+
+
+def _layer_outputs(entry: BackboneEntry, module: nn.Module, images: Tensor, file: Path) -> dict[str, LayerOutput]:
+    """What a forward gives: layer → map (B, H, W, D) and class token (B, D) or None. One map alone is that of last."""
+    with _attribute_errors(entry, f"its module failed on images {tuple(images.shape)}", file):
+        found = module(images)
+    layers = found if isinstance(found, Mapping) else {LAST: found}
+    return {str(layer): _pair(entry, file, str(layer), given) for layer, given in layers.items()}
+
+
+def _pair(entry: BackboneEntry, file: Path, layer: str, given: Any) -> LayerOutput:
+    features, cls = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+    if isinstance(features, Tensor) and (cls is None or isinstance(cls, Tensor)):
+        return features, cls
+    kinds = ", ".join(type(one).__name__ for one in (given if isinstance(given, tuple) else (given,)))
+    raise _mismatch(
+        entry, file, f"its module gives {kinds} as layer {layer}, expected a map (B, H, W, D) or (map, class token)"
+    )
 
 
 def _build_function(entry: BackboneEntry) -> Build:
@@ -63,50 +83,77 @@ def _build_function(entry: BackboneEntry) -> Build:
     return functions.untrained
 
 
-def _check_module(entry: BackboneEntry, module: object) -> None:
+def _check_module(entry: BackboneEntry, module: object, file: Path) -> None:
     if not isinstance(module, nn.Module):
-        raise _mismatch(entry, f"building it gave {type(module).__name__}, expected a torch.nn.Module")
+        raise _mismatch(entry, file, f"building it gave {type(module).__name__}, expected a torch.nn.Module")
     count = sum(parameter.numel() for parameter in module.parameters())
     if not count:
-        raise _mismatch(entry, "its module has no parameters")
+        raise _mismatch(entry, file, "its module has no parameters")
     if entry.parameters not in (0, count):
-        raise _mismatch(entry, f"its module has {count} parameters, it was registered with {entry.parameters}")
+        raise _mismatch(entry, file, f"its module has {count} parameters, it was registered with {entry.parameters}")
 
 
-def _check_map(entry: BackboneEntry, module: nn.Module) -> None:
-    size, expected = entry.image_size, (1, *entry.grid, entry.dim)
-    images = torch.zeros(1, 3, *size)
-    with torch.inference_mode(), _attribute_errors(entry, f"its module failed on images {tuple(images.shape)}"):
-        features = module(images)
-    if not isinstance(features, Tensor):
-        raise _mismatch(entry, f"its module gives {type(features).__name__}, expected a tensor {expected}")
-    shape = tuple(features.shape)
-    if shape == expected:
-        return
+def _layers_of_one_image(
+    entry: BackboneEntry, module: nn.Module, file: Path, expected: tuple[int, ...] | None = None
+) -> dict[str, LayerOutput]:
+    """What the module gives for one empty image: maps of one shape (1, H, W, D), ``expected`` where it is registered.
+
+    Raises :class:`PluginError` where it fails, or gives a layer of another shape or of a name that is none.
+    """
+    with torch.inference_mode():
+        outputs = _layer_outputs(entry, module, torch.zeros(1, 3, *entry.image_size), file)
+    if LAST not in outputs or not all(map(is_layer, outputs)):
+        raise _mismatch(
+            entry,
+            file,
+            f"its module gives the layers {', '.join(outputs) or 'none'}, expected numbers from 1, and {LAST}: the map "
+            "that is taken where no layer is asked for",
+        )
+    (height, width), shape = entry.image_size, tuple(outputs[LAST][0].shape)
+    if len(shape) != 4 or shape != (expected or shape):
+        raise _mismatch(
+            entry, file, f"its module gives {shape} for an image of {height}x{width}, {_advice(shape, expected)}"
+        )
+    for layer, (features, cls) in outputs.items():
+        if tuple(features.shape) != shape:
+            raise _mismatch(
+                entry,
+                file,
+                f"its module gives {tuple(features.shape)} as layer {layer} and {shape} as {LAST}: the layers of a "
+                "backbone have one grid and one width; register those of another as another backbone",
+            )
+        if cls is not None and tuple(cls.shape) != (1, shape[3]):
+            token = f"a class token {tuple(cls.shape)} with layer {layer}"
+            raise _mismatch(entry, file, f"its module gives {token}, expected {(1, shape[3])}")
+    return outputs
+
+
+def _advice(shape: tuple[int, ...], expected: tuple[int, ...] | None = None) -> str:
+    if expected is None:
+        hint = "leave out class tokens, give each cell its row and column, and put channels last: .permute(0, 2, 3, 1)"
+        return f"expected (1, H, W, D): {hint}"
     if (*shape[:1], *shape[2:], *shape[1:2]) == expected:
         hint = "end it with .permute(0, 2, 3, 1)"
     elif len(shape) != 4:
         hint = "it must be a map: leave out class tokens, and give each cell its row and column"
     else:
         hint = f"register it with grid={shape[1:3]}, dim={shape[3]}, or change what it gives"
-    what = f"its module gives {shape} for an image of {size[0]}x{size[1]}, expected (1, H, W, D) = {expected}"
-    raise _mismatch(entry, f"{what}: {hint}")
+    return f"expected (1, H, W, D) = {expected}: {hint}"
 
 
-def _mismatch(entry: BackboneEntry, what: str) -> PluginError:
-    return PluginError(f"backbone {entry.name!r} of {PLUGIN_FUNCTIONS[entry.architecture].file}: {what}")
+def _mismatch(entry: BackboneEntry, file: Path, what: str) -> PluginError:
+    return PluginError(f"backbone {entry.name!r} of {file}: {what}")
 
 
 @contextlib.contextmanager
-def _attribute_errors(entry: BackboneEntry, what: str) -> Iterator[None]:
+def _attribute_errors(entry: BackboneEntry, what: str, file: Path) -> Iterator[None]:
     """Say of an error in a plugin's code whose and where it is; running out of memory stays what it is."""
     try:
         yield
     except (DeapcacheError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        place = explain(error, str(PLUGIN_FUNCTIONS[entry.architecture].file))
-        raise PluginError(f"backbone {entry.name!r}: {what}: {place}") from error
+        raise PluginError(f"backbone {entry.name!r}: {what}: {explain(error, str(file))}") from error
 
 
 _MODULES: dict[str, BackboneEntry] = {}
@@ -126,7 +173,8 @@ def register_module(
     Parameters
     ----------
     module
-        Takes (B, 3, h, w) float32 images, normalised, and gives the feature map (B, H, W, D).
+        Takes (B, 3, h, w) float32 images, normalised, and gives the feature map (B, H, W, D), or what
+        :func:`register_backbone` says of several layers.
     name
         What to call it; empty: its class's name. A module registered before under that name is replaced.
     image_size
@@ -157,29 +205,15 @@ def register_module(
     own, digest = copy.deepcopy(module).cpu().eval(), hashlib.sha256(source.encode()).hexdigest()
     entry = plugin_entry(name, f"sha256:{digest}", image_size=image_size, grid=1, dim=1, mean=mean, std=std)
     functions = PluginFunctions(build=lambda: copy.deepcopy(own), untrained=None, file=Path(file))
-    entry = _measured(entry, own, functions)
+    (height, width), outputs = entry.image_size, _layers_of_one_image(entry, own, functions.file)
+    shape = tuple(outputs[LAST][0].shape)
+    if height == width and shape[1] != shape[2]:
+        raise _mismatch(
+            entry, functions.file, f"its module gives {shape} for an image of {height}x{width}, {_advice(shape)}"
+        )
+    count = sum(parameter.numel() for parameter in own.parameters())
+    entry = replace(entry, grid=(shape[1], shape[2]), dim=shape[3], parameters=count)
     BACKBONES.add(name, entry, replaces=_MODULES.get(name))
     PLUGIN_FUNCTIONS[entry.architecture] = functions
     _MODULES[name] = entry
     return entry
-
-
-def _measured(entry: BackboneEntry, module: nn.Module, functions: PluginFunctions) -> BackboneEntry:
-    """The entry with the grid and width of what the module gives, and its number of parameters."""
-    size = entry.image_size
-    images = torch.zeros(1, 3, *size)
-    try:
-        with torch.inference_mode():
-            features = module(images)
-    except Exception as error:
-        place = explain(error, str(functions.file))
-        raise PluginError(f"backbone {entry.name!r}: it failed on images {tuple(images.shape)}: {place}") from error
-    shape = tuple(features.shape) if isinstance(features, Tensor) else ()
-    if len(shape) != 4 or (size[0] == size[1] and shape[1] != shape[2]):
-        found = shape or type(features).__name__
-        raise PluginError(
-            f"backbone {entry.name!r}: it gives {found} for an image of {size[0]}x{size[1]}, expected (1, H, W, D): "
-            "leave out class tokens, give each cell its row and column, and put channels last: .permute(0, 2, 3, 1)"
-        )
-    count = sum(parameter.numel() for parameter in module.parameters())
-    return replace(entry, grid=shape[1:3], dim=shape[3], parameters=count)

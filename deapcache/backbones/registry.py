@@ -113,6 +113,8 @@ class BackboneEntry:
     training_data: str = ""
     licence: str = "see model card"
     """Licence of the weights."""
+    gated: bool = False
+    """Whether the terms of its repository must be accepted before the weights can be fetched."""
     checkpoint_bytes: int = 0
     """Size of the download where it is more than the parameters in float32."""
     final_norm: bool
@@ -134,6 +136,11 @@ class BackboneEntry:
     def weights_size_bytes(self) -> int:
         """Estimated size of the download."""
         return self.checkpoint_bytes or 4 * self.parameters
+
+    @property
+    def terms(self) -> str:
+        """The licence of the weights, and that they are gated where they are."""
+        return f"{self.licence}, gated" if self.gated else self.licence
 
     @property
     def is_plugin(self) -> bool:
@@ -272,7 +279,7 @@ def load_function(path: str) -> Callable[..., Any]:
 
 
 Build = Callable[[], "nn.Module"]
-"""Gives the module: (B, 3, h, w) float32 normalised images to the feature map (B, H, W, D)."""
+"""Gives the module: (B, 3, h, w) float32 normalised images to the feature map (B, H, W, D), or one of each layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,6 +326,8 @@ def register_backbone(
     build
         A class or function without arguments that gives a torch module: (B, 3, h, w) float32 images, normalised, to
         the feature map (B, H, W, D). It is put into evaluation mode. Random numbers that it draws are seeded.
+        For ``--layers`` its forward gives a mapping: numbers of blocks, and ``last``, to the map of each, all of one
+        shape; for ``--tokens cls`` a pair (map, class token (B, D)) in place of a map.
     image_size
         What the module sees, pixels: a side, or (height, width).
     grid

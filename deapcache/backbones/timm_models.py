@@ -101,6 +101,8 @@ def _warn_of_notes(entry: BackboneEntry) -> None:
 def create(name: str, arguments: Mapping[str, Any]) -> HeadlessModel:
     """The model without classifier and pooling, randomly initialised."""
     options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
+    if "mlp_layer" in options:
+        options["mlp_layer"] = getattr(timm.layers, options["mlp_layer"])  # timm takes the class, recipes its name
     with _capture_loading() as captured:
         model: Any = timm.create_model(name, pretrained=True, num_classes=0, **options)
     before = set(model.state_dict())

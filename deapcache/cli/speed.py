@@ -19,6 +19,7 @@ def speed_command(
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="Backbones: a,b (deapcache list backbones).")
     ] = None,
+    image_size: options.ImageSize = None,
     precision: Annotated[str, typer.Option("--precision", help="Of backbones: fp32, bf16 or fp16 autocast.")] = "fp32",
     device: options.Device = "auto",
     home: options.Home = None,
@@ -39,7 +40,7 @@ def speed_command(
     done: list[Speed] = []
     with bars() as display:
         measured = measure_speeds(
-            options.names(backbone),
+            options.backbone_names(backbone, image_size),
             device=device,
             precision=precision,
             progress=lambda what, count, total: display.show("speed", count, total, "measured", what),

@@ -246,7 +246,8 @@ def _features(request: FigureRequest) -> Canvas:
                 f"{cache.location} and {caches[0].location} are not of the same images: choose one with --backbone"
             )
     volumes = {
-        display_name_in(entry.fields): cache.read_features(rows) for entry, cache in zip(entries, caches, strict=True)
+        display_name_in(entry.name, entry.fields): cache.read_features(rows)
+        for entry, cache in zip(entries, caches, strict=True)
     }
     images = _base_images(request.home, caches[0], rows)
     return draw_features(images, [ids[row] for row in rows], volumes, source=f"{dataset}, {request.split}")
@@ -276,7 +277,7 @@ def _feature_caches(request: FigureRequest) -> tuple[str, list[CacheEntry]]:
                 f"{request.home} holds no features of {name}: there are {', '.join(names)}; "
                 f"run deapcache extract --backbone {name}"
             )
-        named = [display_name_in(entry.fields) for entry in layers]
+        named = [display_name_in(entry.name, entry.fields) for entry in layers]
         same = [entry.path for entry, one in zip(layers, named, strict=True) if named.count(one) > 1]
         if same:
             raise AmbiguousCacheError(
@@ -287,7 +288,7 @@ def _feature_caches(request: FigureRequest) -> tuple[str, list[CacheEntry]]:
     if len(chosen) > _MOST:
         raise UsageError(
             f"figure features shows up to {_MOST} backbones, and there are "
-            f"{', '.join(display_name_in(entry.fields) for entry in chosen)}: choose with --backbone A,B"
+            f"{', '.join(display_name_in(entry.name, entry.fields) for entry in chosen)}: choose with --backbone A,B"
         )
     return wanted[0], chosen
 

@@ -211,6 +211,9 @@ class ModelSpec(BaseModel):
     layers: Annotated[tuple[_Layer, ...], _list("[9, 12]"), _DIFFERENT] = ()
     """Blocks to keep, each probed for itself where a probe joins none; none given: the backbone's last map."""
     tokens: Annotated[str, _one_of(*TOKENS)] = NO_TOKENS
+    dtype: Annotated[str, _one_of(*STORAGE_FORMATS)] | None = None
+    precision: Annotated[str, _one_of(*AUTOCAST)] | None = None
+    """None, as ``dtype``: the pipeline's."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -245,7 +248,15 @@ class ModelSpec(BaseModel):
     def settings_on(self, shared: ExtractionSettings, layers: Iterable[str] = (LAST,)) -> ExtractionSettings:
         """Settings that all models share, with what this one says, and these layers kept."""
         selection = LayerSelection(layers=tuple(layers), tokens=self.tokens)
-        return replace(shared, weights=self.weights, weights_key=self.weights_key, name=self.name, selection=selection)
+        return replace(
+            shared,
+            weights=self.weights,
+            weights_key=self.weights_key,
+            name=self.name,
+            selection=selection,
+            storage=self.dtype or shared.storage,
+            precision=self.precision or shared.precision,
+        )
 
 
 def _different_labels(models: tuple[ModelSpec, ...]) -> tuple[ModelSpec, ...]:
@@ -351,7 +362,10 @@ class Pipeline(Shared):
     """How images are brought to the base size."""
     base_size: Annotated[str, BeforeValidator(_base_size)] | None = None
     """``224``, ``216x288`` or ``native``; None: each dataset's own."""
+    dtype: Annotated[str, _one_of(*STORAGE_FORMATS)] | None = None
+    """How features are stored; None: as ``storage`` says."""
     storage: Annotated[str, _one_of(*STORAGE_FORMATS)] = "float16"
+    """What earlier versions called ``dtype``."""
     precision: Annotated[str, _one_of(*AUTOCAST)] = "fp32"
     on_error: Annotated[str, _one_of(*ON_ERROR)] = "stop"
     """What becomes of images that cannot be read: ``stop`` or ``skip``."""
@@ -360,6 +374,17 @@ class Pipeline(Shared):
     probes: Annotated[tuple[ProbeSpec, ...], BeforeValidator(_probes)] = Field(None, validate_default=True)
 
     _source: str = PrivateAttr("")
+
+    @model_validator(mode="after")
+    def _one_storage(self) -> Self:
+        if self.dtype is not None and "storage" in self.model_fields_set:
+            raise _CheckError("is the same as `storage`, which is given too: leave that out", at=("dtype",))
+        return self
+
+    @property
+    def stored_as(self) -> str:
+        """The format of features that say nothing else."""
+        return self.dtype or self.storage
 
     @property
     def source(self) -> str:

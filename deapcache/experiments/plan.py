@@ -526,7 +526,7 @@ def _run_name(plan: PipelinePlan, job: ProbeJob, run: Run) -> str:
     rates = (run[3],) if isinstance(run[3], float) else ()
     options = asdict(replace(job.options, iterations=job.iterations(task), lrs=rates))
     options["task_options"] = job.options.options_of(task)
-    facts = [run, job.backbone, job.dataset, dict(job.options.where), plan.pipeline.storage, options]
+    facts = [run, job.backbone, job.dataset, dict(job.options.where), plan.pipeline.stored_as, options]
     return json.dumps(facts, sort_keys=True, default=str)
 
 

@@ -96,10 +96,9 @@ class DatasetPlan:
         """The caches that its probes need; none where nothing is known of the dataset."""
         return self.extraction.caches if self.extraction else ()
 
-    @property
-    def fields(self) -> dict[str, Any]:
-        """Recipe fields of its features, as far as the pipeline decides them."""
-        settings = self.settings
+    def fields_of(self, label: str) -> dict[str, Any]:
+        """Recipe fields of the features of that name, as far as the pipeline decides them."""
+        _, settings = self.models[label]
         fields = {"base_fit": settings.fit, "storage": settings.storage, "precision": settings.precision}
         if self.dataset is None:
             return fields
@@ -268,7 +267,7 @@ def _plan_dataset(pipeline: Pipeline, name: str, home: Location, data_root: Path
     settings = ExtractionSettings(
         base_size=None if pipeline.base_size is None else parse_base_size(pipeline.base_size),
         fit=pipeline.fit,
-        storage=pipeline.storage,
+        storage=pipeline.stored_as,
         precision=pipeline.precision,
         views=tuple(dict.fromkeys(view for probe in probes for view in probe.views)),
         device=device,
@@ -412,7 +411,7 @@ def _jobs_of(
                     of_size,
                     dataset=spec.dataset,
                     backbones=(model.label,),
-                    where={**plan.fields, **checked, **read, **pipeline.where},
+                    where={**plan.fields_of(model.label), **checked, **read, **pipeline.where},
                     images_name=images_owner(spec.dataset) if plan.dataset is None else plan.dataset.images_name,
                     device=device,
                     data_root=data_root,

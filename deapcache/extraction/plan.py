@@ -6,14 +6,14 @@ import gc
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
 from deapcache.allocator import keep_freed_memory
 from deapcache.annotations import BOXES
-from deapcache.backbones import CLS, Backbone, build, describe, layers_of
+from deapcache.backbones import CLS, Backbone, build, describe, layers_of, weights_status
 from deapcache.cache import ORIGINAL, ArraySpec, feature_arrays, find_caches, name_view, shard_images_for
 from deapcache.cache.progress import Progress, message, no_progress
 from deapcache.datasets import Dataset
@@ -103,6 +103,8 @@ class ExtractionPlan:
     """Split → id → reason of the images that the run would omit since they cannot be read."""
     weights: str = ""
     """What of a given checkpoint loads into the backbone, and what is not used; empty where none is given."""
+    terms: Mapping[str, str] = field(default_factory=dict)
+    """Backbone → licence of its published weights, whether they are gated, and where they are."""
 
     @property
     def bytes(self) -> int:
@@ -132,7 +134,7 @@ class ExtractionPlan:
         """For ``--json``."""
         caches = [{**asdict(cache), "bytes": cache.bytes} for cache in self.caches]
         totals = {"bytes": self.bytes, "forwards": self.forwards, "seconds": self.seconds()}
-        facts = {name: value for name, value in asdict(self).items() if name != "weights" or value}
+        facts = {name: value for name, value in asdict(self).items() if name not in ("weights", "terms") or value}
         return {**facts, "caches": caches, **totals}
 
 
@@ -181,7 +183,18 @@ def plan_extraction(
         free_bytes=home.free_bytes(),
         omitted={split: dict(reasons) for split, reasons in omitted.items()},
         weights=weights,
+        terms={} if settings.weights is not None or not measure else _terms_of(backbones),
     )
+
+
+def _terms_of(backbones: Sequence[str]) -> dict[str, str]:
+    """What is to be known of published weights before they are fetched; nothing of random ones."""
+    entries = [describe(name) for name in backbones]
+    return {
+        entry.name: f"licence {entry.terms}; weights: {weights_status(entry.name)}"
+        for entry in entries
+        if not entry.untrained
+    }
 
 
 def try_weights(name: str, settings: ExtractionSettings) -> str:

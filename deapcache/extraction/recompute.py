@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from deapcache.backbones import DEFAULT_LAYERS, LAST, NO_TOKENS, Backbone, LayerSelection, build, describe
+from deapcache.backbones import (
+    DEFAULT_LAYERS,
+    LAST,
+    NO_TOKENS,
+    Backbone,
+    LayerSelection,
+    build,
+    build_by_digest,
+    describe,
+)
 from deapcache.cache import Cache, FeatureCache, list_caches
 from deapcache.cache.progress import Progress, ProgressEvent, no_progress
 from deapcache.datasets import INTERPOLATION
@@ -198,8 +207,10 @@ def build_from_recipe(recipe: FeatureRecipe, weights: Path | None, layers: Seque
     selection = (
         DEFAULT_LAYERS if own else LayerSelection(layers=wanted, final_norm=recipe.final_norm, tokens=recipe.tokens)
     )
-    size, precision = recipe.image_size, recipe.precision
-    return build(recipe.backbone, weights=weights, image_size=size, precision=precision, selection=selection)
+    options: dict[str, Any] = {"image_size": recipe.image_size, "precision": recipe.precision, "selection": selection}
+    if weights is None:
+        return build(recipe.backbone, **options)
+    return build_by_digest(recipe.backbone, recipe.weights, weights=weights, **options)
 
 
 def identity_mismatch(backbone: Backbone, recipe: FeatureRecipe) -> list[Difference]:

@@ -110,6 +110,8 @@ class ExtractionSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "views", check_views(self.views))
+        if self.weights is not None:
+            object.__setattr__(self, "weights", Path(self.weights))
         if self.name and (self.name in BACKBONES or not _LABEL.fullmatch(self.name)):
             what = "is a backbone's own" if self.name in BACKBONES else "is none: letters, digits and . _ + -"
             raise UsageError(f"--name {self.name!r} {what}; give a name for this checkpoint such as mine-ep100")

@@ -23,6 +23,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from deapcache.backbones import BACKBONES, join_name, split_name
 from deapcache.errors import BundleError, DeapcacheError, UnknownNameError
 from deapcache.locations import Location, require_reached
 from deapcache.machine import now
@@ -468,10 +469,17 @@ def _check_identity(run: str, result: Result) -> None:
     for name, cache in result.caches.items():
         recipe = (TargetRecipe if name.endswith("targets") else FeatureRecipe).from_json(cache["recipe"])
         _require(recipe.digest == cache["digest"], f"the recipe of its {name} does not have the digest that it says")
-        same = not isinstance(recipe, FeatureRecipe) or recipe.backbone == result.backbone
+        same = not isinstance(recipe, FeatureRecipe) or _may_be_called(recipe.backbone, result.backbone)
         _require(same, f"its {name} features are of another backbone")
     _require({"train", "val"} <= set(result.caches), "it does not say which features it is from")
     _require(result.run == run == run_id(result.to_json()), "its name is not the one that its contents have")
+
+
+def _may_be_called(backbone: str, name: str) -> bool:
+    """Whether features of ``backbone`` may have that name: its own at any image size, or a label of a checkpoint."""
+    model, seed, _ = split_name(name)
+    is_label = ":" not in model and model not in BACKBONES
+    return join_name(model, seed) == backbone or is_label or model.startswith(f"{backbone}+")
 
 
 def _statistics(result: Result, data: bytes) -> Statistics:

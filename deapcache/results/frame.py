@@ -103,12 +103,12 @@ def reading_in(recipe: Mapping[str, Any]) -> str:
 
 def display_name(result: Result) -> str:
     """Backbone and what was read of it: ``dinov2``, ``dinov2 · layer 6``."""
-    return display_name_in({**feature_recipe(result), "backbone": result.backbone})
+    return display_name_in(result.backbone, feature_recipe(result))
 
 
-def display_name_in(recipe: Mapping[str, Any]) -> str:
-    """:func:`display_name` of what has read the features of that recipe."""
-    return " · ".join(filter(None, (str(recipe["backbone"]), reading_in(recipe))))
+def display_name_in(backbone: str, recipe: Mapping[str, Any]) -> str:
+    """:func:`display_name` of what has read features of that recipe, which are called ``backbone``."""
+    return " · ".join(filter(None, (backbone, reading_in(recipe))))
 
 
 def weights_seed(backbone: str) -> int | None:

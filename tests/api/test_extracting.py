@@ -59,6 +59,24 @@ def test_a_module_of_a_name_stands_beside_a_registered_backbone(home, one_thread
     assert [one.backbone for one in found] == names
 
 
+class Layered(Patches):
+    """A module that gives two layers and their class tokens."""
+
+    def forward(self, images: Tensor) -> dict[str | int, tuple[Tensor, Tensor]]:
+        features = super().forward(images)
+        return {2: (features, features.mean((1, 2))), "last": (-features, -features.mean((1, 2)))}
+
+
+def test_a_module_gives_layers_and_class_tokens(home, one_thread):
+    how = {"home": home, "splits": ["val"], "image_size": 64, "limit": 1}
+    second, last = deapcache.extract("scenes", backbones=[Layered()], layers=[2, "last"], tokens="cls", **how)
+    assert [one.recipe["layer"] for one in (second, last)] == ["2", "last"]
+    np.testing.assert_array_equal(second.read_features([0]), -last.read_features([0]))
+    np.testing.assert_array_equal(second.read_cls([0]), -last.read_cls([0]))
+    with pytest.raises(DeapcacheError, match="gives no layer 7: its module's forward returns 2, last"):
+        deapcache.extract("scenes", backbones=[Layered()], layers=7, **how)
+
+
 def hooked() -> nn.Module:
     """A module that does more than its source says."""
     module = Patches()
@@ -81,7 +99,7 @@ def patched() -> nn.Module:
         (lambda: register_module(hooked()), "has a hook or a forward that was put in afterwards"),
         (lambda: register_module(patched()), "has a hook or a forward that was put in afterwards"),
         (lambda: register_module(Patches(last=False)), "channels last"),
-        (lambda: register_module(nn.Linear(3, 4), image_size=16), "it failed on images"),
+        (lambda: register_module(nn.Linear(3, 4), image_size=16), "its module failed on images"),
         (lambda: deapcache.extract("scenes", backbones=[]), "which backbones"),
         (lambda: deapcache.extract("scenes", backbones=[Patches]), "a name or a torch.nn.Module that is built"),
         (lambda: deapcache.extract("scenes", backbones="dinov2", limt=3), "no option limt"),

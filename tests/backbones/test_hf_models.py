@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import http.server
 import json
 import sys
+import threading
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -11,6 +14,7 @@ import pytest
 import torch
 
 from deapcache.backbones import LayerSelection, build, describe, layers_of, weights_status
+from deapcache.cli import main
 from deapcache.errors import MissingWeightsError, UnknownNameError, UsageError, WeightsError
 
 transformers = pytest.importorskip("transformers", reason="needs the package transformers")
@@ -43,6 +47,10 @@ MODELS = {
         {**VIT, "output_channels": 16, "window_size": 2, "global_attn_indexes": [1], "mlp_dim": 64},
         (4, 4), 16, None, False,
     ),
+    "vjepa2": (
+        {**TINY, "crop_size": 64, "pred_hidden_size": 24, "pred_num_attention_heads": 2, "pred_num_hidden_layers": 1},
+        (4, 4), 32, 0, True,
+    ),
     "aimv2_vision_model": ({**TINY, "image_size": 56, "patch_size": 14}, (4, 4), 32, 0, True),
 }  # fmt: skip
 PROCESSOR = {"do_rescale": True, "rescale_factor": 1 / 127.5, "do_normalize": True}
@@ -60,7 +68,8 @@ def saved(tmp_path_factory):
             folder = tmp_path_factory.mktemp(kind)
             config = transformers.CONFIG_MAPPING[kind](**{**MODELS[kind][0], **changes})
             transformers.AutoModel.from_config(config).save_pretrained(folder)
-            (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+            file = "video_preprocessor_config.json" if kind == "vjepa2" else "preprocessor_config.json"
+            (folder / file).write_text(json.dumps(PROCESSOR))
             made[kind] = folder
         options = {"mask_ratio": 0.0} if kind == "vit_mae" else {}
         return made[kind], transformers.AutoModel.from_pretrained(made[kind], dtype=torch.float32, **options).eval()
@@ -86,6 +95,8 @@ def own_output(kind, model, images, **options):
         options |= {"spatial_shapes": torch.tensor([[height // 16, width // 16]] * 2)}
         options |= {"pixel_attention_mask": torch.ones(2, len(rows[0]), dtype=torch.int64)}
         pixels = torch.stack(rows)
+    if kind == "vjepa2":
+        pixels, options = pixels[:, None].expand(-1, 2, -1, -1, -1), {**options, "skip_predictor": True}
     if kind == "vit_mae":
         options["noise"] = torch.arange(16.0).expand(2, 16)
     with torch.no_grad():
@@ -177,6 +188,90 @@ def test_what_cannot_be_loaded_is_one_line(saved, tmp_path, monkeypatch):
         describe(f"hf:{tmp_path / 'empty'}")
     with pytest.raises(UnknownNameError, match="is no folder here: give hf:FOLDER, or hf:OWNER/NAME"):
         describe("hf:./nowhere")
+
+
+def test_licence_and_gate_of_a_folders_model_card(saved):
+    folder, _ = saved("vit", num_hidden_layers=1)
+    read = describe.__globals__["load_function"]("deapcache.backbones.hf_models:_read_card")
+    assert read(str(folder), None) == ("see model card", False)
+    for card, expected in (
+        ("license: apache-2.0", ("apache-2.0", False)),
+        ("license: other\nlicense_name: dinov3-license\nextra_gated_prompt: accept", ("dinov3-license", True)),
+        ("license: [1, 2", ("see model card", False)),
+    ):
+        (folder / "README.md").write_text(f"---\n{card}\n---\n# A model\n")
+        assert read(str(folder), None) == expected
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert describe(f"hf:{folder}").licence == "mit"
+
+
+@pytest.fixture
+def hub(saved, tmp_path, monkeypatch):
+    """A hub with the gated model ``lab/gated``; its files are for whoever has a token, its card is for all."""
+    from huggingface_hub import constants
+
+    folder, _ = saved("ijepa", num_hidden_layers=1)
+    (folder / "README.md").write_text("---\nlicense: other\nlicense_name: lab-license\n---\n")
+
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.do_GET()
+
+        def do_GET(self):
+            file = folder / self.path.rpartition("/")[2]
+            if self.path.startswith("/api/models/lab/gated"):
+                self.answer(200, json.dumps({"id": "lab/gated", "gated": "manual", "sha": "c" * 40}).encode())
+            elif not file.is_file():
+                self.answer(404, b"", "EntryNotFound")
+            elif file.name != "README.md" and "Authorization" not in self.headers:
+                self.answer(401, b"", "GatedRepo")
+            else:
+                self.answer(200, file.read_bytes())
+
+        def answer(self, status, content, problem=""):
+            self.send_response(status)
+            headers = {"X-Repo-Commit": "c" * 40, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'}
+            headers |= {"Content-Length": str(len(content)), **({"X-Error-Code": problem} if problem else {})}
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+        yield
+        server.shutdown()
+
+
+def test_a_gated_model_is_told_before_anything_is_fetched(hub, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        main(["list", "backbones", "hf:lab/gated"])
+    assert capsys.readouterr().err.strip() == (
+        "error: hf:lab/gated is gated, and there is no token: accept its terms at https://huggingface.co/lab/gated, "
+        "make a token with read access there, set HF_TOKEN to it"
+    )
+    monkeypatch.setenv("HF_TOKEN", "hf_some")
+    with pytest.raises(SystemExit, match="0"):
+        main(["list", "backbones", "hf:lab/gated@80", "--json"])
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["licence"], row["gated"], row["weights"]) == ("lab-license", True, "download")
+    assert (row["grid"], row["dim"]) == ([5, 5], 32)
+    monkeypatch.delenv("HF_TOKEN")
+    assert weights_status("hf:lab/gated").startswith("gated: accept its terms at https://huggingface.co/lab/gated")
 
 
 def _refuse(error):

@@ -10,7 +10,7 @@ from deapcache_plugins import CONVOLUTION, TEMPLATE, forgotten_plugins, write_pl
 from safetensors.torch import save_file
 
 from deapcache import plugins
-from deapcache.backbones import build, describe, weights_status
+from deapcache.backbones import LayerSelection, build, describe, layers_of, weights_status
 from deapcache.errors import DeapcacheError, MissingWeightsError, PluginError, UsageError, WeightsError
 
 NAME = "one-convolution"
@@ -100,7 +100,7 @@ WRONG = {
     "channels first": (".permute(0, 2, 3, 1)", "", r"gives \(1, 8, 4, 4\).*= \(1, 4, 4, 8\): end it with \.permute"),
     "grid": ("grid=4", "grid=8", r"gives \(1, 4, 4, 8\).*register it with grid=\(4, 4\), dim=8"),
     "tokens": (".permute(0, 2, 3, 1)", ".flatten(2)", "it must be a map: leave out class tokens"),
-    "a dictionary": ("return self", "return {}, self", "gives tuple, expected a tensor"),
+    "a dictionary": ("return self", "return {}, self", "gives dict, Tensor as layer last, expected a map"),
     "no module": ('"one-convolution", Net,', '"one-convolution", dict,', "gave dict, expected a torch.nn.Module"),
     "no parameters": ("nn.Conv2d(3, 8, 16, stride=16)", "nn.Identity()", "has no parameters"),
     "their number": ("dim=8", "dim=8, parameters=5", "has 6152 parameters, it was registered with 5"),
@@ -121,6 +121,74 @@ def test_a_module_that_is_not_what_was_registered_is_told(register, tmp_path: Pa
         build(NAME)
     assert str(tmp_path / "plugin.py") in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+LAYERS = (
+    "return self.layer(images).permute(0, 2, 3, 1)",
+    "y = self.layer(images).permute(0, 2, 3, 1)\n"
+    "        return {3: (y * 3, y.mean((1, 2)) * 3), 'last': (y, y.amax((1, 2)))}",
+)
+"""A forward that gives two layers with class tokens."""
+
+
+def test_several_layers_and_class_tokens_of_one_forward(register) -> None:
+    register(LAYERS)
+    plain = build(NAME)
+    images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    last = plain(images)
+    assert [one.layer for one in plain.identities] == ["last"]
+    backbone = build(NAME, selection=LayerSelection(layers=("last", "3"), tokens="cls"))
+    assert [(one.layer, one.tokens) for one in backbone.identities] == [("last", "cls"), ("3", "cls")]
+    (top, top_cls), (third, third_cls) = backbone.outputs(images)
+    torch.testing.assert_close(top, last)
+    torch.testing.assert_close(top_cls, last.amax((1, 2)))
+    torch.testing.assert_close(third, 3 * last)
+    torch.testing.assert_close(third_cls, 3 * last.mean((1, 2)))
+    assert layers_of(NAME, LayerSelection(layers=("3",))) == (("3",), True)
+    assert build(f"{NAME}@96", selection=LayerSelection(layers=("3",)))(images).shape == (2, 6, 6, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "selection", "says"),
+    [
+        ([], {"layers": ("3",)}, "gives no layer 3: its module's forward returns last; let it return a mapping"),
+        ([LAYERS], {"layers": ("3", "6", "9")}, "gives no layer 6, 9: its module's forward returns 3, last"),
+        ([LAYERS], {"final_norm": False}, "applies its norms in its own forward: leave out --no-final-norm"),
+        (
+            [LAYERS, ("(y * 3, y.mean((1, 2)) * 3)", "y")],
+            {"layers": ("3",), "tokens": "cls"},
+            "no class token with layer 3",
+        ),
+    ],
+)
+def test_a_layer_that_it_does_not_give_is_one_line(register, changes, selection, says) -> None:
+    register(*changes)
+    with pytest.raises(UsageError, match=says) as raised:
+        layers_of(NAME, LayerSelection(**selection))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("'last'", "'top'"), "gives the layers 3, top, expected numbers from 1, and last"),
+        (("{3:", "{'three':"), "gives the layers three, last, expected numbers from 1, and last"),
+        (("(y * 3,", "(y[:, ::2, ::2],"), r"gives \(1, 2, 2, 8\) as layer 3 and \(1, 4, 4, 8\) as last: .* one grid"),
+        (("y.amax((1, 2))", "y"), r"gives a class token \(1, 4, 4, 8\) with layer last, expected \(1, 8\)"),
+        (("y.amax((1, 2))", "5"), "gives Tensor, int as layer last, expected a map"),
+    ],
+)
+def test_layers_that_cannot_be_are_told(register, tmp_path: Path, change, says) -> None:
+    register(LAYERS, change)
+    with pytest.raises(PluginError, match=says) as raised:
+        build(NAME)
+    assert str(tmp_path / "plugin.py") in str(raised.value)
+
+
+def test_a_size_that_the_module_refuses_names_those_near_it(register) -> None:
+    register(("return self", "assert images.shape[-1] % 16 == 0, 'no multiple of 16'\n        return self"))
+    with pytest.raises(UsageError, match=r"cannot take images of 70x70 .*no multiple of 16.*: 64 or 80$"):
+        build(f"{NAME}@70")
 
 
 def test_random_numbers_that_are_no_part_of_a_checkpoint_are_drawn(register, tmp_path: Path) -> None:

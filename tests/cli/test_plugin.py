@@ -82,9 +82,16 @@ def test_its_readout_predicts_and_refuses_a_plugin_that_changed(cli, extracted, 
 def test_the_examples_of_the_page_are_plugins(cli, extracted, tmp_path: Path) -> None:
     """And the source of a task and a readout is part of their protocol, not of that of others."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "add-a-backbone.md").read_text()
-    backbone, _, others, label_type = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
-    extracted(write_plugin(tmp_path, f"{others}\n{CONVOLUTION}\n{backbone}\n{label_type}"))
+    backbone, _, layers, others, label_type = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    extracted(write_plugin(tmp_path, f"{others}\n{CONVOLUTION}\n{backbone}\n{layers}\n{label_type}"))
     assert "my-backbone" in cli("list", "backbones").out
+    ask = ["extract", "--dataset", "scenes", "--backbone", "my-layers", "--limit", 1, "--split", "val", "--json"]
+    done = cli(*ask, "--layers", "2,last", "--tokens", "cls", "--home", tmp_path / "home")
+    assert [report["layer"] for report in json.loads(done.out)] == ["2", "last"]
+    refused = cli(*ask, "--layers", "3", "--home", tmp_path / "home")
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    quoted = next(block for language, block in fences if not language and "gives no layer" in block)
+    assert (refused.code, refused.err) == (2, quoted)
     ask = ["--task", "background,foreground", "--readout", "nearest,linear", "--iterations", 2]
     done = cli("probe", *ask, "--home", tmp_path / "home")
     assert done.code == 0, done.err

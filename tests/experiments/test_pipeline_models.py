@@ -9,12 +9,16 @@ import pytest
 import timm
 import torch
 from deapcache_pipelines import Counted
+from matplotlib.text import Text
 
 from deapcache.backbones import build
 from deapcache.cache import find_caches
 from deapcache.errors import PipelineError
-from deapcache.experiments import load_pipeline, run_pipeline
+from deapcache.experiments import FigureRequest, load_pipeline, make_figure, run_pipeline
 from deapcache.experiments.plan import plan_grid
+from deapcache.locations import LocalLocation
+from deapcache.results.bundle import add_bundle, pack_bundle
+from deapcache.results.leaderboard.reproduce import reproduce_commands
 
 MODELS = """\
 backbones:
@@ -68,6 +72,30 @@ def test_checkpoints_of_one_architecture_are_rows_of_their_own(checkpoints, plan
     second = Counted(plan(MODELS))
     assert (second.forwards, second.steps) == (0, 0)
     assert second.outcome.results == first.outcome.results
+    figure = make_figure(FigureRequest(name="features", home=home, images=1)).figure
+    texts = {text.get_text().replace("\n", " ") for text in figure.findobj(Text)}
+    assert {"mine-ep100@112 7 × 7 × 64", "timm:test_vit+ep200 · layer 2, cls kept 10 × 10 × 64"} <= texts, texts
+    bundle, theirs = checkpoints / "mine.zip", LocalLocation(checkpoints / "theirs")
+    bundle.write_bytes(pack_bundle(home, sorted(first.trained)).data)
+    assert set(add_bundle(bundle, theirs).added) == first.trained
+    extracting = {one.backbone: reproduce_commands(one)[0] for one in first.outcome.results}
+    assert "--backbone timm:test_vit@112 --weights FILE --name mine-ep100 --dataset" in extracting["mine-ep100@112"]
+    assert "--backbone timm:test_vit --weights FILE --dataset" in extracting["timm:test_vit+ep200"]
+
+
+def test_precision_and_dtype_of_one_model_and_of_all(checkpoints, plan, home):
+    text = MODELS.replace("image_size: 112}", "image_size: 112, dtype: int8, precision: bf16}") + "dtype: float32\n"
+    outcome = Counted(plan(text)).outcome
+    assert not outcome.failures
+    found = {
+        entry.name: (entry.recipe["storage"], entry.recipe["precision"])
+        for entry in find_caches(home, "features", dataset="coco", split="val")
+    }
+    assert found == {
+        "timm:test_vit@untrained": ("float32", "fp32"),
+        "mine-ep100@112": ("int8", "bf16"),
+        "timm:test_vit+ep200": ("float32", "fp32"),
+    }
 
 
 def test_a_name_that_other_weights_have_is_refused_before_anything_is_made(checkpoints, plan):
@@ -98,6 +126,8 @@ def test_a_checkpoint_that_does_not_fit_is_a_problem_of_the_plan(checkpoints, pl
         ("mine-ep100", "dinov2", r"line 3: backbones\.1\.name: .*is a backbone's own"),
         ("mine-ep100", "a/b", r"line 3: backbones\.1\.name: .*letters, digits"),
         ("[2, 6]", "[2, 60]", r"line 4: backbones\.2\.layers: .* no layer 60"),
+        ("tokens: cls", "dtype: half", r"line 4: backbones\.2\.dtype: expected one of float16, .*found 'half'"),
+        ("lr: 0.001", "dtype: int8\nstorage: int8", r"line 7: dtype: is the same as `storage`, which is given too"),
         ("tokens: cls", "tokens: all", r"line 4: backbones\.2\.tokens: expected one of none, cls, found 'all'"),
         ("{model: timm:test_vit, weights: ep100", "{weights: ep100", r"line 3: backbones\.1: model is missing"),
         ("timm:test_vit@untrained", "timm:test_vi@untrained", r"line 2: backbones\.0: "),

@@ -14,7 +14,7 @@ from deapcache.backbones import BACKBONES, build, describe, forward_count
 from deapcache.cache import FeatureCache, list_caches, select_folder
 from deapcache.cli import main
 from deapcache.datasets import open_dataset
-from deapcache.errors import UsageError
+from deapcache.errors import UsageError, WeightsError
 from deapcache.extraction import ExtractionSettings, extract, extract_command, plan_extraction, recompute_check
 
 VIT = "timm:test_vit"
@@ -88,6 +88,26 @@ def test_features_of_a_name_are_made_again(run, home, checkpoint):
     assert not recompute_check(cache, home, images=1, weights=file, device="cpu").bad
     assert f"--backbone {VIT}@96 " in extract_command(select_folder(home, "mine"))
     assert extract_command(select_folder(home, "mine")).count("--weights FILE") == 1
+
+
+def test_the_weights_of_another_key_are_found_again(run, home, tmp_path):
+    """What ``--weights-key`` chose, the recipe's digest chooses."""
+    states = {
+        key: build(f"{VIT}@untrained", seed=seed).module.state_dict() for seed, key in enumerate(("teacher", "student"))
+    }
+    file = tmp_path / "both.pth"
+    torch.save(
+        {key: {f"backbone.{name}": tensor for name, tensor in state.items()} for key, state in states.items()}, file
+    )
+    run(VIT, weights=file, weights_key="student.backbone.", name="student")
+    (entry,) = list_caches(home, "features")
+    assert entry.recipe["weights"] != build(VIT, weights=file).identity.weights
+    cache = entry.open()
+    assert isinstance(cache, FeatureCache)
+    assert not recompute_check(cache, home, images=1, weights=file, device="cpu").bad
+    torch.save({"teacher": states["teacher"]}, file)
+    with pytest.raises(WeightsError, match="is not the one that the features are from"):
+        recompute_check(cache, home, images=1, weights=file, device="cpu")
 
 
 def test_a_dry_run_says_what_of_a_checkpoint_loads(make_coco, home, checkpoint):

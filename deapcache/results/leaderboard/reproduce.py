@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from deapcache.backbones import size_name, split_name
 from deapcache.recipe import SUBSET_SEED, Protocol
 from deapcache.results.frame import layers_of
 from deapcache.results.leaderboard.board import known_entry
@@ -49,14 +50,20 @@ def _line(verb: str, options: Iterator[tuple[Any, ...]]) -> str:
 
 
 def _extract(result: Result, recipe: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
-    yield "--backbone", result.backbone
+    (label, *_, size), model = split_name(result.backbone), recipe["backbone"]
+    if label == split_name(model)[0]:
+        yield "--backbone", result.backbone
+    else:
+        yield from (("--backbone", f"{model}@{size_name(size)}" if size else model), ("--weights", "FILE"))
+        if ":" not in label:  # else it is named after the file
+            yield "--name", label
     yield "--dataset", result.dataset
     for option, field in _EXTRACTED.items():
         if field in recipe and recipe[field] != _CHOOSING.get(field):
             yield option, recipe[field]
     if list(protocol["views"]) != ["original"]:
         yield "--views", ",".join(protocol["views"])
-    yield from _taps(result.backbone, recipe, layers_of(result))
+    yield from _taps(model, recipe, layers_of(result))
 
 
 def _taps(backbone: str, recipe: Mapping[str, Any], joined: Sequence[str] = ()) -> Iterator[tuple[str, ...]]:
@@ -92,7 +99,7 @@ def _probe(
         yield "--views", ",".join(protocol["views"])
     if joined := layers_of(result):
         yield "--layers", ",".join(joined)
-    yield from (("--where", condition) for condition in _where(result.backbone, recipe, is_joined=bool(joined)))
+    yield from (("--where", condition) for condition in _where(recipe["backbone"], recipe, is_joined=bool(joined)))
     for choice, value in result.build.get("task_options", {}).items():
         yield "--task-option", f"{result.task}.{choice}={value}"
 
