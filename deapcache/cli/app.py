@@ -20,6 +20,7 @@ from deapcache.cli.correspondence import correspondence_command
 from deapcache.cli.doctor import doctor_command
 from deapcache.cli.extract import extract_command
 from deapcache.cli.figures import figures_command
+from deapcache.cli.hints import completed
 from deapcache.cli.import_labels import import_command
 from deapcache.cli.options import App
 from deapcache.cli.plan import plan_command
@@ -125,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> str:
     """A warning in one line, as errors are: where in the code it was raised says nothing to a user."""
     kind = "" if issubclass(category, UserWarning) else f"{category.__name__}: "
-    return f"warning: {kind}{printable(redacted(str(message)))}\n"
+    return f"warning: {kind}{printable(redacted(completed(str(message))))}\n"
 
 
 def _run(arguments: Sequence[str] | None, signal_that_came: Callable[[], int]) -> int:
@@ -166,5 +167,5 @@ def _report_interruption() -> int:
 def _report_error(error: DeapcacheError) -> int:
     if os.environ.get("DEAPCACHE_TRACEBACK") == "1":
         err.print(redacted(traceback.format_exc()), markup=False, highlight=False)
-    err.print(f"error: {error}", markup=False, style="red")
+    err.print(completed(f"error: {error}"), markup=False, style="red")
     return USAGE if isinstance(error, UsageError) else FAILURE

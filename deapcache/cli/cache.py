@@ -30,6 +30,7 @@ from deapcache.cli.cache_rows import (
 )
 from deapcache.cli.console import Bars, bars, duration, note, out, print_json, show, size, table
 from deapcache.cli.extract import progress_on
+from deapcache.cli.hints import completed
 from deapcache.cli.options import App
 from deapcache.errors import CacheMissError, DeapcacheError, UsageError, require_choice
 from deapcache.locations import LocalLocation
@@ -88,7 +89,8 @@ def list_command(
     elif filters:
         out.print(f"no cache in {place} fits {' and '.join(filters)}", markup=False)
     else:
-        out.print(f"no caches in {place}: make one with deapcache extract --backbone NAME --dataset NAME", markup=False)
+        hint = f"no caches in {place}: make one with deapcache extract --backbone NAME --dataset NAME"
+        out.print(completed(hint), markup=False)
 
 
 @app.command("info")

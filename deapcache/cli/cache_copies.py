@@ -60,10 +60,10 @@ class How:
                 out.print(f"{path}: {need['shards']} shards, {size(need['bytes'])} to copy", markup=False)
             out.print(f"{len(needs)} caches, {size(sum(need['bytes'] for need in needs.values()))} to copy")
             return 0
-        destination.require_writable()
         reports: list[TransferReport] = []
         failed = 0
-        with bars() as shown:
+        with destination.batch(), bars() as shown:
+            destination.require_writable()
             for entry, cache, shards in chosen:
                 place = destination / entry.path
                 try:
@@ -84,6 +84,10 @@ class How:
                 reports.append(report)
                 if not self.json:
                     _show_transfer(entry, report)
+            if reports and isinstance(destination, locations.HubLocation):
+                from deapcache.extraction import write_dataset_card
+
+                write_dataset_card(destination)
         if self.json:
             print_json([report.to_json() for report in reports])
         return FAILURE if failed or any(report.refused for report in reports) else 0
@@ -131,7 +135,7 @@ def fitting(entries: list[CacheEntry], filters: list[str]) -> list[CacheEntry]:
 def push_command(
     cache: Copied = None,
     *,
-    to: Annotated[str, typer.Option("--to", help="The home to copy to: a path, s3:// or gs://.")],
+    to: Annotated[str, typer.Option("--to", help="The home to copy to: a path, s3://, gs:// or hf://.")],
     which: Which,
     how: How,
 ) -> int:
@@ -146,7 +150,9 @@ def push_command(
 def pull_command(
     cache: Copied = None,
     *,
-    origin: Annotated[str, typer.Option("--from", help="The home to copy from: a path, s3://, gs:// or https://.")],
+    origin: Annotated[
+        str, typer.Option("--from", help="The home to copy from: a path, s3://, gs://, hf:// or https://.")
+    ],
     which: Which,
     how: How,
 ) -> int:
@@ -159,7 +165,9 @@ def pull_command(
 
 
 def mirror_command(
-    mirror: Annotated[str, typer.Argument(metavar="HOME", help="The home to keep in step: a path, s3:// or gs://.")],
+    mirror: Annotated[
+        str, typer.Argument(metavar="HOME", help="The home to keep in step: a path, s3://, gs:// or hf://.")
+    ],
     how: How,
 ) -> int:
     """Copy to another home everything that fits, as push does, and read it again there: for a nightly job.

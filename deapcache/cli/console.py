@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from deapcache.cli.hints import completed
 from deapcache.locations import format_bytes
 from deapcache.untrusted import printable, printable_json
 
@@ -53,7 +54,7 @@ def print_json(value: Any) -> None:
 
 def note(text: str) -> None:
     """A sentence for people, on stderr."""
-    err.print(text)
+    err.print(completed(text))
 
 
 def table(*columns: str, title: str = "", right: tuple[str, ...] = ()) -> Table:
@@ -98,36 +99,66 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-class Bars:
-    """Progress bars with rate and time left; silent where stderr is no terminal."""
+LINE_SECONDS = 30.0
+"""Between two lines of one stage, where stderr is no terminal."""
 
-    def __init__(self, progress: Progress) -> None:
+
+class Bars:
+    """How far each stage is, with rate and time left.
+
+    On a terminal these are progress bars. Elsewhere, as in a batch job's log, a stage has a line every
+    ``LINE_SECONDS`` and one at its end.
+    """
+
+    def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
-        self._starts: dict[str, float] = {}
+        self._starts: dict[str, tuple[float, int]] = {}
+        self._lines: dict[str, float] = {}
         self._done: dict[str, int] = {}
 
     def show(self, stage: str, done: int, total: int, unit: str, detail: str = "") -> None:
-        """Bring the bar of ``stage`` up to ``done`` of ``total``; a stage that begins anew is timed anew."""
+        """Bring ``stage`` up to ``done`` of ``total``; a stage that begins anew is timed anew."""
+        before = self._done.get(stage)
+        if before is None or done < before:
+            self._starts[stage] = time.perf_counter(), done
+            self._lines[stage] = time.perf_counter()
+        self._done[stage] = done
+        rate = (done - self._starts[stage][1]) / max(self.seconds(stage), 1e-6)
+        if self._progress is None:
+            if done != before:
+                self._write(stage, done, total, unit, rate, detail)
+            return
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total, rate="")
-        if done < self._done.get(stage, total + 1):
+        elif before is not None and done < before:
             self._progress.reset(self._tasks[stage])
-            self._starts[stage] = time.perf_counter()
-        self._done[stage] = done
-        rate = done / max(self.seconds(stage), 1e-6)
-        self._progress.update(
-            self._tasks[stage], completed=done, total=total, rate=f"{rate:.1f} {unit}/s {detail}".rstrip()
-        )
+        shown = f"{rate:.1f} {unit}/s {detail}".rstrip()
+        self._progress.update(self._tasks[stage], completed=done, total=total, rate=shown)
+
+    def _write(self, stage: str, done: int, total: int, unit: str, rate: float, detail: str) -> None:
+        now = time.perf_counter()
+        if total == 0 or (done < total and now - self._lines[stage] < LINE_SECONDS):
+            return
+        self._lines[stage] = now
+        rates = ([f"{rate:.1f} {unit}/s"] if rate > 0 else []) + ([detail] if detail else [])
+        if done < total:
+            left = [f"about {duration((total - done) / rate)} left"] if rate > 0 else []
+            note(", ".join([f"{stage}: {done:,} of {total:,} {unit}", *rates, *left]))
+        else:
+            note(", ".join([f"{stage}: {total:,} {unit} in {duration(self.seconds(stage))}", *rates]))
 
     def seconds(self, stage: str) -> float:
-        """Seconds since the bar of ``stage`` appeared."""
-        return time.perf_counter() - self._starts[stage] if stage in self._starts else 0.0
+        """Seconds since ``stage`` was shown first."""
+        return time.perf_counter() - self._starts[stage][0] if stage in self._starts else 0.0
 
 
 @contextmanager
 def bars() -> Iterator[Bars]:
     """Bars that live as long as the block."""
+    if not err.is_terminal:
+        yield Bars(None)
+        return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
@@ -135,11 +166,7 @@ def bars() -> Iterator[Bars]:
         TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(),
     )
-    progress = Progress(*columns, console=err)
-    if not err.is_terminal:
-        yield Bars(progress)  # never started, it draws nothing
-        return
-    with progress:
+    with Progress(*columns, console=err) as progress:
         yield Bars(progress)
 
 

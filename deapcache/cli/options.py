@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from deapcache import locations, plugins
+from deapcache.cli import hints
 from deapcache.cli.console import note
 from deapcache.errors import UsageError
 
@@ -101,6 +102,8 @@ class _Command(TyperCommand):
             for value in given if isinstance(given, list | tuple) else [given]:
                 if isinstance(value, str) and not value.strip():
                     raise UsageError(_is_empty(parameter))
+        given_by_option = {opt: found.get(each.name or "") for each in self.params for opt in each.opts}
+        hints.remember(ctx.find_root().command, given_by_option)
         return super().parse_args(ctx, args)
 
 

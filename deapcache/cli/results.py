@@ -13,6 +13,7 @@ import typer
 from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.console import note, out, print_json, size
+from deapcache.cli.hints import completed
 from deapcache.errors import ReadOnlyError, UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def results_command(
     place = locations.home(home)
     results = load_results(place)
     if not results and not json:
-        out.print(f"no results in {place}: make one with deapcache probe --task NAME", markup=False)
+        out.print(completed(f"no results in {place}: make one with deapcache probe --task NAME"), markup=False)
         return
     chosen = select(results, wanted.selection())
     uncertainty = HomeIntervals(place, over_seeds=over_seeds)
@@ -186,7 +187,7 @@ def submit_command(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN…", help="Runs by name, or by a beginning: all runs that begin so.")
     ],
-    file: Annotated[Path, typer.Option("--out", callback=options.local_path, help="The bundle: a .zip file.")],
+    file: Annotated[str, typer.Option("--out", help="The bundle: a .zip file, or hf://datasets/OWNER/REPO/NAME.zip.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
     home: options.Home = None,
     plugin: options.Plugin = None,
@@ -198,15 +199,22 @@ def submit_command(
     from deapcache.locations import LocalLocation
     from deapcache.results.bundle import find_runs, pack_bundle
 
-    if file.suffix != ".zip":
+    above, _, name = file.rpartition("/")
+    if file.startswith("hf://"):
+        folder = locations.locate(above)
+    else:
+        name = (path := locations.local_path(file, what="--out")).name
+        folder = LocalLocation(path.absolute().parent)
+    if not name.endswith(".zip") or name == ".zip":
         raise UsageError(f"--out {file}: give a name that ends in .zip")
-    folder = LocalLocation(file.absolute().parent)
-    folder.require_names([file.name])
-    if file.exists() and not overwrite:
-        raise UsageError(f"--out {file} is there already: give another name, or --overwrite")
-    place = options.place(home)
-    packed = pack_bundle(place, find_runs(place, runs))
-    folder.publish(file.name, packed.data, replace=True)
+    folder.require_names([name])
+    with folder.batch():
+        folder.require_writable()
+        if folder.exists(name) and not overwrite:
+            raise UsageError(f"--out {file} is there already: give another name, or --overwrite")
+        place = options.place(home)
+        packed = pack_bundle(place, find_runs(place, runs))
+        folder.publish(name, packed.data, replace=True)
     if packed.without_picture:
         note(f"without its picture, which is too large: {', '.join(packed.without_picture)}")
     for run in packed.runs:

@@ -244,6 +244,7 @@ DATASETS: Registry[type[Dataset]] = Registry(
         "deapcache.datasets.kitti",
         "deapcache.datasets.nyuv2",
         "deapcache.datasets.nyuv2_pairs",
+        "deapcache.datasets.pascal_part",
         "deapcache.datasets.scenes",
         "deapcache.datasets.spair",
         "deapcache.datasets.voc",

@@ -102,6 +102,15 @@ class FeatureWork:
             return 0.0
         return None if self.image_seconds is None else self.image_seconds * self.to_do
 
+    def wall_seconds(self, gpus: int) -> float | None:
+        """On so many equal GPUs: they share the shards of a cache, and wait for its last; None as above."""
+        images = 0
+        for cache in self.caches:
+            whole, rest = divmod(cache.to_do, cache.shard_images)
+            rounds, left = divmod(whole, gpus)
+            images += rounds * cache.shard_images + (cache.shard_images if left else rest)
+        return _times(self.image_seconds, images) if images else 0.0
+
 
 def _base_image_bytes(size: str) -> int:
     if size == "native":
@@ -116,8 +125,8 @@ class StepGroup:
 
     key: StepKey
     spec: TaskSpec
-    is_selection: bool = False
-    """Whether the learning rate is chosen among them, before the readouts that are scored are trained."""
+    stage: str = "train"
+    """``select`` and ``longer``: trials by which rate and steps are chosen, before ``train``, the readouts scored."""
 
     @property
     def iterations(self) -> int:
@@ -154,8 +163,8 @@ class PassWork:
     def steps(self) -> int:
         """Batches that are drawn: the readout that trains longest decides, in choosing rates and in training."""
         return sum(
-            max((group.iterations for group in self.groups if group.is_selection is selection), default=0)
-            for selection in (True, False)
+            max((group.iterations for group in self.groups if group.stage == stage), default=0)
+            for stage in ("select", "longer", "train")
         )
 
     @property
@@ -176,7 +185,7 @@ class PassWork:
         """On one GPU, reading aside; a batch that is scored is taken for a step. None where a rate is not known."""
         scored = -(-self.val_images // self.batch_size)
         return _sum_known(
-            _times(rates.step(group.key), group.iterations + (0 if group.is_selection else scored))
+            _times(rates.step(group.key), group.iterations + (scored if group.stage == "train" else 0))
             for group in self.groups
         )
 
@@ -225,7 +234,7 @@ class GridPlan:
     passes: tuple[PassWork, ...]
     """One for each of the pipelines' passes, without runs that an earlier pipeline trains."""
     gpus: int
-    """That wall time is stated for: each takes its share of an extraction's shards, and whole passes of probing."""
+    """That wall time is stated for: each takes the next shard of an extraction, or pass of probing, when it is free."""
     rates: Rates
 
     @property
@@ -343,7 +352,7 @@ class GridPlan:
             written=sum(work.bytes for work in features),
             read=sum(work.read for work in features),
             gpu_seconds=forward,
-            wall_seconds=None if forward is None else forward / self.gpus,
+            wall_seconds=_sum_known(work.wall_seconds(self.gpus) for work in features),
         )
         times = [work.gpu_seconds(self.rates) for work in passes]
         training = _sum_known(times)
@@ -354,7 +363,7 @@ class GridPlan:
             to_do=sum(work.runs - work.there - work.elsewhere for work in passes),
             read=sum(work.bytes_read for work in passes),
             gpu_seconds=training,
-            # passes are whole, and the GPUs share them out
+            # passes are whole; a GPU that is free takes the next one
             wall_seconds=None if training is None else makespan([one for one in times if one is not None], self.gpus),
         )
         return (*decoding, extraction, probing)
@@ -397,9 +406,9 @@ class GridPlan:
 
 
 def makespan(seconds: Sequence[float], workers: int) -> float:
-    """Seconds until ``workers`` have done all jobs, each taking the longest that is left: at most 4/3 of the least."""
+    """Seconds until ``workers`` have done all jobs, the first that is free taking the next: below twice the least."""
     busy = [0.0] * workers
-    for job in sorted(seconds, reverse=True):
+    for job in seconds:
         busy[busy.index(min(busy))] += job
     return max(busy)
 
@@ -481,8 +490,10 @@ def _pass_work(plan: PipelinePlan, job: ProbeJob, dataset: DatasetPlan, seen: se
             groups.append(_step_group(job, dataset, train_images, name, tasks[name], readout, members))
     if selection := job.options.selection:
         for name, readout in dict.fromkeys((task, readout) for task, readout, _, _ in left):
-            group = _step_group(job, dataset, train_images, name, tasks[name], readout, len(selection.lrs))
-            groups.append(replace(group, spec=group.spec.shortened(selection.fraction), is_selection=True))
+            trials = (("select", len(selection.lrs), selection.fraction), ("longer", 1, selection.longer))
+            for stage, members, fraction in trials:
+                group = _step_group(job, dataset, train_images, name, tasks[name], readout, members)
+                groups.append(replace(group, spec=group.spec.shortened(fraction), stage=stage))
 
     item_bytes = {
         (cache.kind, cache.name): cache.item_bytes or 0 for cache in dataset.extraction.caches if cache.split == train

@@ -3,6 +3,7 @@
 from deapcache.cache import Progress, ProgressEvent, no_progress
 from deapcache.extraction.create import provenance_facts
 from deapcache.extraction.dask_cluster import Cluster, default_workers, forget_models, open_cluster, worker_device
+from deapcache.extraction.dataset_card import write_dataset_card
 from deapcache.extraction.dataset_summary import DatasetSummary, summarize_dataset, summarize_without_files
 from deapcache.extraction.extract import Executor, ExtractionReport, extract, feature_recipe, require_free_label
 from deapcache.extraction.images_targets import (
@@ -91,4 +92,5 @@ __all__ = [
     "untrained_rate",
     "without_unreadable",
     "worker_device",
+    "write_dataset_card",
 ]

@@ -60,10 +60,12 @@ class PlannedCache:
     """Images that this run needs: whole shards."""
     to_do: int
     """Those that it would make, the others being there."""
+    shard_images: int
+    """Images of each shard but the last, which may have fewer."""
     files: int
-    """Shards that it would write."""
+    """That it would write, one a part and array."""
     files_wanted: int
-    """Shards that it needs."""
+    """That it needs."""
     item_bytes: int | None
     """Uncompressed bytes of one image's entry; None: a table of boxes, whose length only the dataset's files tell."""
     fields: Mapping[str, Any]
@@ -270,6 +272,7 @@ def _plan_cache(
         counted=found.counted,
         wanted=_images_in(wanted, length, found.images),
         to_do=_images_in(missing, length, found.images),
+        shard_images=length,
         files=len(missing) * len(arrays),
         files_wanted=len(wanted) * len(arrays),
         item_bytes=sum(spec.item_bytes for spec in arrays) if is_sized else None,

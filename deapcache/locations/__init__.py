@@ -8,6 +8,7 @@ from deapcache.locations.addresses import expanded, local_path, redacted
 from deapcache.locations.base import LocalTier, Location, LocationOptions
 from deapcache.locations.defaults import HomeDefaults, home_defaults
 from deapcache.locations.files import access_error, file_state, read_file, reading, require_reached
+from deapcache.locations.hub import HubLocation
 from deapcache.locations.local import TEMPORARY_SUFFIX, LocalLocation, file_age
 from deapcache.locations.remote import RemoteLocation
 from deapcache.locations.resolving import data_root, format_bytes, home, local_tier, locate, parse_bytes
@@ -19,6 +20,7 @@ __all__ = [
     "MANIFEST",
     "TEMPORARY_SUFFIX",
     "HomeDefaults",
+    "HubLocation",
     "LocalLocation",
     "LocalTier",
     "Location",

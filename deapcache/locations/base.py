@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -123,6 +124,11 @@ class Location(ABC):
         Without ``replace`` the first one published stays: False says that the key was there already. Raises
         :class:`ReadOnlyError` or :class:`StorageFullError`; the key then does not exist.
         """
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        """What is published in the block belongs together: a place that writes in commits needs to know."""
+        yield
 
     def publish_unless_changed(self, key: str, data: bytes, etag: str | None) -> bool:
         """Replace ``key`` whole if its :meth:`etag` is still ``etag``; else False, and nothing is written.

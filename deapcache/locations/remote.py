@@ -108,6 +108,13 @@ class RemoteLocation(Location):
         with _store_errors(f"{self}/{key}"):
             return self._request(lambda store: obstore.head(store, relative_key(key)))
 
+    def _meta_of_first_byte(self, key: str) -> Any:
+        import obstore
+
+        options: Any = {"range": (0, 1)}
+        with _store_errors(f"{self}/{key}"):
+            return self._request(lambda store: obstore.get(store, relative_key(key), options=options).meta)
+
     def find(self, pattern: str) -> list[str]:
         # An object store lists all keys below a prefix, shards too: the answer is kept for the moments in which a
         # probe asks again and again.
@@ -202,7 +209,7 @@ def _retry(attempt: Callable[[], Answer]) -> Answer:
             return attempt()
         except Exception as error:
             lost, status = "HTTP error" in str(error), _status_of(error)  # no answer came, or not all of it
-            if not (lost or status.startswith("5")) or status == "501":
+            if not (lost or status.startswith("5") or status == "429") or status == "501":
                 raise
         time.sleep(wait * random.uniform(0.5, 1.0))
         wait = min(2 * wait, RETRIES["most_seconds"])
@@ -230,7 +237,8 @@ def _store_errors(place: str, *, writing: bool = False, verb: str = "reach") -> 
         reason = remote_reason(error)
         if writing:
             raise ReadOnlyError(f"cannot write {redacted(place)}: {reason}; {_WHO}, or give another --home") from error
-        raise LocationError(f"cannot read {redacted(place)}: {reason}; {_WHO}") from error
+        who = WHO_READS_A_WEB_SERVER if place.startswith("http") else _WHO
+        raise LocationError(f"cannot read {redacted(place)}: {reason}; {who}") from error
     except (BaseError, ValueError, OSError, RuntimeError) as error:
         if verb == "read" and (_status_of(error) == "416" or "InvalidRange" in str(error)):
             raise ValueError("the file ends early") from error
@@ -241,6 +249,12 @@ _WHO = (
     "check whose credentials are used (AWS_PROFILE, s3://PROFILE@bucket/prefix, s3://anonymous@bucket/prefix for what "
     "is public, GOOGLE_APPLICATION_CREDENTIALS) and what they may do"
 )
+
+WHO_READS_A_WEB_SERVER = (
+    "the server asks who reads, and no credentials are sent over HTTP: have the folder opened to you, or give "
+    "s3:// or gs:// with credentials, or hf://datasets/OWNER/REPO with HF_TOKEN"
+)
+TOO_MANY = "too many requests: wait some minutes, or read each shard once with --local-tier or `deapcache cache pull`"
 
 _STATUS = re.compile(r"status code: (\d+[A-Za-z ]*)")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
@@ -259,7 +273,8 @@ def remote_reason(error: Exception) -> str:
         return "no credentials were found; check GOOGLE_APPLICATION_CREDENTIALS"
     if found := _STATUS.search(text):
         code = _CODE.search(text)
-        return f"{found[1].strip()} ({code[1]})" if code else found[1].strip()
+        said = f"{found[1].strip()} ({code[1]})" if code else found[1].strip()
+        return f"{said}; {TOO_MANY}" if said.startswith("429") else said
     if "kind: Timeout" in text:
         return f"the server is too slow, or silent: no byte for {silence_seconds():g} s"
     if known := next((said for kind, said in _KINDS.items() if f"kind: {kind}" in text), ""):

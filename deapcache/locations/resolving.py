@@ -21,6 +21,7 @@ from deapcache.locations.addresses import (
 from deapcache.locations.base import LocalTier, Location
 from deapcache.locations.defaults import home_defaults
 from deapcache.locations.files import is_folder
+from deapcache.locations.hub import HUB_SCHEME, HubLocation
 from deapcache.locations.local import LocalLocation
 from deapcache.locations.remote import SCHEMES, RemoteLocation
 from deapcache.locations.web import WebLocation
@@ -65,7 +66,7 @@ def data_root(given: Place | None = None) -> Path:
 
 
 def locate(place: Place) -> Location:
-    """A location from a path or URL (``file://``, ``s3://``, ``gs://``, ``http(s)://``).
+    """A location from a path or URL (``file://``, ``s3://``, ``gs://``, ``http(s)://``, ``hf://``).
 
     Raises :class:`UsageError` for any other scheme, and for an address that is empty or cannot be used.
     """
@@ -78,9 +79,11 @@ def locate(place: Place) -> Location:
     if "://" not in text:
         return _folder(expanded(text))
     parts = urlsplit(text)
+    if parts.scheme == HUB_SCHEME:
+        return HubLocation(text)
     if parts.scheme in SCHEMES:
         return WebLocation(text) if parts.scheme in ("http", "https") else RemoteLocation(text)
-    known = ", ".join(f"{scheme}://" for scheme in ("file", *SCHEMES))
+    known = ", ".join(f"{scheme}://" for scheme in ("file", *SCHEMES, HUB_SCHEME))
     shown = redacted(text)
     raise UsageError(f"location {shown!r} has the unknown scheme {parts.scheme!r}: give a path, or one of {known}")
 

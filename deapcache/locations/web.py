@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 from deapcache.errors import LocationError, NotAFileError, ReadOnlyError, UsageError
 from deapcache.locations.addresses import redacted
 from deapcache.locations.base import DEFAULT_OPTIONS, LocationOptions, relative_key
-from deapcache.locations.remote import RemoteLocation
+from deapcache.locations.remote import TOO_MANY, WHO_READS_A_WEB_SERVER, RemoteLocation
 from deapcache.locations.stores import RETRIES, silence_seconds
 
 INDEX = "index.json"
@@ -102,6 +102,17 @@ class WebLocation(RemoteLocation):
     def read_with_etag(self, key: str) -> tuple[bytes, str | None]:
         etag = self.etag(key)
         return self.read(key), etag
+
+    def _head(self, key: str) -> Any:
+        from obstore.exceptions import PermissionDeniedError
+
+        try:
+            return super()._head(key)
+        except LocationError as error:
+            if not isinstance(error.__cause__, PermissionDeniedError):
+                raise
+            # an address that is signed for GET, to which a server redirects, refuses HEAD
+            return self._meta_of_first_byte(key)
 
     def publish(self, key: str, data: bytes, *, replace: bool = False) -> bool:
         raise self._read_only()
@@ -242,14 +253,15 @@ def _raise_for_status(url: str, answer: urllib.error.HTTPError) -> None:
     if answer.code in _MISSING:
         raise FileNotFoundError(errno.ENOENT, "no such key", redacted(url)) from None
     if answer.code in _REFUSED:
-        raise RefusedError(f"{_REFUSED[answer.code]}: HTTP response code: {answer.code}") from None
+        reason = f"{_REFUSED[answer.code]}: HTTP response code: {answer.code}"
+        raise RefusedError(f"{reason}; {WHO_READS_A_WEB_SERVER}") from None
     if answer.code not in _PASSING:
         raise LocationError(f"cannot reach {redacted(url)}: HTTP response code: {answer.code}") from None
 
 
 def _reason(problem: Exception) -> str:
     if isinstance(problem, urllib.error.HTTPError):
-        return f"HTTP response code: {problem.code}"
+        return f"HTTP response code: {problem.code}{f'; {TOO_MANY}' if problem.code == 429 else ''}"
     inner = problem.reason if isinstance(problem, urllib.error.URLError) else problem
     return redacted(" ".join(str(inner).split()) or type(inner).__name__)
 

@@ -101,8 +101,9 @@ class ProbeResult(RunSpec):
     """Ids of the validation images scored, in the order of the statistics."""
     selection: Mapping[str, Any]
     """How the learning rate was chosen: ``lr``, ``metric``, ``images`` that rates were scored on, ``candidates`` (each
-    with ``lr`` and ``score``, ``None`` where training diverged) and ``range``, from the lowest to the highest score;
-    empty where it was given."""
+    with ``lr`` and ``score``, ``None`` where training diverged), ``range``, from the lowest to the highest score,
+    ``fraction`` of the steps that are trained, and ``longer``, the trial that decided it (``fraction``, ``score``,
+    ``error`` of its difference); empty where the rate was given."""
     features: Mapping[str, float]
     """What was seen of the training features (:class:`deapcache.probing.batches.ChannelStatistics`); empty where they
     are standardised per cell."""
@@ -318,7 +319,7 @@ class _Probe:
         )
         trainers = [
             ReadoutTrainer(
-                specs[run.task].shortened(0) if is_training_free(run.readout) else specs[run.task],
+                specs[run.task].shortened(_share_of_steps(run, chosen)),
                 run.readout,
                 seed=run.seed,
                 lr=chosen[run.task, run.readout]["lr"] if run.is_selected else run.lr or 0.0,
@@ -403,6 +404,12 @@ class _Probe:
         annotations = {name for spec in self._specs.values() for name in spec.task.annotations}
         recipes = {name: self._val.entries[name].recipe for name in sorted(annotations)}
         return open_native(recipes, self._val.features.image_ids)
+
+
+def _share_of_steps(run: RunSpec, chosen: Mapping[tuple[str, str], Mapping[str, Any]]) -> float:
+    if is_training_free(run.readout):
+        return 0
+    return float(chosen[run.task, run.readout]["fraction"]) if run.is_selected else 1
 
 
 def _plugin_source(registry: Registry[Any], name: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A learning rate chosen on a seeded part of the training images, all candidates stacked in one pass."""
+"""A learning rate and a number of steps chosen on a seeded part of the training images, all rates in one pass."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from deapcache.probing.config import ProbeConfig, Progress, Selection
 from deapcache.probing.evaluate import Scorer, score
 from deapcache.probing.train import ReadoutTrainer, TaskSpec, stack_trainers, thread_count, train
 from deapcache.tasks import Task
+
+_GROUPS = 10
+"""Of images held out, each left out in turn by the jackknife of a difference."""
 
 
 def held_out(rows: np.ndarray, selection: Selection) -> np.ndarray:
@@ -42,7 +45,7 @@ def select_rates(
     biases: Mapping[str, torch.Tensor | None],
     progress: Progress,
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    """For each (task, readout) the rate that scores best, and what was tried: ``ProbeResult.selection``.
+    """For each (task, readout) the rate and the share of the steps to train with: ``ProbeResult.selection``.
 
     Only training images are read: ``rows`` of ``stream``, and what an epoch ``draws`` of them. The choice for one task
     and readout does not depend on what else is chosen beside it, nor on the seeds that are trained afterwards.
@@ -52,48 +55,96 @@ def select_rates(
     selection, wanted = config.selection, list(dict.fromkeys(wanted))
     assert selection is not None  # else no rate is wanted
     held_rows = held_out(rows, selection)
-    device = torch.device(config.device)
-    short = {name: spec.shortened(selection.fraction) for name, spec in specs.items()}
-    candidates = {
-        (task, readout, lr): ReadoutTrainer(
-            short[task], readout, seed=selection.seed, lr=lr, device=device, output_bias=biases[task]
-        )
-        for task, readout in wanted
-        for lr in selection.lrs
-    }
-    trainers = list(candidates.values())
-    groups = stack_trainers(trainers, config.weight_decay, threads=thread_count(device))
-    train(groups, stream, draws[~np.isin(draws % stream.images, held_rows)], config, progress, stage="select")
-    scorers, _, _ = score(
-        groups, {}, short, stream, held_rows, training={}, batch_size=config.batch_size, progress=progress
-    )
+    others, device = draws[~np.isin(draws % stream.images, held_rows)], torch.device(config.device)
+
+    def try_out(
+        rates: Mapping[tuple[str, str], Iterable[float]], fraction: float
+    ) -> tuple[dict[tuple[str, str, float], ReadoutTrainer], Mapping[ReadoutTrainer, Scorer]]:
+        """Trainers by task, readout and rate, trained for a ``fraction`` of the steps in one pass; their scorers."""
+        short = {name: spec.shortened(fraction) for name, spec in specs.items()}
+        trainers = {
+            (name, readout, lr): ReadoutTrainer(
+                short[name], readout, seed=selection.seed, lr=lr, device=device, output_bias=biases[name]
+            )
+            for (name, readout), lrs in rates.items()
+            for lr in lrs
+        }
+        groups = stack_trainers(list(trainers.values()), config.weight_decay, threads=thread_count(device))
+        train(groups, stream, others, config, progress, stage="select")
+        size = config.batch_size
+        scorers, _, _ = score(groups, {}, short, stream, held_rows, training={}, batch_size=size, progress=progress)
+        return trainers, scorers
+
+    trainers, scorers = try_out(dict.fromkeys(wanted, selection.lrs), selection.fraction)
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for name, readout in wanted:
-        values = {lr: _score(scorers.get(candidates[name, readout, lr]), short[name].task) for lr in selection.lrs}
+        of_each = {lr: trainers[name, readout, lr] for lr in selection.lrs}
+        values = {lr: _score(scorers.get(one), specs[name].task) for lr, one in of_each.items()}
         if all(map(math.isnan, values.values())):
-            failures = [candidates[name, readout, lr].failure for lr in selection.lrs]
+            failures = [one.failure for one in of_each.values()]
             raise next(filter(None, failures), None) or TrainingError(
                 f"{name} with readout {readout}: no learning rate of {', '.join(f'{lr:g}' for lr in values)} gets a "
                 f"score on the {len(held_rows)} training images held out: give the rate with --lr, or train on more "
                 "images"
             )
-        found[name, readout] = _choice(values, short[name].task.main_metric, len(held_rows))
+        task = specs[name].task
+        chosen = max(values, key=lambda lr: (-math.inf if math.isnan(values[lr]) else values[lr], -lr))
+        best = scorers[of_each[chosen]]
+        for lr in sorted(lr for lr in values if lr < chosen):
+            less, error = _difference(scorers.get(of_each[lr]), best, task)
+            if -less <= selection.margin * error:  # never where one of both is NaN
+                chosen = lr
+                break
+        known = {lr: None if math.isnan(value) else value for lr, value in values.items()}
+        span = [value for value in known.values() if value is not None]
+        found[name, readout] = {
+            "lr": chosen,
+            "metric": task.main_metric,
+            "images": len(held_rows),
+            "candidates": [{"lr": lr, "score": value} for lr, value in known.items()],
+            "range": max(span) - min(span),
+        }
+    longer, longer_scorers = try_out({key: (choice["lr"],) for key, choice in found.items()}, selection.longer)
+    for (name, readout), choice in found.items():
+        key = name, readout, choice["lr"]
+        choice |= _steps(scorers[trainers[key]], longer_scorers.get(longer[key]), specs[name].task, selection)
     return found
 
 
-def _score(scorer: Scorer | None, task: Task) -> float:
+def _score(scorer: Scorer | None, task: Task, images: slice | np.ndarray = slice(None)) -> float:
     """What a candidate is chosen by; NaN where its training diverged, or the images leave it undefined."""
-    score = math.nan if scorer is None else task.selection_score(scorer.scores(), scorer.statistics)
-    return score if math.isfinite(score) else math.nan
+    if scorer is None:
+        return math.nan
+    statistics = {name: values[images] for name, values in scorer.statistics.items()}
+    score = task.selection_score(task.scores(statistics), statistics)
+    return float(score) if math.isfinite(score) else math.nan
 
 
-def _choice(scores: Mapping[float, float], metric: str, images: int) -> dict[str, Any]:
-    """The rate with the highest score, the lower of equal ones, as JSON values."""
-    known = {lr: score for lr, score in scores.items() if not math.isnan(score)}
+def _difference(one: Scorer | None, other: Scorer | None, task: Task) -> tuple[float, float]:
+    """How much better ``one`` scores than the ``other``, and the standard error of that; NaN where it is not known.
+
+    A jackknife over ten groups of the images, both scored on the same ones.
+    """
+
+    def difference(images: slice | np.ndarray) -> float:
+        return _score(one, task, images) - _score(other, task, images)
+
+    images = 0 if one is None else len(next(iter(one.statistics.values())))
+    count = min(images, _GROUPS)
+    group = np.arange(images) % max(1, count)
+    parts = np.array([difference(group != each) for each in range(count)] if count > 1 else [math.nan])
+    return difference(slice(None)), math.sqrt((count - 1) * parts.var()) if count > 1 else math.nan
+
+
+def _steps(short: Scorer, long: Scorer | None, task: Task, selection: Selection) -> dict[str, Any]:
+    """``fraction`` of the steps to train for, and ``longer``, the trial that decided it, as JSON values.
+
+    All steps, unless the longer trial diverged or is clearly worse.
+    """
+    more, error = _difference(long, short, task)
+    is_worse = math.isnan(more) or more < -selection.margin * error
+    trial = {"fraction": selection.longer, "score": _score(long, task), "error": error}
     return {
-        "lr": max(known, key=lambda lr: (known[lr], -lr), default=None),
-        "metric": metric,
-        "images": images,
-        "candidates": [{"lr": lr, "score": known.get(lr)} for lr in scores],
-        "range": max(known.values()) - min(known.values()) if known else None,
+        "fraction": selection.fraction if is_worse else 1.0,
+        "longer": {name: None if math.isnan(value) else value for name, value in trial.items()},
     }

@@ -69,13 +69,15 @@ class _Candidate(TypedDict):
 
 
 class SelectionFacts(TypedDict, total=False):
-    """How a learning rate was chosen."""
+    """How a learning rate and the share of the steps were chosen."""
 
     lr: _Rate
     metric: str
     images: int
     candidates: list[_Candidate]
     range: float | None
+    fraction: Annotated[float, Field(gt=0, le=1)]
+    longer: dict[str, float | None]
 
 
 class _Protocol(TypedDict):

@@ -408,14 +408,16 @@ def _mean_cost(results: Sequence[Result]) -> dict[str, float]:
 def _rate(results: Sequence[Result]) -> str:
     """``0.01 (of 5, 0.2610)``: the learning rate that was chosen, of how many, and the range of their scores.
 
-    ``largest of 5`` or ``least of 5`` where others beyond might do better. Where it was given ``0.01``; a dash for a
-    readout that is not trained.
+    ``largest of 5`` or ``least of 5`` where others beyond might do better, ``0.01 (of 5, 0.2610; 0.2 of the steps)``
+    where fewer were trained. Where it was given ``0.01``; a dash for a readout that is not trained.
     """
     found: dict[str, None] = {}
     for result in results:
         tried, span = [one["lr"] for one in result.selection.get("candidates", ())], result.selection.get("range")
         ends = {max(tried): "largest ", min(tried): "least "} if len(tried) > 1 else {}
-        about = f" ({ends.get(result.lr, '')}of {len(tried)}, {span:.4f})" if tried and span is not None else ""
+        share = result.selection.get("fraction", 1)
+        steps = f"; {share:g} of the steps" if share < 1 else ""
+        about = f" ({ends.get(result.lr, '')}of {len(tried)}, {span:.4f}{steps})" if tried and span is not None else ""
         found["–" if math.isnan(result.lr) else f"{result.lr:g}{about}"] = None
     return "; ".join(found)
 

@@ -91,8 +91,8 @@ class Result:
     """What was known of the backbone when it was probed, for readers who do not have it: ``category``, ``parameters``,
     ``training_data``; empty where it was not known, and in results from before it was kept."""
     selection: Selection = field(default_factory=dict)
-    """How the learning rate was chosen: ``lr``, ``metric``, ``images`` held out, ``candidates`` and ``range``; empty
-    where it was given."""
+    """How the learning rate was chosen: ``lr``, ``metric``, ``images`` held out, ``candidates``, ``range``,
+    ``fraction`` of the steps that were trained and ``longer``, the trial that decided it; empty where it was given."""
     features: Mapping[str, float] = field(default_factory=dict)
     """What was seen of the training features: ``outlier_ratio``, the root mean square of the largest channel over that
     of all; empty in results from before it was kept."""

@@ -31,7 +31,6 @@ from deapcache.recipe import ImageRecipe
 from tests.benchmarks.bench_read import random_recipe
 from tests.benchmarks.figures import Figure, ratios
 
-SIZE = (224, 224)
 TRIALS = {"efficientnet-lite0@untrained": (64, 8), "imagenet@untrained": (32, 2)}
 """Shards, and the images of each, which are one batch, on a CPU: the last shard's publication overlaps with nothing."""
 
@@ -70,12 +69,12 @@ class SlowLocation(LocalLocation):
         return inner
 
 
-def run(name: str, shards: int, batch: int, device: str, repeats: int) -> Speeds:
-    """Measure one backbone on so many shards of one batch, the three ways in turn."""
+def run(name: str, shards: int, batch: int, device: str, repeats: int, *, precision: str = "fp32") -> Speeds:
+    """Measure one backbone on so many shards of one batch, the three ways in turn, on images of its own size."""
     with tempfile.TemporaryDirectory() as folder:
         images = shards * batch
-        base = _base_images(LocalLocation(Path(folder)), MIN_SHARDS * batch)
-        backbone = build(name).to(torch.device(device))
+        backbone = build(name, precision=precision).to(torch.device(device))
+        base = _base_images(LocalLocation(Path(folder)), MIN_SHARDS * batch, backbone.image_size)
         if backbone.needs_calibration:
             calibrate(backbone, CachedImages(base), images, "random")
         speeds = Speeds(backbone=name, images=images)
@@ -110,15 +109,16 @@ def _extract_seconds(backbone: Backbone, base: Cache, home: SlowLocation, shards
     return time.perf_counter() - start
 
 
-def _base_images(home: LocalLocation, images: int) -> Cache:
+def _base_images(home: LocalLocation, images: int, size: tuple[int, int]) -> Cache:
+    block = 8 if size[0] % 8 == 0 else 14  # pixels of one colour, as much as a patch of a ViT has
     rng = np.random.default_rng(0)
     ids = [f"{row:06d}" for row in range(images)]
-    recipe = ImageRecipe(size=SIZE, fit="squash", interpolation="none", colour="random", images="")
-    cache = create_cache(home, "images.zarr", recipe=recipe, arrays=[image_array(SIZE)], image_ids=ids)
+    recipe = ImageRecipe(size=size, fit="squash", interpolation="none", colour="random", images="")
+    cache = create_cache(home, "images.zarr", recipe=recipe, arrays=[image_array(size)], image_ids=ids)
     for k in range(cache.shard_count):
         rows = cache.shard_rows(k)
-        blobs = rng.integers(0, 256, (len(rows), 28, 28, 3), dtype=np.uint8)
-        cache.write_shard(k, {"images": blobs.repeat(8, 1).repeat(8, 2)})
+        blobs = rng.integers(0, 256, (len(rows), size[0] // block, size[1] // block, 3), dtype=np.uint8)
+        cache.write_shard(k, {"images": blobs.repeat(block, 1).repeat(block, 2)})
     return cache
 
 

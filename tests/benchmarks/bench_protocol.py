@@ -49,11 +49,11 @@ class Sizes:
     """Of outputs, pixels."""
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 400
-    more_steps: int = 1200
+    more_steps: tuple[int, ...] = (1200, 2000)
     readouts: tuple[str, ...] = READOUTS
 
 
-QUICK = Sizes(images=12, side=56, seeds=(0, 1), steps=3, more_steps=4, readouts=("deap", "linear", "knn"))
+QUICK = Sizes(images=12, side=56, seeds=(0, 1), steps=3, more_steps=(4,), readouts=("deap", "linear", "knn"))
 
 
 def main() -> None:
@@ -87,10 +87,11 @@ def scene_rows(home: LocalLocation, sizes: Sizes) -> Iterator[tuple[str, list[Ro
 
     few, many = sizes.steps, sizes.more_steps
     yield f"segmentation, {few} steps", rows("segmentation", few, sizes.readouts)
-    yield f"segmentation, {many} steps", rows("segmentation", many)
+    for steps in many:
+        yield f"segmentation, {steps} steps", rows("segmentation", steps)
     yield f"depth, {few} steps", rows("depth", few, ("deap", "linear"))
     yield f"boundaries, {few} steps", rows("boundaries", few)
-    for steps in (few, many):
+    for steps in (few, *many):
         yield f"discrimination, {steps} steps", rows("discrimination", steps, task_options={"large": "two"})
     for radius in ("published", "corrected"):
         yield f"detection, {radius} radius, {few} steps", rows("detection", few, task_options={"radius": radius})
@@ -180,9 +181,10 @@ def _rows(
 
 
 def _cell(scores: Sequence[float], run: ProbeResult) -> str:
-    """``.573 ± .012 (lr 0.01)``."""
+    """``.573 ± .012 (lr 0.01)``, or ``(lr 0.01, 0.2 of the steps)``."""
     spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
-    rate = f" (lr {run.selection['lr']:g})" if run.selection else ""
+    share = f", {run.selection['fraction']:g} of the steps" if run.selection.get("fraction", 1) < 1 else ""
+    rate = f" (lr {run.selection['lr']:g}{share})" if run.selection else ""
     return f"{statistics.fmean(scores):.3f}{spread}{rate}"
 
 

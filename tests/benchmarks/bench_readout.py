@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -57,11 +58,21 @@ class Cost:
     """The same both ways, up to rounding."""
 
 
-def plain(readout: Deap, features_BHWD: Tensor) -> Tensor:
+def attend(queries_SQK: Tensor, keys_BSNK: Tensor, values_BSNV: Tensor, mask_SQN: Tensor) -> Tensor:
+    """Equation 2 for a whole batch, (B, S, Q, V)."""
+    return (queries_SQK @ keys_BSNK.transpose(2, 3) + mask_SQN).softmax(-1) @ values_BSNV
+
+
+def plain(
+    readout: Deap,
+    features_BHWD: Tensor,
+    output: tuple[int, int] = OUTPUT,
+    attend: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = attend,
+) -> Tensor:
     """Section 3 of the paper for a whole batch, written down in PyTorch's operations; autograd does the rest."""
-    side, grid = OUTPUT[0] // 8, features_BHWD.shape[1]
-    regions, cells = centres(side), centres(grid)
-    standardised_BND = F.layer_norm(features_BHWD.flatten(1, 2), (DIM,), eps=1e-10)
+    side, grid, dim = output[0] // 8, features_BHWD.shape[1], features_BHWD.shape[3]
+    regions, cells = (centres(count, features_BHWD.device) for count in (side, grid))
+    standardised_BND = F.layer_norm(features_BHWD.flatten(1, 2), (dim,), eps=1e-10)
     codes_BNC = codes(cells).expand(len(features_BHWD), -1, -1)
     tokens_BNW = readout.norm(torch.cat([codes_BNC, standardised_BND], -1))
     assert readout.query is not None
@@ -75,7 +86,7 @@ def plain(readout: Deap, features_BHWD: Tensor) -> Tensor:
     width = sigma[:, None, None]
     squares = ((regions[:, None] - cells) ** 2).sum(-1)
     mask_SQN = torch.exp(-squares / (2 * width**2)) / (width * math.sqrt(2 * math.pi))
-    mixed_BSQV = (queries_SQK @ keys_BSNK.transpose(2, 3) + mask_SQN).softmax(-1) @ values_BSNV
+    mixed_BSQV = attend(queries_SQK, keys_BSNK, values_BSNV, mask_SQN)
     x = readout.ffn(mixed_BSQV.transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, (side, side))
     entered = x = readout.cnn.entry(x)
     for block in readout.cnn.steps():
@@ -84,9 +95,9 @@ def plain(readout: Deap, features_BHWD: Tensor) -> Tensor:
     return readout.cnn.final(x) + skip
 
 
-def centres(side: int) -> Tensor:
+def centres(side: int, device: torch.device) -> Tensor:
     """(side², 2) of a square grid on the unit square."""
-    along = (torch.arange(side) + 0.5) / side
+    along = (torch.arange(side, device=device) + 0.5) / side
     return torch.cartesian_prod(along, along)
 
 

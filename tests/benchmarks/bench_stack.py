@@ -19,6 +19,7 @@ from statistics import median
 import numpy as np
 import torch
 
+from deapcache.annotations import get_annotation
 from deapcache.cache import ArraySpec, Cache, create_cache, encode_features, feature_arrays
 from deapcache.locations import LocalLocation
 from deapcache.probing import ProbeConfig, ReadoutTrainer, TaskSpec
@@ -110,8 +111,8 @@ def boundaries_spec(sizes: Sizes, iterations: int) -> TaskSpec:
     )
 
 
-def make_caches(home: LocalLocation, sizes: Sizes) -> SplitCaches:
-    """Caches of random features, and of instance maps of blobs of 8 × 8 pixels."""
+def make_caches(home: LocalLocation, sizes: Sizes, annotation: str = "instances", values: int = 5) -> SplitCaches:
+    """Caches of random features, and of maps of blobs of 8 × 8 pixels with so many values."""
     rng = np.random.default_rng(0)
     ids = [str(row) for row in range(sizes.images)]
     height, width, dim = sizes.features
@@ -125,13 +126,14 @@ def make_caches(home: LocalLocation, sizes: Sizes) -> SplitCaches:
     volumes = rng.standard_normal((sizes.images, *sizes.features), dtype=np.float32)
     _fill(features, encode_features(volumes, "float16", ids))
     recipe = TargetRecipe(
-        annotation="instances", size=sizes.output, fit="squash", options={}, classes=(), images="", annotations=""
+        annotation=annotation, size=sizes.output, fit="squash", options={}, classes=(), images="", annotations=""
     )
-    spec = ArraySpec(name="targets", dtype="int32", item_shape=sizes.output, dimensions=("row", "column"))
+    dtype = get_annotation(annotation).dtype
+    spec = ArraySpec(name="targets", dtype=dtype, item_shape=sizes.output, dimensions=("row", "column"))
     targets = create_cache(home, "targets.zarr", recipe=recipe, arrays=[spec], image_ids=ids)
-    blobs = rng.integers(0, 5, (sizes.images, sizes.output[0] // 8, sizes.output[1] // 8), dtype=np.int32)
+    blobs = rng.integers(0, values, (sizes.images, sizes.output[0] // 8, sizes.output[1] // 8)).astype(dtype)
     _fill(targets, {"targets": blobs.repeat(8, 1).repeat(8, 2)})
-    return SplitCaches(features, {"instances": targets}, np.arange(sizes.images))  # type: ignore[arg-type]
+    return SplitCaches(features, {annotation: targets}, np.arange(sizes.images))  # type: ignore[arg-type]
 
 
 def _fill(cache: Cache, arrays: dict[str, np.ndarray]) -> None:

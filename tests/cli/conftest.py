@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+from deapcache_testing import without_stages
 
 from deapcache.cli import main
 
@@ -17,6 +18,9 @@ class Outcome:
     code: int
     out: str
     err: str
+    """Of stderr, what is no progress."""
+    log: str
+    """All of stderr."""
 
 
 RunCli = Callable[..., Outcome]
@@ -32,6 +36,6 @@ def cli(capsys: pytest.CaptureFixture[str]) -> RunCli:
         printed = capsys.readouterr()
         code = ended.value.code
         assert isinstance(code, int)
-        return Outcome(code, printed.out, printed.err)
+        return Outcome(code, printed.out, without_stages(printed.err), printed.err)
 
     return run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import deapcache_toys as toys
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from deapcache.locations import LocalLocation
 from deapcache.probing import PROTOCOLS, ProbeConfig, Selection, plan_runs
 
 FROZEN = {
-    "deapcache-2": "b010ab4f350ae543fd41652cdd321b658fdcb57c72e7f0a48b61b025e7d10a02",
+    "deapcache-2": "f366c93646771b643dd9cfd20411ea136fc23820f86e1d616b2a47a8645f0dbf",
     "paper": "0b3aec3f7d61e96f56a0c1d5d2a2f07a1dba50e0340b7434db2d5ce6bccd0535",
     "dinov2-linear": "e4628a1a37ef7308ced10c3dcf57a0769fd0de3f0b1e7331a53ea76ae5490b8f",
     "dinov3-linear": "95d6ae4fd169ca7bf55513f84f7298c8d31fdcfaff77e92e2ebd6ffdddbe5c49",
@@ -69,40 +71,87 @@ def test_the_choice_never_sees_validation_images(tmp_path) -> None:
 
 def test_the_chosen_rate_trains_on_all_of_train_as_if_it_were_given(made_toys) -> None:
     (chosen,) = probe(made_toys, seeds=[3])
+    assert (chosen.selection["fraction"], chosen.loss_curve[-1][0]) == (1, 20)
     (given,) = probe(made_toys, seeds=[3], lrs=(chosen.selection["lr"],))
     assert chosen.scores == pytest.approx(given.scores)
     assert chosen.train_images == COUNTS["train"]
     scores = {one["lr"]: one["score"] for one in chosen.selection["candidates"]}
-    assert chosen.selection["lr"] == max(scores, key=scores.__getitem__)
+    assert chosen.selection["lr"] <= max(scores, key=scores.__getitem__)
     assert chosen.selection["range"] == max(scores.values()) - min(scores.values())
     assert given.selection == {}
 
 
-def test_a_candidate_scores_what_it_would_on_the_same_images_alone(tmp_path) -> None:
-    """The held-out tenth as a split of its own gives the candidates' scores."""
-    home = make_home(tmp_path)
-    (run,) = probe(home, iterations=40, standardise="cell")
-    held = np.sort(np.random.default_rng(0).permutation(COUNTS["train"])[:2])
-    assert run.selection["images"] == len(held)
+def test_fewer_steps_where_more_are_worse_on_images_held_out(tmp_path) -> None:
+    """Features that tell nothing, in many channels: the longer a readout trains, the more of them it has learnt."""
+
+    def tell_nothing(split: str, made: np.ndarray) -> np.ndarray:
+        return np.random.default_rng(7).normal(size=(*made.shape[:3], 300)).astype(np.float32)
+
+    home = make_home(tmp_path, spoil=tell_nothing)
+    for split in ("train", "val"):
+        add_targets(home, split, "depth")
+    (run,) = probe(home, ["depth"], readouts=["linear"], iterations=100)
+    selection = run.selection
+    (short,) = (one["score"] for one in selection["candidates"] if one["lr"] == selection["lr"])
+    assert selection["longer"]["fraction"] == 0.5
+    assert selection["longer"]["score"] < short - selection["longer"]["error"]
+    assert (selection["fraction"], run.loss_curve[-1][0]) == (0.2, 20)
+    lr = (selection["lr"],)
+    few, many = (probe(home, ["depth"], readouts=["linear"], iterations=n, lrs=lr)[0].scores for n in (20, 100))
+    assert run.scores == pytest.approx(few)
+    assert few["rmse"] < many["rmse"]
+
+
+@pytest.mark.parametrize("margin", [0.0, 1.0, 1e9])
+def test_trials_score_what_they_would_alone_and_ties_go_to_the_lower_rate(tmp_path, monkeypatch, margin) -> None:
+    """The held-out tenth as a split of its own gives the scores of all trials, and a jackknife their differences."""
     from deapcache.probing.batches import BatchStream, image_order
     from deapcache.probing.evaluate import Scorer
     from deapcache.probing.probe import _Probe
     from deapcache.probing.train import ReadoutTrainer, StackedGroup
 
-    config = ProbeConfig(dataset="toys", backbones=["toy"], tasks=["foreground"], iterations=12, standardise="cell")
-    probing = _Probe(home, config)
-    spec, stream = probing._specs["foreground"], BatchStream(probing._train, "stream", torch.device("cpu"))
-    rows = np.arange(COUNTS["train"])
-    bias = spec.prepare(stream, rows, 32)
-    group = StackedGroup([ReadoutTrainer(spec, "deap", seed=0, lr=1e-2, output_bias=bias)], 1e-4)
-    for batch in stream.batches(image_order(0, np.setdiff1d(rows, held), iterations=12, batch_size=8)):
-        group.step(batch.features.float(), None, {"foreground": spec.task.target(batch.maps)})
-    scorer = Scorer(spec.task, len(held))
-    (batch,) = stream.batches([held])
-    with torch.no_grad():
-        scorer.add(group.outputs(batch.features.float(), None)[0], spec.task.target(batch.maps), held)
+    lrs = (1e-3, 1e-2, 2e-2, 3e-2)
+    monkeypatch.setattr("deapcache.probing.config.ProbeConfig.selection", Selection(lrs=lrs, margin=margin))
+    home = make_home(tmp_path)
+    (run,) = probe(home, iterations=40, standardise="cell")
+    held = np.sort(np.random.default_rng(0).permutation(COUNTS["train"])[:2])
+    assert run.selection["images"] == len(held)
+    config = ProbeConfig(dataset="toys", backbones=["toy"], tasks=["foreground"], standardise="cell")
+    probing, rows = _Probe(home, config), np.arange(COUNTS["train"])
+    stream = BatchStream(probing._train, "stream", torch.device("cpu"))
+
+    def statistics(lr: float, iterations: int) -> dict[str, np.ndarray]:
+        spec = replace(probing._specs["foreground"], iterations=iterations)
+        bias = spec.prepare(stream, rows, 32)
+        group = StackedGroup([ReadoutTrainer(spec, "deap", seed=0, lr=lr, output_bias=bias)], 1e-4)
+        for batch in stream.batches(image_order(0, np.setdiff1d(rows, held), iterations=iterations, batch_size=8)):
+            group.step(batch.features.float(), None, {"foreground": spec.task.target(batch.maps)})
+        scorer = Scorer(spec.task, len(held))
+        (batch,) = stream.batches([held])
+        with torch.no_grad():
+            scorer.add(group.outputs(batch.features.float(), None)[0], spec.task.target(batch.maps), held)
+        return scorer.statistics
+
+    def mean_iou(of: dict[str, np.ndarray], images: list[int]) -> float:
+        task = probing._specs["foreground"].task
+        return task.scores({name: values[images] for name, values in of.items()})["mean_iou"]
+
+    def error(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+        # Efron's jackknife of n = 2: the square root of (n - 1) / n times the sum of squares about their mean
+        without = [mean_iou(one, [image]) - mean_iou(other, [image]) for image in (0, 1)]
+        return abs(without[0] - without[1]) / 2
+
+    short = {lr: statistics(lr, 8) for lr in lrs}
+    scores = {lr: mean_iou(of, [0, 1]) for lr, of in short.items()}
     found = {one["lr"]: one["score"] for one in run.selection["candidates"]}
-    assert found[1e-2] == pytest.approx(scorer.scores()["mean_iou"], abs=1e-6)
+    assert found == pytest.approx(scores, abs=1e-6)
+    best = max(scores, key=scores.__getitem__)
+    as_good = [lr for lr in lrs if scores[best] - scores[lr] <= margin * error(short[best], short[lr])]
+    lr = run.selection["lr"]
+    assert lr == min(as_good)
+    long = statistics(lr, 20)
+    assert run.selection["longer"]["score"] == pytest.approx(mean_iou(long, [0, 1]), abs=1e-6)
+    assert run.selection["longer"]["error"] == pytest.approx(error(long, short[lr]), abs=1e-6)
 
 
 def test_the_choice_depends_on_nothing_beside_it(made_toys) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 from deapcache_plugins import forgotten_plugins
+from deapcache_testing import without_stages
 
 from deapcache.cli import main
 
@@ -136,7 +137,7 @@ def run(*arguments: object) -> Ran:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
             main(words)
     assert isinstance(ended.value.code, int)
-    return Ran(ended.value.code, out.getvalue(), err.getvalue())
+    return Ran(ended.value.code, out.getvalue(), without_stages(err.getvalue()))
 
 
 @contextlib.contextmanager

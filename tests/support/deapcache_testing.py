@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,17 @@ def require(present: bool, what: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI lacks {what}")
     pytest.skip(f"needs {what}")
+
+
+_END_OF_STAGE = re.compile(
+    r"(?!extracted ).+: [\d,]+ (?:of [\d,]+ )?(?:images|iterations|shards|files|pairs|rates|measured)"
+    r"(?: in [\d.]+ (?:s|min|h))?(?:, .+)?\n"
+)
+
+
+def without_stages(printed: str) -> str:
+    """What a command said on stderr beside how its stages went."""
+    return "".join(line for line in printed.splitlines(keepends=True) if not _END_OF_STAGE.fullmatch(line))
 
 
 def deapcache(*arguments: object) -> list[str]:
