@@ -40,7 +40,7 @@ register_backbone("blind", Blind, image_size=32, grid=8, dim=16)
 """
 NAMES = ["grey", "red", "green", "blue"]
 COLOURS = np.array([[128, 128, 128], [220, 40, 40], [40, 200, 40], [40, 40, 220]], np.uint8)
-GIVEN = ("--backbone", "colours,blind", "--iterations", 60)
+GIVEN = ("--backbone", "colours,blind", "--iterations", 240)
 
 
 @pytest.fixture(scope="module")
