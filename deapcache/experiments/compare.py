@@ -266,7 +266,7 @@ def _length(grid: GridPlan, left: float) -> int:
         (grid.rates.step(group.key) or 0.0) * math.ceil(work.val_images / work.batch_size)
         for work in grid.passes
         for group in work.groups
-        if not group.is_selection
+        if group.stage == "train"
     )
     room = _SHARE * left - _OF_A_PASS * len(grid.passes) - scored
     most = max((get_task(group.key.task).iterations for group, _ in known), default=_FEWEST)

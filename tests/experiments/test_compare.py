@@ -153,3 +153,12 @@ def test_a_time_that_is_too_short_for_the_extraction_is_refused(compared, tmp_pa
     ran = run("compare", "folder:shapes", "--backbone", "colours", "--minutes", 1e-7, "--home", tmp_path / "home")
     assert ran.code == 2
     assert "give --minutes" in ran.err
+
+
+def test_training_is_as_long_as_the_time_allows(compared, tmp_path) -> None:
+    home = tmp_path / "home"
+    ran = run("compare", "folder:shapes", "--backbone", "colours", "--minutes", 0.15, "--home", home, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["iterations"] >= 20
+    assert ran.json["seconds"] < 60, "nine seconds and what a busy machine adds"
+    assert list((home / "speed").iterdir()), "steps are measured once, and kept"
