@@ -31,6 +31,9 @@ SELECTED, NOT_TRAINED = "selected", "none"
 """What a protocol's optimiser has in place of a learning rate: one is chosen on a part of the training images, or the
 readout is not trained."""
 
+SUBSET_SEED = 0
+"""``Protocol.train_subset`` of the subsets that commands and pipelines ask for."""
+
 Value = TypeVar("Value")
 
 
@@ -291,3 +294,6 @@ class Protocol(Recipe):
     score_size: str = omit_if_default("output")
     """``output``: scores are over the targets of ``output_size``; ``native``: over each image's label map of its own
     size, to which outputs are resized bilinearly before anything is made of them."""
+    train_subset: int | None = omit_if_default(None)
+    """Seed of the order whose first ``train_limit`` images are trained on: subsets of one seed are nested. ``None``:
+    that of the cache."""

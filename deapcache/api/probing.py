@@ -44,6 +44,7 @@ def probe(
     *,
     home: Home = None,
     results_home: Home = None,
+    train_limit: int | Sequence[int | None] | None = None,
     report: Report = lambda *_: None,
     **options: Any,
 ) -> Results:
@@ -52,7 +53,8 @@ def probe(
     The ``options`` are those of ``deapcache probe``, whose help explains them: ``dataset``, ``backbone``, ``readout``,
     ``seed``, ``iterations``, ``protocol``, ``lr``, ``limit``, ``task_options`` and so on. What the command takes as
     ``a,b`` is a list here, and one thing may stand for a list of it. In their place a whole :class:`ProbeConfig` may be
-    given as ``task``. ``report`` is called with the name of the pass and how far it has come.
+    given as ``task``. ``train_limit`` is one or several numbers of training images, drawn as nested subsets (``None``
+    in a list: all). ``report`` is called with the name of the pass and how far it has come.
 
     Raises what the command says: ``CacheMissError``, ``UsageError``, ``TrainingError`` and others; runs that are scored
     by then are saved, and :func:`load_results` has them. A picture that cannot be drawn is a warning.
@@ -65,8 +67,11 @@ def probe(
         raise UsageError(f"{', '.join(options)} is given beside a ProbeConfig, which has all options: put it there")
     caches = home_of(home)
     own = caches if results_home is None else home_of(results_home)
-    given = {"home": home, "results_home": results_home, **options}
-    done = list(run(caches, config, results_home=own, report=report, command=_command(task, given)))
+    given = {"home": home, "results_home": results_home, "train_limit": train_limit, **options}
+    limits: Sequence[int | None] = _several(train_limit)
+    done = list(
+        run(caches, config, train_limits=limits, results_home=own, report=report, command=_command(task, given))
+    )
     for one in done:
         if one.picture_problem:
             warnings.warn(f"no picture of {one.result.run}, which is saved: {one.picture_problem}", stacklevel=2)
@@ -78,7 +83,8 @@ def _config(task: str | Sequence[str], options: Mapping[str, Any]) -> ProbeConfi
     from deapcache.experiments import choose_device
     from deapcache.probing import ProbeConfig
 
-    known = {f.name for f in fields(ProbeConfig)} - {*_PLURAL.values(), "tasks", "train_limit", "val_limit"}
+    known = {f.name for f in fields(ProbeConfig)} - {*_PLURAL.values(), "tasks"}
+    known -= {"train_limit", "train_subset", "val_limit"}
     known |= {*_PLURAL, "limit"}
     if unknown := [name for name in options if name not in known]:
         near = difflib.get_close_matches(unknown[0], known, n=1)

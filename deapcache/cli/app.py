@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from deapcache.cli import cache, listing
+from deapcache.cli.compare import compare_command
 from deapcache.cli.console import err, note, out, robust_streams
 from deapcache.cli.correspondence import correspondence_command
 from deapcache.cli.doctor import doctor_command
@@ -68,6 +69,7 @@ app.command("predict")(predict_command)
 app.command("results")(results_command)
 app.command("leaderboard")(leaderboard_command)
 app.command("figures")(figures_command)
+app.command("compare")(compare_command)
 app.command("run")(run_command)
 app.command("plan")(plan_command)
 app.command("speed")(speed_command)

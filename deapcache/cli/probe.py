@@ -58,6 +58,14 @@ class _Choices:
     limit: Annotated[
         int | None, typer.Option("--limit", help="Train and score on the first N images of each split only.")
     ] = None
+    train_limit: Annotated[
+        str | None,
+        typer.Option(
+            "--train-limit",
+            help="Train on so many images, drawn as nested subsets; several for a learning curve: 50,100,all. "
+            "All validation images are scored.",
+        ),
+    ] = None
     layers: Annotated[
         str | None,
         typer.Option("--layers", help="Join features of these layers: 6,9,12 or 3,last (deapcache extract --layers)."),
@@ -90,6 +98,13 @@ class _Choices:
         ),
     ] = None
     device: options.Device = "auto"
+
+    def train_limits(self) -> tuple[int | None, ...]:
+        """Numbers of training images that are asked for, ``None`` for all; raises :class:`UsageError` for others."""
+        found = options.names(self.train_limit)
+        if wrong := [text for text in found if text != "all" and not (text.isdecimal() and int(text) > 0)]:
+            raise UsageError(f"--train-limit {wrong[0]!r}: expected numbers of images, or all, such as 50,100,all")
+        return tuple(None if text == "all" else int(text) for text in found)
 
     def config(self) -> ProbeConfig:
         """The same as the library takes it; raises :class:`UsageError` for values that it does not know."""
@@ -149,7 +164,15 @@ def probe_command(
     done: list[SavedRun] = []
     try:
         with bars() as display:
-            for one in probe(place, config, results_home=own, report=report_on(display), command=sys.argv):
+            runs = probe(
+                place,
+                config,
+                train_limits=choices.train_limits(),
+                results_home=own,
+                report=report_on(display),
+                command=sys.argv,
+            )
+            for one in runs:
                 done.append(one)
     except Exception:
         if done:  # they are saved, whatever became of the others

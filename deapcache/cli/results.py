@@ -42,6 +42,9 @@ def results_command(
     paper: Annotated[
         bool, typer.Option("--paper", help="In the layouts of the paper's tables, its numbers beside ours.")
     ] = False,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Each class with its interval, what is taken for what, worst images.")
+    ] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
     home: options.Home = None,
     plugin: options.Plugin = None,
@@ -60,6 +63,7 @@ def results_command(
         table_rows,
     )
     from deapcache.results import markdown as as_markdown
+    from deapcache.results.per_class import classes_json, per_class_tables
 
     _end_quickly()
     place = locations.home(home)
@@ -71,11 +75,16 @@ def results_command(
     uncertainty = HomeIntervals(place, over_seeds=over_seeds)
     rows = table_rows(chosen, allow_mixed=allow_mixed, uncertainty=uncertainty if intervals else None)
     layouts = LAYOUTS if paper else (PLAIN,)
+    if per_class and paper:
+        raise UsageError("--per-class and --paper: the paper prints no classes; give one of them")
     if json:
-        print_json([table for layout in layouts for table in layout_json(rows, layout)])
+        of_classes = {} if not per_class else classes_json(rows, lambda _: place)
+        found = [table for layout in layouts for table in layout_json(rows, layout)]
+        print_json([row | of_classes.get(tuple(row.get("runs", ())), {}) for row in found])
         return
     for layout in layouts:
         tables = layout_tables(rows, layout)
+        tables += per_class_tables(rows, lambda _: place) if per_class else []
         if markdown:
             out.print("\n".join(as_markdown(table) for table in tables), markup=False)
         else:
@@ -101,6 +110,9 @@ def leaderboard_command(
         bool, typer.Option("--intervals/--no-intervals", help="95% intervals over images, by bootstrap.")
     ] = True,
     over_seeds: options.OverSeeds = False,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="In a web page: the score of each class, from the runs' statistics.")
+    ] = False,
     device: Annotated[
         str | None,
         typer.Option("--device", help="Device whose speeds of backbones are shown. Default: that with most backbones."),
@@ -128,7 +140,9 @@ def leaderboard_command(
         _add_bundles(bundles, options.own_home(home))
     collected = collect([locations.locate(place) for place in results] if results else [locations.home(home)])
     board = leaderboard(collected, intervals=intervals, over_seeds=over_seeds, paper=paper, device=device)
-    _write_board(board, cast("Format", format), folder, name)
+    if per_class and format != "html":
+        raise UsageError("--per-class is of the web page, --format html; deapcache results --per-class prints tables")
+    _write_board(board, cast("Format", format), folder, name, per_class)
 
 
 def _add_bundles(bundles: list[Path], home: Location) -> None:
@@ -144,7 +158,7 @@ def _add_bundles(bundles: list[Path], home: Location) -> None:
             note(f"  {key}: the home's own measurement stays")
 
 
-def _write_board(board: Leaderboard, format: Format, folder: Path | None, name: str) -> None:
+def _write_board(board: Leaderboard, format: Format, folder: Path | None, name: str, per_class: bool) -> None:
     from deapcache.results import print_tables
     from deapcache.results.leaderboard import leaderboard_tables, rendered
 
@@ -152,7 +166,7 @@ def _write_board(board: Leaderboard, format: Format, folder: Path | None, name: 
         print_tables(leaderboard_tables(board))
     elif folder is None and format == "html":
         sys.stdout.flush()
-        page, binary = rendered(board, format), getattr(sys.stdout, "buffer", None)
+        page, binary = rendered(board, format, with_classes=per_class), getattr(sys.stdout, "buffer", None)
         if binary is None:  # a notebook's
             sys.stdout.write(page)
         else:
@@ -160,7 +174,7 @@ def _write_board(board: Leaderboard, format: Format, folder: Path | None, name: 
     elif folder is None:
         sys.stdout.write(rendered(board, format))
     else:
-        text = rendered(board, format, beside=folder)
+        text = rendered(board, format, beside=folder, with_classes=per_class)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +16,14 @@ from deapcache.errors import AmbiguousCacheError, CacheMissError, MissingDataErr
 from deapcache.experiments.predict import TrainedRun, find_run, load_predictor
 from deapcache.extraction import parse_base_size
 from deapcache.locations import Location
-from deapcache.results import Selection, load_results, select, table_rows
+from deapcache.results import Result, Selection, load_results, select, table_rows
 from deapcache.results.figures import find_figure
 from deapcache.results.frame import depth_in, display_name_in
-from deapcache.tasks import get_task
+from deapcache.tasks import Task, get_task
 
-if TYPE_CHECKING:  # all load matplotlib
+if TYPE_CHECKING:  # all load matplotlib or torch
+    import torch
+
     from deapcache.results.figures.groups import Group
     from deapcache.results.figures.resolutions import Sample
     from deapcache.results.figures.style import Canvas
@@ -66,7 +68,14 @@ def make_figure(request: FigureRequest) -> Canvas:
     Raises :class:`deapcache.errors.UnknownNameError` for a name that is none, :class:`ResultsError` that names the
     command to run where results are missing, and what opening caches and readouts raises.
     """
-    from deapcache.results.figures import correlations, instance_awareness, parameters, sigma, speed_quality
+    from deapcache.results.figures import (
+        correlations,
+        instance_awareness,
+        label_efficiency,
+        parameters,
+        sigma,
+        speed_quality,
+    )
     from deapcache.results.speeds import load_speeds
 
     name = find_figure(request.name).name
@@ -83,6 +92,8 @@ def make_figure(request: FigureRequest) -> Canvas:
         return speed_quality.draw_speed_quality(_groups(request), speeds, paper=request.paper)
     if name == "instance-awareness":
         return instance_awareness.draw_instance_awareness(_groups(request), paper=request.paper)
+    if name == "label-efficiency":
+        return label_efficiency.draw_label_efficiency(_groups(request))
     if name == "parameters":
         return parameters.draw_parameters(_groups(request), paper=request.paper)
     return sigma.draw_sigma(_groups(request))
@@ -130,24 +141,59 @@ def _only_run(home: Location) -> str:
 
 
 def _predict_cached(run: TrainedRun, sizes: Sequence[tuple[int, int]], images: int) -> list[Sample]:
-    import torch
-
     from deapcache.results.figures.resolutions import Sample
 
-    caches = [_open_read(run, name) for name in ("val", *(f"val layer {layer}" for layer in run.layers[1:]))]
-    cache = caches[0]
+    cache = _open_read(run, "val")
     rows = _first_rows(cache, images)
-    shown = _base_images(run.home, cache, rows)
-    task = get_task(run.result.task, run.readouts.readout.get("task_options"))
-    heads = run.readouts.build()
-    volumes = np.concatenate([layer.read_features(rows).astype(np.float32) for layer in caches], -1)
-    features, guidance = torch.from_numpy(volumes), torch.from_numpy(shown)
-    with torch.no_grad():
-        found = [task.prediction(torch.cat([head(features, size, guidance) for head in heads], 1)) for size in sizes]
+    task, shown, outputs = _outputs(run, rows, sizes)
+    found = [task.prediction(output) for output in outputs]
     return [
         Sample(cache.image_ids[row], shown[place], [one[place].cpu().numpy() for one in found])
         for place, row in enumerate(rows)
     ]
+
+
+def _outputs(
+    run: TrainedRun, rows: Sequence[int], sizes: Sequence[tuple[int, int]]
+) -> tuple[Task, np.ndarray, list[torch.Tensor]]:
+    """The task of a run, base images (n, h, w, 3) of ``rows`` of its validation split, and what its readouts give."""
+    import torch
+
+    caches = [_open_read(run, name) for name in ("val", *(f"val layer {layer}" for layer in run.layers[1:]))]
+    shown = _base_images(run.home, caches[0], rows)
+    heads = run.readouts.build()
+    volumes = np.concatenate([layer.read_features(rows).astype(np.float32) for layer in caches], -1)
+    features, guidance = torch.from_numpy(volumes), torch.from_numpy(shown)
+    with torch.no_grad():
+        outputs = [torch.cat([head(features, size, guidance) for head in heads], 1) for size in sizes]
+    return get_task(run.result.task, run.readouts.readout.get("task_options")), shown, outputs
+
+
+def draw_runs(home: Location, results: Sequence[Result], names: Sequence[str], images: Mapping[str, str]) -> Canvas:
+    """Predictions of several runs of one task side by side, beside the labels; ``images``: id → what to write there."""
+    import torch
+
+    from deapcache.results.figures.side_by_side import draw_side_by_side
+
+    columns = []
+    for result in results:
+        run = find_run(home, result.run)
+        ids = _open_read(run, "val").image_ids
+        rows = sorted(map(ids.index, images))
+        task, shown, (output,) = _outputs(run, rows, [run.readouts.output_size])
+        targets = {name: open_cache(home / result.caches[f"val {name} targets"]["path"]) for name in task.annotations}
+        target = task.target({name: torch.from_numpy(cache.read(rows)) for name, cache in targets.items()})
+        columns.append([part.cpu().numpy() for part in task.picture_values(output, target)])
+    places = [rows.index(ids.index(name)) for name in images]
+    return draw_side_by_side(
+        task.picture,
+        results[0].classes,
+        names,
+        images=[shown[place] for place in places],
+        targets=[columns[0][0][place] for place in places],
+        predictions=[[prediction[place] for _, prediction in columns] for place in places],
+        sides=list(images.values()),
+    )
 
 
 def _open_read(run: TrainedRun, name: str) -> FeatureCache:

@@ -47,6 +47,7 @@ from deapcache.probing import DEFAULT_PROTOCOL, PROTOCOLS, ProbeConfig, get_prot
 from deapcache.probing.config import OUTPUT, SCORE_SIZES
 from deapcache.readouts import canonical_readout, needs_upsampler
 from deapcache.readouts.base import STANDARDISED
+from deapcache.recipe import SUBSET_SEED
 from deapcache.regions import FITS, SQUASH
 from deapcache.results import LAYOUTS, PLAIN
 from deapcache.tasks import get_task
@@ -105,6 +106,14 @@ def _whole_number(least: int, most: int = 2**31 - 1) -> BeforeValidator:
         raise _CheckError(f"expected a whole number {upper}, found {_shown(value)}")
 
     return BeforeValidator(check)
+
+
+def _number_or_all(value: Any) -> int | None:
+    if value == "all":
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31:
+        return value
+    raise _CheckError(f"expected a number of images or all, found {_shown(value)}")
 
 
 def _positive(value: Any) -> float:
@@ -283,6 +292,10 @@ class Shared(BaseModel):
     """None: as the protocol has it."""
     limit: _Count | None = None
     """Images of each split that are used; None: all."""
+    train_limit: Annotated[
+        tuple[Annotated[int | None, BeforeValidator(_number_or_all)], ...], _list("[50, 100, all]"), _DIFFERENT
+    ] = ()
+    """Numbers of training images, drawn as nested subsets, each probed for itself (None: all); none: ``limit``."""
     upsampler: _Text | None = None
     score_size: Annotated[str, _one_of(*SCORE_SIZES)] = OUTPUT
     layers: Annotated[
@@ -306,6 +319,12 @@ class ProbeSpec(Shared):
     tasks: Annotated[tuple[_Task, ...], _list("[voc, depth]"), _DIFFERENT]
     dataset: _Text
     choices: _Fields = Field(default_factory=dict)
+
+    @property
+    def sizes(self) -> tuple[ProbeConfig, ...]:
+        """The :attr:`options` of each number of training images."""
+        limits = [replace(self.options, train_limit=limit, train_subset=SUBSET_SEED) for limit in self.train_limit]
+        return tuple(limits) or (self.options,)
 
     @property
     def options(self) -> ProbeConfig:
@@ -422,6 +441,11 @@ def load_pipeline(name: str, settings: Sequence[str] = ()) -> Pipeline:
     return _pipeline_of(document)
 
 
+def make_pipeline(document: Mapping[str, Any], source: str) -> Pipeline:
+    """The pipeline of these keys, as if they stood in a file that is called ``source``."""
+    return _pipeline_of(_Document(yaml.safe_dump(dict(document)), source))
+
+
 def _find(name: str) -> Traversable:
     if Path(name).is_file() or "/" in name or name.endswith((".yaml", ".yml")):
         if Path(name).exists():
@@ -453,6 +477,10 @@ def _pipeline_of(document: _Document) -> Pipeline:
         probes.append(probe)
         if not probe.backbones:
             raise document.error(("probes", place), "backbones is missing: say which, here or for the whole pipeline")
+        if probe.limit is not None and probe.train_limit:
+            raise document.error(
+                ("probes", place), "limit takes the first images of both splits, train_limit some of train: give one"
+            )
         try:
             for task in probe.tasks:
                 get_task(task, probe.choices)
@@ -515,7 +543,7 @@ def _written(path: KeyPath) -> str:
     return ".".join(str(part) for part in path)
 
 
-_LISTS = ("layout", "backbones", "tasks", "readouts", "seeds", "lr", "views")
+_LISTS = ("layout", "backbones", "tasks", "readouts", "seeds", "lr", "views", "train_limit")
 """Keys whose lists may be set without brackets."""
 
 _FREE = ("where", "choices")

@@ -622,7 +622,7 @@ def measure_missing(
             write_speed(plan.home, speed)
 
     if not keep:
-        rates = _estimate_forwards(forwards, rates, device, progress, failed)
+        rates = estimate_forwards(forwards, rates, device, progress, failed)
     else:
         if file is None and (forwards or steps):
             plan.home.require_writable()
@@ -650,7 +650,7 @@ def measure_missing(
     return replace(plan, rates=rates)
 
 
-def _estimate_forwards(
+def estimate_forwards(
     forwards: Mapping[tuple[str, str], str], rates: Rates, device: torch.device, progress: Progress, failed: Failed
 ) -> Rates:
     """The rates with those of these (arithmetic, precision) → backbone, in two batches each."""

@@ -23,6 +23,7 @@ from deapcache.locations import Location, data_root, home_defaults
 from deapcache.probing import ProbeConfig, ProbeProgress, ProbeResult, RunSpec, feature_fields, probe_backbone
 from deapcache.processes import refuse_unguarded
 from deapcache.readouts import canonical_readout
+from deapcache.recipe import SUBSET_SEED
 from deapcache.results import Result, picture_key, save_run
 from deapcache.results.record import largest_key, run_name
 from deapcache.tasks import TASKS, Task, get_task
@@ -49,11 +50,15 @@ def probe(
     home: Location,
     config: ProbeConfig,
     *,
+    train_limits: Sequence[int | None] = (),
     results_home: Location | None = None,
     report: Report = lambda *_: None,
     command: Sequence[str] = (),
 ) -> Iterator[SavedRun]:
     """Probe everything that is asked for, and yield each run once its files are written.
+
+    With ``train_limits`` it is done for each of these numbers of training images, drawn as nested subsets, in place of
+    the config's own (``None``: all images): a learning curve.
 
     Caches are read from ``home``; results, readouts and pictures go to ``results_home``, by default ``home`` as well.
     All tasks, readouts, seeds and learning rates of one backbone and dataset share one pass over its features.
@@ -65,9 +70,12 @@ def probe(
     for readout in config.readouts:
         canonical_readout(readout)  # a wrong name is refused before any cache is looked for
     fields = {**config.where, **({"layer": config.layers[0]} if config.layers else {})}
+    if train_limits and config.train_limit is not None:
+        raise UsageError("--limit takes the first images of both splits, --train-limit some of train: give one of them")
+    curve = [replace(config, train_limit=limit, train_subset=SUBSET_SEED) for limit in train_limits]
     passes = [
         replace(
-            config,
+            of_size,
             dataset=dataset,
             tasks=tasks,
             backbones=(backbone,),
@@ -75,6 +83,7 @@ def probe(
         )
         for dataset, tasks in choose_datasets(home, config.tasks, config.dataset, config.backbones).items()
         for backbone in choose_backbones(home, dataset, config.backbones, fields)
+        for of_size in curve or [config]
     ]
     results_home = results_home or home
     results_home.require_writable()  # refused before hours of training, not after

@@ -210,6 +210,7 @@ class PipelinePlan:
                 * sum(1 if probe.layers else len(model.layers or (LAST,)) for model in probe.backbones)
                 * len(probe.seeds)
                 * len(probe.options.rates)
+                * len(probe.sizes)
             )
             for place, probe in enumerate(self.pipeline.probes)
             if probe.left_out
@@ -413,10 +414,11 @@ def _jobs_of(
         plan = datasets[spec.dataset]
         readouts = [readout for readout in spec.readouts if readout not in spec.left_out]
         for model in spec.backbones:
-            for read in _reads_of(model, plan.models[model.label][1], spec):
+            reads = _reads_of(model, plan.models[model.label][1], spec)
+            for read, of_size in product(reads, spec.sizes):
                 checked = {"weights": weights[model.label]} if model.label in weights else {}
                 options = replace(
-                    spec.options,
+                    of_size,
                     dataset=spec.dataset,
                     backbones=(model.label,),
                     where={**plan.fields_of(model.label), **checked, **read, **pipeline.where},
@@ -535,7 +537,7 @@ def run_pipeline(
         for task, readout, seed in job.wanted
     )
     outcome = Outcome(failures=[Failure(what=plan.pipeline.name, error=what) for what in plan.left_out])
-    without_caches = _extract_missing(plan, outcome, progress, cluster)
+    without_caches = extract_missing(plan, outcome, progress, cluster)
     jobs = (_find_runs(job, home) for job in plan.passes)  # each as late as possible: others may have made it
     done: list[tuple[ProbeJob, list[SavedRun], str]] = (
         [(job, *_train(job, home, report, command)) for job in jobs]
@@ -555,7 +557,7 @@ def run_pipeline(
     return outcome
 
 
-def _extract_missing(
+def extract_missing(
     plan: PipelinePlan, outcome: Outcome, progress: Progress, cluster: Cluster | None
 ) -> set[tuple[str, str]]:
     """Make the missing caches of all datasets; the (dataset, backbone) that failed, whose probes are no news then."""

@@ -154,9 +154,16 @@ def open_caches(
     if HFLIP in config.views:  # nothing is scored on mirror images, so those of val need not be there
         train[MIRRORED] = _find_mirrored(home, config, train[FEATURES])
     return (
-        _open_split(home, config, train, annotations, config.train_limit),
+        _open_split(home, config, train, annotations, config.train_limit, config.train_subset),
         _open_split(home, config, val, annotations, config.val_limit),
     )
+
+
+def subset_rows(images: int, limit: int | None, seed: int | None) -> Sequence[int]:
+    """The rows of ``limit`` of so many images, in order: the first ones, or with a ``seed`` nested random subsets."""
+    if limit is None or limit >= images:
+        return range(images)
+    return range(limit) if seed is None else sorted(np.random.default_rng(seed).permutation(images)[:limit].tolist())
 
 
 def _open_split(
@@ -165,6 +172,7 @@ def _open_split(
     entries: Mapping[str, CacheEntry],
     annotations: Sequence[str],
     limit: int | None,
+    subset: int | None = None,
 ) -> SplitCaches:
     caches = {name: entry.open() for name, entry in entries.items()}
     layers = [name for name in caches if name.startswith(_LAYER)]
@@ -172,13 +180,14 @@ def _open_split(
         if name in caches:
             _require_same_images(entries[FEATURES], caches[FEATURES], entries[name], caches[name])
     features = caches[FEATURES]
-    rows = range(len(features) if limit is None else min(limit, len(features)))
+    rows = subset_rows(len(features), limit, subset)
+    needed = range(len(features))[: limit if subset is None else None]  # a subset is drawn from all
     for name, cache in caches.items():
-        if not cache.is_complete(rows):
+        if not cache.is_complete(needed):
             of_mirrored = name == MIRRORED
             command = _mirror_command(home, config, entries[FEATURES]) if of_mirrored else config.extract_command(home)
-            command += "" if limit is None else f" --limit {limit}"
-            raise _incomplete(command, entries[name].path, cache, rows, caches.values())
+            command += "" if limit is None or subset is not None else f" --limit {limit}"
+            raise _incomplete(command, entries[name].path, cache, needed, caches.values())
     volumes = {name: cache for name, cache in caches.items() if isinstance(cache, FeatureCache)}
     others = {name: cache for name, cache in caches.items() if name not in volumes}
     joined = dict(zip(config.layers, (volumes[name] for name in (FEATURES, *layers)), strict=bool(config.layers)))

@@ -193,6 +193,9 @@ class ProbeConfig:
     """Seed of the order in which images are drawn; the readouts' seeds do not touch it."""
     train_limit: int | None = None
     """Train on the first so many images, all where there are not more; ``None``: on all."""
+    train_subset: int | None = None
+    """Seed by which the images of ``train_limit`` are drawn from all: subsets of one seed are nested. ``None``: they
+    are the first ones."""
     val_limit: int | None = None
     """Score on the first so many images, all where there are not more; ``None``: on all."""
     views: tuple[str, ...] = (ORIGINAL,)

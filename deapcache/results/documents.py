@@ -99,6 +99,7 @@ class _Protocol(TypedDict):
     standardise: NotRequired[Literal["cell", "channel"]]
     selection: NotRequired[dict[str, Any] | None]
     score_size: NotRequired[Literal["output", "native"]]
+    train_subset: NotRequired[int | None]
 
 
 class _Omitted(TypedDict):

@@ -28,16 +28,21 @@ if TYPE_CHECKING:
 Identity = dict[str, Any]
 """``outer.inner`` → value."""
 
-_OF_THE_ROW = ("protocol.readout.", "protocol.readout_options.", "protocol.optimiser.lr.")
-"""Protocol fields in which the rows of one table differ, since each row says which readout and learning rate it is."""
+_OF_THE_ROW = ("protocol.readout.", "protocol.readout_options.", "protocol.optimiser.lr.", "protocol.train_subset.")
+"""Protocol fields in which the rows of one table differ: each says which readout, learning rate and images it is of."""
 
 CONTROL = re.compile(r"@untrained(?::(\d+)(?:,\d+)*)?")
 """Of a backbone's name: random weights, and the first of their seeds where it is not 0. Controls of all seeds are one
 row."""
 
 _TABLE = ["task", "dataset"]
-_ORDER = [*_TABLE, "backbone", "depth", "display_name", "readout", "lr_text", "run"]
-"""Layer 3 before layer 12, and both before the last."""
+_ORDER = [*_TABLE, "backbone", "depth", "display_name", "readout", "lr_text", "left_out", "run"]
+"""Layer 3 before layer 12, and both before the last; all training images before parts of them."""
+
+
+def is_subset(result: Result) -> bool:
+    """Whether a run was trained on a drawn part of the training images: a point of a learning curve."""
+    return result.protocol.get("train_subset") is not None
 
 
 def feature_recipe(result: Result) -> Mapping[str, Any]:
@@ -185,7 +190,9 @@ def run_identity(result: Result) -> Identity:
 def comparison_identity(result: Result) -> Identity:
     """What the rows of one table share: the protocol but for readout and learning rate, and the targets' recipes."""
     targets = {name: cache["recipe"] for name, cache in result.caches.items() if "targets" in name}
-    flat = _flat({"protocol": _protocol(result), **targets})
+    # rows may be of growing parts of the same training images
+    whole = {"train_limit": None} if is_subset(result) else {}
+    flat = _flat({"protocol": {**_protocol(result), **whole}, **targets})
     return {name: value for name, value in flat if not f"{name}.".startswith(_OF_THE_ROW)}
 
 
@@ -214,7 +221,7 @@ PUBLIC_COLUMNS = (
 """Of a data frame of results for users, in order."""
 COLUMNS = (
     *PUBLIC_COLUMNS,
-    *("is_metric", "is_main", "display_name", "depth", "lr_text", "row_name", "row_key", "run_key"),
+    *("is_metric", "is_main", "display_name", "depth", "lr_text", "left_out", "row_name", "row_key", "run_key"),
     *("comparison_key", "result"),
 )
 """Of :func:`results_frame`."""
@@ -236,6 +243,7 @@ def _lines(result: Result) -> Iterator[dict[str, Any]]:
     features, lr, name = result.caches["val"], result.lr, display_name(result)
     lr_text = "lr selected" if result.is_selected else "not trained" if math.isnan(lr) else f"lr {lr:g}"
     joint_name = CONTROL.sub("@untrained", name)
+    of_images = [f"{result.train_images} train images"] if is_subset(result) else []
     of_the_run = {column: getattr(result, column) for column in COLUMNS if hasattr(result, column)} | {
         "layer": layer_of(result) or None,
         "features": features["digest"],
@@ -245,7 +253,8 @@ def _lines(result: Result) -> Iterator[dict[str, Any]]:
         "display_name": name,
         "depth": depth_of(result),
         "lr_text": lr_text,
-        "row_name": (result.task, result.dataset, joint_name, result.readout, lr_text),
+        "left_out": -result.train_images if is_subset(result) else -math.inf,
+        "row_name": (result.task, result.dataset, joint_name, result.readout, lr_text, *of_images),
         "row_key": digest_of(row_identity(result)),
         "run_key": digest_of(run_identity(result)),
         "comparison_key": digest_of(comparison_identity(result)),

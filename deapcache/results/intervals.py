@@ -265,7 +265,7 @@ class HomeIntervals:
     def _computed(self, results: Sequence[Result], key: str) -> Uncertainty:
         try:
             task = task_of(results[0])
-            statistics = [_statistics(self._home_of(one.run), one, task) for one in results]
+            statistics = [checked_statistics(self._home_of(one.run), one, task) for one in results]
             found = _uncertainty(results, statistics, task, self._over_seeds)
         except DeapcacheError as error:
             return Uncertainty(problem=str(error))
@@ -341,7 +341,7 @@ def paired_difference(
     or of another score.
     """
     task = task_of(left[0])
-    runs = [_statistics(home, result, task) for result in (*left, *right)]
+    runs = [checked_statistics(home, result, task) for result in (*left, *right)]
     images = _same_images(runs)
     ours, theirs, options = images[: len(left)], images[len(left) :], _options(task, runs)
     return bootstrap_difference(ours, theirs, task.scores, over_seeds=over_seeds, **options)
@@ -356,7 +356,7 @@ def task_of(result: Result) -> Task:
     return get_task(result.task, {name: options[name] for name in choices if name in options})
 
 
-def _statistics(home: Location, result: Result, task: Task) -> Statistics:
+def checked_statistics(home: Location, result: Result, task: Task) -> Statistics:
     """Statistics of a run, which give the score that is kept beside them, and of its prior, which give some."""
     found = load_statistics(home, result.run)
     for arrays, what in ((found.run, "statistics"), (found.prior, "prior's statistics")):

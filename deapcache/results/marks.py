@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-NOT_ABOVE, FEW_JUDGED, FALLING = "†", "‡", "§"
+NOT_ABOVE, FEW_JUDGED, FALLING, DIVERGED = "†", "‡", "§", "¶"
 
 FEWEST_JUDGED = 50
 """Images with a score of their own, below which a mean over them says little."""
@@ -18,10 +18,14 @@ _FALL = 0.03
 LEGEND = {
     NOT_ABOVE: (
         "not shown to be better than the image-independent prior: its score is not, or the interval of the difference "
-        "reaches 0, or would with Holm's correction for all rows of the table"
+        "reaches 0, or would with Holm's correction for all rows of the table; do not rank by it: take more "
+        "--iterations or more images, and if it stays so, these features do not hold what the task asks for"
     ),
     FEW_JUDGED: f"the score rests on fewer than {FEWEST_JUDGED} images: take more, or define large otherwise",
     FALLING: "the training loss was still falling at the end: more --iterations would change the score",
+    DIVERGED: (
+        "training diverged: the loss ended above where it began; take a lower --lr, or leave the choice to --select"
+    ),
 }
 """Mark → what it means and, where there is something to do, what."""
 
@@ -40,11 +44,13 @@ def marks_of(*, gain: float, p: float | None, judged: Iterable[float], curves: I
     curves
         Training losses of each run.
     """
+    curves = list(curves)
     is_above = math.isnan(gain) or (gain > 0 and (p is None or p < LARGEST_P))
     found = {
         NOT_ABOVE: not is_above,
         FEW_JUDGED: any(count < FEWEST_JUDGED for count in judged),
         FALLING: any(map(is_falling, curves)),
+        DIVERGED: any(map(has_diverged, curves)),
     }
     return "".join(mark for mark, applies in found.items() if applies)
 
@@ -65,3 +71,11 @@ def is_falling(losses: Sequence[float | None]) -> bool:
     fall = before.mean() - last.mean()
     error = math.sqrt((before.var(ddof=1) + last.var(ddof=1)) / fifth)
     return bool(fall > 2 * error and fall > _FALL * abs(before.mean()))
+
+
+def has_diverged(losses: Sequence[float | None]) -> bool:
+    """Whether the last tenth of a training curve lies above the first one, or a loss was not finite."""
+    if None in losses:
+        return True
+    tenth = len(losses) // 10
+    return tenth > 0 and bool(np.mean(losses[-tenth:]) > np.mean(losses[:tenth]))  # type: ignore[arg-type]

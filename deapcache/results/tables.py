@@ -8,7 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-from deapcache.results.frame import grouped, layer_of, protocol_mismatches, protocols_of, rate_note, seeds_of, tokens_of
+from deapcache.results.frame import (
+    grouped,
+    is_subset,
+    layer_of,
+    protocol_mismatches,
+    protocols_of,
+    rate_note,
+    seeds_of,
+    tokens_of,
+)
 from deapcache.results.intervals import Difference, Interval
 from deapcache.results.marks import legend
 from deapcache.results.record import Result, plain_json
@@ -87,13 +96,15 @@ def _columns(lines: DataFrame, rows: DataFrame) -> Iterator[tuple[str, ...]]:
     """Header, a cell for each of ``rows``, and one for the prior; ``lines`` has their scores."""
     first: Result = rows["result"].iloc[0]
     yield "backbone", *rows["display_name"], PRIOR_ROW
-    names = rows.groupby(["display_name", "readout", "lr_text"], sort=False)["readout"]
+    names = rows.groupby(["display_name", "readout", "lr_text", "left_out"], sort=False)["readout"]
     numbers = zip(rows["readout"], names.cumcount() + 1, names.transform("size"), strict=True)
     yield "readout", *(f"{name} ({number})" if rivals > 1 else name for name, number, rivals in numbers), ""
     if any(result.is_selected for result in rows["result"]):
         yield CHOSEN_RATE, *rows["rate"], ""
     elif rows["lr_text"].nunique() > 1:
         yield "lr", *(NOTHING if math.isnan(lr) else f"{lr:g}" for lr in rows["lr"]), ""
+    if rows["train_images"].nunique() > 1:
+        yield "train images", *(f"{count:,}" for count in rows["train_images"]), ""
     for metric, about in first.metrics.items():
         of_metric = lines[lines["metric"] == metric].set_index("row").reindex(rows["row"])
         yield heading(about), *map(score, of_metric["mean"], of_metric["spread"]), score(first.prior[metric])
@@ -118,7 +129,9 @@ def _run_notes(rows: DataFrame) -> Iterator[str]:
     yield f"seeds: {seeds_of(rows.itertuples())}{'; ± is the sample standard deviation over seeds' if several else ''}"
     if any("@untrained:" in name and "," in name for name in rows["backbone"]):
         yield "NAME@untrained:1,2: mean over random weights of these seeds; ± is over them"
-    yield f"images: {results[0].train_images:,} train, {results[0].val_images:,} val"
+    yield f"images: {max(rows['train_images']):,} train, {results[0].val_images:,} val"
+    if any(map(is_subset, results)):
+        yield "train images: nested subsets; the prior is that of the first row"
     yield from dict.fromkeys(note for result in results for note in _left_out(result))
     if any(rows["cost"]):
         devices = ", ".join(sorted({result.device for result in results if result.cost}))

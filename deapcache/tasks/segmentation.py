@@ -77,7 +77,16 @@ class Segmentation(Task):
             "intersection": _class_counts(predicted, valid & (predicted == target), classes),
             "predicted": _class_counts(predicted, valid, classes),
             "actual": _class_counts(target, valid, classes),
+            "confusions": _largest_confusions(predicted, target, valid & (predicted != target), classes),
         }
+
+    def class_scores(self, statistics: Mapping[str, np.ndarray]) -> np.ndarray:
+        """IoU of each class over all images together."""
+        intersection, predicted, actual = (
+            statistics[name].sum(0, dtype=np.float64) for name in ("intersection", "predicted", "actual")
+        )
+        union = predicted + actual - intersection
+        return np.divide(intersection, union, out=np.full_like(union, np.nan), where=union > 0)
 
     def scores(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
         total = {name: values.sum(0, dtype=np.float64) for name, values in statistics.items()}
@@ -123,6 +132,20 @@ class Segmentation(Task):
     def prediction(self, output: Tensor) -> Tensor:
         """The likeliest class, (B, h, w) int64."""
         return output.argmax(1)
+
+
+_CONFUSIONS = 8
+"""Pairs of classes of an image that its statistics keep: those of most pixels, whatever the number of classes."""
+
+
+def _largest_confusions(predicted: Tensor, target: Tensor, wrong: Tensor, classes: int) -> Tensor:
+    """(B, 8, 3) int32: class, the class predicted in its place, and pixels; zeros where an image has fewer mistakes."""
+    pairs, kept = classes * classes, min(_CONFUSIONS, classes * classes)
+    image = torch.arange(len(target), device=target.device)[:, None, None]
+    places = (image * pairs + target * classes + predicted)[wrong]
+    pixels, pair = torch.bincount(places, minlength=len(target) * pairs).view(len(target), pairs).topk(kept, dim=1)
+    found = torch.stack([pair // classes, pair % classes, pixels], -1) * (pixels > 0)[..., None]
+    return F.pad(found, (0, 0, 0, _CONFUSIONS - kept)).int()
 
 
 _STEPS = 20

@@ -163,6 +163,14 @@ class Task(ABC):
         later. A score that is no metric is a fact about the targets. NaN where the images leave a score undefined.
         """
 
+    def class_scores(self, statistics: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """What the main score is over each class of the dataset, (C,), NaN where a class is nowhere.
+
+        ``None`` for tasks that do not tell classes apart. The statistics of those that do have ``actual``, the pixels
+        of each class (N, C), and ``confusions`` (N, n, 3): class, the one predicted in its place, and pixels.
+        """
+        return None
+
     def fitted_statistics(
         self, statistics: Mapping[str, np.ndarray], training: Mapping[str, np.ndarray] | None
     ) -> dict[str, np.ndarray]:

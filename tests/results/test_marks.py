@@ -9,7 +9,7 @@ import pytest
 from deapcache_results import main_rows
 
 from deapcache.results import PLAIN, Difference, Uncertainty, layout_json, make_tables, table_rows
-from deapcache.results.marks import FALLING, FEW_JUDGED, LEGEND, NOT_ABOVE, is_falling
+from deapcache.results.marks import DIVERGED, FALLING, FEW_JUDGED, LEGEND, NOT_ABOVE, has_diverged, is_falling
 from deapcache.results.record import make_result
 
 CE = {"ce": {"label": "CE", "unit": "nats", "higher_is_better": False}}
@@ -53,6 +53,15 @@ def test_a_loss_that_still_falls_is_marked(facts) -> None:
     assert marked([replace(make_result(facts()), loss_curve=tuple(settled))]) == {"deap": ""}
     assert not is_falling([3.0, 2.0, 1.0])  # too few points to tell
     assert not is_falling([None] * 200)
+
+
+def test_a_training_that_ended_above_its_beginning_is_marked(facts) -> None:
+    rising = [(step, 1.0 + step / 10) for step in range(1, 41)]
+    settled = [(step, 1.0 + 0.9**step) for step in range(1, 41)]
+    assert marked([replace(make_result(facts()), loss_curve=tuple(rising))]) == {"deap": DIVERGED}
+    assert marked([replace(make_result(facts()), loss_curve=tuple(settled))]) == {"deap": ""}
+    assert has_diverged([1.0, None])
+    assert not has_diverged([1.0, 1.1, 0.9]), "too few points to tell"
 
 
 def test_marks_have_a_column_and_one_legend(facts) -> None:

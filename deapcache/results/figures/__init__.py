@@ -59,6 +59,12 @@ FIGURES: tuple[FigureEntry, ...] = (
         options=("paper", "device", *_OF_RESULTS),
     ),
     FigureEntry(
+        name="label-efficiency",
+        shows="score over the number of training images, by backbone",
+        needs="results of a learning curve: deapcache probe --task segmentation --train-limit 50,100,all",
+        options=_OF_RESULTS,
+    ),
+    FigureEntry(
         name="sigma",
         shows="the learned width σ of each attention head, by backbone",
         needs="results of a readout with a mask: deapcache probe --task segmentation --readout deap",

@@ -1,7 +1,7 @@
 """The leaderboard: every result of several homes, and the paper's, as a table, Markdown, CSV or one HTML page."""
 
 from deapcache.results.leaderboard.board import Collected, Leaderboard, collect, leaderboard
-from deapcache.results.leaderboard.page import FORMATS, Format, file_name, rendered
+from deapcache.results.leaderboard.page import FORMATS, Format, file_name, rendered, report_page
 from deapcache.results.leaderboard.text import leaderboard_tables
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "leaderboard",
     "leaderboard_tables",
     "rendered",
+    "report_page",
 ]

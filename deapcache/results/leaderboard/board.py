@@ -288,7 +288,7 @@ def _comparison(
     """The lines of rows that may stand beside each other, and of the paper's where these may as well."""
     first: Result = group[0].result
     comparison = _comparison_columns(first.task, first.dataset, group[0].comparison_key, setting)
-    comparison |= {"train_images": first.train_images, "val_images": first.val_images}
+    comparison |= {"train_images": max(row.train_images for row in group), "val_images": first.val_images}
     comparison |= {"output_size": tuple(first.protocol["output_size"])}
     metrics = {
         name: {

@@ -36,6 +36,7 @@ from deapcache.results.leaderboard.board import (
 from deapcache.results.leaderboard.reproduce import recorded_command, reproduce_commands
 from deapcache.results.leaderboard.text import csv_text, leaderboard_tables, markdown_page
 from deapcache.results.marks import legend
+from deapcache.results.per_class import class_text, per_class
 from deapcache.results.record import Result, picture_key, plain_json, result_key
 from deapcache.results.tables import (
     NOTHING,
@@ -75,21 +76,35 @@ def file_name(format: str) -> str:
     return f"leaderboard.{_ENDING[format]}"
 
 
-def rendered(board: Leaderboard, format: Format, *, beside: Path | None = None) -> str:
-    """The leaderboard as text of that format; addresses of local results are relative to the folder ``beside``."""
+def rendered(board: Leaderboard, format: Format, *, beside: Path | None = None, with_classes: bool = False) -> str:
+    """The leaderboard as text of that format; addresses of local results are relative to the folder ``beside``.
+
+    ``with_classes`` adds the score of each class to a page.
+    """
     if format == "table":
         text = "\n".join(map(plain_text, leaderboard_tables(board)))
     elif format == "markdown":
         text = markdown_page(board, beside)
     else:
-        text = csv_text(board, beside) if format == "csv" else html_page(board)
+        text = csv_text(board, beside) if format == "csv" else html_page(board, with_classes=with_classes)
     return printable(text)
 
 
-def html_page(board: Leaderboard) -> str:
+def report_page(board: Leaderboard, facts: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+    """The page of :func:`html_page` for one comparison, with what it comes to above its tables.
+
+    ``facts`` are those of :class:`deapcache.experiments.compare.Comparison`, as JSON values; ``pictures`` are PNGs of
+    ``images`` and ``curve``, where there are any.
+    """
+    embedded = {n: _data_uri(_shrunk(pictures[n])) if n in pictures else "" for n in ("images", "curve")}
+    return printable(html_page(board, report={**facts, "pictures": embedded}))
+
+
+def html_page(board: Leaderboard, *, with_classes: bool = False, report: Mapping[str, Any] | None = None) -> str:
     """UTF-8 HTML; the panels' data is JSON in a script element that is not run, and everything else is escaped.
 
-    A content security policy lets nothing load and only the page's own script and style act.
+    A content security policy lets nothing load and only the page's own script and style act. ``with_classes`` adds the
+    score of each class to each comparison, from the statistics of all runs.
     """
     import jinja2
 
@@ -110,6 +125,7 @@ def html_page(board: Leaderboard) -> str:
         "number": _number,
         "numbers": json.dumps,
         "product": math.prod,
+        "class_text": class_text,
         "score": score_text,
         "three_digits": three_digits,
         "volume": lambda line: volume(line) or NOTHING,
@@ -128,7 +144,11 @@ def html_page(board: Leaderboard) -> str:
         protocols=[same[0] for same in grouped(entries, "protocol") if same[0].protocol],
         devices=board.devices,
         boards=list(map(_board, board.boards)),
-        comparisons=list(map(_comparison, board.comparisons)),
+        comparisons=[
+            _comparison(lines) | {"classes": _class_bars(_classes_of(lines)) if with_classes else None}
+            for lines in board.comparisons
+        ],
+        report=report and {**report, "class_bars": _class_bars(report["classes"])},
         notes=board.notes,
         panels=_panels(board),
         relative=lambda line: [relative_speed(line, device) for device in board.devices],
@@ -208,6 +228,33 @@ def _comparison(lines: Sequence[Any]) -> dict[str, Any]:
         "notes": comparison_notes(lines),
         "rows": rows,
     }
+
+
+def _classes_of(lines: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """Entry's name → its :func:`per_class`, of entries that were measured."""
+    found = {}
+    for entry in grouped(lines, "entry"):
+        if entry[0].results:
+            homes = dict(zip([result.run for result in entry[0].results], entry[0].homes, strict=True))
+            found[f"{entry[0].display_name} · {entry[0].name}"] = per_class(entry[0].results, homes.__getitem__)
+    return found
+
+
+def _class_bars(classes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Names of columns, and a row for each class: its facts, and of each column the score and its bar from 0 to 1."""
+    known = {name: facts["classes"] for name, facts in classes.items() if facts["classes"]}
+    if not known:
+        return None
+
+    def bar(one: Mapping[str, Any]) -> dict[str, Any] | None:
+        if one["score"] is None:
+            return None
+        ends = [round(100 * end, 2) for end in one["interval"] if end is not None]
+        return {"left": 0, "width": round(100 * one["score"], 2), "priors": [], "whisker": ends}
+
+    rows = [(found[0], [(one, bar(one)) for one in found]) for found in zip(*known.values(), strict=True)]
+    confusions = {name: facts["confusions"] for name, facts in classes.items() if facts["confusions"]}
+    return {"names": list(known), "rows": rows, "confusions": confusions}
 
 
 def _bars(lines: Sequence[Any], prior: float | None) -> dict[int, dict[str, Any]]:
@@ -354,7 +401,11 @@ class Pictures:
         if len(small) > min(self._left, _LARGEST):
             return "", f"the picture {key} is left out to keep this page small"
         self._left -= len(small)
-        return "data:image/webp;base64," + base64.b64encode(small).decode(), ""
+        return _data_uri(small), ""
+
+
+def _data_uri(webp: bytes) -> str:
+    return "data:image/webp;base64," + base64.b64encode(webp).decode()
 
 
 def _shrunk(data: bytes) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from deapcache.backbones import size_name, split_name
-from deapcache.recipe import Protocol
+from deapcache.recipe import SUBSET_SEED, Protocol
 from deapcache.results.frame import layers_of
 from deapcache.results.leaderboard.board import known_entry
 from deapcache.results.record import Result
@@ -91,7 +91,9 @@ def _probe(
     yield "--standardise", protocol.get("standardise", "cell")
     if protocol.get("score_size", "output") != "output":
         yield "--score-size", protocol["score_size"]
-    if limit:
+    if protocol["train_subset"] is not None:
+        yield "--train-limit", protocol["train_limit"]
+    elif limit:
         yield "--limit", limit
     if list(protocol["views"]) != ["original"]:
         yield "--views", ",".join(protocol["views"])
@@ -117,7 +119,7 @@ def _where(backbone: str, recipe: Mapping[str, Any], *, is_joined: bool) -> Iter
 def _limit(result: Result, protocol: Mapping[str, Any]) -> int | None:
     """Of ``--limit``, which is one for both splits: 0 for none, ``None`` where two numbers are needed."""
     train, val = protocol["train_limit"], protocol["val_limit"]
-    if train is None and val is None:
+    if (train is None or protocol["train_subset"] == SUBSET_SEED) and val is None:
         return 0
     wanted = train or val
     # a limit that leaves nothing out is recorded as none

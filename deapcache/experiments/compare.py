@@ -1,0 +1,387 @@
+"""Backbones beside each other on one dataset in the time there is: from labels to a verdict with its uncertainty.
+
+A comparison is a pipeline made in memory (:mod:`.pipeline`), whose training is as long as measured rates allow, and
+what its results say of each other (:mod:`deapcache.results.verdict`).
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from deapcache.backbones import arithmetic_key, describe
+from deapcache.datasets import Dataset, open_dataset
+from deapcache.errors import DeapcacheError, PipelineError, UsageError
+from deapcache.experiments.figures import draw_runs
+from deapcache.experiments.pipeline import Pipeline, make_pipeline
+from deapcache.experiments.plan import GridPlan, estimate_forwards, measure_missing, plan_grid, rates_for
+from deapcache.experiments.probe import Report
+from deapcache.experiments.run_pipeline import Outcome, PipelinePlan, extract_missing, plan_pipeline, run_pipeline
+from deapcache.extraction import Progress, choose_device, no_progress
+from deapcache.locations import Location
+from deapcache.processes import refuse_unguarded
+from deapcache.results import HomeIntervals, Result, table_rows
+from deapcache.results.frame import is_subset
+from deapcache.results.leaderboard import Collected, leaderboard, report_page
+from deapcache.results.marks import legend
+from deapcache.results.per_class import per_class
+from deapcache.results.speeds import Rates, all_speeds, by_device
+from deapcache.results.verdict import verdict
+from deapcache.tasks import get_task
+
+TASKS_BY_INFORMATION: Mapping[str, str] = {
+    "segmentation": "every pixel has a class",
+    "detection": "objects have boxes",
+    "discrimination": "objects are told apart",
+    "depth": "pixels have a distance",
+    "normals": "pixels have a direction",
+    "edges": "edges are drawn",
+    "boundaries": "objects have outlines",
+    "foreground": "objects are marked",
+}
+"""Task → what labels must say for it, the one that asks most of features first."""
+
+SEEDS = (0, 1, 2)
+CURVE = (4, 2)
+"""Parts of the training images that a learning curve is made of, beside all of them."""
+
+_REFERENCE = 1000
+"""Iterations that are planned to learn what one takes."""
+_FEWEST, _FEWEST_WITH_CURVE = 20, 200
+"""Iterations: below the second there is no learning curve, and all time goes into the comparison."""
+_SHARE, _OF_A_PASS = 0.75, 4.0
+"""Of the time left that is planned for training steps; seconds that a pass takes beside them."""
+_BEST, _WORST = 2, 3
+"""Images that are shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareRequest:
+    """What is compared, and in which time."""
+
+    dataset: str
+    backbones: Sequence[str]
+    task: str | None = None
+    """None: the one that asks most of features among those that the labels allow."""
+    minutes: float = 10.0
+    iterations: int | None = None
+    """Training steps of each readout; None: as many as the time allows."""
+    curve: bool | None = None
+    """Whether there is a learning curve; None: where the time suffices for it as well."""
+    data_root: Path
+    device: str = "auto"
+    command: Sequence[str] = ()
+    repeated: Sequence[str] = ()
+    """Options of the command line that the printed command repeats: homes, plugins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What comparing came to; nothing of it depends on how it is shown."""
+
+    request: CompareRequest
+    home: Location
+    task: str
+    why: str
+    """Why this task, in one line."""
+    iterations: int
+    results: Sequence[Result]
+    """On all training images."""
+    curve: Sequence[Result]
+    """On all of them and on parts; empty without a learning curve."""
+    verdict: Mapping[str, Any]
+    """See :func:`deapcache.results.verdict.verdict`."""
+    costs: Sequence[Mapping[str, Any]]
+    """Of each backbone, the best first: ``backbone``, ``score``, ``ms_per_image``, ``parameters``, ``licence``."""
+    classes: Mapping[str, Mapping[str, Any]]
+    """Backbone → :func:`deapcache.results.per_class.per_class`."""
+    failures: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    """What to know of the numbers: marks, a time that was too short."""
+    seconds: float = 0.0
+    commands: Sequence[str] = field(default_factory=tuple)
+    """That repeat it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        names = ("task", "why", "iterations", "verdict", "costs", "classes", "failures", "notes", "seconds", "commands")
+        shown: dict[str, Any] = {name: getattr(self, name) for name in names}
+        runs = {"runs": [one.run for one in self.results], "curve": [one.run for one in self.curve]}
+        return {"dataset": self.request.dataset, **shown, **runs}
+
+
+def choose_task(dataset: Dataset) -> tuple[str, str]:
+    """The task that asks most of features among those that the labels allow, and why, in one line.
+
+    Raises :class:`UsageError` where the labels allow none.
+    """
+    possible = [name for name in TASKS_BY_INFORMATION if _suits(dataset, name)]
+    if not possible:
+        there = ", ".join(dataset.annotations) or "no labels"
+        raise UsageError(f"{dataset.name} has {there}, which no task can be made of: add labels, or name a --task")
+    first, *others = possible
+    reason = TASKS_BY_INFORMATION[first]
+    if first == "segmentation":
+        reason = f"every pixel has one of {len(dataset.classes)} classes"
+    also = f"; these labels also allow {', '.join(others)} (--task)" if others else ""
+    return first, f"task {first}, the most that these labels tell: {reason}{also}"
+
+
+def _suits(dataset: Dataset, name: str) -> bool:
+    task = get_task(name)
+    if not set(task.annotations) <= set(dataset.annotations):
+        return False
+    try:
+        task.heads(dataset.classes)
+    except UsageError:
+        return False
+    return True
+
+
+def compare(
+    home: Location,
+    request: CompareRequest,
+    *,
+    progress: Progress = no_progress,
+    report: Report = lambda *_: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Comparison:
+    """Extract what is missing, train as long as the time allows, and say which backbone is better.
+
+    All is kept in ``home``: caches, results, measured rates. ``say`` is called with what is decided on the way.
+
+    Raises :class:`UsageError` where the time is too short for the extraction or the labels allow no task, and
+    :class:`PipelineError` where nothing could be extracted or trained.
+    """
+    refuse_unguarded()
+    begun = time.monotonic()
+    if not (request.backbones and 0 < request.minutes < math.inf):
+        raise UsageError("compare needs backbones and minutes above 0: --backbone a,b,c --minutes 10")
+    dataset = open_dataset(request.dataset, request.data_root)
+    task, why = (request.task, f"task {request.task}, as asked for") if request.task else choose_task(dataset)
+    say(why)
+    budget, device = 60 * request.minutes, choose_device(request.device)
+
+    def plan(backbones: Sequence[str], iterations: int, limits: Sequence[int] = ()) -> PipelinePlan:
+        document = _document(task, request.dataset, backbones, iterations, 8 if device.type == "cpu" else 32, limits)
+        return plan_pipeline(document, home, request.data_root, device=str(device))
+
+    first = plan(request.backbones, _REFERENCE)
+    first.require_runnable()
+    home.require_writable()
+    rates = _forward_rates(first)
+    _require_time(first, rates, request.minutes)
+    extraction = Outcome()
+    failed = {label for _, label in extract_missing(first, extraction, progress, None)}
+    models = [model for model in first.pipeline.probes[0].backbones if model.label not in failed]
+    failures = [str(failure) for failure in extraction.failures]
+    if not models:
+        raise PipelineError("; ".join(failures))
+    names = [model.model for model in models]
+    images = _training_images(first, request.dataset)
+    limits = [count for part in CURVE if request.curve is not False and (count := images // part) >= 2]
+    iterations = request.iterations
+    left = budget - (time.monotonic() - begun)
+    if iterations is None:
+        fewest = 0 if request.curve else _FEWEST_WITH_CURVE
+        iterations, limits = _choose_length(plan, names, limits, left, begun + budget, fewest)
+    chosen = plan(names, iterations, limits)
+    say(f"{iterations:,} iterations of each readout, {chosen.missing} of {chosen.runs} runs to do")
+    outcome = run_pipeline(chosen, progress=progress, report=report, command=request.command)
+    failures += [str(failure) for failure in outcome.failures]
+    return _conclude(home, request, task, why, iterations, outcome.results, rates, failures, begun)
+
+
+def _document(
+    task: str, dataset: str, backbones: Sequence[str], iterations: int, batch_size: int, limits: Sequence[int]
+) -> Pipeline:
+    """The pipeline of a comparison; ``limits`` are the numbers of training images of its learning curve."""
+    probes: list[dict[str, Any]] = [{"tasks": [task], "dataset": dataset, "seeds": list(SEEDS)}]
+    if limits:
+        probes.append({"tasks": [task], "dataset": dataset, "seeds": [SEEDS[0]], "train_limit": list(limits)})
+    shared = {"backbones": list(backbones), "iterations": iterations, "batch_size": batch_size}
+    return make_pipeline({"name": "compare", **shared, "probes": probes}, "compare")
+
+
+def _forward_rates(plan: PipelinePlan) -> Rates:
+    """The rates of the home with those of the backbones that lack one, from two batches each."""
+    rates, precision = rates_for(plan.home, plan.device), plan.pipeline.precision
+    backbones = {model.backbone for probe in plan.pipeline.probes for model in probe.backbones}
+    unknown = {(arithmetic_key(name), precision): name for name in sorted(backbones)}
+    unknown = {key: name for key, name in unknown.items() if rates.forward(name, precision) is None}
+    return estimate_forwards(unknown, rates, choose_device(plan.device), lambda *_: None, lambda *_: None)
+
+
+def _require_time(plan: PipelinePlan, rates: Rates, minutes: float) -> None:
+    """Raise :class:`UsageError` where the extraction alone would take more than the time there is."""
+    seconds = plan_grid([plan], rates=rates).stages[2].gpu_seconds
+    if seconds is not None and seconds > 60 * minutes:
+        raise UsageError(
+            f"running the backbones over {plan.forwards:,} images takes about {seconds / 60:.0f} minutes on this "
+            f"device, and there are {minutes:g}: give --minutes {math.ceil(seconds / 30)}, or fewer backbones"
+        )
+
+
+def _training_images(plan: PipelinePlan, dataset: str) -> int:
+    summary = plan.datasets[dataset].summary
+    assert summary is not None  # a plan that is runnable here has one
+    return int(summary.of[summary.splits[0]].images)
+
+
+def _choose_length(
+    plan: Callable[..., PipelinePlan],
+    backbones: Sequence[str],
+    limits: Sequence[int],
+    left: float,
+    end: float,
+    fewest: int,
+) -> tuple[int, list[int]]:
+    """Iterations that fit the seconds ``left`` at measured rates, and the learning curve where ``fewest`` remain.
+
+    What is not known yet of rates is measured and kept in the home.
+    """
+    with_curve = plan_grid([plan(backbones, _REFERENCE, limits)])
+    rates = rates_for(with_curve.home, with_curve.plans[0].device)
+    with_curve = measure_missing(replace(with_curve, rates=rates))
+    left = min(left, end - time.monotonic())
+    length = _length(with_curve, left)
+    if limits and length < fewest:
+        alone = plan_grid([plan(backbones, _REFERENCE)], rates=with_curve.rates)
+        length, limits = _length(alone, left), []
+    return max(length, _FEWEST), list(limits)
+
+
+def _length(grid: GridPlan, left: float) -> int:
+    """Iterations, to two digits, that fit the seconds ``left``; at most those of the task itself."""
+    known = [(group, grid.rates.step(group.key)) for work in grid.passes for group in work.groups]
+    if any(rate is None for _, rate in known):
+        raise PipelineError("training steps could not be measured on this device: give --iterations N")
+    each = sum((rate or 0.0) * group.iterations / _REFERENCE for group, rate in known)
+    scored = sum(
+        (grid.rates.step(group.key) or 0.0) * math.ceil(work.val_images / work.batch_size)
+        for work in grid.passes
+        for group in work.groups
+        if group.stage == "train"
+    )
+    room = _SHARE * left - _OF_A_PASS * len(grid.passes) - scored
+    most = max((get_task(group.key.task).iterations for group, _ in known), default=_FEWEST)
+    if each <= 0:  # everything is there
+        return most
+    count = max(0, min(most, int(room / each)))
+    digits = max(0, len(str(count)) - 2)
+    return int(count // 10**digits * 10**digits)
+
+
+def _conclude(
+    home: Location,
+    request: CompareRequest,
+    task: str,
+    why: str,
+    iterations: int,
+    results: Sequence[Result],
+    rates: Rates,
+    failures: Sequence[str],
+    begun: float,
+) -> Comparison:
+    """What the results say of each other; raises :class:`PipelineError` where there are none."""
+    whole = [result for result in results if not is_subset(result)]
+    if not whole:
+        raise PipelineError("; ".join(failures) or "no run has a result")
+    rows = table_rows(whole, uncertainty=HomeIntervals(home, over_seeds=True))
+    lines = {line.display_name: line for line in rows.itertuples() if line.is_main}
+    found = verdict(home, list(lines.values()))
+    costs = [_cost(lines[name], rates) for name in found["ranking"]]
+    falling = legend(line.marks for line in lines.values())
+    if iterations <= _FEWEST and request.iterations is None:
+        falling = [f"{request.minutes:g} minutes left room for {iterations} iterations: give more --minutes", *falling]
+    given = ["deapcache", "compare", request.dataset, "--backbone", ",".join(request.backbones)]
+    given += [] if any(map(is_subset, results)) else ["--no-curve"]
+    given += ["--task", task, "--iterations", str(iterations), *request.repeated, "--out", "report.html"]
+    curve = list(results) if any(map(is_subset, results)) else []
+    return Comparison(
+        request=request,
+        home=home,
+        task=task,
+        why=why,
+        iterations=iterations,
+        results=whole,
+        curve=curve,
+        verdict=found,
+        costs=costs,
+        classes={name: per_class(lines[name].results, lambda _: home) for name in found["ranking"]},
+        failures=list(failures),
+        notes=falling,
+        seconds=time.monotonic() - begun,
+        commands=[shlex.join(given)],
+    )
+
+
+def _cost(line: Any, rates: Rates) -> dict[str, Any]:
+    seconds = entry = None
+    try:
+        entry = describe(line.backbone)
+        seconds = rates.forward(line.backbone, line.results[0].caches["val"]["recipe"]["precision"])
+    except DeapcacheError:  # a name of several random weights
+        pass
+    return {
+        "backbone": line.display_name,
+        "score": line.mean,
+        "ms_per_image": None if seconds is None else 1000 * seconds,
+        "parameters": entry.parameters if entry else None,
+        "licence": entry.licence if entry else "",
+        "marks": line.marks,
+    }
+
+
+def compare_page(comparison: Comparison) -> str:
+    """The report as one HTML page that needs nothing but itself."""
+    from deapcache.results.figures.groups import group_results
+    from deapcache.results.figures.label_efficiency import draw_label_efficiency
+
+    home, ranking = comparison.home, list(comparison.verdict["ranking"])
+    results = {result.run: result for result in comparison.results}
+    collected = Collected(
+        results=tuple(results.values()),
+        homes=dict.fromkeys(results, home),
+        speeds=by_device(all_speeds(home)),
+        notes=(),
+    )
+    board = leaderboard(collected, over_seeds=True, paper=False)
+    pictures: dict[str, bytes] = {}
+    problems = []
+    drawings = {
+        "images": lambda: _draw_images(comparison, ranking),
+        "curve": lambda: draw_label_efficiency(group_results(table_rows(comparison.curve))).save("png"),
+    }
+    for name, draw in drawings.items():
+        if name == "curve" and not comparison.curve:
+            continue
+        try:
+            pictures[name] = draw()
+        except Exception as error:  # the numbers are worth more than a picture
+            problems.append(f"no picture of {name}: {error}")
+    return report_page(board, {**comparison.to_json(), "problems": problems, "ranking": ranking}, pictures)
+
+
+def _draw_images(comparison: Comparison, ranking: Sequence[str]) -> bytes:
+    """The images that went best and worst, the mean over all backbones, with each one's prediction."""
+    scores: dict[str, list[float]] = {}
+    for found in comparison.classes.values():
+        for one in found["images"]:
+            scores.setdefault(one["id"], []).append(one["score"])
+    means = {name: sum(values) / len(values) for name, values in scores.items()}
+    order = [one["id"] for one in comparison.classes[ranking[0]]["images"]]  # the worst of the best backbone first
+    shown = list(dict.fromkeys([*order[::-1][:_BEST], *order[:_WORST]]))
+    firsts: dict[str, Result] = {}
+    for result in sorted(comparison.results, key=lambda result: result.seed):
+        firsts.setdefault(result.backbone, result)
+    results = [firsts[name] for name in ranking if name in firsts]
+    names = [result.backbone for result in results]
+    label = results[0].metrics[results[0].main_metric]["label"]
+    sides = {name: f"{Path(name).name}\n{label} {means[name]:.2f}" for name in shown}
+    return draw_runs(comparison.home, results, names, sides).save("png")
