@@ -15,7 +15,7 @@ import torch
 from deapcache.backbones import arithmetic_key, describe
 from deapcache.cache import STORAGE_FORMATS, feature_arrays
 from deapcache.errors import DeapcacheError, MissingDataError, UsageError
-from deapcache.experiments.run_pipeline import DatasetPlan, PipelinePlan, ProbeJob
+from deapcache.experiments.run_pipeline import DatasetPlan, PipelinePlan, ProbeJob, cache_key
 from deapcache.experiments.speed import (
     Failed,
     Progress,
@@ -268,9 +268,9 @@ class GridPlan:
         for plan in self.plans:
             for dataset in plan.datasets.values():
                 for cache in dataset.extraction.caches if dataset.extraction else ():
-                    before = found.get(cache.key)
+                    before = found.get(key := cache_key(cache))
                     if before is None or before.wanted < cache.wanted:
-                        found[cache.key] = cache
+                        found[key] = cache
         return tuple(found.values())
 
     def of(self, kind: str) -> tuple[PlannedCache, ...]:

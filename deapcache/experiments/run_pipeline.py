@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -72,6 +73,11 @@ _OF_ONE_BACKBONE = (WeightsError, FeatureError, torch.OutOfMemoryError)
 _TOPIC = "deapcache-probes"
 _EVENTS_EVERY = 0.5
 """Seconds between two messages of one worker's progress."""
+
+
+def cache_key(cache: PlannedCache) -> tuple[str, ...]:
+    """What two planned caches must share to mean the same one."""
+    return cache.owner, cache.kind, cache.split, cache.name, json.dumps(cache.fields, sort_keys=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +192,8 @@ class PipelinePlan:
         """Images that backbones would be run on; datasets may share images and features."""
         to_do: dict[tuple[str, ...], int] = {}
         for cache in (cache for plan in self.datasets.values() for cache in plan.caches if cache.kind == "features"):
-            to_do[cache.key] = max(cache.to_do, to_do.get(cache.key, 0))
+            key = cache_key(cache)
+            to_do[key] = max(cache.to_do, to_do.get(key, 0))
         return sum(to_do.values())
 
     @property
@@ -340,7 +347,7 @@ def _plan_models(
         plan_extraction(list(names), dataset, home, settings=settings, measure=False)
         for settings, names in _by_settings(models).items()
     ]
-    caches = {cache.key: cache for plan in plans for cache in plan.caches}  # base images and targets once
+    caches = {cache_key(cache): cache for plan in plans for cache in plan.caches}  # base images and targets once
     return replace(plans[0], caches=tuple(caches.values()))
 
 
@@ -573,7 +580,7 @@ def extract_missing(
             failed.add((needs.name, label))
             outcome.fail(f"extraction of {label} over {needs.name}", _line(error))
 
-        to_do = [cache for cache in needs.caches if cache.to_do and made.get(cache.key, 0) < cache.wanted]
+        to_do = [cache for cache in needs.caches if cache.to_do and made.get(cache_key(cache), 0) < cache.wanted]
         # base images and targets first, which also a home with all features may lack
         for split in dict.fromkeys(cache.split for cache in to_do if cache.kind != "features"):
             prepare_split(dataset, split, plan.home, needs.settings, annotations=dataset.annotations, progress=progress)
@@ -588,7 +595,7 @@ def extract_missing(
                 executor=cluster,
                 on_failure=functools.partial(note, labels),
             )
-        made.update({cache.key: cache.wanted for cache in to_do if (needs.name, cache.name) not in failed})
+        made.update({cache_key(cache): cache.wanted for cache in to_do if (needs.name, cache.name) not in failed})
 
     for needs in plan.datasets.values():
         if needs.dataset is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -77,11 +76,6 @@ class PlannedCache:
     def bytes(self) -> int:
         """Uncompressed bytes that this run would write at most, without tables whose length is not known."""
         return self.to_do * (self.item_bytes or 0)
-
-    @property
-    def key(self) -> tuple[str, ...]:
-        """What two plans must share to mean the same cache."""
-        return self.owner, self.kind, self.split, self.name, json.dumps(self.fields, sort_keys=True)
 
     @property
     def what(self) -> str:
