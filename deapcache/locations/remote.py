@@ -45,10 +45,7 @@ class RemoteLocation(Location):
 
     def _request(self, question: Callable[[Any], Answer]) -> Answer:
         """What a store answers to a read, again after a while where it was lost or the server was busy."""
-        if urlsplit(self.url).scheme in ("s3", "gs"):
-            return question(self._store())
-        # obstore asks again by itself, but not for the rest of a body that a web server without ETag has broken off
-        store = self._store(retries=0)
+        store = self._store(retries=None if urlsplit(self.url).scheme in ("s3", "gs") else 0)
         return _retry(lambda: question(store))
 
     def read(self, key: str, *, most: int | None = None) -> bytes:
@@ -134,7 +131,7 @@ class RemoteLocation(Location):
         with _store_errors(f"{self}/{key}", writing=True):
             if not replace:
                 return not self.exists(key) and self._create(relative_key(key), data)
-            obstore.put(self._store(), relative_key(key), data)
+            _retry(lambda: obstore.put(self._store(), relative_key(key), data))
             return True
 
     def _create(self, key: str, data: bytes) -> bool:
@@ -200,8 +197,8 @@ _UNCONDITIONAL: set[str] = set()
 def _retry(attempt: Callable[[], Answer]) -> Answer:
     """``attempt``, again after a while where the answer was lost or the server busy.
 
-    For what obstore does not repeat by itself. A conditional write that has succeeded is refused when it is repeated,
-    for then the key is there.
+    For what obstore does not repeat by itself, such as a body that is broken off. A conditional write that has
+    succeeded is refused when it is repeated, for then the key is there.
     """
     wait = RETRIES["initial_seconds"]
     for _ in range(RETRIES["max_retries"]):
@@ -210,6 +207,8 @@ def _retry(attempt: Callable[[], Answer]) -> Answer:
         except Exception as error:
             lost, status = "HTTP error" in str(error), _status_of(error)  # no answer came, or not all of it
             if not (lost or status.startswith("5") or status == "429") or status == "501":
+                raise
+            if re.search(r"after [1-9]\d* retries", str(error)):  # obstore has waited long enough
                 raise
         time.sleep(wait * random.uniform(0.5, 1.0))
         wait = min(2 * wait, RETRIES["most_seconds"])
