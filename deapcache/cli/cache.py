@@ -68,7 +68,7 @@ def list_command(
     place = options.place(home, read_home)
     if by is not None:
         require_choice("--by", by, GROUPS)
-    rows = None if by == "user" or used_by else index_rows(place, filters or [])
+    rows = index_rows(place, filters or []) if by and by != "user" and not used_by else None
     if rows is None:
         uses = None if by else consult(place, used_by)
         rows = [row for _, row in cache_rows(list_caches(place), uses, filters or [])]

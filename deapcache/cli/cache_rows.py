@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,9 +56,19 @@ def cache_rows(
 ) -> list[tuple[CacheEntry, dict[str, Any]]]:
     """A row for each cache that is still there and that every filter fits."""
     from deapcache.cache import match_filters
+    from deapcache.cache.parallel import REQUESTS
 
     last = uses.last if uses else {}
-    found = [(entry, row) for entry in entries if (row := cache_row(entry, last.get(entry.digest)))]
+
+    def row_of(entry: CacheEntry) -> dict[str, Any] | None:
+        return cache_row(entry, last.get(entry.digest))
+
+    if all(isinstance(entry.home, LocalLocation) for entry in entries):  # threads would only wait for each other
+        rows = list(map(row_of, entries))
+    else:
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            rows = list(pool.map(row_of, entries))
+    found = [(entry, row) for entry, row in zip(entries, rows, strict=True) if row]
     wanted = match_filters([{**entry.fields, **row} for entry, row in found], filters)
     return [pair for pair, fits in zip(found, wanted, strict=True) if fits]
 
@@ -142,7 +153,7 @@ def people(row: dict[str, Any]) -> str:
 
 
 def index_rows(home: Location, filters: Sequence[str]) -> list[dict[str, Any]] | None:
-    """Rows from ``index.json`` alone, of a home that is far away: one request, without writers and last uses.
+    """What :func:`add_up` needs, from ``index.json`` alone, of a home that is far away: one request.
 
     None for a folder, for several homes, where there is no index that can be used, and where a filter asks for what the
     index does not say: there the caches themselves are looked at.
@@ -163,8 +174,7 @@ def index_rows(home: Location, filters: Sequence[str]) -> list[dict[str, Any]] |
         {**vars(one), "images": one.total, "present": one.images, "complete": one.images == one.total}
         for one in entries
     ]
-    made = {"who": "", "when": None, "last_use": None, "home": str(home)}
-    return [{**made, **row} for row, fits in zip(facts, match_filters(facts, filters), strict=True) if fits]
+    return [row for row, fits in zip(facts, match_filters(facts, filters), strict=True) if fits]
 
 
 def consult(home: Location, others: Sequence[str] | None) -> Uses:

@@ -182,8 +182,11 @@ def _encode(place: Path, known: NDArray[Any], new: NDArray[Any]) -> bytes:
     """The index's bytes: a line of JSON, then the entries, sorted by name; ``new`` ones take the place of others."""
     merged = np.concatenate([new, known]) if len(known) else new
     _, first = np.unique(_sorting_key(merged["key"]), return_index=True)
-    header = canonical_json({"folder": str(place.resolve())}) + b"\n"
-    return b"".join([header, merged[first].view(np.uint8).data])
+    return b"".join([_header(place), merged[first].view(np.uint8).data])
+
+
+def _header(place: Path) -> bytes:
+    return canonical_json({"folder": str(place.resolve())}) + b"\n"
 
 
 def _key(place: Path, ending: str = "sha256") -> str:
@@ -192,10 +195,10 @@ def _key(place: Path, ending: str = "sha256") -> str:
 
 def _load(location: Location, place: Path) -> NDArray[Any]:
     with suppress(OSError, ValueError):
-        data = location.read(_key(place))
-        entries = np.frombuffer(data, _ENTRY, offset=data.index(b"\n") + 1)
+        data, header = location.read(_key(place)), _header(place)
+        entries = np.frombuffer(data, _ENTRY, offset=len(header))
         names = _sorting_key(entries["key"])
-        if (names[1:] > names[:-1]).all():
+        if data.startswith(header) and (names[1:] > names[:-1]).all():
             return entries
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # as earlier versions wrote it
         files = json.loads(location.read(_key(place, "json")))["files"]
@@ -203,7 +206,7 @@ def _load(location: Location, place: Path) -> NDArray[Any]:
         for row, (name, (*state, digest)) in enumerate(files.items()):
             key = _hash(os.fsencode(name)) + _hash(repr(tuple(state)).encode())
             entries["key"][row] = np.frombuffer(key, np.uint8).reshape(2, _HASH)
-            entries["digest"][row] = np.frombuffer(bytes.fromhex(digest), np.uint8)
+            entries["digest"][row] = np.frombuffer(bytes.fromhex(digest), np.uint8).reshape(32)
         return entries[np.argsort(_sorting_key(entries["key"]))]
     return _NOTHING
 

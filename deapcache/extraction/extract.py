@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any, Protocol, cast
 
 import torch
@@ -23,6 +24,7 @@ from deapcache.cache import (
     refresh_manifest,
 )
 from deapcache.cache.format import COVERED, LABEL
+from deapcache.cache.names import escape_name
 from deapcache.cache.progress import NewCache, Progress, ProgressEvent, message, no_progress
 from deapcache.datasets import INTERPOLATION, Dataset
 from deapcache.errors import DeapcacheError, IncompleteCacheError, UsageError
@@ -230,8 +232,12 @@ class _Extraction:
             yield from others
 
     def _with_new_caches(self, report: ExtractionReport) -> ExtractionReport:
-        new_caches, self._new_caches = tuple(self._new_caches), []
-        return replace(report, new_caches=new_caches)
+        """The report with the new caches that no report told of yet, but for those of the other splits."""
+        others = {escape_name(split) for split in self._views if split != report.split}
+        left = [new for new in self._new_caches if PurePosixPath(new.path).parts[2] in others]
+        told = tuple(new for new in self._new_caches if new not in left)
+        self._new_caches[:] = left
+        return replace(report, new_caches=told)
 
     def _reports_of_complete(self, known: KnownBackbone) -> list[ExtractionReport] | None:
         """The reports of a backbone of which all is there, which is not built then; None where something is missing."""
@@ -253,7 +259,7 @@ class _Extraction:
                     return None
                 seconds = time.perf_counter() - start
                 reports.append(_report(cache, prepared, wanted, extracted=0, seconds=seconds))
-        return [self._with_new_caches(reports[0]), *reports[1:]]
+        return [self._with_new_caches(report) for report in reports]
 
     def _calibrate(self, backbone: Backbone) -> str:
         first = self._prepared(self._dataset.splits[0], CALIBRATION_IMAGES, ())

@@ -69,13 +69,14 @@ def test_every_registered_dataset_says_what_its_class_does():
     from deapcache.datasets.kitti import KittiEigen
     from deapcache.datasets.nyuv2 import NyuInpainted, NyuLabelled, NyuNormals
     from deapcache.datasets.nyuv2_pairs import NyuFrames
+    from deapcache.datasets.pascal_part import PascalPart
     from deapcache.datasets.scenes import SceneNormals, Scenes
     from deapcache.datasets.spair import Spair71k
     from deapcache.datasets.voc import Voc
 
     readers = (
         Ade20k, Bsds500, Cityscapes, CocoInstances, CocoStuffMaps, Diode, KittiEigen, NyuFrames, NyuInpainted,
-        NyuLabelled, NyuNormals, SceneNormals, Scenes, Spair71k, Voc,
+        NyuLabelled, NyuNormals, PascalPart, SceneNormals, Scenes, Spair71k, Voc,
     )  # fmt: skip
     for reader in readers:
         entry = DATASETS.get(reader.name)

@@ -227,6 +227,13 @@ def test_a_bucket_keeps_uses_and_answers_totals_by_its_index(cli, s3, tmp_path) 
     (group,) = json.loads(cli("cache", "ls", "--by", "backbone", "--json", "--home", s3.url).out)
     assert (group["backbone"], group["caches"], group["images"]) == ("vit-b-16", 2, 4)
     assert {path.rpartition("/")[2] for _, path, _ in s3.requests("home")[before:]} == {"index.json"}
+    index = json.loads(bucket.read("index.json"))
+    for key in (bucket / one.path).keys():  # noqa: SIM118
+        bucket.delete(f"{one.path}/{key}")
+    index["caches"] = [entry for entry in index["caches"] if entry["path"] == one.path]
+    bucket.publish("index.json", json.dumps(index).encode(), replace=True)
+    listed = json.loads(cli("cache", "ls", "--json", "--home", s3.url).out)
+    assert [row["path"] for row in listed] == [other.path], "by its keys, where they can be listed"
 
 
 def test_the_clock_of_a_host_does_not_matter(cli, home, tmp_path, monkeypatch) -> None:

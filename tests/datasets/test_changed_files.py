@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from deapcache_odd_cases import write_sound
 
 from deapcache.datasets import open_dataset
-from deapcache.datasets.digests import DigestIndex
+from deapcache.datasets.digests import DigestIndex, file_fingerprint
 from deapcache.datasets.nyuv2 import ImageArrays
 from deapcache.extraction import without_unreadable
 from deapcache.locations import LocalLocation
@@ -57,6 +58,13 @@ def swap(path: Path, data: bytes, way: Way) -> None:
     assert (now.st_size, now.st_mtime_ns) == (facts.st_size, facts.st_mtime_ns)
 
 
+def zeroed(memory: bytes) -> bytes:
+    """A memory of digests in which all are zero: a line, and 64 bytes an entry, of which the last 32 are the digest."""
+    line, end, entries = memory.partition(b"\n")
+    assert len(entries) % 64 == 0 < len(entries)
+    return line + end + b"".join(entries[row : row + 32] + bytes(32) for row in range(0, len(entries), 64))
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     (tmp_path / "files").mkdir()
@@ -80,7 +88,7 @@ def test_parts_of_a_file_are_read_again(files: Path, home: LocalLocation, way: W
     path = files / "a.png"
 
     def read_part(part: str) -> str:
-        return path.read_bytes()[int(part) :].hex()
+        return hashlib.sha256(path.read_bytes()[int(part) :]).hexdigest()
 
     before = DigestIndex(home).part_digests(path, ["0", "9"], read_part)
     swap(path, b"other" * 100, way)
@@ -88,9 +96,49 @@ def test_parts_of_a_file_are_read_again(files: Path, home: LocalLocation, way: W
 
 
 @pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:-1],
+        lambda data: data[:20],
+        lambda data: data + b"x",
+        lambda data: data.partition(b"\n")[2],
+        lambda data: data.replace(b"{", b'{"version": 2, ', 1),
+        lambda data: bytes(range(256)) * 4,
+        lambda data: b"\n" * len(data),
+        lambda data: data.partition(b"\n")[0] + b"\n" + zeroed(data)[-64:] * 2,
+        lambda data: json.dumps({"folder": "/", "files": 5}).encode(),
+        lambda data: b'{"folder":"/another"}\n' + zeroed(data).partition(b"\n")[2],
+    ],
+)
+def test_a_damaged_memory_is_made_anew(files: Path, home: LocalLocation, damage: Callable[[bytes], bytes]) -> None:
+    expected = DigestIndex(home).digests(files, NAMES)
+    (key,) = home.keys("digests")
+    whole = home.read(key)
+    home.publish(key, damage(whole), replace=True)
+    index = DigestIndex(home)
+    assert (index.digests(files, NAMES), index.hashed_files) == (expected, 2)
+    assert home.read(key) == whole
+    again = DigestIndex(home)
+    assert (again.digests(files, NAMES), again.hashed_files) == (expected, 0)
+
+
+def test_a_memory_that_lost_an_entry_is_mended(files: Path, home: LocalLocation) -> None:
+    expected = DigestIndex(home).digests(files, NAMES)
+    (key,) = home.keys("digests")
+    whole = home.read(key)
+    home.publish(key, whole[:-64], replace=True)
+    index = DigestIndex(home)
+    assert (index.digests(files, NAMES), index.hashed_files, home.read(key)) == (expected, 1, whole)
+
+
+@pytest.mark.parametrize(
     "entry",
     [
-        lambda facts: [facts.st_size, facts.st_mtime_ns, "0" * 64],  # as versions before wrote it
+        lambda facts: [*file_fingerprint(facts), "0"],
+        lambda facts: [*file_fingerprint(facts), "00"],
+        lambda facts: [*file_fingerprint(facts), "0" * 66],
+        lambda facts: [facts.st_size, facts.st_mtime_ns, "0" * 64],  # as the first versions wrote it
         lambda facts: [facts.st_size, facts.st_mtime_ns],
         lambda facts: "0" * 64,
         lambda facts: 5,
@@ -100,11 +148,19 @@ def test_parts_of_a_file_are_read_again(files: Path, home: LocalLocation, way: W
     ],
 )
 def test_a_memory_of_another_form_is_made_anew(files: Path, home: LocalLocation, entry: Callable) -> None:
+    """In the file of JSON that earlier versions wrote."""
     expected = DigestIndex(home).digests(files, NAMES)
     (key,) = home.keys("digests")
-    content = json.loads(home.read(key))
-    content["files"] = {name: entry((files / name).stat()) for name in NAMES}
-    home.publish(key, json.dumps(content).encode(), replace=True)
+    as_before, content = key.replace(".sha256", ".json"), json.loads(home.read(key).partition(b"\n")[0])
+
+    def remember(entry: Callable) -> None:
+        content["files"] = {name: entry((files / name).stat()) for name in NAMES}
+        home.publish(as_before, json.dumps(content).encode(), replace=True)
+
+    home.delete(key)
+    remember(lambda facts: [*file_fingerprint(facts), "0" * 64])
+    assert list(DigestIndex(home).digests(files, NAMES)) == ["0" * 64] * 2, "it is read"
+    remember(entry)
     index = DigestIndex(home)
     assert (index.digests(files, NAMES), index.hashed_files) == (expected, 2)
     again = DigestIndex(home)
@@ -114,9 +170,8 @@ def test_a_memory_of_another_form_is_made_anew(files: Path, home: LocalLocation,
 def test_rehash_trusts_nothing_and_mends_the_memory(files: Path, home: LocalLocation) -> None:
     expected = DigestIndex(home).digests(files, NAMES)
     (key,) = home.keys("digests")
-    wrong = home.read(key).replace(expected[0].encode(), b"0" * 64)
-    home.publish(key, wrong, replace=True)
-    assert DigestIndex(home).digests(files, NAMES)[0] == "0" * 64
+    home.publish(key, zeroed(home.read(key)), replace=True)
+    assert list(DigestIndex(home).digests(files, NAMES)) == ["0" * 64] * 2
     index = DigestIndex(home, rehash=True)
     assert (index.digests(files, NAMES), index.hashed_files) == (expected, 2)
     assert DigestIndex(home).digests(files, NAMES) == expected
