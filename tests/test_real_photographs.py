@@ -17,7 +17,11 @@ CONTROL = f"{PRETRAINED}@untrained"
 def test_pretrained_features_beat_their_untrained_control(coco_mini, home):
     list(extract([PRETRAINED, CONTROL], open_dataset("coco", coco_mini), home))
     config = ProbeConfig(
-        tasks=["boundaries", "foreground"], backbones=[PRETRAINED, CONTROL], iterations=150, batch_size=8
+        tasks=["boundaries", "foreground"],
+        backbones=[PRETRAINED, CONTROL],
+        iterations=150,
+        batch_size=8,
+        lrs=(3e-3,),
     )
     results = {(one.result.task, one.result.backbone): one.result for one in probe(home, config)}
     border, border_control = results["boundaries", PRETRAINED], results["boundaries", CONTROL]

@@ -42,7 +42,8 @@ def run(busy: Sequence[int], repeats: int, *, quick: bool) -> dict[str, dict[int
         for _ in range(repeats):
             for name in MEASURES:
                 for count in busy:
-                    times[name][count].append(_measure(name, count, folder, quick))
+                    taken = MEASURES[name](Path(folder), quick) if quick else _measure(name, count, folder)
+                    times[name][count].append(taken)
     return times
 
 
@@ -54,12 +55,10 @@ def _train_a_readout(folder: Path) -> None:
     list(probe(home, ProbeConfig(tasks=["boundaries"], dataset="coco", iterations=1, lrs=(1e-3,), device="cpu")))
 
 
-def _measure(name: str, busy: int, folder: str, quick: bool) -> float:
+def _measure(name: str, busy: int, folder: str) -> float:
     command = [sys.executable, "-m", "tests.benchmarks.bench_busy", "--measure", name, folder]
     with _busy_processes(busy):
-        done = subprocess.run(
-            [*command, *(["--quick"] if quick else [])], check=True, stdout=subprocess.PIPE, text=True
-        )
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -103,9 +102,9 @@ def main() -> list[Figure]:
     arguments, quick = sys.argv[1:], "--quick" in sys.argv
     if "--measure" in arguments:
         name, folder = arguments[1:3]
-        print(json.dumps(MEASURES[name](Path(folder), quick)))
+        print(json.dumps(MEASURES[name](Path(folder), False)))
         return []
-    times = run((0, 1) if quick else BUSY, 1 if quick else 3, quick=quick)
+    times = run((0,) if quick else BUSY, 1 if quick else 3, quick=quick)
     print(f"{os.cpu_count()} cores; ms of a step of 8 images (probe), of an image (extract, predict)")
     print(f"{'':<10}{'busy processes':>16}{'ms, min / median / max':>28}{'of a fair share':>18}")
     figures = []
