@@ -145,6 +145,7 @@ def test_original_images_go_without_saying() -> None:
         "standardise": "cell",
         "selection": None,
         "score_size": "output",
+        "train_subset": None,
     }
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from deapcache_figures import (
     SEEDS,
     TASKS,
     Drawable,
+    add_learning_curve,
     build_home,
     collisions,
     marks_of,
@@ -49,13 +52,17 @@ def drawable(tmp_path_factory: pytest.TempPathFactory) -> Drawable:
 
 
 @pytest.fixture
-def make(drawable: Drawable) -> Make:
-    """A function that makes a figure; correlations with the CSV, resolutions of a run of segmentation."""
+def make(drawable: Drawable, tmp_path: Path) -> Make:
+    """A function that makes a figure; each with what it needs besides: a CSV, a run, a learning curve."""
 
     def made(name: str, **changes: object) -> Canvas:
         request = FigureRequest(name=name, home=drawable.home, images=2)
         if name == "correlations":
             request = replace(request, reference=drawable.reference)
+        if name == "label-efficiency":
+            home = LocalLocation(shutil.copytree(drawable.home.path, tmp_path / "home"))
+            add_learning_curve(home)
+            request = replace(request, home=home)
         if name == "resolutions":
             request = replace(request, run=run_of(drawable, "segmentation"))
         return make_figure(replace(request, **changes))

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from deapcache_predictions import BACKBONE, NATIVE, Photographs, save
@@ -72,10 +73,16 @@ def build_home(folder: Path) -> Drawable:
     return Drawable(home, dataset, reference)
 
 
-def _probe(home: LocalLocation, backbone: str, tasks: Sequence[str], readouts: Sequence[str]) -> None:
+def add_learning_curve(home: LocalLocation) -> None:
+    """Train on parts of the training images too."""
+    for images in (3, 6):
+        _probe(home, BACKBONES[0], ("boundaries",), ("deap",), train_limit=images, train_subset=0)
+
+
+def _probe(home: LocalLocation, backbone: str, tasks: Sequence[str], readouts: Sequence[str], **options: Any) -> None:
     config = ProbeConfig(
         dataset="photographs", backbones=[backbone], tasks=tasks, readouts=readouts, seeds=SEEDS,
-        iterations=4, batch_size=3, lrs=(0.01,),
+        iterations=4, batch_size=3, lrs=(0.01,), **options,
     )  # fmt: skip
     for run in probe_backbone(home, config):
         save(home, run)
