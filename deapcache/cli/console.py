@@ -115,15 +115,16 @@ class Bars:
         self._tasks: dict[str, TaskID] = {}
         self._starts: dict[str, tuple[float, int]] = {}
         self._lines: dict[str, float] = {}
-        self._done: dict[str, int] = {}
+        self._done: dict[str, tuple[int, int]] = {}
 
     def show(self, stage: str, done: int, total: int, unit: str, detail: str = "") -> None:
         """Bring ``stage`` up to ``done`` of ``total``; a stage that begins anew is timed anew."""
-        before = self._done.get(stage)
-        if before is None or done < before:
+        before, before_of = self._done.get(stage, (None, 0))
+        is_anew = before is not None and (done < before or (before == before_of and total != before_of))
+        if before is None or is_anew:
             self._starts[stage] = time.perf_counter(), done
             self._lines[stage] = time.perf_counter()
-        self._done[stage] = done
+        self._done[stage] = done, total
         rate = (done - self._starts[stage][1]) / max(self.seconds(stage), 1e-6)
         if self._progress is None:
             if done != before:
@@ -131,7 +132,7 @@ class Bars:
             return
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total, rate="")
-        elif before is not None and done < before:
+        elif is_anew:
             self._progress.reset(self._tasks[stage])
         shown = f"{rate:.1f} {unit}/s {detail}".rstrip()
         self._progress.update(self._tasks[stage], completed=done, total=total, rate=shown)

@@ -59,7 +59,7 @@ class Selection:
     longer: float = 0.5
     """Of the steps that the chosen rate is tried for once more."""
     margin: float = 1.0
-    """Standard errors by which a lower rate, or more steps, must score worse to lose."""
+    """Standard errors by which more steps must score worse to lose."""
     held_out: float = 0.1
     """Share of the training images that rates are scored on."""
     seed: int = 0

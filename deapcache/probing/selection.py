@@ -89,12 +89,6 @@ def select_rates(
             )
         task = specs[name].task
         chosen = max(values, key=lambda lr: (-math.inf if math.isnan(values[lr]) else values[lr], -lr))
-        best = scorers[of_each[chosen]]
-        for lr in sorted(lr for lr in values if lr < chosen):
-            less, error = _difference(scorers.get(of_each[lr]), best, task)
-            if -less <= selection.margin * error:  # never where one of both is NaN
-                chosen = lr
-                break
         known = {lr: None if math.isnan(value) else value for lr, value in values.items()}
         span = [value for value in known.values() if value is not None]
         found[name, readout] = {
