@@ -187,7 +187,7 @@ def report_on(display: Bars) -> Report:
 
     def on_event(name: str, event: ProbeProgress) -> None:
         loss = "" if event.mean_loss is None else f"loss {event.mean_loss:.3f}"
-        unit = "iterations" if event.stage == "train" else "images"
+        unit = "iterations" if event.stage in ("train", "select") else "images"
         display.show(f"{name}: {event.stage}", event.done, event.total, unit, loss)
 
     return on_event
