@@ -20,7 +20,7 @@ from deapcache.errors import DeapcacheError, PipelineError, UsageError
 from deapcache.experiments.figures import draw_runs
 from deapcache.experiments.pipeline import Pipeline, make_pipeline
 from deapcache.experiments.plan import GridPlan, estimate_forwards, measure_missing, plan_grid, rates_for
-from deapcache.experiments.probe import Report
+from deapcache.experiments.probe import Report, is_compatible
 from deapcache.experiments.run_pipeline import Outcome, PipelinePlan, extract_missing, plan_pipeline, run_pipeline
 from deapcache.extraction import Progress, choose_device, no_progress
 from deapcache.locations import Location
@@ -120,7 +120,7 @@ def choose_task(dataset: Dataset) -> tuple[str, str]:
 
     Raises :class:`UsageError` where the labels allow none.
     """
-    possible = [name for name in TASKS_BY_INFORMATION if _suits(dataset, name)]
+    possible = [name for name in TASKS_BY_INFORMATION if is_compatible(get_task(name), dataset)]
     if not possible:
         there = ", ".join(dataset.annotations) or "no labels"
         raise UsageError(f"{dataset.name} has {there}, which no task can be made of: add labels, or name a --task")
@@ -130,17 +130,6 @@ def choose_task(dataset: Dataset) -> tuple[str, str]:
         reason = f"every pixel has one of {len(dataset.classes)} classes"
     also = f"; these labels also allow {', '.join(others)} (--task)" if others else ""
     return first, f"task {first}, the most that these labels tell: {reason}{also}"
-
-
-def _suits(dataset: Dataset, name: str) -> bool:
-    task = get_task(name)
-    if not set(task.annotations) <= set(dataset.annotations):
-        return False
-    try:
-        task.heads(dataset.classes)
-    except UsageError:
-        return False
-    return True
 
 
 def compare(
@@ -296,13 +285,13 @@ def _conclude(
     lines = {line.display_name: line for line in rows.itertuples() if line.is_main}
     found = verdict(home, list(lines.values()))
     costs = [_cost(lines[name], rates) for name in found["ranking"]]
-    falling = legend(line.marks for line in lines.values())
+    notes = legend(line.marks for line in lines.values())
     if iterations <= _FEWEST and request.iterations is None:
-        falling = [f"{request.minutes:g} minutes left room for {iterations} iterations: give more --minutes", *falling]
+        notes = [f"{request.minutes:g} minutes left room for {iterations} iterations: give more --minutes", *notes]
+    curve = list(results) if len(whole) < len(results) else []
     given = ["deapcache", "compare", request.dataset, "--backbone", ",".join(request.backbones)]
-    given += [] if any(map(is_subset, results)) else ["--no-curve"]
+    given += [] if curve else ["--no-curve"]
     given += ["--task", task, "--iterations", str(iterations), *request.repeated, "--out", "report.html"]
-    curve = list(results) if any(map(is_subset, results)) else []
     return Comparison(
         request=request,
         home=home,
@@ -315,7 +304,7 @@ def _conclude(
         costs=costs,
         classes={name: per_class(lines[name].results, lambda _: home) for name in found["ranking"]},
         failures=list(failures),
-        notes=falling,
+        notes=notes,
         seconds=time.monotonic() - begun,
         commands=[shlex.join(given)],
     )

@@ -285,17 +285,19 @@ def _nothing_cached(home: Location, dataset: str, backbones: Sequence[str], more
 
 def tasks_of(entry: type[Dataset]) -> list[str]:
     """Names of the tasks that a dataset's annotations and classes suffice for; none where they depend on its files."""
-    return [name for name in TASKS.names() if _is_compatible(get_task(name), entry)]
+    return [name for name in TASKS.names() if is_compatible(get_task(name), entry)]
 
 
 def datasets_for(task: Task) -> list[str]:
     """Names of the registered datasets that suit a task, its default first, the others by name."""
-    fitting = [name for name, entry in DATASETS if _is_compatible(task, entry)]
+    fitting = [name for name, entry in DATASETS if is_compatible(task, entry)]
     return sorted(fitting, key=lambda name: (name != task.default_dataset, name))
 
 
-def _is_compatible(task: Task, entry: type[Dataset]) -> bool:
-    if not entry.annotations or not set(task.annotations) <= set(entry.annotations):
+def is_compatible(task: Task, entry: type[Dataset] | Dataset) -> bool:
+    """Whether the annotations and classes of a dataset suffice for a task."""
+    needed = task.choose_annotations(entry.annotations).annotations
+    if not entry.annotations or not set(needed) <= set(entry.annotations):
         return False
     try:
         if entry.classes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -98,8 +99,9 @@ class Task(ABC):
     def choose_annotations(self, known: Collection[str]) -> Self:
         """This task, which reads :attr:`alternatives` of those label types that a dataset with the ``known`` lacks."""
         others = {kind: other for kind, other in self.alternatives.items() if kind not in known and other in known}
-        self.annotations = tuple(others.get(kind, kind) for kind in type(self).annotations)
-        return self
+        chosen = copy.copy(self)
+        chosen.annotations = tuple(others.get(kind, kind) for kind in type(self).annotations)
+        return chosen
 
     @property
     @abstractmethod

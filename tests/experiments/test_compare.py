@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from PIL import Image
 
 import deapcache
 from deapcache.datasets.folder import FolderDataset
+from deapcache.datasets.importing import import_labels
 from deapcache.errors import UsageError
+from deapcache.experiments.compare import choose_task
 
 PLUGIN = """
 import torch
@@ -162,3 +165,11 @@ def test_training_is_as_long_as_the_time_allows(compared, tmp_path) -> None:
     assert ran.json["iterations"] >= 20
     assert ran.json["seconds"] < 60, "nine seconds and what a busy machine adds"
     assert list((home / "speed").iterdir()), "steps are measured once, and kept"
+
+
+def test_boxes_alone_are_compared_by_detection(tmp_path) -> None:
+    export = Path(__file__).parents[1] / "data" / "exports" / "yolo-boxes"
+    import_labels(export, tmp_path / "boxes")
+    task, why = choose_task(FolderDataset(tmp_path / "boxes"))
+    assert task == "detection"
+    assert why.endswith("objects have boxes")
