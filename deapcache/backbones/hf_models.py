@@ -111,9 +111,7 @@ def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None
         tower = _tower(_pretrained(name, config))
     if checkpoint is not None:
         unused = load_strictly(tower, checkpoint, entry, heads=tuple(f"{part}." for part in _POOLERS))
-    native = entry.native_size or entry.image_size
-    forward = partial(_feature_map, tower, size=native)
-    return LoadedModel(tower, forward, dict(entry.arguments), _blocks(tower, native, entry.final_norm), unused)
+    return _loaded(entry, tower, unused)
 
 
 def load_registered(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> LoadedModel:
@@ -121,7 +119,10 @@ def load_registered(entry: BackboneEntry, checkpoint: State | None, image_size: 
     options = {"crop_size": entry.image_size[0], **entry.arguments}
     config = _at_size(_transformers().AutoConfig.for_model(**options), image_size)
     tower = _tower(_transformers().AutoModel.from_config(config))
-    unused = load_strictly(tower, checkpoint, entry) if checkpoint is not None else ()
+    return _loaded(entry, tower, load_strictly(tower, checkpoint, entry) if checkpoint is not None else ())
+
+
+def _loaded(entry: BackboneEntry, tower: Any, unused: tuple[str, ...]) -> LoadedModel:
     native = entry.native_size or entry.image_size
     forward = partial(_feature_map, tower, size=native)
     return LoadedModel(tower, forward, dict(entry.arguments), _blocks(tower, native, entry.final_norm), unused)

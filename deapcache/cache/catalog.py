@@ -13,7 +13,6 @@ import contextlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -22,7 +21,7 @@ from typing import Any, TypeVar
 from deapcache.cache.cache import Cache, open_cache
 from deapcache.cache.format import METADATA_KEY, added_fields, read_group
 from deapcache.cache.names import DEPTH, KINDS, ORIGINAL, SUFFIX, escape_name, unescape_name
-from deapcache.cache.parallel import REQUESTS
+from deapcache.cache.parallel import map_requests
 from deapcache.errors import (
     AmbiguousCacheError,
     CacheMissError,
@@ -169,11 +168,7 @@ def _list_layer(home: Location, patterns: Sequence[str]) -> list[CacheEntry]:
 
     keys = [key for pattern in patterns for key in home.find(f"{pattern}/{METADATA_KEY}")]
     paths = [str(PurePosixPath(key).parent) for key in keys]
-    if isinstance(home, LocalLocation):  # threads would only wait for each other
-        entries = [entry_or_problem(path) for path in paths]
-    else:
-        with ThreadPoolExecutor(REQUESTS) as pool:
-            entries = list(pool.map(entry_or_problem, paths))
+    entries = map_requests(entry_or_problem, paths, is_local=isinstance(home, LocalLocation))
     for problem in (each for each in entries if isinstance(each, str)):
         warnings.warn(f"left out: {problem}", stacklevel=4)
     return [entry for entry in entries if isinstance(entry, CacheEntry)]

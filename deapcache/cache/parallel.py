@@ -45,6 +45,14 @@ def map_unordered(work: Callable[[Task], Outcome], tasks: Collection[Task], thre
                 future.cancel()
 
 
+def map_requests(work: Callable[[Task], Outcome], tasks: Collection[Task], *, is_local: bool) -> list[Outcome]:
+    """The outcome of each task, a small request to a home, in order; several at once where it is far away."""
+    if is_local:  # threads would only wait for each other
+        return list(map(work, tasks))
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        return list(pool.map(work, tasks))
+
+
 def core_threads() -> int:
     """A thread a core that this process may use, and two at least: one waits for a disk while the other computes."""
     return max(2, min(2 * _MOST_THREADS, cpu_count()))

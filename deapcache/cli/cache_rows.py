@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,18 +55,14 @@ def cache_rows(
 ) -> list[tuple[CacheEntry, dict[str, Any]]]:
     """A row for each cache that is still there and that every filter fits."""
     from deapcache.cache import match_filters
-    from deapcache.cache.parallel import REQUESTS
+    from deapcache.cache.parallel import map_requests
 
     last = uses.last if uses else {}
 
     def row_of(entry: CacheEntry) -> dict[str, Any] | None:
         return cache_row(entry, last.get(entry.digest))
 
-    if all(isinstance(entry.home, LocalLocation) for entry in entries):  # threads would only wait for each other
-        rows = list(map(row_of, entries))
-    else:
-        with ThreadPoolExecutor(REQUESTS) as pool:
-            rows = list(pool.map(row_of, entries))
+    rows = map_requests(row_of, entries, is_local=all(isinstance(entry.home, LocalLocation) for entry in entries))
     found = [(entry, row) for entry, row in zip(entries, rows, strict=True) if row]
     wanted = match_filters([{**entry.fields, **row} for entry, row in found], filters)
     return [pair for pair, fits in zip(found, wanted, strict=True) if fits]

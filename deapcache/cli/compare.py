@@ -13,7 +13,7 @@ from deapcache.cli import options
 from deapcache.cli.console import bars, duration, err, note, out, print_json
 from deapcache.cli.extract import progress_on
 from deapcache.cli.probe import report_on
-from deapcache.errors import ReadOnlyError, UsageError
+from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
     from deapcache.experiments.compare import Comparison
@@ -73,13 +73,8 @@ def compare_command(
         found = compare(
             options.place(home), request, progress=progress_on(display), report=report_on(display), say=note
         )
-    page = None if file is None else compare_page(found)
-    if file is not None and page is not None:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(page, encoding="utf-8")
-        except OSError as error:
-            raise ReadOnlyError(f"--out {file} cannot be written: {error.strerror}; choose another place") from None
+    if file is not None:
+        options.write_page(file, compare_page(found))
     if json:
         print_json(found.to_json())
     else:

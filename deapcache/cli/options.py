@@ -18,7 +18,7 @@ from typer.core import TyperCommand
 from deapcache import locations, plugins
 from deapcache.cli import hints
 from deapcache.cli.console import note
-from deapcache.errors import UsageError
+from deapcache.errors import ReadOnlyError, UsageError
 
 if TYPE_CHECKING:
     from deapcache.extraction import Cluster
@@ -256,6 +256,15 @@ def place(
 ) -> locations.Location:
     """The home and those that are read beside it, through the local tier; by default what the environment says."""
     return locations.home(home, read_homes=read_homes, tier=locations.local_tier(tier, tier_size))
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write what ``--out`` asks for, and its folder; raises :class:`ReadOnlyError`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ReadOnlyError(f"{path} cannot be written: {error.strerror}; choose another --out") from None
 
 
 def own_home(home: str | None) -> locations.Location:

@@ -14,7 +14,7 @@ from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.console import note, out, print_json, size
 from deapcache.cli.hints import completed
-from deapcache.errors import ReadOnlyError, UsageError
+from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
     from deapcache.locations import Location
@@ -66,6 +66,8 @@ def results_command(
     from deapcache.results.per_class import classes_json, per_class_tables
 
     _end_quickly()
+    if per_class and paper:
+        raise UsageError("--per-class and --paper: the paper prints no classes; give one of them")
     place = locations.home(home)
     results = load_results(place)
     if not results and not json:
@@ -75,8 +77,6 @@ def results_command(
     uncertainty = HomeIntervals(place, over_seeds=over_seeds)
     rows = table_rows(chosen, allow_mixed=allow_mixed, uncertainty=uncertainty if intervals else None)
     layouts = LAYOUTS if paper else (PLAIN,)
-    if per_class and paper:
-        raise UsageError("--per-class and --paper: the paper prints no classes; give one of them")
     if json:
         of_classes = {} if not per_class else classes_json(rows, lambda _: place)
         found = [table for layout in layouts for table in layout_json(rows, layout)]
@@ -136,12 +136,12 @@ def leaderboard_command(
     name = file_name(format)
     if format == "html" and folder is None and sys.stdout.isatty():
         raise UsageError("a web page is not for a terminal: say where it goes with --out DIR")
+    if per_class and format != "html":
+        raise UsageError("--per-class is of the web page, --format html; deapcache results --per-class prints tables")
     if bundles:
         _add_bundles(bundles, options.own_home(home))
     collected = collect([locations.locate(place) for place in results] if results else [locations.home(home)])
     board = leaderboard(collected, intervals=intervals, over_seeds=over_seeds, paper=paper, device=device)
-    if per_class and format != "html":
-        raise UsageError("--per-class is of the web page, --format html; deapcache results --per-class prints tables")
     _write_board(board, cast("Format", format), folder, name, per_class)
 
 
@@ -174,12 +174,7 @@ def _write_board(board: Leaderboard, format: Format, folder: Path | None, name: 
     elif folder is None:
         sys.stdout.write(rendered(board, format))
     else:
-        text = rendered(board, format, beside=folder, with_classes=per_class)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise ReadOnlyError(f"{folder / name} cannot be written: {error.strerror}; choose another --out") from None
+        options.write_page(folder / name, rendered(board, format, beside=folder, with_classes=per_class))
         out.print(f"written: {folder / name}", markup=False)
 
 

@@ -91,7 +91,7 @@ def _add_file(found: dict[str, str | list[str]], file: str) -> None:
     if ending == ".":
         stem, ending = file, ""
     # a name that is not UTF-8 can be written nowhere: the id shows its bytes
-    id_ = stem if stem.isascii() else _composed(os.fsencode(stem).decode("utf-8", "backslashreplace"))
+    id_ = stem if stem.isascii() else composed(os.fsencode(stem).decode("utf-8", "backslashreplace"))
     if id_ in found:
         found[id_] = sorted([*files_of(found, id_), file])
     else:
@@ -118,7 +118,7 @@ def read_split_file(path: Path, splits: Sequence[str]) -> dict[str, list[str]]:
     )
 
 
-def _composed(name: str) -> str:
+def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
@@ -248,10 +248,10 @@ class FolderDataset(FileDataset):
         Raises :class:`DataError` where it lists an image twice, in whatever splits.
         """
         path = self.root / SPLIT_FILE
-        id_of_file = {_composed(file): id_ for id_ in images for file in files_of(images, id_)}
+        id_of_file = {composed(file): id_ for id_ in images for file in files_of(images, id_)}
         split_of: dict[str, str] = {}
         for other, names in self._lists.items():
-            for name in map(_composed, names):
+            for name in map(composed, names):
                 id_ = id_of_file.get(name, name)
                 if id_ in split_of:
                     raise DataError(f"{path} lists image {id_} twice: in {split_of[id_]} and in {other}", path=path)

@@ -59,6 +59,7 @@ tvmonitor: screen=screen frame=*
 
 _LINES = [line.split() for line in _TABLE.strip().replace(":", "").splitlines()]
 _OBJECTS = [name for name, *_ in _LINES]
+_NAMES = dict(enumerate(_OBJECTS, 1))
 _GROUPS = [(name, *group.split("=")) for name, *groups in _LINES for group in groups]
 
 CLASSES = ("background", *(f"{name}-{group}".replace("_", " ") for name, group, _ in _GROUPS))
@@ -112,7 +113,7 @@ class PascalPart(FileDataset):
             objects = [one for each in annotation for one in _structs(each["objects"], "class_ind", "mask", "parts")]
             found = np.zeros(objects[0]["mask"].shape if objects else (0, 0), np.uint8)
             for number, one in enumerate(objects, start=1):
-                name = dict(enumerate(_OBJECTS, 1)).get(int(one["class_ind"].item()), "of an unknown kind")
+                name = _NAMES.get(int(one["class_ind"].item()), "of an unknown kind")
                 parts = _structs(one["parts"], "part_name", "mask")
                 for part, mask in [("*", one["mask"]), *((str(p["part_name"].item()), p["mask"]) for p in parts)]:
                     value = _VALUES.get((name, re.sub(r"_\d+$", "", part)), VOID if part == "*" else None)

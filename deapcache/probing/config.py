@@ -48,8 +48,8 @@ class Selection:
     """A learning rate and a number of steps chosen on a part of the training images; validation images are never seen.
 
     Every rate is trained for a fraction of the steps on the other training images, all of them stacked in one pass. The
-    lowest that is not clearly worse than the best on the part held out is tried for longer. Where that is clearly
-    worse, it trains on all training images for the fraction, else for all steps.
+    one that scores best on the part held out is tried for longer. Where that is clearly worse, it trains on all
+    training images for the fraction, else for all steps.
     """
 
     lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)

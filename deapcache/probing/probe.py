@@ -203,9 +203,10 @@ class _Probe:
     def __init__(self, home: Location, config: ProbeConfig) -> None:
         if config.dataset is None:
             raise UsageError("one pass probes one dataset, and none is given")
-        cached = cached_targets(home, config)
-        names = dict.fromkeys(config.tasks)
-        tasks = [get_task(name, config.options_of(name)).choose_annotations(cached) for name in names]
+        tasks = [get_task(name, config.options_of(name)) for name in dict.fromkeys(config.tasks)]
+        if any(task.alternatives for task in tasks):  # else the home need not be listed
+            cached = cached_targets(home, config)
+            tasks = [task.choose_annotations(cached) for task in tasks]
         self._config = config
         self._readouts = list(dict.fromkeys(canonical_readout(name) for name in config.readouts))
         if config.upsampler is not None and not any(needs_upsampler(name) for name in self._readouts):

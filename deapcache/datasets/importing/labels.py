@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from deapcache.datasets.folder import composed
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".jfif"))
 
@@ -80,11 +81,6 @@ def split_of(*names: str | os.PathLike[str]) -> str:
         match[1].lower() for name in names for part in PurePosixPath(name).parts for match in _SPLIT.finditer(part)
     ]
     return _SPLITS.get(found[-1], "val") if found else ""
-
-
-def composed(name: str) -> str:
-    """A name in Unicode's composed form: some file systems and exports decompose names."""
-    return unicodedata.normalize("NFC", name)
 
 
 class FileTree:

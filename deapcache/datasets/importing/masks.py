@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.annotations import VOID
+from deapcache.datasets.folder import composed
 from deapcache.datasets.importing.labels import (
     IMAGE_FOLDERS,
     FileTree,
     LabelledImage,
     Labels,
-    composed,
     listed_splits,
     split_of,
     unique,

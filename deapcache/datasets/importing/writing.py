@@ -22,14 +22,13 @@ from PIL import Image
 from deapcache.annotations import VOID
 from deapcache.datasets.base import in_order
 from deapcache.datasets.coco import decode_segmentation
-from deapcache.datasets.folder import CLASSES_FILE, IMAGES, SPLIT_FILE
+from deapcache.datasets.folder import CLASSES_FILE, IMAGES, SPLIT_FILE, composed
 from deapcache.datasets.importing.labels import (
     IMAGE_FOLDERS,
     FileTree,
     LabelledImage,
     LabelledObject,
     Labels,
-    composed,
     extent,
     split_of,
 )
@@ -195,9 +194,7 @@ class FolderWriter:
                     self.report.left_out[f"{self.tree.relative(image.path)}, object {number}"] = problem
                 continue
             drawn.append((one, mask))
-            self._count(
-                f"objects: {'crowds' if one.is_crowd else 'boxes without outline' if mask is None else 'outlines'}"
-            )
+            self._count(f"objects: {_kind_of(one, mask)}")
         return drawn
 
     def _paint(

@@ -112,8 +112,8 @@ def _yolo_lists(tree: FileTree, content: dict[str, Any]) -> dict[str, set[Path]]
             parts = [
                 part for part in PurePosixPath(str(place).replace("\\", "/")).parts if part not in ("..", ".", "/")
             ]
-            places = (tree.root.joinpath(*parts), base.joinpath(*parts), *_ends(tree, parts))
-            path = next((path for path in places if path.exists()), None)
+            places = (tree.root.joinpath(*parts), base.joinpath(*parts))
+            path = next(filter(Path.exists, places), None) or next(iter(_ends(tree, parts)), None)
             if path is None:
                 continue
             if path.is_dir():
