@@ -319,7 +319,7 @@ def _cost(line: Any, rates: Rates) -> dict[str, Any]:
         pass
     return {
         "backbone": line.display_name,
-        "score": line.mean,
+        "score": None if math.isnan(line.mean) else line.mean,
         "ms_per_image": None if seconds is None else 1000 * seconds,
         "parameters": entry.parameters if entry else None,
         "licence": entry.licence if entry else "",

@@ -266,7 +266,7 @@ def _bars(lines: Sequence[Any], prior: float | None) -> dict[int, dict[str, Any]
     scores = [(line.entry, line.mean, line.interval or ()) for line in lines]
     priors = [] if prior is None or math.isnan(prior) else [prior]
     known = [end for _, mean, ends in scores for end in (mean, *ends) if not math.isnan(end)] + priors
-    low, high = min(0.0, *known), max(0.0, *known)
+    low, high = min([0.0, *known]), max([0.0, *known])
 
     def place(value: float) -> float:
         share = (value - low) / (high - low) if high > low else 0.0
