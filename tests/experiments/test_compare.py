@@ -175,15 +175,13 @@ def test_boxes_alone_are_compared_by_detection(tmp_path) -> None:
     assert why.endswith("objects have boxes")
 
 
-def test_a_score_that_no_image_defines_is_a_dash(tmp_path, monkeypatch) -> None:
+def test_a_score_that_no_image_defines_is_a_dash(compared, tmp_path) -> None:
     """The one validation image has no object that is large, which the main metric is of."""
-    monkeypatch.setenv("DEAPCACHE_HOME", str(tmp_path / "home"))
-    (tmp_path / "plugin.py").write_text(PLUGIN)
     import_labels(Path(__file__).parents[1] / "data" / "exports" / "yolo-boxes", tmp_path / "boxes")
     report = tmp_path / "report.html"
-    given = ("--backbone", "colours,blind", "--iterations", 2, "--data-root", tmp_path, "--plugin")
-    done = run("compare", "folder:boxes", *given, tmp_path / "plugin.py", "--out", report)
-    assert done.code == 0, done.log
+    places = ("--data-root", tmp_path, "--home", tmp_path / "home", "--out", report)
+    done = run("compare", "folder:boxes", "--backbone", "colours,blind", "--iterations", 2, *places)
+    assert done.code == 0
     assert "verdict: No verdict" in done.out
     costs = report.read_text().partition('id="costs"')[2].partition("</section>")[0]
     assert "–" in costs
