@@ -138,6 +138,11 @@ class BackboneEntry:
         return self.checkpoint_bytes or 4 * self.parameters
 
     @property
+    def bytes_per_image(self) -> int:
+        """Of its features in float16, the class token aside."""
+        return 2 * self.grid[0] * self.grid[1] * self.dim
+
+    @property
     def terms(self) -> str:
         """The licence of the weights, and that they are gated where they are."""
         return f"{self.licence}, gated" if self.gated else self.licence

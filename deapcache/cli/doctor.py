@@ -56,7 +56,7 @@ def doctor_command(
     if full:
         raise UsageError("--full opens every file of one dataset: say which with --dataset")
     from deapcache.backbones import BACKBONES, weights_status
-    from deapcache.datasets import DATASETS
+    from deapcache.datasets import DATASETS, dataset_status
 
     place = locations.home(home)
     report = {
@@ -65,7 +65,9 @@ def doctor_command(
         "home": _home(place),
         "data_root": str(root),
         "datasets": {
-            name: "; ".join(f"{split}: {what}" for split, what in images_found(entry, root).items())
+            name: "; ".join(
+                f"{split}: {what}" for split, what in images_found(entry, dataset_status(entry, root)).items()
+            )
             for name, entry in DATASETS
         },
         "weights": {name: weights_status(name) for name, entry in BACKBONES if not entry.group},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from deapcache.readouts import ReadoutEntry
 
 _DEPENDS = "depend on its files"
+_OF_A_BACKBONE = (
+    *("name", "architecture", "image_size", "grid", "dim", "parameters", "bytes_per_image", "category"),
+    *("training_data", "licence", "gated"),
+)
+"""Attributes of a backbone's entry that ``--json`` shows."""
 
 app = App(help="Show what there is: backbones, datasets, tasks, readouts, protocols.", no_args_is_help=True)
 
@@ -50,42 +56,28 @@ def list_backbones(
     else:
         entries = [entry for _, entry in BACKBONES if entry.group == (group or "")]
     show(
-        [_backbone_row(entry, weights_status(entry.name)) for entry in entries],
+        entries,
         json,
         {
-            "name": lambda row: row["name"],
-            "I": lambda row: _side(row["image_size"]),
-            "F": lambda row: _side(row["grid"]),
-            "D'": lambda row: str(row["dim"]),
-            "parameters": lambda row: f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else "–",
-            "bytes/image": lambda row: size(row["bytes_per_image"]),
-            "category": lambda row: row["category"],
-            "licence": lambda row: row["licence"] + (", gated" if row["gated"] else ""),
-            "weights": lambda row: row["weights"],
+            "name": lambda entry: entry.name,
+            "I": lambda entry: _side(entry.image_size),
+            "F": lambda entry: _side(entry.grid),
+            "D'": lambda entry: str(entry.dim),
+            "parameters": lambda entry: f"{entry.parameters / 1e6:.1f} M" if entry.parameters else "–",
+            "bytes/image": lambda entry: size(entry.bytes_per_image),
+            "category": lambda entry: entry.category,
+            "licence": lambda entry: entry.terms,
+            "weights": lambda entry: weights_status(entry.name),
         },
         right=("I", "F", "D'", "parameters", "bytes/image"),
+        document=lambda entry: {
+            **{name: getattr(entry, name) for name in _OF_A_BACKBONE},
+            "weights": weights_status(entry.name),
+        },
     )
 
 
-def _backbone_row(entry: Any, weights: str) -> dict[str, Any]:
-    height, width = entry.grid
-    return {
-        "name": entry.name,
-        "architecture": entry.architecture,
-        "image_size": list(entry.image_size),
-        "grid": list(entry.grid),
-        "dim": entry.dim,
-        "parameters": entry.parameters,
-        "bytes_per_image": 2 * height * width * entry.dim,
-        "category": entry.category,
-        "training_data": entry.training_data,
-        "licence": entry.licence,
-        "gated": entry.gated,
-        "weights": weights,
-    }
-
-
-def _side(pair: list[int]) -> str:
+def _side(pair: tuple[int, int]) -> str:
     return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]}×{pair[1]}"
 
 
@@ -128,17 +120,15 @@ def _dataset_row(entry: type[Dataset], root: Path) -> dict[str, Any]:
         "annotations": list(entry.annotations),
         "classes": len(entry.classes),
         "tasks": tasks_of(entry),
-        "found": {split: _count_text(what, entry.official.get(split)) for split, what in status.items()},
+        "found": images_found(entry, status),
         "images": {split: what.images for split, what in status.items()},
         "official": dict(entry.official),
     }
 
 
-def images_found(entry: type[Dataset], root: Path) -> dict[str, str]:
+def images_found(entry: type[Dataset], status: Mapping[str, SplitStatus]) -> dict[str, str]:
     """Per split: how many images are there beside the official number, or what is missing."""
-    from deapcache.datasets import dataset_status
-
-    return {split: _count_text(what, entry.official.get(split)) for split, what in dataset_status(entry, root).items()}
+    return {split: _count_text(what, entry.official.get(split)) for split, what in status.items()}
 
 
 def _count_text(status: SplitStatus, official: int | None) -> str:
