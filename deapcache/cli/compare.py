@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.console import bars, duration, err, note, out, print_json
 from deapcache.cli.extract import progress_on
+from deapcache.cli.hints import repeated
 from deapcache.cli.probe import report_on
 from deapcache.errors import UsageError
 
@@ -56,7 +58,6 @@ def compare_command(
 
     if file is not None and file.suffix not in (".html", ".htm"):
         raise UsageError(f"--out {file}: the report is a web page: give a name that ends in .html")
-    given = [("--home", home), ("--data-root", data_root), *(("--plugin", name) for name in plugin or [])]
     request = CompareRequest(
         dataset=dataset,
         backbones=options.names(backbone),
@@ -67,12 +68,12 @@ def compare_command(
         data_root=locations.data_root(data_root),
         device=device,
         command=sys.argv,
-        repeated=[word for option, value in given if value is not None for word in (option, str(value))],
     )
     with bars() as display:
         found = compare(
             options.place(home), request, progress=progress_on(display), report=report_on(display), say=note
         )
+    found = replace(found, commands=[command + repeated(command) for command in found.commands])
     if file is not None:
         options.write_page(file, compare_page(found))
     if json:

@@ -37,10 +37,11 @@ def remember(root: Any, given: Mapping[str, Any]) -> None:
 
 def completed(text: str) -> str:
     """``text`` with the user's options added to each command that takes them and does not name them."""
-    return _COMMAND.sub(lambda found: found[0] + _added(found[0]), text) if _given else text
+    return _COMMAND.sub(lambda found: found[0] + repeated(found[0]), text) if _given else text
 
 
-def _added(hint: str) -> str:
+def repeated(hint: str) -> str:
+    """The user's options that the command ``hint`` takes and does not name, to stand behind it."""
     command, words = _root, hint.split()
     for word in words[1:3]:
         command = getattr(command, "commands", {}).get(word, command)

@@ -76,8 +76,6 @@ class CompareRequest:
     data_root: Path
     device: str = "auto"
     command: Sequence[str] = ()
-    repeated: Sequence[str] = ()
-    """Options of the command line that the printed command repeats: homes, plugins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,7 +289,7 @@ def _conclude(
     curve = list(results) if len(whole) < len(results) else []
     given = ["deapcache", "compare", request.dataset, "--backbone", ",".join(request.backbones)]
     given += [] if curve else ["--no-curve"]
-    given += ["--task", task, "--iterations", str(iterations), *request.repeated, "--out", "report.html"]
+    given += ["--task", task, "--iterations", str(iterations), "--out", "report.html"]
     return Comparison(
         request=request,
         home=home,
