@@ -28,7 +28,9 @@ _MOST = 10
 """Pairs of classes, and images, that tables list."""
 
 
-def per_class(results: Sequence[Result], home_of: Callable[[str], Location]) -> dict[str, Any]:
+def per_class(
+    results: Sequence[Result], home_of: Callable[[str], Location], *, with_images: bool = True
+) -> dict[str, Any]:
     """The classes, confusions and images of one row of a table, means over its seeds, as JSON values.
 
     ``classes``: ``name``, ``score`` (IoU; ``None`` where the class is nowhere), ``interval`` over images (95%),
@@ -43,6 +45,8 @@ def per_class(results: Sequence[Result], home_of: Callable[[str], Location]) -> 
         Of one row: the seeds of a readout on a backbone.
     home_of
         From a run to where its statistics lie.
+    with_images
+        Whether each image is scored by itself, which takes longest; else ``images`` is empty.
     """
     empty: dict[str, Any] = {"classes": [], "confusions": None, "images": [], "problem": ""}
     try:
@@ -50,7 +54,7 @@ def per_class(results: Sequence[Result], home_of: Callable[[str], Location]) -> 
         runs = [checked_statistics(home_of(one.run), one, task) for one in results]
     except DeapcacheError as error:
         return {**empty, "problem": str(error)}
-    found = {**empty, "images": image_scores(runs, task)}
+    found = {**empty, "images": image_scores(runs, task) if with_images else []}
     if task.class_scores(runs[0].run) is not None:
         found |= {"classes": _classes(runs, task, results[0].classes)}
         found |= {"confusions": _confusions(runs, results[0].classes)}

@@ -236,7 +236,8 @@ def _classes_of(lines: Sequence[Any]) -> dict[str, dict[str, Any]]:
     for entry in grouped(lines, "entry"):
         if entry[0].results:
             homes = dict(zip([result.run for result in entry[0].results], entry[0].homes, strict=True))
-            found[f"{entry[0].display_name} · {entry[0].name}"] = per_class(entry[0].results, homes.__getitem__)
+            classes = per_class(entry[0].results, homes.__getitem__, with_images=False)  # the page shows none
+            found[f"{entry[0].display_name} · {entry[0].name}"] = classes
     return found
 
 
