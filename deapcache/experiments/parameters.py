@@ -26,12 +26,8 @@ def count_parameters(readout: str) -> Mapping[str, Mapping[str, int]]:
 
 def _count(readout: str, backbone: str, task: str) -> int:
     entry, posed = describe(backbone), get_task(task)
-    heads = posed.heads(())
-    return sum(_count_one(readout, entry.dim, head, entry.grid, posed.cnn_width(())) for head in heads)
+    sizes = {"feature_dim": entry.dim, "grid": entry.grid, "cnn_width": posed.cnn_width(())}
+    return sum(_count_one(readout, out_channels=channels, **sizes) for channels in posed.heads(()))
 
 
-@functools.cache
-def _count_one(readout: str, feature_dim: int, out_channels: int, grid: tuple[int, int], cnn_width: int | None) -> int:
-    return learnable_parameters(
-        readout, feature_dim=feature_dim, out_channels=out_channels, grid=grid, cnn_width=cnn_width
-    )
+_count_one = functools.cache(learnable_parameters)

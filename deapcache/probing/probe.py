@@ -134,30 +134,13 @@ class ProbeResult(RunSpec):
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the arrays, as :func:`deapcache.results.save_run` takes it."""
-        return {
-            **super().to_json(),
-            "classes": list(self.classes),
-            "readout": dict(self.build),
-            "scores": dict(self.scores),
-            "prior": dict(self.baseline_scores),
-            "metrics": {name: dict(metric) for name, metric in self.metrics.items()},
-            "main_metric": self.main_metric,
-            "selection": dict(self.selection),
-            "features": dict(self.features),
-            "train_images": self.train_images,
-            "val_images": len(self.image_ids),
-            "loss_curve": [list(point) for point in self.loss_curve],
-            "sigma": None if self.sigma is None else list(self.sigma),
-            "parameters": self.parameters,
-            "cost": dict(self.cost),
-            "seconds": dict(self.seconds),
-            "readouts_sharing": self.readouts_sharing,
-            "images_per_second": self.images_per_second,
-            "device": self.device,
-            "residency": self.residency,
-            "backbone_forwards": self.backbone_forwards,
-            "backbone_builds": self.backbone_builds,
-        }
+        own = {name: value for name, value in vars(self).items() if name not in RunSpec.__dataclass_fields__}
+        for name in ("statistics", "baseline_statistics", "weights", "examples"):
+            del own[name]
+        ids, build, prior = own.pop("image_ids"), own.pop("build"), own.pop("baseline_scores")
+        own |= {"classes": list(self.classes), "loss_curve": [list(point) for point in self.loss_curve]}
+        own |= {"sigma": None if self.sigma is None else list(self.sigma), "readout": build, "prior": prior}
+        return {**super().to_json(), **own, "val_images": len(ids)}
 
 
 def probe_backbone(

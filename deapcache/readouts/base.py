@@ -348,61 +348,27 @@ def needs_upsampler(name: str) -> bool:
     return _parse(name)[1].needs_upsampler
 
 
-def learnable_parameters(
-    name: str, *, feature_dim: int, out_channels: int, grid: tuple[int, int], cnn_width: int | None = None
-) -> int:
+def learnable_parameters(name: str, **sizes: Any) -> int:
     """Learnable parameters of a readout, counted from its modules; needs neither file nor network.
 
-    Raises what :func:`build_readout` raises for a wrong name.
+    ``sizes`` are fields of :class:`ReadoutConfig`. Raises what :func:`build_readout` raises for a wrong name.
     """
-    readout = blank_readout(name, feature_dim=feature_dim, out_channels=out_channels, grid=grid, cnn_width=cnn_width)
+    readout = blank_readout(name, **sizes)
     return sum(parameter.numel() for parameter in readout.parameters() if parameter.requires_grad)
 
 
-def blank_readout(
-    name: str,
-    *,
-    feature_dim: int,
-    out_channels: int,
-    grid: tuple[int, int],
-    cnn_width: int | None = None,
-    standardise: str = CELL,
-    covered: tuple[float, float] = (1.0, 1.0),
-    parts: tuple[int, ...] = (),
-    seed: int = 0,
-) -> Readout:
+def blank_readout(name: str, *, seed: int = 0, **sizes: Any) -> Readout:
     """A readout like those that :func:`build_readout` gives, on the CPU, with random numbers for what comes from files.
 
     Raises what :func:`build_readout` raises for a wrong name.
     """
     _, entry, size = _parse(name)
-    config = ReadoutConfig(
-        feature_dim=feature_dim,
-        out_channels=out_channels,
-        grid=grid,
-        cnn_width=cnn_width,
-        code_dim=size or entry.default_size,
-        standardise=standardise,
-        covered=covered,
-        parts=parts,
-    )
+    config = ReadoutConfig(**sizes, code_dim=size or entry.default_size)
     with seeded(seed):
         return entry(config)
 
 
-def build_readout(
-    name: str,
-    *,
-    feature_dim: int,
-    out_channels: int,
-    grid: tuple[int, int],
-    cnn_width: int | None = None,
-    standardise: str = CELL,
-    covered: tuple[float, float] = (1.0, 1.0),
-    parts: tuple[int, ...] = (),
-    seed: int,
-    upsampler: Path | None = None,
-) -> Readout:
+def build_readout(name: str, *, seed: int, upsampler: Path | None = None, **sizes: Any) -> Readout:
     """A freshly initialised readout on the CPU, the same for the same arguments.
 
     Leaves PyTorch's global random state as it was.
@@ -411,22 +377,13 @@ def build_readout(
     ----------
     name
         One of ``READOUTS.names()``, or ``NAME:D`` with D one of the entry's sizes.
-    feature_dim, out_channels
-        D' of the features and D_out of the task.
-    grid
-        (H, W) of the features.
-    cnn_width
-        Channels of the CNN; ``None``: the readout's own rule.
-    standardise
-        ``cell`` or ``channel``, as :class:`ReadoutConfig` has it; after ``channel`` comes
-        :meth:`Readout.set_feature_statistics`.
-    covered, parts
-        Share of the image's height and width that the cells cover, and channels of each of several layers, as
-        :class:`ReadoutConfig` has them.
     seed
         Of the initialisation.
     upsampler
         Checkpoint of a published upsampler; readouts without one leave it unread.
+    sizes
+        Fields of :class:`ReadoutConfig` but for ``code_dim``, which the name says: at least ``feature_dim``,
+        ``out_channels`` and ``grid``. After ``standardise="channel"`` comes :meth:`Readout.set_feature_statistics`.
 
     Raises
     ------
@@ -438,50 +395,19 @@ def build_readout(
     WeightsError
         The upsampler's checkpoint cannot be read, or was made for another feature width.
     """
-    readout = blank_readout(
-        name,
-        feature_dim=feature_dim,
-        out_channels=out_channels,
-        grid=grid,
-        cnn_width=cnn_width,
-        standardise=standardise,
-        covered=covered,
-        parts=parts,
-        seed=seed,
-    )
+    readout = blank_readout(name, seed=seed, **sizes)
     with seeded(seed):
         readout.load_upsampler(upsampler)
     return readout
 
 
-def restore_readout(
-    name: str,
-    *,
-    feature_dim: int,
-    out_channels: int,
-    grid: tuple[int, int],
-    cnn_width: int | None = None,
-    standardise: str = CELL,
-    covered: tuple[float, float] = (1.0, 1.0),
-    parts: tuple[int, ...] = (),
-    options: Mapping[str, Any],
-    state: Mapping[str, Tensor],
-) -> Readout:
+def restore_readout(name: str, *, options: Mapping[str, Any], state: Mapping[str, Tensor], **sizes: Any) -> Readout:
     """A trained readout on the CPU, in evaluation mode, from its ``options`` and its state dict.
 
     Needs neither a checkpoint of an upsampler nor statistics of the features: they are part of the state. Raises what
     :func:`build_readout` raises.
     """
-    readout = blank_readout(
-        name,
-        feature_dim=feature_dim,
-        out_channels=out_channels,
-        grid=grid,
-        cnn_width=cnn_width,
-        standardise=standardise,
-        covered=covered,
-        parts=parts,
-    )
+    readout = blank_readout(name, **sizes)
     with seeded(0):
         readout.restore(options, state)
     return readout.eval()
