@@ -7,7 +7,7 @@ the command line prints it as it is, without a traceback.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 LEAVE_OUT = "or leave out what cannot be read with --on-error skip"
@@ -25,6 +25,12 @@ class DeapcacheError(Exception):
 def printable(text: str) -> str:
     """``text`` with bytes of file names that are not UTF-8 as ``\\udcff``, so that it can be printed and stored."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def listed(names: Collection[str], conjunction: str = "and") -> str:
+    """``a``, ``a and b``, ``a, b and c``, of at least one name."""
+    *first, last = names
+    return f"{', '.join(first)} {conjunction} {last}" if first else last
 
 
 class UsageError(DeapcacheError, ValueError):

@@ -18,7 +18,7 @@ import numpy as np
 from deapcache.backbones import describe
 from deapcache.cache import find_caches, list_caches
 from deapcache.datasets import DATASETS, Dataset, images_owner, open_dataset
-from deapcache.errors import CacheMissError, DataError, DeapcacheError, LocationError, TrainingError, UsageError
+from deapcache.errors import CacheMissError, DataError, DeapcacheError, LocationError, TrainingError, UsageError, listed
 from deapcache.locations import Location, data_root, home_defaults
 from deapcache.probing import ProbeConfig, ProbeProgress, ProbeResult, RunSpec, feature_fields, probe_backbone
 from deapcache.processes import refuse_unguarded
@@ -256,7 +256,7 @@ def choose_datasets(
             )
         if not found:
             others = [place for place in datasets_for(task) if place != task.default_dataset]
-            more = f"; --dataset {_listed(others, 'or')} would suit task {task.name} as well" if others else ""
+            more = f"; --dataset {listed(others, 'or')} would suit task {task.name} as well" if others else ""
             raise _nothing_cached(home, task.default_dataset, backbones, more)
         chosen.setdefault(task.default_dataset if task.default_dataset in found else found[0], []).append(name)
     return chosen
@@ -325,16 +325,10 @@ def _require_compatible(task: Task, dataset: str, cached: Collection[str]) -> No
         if entry.classes:
             task.heads(entry.classes)  # raises where they do not suit the task
         return
-    kinds = f"annotation{'s' * (len(lacking) > 1)} {_listed(lacking)}"
+    kinds = f"annotation{'s' * (len(lacking) > 1)} {listed(lacking)}"
     fitting = datasets_for(task)
-    instead = f"choose --dataset {_listed(fitting, 'or')}" if fitting else "no registered dataset suits this task"
+    instead = f"choose --dataset {listed(fitting, 'or')}" if fitting else "no registered dataset suits this task"
     raise UsageError(
-        f"task {task.name} needs the {kinds}, and dataset {entry.name} has {_listed(entry.annotations)}: {instead} "
+        f"task {task.name} needs the {kinds}, and dataset {entry.name} has {listed(entry.annotations)}: {instead} "
         "(`deapcache list datasets`)"
     )
-
-
-def _listed(names: Collection[str], conjunction: str = "and") -> str:
-    """``a``, ``a and b``, ``a, b and c``, of at least one name."""
-    *first, last = names
-    return f"{', '.join(first)} {conjunction} {last}" if first else last

@@ -79,13 +79,8 @@ def _named_layer(layer: str) -> str:
     return f"layer{several} {layer}" if several or layer.isdecimal() else ""
 
 
-def depth_of(result: Result) -> int:
-    """A number by which the layers of a backbone are in order, the last one behind."""
-    return depth_in(feature_recipe(result))
-
-
 def depth_in(recipe: Mapping[str, Any]) -> int:
-    """:func:`depth_of` what has read the features of that recipe."""
+    """A number by which the layers of a backbone are in order, the last one behind."""
     layer = str(recipe.get("layer", ""))
     return int(layer) if layer.isdecimal() else 1_000_000 + ("+" in layer)
 
@@ -251,7 +246,7 @@ def _lines(result: Result) -> Iterator[dict[str, Any]]:
         "lr": lr,
         "iterations": result.protocol["iterations"],
         "display_name": name,
-        "depth": depth_of(result),
+        "depth": depth_in(feature_recipe(result)),
         "lr_text": lr_text,
         "left_out": -result.train_images if is_subset(result) else -math.inf,
         "row_name": (result.task, result.dataset, joint_name, result.readout, lr_text, *of_images),

@@ -23,7 +23,7 @@ from deapcache.locations import Location
 from deapcache.recipe import SHORT, digest_of
 from deapcache.results.documents import IntervalsDocument
 from deapcache.results.files import MOST_BYTES
-from deapcache.results.record import Result, Statistics, load_statistics, plain_json
+from deapcache.results.record import Result, Statistics, finite_or_nan, load_statistics, plain_json
 
 if TYPE_CHECKING:
     from deapcache.tasks import Task
@@ -226,43 +226,44 @@ UncertaintyOf = Callable[[Sequence[Result]], Uncertainty]
 
 
 class HomeIntervals:
-    """Intervals of the rows of one home's results: computed when first asked for, and kept in the home.
+    """Intervals of the rows of a home's results: computed when first asked for, and kept in the home.
 
     They are ``intervals/<digest>.json``, named by what they are of; where the home cannot be written they are computed
     each time. A row whose statistics are absent, damaged or of another score, or whose task is not installed, has a
-    ``problem`` instead of intervals: its table is shown all the same. ``home_of`` says where the statistics of a run
-    lie, where that is not this home for all of them; ``over_seeds`` as of :func:`bootstrap_interval`.
+    ``problem`` instead of intervals: its table is shown all the same. ``home`` may say of each run in which home its
+    statistics lie; intervals are then kept in that of a row's first one. ``over_seeds`` as of
+    :func:`bootstrap_interval`.
     """
 
-    def __init__(
-        self, home: Location, *, home_of: Callable[[str], Location] | None = None, over_seeds: bool = False
-    ) -> None:
-        self._home = home
+    def __init__(self, home: Location | Callable[[str], Location], *, over_seeds: bool = False) -> None:
         self._over_seeds = over_seeds
-        self._home_of = home_of or (lambda _: home)
+        self._home_of = (lambda _: home) if isinstance(home, Location) else home
         self._known: dict[str, Uncertainty] = {}
 
     def __call__(self, results: Sequence[Result]) -> Uncertainty:
         key = interval_key(results, over_seeds=self._over_seeds)
         if key not in self._known:
-            self._known[key] = self._kept(key) or self._computed(results, key)
+            home = self._home_of(results[0].run)
+            self._known[key] = self._kept(home, key) or self._computed(home, results, key)
         return self._known[key]
 
-    def _kept(self, key: str) -> Uncertainty | None:
+    def _kept(self, home: Location, key: str) -> Uncertainty | None:
         try:
-            kept = _INTERVALS.validate_json(self._home.read(key, most=MOST_BYTES), strict=True)
+            kept = _INTERVALS.validate_json(home.read(key, most=MOST_BYTES), strict=True)
         except (FileNotFoundError, LocationError, ValueError):
             return None  # it is made again, whatever is wrong with it
         return Uncertainty(
-            intervals={metric: (_number(low), _number(high)) for metric, (low, high) in kept["intervals"].items()},
+            intervals={
+                metric: (finite_or_nan(low), finite_or_nan(high)) for metric, (low, high) in kept["intervals"].items()
+            },
             differences={
-                metric: Difference(_number(value), (_number(low), _number(high)), _number(p))
+                metric: Difference(finite_or_nan(value), (finite_or_nan(low), finite_or_nan(high)), finite_or_nan(p))
                 for metric, (value, (low, high), p) in kept["differences"].items()
             },
             over=OVER[self._over_seeds],
         )
 
-    def _computed(self, results: Sequence[Result], key: str) -> Uncertainty:
+    def _computed(self, home: Location, results: Sequence[Result], key: str) -> Uncertainty:
         try:
             task = task_of(results[0])
             statistics = [checked_statistics(self._home_of(one.run), one, task) for one in results]
@@ -271,12 +272,8 @@ class HomeIntervals:
             return Uncertainty(problem=str(error))
         kept = plain_json({"runs": [result.run for result in results], **vars(found)})
         with contextlib.suppress(LocationError):  # a home that is only read
-            self._home.publish(key, json.dumps(kept).encode(), replace=True)
+            home.publish(key, json.dumps(kept).encode(), replace=True)
         return found
-
-
-def _number(kept: float | None) -> float:
-    return math.nan if kept is None else kept
 
 
 def _uncertainty(

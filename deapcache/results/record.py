@@ -137,16 +137,17 @@ class Result:
         omit_if_default = {f.name for f in fields(cls) if f.default_factory is not MISSING}
         values = {f.name: document[f.name] for f in fields(cls) if f.name in document or f.name not in omit_if_default}
         for name in ("scores", "prior", "seconds"):
-            values[name] = {key: _finite_or_nan(value) for key, value in values[name].items()}
-        values["images_per_second"] = _finite_or_nan(values["images_per_second"])
+            values[name] = {key: finite_or_nan(value) for key, value in values[name].items()}
+        values["images_per_second"] = finite_or_nan(values["images_per_second"])
         values["classes"] = tuple(values["classes"])
         values["command"] = tuple(values["command"])
-        values["sigma"] = None if values["sigma"] is None else tuple(map(_finite_or_nan, values["sigma"]))
+        values["sigma"] = None if values["sigma"] is None else tuple(map(finite_or_nan, values["sigma"]))
         values["loss_curve"] = tuple((step, loss) for step, loss in values["loss_curve"])
         return cls(**values)
 
 
-def _finite_or_nan(value: float | None) -> float:
+def finite_or_nan(value: float | None) -> float:
+    """A number of a JSON document, where one that is not finite is ``null``."""
     return math.nan if value is None else float(value)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
+from deapcache.errors import listed
 from deapcache.locations import Location
 from deapcache.results.intervals import Difference, holm, paired_difference
 from deapcache.results.marks import LARGEST_P, NOT_ABOVE
@@ -140,11 +141,6 @@ def _headline(ranked: Sequence[Any], pairs: Sequence[dict[str, Any]], label: str
     own = [pair for pair in pairs if pair["better"] == best]
     beaten, level = ([pair["worse"] for pair in own if pair["is_sure"] is sure] for sure in (True, False))
     if not level:
-        return f"{best} is the best: it beats {_listed(beaten)}."
-    tied = f"{_listed([best, *level])} can't be told apart with {_these(images)}"
-    return f"{tied}; {best} beats {_listed(beaten)}." if beaten else f"{tied}."
-
-
-def _listed(names: Sequence[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
+        return f"{best} is the best: it beats {listed(beaten)}."
+    tied = f"{listed([best, *level])} can't be told apart with {_these(images)}"
+    return f"{tied}; {best} beats {listed(beaten)}." if beaten else f"{tied}."

@@ -32,7 +32,7 @@ from deapcache.results.frame import (
     table_rows,
     tokens_of,
 )
-from deapcache.results.intervals import HomeIntervals, Uncertainty
+from deapcache.results.intervals import HomeIntervals
 from deapcache.results.marks import legend
 from deapcache.results.paper import (
     DATA,
@@ -177,9 +177,8 @@ def leaderboard(
 
     shown = _shown_device(collected.speeds, device)
     devices = tuple(sorted(collected.speeds, key=lambda name: (name != shown, name)))
-    rows = table_rows(
-        collected.results, allow_mixed=True, uncertainty=_intervals(collected.homes, over_seeds) if intervals else None
-    )
+    uncertainty = HomeIntervals(collected.homes.__getitem__, over_seeds=over_seeds) if intervals else None
+    rows = table_rows(collected.results, allow_mixed=True, uncertainty=uncertainty)
     rows = [row for row in rows.itertuples() if row.is_metric]
     variants = _variants(rows)
     lines: list[dict[str, Any]] = []
@@ -213,17 +212,6 @@ def _shown_device(speeds: Mapping[str, Mapping[str, Speed]], device: str | None)
 def _speed_of(backbone: str, known: Mapping[str, Speed]) -> Speed | None:
     """Of the backbone by name; of an untrained control that of its model, whose arithmetic is the same."""
     return known.get(backbone) or known.get(CONTROL.sub("", backbone))
-
-
-def _intervals(homes: Mapping[str, Location], over_seeds: bool) -> Any:
-    """Intervals of rows whose seeds may lie in several homes; kept in that of the first seed."""
-    of_home = functools.cache(lambda home: HomeIntervals(home, home_of=homes.__getitem__, over_seeds=over_seeds))
-
-    def uncertainty(results: Sequence[Result]) -> Uncertainty:
-        found: Uncertainty = of_home(homes[results[0].run])(results)
-        return found
-
-    return uncertainty
 
 
 def _variants(lines: Sequence[Any]) -> dict[int, str]:
