@@ -27,6 +27,9 @@ _LEAST_SHARE = 0.02
 _MOST = 10
 """Pairs of classes, and images, that tables list."""
 
+_Found = tuple[str, dict[str, Any]]
+"""What a column is called, and the :func:`per_class` of its row."""
+
 
 def per_class(
     results: Sequence[Result], home_of: Callable[[str], Location], *, with_images: bool = True
@@ -127,30 +130,28 @@ def per_class_tables(rows: Any, home_of: Callable[[str], Location]) -> list[Tabl
     tables: list[Table] = []
     main = [line for line in rows.itertuples() if line.is_main]
     for lines in grouped(main, "task", "dataset", "comparison_key"):
-        found = [per_class(line.results, home_of) for line in lines]
         several = len({line.readout for line in lines}) > 1
         names = [f"{line.display_name}\n{line.readout}" if several else line.display_name for line in lines]
+        found = [(name, per_class(line.results, home_of)) for name, line in zip(names, lines, strict=True)]
         title = f"{lines[0].task} · {lines[0].dataset}"
-        problems = (f"nothing of {n}: {one['problem']}" for n, one in zip(names, found, strict=True) if one["problem"])
-        notes = tuple(dict.fromkeys(problems))
-        label = heading(lines[0].result.metrics[lines[0].metric])
-        tables += filter(None, [_class_table(title, names, found, notes), _confusion_table(title, names, found)])
-        tables.append(_image_table(title, label, names, found, notes))
+        notes = dict.fromkeys(f"nothing of {name}: {facts['problem']}" for name, facts in found if facts["problem"])
+        tables += filter(None, [_class_table(title, found, tuple(notes)), _confusion_table(title, found)])
+        images = [(name, one["id"], f"{one['score']:.4f}") for name, facts in found for one in facts["images"][:_MOST]]
+        head = ("backbone", "image", heading(lines[0].result.metrics[lines[0].metric]))
+        tables.append(Table(f"worst images: {title}", head, tuple(images), tuple(notes)))
     return tables
 
 
-def _class_table(
-    title: str, names: Sequence[str], found: Sequence[dict[str, Any]], notes: tuple[str, ...]
-) -> Table | None:
-    known: list[dict[str, Any]] = next((one["classes"] for one in found if one["classes"]), [])
+def _class_table(title: str, found: Sequence[_Found], notes: tuple[str, ...]) -> Table | None:
+    known: list[dict[str, Any]] = next((facts["classes"] for _, facts in found if facts["classes"]), [])
     if not known:
         return None
     texts = []
     for place, about in enumerate(known):
-        cells = [class_text(one["classes"][place]) if one["classes"] else NOTHING for one in found]
+        cells = [class_text(facts["classes"][place]) if facts["classes"] else NOTHING for _, facts in found]
         texts.append((about["name"], f"{about['share']:.1%}", str(about["images"]), *cells))
     over = "IoU of each class over all val images, with its 95% interval over images; mean over seeds"
-    header = ("class", "pixels", "images", *(f"{name}\nIoU ↑" for name in names))
+    header = ("class", "pixels", "images", *(f"{name}\nIoU ↑" for name, _ in found))
     return Table(f"classes: {title}", header, tuple(texts), (over, *notes))
 
 
@@ -162,26 +163,15 @@ def class_text(one: dict[str, Any]) -> str:
     return f"{one['score']:.3f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
 
 
-def _confusion_table(title: str, names: Sequence[str], found: Sequence[dict[str, Any]]) -> Table | None:
+def _confusion_table(title: str, found: Sequence[_Found]) -> Table | None:
     lines = [
-        (name.replace("\n", " "), one["actual"], one["predicted"], f"{one['share']:.1%}")
-        for name, confusions in ((name, facts["confusions"]) for name, facts in zip(names, found, strict=True))
-        for one in confusions or ()
+        (name, one["actual"], one["predicted"], f"{one['share']:.1%}")
+        for name, facts in found
+        for one in facts["confusions"] or ()
     ]
-    old = [name for name, facts in zip(names, found, strict=True) if facts["classes"] and facts["confusions"] is None]
+    old = [name for name, facts in found if facts["classes"] and facts["confusions"] is None]
     notes = ["share of a class's pixels that are taken for another, at least: the largest of each image are counted"]
     notes += [f"{name}: a result from before confusions were kept; run its probe again" for name in old]
     if not lines and not old:
         return None
     return Table(f"confusions: {title}", ("backbone", "class", "taken for", "share"), tuple(lines), tuple(notes))
-
-
-def _image_table(
-    title: str, label: str, names: Sequence[str], found: Sequence[dict[str, Any]], notes: tuple[str, ...]
-) -> Table:
-    lines = [
-        (name.replace("\n", " "), one["id"], f"{one['score']:.4f}")
-        for name, facts in zip(names, found, strict=True)
-        for one in facts["images"][:_MOST]
-    ]
-    return Table(f"worst images: {title}", ("backbone", "image", label), tuple(lines), notes)
