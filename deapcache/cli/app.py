@@ -15,7 +15,7 @@ import typer
 
 from deapcache.cli import cache, listing
 from deapcache.cli.compare import compare_command
-from deapcache.cli.console import err, note, out, robust_streams
+from deapcache.cli.console import FAILURE, err, note, out, robust_streams
 from deapcache.cli.correspondence import correspondence_command
 from deapcache.cli.doctor import doctor_command
 from deapcache.cli.extract import extract_command
@@ -89,7 +89,7 @@ def scenes_command() -> None:
     )
 
 
-FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+USAGE, INTERRUPTED = 2, 130
 """Exit codes."""
 
 _WITH_LESS_MEMORY = (

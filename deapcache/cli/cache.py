@@ -13,7 +13,7 @@ import typer
 
 from deapcache import locations
 from deapcache.cli import options
-from deapcache.cli.cache_copies import FAILURE, mirror_command, pull_command, push_command
+from deapcache.cli.cache_copies import mirror_command, pull_command, push_command
 from deapcache.cli.cache_removal import journal_command, pin_command, prune_command, rm_command, unpin_command
 from deapcache.cli.cache_rows import (
     GROUPS,
@@ -28,7 +28,7 @@ from deapcache.cli.cache_rows import (
     parse_age,
     row_table,
 )
-from deapcache.cli.console import Bars, bars, duration, note, out, print_json, show, size, table
+from deapcache.cli.console import FAILURE, Bars, bars, duration, facts_table, note, out, print_json, show, size, table
 from deapcache.cli.extract import progress_on
 from deapcache.cli.hints import completed
 from deapcache.cli.options import App
@@ -168,8 +168,7 @@ def _draw(entries: list[CacheEntry], picture: Path) -> None:
 
 def _show_details(row: dict[str, Any]) -> None:
     out.print(f"{row['home']}/{row['path']}", style="bold", soft_wrap=True)
-    listed = table("", "")
-    listed.show_header = False
+    listed = facts_table()
     listed.add_row(
         "images", f"{row['present']:,} of {row['images']:,} in {row['shards']} shards of {row['shard_images']}"
     )

@@ -12,7 +12,7 @@ import typer
 from deapcache import locations
 from deapcache.cli import options
 from deapcache.cli.cache_rows import Filter, cache_rows
-from deapcache.cli.console import bars, note, out, print_json, size
+from deapcache.cli.console import FAILURE, bars, note, out, print_json, size
 from deapcache.cli.extract import progress_on
 from deapcache.errors import CacheMissError, CorruptCacheError, UsageError
 from deapcache.locations import Location, parse_bytes
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 _Chosen = tuple["CacheEntry", "Cache | None", range | None]
 """A cache to copy, open or to be opened, with its shards; None: all of them."""
-
-FAILURE = 1
-"""Something is damaged, was not copied, or could not be made whole."""
 
 Copied = Annotated[
     str | None, typer.Argument(metavar="CACHE", help="Part of the cache's path, or first characters of its digest.")

@@ -11,7 +11,7 @@ import typer
 
 from deapcache import locations
 from deapcache.cli import options
-from deapcache.cli.console import bars, duration, err, note, out, print_json
+from deapcache.cli.console import FAILURE, bars, duration, err, note, out, print_json
 from deapcache.cli.extract import progress_on
 from deapcache.cli.hints import repeated
 from deapcache.cli.probe import report_on
@@ -19,8 +19,6 @@ from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
     from deapcache.experiments.compare import Comparison
-
-FAILED = 1
 
 
 def compare_command(
@@ -82,7 +80,7 @@ def compare_command(
         _show(found, file)
     for failure in found.failures:
         err.print(f"failed: {failure}", markup=False, style="red")
-    return FAILED if found.failures else 0
+    return FAILURE if found.failures else 0
 
 
 def _show(found: Comparison, file: Path | None) -> None:

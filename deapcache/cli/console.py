@@ -24,6 +24,9 @@ from deapcache.untrusted import printable, printable_json
 
 T = TypeVar("T")
 
+FAILURE = 1
+"""Exit code where something is damaged, or was not made, as far as it was asked for."""
+
 _PIPE_WIDTH = 240
 """Columns where the output is no terminal: wide enough that no cell of a table is cut."""
 
@@ -63,6 +66,13 @@ def table(*columns: str, title: str = "", right: tuple[str, ...] = ()) -> Table:
     for column in columns:
         number = column in right
         made.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    return made
+
+
+def facts_table() -> Table:
+    """An empty table of two columns without heads: what, and its value."""
+    made = table("", "")
+    made.show_header = False
     return made
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import platform
 import time
@@ -15,7 +14,7 @@ import typer
 
 from deapcache import locations
 from deapcache.cli import options
-from deapcache.cli.console import Bars, bars, note, out, print_json, size, table
+from deapcache.cli.console import FAILURE, Bars, bars, facts_table, note, out, print_json, size, table
 from deapcache.cli.listing import images_found
 from deapcache.errors import DataError, DeapcacheError, MissingDataError, UsageError
 from deapcache.locations import Location
@@ -32,8 +31,8 @@ _PROBE_BYTES = 64 * 1024 * 1024
 SHOWN = 10
 """Problems that are printed; ``--json`` has all."""
 
-FINE, PROBLEMS, INTERRUPTED = 0, 1, 130
-"""Exit codes."""
+INTERRUPTED = 130
+"""Exit code."""
 
 
 def doctor_command(
@@ -75,8 +74,7 @@ def doctor_command(
     if json:
         print_json(report)
         return 0
-    listing = table("", "")
-    listing.show_header = False
+    listing = facts_table()
     for topic, facts in report.items():
         for name, value in facts.items() if isinstance(facts, dict) else [("", facts)]:
             listing.add_row(f"{topic} {name}".strip(), str(value))
@@ -165,7 +163,7 @@ def _check_dataset(name: str, root: Path, *, full: bool, json: bool) -> int:
     if report.interrupted:
         note(_where_it_stopped(report))
         raise SystemExit(INTERRUPTED)  # to return it would say, too, that what is published stays
-    return PROBLEMS if report.problems else FINE
+    return FAILURE if report.problems else 0
 
 
 def _check(report: _Report, name: str, display: Bars) -> None:
@@ -181,11 +179,11 @@ def _check(report: _Report, name: str, display: Bars) -> None:
         check = SplitCheck(split=split)
         report.checks.append(check)
         stages = {"files": f"{name}/{split}: look for files", "images": f"{name}/{split}: open"}
-        check_split(dataset, check, full=report.full, progress=functools.partial(_on_progress, display, stages))
 
+        def show(unit: str, done: int, total: int, stages: dict[str, str] = stages) -> None:
+            display.show(stages[unit], done, total, unit)
 
-def _on_progress(display: Bars, stages: dict[str, str], unit: str, done: int, total: int) -> None:
-    display.show(stages[unit], done, total, unit)
+        check_split(dataset, check, full=report.full, progress=show)
 
 
 def _show(report: _Report) -> None:

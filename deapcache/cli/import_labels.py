@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deapcache.cli import options
-from deapcache.cli.console import bars, out, print_json, table
+from deapcache.cli.console import bars, facts_table, out, print_json
 from deapcache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ def import_command(
 
 def _show(report: ImportReport, folder: Path) -> None:
     images = ", ".join(f"{split} {count:,}" for split, count in report.images.items())
-    listing = table("", "")
-    listing.show_header = False
+    listing = facts_table()
     listing.add_row("read as", report.format)
     listing.add_row("images", images)
     for what, count in report.found.items():

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -130,6 +130,7 @@ ReadHomes = Annotated[
         "after --home. Default: $DEAPCACHE_READ_HOMES, with commas between them.",
     ),
 ]
+Intervals = Annotated[bool, typer.Option("--intervals/--no-intervals", help="95% intervals over images, by bootstrap.")]
 OverSeeds = Annotated[
     bool, typer.Option("--over-seeds", help="Intervals over images and seeds: what other seeds would give, too.")
 ]
@@ -186,14 +187,7 @@ class ResultFilter:
         """The results that are wanted; raises :class:`UsageError` for an empty name."""
         from deapcache.results import Selection
 
-        return Selection(
-            tasks=names(self.task),
-            datasets=names(self.dataset),
-            backbones=names(self.backbone),
-            readouts=names(self.readout),
-            protocols=names(self.protocol),
-            caches=names(self.cache),
-        )
+        return Selection(**{f"{each.name}s": names(getattr(self, each.name)) for each in fields(ResultFilter)})
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,10 @@ import typer
 
 from deapcache import locations
 from deapcache.cli import options
-from deapcache.cli.console import bars, err, note, out, print_json
+from deapcache.cli.console import FAILURE, bars, err, note, out, print_json
 
 if TYPE_CHECKING:
     from deapcache.experiments import Predicted
-
-FAILED = 1
 
 
 def predict_command(
@@ -81,4 +79,4 @@ def predict_command(
                     out.print(f"{what}: {file}", markup=False)
         if one.picture_problem:
             note(f"no picture of {one.image}: {one.picture_problem}")
-    return FAILED if any(one.error for one in done) else 0
+    return FAILURE if any(one.error for one in done) else 0

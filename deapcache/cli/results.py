@@ -35,9 +35,7 @@ def results_command(
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="Show results of different protocols too, apart and marked.")
     ] = False,
-    intervals: Annotated[
-        bool, typer.Option("--intervals/--no-intervals", help="95% intervals over images, by bootstrap.")
-    ] = True,
+    intervals: options.Intervals = True,
     over_seeds: options.OverSeeds = False,
     paper: Annotated[
         bool, typer.Option("--paper", help="In the layouts of the paper's tables, its numbers beside ours.")
@@ -106,9 +104,7 @@ def leaderboard_command(
         typer.Option("--results", help="Home whose results are shown: a path or URL. Repeatable. Default: --home."),
     ] = None,
     paper: Annotated[bool, typer.Option("--paper/--no-paper", help="The paper's rows, marked as such.")] = True,
-    intervals: Annotated[
-        bool, typer.Option("--intervals/--no-intervals", help="95% intervals over images, by bootstrap.")
-    ] = True,
+    intervals: options.Intervals = True,
     over_seeds: options.OverSeeds = False,
     per_class: Annotated[
         bool, typer.Option("--per-class", help="In a web page: the score of each class, from the runs' statistics.")

@@ -10,7 +10,7 @@ import typer
 
 from deapcache import locations
 from deapcache.cli import options
-from deapcache.cli.console import bars, duration, err, note, out, print_json, size
+from deapcache.cli.console import FAILURE, bars, duration, err, note, out, print_json, size
 from deapcache.cli.extract import progress_on
 from deapcache.cli.plan import measured, show_plan
 from deapcache.cli.probe import note_pictures, report_on
@@ -19,8 +19,6 @@ from deapcache.errors import UsageError
 if TYPE_CHECKING:
     from deapcache.experiments import Outcome, PipelinePlan
     from deapcache.extraction import Cluster
-
-FAILED = 1
 
 
 def run_command(
@@ -63,7 +61,7 @@ def run_command(
         grid = plan_grid([plan], rates=rates_for(plan.home, plan.device))
         # rates are measured where the run could start, and not kept: a dry run writes nothing
         show_plan(grid if plan.problems else measured(grid, keep=False), json)
-        return FAILED if plan.problems else 0
+        return FAILURE if plan.problems else 0
     with processes.cluster(device) as cluster:
         return _execute(plan, json, cluster)
 
@@ -107,7 +105,7 @@ def _execute(plan: PipelinePlan, json: bool, cluster: Cluster | None = None) -> 
         err.print(f"failed: {failure}", markup=False, style="red")
     if outcome.failures:
         note(f"{outcome.missing} of {plan.runs} runs are missing; the same command tries them again")
-    return FAILED if outcome.failures else 0
+    return FAILURE if outcome.failures else 0
 
 
 def _show_outcome(plan: PipelinePlan, outcome: Outcome) -> None:

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deapcache.cli import options
-from deapcache.cli.console import bars, err, note, show, size
+from deapcache.cli.console import FAILURE, bars, err, note, show, size
 
 if TYPE_CHECKING:
     from deapcache.results.speeds import Speed
-
-FAILED = 1
 
 
 def speed_command(
@@ -53,7 +51,7 @@ def speed_command(
         _show_speeds(done, json)
     for problem in problems:
         err.print(f"not measured: {problem}", markup=False, style="red")
-    return FAILED if problems else 0
+    return FAILURE if problems else 0
 
 
 def _show_speeds(speeds: list[Speed], json: bool) -> None:

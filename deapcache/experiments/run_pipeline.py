@@ -57,7 +57,7 @@ from deapcache.extraction import (
     worker_device,
 )
 from deapcache.locations import Location, home_defaults
-from deapcache.probing import ProbeConfig, ProbeProgress, RunSpec, default_iterations, plan_runs
+from deapcache.probing import ProbeConfig, ProbeProgress, RunSpec, plan_runs
 from deapcache.processes import refuse_unguarded
 from deapcache.readouts import canonical_readout
 from deapcache.results import Result, load_results
@@ -173,7 +173,7 @@ class ProbeJob:
 
     def iterations(self, task: str) -> int:
         """Training steps of each readout of ``task``."""
-        return self.options.iterations or default_iterations(task)
+        return self.options.iterations or get_task(task).iterations
 
 
 @dataclass(frozen=True, kw_only=True)

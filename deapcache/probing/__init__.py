@@ -13,7 +13,6 @@ from deapcache.probing.config import (
     ProbeProgress,
     Residency,
     Selection,
-    default_iterations,
     get_protocol,
 )
 from deapcache.probing.evaluate import Examples
@@ -35,7 +34,6 @@ __all__ = [
     "Selection",
     "StackedGroup",
     "TaskSpec",
-    "default_iterations",
     "feature_fields",
     "get_protocol",
     "plan_runs",

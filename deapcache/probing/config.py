@@ -188,7 +188,7 @@ class ProbeConfig:
     weight_decay: float = 1e-4
     batch_size: int = 32
     iterations: int | None = None
-    """Steps of each readout; ``None``: the task's own (:func:`default_iterations`)."""
+    """Steps of each readout; ``None``: the task's own, 30,000 for the COCO tasks and 10,000 for the others."""
     order_seed: int = 0
     """Seed of the order in which images are drawn; the readouts' seeds do not touch it."""
     train_limit: int | None = None
@@ -351,11 +351,6 @@ class ProbeConfig:
             "gradient_clip": GRADIENT_CLIP,
             "precision": "fp32",
         }
-
-
-def default_iterations(task: str) -> int:
-    """Training steps of ``task`` where none are given: 30,000 for the COCO tasks, 10,000 for the others."""
-    return get_task(task).iterations
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,18 +109,10 @@ def paper_backbones() -> list[str]:
     return list(_document()["backbones"])
 
 
-class PaperFeatures(NamedTuple):
-    """A backbone in the paper's Tables 2 to 4."""
-
-    parameters: float
-    side: int
-    """Cells of the feature volume along each side."""
-
-
-def paper_features(backbone: str) -> PaperFeatures:
-    """Size of one of :func:`paper_backbones`, as the paper prints it."""
+def paper_features(backbone: str) -> tuple[int, int]:
+    """Parameters of one of :func:`paper_backbones`, and cells of its volume along each side, as the paper prints."""
     row = _document()["backbones"][backbone]
-    return PaperFeatures(round(row["params_M"] * 1e6), row["feature_side"])
+    return round(row["params_M"] * 1e6), row["feature_side"]
 
 
 def paper_metrics(task: str) -> list[str]:

@@ -43,7 +43,7 @@ from deapcache.results.tables import (
     make_tables,
     score,
     tables_json,
-    train_time,
+    three_digits,
 )
 
 if TYPE_CHECKING:
@@ -315,7 +315,7 @@ class _PaperTable:
         if line is None:
             return {_OURS: NOTHING}
         if column.fact == "time":
-            return {_OURS: train_time(line.cost)}
+            return {_OURS: three_digits(line.cost.get("train_ms_per_image"))}
         if column.fact == "parameters":
             paper = paper_parameters(line.backbone, line.task) if _is_papers_row(line, self.which) else None
             return {_OURS: f"{line.parameters / 1e6:.3f}", _PAPER: str(paper or "")}

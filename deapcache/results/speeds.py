@@ -13,7 +13,7 @@ import statistics
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -171,12 +171,7 @@ class StepSpeeds:
 
 def _seconds_of_steps(document: Mapping[str, Any]) -> dict[StepKey, float]:
     """Key → seconds of the steps in a document that :data:`STEPS_MODEL` accepts."""
-    seconds = {}
-    for step in document["steps"]:
-        values = {each.name: step["key"][each.name] for each in fields(StepKey)}
-        pairs = {name: tuple(values[name]) for name in ("grid", "output_size")}
-        seconds[StepKey(**{**values, **pairs})] = float(step["seconds"])
-    return seconds
+    return {_STEP_KEY.validate_python(step["key"]): float(step["seconds"]) for step in document["steps"]}
 
 
 class _Rates(TypedDict):
@@ -239,6 +234,7 @@ class _OldRatesDocument(TypedDict):
 
 SPEED_MODEL: TypeAdapter[_SpeedDocument] = TypeAdapter(_SpeedDocument)
 """What a speed's document must be, wherever it comes from: see :func:`deapcache.results.files.checked`."""
+_STEP_KEY: TypeAdapter[StepKey] = TypeAdapter(StepKey)
 STEPS_MODEL: TypeAdapter[_StepsDocument] = TypeAdapter(_StepsDocument)
 """The same of training steps."""
 _OLD_MODEL: TypeAdapter[_OldRatesDocument] = TypeAdapter(_OldRatesDocument)

@@ -117,7 +117,7 @@ def _columns(lines: DataFrame, rows: DataFrame) -> Iterator[tuple[str, ...]]:
     yield "parameters", *(f"{count:,}" for count in rows["parameters"]), "0"
     for name, (title, unit) in _COST.items():
         if any(name in cost for cost in rows["cost"]):
-            yield title, *(_cost(cost, name, unit) for cost in rows["cost"]), ""
+            yield title, *(three_digits(cost[name] / unit if name in cost else None) for cost in rows["cost"]), ""
 
 
 def _run_notes(rows: DataFrame) -> Iterator[str]:
@@ -229,15 +229,6 @@ def millions(count: float | None, decimals: int) -> str:
 def three_digits(value: float | None) -> str:
     """``0.333``; a dash where it was not measured."""
     return NOTHING if value is None else f"{value:.3g}"
-
-
-def train_time(cost: Mapping[str, float]) -> str:
-    """Milliseconds an image of one training step of the readout alone; a dash where it was not measured."""
-    return _cost(cost, "train_ms_per_image", 1)
-
-
-def _cost(cost: Mapping[str, float], name: str, unit: float) -> str:
-    return f"{cost[name] / unit:.3g}" if name in cost else NOTHING
 
 
 def print_tables(tables: Sequence[Table], *, file: IO[str] | None = None) -> None:

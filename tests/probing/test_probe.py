@@ -15,7 +15,7 @@ from deapcache_toys import COUNTS, add_features, probe, target_maps, volumes
 
 from deapcache.cache import FeatureCache
 from deapcache.errors import TrainingError, UsageError
-from deapcache.probing import ProbeConfig, default_iterations, plan_runs, probe_backbone
+from deapcache.probing import ProbeConfig, plan_runs, probe_backbone
 from deapcache.probing.train import learning_rate_factor
 from deapcache.readouts import build_readout
 from deapcache.tasks import get_task
@@ -263,7 +263,7 @@ def test_learning_rate_rises_then_falls_to_nothing() -> None:
 
 
 def test_default_lengths() -> None:
-    lengths = {task: default_iterations(task) for task in ("boundaries", "foreground", "depth", "segmentation")}
+    lengths = {task: get_task(task).iterations for task in ("boundaries", "foreground", "depth", "segmentation")}
     assert lengths == {"boundaries": 30_000, "foreground": 30_000, "depth": 10_000, "segmentation": 10_000}
 
 

@@ -386,7 +386,7 @@ def _paper_lines(task: str) -> Iterator[dict[str, Any]]:
             if not numbers:
                 continue
             printed = next(iter(numbers.values())).source
-            known, features = known_entry(backbone), paper_features(backbone)
+            known, (parameters, side) = known_entry(backbone), paper_features(backbone)
             learnable = paper_parameters(backbone, task) if readout == _FULL_READOUT else None
             entry: dict[str, Any] = {
                 "key": digest_of([PAPER, backbone, readout, printed, sorted(numbers)])[:10],
@@ -395,8 +395,8 @@ def _paper_lines(task: str) -> Iterator[dict[str, Any]]:
                 "backbone": backbone,
                 "display_name": backbone,
                 "category": _category(known),
-                "backbone_parameters": features.parameters,
-                "features": (features.side, features.side, *([known.dim] if known else [])),
+                "backbone_parameters": parameters,
+                "features": (side, side, *([known.dim] if known else [])),
                 "training_data": known.training_data if known else "",
                 "readout": readout,
                 "name": readout,
