@@ -76,18 +76,47 @@ def correspondence(
         entry, cache = _open_features(home, dataset, backbone, where or {}, pairs)
         found = match_pairs(cache, pairs, device=device, progress=lambda *n, name=backbone: progress(name, *n))
         blind = [pair.points[0] * _width_height(pair, 1) / _width_height(pair, 0) for pair in pairs]
-        yield _save(
-            results_home,
-            entry,
-            cache,
-            pairs,
-            statistics=_statistics(pairs, found),
-            prior=_statistics(pairs, blind),
-            protocol=_protocol(dataset, opened.base_size, pairs, limit),
-            seconds=time.perf_counter() - begin,
-            device=device,
-            command=command,
-        )
+        statistics, prior = _statistics(pairs, found), _statistics(pairs, blind)
+        protocol = _protocol(dataset, opened.base_size, pairs, limit)
+        record = {"path": entry.path, "digest": entry.digest, "recipe": dict(entry.recipe)}
+        facts = {
+            "protocol": protocol.to_json(),
+            "protocol_digest": protocol.digest,
+            "seed": 0,
+            "backbone": entry.name,
+            "caches": {"train": record, "val": record},  # a result names both; nothing is trained
+            "classes": [],
+            "readout": {
+                "name": protocol.readout, "options": {}, "feature_dim": cache.dim, "grid": list(cache.grid),
+                "cnn_width": None, "heads": [1], "output_size": list(protocol.output_size),
+            },
+            "scores": pck(statistics),
+            "prior": pck(prior),
+            "metrics": METRICS,
+            "main_metric": "pck",
+            "parameters": 0,
+            "sigma": None,
+            "train_images": 0,
+            "val_images": len(pairs),
+            "loss_curve": [],
+            "seconds": {"train": 0.0, "score": time.perf_counter() - begin},
+            "readouts_sharing": 1,
+            "images_per_second": 0.0,
+            "device": device_name(torch.device(device)),
+            "residency": "memory",
+            "backbone_forwards": 0,
+            "backbone_builds": 0,
+        }  # fmt: skip
+        arrays = {"statistics": statistics, "prior_statistics": prior, "weights": {}}
+        result = save_run(results_home, facts, **arrays, image_ids=[pair.name for pair in pairs], command=command)
+        # over pairs, which tables show as they show intervals over images
+        kept = {
+            "runs": [result.run],
+            "intervals": bootstrap_interval([statistics], pck, sums_suffice=True),
+            "differences": bootstrap_difference([statistics], [prior], pck, sums_suffice=True),
+        }
+        results_home.publish(interval_key([result]), json.dumps(plain_json(kept)).encode(), replace=True)
+        yield result
 
 
 def _open_features(
@@ -199,59 +228,3 @@ def _protocol(dataset: str, size: tuple[int, int], pairs: Sequence[KeypointPair]
         train_limit=None,
         val_limit=limit,
     )
-
-
-def _save(
-    home: Location,
-    entry: CacheEntry,
-    cache: FeatureCache,
-    pairs: Sequence[KeypointPair],
-    *,
-    statistics: Mapping[str, np.ndarray],
-    prior: Mapping[str, np.ndarray],
-    protocol: Protocol,
-    seconds: float,
-    device: str,
-    command: Sequence[str],
-) -> Result:
-    """A result in the home, with its intervals over pairs, which tables show as they show others'."""
-    record = {"path": entry.path, "digest": entry.digest, "recipe": dict(entry.recipe)}
-    facts = {
-        "protocol": protocol.to_json(),
-        "protocol_digest": protocol.digest,
-        "seed": 0,
-        "backbone": entry.name,
-        "caches": {"train": record, "val": record},  # a result names both; nothing is trained
-        "classes": [],
-        "readout": {
-            "name": protocol.readout, "options": {}, "feature_dim": cache.dim, "grid": list(cache.grid),
-            "cnn_width": None, "heads": [1], "output_size": list(protocol.output_size),
-        },
-        "scores": pck(statistics),
-        "prior": pck(prior),
-        "metrics": METRICS,
-        "main_metric": "pck",
-        "parameters": 0,
-        "sigma": None,
-        "train_images": 0,
-        "val_images": len(pairs),
-        "loss_curve": [],
-        "seconds": {"train": 0.0, "score": seconds},
-        "readouts_sharing": 1,
-        "images_per_second": 0.0,
-        "device": device_name(torch.device(device)),
-        "residency": "memory",
-        "backbone_forwards": 0,
-        "backbone_builds": 0,
-    }  # fmt: skip
-    names = [pair.name for pair in pairs]
-    result = save_run(
-        home, facts, statistics=statistics, prior_statistics=prior, image_ids=names, weights={}, command=command
-    )
-    kept = {
-        "runs": [result.run],
-        "intervals": bootstrap_interval([statistics], pck, sums_suffice=True),
-        "differences": bootstrap_difference([statistics], [prior], pck, sums_suffice=True),
-    }
-    home.publish(interval_key([result]), json.dumps(plain_json(kept)).encode(), replace=True)
-    return result
