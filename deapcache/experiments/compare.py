@@ -88,21 +88,21 @@ class Comparison:
     why: str
     """Why this task, in one line."""
     iterations: int
-    results: Sequence[Result]
+    results: Sequence[Result] = ()
     """On all training images."""
-    curve: Sequence[Result]
+    curve: Sequence[Result] = ()
     """On all of them and on parts; empty without a learning curve."""
-    verdict: Mapping[str, Any]
+    verdict: Mapping[str, Any] = field(default_factory=dict)
     """See :func:`deapcache.results.verdict.verdict`."""
-    costs: Sequence[Mapping[str, Any]]
+    costs: Sequence[Mapping[str, Any]] = ()
     """Of each backbone, the best first: ``backbone``, ``score``, ``ms_per_image``, ``parameters``, ``licence``."""
-    classes: Mapping[str, Mapping[str, Any]]
+    classes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Backbone → :func:`deapcache.results.per_class.per_class`."""
     failures: Sequence[str] = ()
     notes: Sequence[str] = ()
     """What to know of the numbers: marks, a time that was too short."""
     seconds: float = 0.0
-    commands: Sequence[str] = field(default_factory=tuple)
+    commands: Sequence[str] = ()
     """That repeat it."""
 
     def to_json(self) -> dict[str, Any]:
@@ -181,7 +181,8 @@ def compare(
     say(f"{iterations:,} iterations of each readout, {chosen.missing} of {chosen.runs} runs to do")
     outcome = run_pipeline(chosen, progress=progress, report=report, command=request.command)
     failures += [str(failure) for failure in outcome.failures]
-    return _conclude(home, request, task, why, iterations, outcome.results, rates, failures, begun)
+    found = Comparison(request=request, home=home, task=task, why=why, iterations=iterations, failures=failures)
+    return replace(_conclude(found, outcome.results, rates), seconds=time.monotonic() - begun)
 
 
 def _document(
@@ -264,46 +265,31 @@ def _length(grid: GridPlan, left: float) -> int:
     return int(count // 10**digits * 10**digits)
 
 
-def _conclude(
-    home: Location,
-    request: CompareRequest,
-    task: str,
-    why: str,
-    iterations: int,
-    results: Sequence[Result],
-    rates: Rates,
-    failures: Sequence[str],
-    begun: float,
-) -> Comparison:
-    """What the results say of each other; raises :class:`PipelineError` where there are none."""
+def _conclude(found: Comparison, results: Sequence[Result], rates: Rates) -> Comparison:
+    """With what the results say of each other; raises :class:`PipelineError` where there are none."""
+    home, request = found.home, found.request
     whole = [result for result in results if not is_subset(result)]
     if not whole:
-        raise PipelineError("; ".join(failures) or "no run has a result")
+        raise PipelineError("; ".join(found.failures) or "no run has a result")
     rows = table_rows(whole, uncertainty=HomeIntervals(home, over_seeds=True))
     lines = {line.display_name: line for line in rows.itertuples() if line.is_main}
-    found = verdict(home, list(lines.values()))
-    costs = [_cost(lines[name], rates) for name in found["ranking"]]
+    sentences = verdict(home, list(lines.values()))
     notes = legend(line.marks for line in lines.values())
-    if iterations <= _FEWEST and request.iterations is None:
-        notes = [f"{request.minutes:g} minutes left room for {iterations} iterations: give more --minutes", *notes]
+    if found.iterations <= _FEWEST and request.iterations is None:
+        short = f"{request.minutes:g} minutes left room for {found.iterations} iterations: give more --minutes"
+        notes = [short, *notes]
     curve = list(results) if len(whole) < len(results) else []
     given = ["deapcache", "compare", request.dataset, "--backbone", ",".join(request.backbones)]
     given += [] if curve else ["--no-curve"]
-    given += ["--task", task, "--iterations", str(iterations), "--out", "report.html"]
-    return Comparison(
-        request=request,
-        home=home,
-        task=task,
-        why=why,
-        iterations=iterations,
+    given += ["--task", found.task, "--iterations", str(found.iterations), "--out", "report.html"]
+    return replace(
+        found,
         results=whole,
         curve=curve,
-        verdict=found,
-        costs=costs,
-        classes={name: per_class(lines[name].results, lambda _: home) for name in found["ranking"]},
-        failures=list(failures),
+        verdict=sentences,
+        costs=[_cost(lines[name], rates) for name in sentences["ranking"]],
+        classes={name: per_class(lines[name].results, lambda _: home) for name in sentences["ranking"]},
         notes=notes,
-        seconds=time.monotonic() - begun,
         commands=[shlex.join(given)],
     )
 
