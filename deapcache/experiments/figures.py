@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # all load matplotlib or torch
     import torch
 
     from deapcache.results.figures.groups import Group
-    from deapcache.results.figures.resolutions import Sample
+    from deapcache.results.figures.images import Sample
     from deapcache.results.figures.style import Canvas
 
 _MOST = 6
@@ -116,7 +116,7 @@ def _resolutions(request: FigureRequest) -> Canvas:
     Cached validation images need no backbone; photographs (``files``) go through it. Raises :class:`UsageError` where
     it is open which run, and what :func:`find_run`, caches and :func:`load_predictor` raise.
     """
-    from deapcache.results.figures.resolutions import draw_resolutions
+    from deapcache.results.figures.images import draw_resolutions
 
     run = find_run(request.home, request.run or _only_run(request.home))
     height, width = run.readouts.output_size
@@ -141,7 +141,7 @@ def _only_run(home: Location) -> str:
 
 
 def _predict_cached(run: TrainedRun, sizes: Sequence[tuple[int, int]], images: int) -> list[Sample]:
-    from deapcache.results.figures.resolutions import Sample
+    from deapcache.results.figures.images import Sample
 
     cache = _open_read(run, "val")
     rows = _first_rows(cache, images)
@@ -173,7 +173,7 @@ def draw_runs(home: Location, results: Sequence[Result], names: Sequence[str], i
     """Predictions of several runs of one task side by side, beside the labels; ``images``: id → what to write there."""
     import torch
 
-    from deapcache.results.figures.side_by_side import draw_side_by_side
+    from deapcache.results.figures.images import draw_side_by_side
 
     columns = []
     for result in results:
@@ -211,7 +211,7 @@ def _open_read(run: TrainedRun, name: str) -> FeatureCache:
 
 
 def _predict_files(run: TrainedRun, sizes: Sequence[tuple[int, int]], request: FigureRequest) -> list[Sample]:
-    from deapcache.results.figures.resolutions import Sample
+    from deapcache.results.figures.images import Sample
 
     for file in request.files:
         if not file.is_file():
@@ -234,7 +234,7 @@ def _features(request: FigureRequest) -> Canvas:
     Raises :class:`CacheMissError` where there are none, :class:`UsageError` where it is open which dataset or there
     are too many backbones, and :class:`AmbiguousCacheError` where one layer of a backbone has several caches.
     """
-    from deapcache.results.figures.features import draw_features
+    from deapcache.results.figures.images import draw_features
 
     dataset, entries = _feature_caches(request)
     caches = [cache for entry in entries if isinstance(cache := entry.open(), FeatureCache)]

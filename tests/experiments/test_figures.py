@@ -36,7 +36,7 @@ from deapcache.experiments import FigureRequest, make_figure
 from deapcache.locations import LocalLocation
 from deapcache.results import Selection, load_results
 from deapcache.results.figures import FIGURES
-from deapcache.results.figures.resolutions import Sample, draw_resolutions
+from deapcache.results.figures.images import Sample, draw_resolutions
 from deapcache.results.figures.style import Canvas
 from deapcache.results.painters import principal_colours
 

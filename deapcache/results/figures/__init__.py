@@ -1,4 +1,4 @@
-"""Figures of results, one file each: numbers in, a :class:`deapcache.results.figures.style.Canvas` out.
+"""Figures of results: numbers in, a :class:`deapcache.results.figures.style.Canvas` out; grids of images are one file.
 
 What a figure needs from caches and readouts is gathered in :mod:`deapcache.experiments.figures`.
 """

@@ -1,4 +1,4 @@
-"""What all figures share: the canvas, the style of axes, the marks of categories, legends, and grids of images.
+"""What all figures share: the canvas, the style of axes, the marks of categories, and legends.
 
 Figures are made directly, never through pyplot: nothing global is touched, and threads may draw at once.
 """
@@ -9,25 +9,22 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import matplotlib
-import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from deapcache.results.figures.groups import Point
 from deapcache.results.figures.labels import NAME, Label, place_labels
-from deapcache.results.fonts import LiteralFigure, drawable, literal_legend, shortened
-from deapcache.results.painters import Bars, show_image
+from deapcache.results.fonts import LiteralFigure, drawable, literal_legend
 
 WIDTH = 7.0
 """Inches: the text width of a page, so that the sizes of type below are those in print."""
@@ -48,16 +45,11 @@ _TRIES = 4
 _NARROWEST = 8
 """Characters of a line that is not broken further."""
 
-_WIDE, _TALL = "_wide", "_tall"
+WIDE, _TALL = "_wide", "_tall"
 """Labels of texts that must fit the width or the height of their panel."""
 
 _SAVED: Any = {"pdf.fonttype": 42, "svg.hashsalt": "deapcache"}
 """TrueType in PDF, which journals ask for; the same SVG from the same numbers."""
-
-TILE = (200, 200)
-"""Pixels below which those of an image in a grid are shown as rectangles; larger images are smoothed."""
-_SIDE, _BAR, _GAP, _LARGEST = 0.35, 0.65, 0.06, 2.2
-"""Inches of a grid of images: names left of the rows, a colour bar, between images; the side of an image at most."""
 
 UNTRAINED, UNKNOWN = "untrained", "category not known"
 
@@ -206,50 +198,6 @@ def two_columns(count: int, *, row: float, around: float) -> tuple[Canvas, list[
     return canvas, axes[:count]
 
 
-def image_grid(
-    rows: Sequence[Sequence[Callable[[Axes], None]]],
-    *,
-    heads: Sequence[str],
-    sides: Sequence[str],
-    aspects: Sequence[float],
-    legend: Mapping[str, str] = {},
-    bars: Bars = (),
-) -> Canvas:
-    """A canvas of images: what draws each on its axes, row by row, with ``heads`` above and ``sides`` left of them.
-
-    ``aspects`` is height by width of each row's images; ``legend`` is name → colour, ``bars`` stand on the right.
-    """
-    tile = min((WIDTH - _SIDE - _BAR * len(bars)) / len(heads) - _GAP, _LARGEST)
-    height = sum(tile * aspect + _GAP for aspect in aspects)
-    canvas = Canvas(height + 0.85 + 0.2 * -(-len(legend) // 5), gap=_GAP / 2)
-    grid = canvas.panels(len(rows), len(heads), heights=aspects)
-    for axes, images, side, aspect in zip(grid, rows, sides, aspects, strict=True):
-        for axis, draw in zip(axes, images, strict=True):
-            draw(axis)
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.grid(visible=False)
-            axis.set_box_aspect(aspect)
-            axis.spines[:].set_visible(False)
-        axes[0].set_ylabel(shortened(side, max(int(tile * aspect * 18), 8)), fontsize=SMALL)
-    for axis, head in zip(grid[0], heads, strict=True):
-        axis.set_title(head, fontsize=NORMAL, pad=4).set_label(_WIDE)
-    for scale, label in bars:
-        every = [axis for axes in grid for axis in axes]
-        bar = canvas.figure.colorbar(scale, ax=every, shrink=0.8, aspect=30, pad=0.015)
-        bar.set_label(label, fontsize=NORMAL)
-        bar.ax.tick_params(labelsize=NORMAL)
-    canvas.legend(
-        [Patch(facecolor=colour, edgecolor=GREY, linewidth=0.5, label=name) for name, colour in legend.items()]
-    )
-    return canvas
-
-
-def image(pixels: np.ndarray) -> Callable[[Axes], None]:
-    """What draws (h, w, 3) in a grid, as uint8 or in [0, 1]; each pixel of few stays a rectangle."""
-    return lambda axis: show_image(axis, pixels, TILE)
-
-
 def category_of(backbone: str) -> str:
     """The category of a backbone, one of :data:`CATEGORIES`: as it is registered here, without building anything."""
     from deapcache.backbones import BACKBONES, split_name
@@ -313,9 +261,9 @@ def log_ticks(axis: Axes, *, most: int = 7) -> None:
 def name_axes(axis: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
     """Write what a panel shows and what its axes are, with units; what is too long is broken."""
     if title:
-        axis.set_title(title, fontsize=LARGE, loc="left", pad=5).set_label(_WIDE)
+        axis.set_title(title, fontsize=LARGE, loc="left", pad=5).set_label(WIDE)
     if x:
-        axis.set_xlabel(x, fontsize=NORMAL, labelpad=3).set_label(_WIDE)
+        axis.set_xlabel(x, fontsize=NORMAL, labelpad=3).set_label(WIDE)
     if y:
         axis.set_ylabel(y, fontsize=NORMAL, labelpad=3).set_label(_TALL)
 
@@ -324,9 +272,9 @@ def _break_texts(axis: Axes, renderer: RendererBase) -> bool:
     """Break titles and axis labels that are longer than their side of ``axis``; whether there were any."""
     frame, is_broken = axis.get_window_extent(renderer), False
     for text in axis.findobj(Text):
-        if not isinstance(text, Text) or text.get_label() not in (_WIDE, _TALL) or not text.get_text():
+        if not isinstance(text, Text) or text.get_label() not in (WIDE, _TALL) or not text.get_text():
             continue
-        extent, is_wide = text.get_window_extent(renderer), text.get_label() == _WIDE
+        extent, is_wide = text.get_window_extent(renderer), text.get_label() == WIDE
         share = frame.width / extent.width if is_wide else frame.height / extent.height
         lines = text.get_text().splitlines()
         room = max(int(share * max(map(len, lines))), _NARROWEST)
