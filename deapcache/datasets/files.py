@@ -30,6 +30,9 @@ from deapcache.datasets.io import (
 from deapcache.errors import LEAVE_OUT, DataError, MissingDataError, printable
 from deapcache.recipe import digest_of_list
 
+_SHARED = 256
+"""Different texts of a column that are looked for again."""
+
 _LISTING = threading.Lock()  # of the module, so that a dataset can be pickled
 
 
@@ -57,6 +60,7 @@ class _Texts(Sequence[str]):
         """Which of them stands in each place."""
 
     def append(self, text: str) -> None:
+        """Add a text."""
         self._joined += text.encode("utf-8", "surrogatepass")  # names of files may be no UTF-8
         self._ends.append(len(self._joined))
 
@@ -77,6 +81,32 @@ class _Texts(Sequence[str]):
         return self._joined[self._ends[number] : self._ends[number + 1]].decode("utf-8", "surrogatepass")
 
 
+class _TextsWithIds(_Texts):
+    """Texts in which the id of their sample stands, such as the names of its files: 4 bytes each.
+
+    NUL, which no file's name has, takes the place of the id, and what is left is kept once where many samples share it.
+    """
+
+    def __init__(self, ids: _Texts) -> None:
+        super().__init__()
+        self._ids = ids
+        self._numbers = array("I")
+        self._known: dict[str, int] = {}
+
+    def append_with_id(self, text: str, id_: str) -> None:
+        """Add the text of the sample ``id_``, the next one."""
+        shared = text.replace(id_, "\0") if id_ else text
+        if (number := self._known.get(shared)) is None:
+            number = len(self._ends) - 1
+            super().append(shared)
+            if number < _SHARED:
+                self._known[shared] = number
+        self._numbers.append(number)
+
+    def _text(self, number: int) -> str:
+        return super()._text(self._numbers[number]).replace("\0", self._ids._text(number))
+
+
 class SampleTable(Sequence[Sample]):
     """Samples in row order, packed: a dataset may have a million of them. A :class:`Sample` is made when asked for.
 
@@ -84,14 +114,16 @@ class SampleTable(Sequence[Sample]):
     """
 
     def __init__(self, samples: Iterable[Sample], split: str) -> None:
-        self.ids, self.images, self._labels = columns = _Texts(), _Texts(), _Texts()
+        self.ids = _Texts()
+        self.images, self._labels = _TextsWithIds(self.ids), _TextsWithIds(self.ids)
         self._problems: dict[int, str] = {}
         self._records: dict[int, Any] = {}
         keys, count = bytearray(), 0
         for count, sample in enumerate(samples, start=1):
             self.ids.append(sample.id)
-            self.images.append(sample.image)
-            self._labels.append(json.dumps(dict(sample.labels)) if sample.labels else "")
+            self.images.append_with_id(sample.image, sample.id)
+            labels = json.dumps(dict(sample.labels), ensure_ascii=False) if sample.labels else ""
+            self._labels.append_with_id(labels, sample.id)
             if sample.problem:
                 self._problems[count - 1] = sample.problem
             if sample.record is not None:
@@ -105,7 +137,7 @@ class SampleTable(Sequence[Sample]):
             if (first[order[1:]] == first[order[:-1]]).any():  # once in ten million datasets of a million images
                 self.ids.order = np.arange(count)
                 order = np.array(sorted(range(count), key=lambda number: sample_key(self.ids[number])))
-        for column in columns:
+        for column in (self.ids, self.images, self._labels):
             column.order = order
 
     @property

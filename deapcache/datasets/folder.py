@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 import os
-import sys
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -52,15 +54,14 @@ SUFFIXES = {"labels": (".png",), "instances": (".png",), "depth": (".png", ".npy
 """Folder → endings of its files."""
 
 
-def list_files(folder: Path) -> dict[str, str | list[str]]:
-    """All files below a folder by id, which is their path without its ending; what begins with a dot is left alone.
-
-    Of an id that has one file, of just that name, that is the ending alone, which all ids share: see :func:`files_of`.
+def list_files(folder: Path) -> list[str]:
+    """All files below a folder, sorted by id, which is their path without its ending; what begins with a dot is left
+    alone. Each is a text from which :func:`files_by_id` tells its id and path.
 
     Ids are in Unicode's composed form, since some file systems decompose names. Links to folders are followed. Raises
     :class:`DataError` for a folder that cannot be listed, or is met twice.
     """
-    found: dict[str, str | list[str]] = {}
+    found: list[str] = []
     met: set[str] = set()
     folders = [""]
     while folders:
@@ -75,7 +76,8 @@ def list_files(folder: Path) -> dict[str, str | list[str]]:
                 if _is_folder(entry):
                     folders.append(f"{below}{entry.name}/")
                 else:
-                    _add_file(found, below + entry.name)
+                    found.append(_with_id(below + entry.name))
+    found.sort()
     return found
 
 
@@ -86,22 +88,25 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _add_file(found: dict[str, str | list[str]], file: str) -> None:
+def _with_id(file: str) -> str:
+    """A file as one short text: its id, NUL, which no name has, and its ending; or its path, where that differs."""
     stem, ending = os.path.splitext(file)  # noqa: PTH122 - a path object for each of a million files
     if ending == ".":
         stem, ending = file, ""
     # a name that is not UTF-8 can be written nowhere: the id shows its bytes
     id_ = stem if stem.isascii() else composed(os.fsencode(stem).decode("utf-8", "backslashreplace"))
-    if id_ in found:
-        found[id_] = sorted([*files_of(found, id_), file])
-    else:
-        found[id_] = sys.intern(ending) if id_ == stem else [file]
+    return f"{id_}\0{ending}" if id_ == stem else f"{id_}\0/{file}"
 
 
-def files_of(listed: Mapping[str, str | list[str]], id_: str) -> list[str]:
-    """The files of an id in what :func:`list_files` gives."""
-    found = listed.get(id_, [])
-    return [id_ + found] if isinstance(found, str) else found
+def _id_and_file(listed: str) -> tuple[str, str]:
+    id_, _, rest = listed.partition("\0")
+    return id_, rest[1:] if rest.startswith("/") else id_ + rest
+
+
+def files_by_id(listed: Iterable[str], folder: str) -> Iterator[tuple[str, str, list[str]]]:
+    """Ids with the name of ``folder`` and their files there, sorted, of what :func:`list_files` gives."""
+    for id_, files in itertools.groupby(map(_id_and_file, listed), key=itemgetter(0)):
+        yield id_, folder, sorted(file for _, file in files)
 
 
 def read_split_file(path: Path, splits: Sequence[str]) -> dict[str, list[str]]:
@@ -204,8 +209,7 @@ class FolderDataset(FileDataset):
             bases, lists = find_splits(root)
             for split in cls.splits:
                 if split in bases:
-                    listed = {} if lists else list_files(root / split / IMAGES)
-                    count = len(lists[split]) if lists else sum(len(files_of(listed, id_)) for id_ in listed)
+                    count = len(lists[split] if lists else list_files(root / split / IMAGES))
                     found[split] = SplitStatus(images=count) if count else _lacking(f"images of {split} in {root}")
                 elif lists:
                     found[split] = _lacking(f"{split} in {root / SPLIT_FILE}")
@@ -230,25 +234,24 @@ class FolderDataset(FileDataset):
         self._require_folders(self.root / base)
         folders = [IMAGES, *(folder for folder, kind in KINDS.items() if kind in self._given)]
         files = {folder: list_files(self.root / base / folder) for folder in folders}
-        ids = self._listed_ids(split, files[IMAGES]) if self._lists else list(files[IMAGES])
-        if not self._lists and folders[1:]:
-            ids = list(set().union(*files.values()))
-        ids.sort(reverse=True)
-        if not ids:
+        found = [files_by_id(listed, folder) for folder, listed in files.items()]
+        if self._lists:
+            wanted = self._listed_ids(split, files[IMAGES])
+            found.append((id_, SPLIT_FILE, []) for id_ in wanted)
+        if not (wanted if self._lists else any(files.values())):
             raise MissingDataError(f"{self.name} has no {split} images in {self.root / base / IMAGES}: put some there")
-        while ids:  # each id and its files are let go when they are in the sample
-            id_ = ids.pop()
-            yield _sample(self.root, base, id_, {folder: files_of(found, id_) for folder, found in files.items()})
-            for found in files.values():
-                found.pop(id_, None)
+        for id_, places in itertools.groupby(heapq.merge(*found), key=itemgetter(0)):
+            of_folder = {folder: names for _, folder, names in places}
+            if not self._lists or SPLIT_FILE in of_folder:
+                yield _sample(self.root, base, id_, {folder: of_folder.get(folder, []) for folder in folders})
 
-    def _listed_ids(self, split: str, images: Mapping[str, str | list[str]]) -> list[str]:
-        """Ids that ``split.json`` lists for a split, by id or by file below ``images/``.
+    def _listed_ids(self, split: str, images: Iterable[str]) -> list[str]:
+        """Ids that ``split.json`` lists for a split, by id or by file below ``images/``, sorted.
 
         Raises :class:`DataError` where it lists an image twice, in whatever splits.
         """
         path = self.root / SPLIT_FILE
-        id_of_file = {composed(file): id_ for id_ in images for file in files_of(images, id_)}
+        id_of_file = {composed(file): id_ for id_, file in map(_id_and_file, images)}
         split_of: dict[str, str] = {}
         for other, names in self._lists.items():
             for name in map(composed, names):
@@ -256,7 +259,7 @@ class FolderDataset(FileDataset):
                 if id_ in split_of:
                     raise DataError(f"{path} lists image {id_} twice: in {split_of[id_]} and in {other}", path=path)
                 split_of[id_] = other
-        return [id_ for id_, other in split_of.items() if other == split]
+        return sorted(id_ for id_, other in split_of.items() if other == split)
 
     def read_labels(self, sample: Sample, kind: str) -> NDArray[Any]:
         path = self.label_path(sample, kind)

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from deapcache.datasets import DigestIndex
-from deapcache.datasets.files import FileDataset, Sample
+from deapcache.datasets.base import sample_key
+from deapcache.datasets.files import FileDataset, Sample, SampleTable
 from deapcache.datasets.io import image_size, read_index_map, require_values
 from deapcache.errors import DataError, MissingDataError, UsageError
 from deapcache.locations import LocalLocation
@@ -162,3 +163,18 @@ def test_what_is_left_out_is_as_if_it_were_not_there(toy: Path) -> None:
 def test_row_files_are_all_that_a_row_is_read_from(toy: Path) -> None:
     row = Toy(toy).image_ids("train").index("b")
     assert Toy(toy).row_files("train", row) == (toy / "train" / "b.jpg", toy / "train" / "b.png")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_packed_table_gives_every_sample_as_it_was(split: str) -> None:
+    odd = ["a", 'b"c', "images", "", "ü/été", "\\", ", "]
+    samples = [Sample(id=n, image=f"images/{n}.a.jpg", labels={"classes": (f"{n}/{n}.png", "")}) for n in odd]
+    samples += [Sample(id="x", image="\udc80/x.jpg", labels={}, problem="not UTF-8")]
+    samples += [Sample(id=f"{k}", image=f"shot {k * 7:04d}.jpg", labels={}, record=(k,)) for k in range(600)]
+    samples += [Sample(id=f"x{k}", image=f"x{k}.png", labels={"depth": (f"x{k}.npy",)}) for k in range(600)]
+    table = SampleTable(samples, split)
+    if split == "train":
+        samples.sort(key=lambda sample: sample_key(sample.id))
+    assert list(table) == samples
+    assert list(table.images) == [sample.image for sample in samples]
+    assert table[3:5] == tuple(samples[3:5])

@@ -44,8 +44,8 @@ def test_a_listing_takes_few_bytes_an_image(birds: Path) -> None:
     samples = dataset.samples("train")  # type: ignore[attr-defined]
     kept, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert kept / IMAGES <= 100
-    assert most / IMAGES <= 250
+    assert kept / IMAGES <= 60
+    assert most / IMAGES <= 150
     names = [f"{number:08d}" for number in range(IMAGES)]
     assert dataset.image_ids("train") == tuple(sample_order(names))
     assert [sample.image for sample in samples[:3]] == [f"train/images/{id_}.jpg" for id_ in samples.ids[:3]]
