@@ -1,4 +1,8 @@
-"""Tasks: annotations to targets, outputs to losses, statistics and scores. Tensors only."""
+"""Tasks: annotations to targets, outputs to losses, statistics and scores. Tensors only.
+
+What a task is, and scores from statistics, need no torch, so that lists and tables load none: it is imported by the
+functions that compute with tensors.
+"""
 
 from deapcache.annotations import VOID
 from deapcache.tasks.binary import Boundaries, Foreground

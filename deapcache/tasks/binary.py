@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from deapcache.annotations import CROWD_PIXEL, VOID
 from deapcache.tasks.task import MEAN_FLOOR, Maps, Metric, Task, per_image_sum
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 BINS = 512
 """An even number, so that no bin holds logits of both signs."""
@@ -36,6 +36,8 @@ def score_histograms(logit: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
 
     ``logit`` is (B, h, w) float32, ``positive`` and ``valid`` are (B, h, w) bool.
     """
+    import torch
+
     images = len(logit)
     image = torch.arange(images, device=logit.device)[:, None, None]
     places = (image * 2 + positive) * BINS + logit_bins(logit)
@@ -161,13 +163,15 @@ class BinaryTask(Task):
         For a metric that looks at one threshold they are moved, so that it is the one that is best for that metric on
         the training images: no other set of pixels has a higher IoU there, up to that one more image.
         """
+        import torch
+
         positive, valid = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for target in targets:
             positive = positive + (target == 1).sum(0).double().cpu()
             valid = valid + (target != VOID).sum(0).double().cpu()
         # Half a pixel of each kind keeps the overall rate off 0 and 1.
         rate = (positive.sum() + 0.5) / (valid.sum() + 1)
-        odds = torch.logit((positive + rate) / (valid + 1))[None]
+        odds = ((positive + rate) / (valid + 1)).logit()[None]
         best = dict.fromkeys(self.metrics, odds)
         for name, iou in {"iou": positive_iou, "iou_fitted": positive_iou, "mean_iou": mean_iou}.items():
             if name in best:
@@ -180,7 +184,7 @@ class BinaryTask(Task):
 
     def output_of_mean(self, mean: Tensor) -> Tensor:
         """The log odds of a probability (B, 1, h, w), which is kept within 1e-3 of 0 and 1."""
-        return torch.logit(mean.float(), eps=MEAN_FLOOR)
+        return mean.float().logit(eps=MEAN_FLOOR)
 
     def prediction(self, output: Tensor) -> Tensor:
         """Probability of the positive class, (B, h, w) float32 in [0, 1]."""
@@ -189,6 +193,8 @@ class BinaryTask(Task):
 
 def _cross_entropies(logit: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """(B, h, w) float32, 0 on void pixels."""
+    import torch.nn.functional as F
+
     wanted = (target == 1).float()
     return F.binary_cross_entropy_with_logits(logit.float(), wanted, weight=valid.float(), reduction="none")
 
@@ -228,10 +234,12 @@ class Boundaries(BinaryTask):
 
         Borders are those of ``skimage.segmentation.find_boundaries(mode="thick")``.
         """
+        import torch.nn.functional as F
+
         ids = maps["instances"]
         crowd = ids == CROWD_PIXEL
         dilated = F.max_pool2d(thick_boundaries(ids.masked_fill(crowd, 0)).float(), 3, stride=1, padding=1)
-        return dilated.to(torch.uint8).masked_fill(crowd, VOID)
+        return dilated.byte().masked_fill(crowd, VOID)
 
     def fitted_statistics(
         self, statistics: Mapping[str, np.ndarray], training: Mapping[str, np.ndarray] | None
@@ -250,6 +258,8 @@ class Boundaries(BinaryTask):
 
 def thick_boundaries(maps: Tensor) -> Tensor:
     """(B, h, w) bool: pixels with a 4-neighbour of another value."""
+    import torch
+
     found = torch.zeros_like(maps, dtype=torch.bool)
     for axis in (1, 2):
         length = maps.shape[axis] - 1
@@ -273,4 +283,4 @@ class Foreground(BinaryTask):
 
     def target(self, maps: Maps) -> Tensor:
         """{0, 1} uint8 from instance maps: 1 where there is an instance or a crowd region."""
-        return (maps["instances"] != 0).to(torch.uint8)
+        return (maps["instances"] != 0).byte()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from deapcache.errors import DataError
 from deapcache.tasks.task import Maps, Metric, Task, per_image_sum
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _LAMBDA = 0.85
 _NEAREST = 1e-3
@@ -81,9 +81,7 @@ class Depth(Task):
     def __init__(self, **chosen: str) -> None:
         super().__init__(**chosen)
         self._cap = None if self.chosen["cap"] == "none" else float(self.chosen["cap"])
-        self._bins = None
-        if self.chosen["output"] == "bins":
-            self._bins = torch.linspace(_FIRST_BIN, self._cap or _LAST_BIN, BINS)
+        self._has_bins = self.chosen["output"] == "bins"
         self.needs_whole_image = self.chosen["crop"] == "eigen"  # which is given in shares of it
 
     @property
@@ -93,13 +91,13 @@ class Depth(Task):
             options["lambda"] = _LAMBDA
         if self.chosen["loss"] == "dinov2":
             options["gradients"] = {"weight": _GRADIENT_WEIGHT, "strides": list(_STRIDES)}
-        if self._bins is not None:
+        if self._has_bins:
             options["bins"] = {"count": BINS, "from": _FIRST_BIN, "to": self._cap or _LAST_BIN, "floor": _BIN_FLOOR}
         return options
 
     def heads(self, classes: tuple[str, ...]) -> tuple[int, ...]:
         """One channel, or one for each of 256 depths."""
-        return (1,) if self._bins is None else (BINS,)
+        return (BINS,) if self._has_bins else (1,)
 
     def target(self, maps: Maps) -> Tensor:
         """Depth maps (B, h, w) float32, metres, 0 = unknown, as they are but for what is beyond the cap: unknown."""
@@ -127,7 +125,7 @@ class Depth(Task):
     def output_bias(self, target: Tensor) -> Tensor | None:
         """(1,): its softplus is the mean known depth; bins start alike; raises :class:`DataError` without any."""
         mean = _mean_depth(target.double().sum(), (target > 0).sum())
-        return inverse_softplus(mean).float()[None] if self._bins is None else None
+        return None if self._has_bins else inverse_softplus(mean).float()[None]
 
     def statistics(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Sums over the known pixels of each image, within the crop, (B,): float64, counts int64."""
@@ -178,6 +176,8 @@ class Depth(Task):
         middle of the window with most depths for ``delta1`` to ``delta3``; and for ``silog``, which knows no scale, the
         mean logarithm, less that of each image.
         """
+        import torch
+
         total, known = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
         centred, scored = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
         histogram = None
@@ -207,9 +207,12 @@ class Depth(Task):
 
     def _output_of(self, metres: Tensor) -> Tensor:
         """(..., C, h, w) float32 of (..., h, w)."""
-        if self._bins is None:
+        import torch
+
+        if not self._has_bins:
             return inverse_softplus(metres.clamp(min=_NEAREST)).float().unsqueeze(-3)
-        step = self._bins[1] - self._bins[0]
+        first, second, *_ = self._bin_depths()
+        step = second - first
         place = ((metres - _FIRST_BIN) / step).clamp(0, BINS - 1).unsqueeze(-3)
         shares = (1 - (place - torch.arange(BINS, device=metres.device)[:, None, None]).abs()).clamp(min=0)
         return (shares * _CERTAIN).float()
@@ -221,10 +224,19 @@ class Depth(Task):
 
     def _metres(self, output: Tensor) -> Tensor:
         """(B, h, w) float32: the softplus, or Σ w·depth / Σ w over the bins, w = max(output, 0) + 0.1."""
-        if self._bins is None:
+        import torch
+        import torch.nn.functional as F
+
+        if not self._has_bins:
             return F.softplus(output[:, 0].float())
         weights = output.float().relu() + _BIN_FLOOR
-        return torch.einsum("bkhw,k->bhw", weights, self._bins.to(weights.device)) / weights.sum(1)
+        return torch.einsum("bkhw,k->bhw", weights, self._bin_depths().to(weights.device)) / weights.sum(1)
+
+    def _bin_depths(self) -> Tensor:
+        """(256,) float32, metres: what the bins stand for."""
+        import torch
+
+        return torch.linspace(_FIRST_BIN, self._cap or _LAST_BIN, BINS)
 
 
 _CERTAIN = 1e7
@@ -257,11 +269,15 @@ class LogHistogram:
     _STEP = (_HIGH - _LOW) / _BINS
 
     def __init__(self, size: Sequence[int]) -> None:
+        import torch
+
         self._size = tuple(size)
         self._counts = torch.zeros(self._BINS * math.prod(size), dtype=torch.int32)
 
     def add(self, depths: Tensor) -> None:
         """Count the known pixels of (n, h, w) metres."""
+        import torch
+
         pixels = math.prod(self._size)
         bins = ((_log(depths) - self._LOW) / self._STEP).long().clamp_(0, self._BINS - 1)
         places = (bins.flatten(1) * pixels + torch.arange(pixels))[depths.flatten(1) > 0]
@@ -269,6 +285,8 @@ class LogHistogram:
 
     def best_depths(self) -> dict[str, Tensor]:
         """Metric → (h, w) metres that are the best at each pixel by the counts, with one more image at all of them."""
+        import torch
+
         counts = self._counts.view(self._BINS, *self._size).float()
         overall = counts.sum((1, 2))
         counts += (overall / overall.sum())[:, None, None]
@@ -286,6 +304,9 @@ class LogHistogram:
 
     def _fullest_window(self, counts: Tensor, half_width: float) -> Tensor:
         """The middle of the bins around which most depths lie within ``half_width``, in logarithms."""
+        import torch
+        import torch.nn.functional as F
+
         aside = max(0, math.floor(half_width / self._STEP - 0.5))
         up_to = F.pad(counts.cumsum(0), (0, 0, 0, 0, 1, 0))
         bins = torch.arange(self._BINS)
@@ -299,6 +320,8 @@ def eigen_crop(height: int, width: int) -> Tensor:
     The crop of Eigen et al. (2014) as BTS, AdaBins and others apply it, in shares of the image where it has another
     size. A map that was brought to this size by nearest neighbour shows cropped pixels exactly there.
     """
+    import torch
+
     inside = []
     for (first, end, of), size in zip(_EIGEN, (height, width), strict=True):
         # Twice the places of the centres, which are whole numbers of 1 / size: nothing is rounded.
@@ -311,7 +334,7 @@ def eigen_crop(height: int, width: int) -> Tensor:
 def inverse_softplus(metres: Tensor) -> Tensor:
     """The x whose softplus is ``metres``, any shape, float64 for accuracy."""
     wanted = metres.double()
-    return wanted + torch.log(-torch.expm1(-wanted))
+    return wanted + (-(-wanted).expm1()).log()
 
 
 def _log(metres: Tensor) -> Tensor:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from deapcache.annotations import CROWD, CROWD_PIXEL, KIND, OBJECT
 from deapcache.errors import DataError
 from deapcache.tasks.task import FEWEST, Maps, Metric, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 MIN_OVERLAP = 0.7
 """IoU that two boxes keep whose corners are moved by the bump's radius."""
@@ -104,6 +104,8 @@ class Detection(Task):
         height as fractions of the image; ``cells``: (B, n) int64, the pixel of each centre, counted along the rows.
         ``heat``: (B, h, w) float32, CenterNet's heat map; ``counted``: (B, h, w) bool, pixels that its loss looks at.
         """
+        import torch
+
         table, crowds = maps["boxes"], maps[self.annotations[1]]
         height, width = crowds.shape[-2:]
         whole = _fractions(table)
@@ -135,11 +137,15 @@ class Detection(Task):
 
     def output_bias(self, target: Mapping[str, Tensor]) -> Tensor:
         """(3,): -2.19, and the objects' mean width and height; raises :class:`DataError` without any object."""
+        import torch
+
         sizes = target["sizes"][target["objects"]]
         return torch.cat([sizes.new_tensor([_CENTRE_BIAS]), _require_objects(sizes).mean(0)])
 
     def statistics(self, output: Tensor, target: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Which detections of each image hit or are false alarms, as :func:`match` keeps it, on the CPU."""
+        import torch
+
         found = []
         detections, tables = self.prediction(output).double().cpu().numpy(), target["table"].cpu().numpy()
         for boxes, table in zip(detections, tables, strict=True):
@@ -166,6 +172,8 @@ class Detection(Task):
         An object counts by its area: unweighted, the many small ones would decide, and no guess would overlap a large
         object. The weight near a pixel is taken for the probability of a centre, the weighted mean for the size.
         """
+        import torch
+
         total = torch.zeros((), dtype=torch.float64)
         images = 0
         for target in targets:
@@ -185,18 +193,24 @@ class Detection(Task):
 
         The former are (B, n, 5) float32, fractions alike, then 1 for an object, 2 for a crowd and 0 for no box.
         """
+        import torch
+
         table = target["table"]
         return torch.cat([_fractions(table), table[:, 1:, KIND : KIND + 1]], dim=-1).float(), self.prediction(output)
 
 
 def _fractions(table: Tensor) -> Tensor:
     """(B, n, 4): the boxes after the first row, which is the region that is seen, as fractions of it."""
+    import torch
+
     corner, sides = table[:, :1, :2], table[:, :1, 2:4]
     return torch.cat([table[:, 1:, :2] - corner, table[:, 1:, 2:4]], dim=-1) / torch.cat([sides, sides], dim=-1)
 
 
 def _centre_sums(target: Mapping[str, Tensor]) -> Tensor:
     """(3, h, w) float64, on the CPU: sums of area, area × width and area × height of objects centred in each pixel."""
+    import torch
+
     shape = target["heat"].shape[1:]
     # On a GPU the sums would differ in the last digits from run to run.
     objects, cells, sizes = (target[name].cpu() for name in ("objects", "cells", "sizes"))
@@ -208,6 +222,8 @@ def _centre_sums(target: Mapping[str, Tensor]) -> Tensor:
 
 def _smoothed(maps: Tensor) -> Tensor:
     """(C, h, w) maps smoothed with a Gaussian; far from all values the map's mean, else all but weightless, decides."""
+    import torch
+
     for axis in (1, 2):
         length = maps.shape[axis]
         place = torch.arange(length, dtype=maps.dtype) / length
@@ -244,6 +260,8 @@ def gaussian_radius(width: Tensor, height: Tensor, overlap: float = MIN_OVERLAP,
     always the smallest, with a radius 4m times its right one: bumps three to four times as wide, which train better
     (docs/tasks.md).
     """
+    import torch
+
     total, area = width + height, width * height
     cases = (
         (1.0, -total, area * (1 - overlap) / (1 + overlap), -1),
@@ -281,6 +299,8 @@ def heat_maps(boxes: Tensor, objects: Tensor, size: tuple[int, int], *, publishe
     published
         As of :func:`gaussian_radius`.
     """
+    import torch
+
     height, width = size
     image, place = objects.nonzero(as_tuple=True)
     chosen = boxes[image, place]
@@ -307,6 +327,8 @@ def focal_loss(logit: Tensor, heat: Tensor, counted: Tensor) -> Tensor:
     1 - 1e-4. All (B, h, w): logits, :func:`heat_maps`, and which pixels count (bool). Without any centre the sum is
     divided by 1.
     """
+    import torch
+
     p = logit.float().sigmoid().clamp(FLOOR, 1 - FLOOR)
     centre = heat == 1
     at_centre = (1 - p).square() * p.log()
@@ -324,6 +346,9 @@ def decode(output: Tensor, count: int, overlap: float) -> Tensor:
 
     output: (B, 3, h, w): logit of a centre, width and height as fractions of the image.
     """
+    import torch
+    import torch.nn.functional as F
+
     height, width = output.shape[-2:]
     logit = output[:, 0].float()
     is_peak = logit == F.max_pool2d(logit[:, None], 3, stride=1, padding=1)[:, 0]
@@ -344,6 +369,8 @@ def values_at(maps: Tensor, cells: Tensor) -> Tensor:
 
 def _without_repeats(found: Tensor, overlap: float) -> Tensor:
     """The (n, 5) boxes of one image that non-maximum suppression leaves, in order, then zeros."""
+    import torch
+    import torch.nn.functional as F
     from torchvision.ops import nms  # loads an image library, which other tasks do without
 
     corners = torch.cat([found[:, :2], found[:, :2] + found[:, 2:4]], dim=1)

@@ -7,87 +7,16 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from deapcache.annotations import AREA, KIND, OBJECT
 from deapcache.errors import DataError
 from deapcache.tasks.task import FEWEST, Maps, Metric, Target, Task
 
-BLOCK_BYTES = 256 * 2**20
-"""Most memory that logits take at any time, unless those of a single pixel need more."""
-
-
-def softmax_cross_entropy(
-    embeddings: Tensor, weight: Tensor, bias: Tensor, classes: Tensor, *, block_bytes: int = BLOCK_BYTES
-) -> Tensor:
-    """``F.cross_entropy(F.linear(embeddings, weight, bias), classes, ignore_index=-1)``, 0 where all are ignored.
-
-    60,000 classes at 8,192 pixels are 2 GB of logits in float32, and autograd would hold them twice. Here a block of
-    pixels at a time gets all its logits, gives its part of the loss and of every gradient, and is overwritten by the
-    next one.
-
-    Parameters
-    ----------
-    embeddings
-        (M, D) of a floating dtype; the other two have the same.
-    weight, bias
-        (C, D) and (C,), those of a linear layer.
-    classes
-        (M,) int64 in [0, C), or -1: left out of the mean.
-    block_bytes
-        The logits of ``max(1, block_bytes // bytes of C logits)`` rows exist at a time.
-
-    Gradients reach the first three; they are computed with the loss, so it cannot be differentiated twice.
-    """
-    return cast(Tensor, _BlockwiseCrossEntropy.apply(embeddings, weight, bias, classes, block_bytes))
-
-
-class _BlockwiseCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, embeddings: Tensor, weight: Tensor, bias: Tensor, classes: Tensor, block_bytes: int
-    ) -> Tensor:
-        known = classes >= 0
-        shares = known.to(embeddings.dtype) / known.sum().clamp(min=1)
-        wanted = classes.clamp(min=0)[:, None]
-        rows = max(1, block_bytes // (len(weight) * weight.element_size()))
-        buffer = embeddings.new_empty(min(rows, len(embeddings)), len(weight))
-        gradients = torch.zeros_like(embeddings), torch.zeros_like(weight), torch.zeros_like(bias)
-        loss = embeddings.new_zeros(())
-        for start in range(0, len(embeddings), rows):
-            block = slice(start, start + rows)
-            logits = torch.addmm(bias, embeddings[block], weight.T, out=buffer[: len(wanted[block])])
-            loss += _loss_and_slopes(logits, wanted[block], shares[block])
-            torch.mm(logits, weight, out=gradients[0][block])
-            gradients[1].addmm_(logits.T, embeddings[block])
-            gradients[2].add_(logits.sum(0))
-        ctx.save_for_backward(*gradients)
-        return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        return *(slope * gradient for gradient in ctx.saved_tensors), None, None
-
-
-def _loss_and_slopes(logits: Tensor, wanted: Tensor, shares: Tensor) -> Tensor:
-    """The block's part of the loss; ``logits`` (m, C) become the loss's slopes at them, in place.
-
-    ``wanted`` is (m, 1) int64, ``shares`` (m,): each row's weight in the mean.
-    """
-    logits -= logits.amax(1, keepdim=True)
-    right = logits.gather(1, wanted)
-    total = logits.exp_().sum(1, keepdim=True)
-    logits *= shares[:, None] / total
-    logits.scatter_add_(1, wanted, -shares[:, None])
-    return ((total.log() - right)[:, 0] * shares).sum()
-
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
 
 RESTARTS = 10
 """Runs of k-means++ for each image; the one of least inertia counts."""
@@ -103,6 +32,7 @@ def cluster_all(problems: Sequence[tuple[np.ndarray, int]], restarts: int = REST
     points differ than clusters are asked for, the other clusters stay empty. The problems are solved by as many threads
     as PyTorch uses, each problem by one: with several, sums would be rounded as their number has it.
     """
+    import torch
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
@@ -232,11 +162,13 @@ class Discrimination(Task):
         """``instances`` (B, h, w) and ``boxes`` (B, rows, 7), as they are."""
         return {name: maps[name] for name in self.annotations}
 
-    def training_target(self, maps: Maps, rows: np.ndarray, generator: torch.Generator) -> Target:
+    def training_target(self, maps: Maps, rows: np.ndarray, generator: Generator) -> Target:
         """``pixels`` and ``classes`` (B, 256) int64: places in the flattened map, and the classes there.
 
         Classes are -1 in images without instances. The images must have been seen by :meth:`scan_targets`.
         """
+        import torch
+
         ids = maps["instances"].flatten(1)
         drawn = torch.rand(len(ids), _PIXELS, generator=generator, dtype=torch.float64).to(ids.device)
         so_far = (ids > 0).cumsum(1)
@@ -249,10 +181,16 @@ class Discrimination(Task):
 
     def criterion(self) -> nn.Module:
         """The linear layer from embeddings to all classes, with bias."""
+        from torch import nn
+
         return nn.Linear(_DIM, self._classes)
 
     def loss(self, output: Tensor, target: Target, criterion: nn.Module | None = None) -> Tensor:
         """Cross-entropy over all training instances, mean over the drawn pixels."""
+        from torch import nn
+
+        from deapcache.tasks.class_softmax import softmax_cross_entropy
+
         assert isinstance(criterion, nn.Linear)  # what criterion() gave
         pixels, classes = target["pixels"], target["classes"]
         places = pixels[:, None].expand(-1, output.shape[1], -1)
@@ -265,6 +203,8 @@ class Discrimination(Task):
         ``ari`` and ``ari_normalised`` are NaN where the chosen one does not hold, and where no pixel is foreground.
         ``ari_quick`` is of any image with two instances, by one start of k-means from 512 of its pixels at most.
         """
+        import torch
+
         ids = target["instances"].cpu()
         objects = torch.tensor([_instances(one) for one in ids])
         large = {name: have_large(target["boxes"]).cpu() for name, have_large in LARGE.items()}
@@ -297,6 +237,8 @@ class Discrimination(Task):
         are position, rows and columns alone, both with the other at half its weight, and one cluster, on 64 images with
         at least two instances. The place is small beside a channel of ones: to divide by the length changes nothing.
         """
+        import torch
+
         codes = torch.zeros(0)
         agreements: list[Tensor] = []
         for target in targets:
@@ -324,6 +266,8 @@ def clusters(output: Tensor, instances: Tensor) -> Tensor:
 
     ``output`` is (B, D, h, w) on any device, ``instances`` (B, h, w) on the CPU.
     """
+    import torch
+
     found = torch.zeros(instances.shape, dtype=torch.int32)
     for i, (_, labels) in _foreground_labels(output, instances).items():
         found[i][instances[i] > 0] = torch.from_numpy(labels) + 1
@@ -336,6 +280,7 @@ def agreement(output: Tensor, instances: Tensor, *, normalise: bool = False, qui
     NaN without a foreground, 1 for a single instance. ``normalise`` divides embeddings by their length first. ``quick``
     looks at 512 evenly spaced pixels of the foreground at most, and starts k-means once.
     """
+    import torch
     from sklearn.metrics import adjusted_rand_score
 
     found = torch.full((len(instances),), math.nan, dtype=torch.float64)
@@ -348,6 +293,8 @@ def _foreground_labels(
     output: Tensor, instances: Tensor, *, normalise: bool = False, quick: bool = False
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """Number of each image with a foreground → instance ids and clusters of its pixels, each (P,)."""
+    import torch.nn.functional as F
+
     ids, problems = {}, []
     for i, image in enumerate(instances):
         places = (image.flatten() > 0).nonzero()[:, 0]
@@ -364,6 +311,8 @@ def _foreground_labels(
 
 def _position_codes(height: int, width: int) -> Tensor:
     """(6, 32, h, w): outputs that say nothing but where a pixel is, in different proportions of rows and columns."""
+    import torch
+
     codes = torch.zeros(len(_PROPORTIONS), _DIM, height, width)
     codes[:, 0] = 1
     places = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")

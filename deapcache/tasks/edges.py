@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from deapcache.tasks.task import MEAN_FLOOR, Maps, Metric, Target, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 AGREEING = 3
 """Annotators who must have drawn a pixel for it to be an edge to be learnt; all, where an image has fewer."""
@@ -77,6 +77,9 @@ class Edges(Task):
 
     def loss(self, output: Tensor, target: Target, criterion: nn.Module | None = None) -> Tensor:
         """Binary cross-entropy in nats, half of an image's weight on its edges; images without edges have none."""
+        import torch
+        import torch.nn.functional as F
+
         wanted = target["agreed"].float()
         share = wanted.mean((1, 2), keepdim=True)
         weight = torch.where(wanted > 0, 1 - share, share)
@@ -85,6 +88,8 @@ class Edges(Task):
 
     def statistics(self, output: Tensor, target: Target) -> dict[str, Tensor]:
         """``counts`` (B, thresholds, 4) int64 and ``best`` (B, 4), those at the image's best threshold."""
+        import torch
+
         thresholds = self.thresholds()
         pairs = zip(self.prediction(output).cpu().numpy(), target["drawn"].cpu().numpy(), strict=True)
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -116,6 +121,8 @@ class Edges(Task):
 
     def constant_baseline(self, targets: Iterable[Target], classes: tuple[str, ...]) -> Tensor:
         """Each pixel's log odds of an edge over the training images, less the overall ones, as the loss weighs them."""
+        import torch
+
         edges, images = torch.zeros((), dtype=torch.float64), 0
         for target in targets:
             edges = edges + target["agreed"].sum(0).double().cpu()
@@ -125,11 +132,13 @@ class Edges(Task):
 
     def dense_values(self, target: Target, classes: tuple[str, ...] = ()) -> tuple[Tensor, Tensor]:
         """What may be averaged: 1 on agreed edges (B, 1, h, w) float32, and that all pixels are known (B, h, w)."""
+        import torch
+
         return target["agreed"][:, None].float(), torch.ones_like(target["agreed"], dtype=torch.bool)
 
     def output_of_mean(self, mean: Tensor) -> Tensor:
         """Logits (B, 1, h, w) of a share of edges."""
-        return torch.logit(mean.float(), eps=MEAN_FLOOR)
+        return mean.float().logit(eps=MEAN_FLOOR)
 
     def prediction(self, output: Tensor) -> Tensor:
         """Probability of an edge, (B, h, w) float32 in [0, 1]."""
@@ -141,6 +150,8 @@ class Edges(Task):
 
 def agreed_edges(edges: Tensor) -> Tensor:
     """(B, h, w) uint8: 1 where at least :data:`AGREEING` annotators drew an edge, or all of fewer."""
+    import torch
+
     drawn = torch.stack([(edges >> bit) & 1 for bit in range(_BITS)])
     annotators = drawn.flatten(2).amax(2).sum(0)
     return (drawn.sum(0) >= annotators.clamp(1, AGREEING)[:, None, None]).to(torch.uint8)

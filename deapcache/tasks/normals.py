@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from deapcache.errors import DataError
 from deapcache.tasks.task import Maps, Metric, Task, per_image_sum
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 BINS = 1800
 """Of the angles from 0 to 180 degrees: a tenth of a degree each."""
@@ -71,6 +71,8 @@ class Normals(Task):
 
     def statistics(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Of the known pixels of each image: sums (B,) float64, and counts of angles by tenths of a degree."""
+        import torch
+
         known = _known(target)
         degrees = torch.rad2deg(angles(_to_unit(output), target))
         image = torch.arange(len(degrees), device=degrees.device)[:, None, None]
@@ -107,6 +109,9 @@ class Normals(Task):
         finds it: steps of falling length towards each vector, and the mean of the places on the way (Cardot, Cénac and
         Zitt 2013, "Efficient and fast estimation of the geometric median", with c = 1/2 and an exponent of 3/4).
         """
+        import torch
+        import torch.nn.functional as F
+
         total, seen, place, median = (torch.zeros((), dtype=torch.float64) for _ in range(4))
         for vectors in (one for target in targets for one in target.double().cpu()):
             known = (vectors != 0).any(0)
@@ -140,11 +145,13 @@ def angles(first: Tensor, second: Tensor) -> Tensor:
     By the tangent, which is exact for small angles too, where the arc cosine of a rounded product is not (it is off by
     up to 0.03 degrees, and has an infinite slope at 0).
     """
-    across = torch.linalg.cross(first, second, dim=1).square().sum(1)
-    return torch.atan2((across + 1e-12).sqrt(), (first * second).sum(1))
+    across = first.cross(second, dim=1).square().sum(1)
+    return (across + 1e-12).sqrt().atan2((first * second).sum(1))
 
 
 def _to_unit(output: Tensor) -> Tensor:
+    import torch.nn.functional as F
+
     return F.normalize(output.float(), dim=1, eps=1e-6)
 
 
@@ -154,6 +161,8 @@ def _known(target: Tensor) -> Tensor:
 
 def _mean_normal(total: Tensor) -> Tensor:
     """(3,) float64: the direction of a sum of normals (3,)."""
+    import torch.nn.functional as F
+
     if not bool(total.abs().sum() > 0):
         raise DataError(
             "no training target has a pixel with a known normal: expected unit vectors, found only 0 0 0 (unknown); "

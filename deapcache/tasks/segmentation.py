@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from deapcache.annotations import VOID
 from deapcache.errors import DataError, UsageError
 from deapcache.tasks.task import MEAN_FLOOR, Maps, Metric, Task, per_image_sum
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _ADVICE = "compare the dataset's class names with its class maps, then prepare the targets anew"
 
@@ -107,6 +107,9 @@ class Segmentation(Task):
         For ``mean_iou``, which wants rare classes as well, the class map with the best one that was found on the
         training images (:func:`best_class_map`).
         """
+        import torch
+        import torch.nn.functional as F
+
         (known,) = self.heads(classes)
         counts = torch.zeros((), dtype=torch.float64)
         for target in targets:
@@ -121,6 +124,8 @@ class Segmentation(Task):
 
     def dense_values(self, target: Tensor, classes: tuple[str, ...] = ()) -> tuple[Tensor, Tensor]:
         """1 in the channel of the pixel's class, (B, C, h, w); all but void pixels are valid; raises as the loss."""
+        import torch.nn.functional as F
+
         (known,), valid = self.heads(classes), target != VOID
         _require_known(target, known)
         return F.one_hot(target.masked_fill(~valid, 0), known).movedim(-1, 1).float(), valid
@@ -140,6 +145,9 @@ _CONFUSIONS = 8
 
 def _largest_confusions(predicted: Tensor, target: Tensor, wrong: Tensor, classes: int) -> Tensor:
     """(B, 8, 3) int32: class, the class predicted in its place, and pixels; zeros where an image has fewer mistakes."""
+    import torch
+    import torch.nn.functional as F
+
     pairs, kept = classes * classes, min(_CONFUSIONS, classes * classes)
     image = torch.arange(len(target), device=target.device)[:, None, None]
     places = (image * pairs + target * classes + predicted)[wrong]
@@ -159,9 +167,11 @@ def best_class_map(counts: Tensor) -> Tensor:
     best of these is improved by up to 20 steps: a pixel changes to the class by which the mean IoU rises most, were the
     others left as they are; all pixels at once, else the quarter that gains most, and so on.
     """
+    import torch
+
     (classes,) = counts.sum((1, 2)).nonzero(as_tuple=True)
     if not len(classes):
-        return torch.zeros(counts.shape[1:], dtype=torch.int64)
+        return counts.new_zeros(counts.shape[1:]).long()
     counts = counts[classes]
     weighted = [(counts * counts.sum((1, 2), keepdim=True) ** -share).argmax(0) for share in torch.linspace(0, 1, 11)]
     single = [torch.full_like(weighted[0], place) for place in range(len(counts))]
@@ -196,11 +206,15 @@ def _map_iou(counts: Tensor, chosen: Tensor) -> tuple[float, Tensor, Tensor]:
 
 def _cross_entropies(output: Tensor, target: Tensor) -> Tensor:
     """(B, h, w) float32, 0 on void pixels."""
+    import torch.nn.functional as F
+
     return F.cross_entropy(output.float(), target, ignore_index=VOID, reduction="none")
 
 
 def _class_counts(values: Tensor, chosen: Tensor, classes: int) -> Tensor:
     """(B, C) int64: how many of the chosen pixels of each image have each value."""
+    import torch
+
     image = torch.arange(len(values), device=values.device)[:, None, None]
     places = (image * classes + values)[chosen]
     return torch.bincount(places, minlength=len(values) * classes).view(len(values), classes)
@@ -208,6 +222,8 @@ def _class_counts(values: Tensor, chosen: Tensor, classes: int) -> Tensor:
 
 def _counts_at_each_pixel(target: Tensor, classes: int) -> Tensor:
     """(C, h, w) int64: in how many of the (n, h, w) targets each pixel has each class."""
+    import torch
+
     _, height, width = target.shape
     pixel = torch.arange(height * width).view(height, width)
     places = (target * (height * width) + pixel)[target != VOID]

@@ -7,14 +7,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from deapcache.errors import UsageError
 from deapcache.plugins import Registry
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ MEAN_FLOOR = 1e-3
 FEWEST = 50
 """Images, or objects, on which a score must rest to choose a learning rate by it, or to be shown without a warning."""
 
-Maps = Mapping[str, Tensor]
+Maps = Mapping[str, "Tensor"]
 """Annotation → (B, ...) as its target cache stores them."""
 
 Target = Any
@@ -127,7 +128,7 @@ class Task(ABC):
     def target(self, maps: Maps) -> Target:
         """The target of a batch, to be scored against."""
 
-    def training_target(self, maps: Maps, rows: np.ndarray, generator: torch.Generator) -> Target:
+    def training_target(self, maps: Maps, rows: np.ndarray, generator: Generator) -> Target:
         """The target of a training batch, where it differs: ``rows`` are its images, (B,).
 
         What is drawn comes from ``generator``, a CPU one that is the same for all readouts and backbones.

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from deapcache.tasks.discrimination import BLOCK_BYTES, softmax_cross_entropy
+from deapcache.tasks.class_softmax import BLOCK_BYTES, softmax_cross_entropy
 
 
 def sample(pixels: int = 50, classes: int = 70, scale: float = 1.0) -> tuple[list[Tensor], Tensor]:
