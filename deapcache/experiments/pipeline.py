@@ -46,7 +46,7 @@ from deapcache.locations import HomeDefaults, expanded
 from deapcache.probing import DEFAULT_PROTOCOL, PROTOCOLS, ProbeConfig, get_protocol
 from deapcache.probing.config import OUTPUT, SCORE_SIZES
 from deapcache.readouts import canonical_readout, needs_upsampler
-from deapcache.readouts.base import STANDARDISED
+from deapcache.readouts.config import STANDARDISED
 from deapcache.recipe import SUBSET_SEED
 from deapcache.regions import FITS, SQUASH
 from deapcache.results import LAYOUTS, PLAIN

@@ -17,7 +17,7 @@ from deapcache.cache import HFLIP, ORIGINAL, VIEWS, check_views
 from deapcache.errors import UnknownNameError, UsageError, require_choice
 from deapcache.locations import Location
 from deapcache.readouts import is_training_free
-from deapcache.readouts.base import STANDARDISED
+from deapcache.readouts.config import STANDARDISED
 from deapcache.recipe import LAST, NOT_TRAINED, SELECTED, digest_of, is_layer
 from deapcache.tasks import get_task
 

@@ -1,80 +1,25 @@
-"""What every readout is, which there are, and fresh and trained ones by name."""
+"""What every readout is."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, cast
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deapcache.errors import UnknownNameError, UsageError, require_choice
-from deapcache.plugins import Registry
-
-SIZES = (8, 16, 32, 64, 128)
-"""Values of D that a name may carry, as in ``bicubic:32``: those of the paper's Figure 4."""
-
-DEFAULT_SIZE = 16
-"""D where the name carries none."""
-
-CELL, CHANNEL = "cell", "channel"
-
-STANDARDISED = {CELL: "standardised per cell", CHANNEL: "standardised per channel over the training images"}
-"""What features may go through before a readout, and what its options, so the protocol, say of it."""
+from deapcache.errors import UsageError
+from deapcache.readouts.config import CELL, CHANNEL, DEFAULT_SIZE, STANDARDISED, ReadoutConfig
 
 VARIANCE_FLOOR = 1e-10
 """Added to a cell's variance: far below that of any features, so that their scale drops out, and above rounding."""
 
 CONSTANT = 1e-6
 """A channel whose standard deviation is below this share of its mean says nothing: that is float32's rounding."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadoutConfig:
-    """The sizes that a readout is built for, where its cells lie, and what the features go through before it.
-
-    Raises :class:`UsageError` for a standardisation that there is not, and for shares that are none.
-    """
-
-    feature_dim: int
-    """D', channels of the feature volumes."""
-    out_channels: int
-    """D_out, decided by the task."""
-    grid: tuple[int, int]
-    """Rows and columns of the feature volumes that it will be trained on."""
-    cnn_width: int | None = None
-    """Channels of the CNN where the task asks for a number; ``None``: the readout's own rule."""
-    code_dim: int = DEFAULT_SIZE
-    """D, width of the tokens: what Figure 4 sweeps."""
-    standardise: str = CELL
-    """``cell``: the features of each cell are brought to mean 0 and variance 1 over its channels; ``channel``: those
-    of each channel, over all cells of the training images."""
-    covered: tuple[float, float] = (1.0, 1.0)
-    """Share of the image's height and width that the feature cells cover, from the upper left corner: 504 / 512 where
-    a backbone with patches of 14 pixels sees 512."""
-    parts: tuple[int, ...] = ()
-    """Channels of each layer, from shallow to deep, where the features of several are joined; empty for one."""
-
-    def __post_init__(self) -> None:
-        if self.parts and sum(self.parts) != self.feature_dim:
-            raise UsageError(f"layers of {self.parts} channels are joined: expected {self.feature_dim} in all")
-        require_choice("standardisation of features", self.standardise, STANDARDISED)
-        if not all(0 < share <= 1 for share in self.covered):
-            raise UsageError(
-                f"feature cells cover {self.covered} of the image's height and width: expected shares above 0, up to 1"
-            )
-
-    @property
-    def width(self) -> int:
-        """CNN channels: ``cnn_width``, or max(D / 4, D_out // 2), the rule that the paper's parameter counts follow."""
-        return self.cnn_width or max(self.code_dim // 4, self.out_channels // 2)
 
 
 class Readout(nn.Module, ABC):
@@ -285,157 +230,3 @@ class StackedReadout(Readout):
     def stack_key(self) -> Hashable:
         """Members of one configuration."""
         return self.config
-
-
-class ReadoutEntry(Protocol):
-    """A registered readout: a subclass of :class:`Readout`, or a :func:`variant` of one."""
-
-    @property
-    def summary(self) -> str: ...
-    @property
-    def sizes(self) -> tuple[int, ...]: ...
-    @property
-    def default_size(self) -> int: ...
-    @property
-    def needs_guidance(self) -> bool: ...
-    @property
-    def needs_upsampler(self) -> bool: ...
-    def __call__(self, config: ReadoutConfig) -> Readout: ...
-
-
-def variant(readout: type[Readout], summary: str, *, size: int | None = None, **choices: Any) -> ReadoutEntry:
-    """A partial of a readout's class with some of its keyword arguments set, to register under a name of its own.
-
-    ``size`` is D where the variant comes in that size alone; else it comes in those of the class.
-    """
-    made = partial(readout, **choices)
-    same = {name: getattr(readout, name) for name in ("sizes", "default_size", "needs_guidance", "needs_upsampler")}
-    vars(made).update(same, summary=summary)
-    if size is not None:
-        vars(made).update(sizes=(), default_size=size)
-    return cast(ReadoutEntry, made)
-
-
-READOUTS: Registry[ReadoutEntry] = Registry("readout", modules=("deapcache.readouts",))
-
-_NOW_A_PLUGIN = {"anyup": "docs/templates/anyup.py"}
-"""Readouts that earlier versions had, and the example plugins that have them now."""
-
-
-def canonical_readout(name: str) -> str:
-    """The one name of a readout that has two: ``deap:16`` is ``deap``; raises as :func:`build_readout`."""
-    base, entry, size = _parse(name)
-    return base if size in (None, entry.default_size) else f"{base}:{size}"
-
-
-def needs_guidance(name: str) -> bool:
-    """Whether the readout of that name is conditioned on the base images."""
-    return _parse(name)[1].needs_guidance
-
-
-def needs_layers(name: str) -> bool:
-    """Whether the readout of that name is for joined features of several layers."""
-    return bool(getattr(_parse(name)[1], "needs_layers", False))
-
-
-def is_training_free(name: str) -> bool:
-    """Whether the readout of that name is filled by :meth:`Readout.fit` instead of trained."""
-    return bool(getattr(_parse(name)[1], "training_free", False))
-
-
-def needs_upsampler(name: str) -> bool:
-    """Whether :func:`build_readout` must be given the checkpoint of a published upsampler for it."""
-    return _parse(name)[1].needs_upsampler
-
-
-def learnable_parameters(name: str, **sizes: Any) -> int:
-    """Learnable parameters of a readout, counted from its modules; needs neither file nor network.
-
-    ``sizes`` are fields of :class:`ReadoutConfig`. Raises what :func:`build_readout` raises for a wrong name.
-    """
-    readout = blank_readout(name, **sizes)
-    return sum(parameter.numel() for parameter in readout.parameters() if parameter.requires_grad)
-
-
-def blank_readout(name: str, *, seed: int = 0, **sizes: Any) -> Readout:
-    """A readout like those that :func:`build_readout` gives, on the CPU, with random numbers for what comes from files.
-
-    Raises what :func:`build_readout` raises for a wrong name.
-    """
-    _, entry, size = _parse(name)
-    config = ReadoutConfig(**sizes, code_dim=size or entry.default_size)
-    with seeded(seed):
-        return entry(config)
-
-
-def build_readout(name: str, *, seed: int, upsampler: Path | None = None, **sizes: Any) -> Readout:
-    """A freshly initialised readout on the CPU, the same for the same arguments.
-
-    Leaves PyTorch's global random state as it was.
-
-    Parameters
-    ----------
-    name
-        One of ``READOUTS.names()``, or ``NAME:D`` with D one of the entry's sizes.
-    seed
-        Of the initialisation.
-    upsampler
-        Checkpoint of a published upsampler; readouts without one leave it unread.
-    sizes
-        Fields of :class:`ReadoutConfig` but for ``code_dim``, which the name says: at least ``feature_dim``,
-        ``out_channels`` and ``grid``. After ``standardise="channel"`` comes :meth:`Readout.set_feature_statistics`.
-
-    Raises
-    ------
-    UnknownNameError
-        No readout of that name; offers the nearest names.
-    UsageError
-        A size, standardisation or share of the image that there is not, a readout without sizes, or one that lacks its
-        upsampler.
-    WeightsError
-        The upsampler's checkpoint cannot be read, or was made for another feature width.
-    """
-    readout = blank_readout(name, seed=seed, **sizes)
-    with seeded(seed):
-        readout.load_upsampler(upsampler)
-    return readout
-
-
-def restore_readout(name: str, *, options: Mapping[str, Any], state: Mapping[str, Tensor], **sizes: Any) -> Readout:
-    """A trained readout on the CPU, in evaluation mode, from its ``options`` and its state dict.
-
-    Needs neither a checkpoint of an upsampler nor statistics of the features: they are part of the state. Raises what
-    :func:`build_readout` raises.
-    """
-    readout = blank_readout(name, **sizes)
-    with seeded(0):
-        readout.restore(options, state)
-    return readout.eval()
-
-
-def _parse(name: str) -> tuple[str, ReadoutEntry, int | None]:
-    """Base name, entry and D; ``None`` where the name carries no D."""
-    base, colon, size = name.partition(":")
-    if base in _NOW_A_PLUGIN and base not in READOUTS:
-        raise UnknownNameError(
-            f"readout {base} is an example of a plugin now, and in the package no more: get {_NOW_A_PLUGIN[base]} "
-            "from deapcache's source and give it with --plugin (docs/readouts.md)"
-        )
-    entry = READOUTS.get(base)
-    if not colon:
-        return base, entry, None
-    if not entry.sizes:
-        raise UsageError(f"readout {name!r}: {base} comes in one size; leave out ':{size}'")
-    if size not in map(str, entry.sizes):
-        known = ", ".join(map(str, entry.sizes))
-        raise UsageError(f"readout {name!r}: the size after the colon is {size!r}, expected one of {known}")
-    return base, entry, int(size)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """PyTorch's global CPU generator freshly seeded, and afterwards as it was."""
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would reseed accelerators as well.
-        torch.default_generator.manual_seed(seed)
-        yield

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deapcache.readouts.base import ReadoutConfig, StackedReadout
+from deapcache.readouts.base import StackedReadout
+from deapcache.readouts.config import ReadoutConfig
 from deapcache.readouts.regions import (
     CODE_WIDTH,
     Geometry,
@@ -30,8 +31,6 @@ _REGIONS = 28
 
 class Bicubic(RegionReadout):
     """Tokens projected to 2D channels, interpolated to the grid of regions; then DeAP's MLP and CNN."""
-
-    summary = "baseline: projection and bicubic interpolation, then deap's MLP and CNN"
 
     def __init__(self, config: ReadoutConfig) -> None:
         super().__init__(config)
@@ -76,8 +75,6 @@ class Transposed(RegionReadout):
     bilinearly to the size asked for.
     """
 
-    summary = "baseline: one transposed convolution, then deap's MLP and CNN"
-
     def __init__(self, config: ReadoutConfig) -> None:
         super().__init__(config)
         self.add_decoder()
@@ -105,8 +102,6 @@ class Transposed(RegionReadout):
 
 class Linear(StackedReadout):
     """D' → D_out in every cell of the standardised features, resized bilinearly; it has no D and no CNN."""
-
-    summary = "yardstick: one linear map of each cell, upsampled"
 
     def __init__(self, config: ReadoutConfig) -> None:
         super().__init__(config)
@@ -153,7 +148,6 @@ class LinearBN(Linear):
     class token that their depth heads add, and DINOv3's dropout. With :meth:`eval`, running statistics are used.
     """
 
-    summary = "yardstick: batch norm and one linear map of each cell, as DINOv2's and DINOv3's heads"
     features_as_published = "as they are"
 
     running_mean: Tensor

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deapcache.readouts.attention import attend_masked, largest_block
-from deapcache.readouts.base import ReadoutConfig
+from deapcache.readouts.config import ReadoutConfig
 from deapcache.readouts.regions import CODE_WIDTH, Geometry, RegionReadout, project_cells
 from deapcache.readouts.separable import attend_from_grid, suits, sum_queries
 
@@ -44,8 +44,6 @@ class Deap(RegionReadout):
     content
         Whether logits hold the product of query and key; ``only-mask`` of Table 5 drops it, and both projections.
     """
-
-    summary = "dense attentive probing, the paper's readout"
 
     def __init__(
         self,

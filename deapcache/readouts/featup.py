@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from deapcache.errors import MissingWeightsError, UsageError, WeightsError
-from deapcache.readouts.base import SIZES, Readout, ReadoutConfig, StackedReadout
+from deapcache.readouts.base import Readout, StackedReadout
+from deapcache.readouts.config import SIZES, ReadoutConfig
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -288,7 +289,6 @@ class FeatUp(GuidedReadout, StackedReadout):
     mapping the upsampled features, with min(D, D_out) channels to upsample in place of D'. Biases come last.
     """
 
-    summary = "baseline: FeatUp's image-conditioned upsampling (--upsampler FILE), then a linear map"
     needs_upsampler = True
     features_as_published = "layer norm as published"
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deapcache.readouts.base import Readout, ReadoutConfig
+from deapcache.readouts.base import Readout
+from deapcache.readouts.config import ReadoutConfig
 
 WIDTH = 128
 """C on the grid of the features; each doubling of the resolution halves it."""
@@ -42,7 +43,6 @@ class MultiScale(Readout):
     A yardstick of what a large decoder gets, not a readout of few parameters: 2.6 million for four layers of 768.
     """
 
-    summary = "yardstick: convolutional decoder over several layers (--layers), as DPT's and probe3d's"
     needs_layers = True
 
     def __init__(self, config: ReadoutConfig) -> None:

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deapcache.errors import UsageError, WeightsError
-from deapcache.readouts.base import Readout, ReadoutConfig
+from deapcache.readouts.base import Readout
+from deapcache.readouts.config import ReadoutConfig
 
 BANK = 50_000
 """Most cells that are kept. The paper keeps 10,240,000; these take 77 MB of a saved readout at 768 channels."""
@@ -42,7 +43,6 @@ class Neighbours(Readout):
     bank is the state.
     """
 
-    summary = "yardstick: training-free, labels of the 30 nearest training cells, as Hummingbird"
     features_as_published = "as they are"
     training_free = True
 

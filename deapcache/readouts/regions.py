@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from deapcache.readouts.base import CELL, SIZES, VARIANCE_FLOOR, Readout, ReadoutConfig, StackedReadout
+from deapcache.readouts.base import VARIANCE_FLOOR, Readout, StackedReadout
 from deapcache.readouts.cnn import REGION, UpsamplingCNN, run_side_by_side
+from deapcache.readouts.config import CELL, SIZES, ReadoutConfig
 
 CODE_WIDTH = 8
 """Sine and cosine at two frequencies on each of two coordinates (section 3: queries in ℝ⁸)."""

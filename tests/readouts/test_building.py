@@ -9,6 +9,7 @@ from deapcache_readouts import count, draw, make, shake
 from deapcache.errors import UnknownNameError, UsageError
 from deapcache.readouts import (
     READOUTS,
+    blank_readout,
     canonical_readout,
     needs_guidance,
     needs_upsampler,
@@ -35,6 +36,14 @@ SIZES = (8, 16, 32, 64, 128)
 
 def test_all_readouts_of_the_paper_are_there() -> None:
     assert set(READOUTS.names()) == {*LOCAL, "featup", "knn"}
+
+
+@pytest.mark.parametrize("name", [*LOCAL, "featup", "knn"])
+def test_what_is_known_before_a_readout_is_loaded_is_what_its_class_says(name: str) -> None:
+    entry, built = READOUTS.get(name), blank_readout(name, feature_dim=8, out_channels=1, grid=(2, 2))
+    for fact in ("needs_guidance", "needs_upsampler", "needs_layers", "training_free"):
+        assert getattr(entry, fact) == getattr(built, fact), fact
+    assert entry.sizes == (() if name == "8-dim" else built.sizes)
 
 
 @pytest.mark.parametrize("name", SIZED)
