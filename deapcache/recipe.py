@@ -282,7 +282,7 @@ class Protocol(Recipe):
     views: tuple[str, ...] = omit_if_default(("original",))
     """Views of the training images that are drawn from; scores are always of original images."""
     name: str = omit_if_default("")
-    """The named protocol it follows (``deapcache.probing.PROTOCOLS``), and what of it was changed; empty in results
+    """The named protocol it follows (``deapcache.protocols.PROTOCOLS``), and what of it was changed; empty in results
     from before there were any."""
     name_digest: str = omit_if_default("")
     """Digest of all that this name stands for."""

@@ -26,6 +26,7 @@ LEVELS = (
         "openmp",
         "plugins",
         "processes",
+        "protocols",
         "recipe",
         "regions",
         "untrusted",

@@ -109,7 +109,7 @@ def list_datasets(
 
 def _dataset_row(entry: type[Dataset], root: Path) -> dict[str, Any]:
     from deapcache.datasets import dataset_status
-    from deapcache.experiments import tasks_of
+    from deapcache.tasks import TASKS, get_task
 
     status = dataset_status(entry, root)
     return {
@@ -119,7 +119,7 @@ def _dataset_row(entry: type[Dataset], root: Path) -> dict[str, Any]:
         "licence": entry.licence,
         "annotations": list(entry.annotations),
         "classes": len(entry.classes),
-        "tasks": tasks_of(entry),
+        "tasks": [name for name in TASKS.names() if get_task(name).suits(entry.annotations, entry.classes)],
         "found": images_found(entry, status),
         "images": {split: what.images for split, what in status.items()},
         "official": dict(entry.official),
@@ -223,7 +223,7 @@ def list_readouts(
 @app.command("protocols")
 def list_protocols(json: options.Json = False) -> None:
     """Named protocols: whole sets of the choices of a probe, for --protocol. They are frozen: see docs/protocol.md."""
-    from deapcache.probing import DEFAULT_PROTOCOL, PROTOCOLS
+    from deapcache.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 
     show(
         PROTOCOLS.items(),

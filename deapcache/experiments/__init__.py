@@ -13,7 +13,7 @@ from deapcache.experiments.predict import (
     parse_sizes,
     predict_files,
 )
-from deapcache.experiments.probe import Report, SavedRun, probe, tasks_of
+from deapcache.experiments.probe import Report, SavedRun, probe
 from deapcache.experiments.run_pipeline import Outcome, PipelinePlan, plan_pipeline, run_pipeline
 from deapcache.extraction import choose_device
 
@@ -41,5 +41,4 @@ __all__ = [
     "probe",
     "run_pipeline",
     "shipped_pipelines",
-    "tasks_of",
 ]

@@ -20,7 +20,7 @@ from deapcache.errors import DeapcacheError, PipelineError, UsageError
 from deapcache.experiments.figures import draw_runs
 from deapcache.experiments.pipeline import Pipeline, make_pipeline
 from deapcache.experiments.plan import GridPlan, estimate_forwards, measure_missing, plan_grid, rates_for
-from deapcache.experiments.probe import Report, is_compatible
+from deapcache.experiments.probe import Report
 from deapcache.experiments.run_pipeline import Outcome, PipelinePlan, extract_missing, plan_pipeline, run_pipeline
 from deapcache.extraction import Progress, choose_device, no_progress
 from deapcache.locations import Location
@@ -118,14 +118,15 @@ def choose_task(dataset: Dataset) -> tuple[str, str]:
 
     Raises :class:`UsageError` where the labels allow none.
     """
-    possible = [name for name in TASKS_BY_INFORMATION if is_compatible(get_task(name), dataset)]
+    labels, classes = dataset.annotations, dataset.classes
+    possible = [name for name in TASKS_BY_INFORMATION if get_task(name).suits(labels, classes)]
     if not possible:
-        there = ", ".join(dataset.annotations) or "no labels"
+        there = ", ".join(labels) or "no labels"
         raise UsageError(f"{dataset.name} has {there}, which no task can be made of: add labels, or name a --task")
     first, *others = possible
     reason = TASKS_BY_INFORMATION[first]
     if first == "segmentation":
-        reason = f"every pixel has one of {len(dataset.classes)} classes"
+        reason = f"every pixel has one of {len(classes)} classes"
     also = f"; these labels also allow {', '.join(others)} (--task)" if others else ""
     return first, f"task {first}, the most that these labels tell: {reason}{also}"
 

@@ -43,8 +43,9 @@ from deapcache.cache import ORIGINAL, STORAGE_FORMATS, VIEWS
 from deapcache.errors import PipelineError, UsageError
 from deapcache.extraction import ON_ERROR, ExtractionSettings, agreed_settings, parse_base_size
 from deapcache.locations import HomeDefaults, expanded
-from deapcache.probing import DEFAULT_PROTOCOL, PROTOCOLS, ProbeConfig, get_protocol
+from deapcache.probing import ProbeConfig
 from deapcache.probing.config import OUTPUT, SCORE_SIZES
+from deapcache.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protocol
 from deapcache.readouts import canonical_readout, needs_upsampler
 from deapcache.readouts.config import STANDARDISED
 from deapcache.recipe import SUBSET_SEED

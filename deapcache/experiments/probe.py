@@ -17,7 +17,7 @@ import numpy as np
 
 from deapcache.backbones import describe
 from deapcache.cache import find_caches, list_caches
-from deapcache.datasets import DATASETS, Dataset, images_owner, open_dataset
+from deapcache.datasets import DATASETS, images_owner, open_dataset
 from deapcache.errors import CacheMissError, DataError, DeapcacheError, LocationError, TrainingError, UsageError, listed
 from deapcache.locations import Location, data_root, home_defaults
 from deapcache.probing import ProbeConfig, ProbeProgress, ProbeResult, RunSpec, feature_fields, probe_backbone
@@ -26,7 +26,7 @@ from deapcache.readouts import canonical_readout
 from deapcache.recipe import SUBSET_SEED
 from deapcache.results import Result, picture_key, save_run
 from deapcache.results.record import largest_key, run_name
-from deapcache.tasks import TASKS, Task, get_task
+from deapcache.tasks import Task, get_task
 
 _SUGGESTED = "efficientnet-lite0-s16"
 """A backbone that needs no model hub: what an error suggests to extract first."""
@@ -287,28 +287,10 @@ def _nothing_cached(home: Location, dataset: str, backbones: Sequence[str], more
     )
 
 
-def tasks_of(entry: type[Dataset]) -> list[str]:
-    """Names of the tasks that a dataset's annotations and classes suffice for; none where they depend on its files."""
-    return [name for name in TASKS.names() if is_compatible(get_task(name), entry)]
-
-
 def datasets_for(task: Task) -> list[str]:
     """Names of the registered datasets that suit a task, its default first, the others by name."""
-    fitting = [name for name, entry in DATASETS if is_compatible(task, entry)]
+    fitting = [name for name, entry in DATASETS if task.suits(entry.annotations, entry.classes)]
     return sorted(fitting, key=lambda name: (name != task.default_dataset, name))
-
-
-def is_compatible(task: Task, entry: type[Dataset] | Dataset) -> bool:
-    """Whether the annotations and classes of a dataset suffice for a task."""
-    needed = task.choose_annotations(entry.annotations).annotations
-    if not entry.annotations or not set(needed) <= set(entry.annotations):
-        return False
-    try:
-        if entry.classes:
-            task.heads(entry.classes)  # raises where they do not suit the task
-    except UsageError:
-        return False
-    return True
 
 
 def _require_compatible(task: Task, dataset: str, cached: Collection[str]) -> None:

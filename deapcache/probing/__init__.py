@@ -6,36 +6,26 @@ Read from top to bottom: ``config``, ``caches``, ``batches``, ``train``, ``evalu
 
 from deapcache.probing.caches import feature_fields
 from deapcache.probing.config import (
-    DEFAULT_PROTOCOL,
-    PROTOCOLS,
-    NamedProtocol,
     ProbeConfig,
     ProbeProgress,
     Residency,
-    Selection,
-    get_protocol,
 )
 from deapcache.probing.evaluate import Examples
 from deapcache.probing.probe import ProbeResult, RunSpec, plan_runs, probe_backbone
 from deapcache.probing.train import MAX_STACK, ReadoutTrainer, StackedGroup, TaskSpec
 
 __all__ = [
-    "DEFAULT_PROTOCOL",
     "MAX_STACK",
-    "PROTOCOLS",
     "Examples",
-    "NamedProtocol",
     "ProbeConfig",
     "ProbeProgress",
     "ProbeResult",
     "ReadoutTrainer",
     "Residency",
     "RunSpec",
-    "Selection",
     "StackedGroup",
     "TaskSpec",
     "feature_fields",
-    "get_protocol",
     "plan_runs",
     "probe_backbone",
 ]

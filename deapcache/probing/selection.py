@@ -11,9 +11,10 @@ import torch
 
 from deapcache.errors import TrainingError, UsageError
 from deapcache.probing.batches import BatchStream
-from deapcache.probing.config import ProbeConfig, Progress, Selection
+from deapcache.probing.config import ProbeConfig, Progress
 from deapcache.probing.evaluate import Scorer, score
 from deapcache.probing.train import ReadoutTrainer, TaskSpec, stack_trainers, thread_count, train
+from deapcache.protocols import Selection
 from deapcache.tasks import Task
 
 _GROUPS = 10

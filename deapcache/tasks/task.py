@@ -104,6 +104,17 @@ class Task(ABC):
         chosen.annotations = tuple(others.get(kind, kind) for kind in type(self).annotations)
         return chosen
 
+    def suits(self, annotations: Collection[str], classes: tuple[str, ...]) -> bool:
+        """Whether the label types and class names of a dataset suffice; not where it has no label types."""
+        if not annotations or not set(self.choose_annotations(annotations).annotations) <= set(annotations):
+            return False
+        try:
+            if classes:
+                self.heads(classes)  # raises where they do not suit the task
+        except UsageError:
+            return False
+        return True
+
     @property
     @abstractmethod
     def options(self) -> dict[str, Any]:

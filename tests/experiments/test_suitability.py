@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 from deapcache_toys import COUNTS, add_features, add_targets
 
-from deapcache.datasets import DATASETS
+from deapcache.datasets import DATASETS, Dataset
 from deapcache.errors import CacheMissError, UsageError
-from deapcache.experiments.probe import choose_datasets, datasets_for, tasks_of
-from deapcache.tasks import get_task
+from deapcache.experiments.probe import choose_datasets, datasets_for
+from deapcache.tasks import TASKS, get_task
 from deapcache.tasks.depth import Depth
+
+
+def tasks_of(entry: type[Dataset]) -> list[str]:
+    return [name for name in TASKS.names() if get_task(name).suits(entry.annotations, entry.classes)]
 
 
 def test_tasks_follow_from_annotations_and_classes() -> None:

@@ -13,7 +13,8 @@ from deapcache_toys import COUNTS, DIM, GRID, add_targets, feature_recipe, probe
 from deapcache.cache import create_cache, encode_features, feature_arrays, features_path
 from deapcache.errors import TrainingError, UnknownNameError, UsageError
 from deapcache.locations import LocalLocation
-from deapcache.probing import PROTOCOLS, ProbeConfig, Selection, plan_runs
+from deapcache.probing import ProbeConfig, plan_runs
+from deapcache.protocols import PROTOCOLS, Selection
 
 FROZEN = {
     "deapcache-2": "f366c93646771b643dd9cfd20411ea136fc23820f86e1d616b2a47a8645f0dbf",
