@@ -1,15 +1,20 @@
-"""The house: rooms import downward only, and importing light things stays light."""
+"""The house: rooms import downward only, and what needs no model library loads none."""
 
 from __future__ import annotations
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from deapcache_results import save_each_task
 
 import deapcache
+from deapcache.locations import LocalLocation
+from deapcache.tasks import TASKS
 
 PACKAGE = Path(deapcache.__file__).parent
 LEVELS = (
@@ -109,8 +114,10 @@ def test_public_names_exist():
         deapcache.nonsense  # noqa: B018
 
 
-LIGHT = ["deapcache", "deapcache.api", "deapcache.cli", "deapcache.cache", "deapcache.datasets"]
-HEAVY = {"torch", "timm", "open_clip", "matplotlib", "pandas", "dask"}
+MODELS = {"torch", "timm", "open_clip", "transformers"}
+HEAVY = {*MODELS, "matplotlib", "pandas", "dask"}
+ROOMS = ("api", "cli", "cache", "datasets", "backbones", "readouts", "tasks", "results", "results.leaderboard")
+LIGHT = ["deapcache", *(f"deapcache.{room}" for room in ROOMS), "deapcache.results.verdict"]
 
 
 @pytest.mark.parametrize("names", LIGHT)
@@ -118,3 +125,45 @@ def test_import_loads_no_model_library(names):
     script = f"import sys, {names}; print(*{HEAVY} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.fixture(scope="module")
+def home_with_results(tmp_path_factory):
+    """A home with one run of every task."""
+    home = LocalLocation(tmp_path_factory.mktemp("results"))
+    save_each_task(home)
+    return home.path
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "list backbones",
+        "list datasets",
+        "list tasks",
+        "list readouts",
+        "list protocols",
+        "results",
+        "results --paper",
+        "results --per-class",
+        "leaderboard",
+        "leaderboard --format html --per-class",
+        "cache ls",
+    ],
+)
+def test_verb_loads_no_model_library(verb, home_with_results, tmp_path):
+    home = shutil.copytree(home_with_results, tmp_path / "home")
+    script = (
+        "import atexit, sys; from deapcache.cli import main\n"
+        f"atexit.register(lambda: print('loaded:', *{MODELS} & set(sys.modules), file=sys.stderr)); main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *verb.split()],
+        env={**os.environ, "DEAPCACHE_HOME": str(home)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "loaded:\n")
+    assert done.stdout
+    if verb == "results":
+        assert len(list((home / "intervals").iterdir())) == len(TASKS.names()), "not all tasks were scored"

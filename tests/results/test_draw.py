@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -101,11 +99,6 @@ def test_frequent_classes_get_colours_of_their_own() -> None:
     assert [colours[i] for i in range(len(DISTINCT))] == list(DISTINCT)
     assert [colours[i] for i in range(len(DISTINCT), count)] == [OTHER] * 3
     assert 255 not in colours
-
-
-def test_results_load_without_torch_or_matplotlib() -> None:
-    code = "import sys, deapcache.results; print({'torch', 'matplotlib'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 TASKS = {

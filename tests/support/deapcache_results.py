@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from deapcache.locations import Location
 from deapcache.recipe import Protocol, digest_of
 from deapcache.results import Result, save_run, table_rows
 from deapcache.results.record import make_result
+from deapcache.tasks import TASKS, get_task
 
 METRICS = {
     "iou": {"label": "IoU", "unit": "", "higher_is_better": True},
@@ -133,6 +135,44 @@ def save_depth(home: Location, seed: int = 0, *, further: float = 0.0, **changes
         image_ids=[str(number) for number in range(_IMAGES)],
         weights={"a": np.ones(1)},
     )
+
+
+def save_each_task(home: Location) -> None:
+    """Save a run of every task, with statistics of four made-up images that give its scores."""
+    import torch
+
+    from deapcache.experiments.speed import synthetic_targets
+    from deapcache.probing import TaskSpec
+
+    draw, rows, size = torch.Generator().manual_seed(0), np.arange(4), (16, 24)
+    for name in TASKS.names():
+        task, count = get_task(name), {"voc": 21, "coco-stuff": 171, "segmentation": 3}.get(name, 0)
+        classes = tuple(map(str, range(count)))
+        spec = TaskSpec(
+            task=task, backbone="mae", classes=classes, output_size=size, grid=(2, 3), feature_dim=8, iterations=1
+        )
+        maps = {kind: synthetic_targets(kind, spec, len(rows)) for kind in task.annotations}
+        output = torch.randn(len(rows), sum(task.heads(classes)), *size, generator=draw)
+        statistics = {key: array.numpy() for key, array in task.statistics(output, task.target(maps)).items()}
+        statistics |= task.fitted_statistics(statistics, statistics)
+        scores, names = task.scores(statistics), sorted(task.metrics, key=lambda metric: metric != task.main_metric)
+        facts = make_facts(
+            task=name,
+            dataset=task.default_dataset,
+            backbone="mae",
+            classes=classes,
+            size=size,
+            metrics={metric: asdict(task.metrics[metric]) for metric in names},
+            scores={metric: scores[metric] for metric in names},
+        )
+        save_run(
+            home,
+            facts,
+            statistics=statistics,
+            prior_statistics=statistics,
+            image_ids=[str(row) for row in rows],
+            weights={"a": np.ones(1)},
+        )
 
 
 def make_selected(lr: float | str, **changes: Any) -> Result:
