@@ -23,7 +23,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from deapcache.backbones import BACKBONES, join_name, split_name
+from deapcache.backbones import BACKBONES, arithmetic_key, join_name, split_name
 from deapcache.errors import BundleError, DeapcacheError, UnknownNameError
 from deapcache.locations import Location, require_reached
 from deapcache.machine import now
@@ -536,8 +536,6 @@ def check_speed(key: str, data: bytes, results: Iterable[Result]) -> Speed:
     Rates and ratios are computed again from the seconds of each batch. Raises :class:`BundleError` that says what does
     not fit.
     """
-    from deapcache.backbones import arithmetic_key  # with PyTorch, which tables do without
-
     try:
         document = checked(data, SPEED_MODEL, schema=SPEED_SCHEMA)
         require_printable([document])

@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -24,10 +24,7 @@ from deapcache.recipe import SHORT, digest_of
 from deapcache.results.documents import IntervalsDocument
 from deapcache.results.files import MOST_BYTES
 from deapcache.results.record import Result, Statistics, finite_or_nan, load_statistics, plain_json
-
-if TYPE_CHECKING:
-    from deapcache.tasks import Task
-
+from deapcache.tasks import Task, get_task
 
 ImageStatistics = Mapping[str, np.ndarray]
 """Name → (images, ...)."""
@@ -346,8 +343,6 @@ def paired_difference(
 
 def task_of(result: Result) -> Task:
     """The task of a result, with the choices of its protocol; raises :class:`UnknownNameError` where it is not here."""
-    from deapcache.tasks import get_task
-
     options = result.protocol["task_options"]
     choices = get_task(result.task).choices
     return get_task(result.task, {name: options[name] for name in choices if name in options})

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +18,7 @@ from deapcache.results.frame import grouped
 from deapcache.results.intervals import bootstrap_interval, checked_statistics, task_of
 from deapcache.results.record import Result, Statistics, plain_json
 from deapcache.results.tables import NOTHING, Table, heading
-
-if TYPE_CHECKING:
-    from deapcache.tasks import Task
+from deapcache.tasks import Task
 
 _LEAST_SHARE = 0.02
 """Of a class's pixels that are taken for another class, to be worth a line."""

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from deapcache.errors import DeapcacheError, ResultsError, printable
 from deapcache.locations import Location, redacted
 from deapcache.machine import now, versions
+from deapcache.readouts import restore_readout
 from deapcache.recipe import NOT_TRAINED, SELECTED, SHORT, digest_of
 from deapcache.results.documents import (
     About,
@@ -35,6 +36,7 @@ from deapcache.results.documents import (
     Selection,
 )
 from deapcache.results.files import pack_arrays, read_checked, runs_in, unpack_arrays
+from deapcache.tasks import get_task
 from deapcache.untrusted import first_problem, parse_json
 
 if TYPE_CHECKING:
@@ -323,8 +325,6 @@ def inner_problem(result: Result) -> str:
 @functools.cache
 def known_metrics(task: str) -> Mapping[str, Mapping[str, Any]]:
     """What the code says of a task's metrics, which no result can say otherwise; empty for a task not known here."""
-    from deapcache.tasks import get_task  # with PyTorch
-
     try:
         return {name: asdict(metric) for name, metric in get_task(task).metrics.items()}
     except DeapcacheError:
@@ -382,9 +382,6 @@ class ReadoutFile:
         :class:`ResultsError` where the weights are those of another readout, and what :func:`restore_readout` raises.
         """
         import torch
-
-        from deapcache.readouts import restore_readout
-        from deapcache.tasks import get_task
 
         about = self.readout
         try:

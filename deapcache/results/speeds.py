@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
+from deapcache.backbones import arithmetic_key
 from deapcache.errors import DeapcacheError, ResultsError, UsageError
 from deapcache.locations import Location, WebLocation, locate
 from deapcache.recipe import SHORT, digest_of
@@ -370,8 +371,6 @@ class Rates:
 
 def _arithmetic(backbone: str) -> str:
     """The :func:`arithmetic_key` of a backbone; empty where it is not known here: a plugin's."""
-    from deapcache.backbones import arithmetic_key  # with PyTorch, which tables do without
-
     try:
         return arithmetic_key(backbone)
     except DeapcacheError:

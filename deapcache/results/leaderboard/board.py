@@ -49,6 +49,7 @@ from deapcache.results.paper import (
 from deapcache.results.record import Result, load_results
 from deapcache.results.speeds import Speed, all_speeds, by_device, most_measured
 from deapcache.results.tables import score
+from deapcache.tasks import get_task
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -311,8 +312,6 @@ def _comparison(
 
 def _papers_comparison(task: str, data: PaperData, setting: str) -> list[dict[str, Any]]:
     """The lines of a task of the paper of which there are no results that they may stand beside."""
-    from deapcache.tasks import get_task
-
     ours = get_task(task)
     comparison = _comparison_columns(task, data.dataset, PAPER, setting) | {"board": PAPERS_DATA}
     comparison |= {name: getattr(data, name) for name in ("train_images", "val_images", "output_size")}
