@@ -175,7 +175,10 @@ def leaderboard(
     """
     import pandas as pd
 
-    shown = _shown_device(collected.speeds, device)
+    if device is not None and device not in collected.speeds:
+        known = ", ".join(sorted(collected.speeds)) or f"none, {SPEED_COMMAND} measures them"
+        raise ResultsError(f"there are no speeds on {device!r}: devices are {known}")
+    shown = device or most_measured(collected.speeds)
     devices = tuple(sorted(collected.speeds, key=lambda name: (name != shown, name)))
     uncertainty = HomeIntervals(collected.homes.__getitem__, over_seeds=over_seeds) if intervals else None
     rows = table_rows(collected.results, allow_mixed=True, uncertainty=uncertainty)
@@ -200,13 +203,6 @@ def leaderboard(
     lines = [line | {"speeds": speeds[line["backbone"]]} for line in lines]
     frame = pd.DataFrame(_sorted(lines), columns=list(COLUMNS), dtype=object)
     return Leaderboard(lines=frame, device=shown, devices=devices, notes=collected.notes)
-
-
-def _shown_device(speeds: Mapping[str, Mapping[str, Speed]], device: str | None) -> str:
-    if device is not None and device not in speeds:
-        there = ", ".join(sorted(speeds)) or f"none, {SPEED_COMMAND} measures them"
-        raise ResultsError(f"there are no speeds on {device!r}: devices are {there}")
-    return device or most_measured(speeds)
 
 
 def _speed_of(backbone: str, known: Mapping[str, Speed]) -> Speed | None:
