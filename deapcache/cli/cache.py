@@ -290,13 +290,14 @@ def verify_command(
     Shards that were not extracted yet are no damage. The home remembers what was found sound, and when.
     """
     from deapcache.cache import select_folders
+    from deapcache.cache.verified import last_verified
 
     if (recompute.live is not None and recompute.live < 1) or (threads is not None and threads < 1):
         raise UsageError("--live and --threads take a number of at least 1")
     scope = how_much.scope()
     folders = select_folders(options.own_home(home), caches or [])
-    if how_much.max_time:
-        folders = _longest_unread_first(folders)
+    if how_much.max_time:  # the longest unread first
+        folders.sort(key=lambda folder: last_verified(folder.home, folder.digest))
     documents, bad = [], 0
     with bars() as shown:
         for folder in folders:
@@ -319,12 +320,6 @@ def verify_command(
         if how_much != _Scope():
             out.print(_sums(documents), markup=False)
     return FAILURE if bad else 0
-
-
-def _longest_unread_first(folders: list[CacheFolder]) -> list[CacheFolder]:
-    from deapcache.cache.verified import last_verified
-
-    return sorted(folders, key=lambda folder: last_verified(folder.home, folder.digest))
 
 
 def _sums(documents: list[dict[str, Any]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,29 +32,70 @@ if TYPE_CHECKING:
 Rows = dict[str, dict[str, Any]]
 """Path of a cache → what a table shows of it, as far as it is known."""
 
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-DryRun = Annotated[
-    bool | None,
-    typer.Option(
-        "--dry-run/--no-dry-run",
-        help="Say what would be removed; remove nothing. Default: where caches of more than one person would go.",
-    ),
-]
-Why = Annotated[str | None, typer.Option("--why", help="What the home's journal says. Default: the command.")]
+
+@dataclass(frozen=True)
+class _Removal:
+    """Whether caches are removed, and what is said of it."""
+
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False
+    dry_run: Annotated[
+        bool | None,
+        typer.Option(
+            "--dry-run/--no-dry-run",
+            help="Say what would be removed; remove nothing. Default: where caches of more than one person would go.",
+        ),
+    ] = None
+    why: Annotated[str | None, typer.Option("--why", help="What the home's journal says. Default: the command.")] = None
+    home: options.Home = None
+    json: options.Json = False
+
+    def remove(self, place: Location, rows: Rows, command: str, *, skip_busy: bool = False) -> None:
+        """Remove the caches at the paths that ``rows`` has, once the user agrees; ``command`` is for the journal.
+
+        With ``skip_busy``, caches that a run is at work on are left with a note.
+        """
+        from deapcache.cache import remove_cache
+
+        owners = sorted({name for path, row in rows.items() for name in _owners(place, path, row)})
+        if (dry_run := self.dry_run) is None and (dry_run := len(owners) > 1):
+            note(f"these are caches of {', '.join(owners)}: nothing is removed without --no-dry-run")
+        if not self.json:
+            _show_rows_to_remove(rows)
+        removed = {}
+        if rows and not dry_run:
+            place.require_writable()
+            if not self.yes and not sys.stdin.isatty():
+                raise UsageError(
+                    "there is no terminal to ask at: give --yes to remove these caches, or --dry-run to look"
+                )
+            if not self.yes:
+                err.print(f"remove {len(rows)} caches? [y/N] ", end="", markup=False)
+                if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+                    raise typer.Exit(1)
+            for path in rows:
+                try:
+                    removed[path] = remove_cache(place / path, why=self.why or command)
+                except CacheInUseError as error:
+                    if not skip_busy:
+                        raise
+                    note(f"{path} stays: {error}")
+        if self.json:
+            facts = [{"path": path, **vars(one)} for path, one in removed.items()]
+            print_json({"would_remove": list(rows) if dry_run else [], "removed": facts})
+            return
+        for one in removed.values():
+            out.print(f"removed {one.location}: {one.files} files, {size(one.bytes)}", markup=False)
 
 
 def rm_command(
+    *,
     caches: Annotated[
         list[str], typer.Argument(metavar="CACHE...", help="Part of a path, or first characters of a digest.")
     ],
     all_that_fit: Annotated[
         bool, typer.Option("--all", help="Remove all caches that fit, not exactly one of each.")
     ] = False,
-    yes: Yes = False,
-    dry_run: DryRun = None,
-    why: Why = None,
-    home: options.Home = None,
-    json: options.Json = False,
+    how: _Removal,
 ) -> None:
     """Remove caches, or what is left of one whose removal was cut off: the same command then goes on.
 
@@ -61,7 +103,7 @@ def rm_command(
     """
     from deapcache.cache import select_folder, select_folders
 
-    place = options.own_home(home)
+    place = options.own_home(how.home)
     folders = select_folders(place, caches) if all_that_fit else [select_folder(place, text) for text in caches]
     pinned = _pins(place)
     for folder in folders:
@@ -70,10 +112,11 @@ def rm_command(
                 f"{folder.path} is {pinned[folder.digest]}. It was not removed; `deapcache cache unpin` first"
             )
     rows: Rows = {folder.path: {} for folder in folders}
-    _remove(place, rows, yes=yes, dry_run=dry_run, json=json, why=why or f"rm {' '.join(caches)}")
+    how.remove(place, rows, f"rm {' '.join(caches)}")
 
 
 def prune_command(
+    *,
     older_than: Annotated[
         str | None,
         typer.Option(
@@ -102,17 +145,13 @@ def prune_command(
     ] = None,
     filters: Filter = None,
     used_by: UsedBy = None,
-    yes: Yes = False,
-    dry_run: DryRun = None,
-    why: Why = None,
-    home: options.Home = None,
-    json: options.Json = False,
+    how: _Removal,
 ) -> None:
     """Remove caches that nobody has used for long; those that somebody has pinned stay.
 
     Features alone, unless a --filter kind=images or kind=targets says more: these serve many features.
     """
-    place = options.own_home(home)
+    place = options.own_home(how.home)
     agreed = home_defaults(place)
     if not (older_than or unused or superseded or until_free):
         older_than = agreed.get("prune.older-than")
@@ -139,8 +178,7 @@ def prune_command(
     if wanted_bytes is not None:
         rows = _least_recent(place, rows, wanted_bytes)
     words = [f"--{name}" if value is True else f"--{name} {value}" for name, value in asked.items() if value]
-    chosen = {row["path"]: row for row in rows}
-    _remove(place, chosen, yes=yes, dry_run=dry_run, json=json, why=why or f"prune {' '.join(words)}", skip_busy=True)
+    how.remove(place, {row["path"]: row for row in rows}, f"prune {' '.join(words)}", skip_busy=True)
 
 
 def _candidates(
@@ -225,51 +263,6 @@ def _least_recent(place: Location, rows: Iterable[dict[str, Any]], wanted: int) 
     if free < wanted:
         note(f"even without these, only {size(free)} would be free, not {size(wanted)}")
     return chosen
-
-
-def _remove(
-    place: Location,
-    rows: Rows,
-    *,
-    yes: bool,
-    dry_run: bool | None,
-    json: bool,
-    why: str,
-    skip_busy: bool = False,
-) -> None:
-    """Remove the caches at the paths that ``rows`` has, once the user agrees; ``why`` is for the journal.
-
-    With ``skip_busy``, caches that a run is at work on are left with a note.
-    """
-    from deapcache.cache import remove_cache
-
-    owners = sorted({name for path, row in rows.items() for name in _owners(place, path, row)})
-    if dry_run is None and (dry_run := len(owners) > 1):
-        note(f"these are caches of {', '.join(owners)}: nothing is removed without --no-dry-run")
-    if not json:
-        _show_rows_to_remove(rows)
-    removed = {}
-    if rows and not dry_run:
-        place.require_writable()
-        if not yes and not sys.stdin.isatty():
-            raise UsageError("there is no terminal to ask at: give --yes to remove these caches, or --dry-run to look")
-        if not yes:
-            err.print(f"remove {len(rows)} caches? [y/N] ", end="", markup=False)
-            if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-                raise typer.Exit(1)
-        for path in rows:
-            try:
-                removed[path] = remove_cache(place / path, why=why)
-            except CacheInUseError as error:
-                if not skip_busy:
-                    raise
-                note(f"{path} stays: {error}")
-    if json:
-        facts = [{"path": path, **vars(one)} for path, one in removed.items()]
-        print_json({"would_remove": list(rows) if dry_run else [], "removed": facts})
-        return
-    for one in removed.values():
-        out.print(f"removed {one.location}: {one.files} files, {size(one.bytes)}", markup=False)
 
 
 def _owners(place: Location, path: str, row: dict[str, Any]) -> list[str]:

@@ -57,12 +57,8 @@ def cache_rows(
     from deapcache.cache import match_filters
     from deapcache.cache.parallel import map_requests
 
-    last = uses.last if uses else {}
-
-    def row_of(entry: CacheEntry) -> dict[str, Any] | None:
-        return cache_row(entry, last.get(entry.digest))
-
-    rows = map_requests(row_of, entries, is_local=all(isinstance(entry.home, LocalLocation) for entry in entries))
+    last, is_local = uses.last if uses else {}, all(isinstance(entry.home, LocalLocation) for entry in entries)
+    rows = map_requests(lambda entry: cache_row(entry, last.get(entry.digest)), entries, is_local=is_local)
     found = [(entry, row) for entry, row in zip(entries, rows, strict=True) if row]
     wanted = match_filters([{**entry.fields, **row} for entry, row in found], filters)
     return [pair for pair, fits in zip(found, wanted, strict=True) if fits]

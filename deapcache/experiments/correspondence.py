@@ -46,13 +46,13 @@ def correspondence(
     *,
     dataset: str,
     data_root: Any,
-    backbones: Sequence[str] = (),
-    where: Mapping[str, Any] | None = None,
-    limit: int | None = None,
-    results_home: Location | None = None,
-    device: str = "cpu",
-    command: Sequence[str] = (),
-    progress: PairProgress = lambda *_: None,
+    backbones: Sequence[str],
+    where: Mapping[str, Any],
+    limit: int | None,
+    results_home: Location,
+    device: str,
+    command: Sequence[str],
+    progress: PairProgress,
 ) -> Iterator[Result]:
     """Score the cached features of each backbone on the pairs of a dataset, save and yield each result.
 
@@ -69,11 +69,10 @@ def correspondence(
     if not isinstance(opened, Spair71k):
         raise UsageError(f"dataset {dataset!r} has no pairs of images: correspondence is scored on spair-71k")
     pairs = opened.pairs(SPLIT, limit)
-    results_home = results_home or home
     results_home.require_writable()
-    for backbone in choose_backbones(home, dataset, backbones, where or {}):
+    for backbone in choose_backbones(home, dataset, backbones, where):
         begin = time.perf_counter()
-        entry, cache = _open_features(home, dataset, backbone, where or {}, pairs)
+        entry, cache = _open_features(home, dataset, backbone, where, pairs)
         found = match_pairs(cache, pairs, device=device, progress=lambda *n, name=backbone: progress(name, *n))
         blind = [pair.points[0] * _width_height(pair, 1) / _width_height(pair, 0) for pair in pairs]
         statistics, prior = _statistics(pairs, found), _statistics(pairs, blind)

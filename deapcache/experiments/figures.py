@@ -13,7 +13,7 @@ from deapcache.cache import Cache, CacheEntry, FeatureCache, list_caches, open_c
 from deapcache.cache.names import ORIGINAL
 from deapcache.datasets import decode_image
 from deapcache.errors import AmbiguousCacheError, CacheMissError, MissingDataError, ResultsError, UsageError
-from deapcache.experiments.predict import TrainedRun, find_run, load_predictor
+from deapcache.experiments.predict import TrainedRun, find_run, load_predictor, some_of
 from deapcache.extraction import parse_base_size
 from deapcache.locations import Location
 from deapcache.results import Result, Selection, load_results, select, table_rows
@@ -30,8 +30,6 @@ if TYPE_CHECKING:  # all load matplotlib or torch
 
 _MOST = 6
 """Backbones or sizes side by side."""
-_NAMED = 5
-"""Runs that a message lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +131,8 @@ def _only_run(home: Location) -> str:
         return runs[0]
     if not runs:
         raise ResultsError(f"no results in {home}: train a readout with deapcache probe --task segmentation")
-    more = f" and {len(runs) - _NAMED} more" if len(runs) > _NAMED else ""
     raise UsageError(
-        f"figure resolutions asks one readout: say which with --run and the beginning of one of "
-        f"{', '.join(runs[:_NAMED])}{more}"
+        f"figure resolutions asks one readout: say which with --run and the beginning of one of {some_of(runs)}"
     )
 
 

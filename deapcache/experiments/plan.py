@@ -51,6 +51,9 @@ from deapcache.tasks import Task, get_task
 BASE_IMAGES, TARGETS, FEATURES, PROBING = "base images", "targets", "features", "probing"
 MEASURED, UNKNOWN = "measured", "unknown"
 
+_OF_FEATURES = ("backbone", "precision", "wanted", "to_do", "bytes", "files", "read", "gpu_seconds")
+"""Of a :class:`FeatureWork`, for ``--json``."""
+
 Run = tuple[str, str, int, float | str]
 """Task, readout, seed, learning rate, or what stands in its place in a protocol."""
 
@@ -331,27 +334,10 @@ class GridPlan:
     def stages(self) -> tuple[Stage, ...]:
         """What is done one after the other: base images, targets, features, probing."""
         features, passes = self.features, self.passes
-        decoding = [
-            Stage(
-                name=name,
-                unit="images",
-                wanted=sum(cache.wanted for cache in self.of(kind)),
-                to_do=sum(cache.to_do for cache in self.of(kind)),
-                files=sum(cache.files for cache in self.of(kind)),
-                written=sum(cache.bytes for cache in self.of(kind)),
-            )
-            for name, kind in ((BASE_IMAGES, "images"), (TARGETS, "targets"))
-        ]
-        forward = _sum_known(work.gpu_seconds for work in features)
-        extraction = Stage(
-            name=FEATURES,
-            unit="images",
-            wanted=sum(work.wanted for work in features),
-            to_do=sum(work.to_do for work in features),
-            files=sum(work.files for work in features),
-            written=sum(work.bytes for work in features),
+        extraction = replace(
+            _making(FEATURES, self.of("features")),
             read=sum(work.read for work in features),
-            gpu_seconds=forward,
+            gpu_seconds=_sum_known(work.gpu_seconds for work in features),
             wall_seconds=_sum_known(work.wall_seconds(self.gpus) for work in features),
         )
         times = [work.gpu_seconds(self.rates) for work in passes]
@@ -366,7 +352,7 @@ class GridPlan:
             # passes are whole; a GPU that is free takes the next one
             wall_seconds=None if training is None else makespan([one for one in times if one is not None], self.gpus),
         )
-        return (*decoding, extraction, probing)
+        return _making(BASE_IMAGES, self.of("images")), _making(TARGETS, self.of("targets")), extraction, probing
 
     @property
     def wall_seconds(self) -> float | None:
@@ -388,7 +374,10 @@ class GridPlan:
             "gpus": self.gpus,
             "rates": {"device": rates.device, "measured": rates.measured} if rates.measured else None,
             "caches": [{**asdict(cache), "bytes": cache.bytes} for cache in self.caches],
-            "features": [_feature_json(work) for work in self.features],
+            "features": [
+                {name: getattr(work, name) for name in _OF_FEATURES} | {"speed": _speed_json(work.image_seconds)}
+                for work in self.features
+            ],
             "passes": [_pass_json(work, rates) for work in self.passes],
             "storage": self.storage(),
             "stages": [asdict(stage) for stage in self.stages],
@@ -405,17 +394,24 @@ class GridPlan:
         }
 
 
+def _making(name: str, caches: Iterable[PlannedCache]) -> Stage:
+    """The stage that makes these caches, without its time."""
+    return Stage(
+        name=name,
+        unit="images",
+        wanted=sum(cache.wanted for cache in caches),
+        to_do=sum(cache.to_do for cache in caches),
+        files=sum(cache.files for cache in caches),
+        written=sum(cache.bytes for cache in caches),
+    )
+
+
 def makespan(seconds: Sequence[float], workers: int) -> float:
     """Seconds until ``workers`` have done all jobs, the first that is free taking the next: below twice the least."""
     busy = [0.0] * workers
     for job in seconds:
         busy[busy.index(min(busy))] += job
     return max(busy)
-
-
-def _feature_json(work: FeatureWork) -> dict[str, Any]:
-    names = ("backbone", "precision", "wanted", "to_do", "bytes", "files", "read", "gpu_seconds")
-    return {name: getattr(work, name) for name in names} | {"speed": _speed_json(work.image_seconds)}
 
 
 def _pass_json(work: PassWork, rates: Rates) -> dict[str, Any]:

@@ -126,16 +126,19 @@ def _whole_name(home: Location, given: str) -> str:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise UsageError(f"{len(fitting)} runs in {home} begin with {given!r}: {_some(fitting)}; give more of the name")
+        raise UsageError(
+            f"{len(fitting)} runs in {home} begin with {given!r}: {some_of(fitting)}; give more of the name"
+        )
     if not names:
         raise ResultsError(f"{home} has no readouts: train one with `deapcache probe --task NAME --home {home}`")
     beginnings = difflib.get_close_matches(given, {name[: len(given)] for name in names}, n=3, cutoff=0.7)
     near = [name for name in names if given in name] or [name for name in names if name[: len(given)] in beginnings]
-    hint = f"near it are {_some(near)}" if near else f"there are {_some(names)}"
+    hint = f"near it are {some_of(near)}" if near else f"there are {some_of(names)}"
     raise UnknownNameError(f"no run in {home} begins with {given!r}: {hint}")
 
 
-def _some(names: list[str]) -> str:
+def some_of(names: Sequence[str]) -> str:
+    """The first few of several names, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 

@@ -471,7 +471,6 @@ def _check_identity(run: str, result: Result) -> None:
         _require(recipe.digest == cache["digest"], f"the recipe of its {name} does not have the digest that it says")
         same = not isinstance(recipe, FeatureRecipe) or _may_be_called(recipe.backbone, result.backbone)
         _require(same, f"its {name} features are of another backbone")
-    _require({"train", "val"} <= set(result.caches), "it does not say which features it is from")
     _require(result.run == run == run_id(result.to_json()), "its name is not the one that its contents have")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -102,23 +103,16 @@ def _legend_height(painter: Painter) -> float:
     return _LINE * (len(painter.legend) + 1) + _BAR * len(painter.bars)
 
 
-def save_picture(
-    home: Location,
-    result: Result,
-    *,
-    images: np.ndarray | None,
-    targets: np.ndarray,
-    predictions: np.ndarray,
-    image_ids: Sequence[str] = (),
-) -> str:
-    """Publish :func:`draw_run` as ``results/<run>.png``; returns that key."""
+def save_picture(home: Location, result: Result, **shown: Any) -> str:
+    """Publish what :func:`draw_run` draws of the result and what is ``shown`` as ``results/<run>.png``, that key."""
     key = picture_key(result.run)
-    home.publish(key, draw_run(result, images, targets, predictions, image_ids), replace=True)
+    home.publish(key, draw_run(result, **shown), replace=True)
     return key
 
 
 def draw_run(
     result: Result,
+    *,
     images: np.ndarray | None,
     targets: np.ndarray,
     predictions: np.ndarray,

@@ -55,7 +55,6 @@ def bootstrap_interval(
     runs: Sequence[ImageStatistics],
     scores: Scores,
     *,
-    level: float = LEVEL,
     resamples: int = RESAMPLES,
     seed: int = 0,
     sums_suffice: bool = False,
@@ -75,7 +74,7 @@ def bootstrap_interval(
     """
     weights = _weights(_images(runs), resamples, seed)
     found = _weighted_scores(runs, scores, weights, sums_suffice)
-    return {name: _estimate([ours], resamples, level, over_seeds).interval for name, ours in found.items()}
+    return {name: _estimate([ours], resamples, over_seeds=over_seeds).interval for name, ours in found.items()}
 
 
 def bootstrap_difference(
@@ -83,7 +82,6 @@ def bootstrap_difference(
     right: Sequence[ImageStatistics],
     scores: Scores,
     *,
-    level: float = LEVEL,
     resamples: int = RESAMPLES,
     seed: int = 0,
     sums_suffice: bool = False,
@@ -95,7 +93,7 @@ def bootstrap_difference(
     """
     weights = _weights(_images([*left, *right]), resamples, seed)
     ours, theirs = (_weighted_scores(runs, scores, weights, sums_suffice) for runs in (left, right))
-    return {name: _estimate([ours[name], theirs[name]], resamples, level, over_seeds) for name in ours}
+    return {name: _estimate([ours[name], theirs[name]], resamples, over_seeds=over_seeds) for name in ours}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -161,9 +159,7 @@ def _weighted_sums(run: ImageStatistics, weights: np.ndarray) -> Iterator[dict[s
     return ({name: values[place] for name, values in sums.items()} for place in range(len(times)))
 
 
-def _estimate(
-    scores: Sequence[np.ndarray], resamples: int, level: float = LEVEL, over_seeds: bool = False
-) -> Difference:
+def _estimate(scores: Sequence[np.ndarray], resamples: int, *, over_seeds: bool) -> Difference:
     """A mean score, or the first less the second, with its interval; each is (runs, rows of :func:`_weights`).
 
     With the bootstrap's bias b and the larger of its standard error and the jackknife's, s: value − b ± t·s, where t is
@@ -185,7 +181,7 @@ def _estimate(
     if (variance := sum(part for part, _ in parts)) > 0:
         error, freedom = math.sqrt(variance), variance**2 / sum(part**2 / own for part, own in parts)
     centre = 2 * value - float(drawn.mean())
-    around = float(stdtrit(freedom, (1 + level) / 2)) * error
+    around = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error
     p = 2 * float(stdtr(freedom, -abs(centre) / error)) if error > 0 else float(centre == 0)
     return Difference(value, (centre - around, centre + around), p)
 

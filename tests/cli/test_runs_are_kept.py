@@ -107,7 +107,7 @@ def test_a_picture_that_cannot_be_written_is_a_note(probe, toys: LocalLocation, 
 
 
 def test_all_results_are_there_before_the_first_picture(probe, toys: LocalLocation, monkeypatch) -> None:
-    def draw(*_):
+    def draw(*_, **__):
         assert set(whole(toys)) == set(names(toys, (0, 1)).values())
         raise RuntimeError("no glyph")
 
@@ -123,7 +123,7 @@ def test_all_results_are_there_before_the_first_picture(probe, toys: LocalLocati
 def test_no_picture_of_an_earlier_run_stays_where_the_new_one_has_none(probe, toys: LocalLocation, monkeypatch) -> None:
     assert probe().code == 0
     assert len(list(toys.path.glob("results/*.png"))) == 3
-    monkeypatch.setattr("deapcache.results.draw.draw_run", lambda *_: 1 / 0)
+    monkeypatch.setattr("deapcache.results.draw.draw_run", lambda *_, **__: 1 / 0)
     assert probe().code == 0
     assert not list(toys.path.glob("results/*.png"))
 

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 from deapcache.errors import DataError, MissingDataError, ResultsError
 from deapcache.locations import read_file
-from deapcache.results.figures.groups import PAPER_SCORES, Group, Point, common_notes, error_bar, paper_points
+from deapcache.results.figures.groups import PAPER_SCORES, Group, Panel, Point, common_notes, error_bar, paper_panel
 from deapcache.results.figures.style import GREY, NORMAL, Canvas, category_handles, name_axes, two_columns
 from deapcache.results.frame import inner_layer
 from deapcache.results.paper import paper_backbones, paper_score
@@ -45,42 +45,31 @@ class Reference:
     """Our tasks that it is to be compared with; none: all."""
 
 
-@dataclass(frozen=True)
-class _Panel:
-    """Scores of one task and readout beside one reference, of the backbones that both have."""
-
-    title: str
-    axis: str
-    reference: Reference
-    points: Sequence[Point]
-    hollow: bool = False
-
-
 def draw_correlations(groups: Sequence[Group], references: Sequence[Reference], *, paper: bool) -> Canvas:
     """A panel for each pair of a task's scores and a reference that share three backbones or more.
 
     With ``paper`` the scores of its Tables 3 and 4 are compared with the references as well, in panels of their own.
     Raises :class:`ResultsError` where no pair shares enough backbones.
     """
-    panels = [panel for group in groups for reference in references for panel in _ours(group, reference)]
-    panels += [panel for reference in references for panel in _papers(reference)] if paper else []
-    enough = [panel for panel in panels if len(panel.points) >= FEWEST]
+    pairs = [(panel, one) for group in groups for one in references for panel in _ours(group, one)]
+    pairs += [(panel, one) for one in references for panel in _papers(one)] if paper else []
+    enough = [(panel, one) for panel, one in pairs if len(panel.points) >= FEWEST]
     if not enough:
-        raise _too_few(panels, references)
+        raise _too_few(pairs, references)
     canvas, axes = two_columns(len(enough), row=3.1, around=1.2)
-    for axis, panel in zip(axes, enough, strict=True):
-        _draw(canvas, axis, panel)
-    shown = [point.backbone for panel in enough for point in panel.points]
-    canvas.legend(category_handles(shown, paper=any(panel.hollow for panel in enough)))
+    for axis, (panel, one) in zip(axes, enough, strict=True):
+        _draw(canvas, axis, panel, one)
+    shown = [point.backbone for panel, _ in enough for point in panel.points]
+    canvas.legend(category_handles(shown, paper=any(panel.hollow for panel, _ in enough)))
     spread, *left_out = common_notes(groups)
     canvas.note("r: Pearson's, ρ: Spearman's", _HOW, spread)
-    canvas.note(*(f"{one.name}: {one.source}" for one in references if any(one is p.reference for p in enough)))
+    canvas.note(*(f"{one.name}: {one.source}" for one in references if any(one is other for _, other in enough)))
     inner = dict.fromkeys(line.display_name for group in groups for line in group.rows if inner_layer(line.result))
     canvas.note(f"published scores are of last layers: without {', '.join(inner)}" if inner else "", *left_out)
     return canvas
 
 
-def _ours(group: Group, reference: Reference) -> Iterator[_Panel]:
+def _ours(group: Group, reference: Reference) -> Iterator[Panel]:
     """A panel for each readout."""
     if reference.tasks and group.task not in reference.tasks:
         return
@@ -90,24 +79,23 @@ def _ours(group: Group, reference: Reference) -> Iterator[_Panel]:
         mine = [line for line in scored if line.readout == readout and line.backbone in reference.scores]
         points = [Point(line.backbone, line.backbone, line.mean, error_bar(line)) for line in mine]
         title = group.title + (f"\n{readout}" if len(readouts) > 1 else "")
-        yield _Panel(title, f"our {group.axis}", reference, points)
+        yield Panel(title, f"our {group.axis}", points)
 
 
-def _papers(reference: Reference) -> Iterator[_Panel]:
+def _papers(reference: Reference) -> Iterator[Panel]:
     if reference.tasks:  # the paper's own numbers: beside themselves they say nothing
         return
-    for task, (_, axis) in PAPER_SCORES.items():
-        points, title = paper_points(task)
-        if known := [point for point in points if point.backbone in reference.scores]:
-            yield _Panel(title, f"the paper's {axis}", reference, known, hollow=True)
+    for panel in (paper_panel(task).of(reference.scores) for task in PAPER_SCORES):
+        if panel.points:
+            yield replace(panel, axis=f"the paper's {panel.axis}")
 
 
-def _draw(canvas: Canvas, axis: Axes, panel: _Panel) -> None:
-    x = [panel.reference.scores[point.backbone] for point in panel.points]
+def _draw(canvas: Canvas, axis: Axes, panel: Panel, reference: Reference) -> None:
+    x = [reference.scores[point.backbone] for point in panel.points]
     y = [point.score for point in panel.points]
     canvas.points(axis, x, panel.points, hollow=panel.hollow)
     axis.margins(0.16)
-    name_axes(axis, title=panel.title, x=panel.reference.name, y=panel.axis)
+    name_axes(axis, title=panel.title, x=reference.name, y=panel.axis)
     # above the points: the axis grows upwards, so that neither marks nor names meet it
     low, high = axis.get_ylim()
     axis.set_ylim(low, high + 0.42 * (high - low))
@@ -115,13 +103,13 @@ def _draw(canvas: Canvas, axis: Axes, panel: _Panel) -> None:
     axis.text(0.03, 0.98, said, transform=axis.transAxes, va="top", fontsize=NORMAL - 0.5, color=GREY, linespacing=1.25)
 
 
-def _too_few(panels: Sequence[_Panel], references: Sequence[Reference]) -> ResultsError:
-    best = max(panels, key=lambda panel: len(panel.points), default=None)
-    if best is None:
+def _too_few(pairs: Sequence[tuple[Panel, Reference]], references: Sequence[Reference]) -> ResultsError:
+    if not pairs:
         have = "there is no result of a task that they are compared with"
     else:
+        best, reference = max(pairs, key=lambda pair: len(pair[0].points))
         names = ", ".join(point.backbone for point in best.points) or "none"
-        have = f"{best.title.splitlines()[0]} and {best.reference.name} share {len(best.points)} ({names})"
+        have = f"{best.title.splitlines()[0]} and {reference.name} share {len(best.points)} ({names})"
     there = ", ".join(dict.fromkeys(name for reference in references for name in reference.scores))
     return ResultsError(
         f"figure correlations needs {FEWEST} backbones that have both our score and a published one: {have}. "

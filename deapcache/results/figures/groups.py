@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deapcache.errors import ResultsError
@@ -24,7 +24,7 @@ PAPER_SCORES = {
     "coco-stuff": ("mean_iou", "mIoU ↑"),
     "depth": ("rmse", "RMSE [m] ↓"),
 }
-"""Task → its score in the paper's Tables 3 and 4, and how an axis names it."""
+"""Task → its score in the paper's Tables 3 and 4, and how an axis names it, with an arrow to what is better."""
 
 
 class Point(NamedTuple):
@@ -36,6 +36,23 @@ class Point(NamedTuple):
     score: float
     bar: float = 0.0
     """Its spread over seeds."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Scores of one task beside each other."""
+
+    title: str
+    axis: str
+    """What the scores are, with unit and direction."""
+    points: Sequence[Point]
+    higher_is_better: bool = True
+    hollow: bool = False
+    """Whether they are the paper's."""
+
+    def of(self, backbones: Collection[str]) -> Panel:
+        """The same with the points of these backbones."""
+        return replace(self, points=[point for point in self.points if point.backbone in backbones])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +124,15 @@ def _group(lines: Sequence[Any]) -> Group:
     return Group(task=lines[0].task, dataset=lines[0].dataset, lines=tuple(kept), notes=tuple(notes))
 
 
-def paper_points(task: str) -> tuple[tuple[Point, ...], str]:
-    """The scores of :data:`PAPER_SCORES` that the paper prints for a task, and a title that says where."""
-    metric, _ = PAPER_SCORES[task]
+def paper_panel(task: str) -> Panel:
+    """The scores of :data:`PAPER_SCORES` that the paper prints for a task, under a title that says where."""
+    metric, axis = PAPER_SCORES[task]
     numbers = {name: paper_score(name, task, metric) for name in paper_backbones()}
     known = {name: number for name, number in numbers.items() if number is not None}
     source = next(number.source for number in known.values())
-    points = tuple(Point(name, name, number.value) for name, number in known.items())
-    return points, f"the paper's {task}, {DATA[task].dataset}\n{source}"
+    points = [Point(name, name, number.value) for name, number in known.items()]
+    title = f"the paper's {task}, {DATA[task].dataset}\n{source}"
+    return Panel(title, axis, points, higher_is_better=axis.endswith("↑"), hollow=True)
 
 
 def error_bar(line: Any) -> float:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from deapcache.errors import ResultsError
-from deapcache.results.figures.groups import PAPER_SCORES, Group, Point, common_notes, paper_points
+from deapcache.results.figures.groups import PAPER_SCORES, Group, Point, common_notes, paper_panel
 from deapcache.results.figures.style import (
     CATEGORIES,
     GREY,
@@ -60,7 +60,7 @@ def draw_instance_awareness(groups: Sequence[Group], *, paper: bool) -> Canvas:
     rows = [_row(groups, dataset) for dataset in dict.fromkeys(group.dataset for group in groups)]
     rows = [row for row in rows if row.points]
     if paper:
-        rows.append(_Row("the paper", {task: paper_points(task)[0] for task in _TASKS}, hollow=True))
+        rows.append(_Row("the paper", {task: paper_panel(task).points for task in _TASKS}, hollow=True))
     if not rows:
         raise ResultsError(
             "figure instance-awareness needs scores of two backbones or more in one of the tasks "

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from deapcache.errors import ResultsError
-from deapcache.results.figures.groups import PAPER_SCORES, Group, Point, common_notes, paper_points
+from deapcache.results.figures.groups import Group, Panel, common_notes, paper_panel
 from deapcache.results.figures.labels import LINE
 from deapcache.results.figures.style import GREY, Canvas, category_handles, log_ticks, name_axes, two_columns
 from deapcache.results.speeds import Speed
 
-_PAPER_TASKS = {"discrimination": True, "voc": True, "depth": False}
-"""One of each of the paper's three categories of tasks, and whether its score is higher for the better."""
+_PAPER_TASKS = ("discrimination", "voc", "depth")
+"""One of each of the paper's three categories of tasks."""
 
 _FRONT: dict[str, Any] = {"color": GREY, "linewidth": 1.0, "linestyle": "--"}
-
-
-@dataclass(frozen=True)
-class _Panel:
-    title: str
-    axis: str
-    higher_is_better: bool
-    points: Sequence[Point]
-    hollow: bool = False
 
 
 def draw_speed_quality(groups: Sequence[Group], speeds: Sequence[Speed], *, paper: bool) -> Canvas:
@@ -37,19 +27,14 @@ def draw_speed_quality(groups: Sequence[Group], speeds: Sequence[Speed], *, pape
     :class:`ResultsError` where no backbone has both.
     """
     speed_of = {one.name: one.relative for one in speeds}
-    panels = [
-        _Panel(one.title, one.axis, one.rows[0].higher_is_better, _measured(one.points(), speed_of)) for one in groups
-    ]
-    for task, higher_is_better in _PAPER_TASKS.items() if paper else ():
-        points, title = paper_points(task)
-        measured = _measured(points, speed_of)
-        panels.append(_Panel(title, PAPER_SCORES[task][1], higher_is_better, measured, hollow=True))
-    panels = [panel for panel in panels if panel.points]
+    scored = [Panel(one.title, one.axis, one.points(), one.rows[0].higher_is_better) for one in groups]
+    scored += map(paper_panel, _PAPER_TASKS if paper else ())
+    panels = [panel for panel in (one.of(speed_of) for one in scored) if panel.points]
     if not panels:
-        scored = ", ".join(dict.fromkeys(line.backbone for one in groups for line in one.rows)) or "none"
+        names = ", ".join(dict.fromkeys(line.backbone for one in groups for line in one.rows)) or "none"
         raise ResultsError(
             f"figure speed-quality needs a speed and a score of the same backbone: speeds are of "
-            f"{', '.join(speed_of)}, scores of {scored}. Run deapcache speed --backbone NAME, or deapcache probe "
+            f"{', '.join(speed_of)}, scores of {names}. Run deapcache speed --backbone NAME, or deapcache probe "
             "--backbone NAME"
         )
     canvas, axes = two_columns(len(panels), row=3.0, around=1.0)
@@ -63,10 +48,6 @@ def draw_speed_quality(groups: Sequence[Group], speeds: Sequence[Speed], *, pape
     canvas.note("hollow: the paper's score over the speed measured here; the paper draws its speeds without printing "
                 "them" if has_paper else "", *common_notes(groups))  # fmt: skip
     return canvas
-
-
-def _measured(points: Sequence[Point], speed_of: Mapping[str, float]) -> list[Point]:
-    return [point for point in points if point.backbone in speed_of]
 
 
 def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: bool) -> list[int]:
@@ -83,7 +64,7 @@ def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: boo
     return front[::-1]
 
 
-def _draw(canvas: Canvas, axis: Axes, panel: _Panel, speed_of: Mapping[str, float]) -> None:
+def _draw(canvas: Canvas, axis: Axes, panel: Panel, speed_of: Mapping[str, float]) -> None:
     speeds = [speed_of[point.backbone] for point in panel.points]
     places = [(speed, point.score) for speed, point in zip(speeds, panel.points, strict=True)]
     front = [places[place] for place in pareto_front(places, higher_is_better=panel.higher_is_better)]

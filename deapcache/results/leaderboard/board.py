@@ -176,7 +176,10 @@ def leaderboard(
     """
     import pandas as pd
 
-    shown = _shown_device(collected.speeds, device)
+    if device is not None and device not in collected.speeds:
+        known = ", ".join(sorted(collected.speeds)) or f"none, {SPEED_COMMAND} measures them"
+        raise ResultsError(f"there are no speeds on {device!r}: devices are {known}")
+    shown = device or most_measured(collected.speeds)
     devices = tuple(sorted(collected.speeds, key=lambda name: (name != shown, name)))
     uncertainty = HomeIntervals(collected.homes.__getitem__, over_seeds=over_seeds) if intervals else None
     rows = table_rows(collected.results, allow_mixed=True, uncertainty=uncertainty)
@@ -194,25 +197,14 @@ def leaderboard(
         for task, data in DATA.items():
             if task not in there:
                 lines += _papers_comparison(task, data, "the paper's" if (task, data.dataset) in measured else "")
-    speeds = {
-        name: tuple(one for each in devices if (one := _speed_of(name, collected.speeds[each])))
-        for name in {line["backbone"] for line in lines}
-    }
+    speeds = {}
+    for name in {line["backbone"] for line in lines}:
+        model = CONTROL.sub("", name)  # whose arithmetic is that of its untrained control
+        of_each = [collected.speeds[each].get(name) or collected.speeds[each].get(model) for each in devices]
+        speeds[name] = tuple(filter(None, of_each))
     lines = [line | {"speeds": speeds[line["backbone"]]} for line in lines]
     frame = pd.DataFrame(_sorted(lines), columns=list(COLUMNS), dtype=object)
     return Leaderboard(lines=frame, device=shown, devices=devices, notes=collected.notes)
-
-
-def _shown_device(speeds: Mapping[str, Mapping[str, Speed]], device: str | None) -> str:
-    if device is not None and device not in speeds:
-        there = ", ".join(sorted(speeds)) or f"none, {SPEED_COMMAND} measures them"
-        raise ResultsError(f"there are no speeds on {device!r}: devices are {there}")
-    return device or most_measured(speeds)
-
-
-def _speed_of(backbone: str, known: Mapping[str, Speed]) -> Speed | None:
-    """Of the backbone by name; of an untrained control that of its model, whose arithmetic is the same."""
-    return known.get(backbone) or known.get(CONTROL.sub("", backbone))
 
 
 def _variants(lines: Sequence[Any]) -> dict[int, str]:
