@@ -408,9 +408,7 @@ def repair_command(
         Path | None, typer.Option("--weights", help="The checkpoint that the extraction was given.")
     ] = None,
     device: options.Device = "auto",
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Images in one forward. Default: 32 on a GPU, 8 on a CPU.")
-    ] = None,
+    batch_size: options.BatchSize = None,
     home: options.Home = None,
     plugin: options.Plugin = None,
     json: options.Json = False,

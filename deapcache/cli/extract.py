@@ -101,9 +101,7 @@ class _Settings:
     tokens: Annotated[str, typer.Option("--tokens", help="cls: keep the class token beside the features; none.")] = (
         "none"
     )
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Images in one forward. Default: 32 on a GPU, 8 on a CPU.")
-    ] = None
+    batch_size: options.BatchSize = None
     device: options.Device = "auto"
     limit: Annotated[
         int | None, typer.Option("--limit", help="Only the first N images of each split, rounded up to whole shards.")

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from deapcache.backbones import arithmetic_key, describe
+from deapcache.backbones import arithmetic_key
 from deapcache.datasets import Dataset, open_dataset
-from deapcache.errors import DeapcacheError, PipelineError, UsageError
+from deapcache.errors import PipelineError, UsageError
 from deapcache.experiments.figures import draw_runs
 from deapcache.experiments.pipeline import Pipeline, make_pipeline
 from deapcache.experiments.plan import GridPlan, estimate_forwards, measure_missing, plan_grid, rates_for
@@ -27,7 +27,7 @@ from deapcache.locations import Location
 from deapcache.processes import refuse_unguarded
 from deapcache.results import HomeIntervals, Result, table_rows
 from deapcache.results.frame import is_subset
-from deapcache.results.leaderboard import Collected, leaderboard, report_page
+from deapcache.results.leaderboard import Collected, known_entry, leaderboard, report_page
 from deapcache.results.marks import legend
 from deapcache.results.per_class import per_class
 from deapcache.results.speeds import Rates, all_speeds, by_device
@@ -296,12 +296,8 @@ def _conclude(found: Comparison, results: Sequence[Result], rates: Rates) -> Com
 
 
 def _cost(line: Any, rates: Rates) -> dict[str, Any]:
-    seconds = entry = None
-    try:
-        entry = describe(line.backbone)
-        seconds = rates.forward(line.backbone, line.results[0].caches["val"]["recipe"]["precision"])
-    except DeapcacheError:  # a name of several random weights
-        pass
+    entry = known_entry(line.backbone)  # none for a name of several random weights
+    seconds = rates.forward(line.backbone, line.results[0].caches["val"]["recipe"]["precision"])
     return {
         "backbone": line.display_name,
         "score": None if math.isnan(line.mean) else line.mean,

@@ -14,6 +14,7 @@ from deapcache.cache.names import ORIGINAL
 from deapcache.datasets import decode_image
 from deapcache.errors import AmbiguousCacheError, CacheMissError, MissingDataError, ResultsError, UsageError
 from deapcache.experiments.predict import TrainedRun, find_run, load_predictor, some_of
+from deapcache.experiments.probe import base_images
 from deapcache.extraction import parse_base_size
 from deapcache.locations import Location
 from deapcache.results import Result, Selection, load_results, select, table_rows
@@ -301,13 +302,9 @@ def _base_images(home: Location, features: Cache, rows: Sequence[int]) -> np.nda
 
     Raises :class:`CacheMissError` where the home does not hold them.
     """
-    recipe = features.recipe
-    if recipe["base_size"] != "native":
-        size = list(parse_base_size(recipe["base_size"]))
-        wanted = (recipe["images"], recipe["base_fit"], size)
-        for entry in list_caches(home, "images"):
-            if (entry.recipe["images"], entry.recipe["fit"], list(entry.recipe["size"])) == wanted:
-                return entry.open().read(rows)
+    recipe, size = features.recipe, parse_base_size(features.recipe["base_size"])
+    for cache in base_images(home, recipe, size) if size != "native" else ():
+        return cache.read(rows)
     raise CacheMissError(
         f"{home} does not hold the base images of {features.location} (base size {recipe['base_size']}, fit "
         f"{recipe['base_fit']}), beside which its features are shown: deapcache extract --dataset NAME --backbone "

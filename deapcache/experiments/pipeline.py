@@ -46,7 +46,7 @@ from deapcache.locations import HomeDefaults, expanded
 from deapcache.probing import ProbeConfig
 from deapcache.probing.config import OUTPUT, SCORE_SIZES
 from deapcache.protocols import DEFAULT_PROTOCOL, PROTOCOLS, get_protocol
-from deapcache.readouts import canonical_readout, needs_upsampler
+from deapcache.readouts import canonical_readout, readout_entry
 from deapcache.readouts.config import STANDARDISED
 from deapcache.recipe import SUBSET_SEED
 from deapcache.regions import FITS, SQUASH
@@ -348,7 +348,8 @@ class ProbeSpec(Shared):
     @property
     def left_out(self) -> tuple[str, ...]:
         """Readouts that cannot be built: those around a published upsampler whose file is not given."""
-        return () if self.upsampler is not None else tuple(name for name in self.readouts if needs_upsampler(name))
+        needing = tuple(name for name in self.readouts if readout_entry(name).needs_upsampler)
+        return needing if self.upsampler is None else ()
 
 
 class Pipeline(Shared):

@@ -35,7 +35,7 @@ from deapcache.extraction import (
 from deapcache.locations import Location
 from deapcache.machine import cpu_count, device_name, now
 from deapcache.probing import MAX_STACK, TaskSpec
-from deapcache.readouts import needs_guidance
+from deapcache.readouts import readout_entry
 from deapcache.results.speeds import (
     Rates,
     Speed,
@@ -495,7 +495,7 @@ def _pass_work(plan: PipelinePlan, job: ProbeJob, dataset: DatasetPlan, seen: se
         (cache.kind, cache.name): cache.item_bytes or 0 for cache in dataset.extraction.caches if cache.split == train
     }
     kinds = [kind for task in tasks.values() for kind in task.annotations]
-    guided = any(needs_guidance(readout) for _, readout, _, _ in left)
+    guided = any(readout_entry(readout).needs_guidance for _, readout, _, _ in left)
     return PassWork(
         pipeline=plan.pipeline.name,
         backbone=job.backbone,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from deapcache.backbones import describe
-from deapcache.cache import find_caches, list_caches
+from deapcache.cache import Cache, find_caches, list_caches
 from deapcache.datasets import DATASETS, images_owner, open_dataset
 from deapcache.errors import CacheMissError, DataError, DeapcacheError, LocationError, TrainingError, UsageError, listed
 from deapcache.locations import Location, data_root, home_defaults
@@ -198,15 +198,16 @@ def _draw(home: Location, run: ProbeResult, result: Result, caches: Location) ->
     """The saved run with its picture, or with why there is none."""
     from deapcache.results.draw import save_picture
 
-    examples = run.examples
+    examples, rows = run.examples, run.examples.rows
+    stored = base_images(caches, run.caches["val"]["recipe"], run.protocol.output_size)
     try:
         picture = save_picture(
             home,
             result,
-            images=_base_images(caches, run),
+            images=next((cache.read(rows) for cache in stored if cache.is_complete(rows)), None),
             targets=examples.targets,
             predictions=examples.predictions,
-            image_ids=run.image_ids[: len(examples.rows)],
+            image_ids=run.image_ids[: len(rows)],
         )
     except Exception as error:  # whatever drawing meets: the result is there, and is worth more
         with contextlib.suppress(OSError):
@@ -215,17 +216,12 @@ def _draw(home: Location, run: ProbeResult, result: Result, caches: Location) ->
     return SavedRun(result=result, picture=f"{home}/{picture}")
 
 
-def _base_images(home: Location, run: ProbeResult) -> np.ndarray | None:
-    """(n, h, w, 3) uint8 of the run's examples; None where the home does not have these base images in that size."""
-    features = run.caches["val"]["recipe"]
-    wanted = (features["images"], features["base_fit"], list(run.protocol.output_size))
+def base_images(home: Location, features: Mapping[str, Any], size: tuple[int, int]) -> Iterator[Cache]:
+    """The caches of what features of that recipe show, (h, w, 3) uint8 brought to (height, width) as they were."""
+    wanted = (features["images"], features["base_fit"], list(size))
     for entry in list_caches(home, "images"):
-        if (entry.recipe["images"], entry.recipe["fit"], entry.recipe["size"]) != wanted:
-            continue
-        cache = entry.open()
-        if cache.is_complete(run.examples.rows):
-            return cache.read(run.examples.rows)
-    return None
+        if (entry.recipe["images"], entry.recipe["fit"], list(entry.recipe["size"])) == wanted:
+            yield entry.open()
 
 
 def choose_datasets(

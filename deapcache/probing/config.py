@@ -15,7 +15,7 @@ from deapcache.cache import HFLIP, ORIGINAL, VIEWS, check_views
 from deapcache.errors import UsageError, require_choice
 from deapcache.locations import Location
 from deapcache.protocols import DEFAULT_PROTOCOL, NamedProtocol, Selection, get_protocol
-from deapcache.readouts import is_training_free
+from deapcache.readouts import readout_entry
 from deapcache.readouts.config import STANDARDISED
 from deapcache.recipe import LAST, NOT_TRAINED, SELECTED, is_layer
 from deapcache.tasks import get_task
@@ -211,7 +211,7 @@ class ProbeConfig:
 
     def rates_of(self, readout: str) -> tuple[float | str, ...]:
         """The :attr:`rates` of a readout: ``none`` for one that is not trained."""
-        return (NOT_TRAINED,) if is_training_free(readout) else self.rates
+        return (NOT_TRAINED,) if readout_entry(readout).training_free else self.rates
 
     def options_of(self, task: str) -> dict[str, str]:
         """The choices of a task: the protocol's, and over them those given."""

@@ -21,14 +21,7 @@ from deapcache.probing.config import NATIVE, ProbeConfig, Progress
 from deapcache.probing.evaluate import Examples, NativeMaps, costs_of, score, training_statistics
 from deapcache.probing.selection import select_rates
 from deapcache.probing.train import ReadoutTrainer, TaskSpec, stack_trainers, thread_count, train
-from deapcache.readouts import (
-    READOUTS,
-    canonical_readout,
-    is_training_free,
-    needs_guidance,
-    needs_layers,
-    needs_upsampler,
-)
+from deapcache.readouts import READOUTS, canonical_readout, readout_entry
 from deapcache.recipe import SELECTED, Protocol
 from deapcache.regions import SQUASH
 from deapcache.tasks import TASKS, Task, get_task
@@ -192,12 +185,12 @@ class _Probe:
             tasks = [task.choose_annotations(cached) for task in tasks]
         self._config = config
         self._readouts = list(dict.fromkeys(canonical_readout(name) for name in config.readouts))
-        if config.upsampler is not None and not any(needs_upsampler(name) for name in self._readouts):
+        if config.upsampler is not None and not any(readout_entry(name).needs_upsampler for name in self._readouts):
             raise UsageError(
                 f"an upsampler is given ({config.upsampler}), but none of the readouts {', '.join(self._readouts)} is "
                 "built around one: leave --upsampler out, or add --readout featup"
             )
-        if not config.layers and (several := [name for name in self._readouts if needs_layers(name)]):
+        if not config.layers and (several := [name for name in self._readouts if readout_entry(name).needs_layers]):
             raise UsageError(
                 f"readout {several[0]} decodes several layers, and one is read: say which with --layers, such as "
                 "--layers 3,6,9,last (deapcache extract --layers makes them), or leave the readout out"
@@ -206,7 +199,7 @@ class _Probe:
             home,
             config,
             tuple(dict.fromkeys(annotation for task in tasks for annotation in task.annotations)),
-            with_images=any(needs_guidance(name) for name in self._readouts),
+            with_images=any(readout_entry(name).needs_guidance for name in self._readouts),
         )
         self._specs = {task.name: self._task_spec(task) for task in tasks}
 
@@ -315,7 +308,7 @@ class _Probe:
         groups = stack_trainers(trainers, config.weight_decay, threads=thread_count(device))
         train_seconds = train(groups, stream, self._train.draws, config, progress)
         for trainer in trainers:
-            if is_training_free(trainer.readout):
+            if readout_entry(trainer.readout).training_free:
                 trainer.fit(stream, rows, batch_size)
         if all(trainer.failure for trainer in trainers):
             raise _combined_error(trainers)
@@ -391,7 +384,7 @@ class _Probe:
 
 
 def _share_of_steps(run: RunSpec, chosen: Mapping[tuple[str, str], Mapping[str, Any]]) -> float:
-    if is_training_free(run.readout):
+    if readout_entry(run.readout).training_free:
         return 0
     return float(chosen[run.task, run.readout]["fraction"]) if run.is_selected else 1
 

@@ -93,24 +93,9 @@ def canonical_readout(name: str) -> str:
     return base if size in (None, entry.default_size) else f"{base}:{size}"
 
 
-def needs_guidance(name: str) -> bool:
-    """Whether the readout of that name is conditioned on the base images."""
-    return _parse(name)[1].needs_guidance
-
-
-def needs_layers(name: str) -> bool:
-    """Whether the readout of that name is for joined features of several layers."""
-    return _parse(name)[1].needs_layers
-
-
-def is_training_free(name: str) -> bool:
-    """Whether the readout of that name is filled by :meth:`Readout.fit` instead of trained."""
-    return _parse(name)[1].training_free
-
-
-def needs_upsampler(name: str) -> bool:
-    """Whether :func:`build_readout` must be given the checkpoint of a published upsampler for it."""
-    return _parse(name)[1].needs_upsampler
+def readout_entry(name: str) -> ReadoutEntry:
+    """What is known of the readout of that name, with or without a size; raises as :func:`build_readout`."""
+    return _parse(name)[1]
 
 
 def learnable_parameters(name: str, **sizes: Any) -> int:

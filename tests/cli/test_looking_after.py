@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -496,7 +497,7 @@ def test_a_home_has_defaults_that_the_command_line_overrides(cli, make_coco, hom
     assert [str(layer) for layer in locations.home(home.path).layers] == [str(home), str(tmp_path / "lab")]
 
 
-def test_python_pipelines_and_results_have_the_defaults_of_a_home(cli, make_coco, home, tmp_path) -> None:
+def test_python_pipelines_and_results_have_the_defaults_of_a_home(cli, make_coco, home, tmp_path, monkeypatch) -> None:
     agreed(home, '[extract]\ndtype = "int8"\nprecision = "bf16"\nviews = "original, hflip"\n')
     root, name = make_coco(4, 2), "timm:test_vit@untrained"
     deapcache.extract("coco", backbones=name, home=home.path, data_root=root)
@@ -525,6 +526,10 @@ def test_python_pipelines_and_results_have_the_defaults_of_a_home(cli, make_coco
         "extract.precision": "bf16",
         "extract.views": "original, hflip",
     }
+    reads, module = [], sys.modules["deapcache.experiments.probe"]
+    monkeypatch.setattr(module, "home_defaults", lambda home: reads.append(home) or locations.home_defaults(home))
+    assert cli("probe", *probe, "--where", "storage=int8", "--home", home, "--train-limit", "2,3").code == 0
+    assert len(reads) == 1, "two passes, one reading"
 
 
 def test_prune_keeps_to_what_the_lab_has_agreed_on(cli, home, tmp_path) -> None:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from deapcache import plugins
 from deapcache.errors import MissingWeightsError, UnknownNameError, UsageError, WeightsError
-from deapcache.readouts import READOUTS, canonical_readout, learnable_parameters, needs_guidance, restore_readout
+from deapcache.readouts import READOUTS, canonical_readout, learnable_parameters, readout_entry, restore_readout
 
 PLUGIN = TEMPLATE.with_name("anyup.py")
 
@@ -70,7 +70,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
 
 def test_without_the_plugin_the_name_leads_to_it() -> None:
     with forgotten_plugins():
-        for read in (canonical_readout, needs_guidance, make):
+        for read in (canonical_readout, readout_entry, make):
             for name in ("anyup", "anyup:32"):
                 with pytest.raises(UnknownNameError, match=r"docs/templates/anyup.py .* --plugin .*docs/readouts.md"):
                     read(name)
@@ -78,7 +78,7 @@ def test_without_the_plugin_the_name_leads_to_it() -> None:
 
 
 def test_it_is_a_readout_like_any_other() -> None:
-    assert needs_guidance("anyup:32")
+    assert readout_entry("anyup:32").needs_guidance
     assert learnable_parameters("anyup:8", feature_dim=768, out_channels=21, grid=(37, 37)) == 6_341
 
 

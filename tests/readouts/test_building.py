@@ -7,14 +7,7 @@ import torch
 from deapcache_readouts import count, draw, make, shake
 
 from deapcache.errors import UnknownNameError, UsageError
-from deapcache.readouts import (
-    READOUTS,
-    blank_readout,
-    canonical_readout,
-    needs_guidance,
-    needs_upsampler,
-    restore_readout,
-)
+from deapcache.readouts import READOUTS, blank_readout, canonical_readout, readout_entry, restore_readout
 
 LOCAL = (
     "deap",
@@ -83,7 +76,7 @@ def test_good_names_pass(name: str) -> None:
     ],
 )
 def test_wrong_sizes_are_refused_wherever_a_name_is_read(name: str, says: str) -> None:
-    for read in (canonical_readout, needs_guidance, needs_upsampler, make):
+    for read in (canonical_readout, readout_entry, make):
         with pytest.raises(UsageError) as refused:
             read(name)
         assert says in str(refused.value)
@@ -97,14 +90,14 @@ def test_an_unknown_name_offers_the_nearest(name: str) -> None:
 
 
 def test_which_ones_look_at_the_image() -> None:
-    assert {name for name in READOUTS.names() if needs_guidance(name)} == {"featup"}
-    assert needs_guidance("featup:32")
+    assert {name for name in READOUTS.names() if readout_entry(name).needs_guidance} == {"featup"}
+    assert readout_entry("featup:32").needs_guidance
     assert not any(make(name).needs_guidance for name in LOCAL)
 
 
 def test_only_featup_is_built_around_a_file() -> None:
-    assert [name for name in READOUTS.names() if needs_upsampler(name)] == ["featup"]
-    assert needs_upsampler("featup:64")
+    assert [name for name in READOUTS.names() if readout_entry(name).needs_upsampler] == ["featup"]
+    assert readout_entry("featup:64").needs_upsampler
 
 
 @pytest.mark.parametrize("name", LOCAL)
