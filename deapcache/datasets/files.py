@@ -46,11 +46,9 @@ class Sample:
     """By kind of annotation; a kind that is read from the files of another (boxes) names them again."""
     problem: str = ""
     """Why it cannot be read, where the names of its files say so already; names the file."""
-    record: Any = None
-    """What a listing says of it beside its files, in the dataset's own form."""
 
 
-class _Texts(Sequence[str]):
+class PackedTexts(Sequence[str]):
     """Many texts as one array of bytes: some 8 bytes each beside their characters, where a ``str`` has 57."""
 
     def __init__(self) -> None:
@@ -68,26 +66,27 @@ class _Texts(Sequence[str]):
         return len(self.order)
 
     def __iter__(self) -> Iterator[str]:
-        return map(self._text, self.order.data)
+        return map(self.text, self.order.data)
 
     @overload
     def __getitem__(self, place: int) -> str: ...
     @overload
     def __getitem__(self, place: slice) -> tuple[str, ...]: ...
     def __getitem__(self, place: int | slice) -> str | tuple[str, ...]:
-        return tuple(map(self._text, self.order[place])) if isinstance(place, slice) else self._text(self.order[place])
+        return tuple(map(self.text, self.order[place])) if isinstance(place, slice) else self.text(self.order[place])
 
-    def _text(self, number: int) -> str:
+    def text(self, number: int) -> str:
+        """The text that was added so many texts after the first, whatever their order."""
         return self._joined[self._ends[number] : self._ends[number + 1]].decode("utf-8", "surrogatepass")
 
 
-class _TextsWithIds(_Texts):
+class _TextsWithIds(PackedTexts):
     """Texts in which the id of their sample stands, such as the names of its files: 4 bytes each.
 
     NUL, which no file's name has, takes the place of the id, and what is left is kept once where many samples share it.
     """
 
-    def __init__(self, ids: _Texts) -> None:
+    def __init__(self, ids: PackedTexts) -> None:
         super().__init__()
         self._ids = ids
         self._numbers = array("I")
@@ -103,8 +102,8 @@ class _TextsWithIds(_Texts):
                 self._known[shared] = number
         self._numbers.append(number)
 
-    def _text(self, number: int) -> str:
-        return super()._text(self._numbers[number]).replace("\0", self._ids._text(number))
+    def text(self, number: int) -> str:
+        return super().text(self._numbers[number]).replace("\0", self._ids.text(number))
 
 
 class SampleTable(Sequence[Sample]):
@@ -114,10 +113,9 @@ class SampleTable(Sequence[Sample]):
     """
 
     def __init__(self, samples: Iterable[Sample], split: str) -> None:
-        self.ids = _Texts()
+        self.ids = PackedTexts()
         self.images, self._labels = _TextsWithIds(self.ids), _TextsWithIds(self.ids)
         self._problems: dict[int, str] = {}
-        self._records: dict[int, Any] = {}
         keys, count = bytearray(), 0
         for count, sample in enumerate(samples, start=1):
             self.ids.append(sample.id)
@@ -126,8 +124,6 @@ class SampleTable(Sequence[Sample]):
             self._labels.append_with_id(labels, sample.id)
             if sample.problem:
                 self._problems[count - 1] = sample.problem
-            if sample.record is not None:
-                self._records[count - 1] = sample.record
             if split == "train":
                 keys += sample_key(sample.id)[0][:8]
         order = np.arange(count)
@@ -161,7 +157,6 @@ class SampleTable(Sequence[Sample]):
             image=self.images[row],
             labels={kind: tuple(names) for kind, names in json.loads(labels).items()} if labels else {},
             problem=self._problems.get(place, ""),
-            record=self._records.get(place),
         )
 
 
@@ -311,8 +306,3 @@ class FileDataset(Dataset):
         if sample.problem:
             raise DataError(sample.problem)
         return sample
-
-
-def in_row_order(samples: Iterable[Sample], split: str) -> tuple[Sample, ...]:
-    """Training samples in :func:`sample_order` of their ids, others as they are."""
-    return tuple(sorted(samples, key=lambda sample: sample_key(sample.id)) if split == "train" else samples)

@@ -170,7 +170,7 @@ def test_a_packed_table_gives_every_sample_as_it_was(split: str) -> None:
     odd = ["a", 'b"c', "images", "", "ü/été", "\\", ", "]
     samples = [Sample(id=n, image=f"images/{n}.a.jpg", labels={"classes": (f"{n}/{n}.png", "")}) for n in odd]
     samples += [Sample(id="x", image="\udc80/x.jpg", labels={}, problem="not UTF-8")]
-    samples += [Sample(id=f"{k}", image=f"shot {k * 7:04d}.jpg", labels={}, record=(k,)) for k in range(600)]
+    samples += [Sample(id=f"{k}", image=f"shot {k * 7:04d}.jpg", labels={}) for k in range(600)]
     samples += [Sample(id=f"x{k}", image=f"x{k}.png", labels={"depth": (f"x{k}.npy",)}) for k in range(600)]
     table = SampleTable(samples, split)
     if split == "train":

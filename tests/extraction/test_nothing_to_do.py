@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import torch
 
 from deapcache.backbones import build_count
 from deapcache.cache import list_caches
-from deapcache.datasets import open_dataset
+from deapcache.datasets import coco, open_dataset
+from deapcache.datasets.coco import CocoListing
 from deapcache.extraction import ExtractionSettings, extract
 from deapcache.locations import LocalLocation
 
@@ -72,3 +74,20 @@ def test_a_no_op_imports_no_model_library(make_coco, home: LocalLocation) -> Non
         for _ in range(2)
     ]
     assert said == ["0 True False", "0 False False"]
+
+
+def test_cocos_listing_is_read_and_digested_once(make_coco, home: LocalLocation, monkeypatch) -> None:
+    root = make_coco(4, 2)
+    first = list(extract([f"{NAME}@untrained"], open_dataset("coco", root), home))
+    done: Counter[str] = Counter()
+    digest, read_json = CocoListing.digest, coco.read_json
+
+    def counting(name, call):
+        return lambda *arguments: (done.update([name]), call(*arguments))[1]
+
+    monkeypatch.setattr(CocoListing, "digest", counting("digested", digest))
+    monkeypatch.setattr(coco, "read_json", counting("read", read_json))
+    again = list(extract([f"{NAME}@untrained"], open_dataset("coco", root), home))
+    assert [report.digest for report in again] == [report.digest for report in first]
+    assert [report.extracted for report in again] == [0, 0]
+    assert done == {"read": 2, "digested": 2}, "of two splits"
