@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import pickle
 import re
 from collections import Counter
@@ -18,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from deapcache.backbones.registry import BackboneEntry
-from deapcache.backbones.weights import find_damage, is_safetensors
+from deapcache.backbones.weights import INDEX, find_damage, is_safetensors, weight_map
 from deapcache.errors import WeightsError
 from deapcache.locations import require_reached
 
@@ -54,10 +53,15 @@ def read_checkpoint(path: Path, *, remedy: str = "give a whole file") -> State:
     the two formats a file has. Raises :class:`WeightsError` where it is neither, or needs code to be run; ``remedy``
     says what to do about a file that is damaged.
     """
-    if path.name.endswith(".index.json"):
-        return _read_shards(path, remedy)
     if damage := find_damage(path):
         raise WeightsError(f"{path} {damage}: {remedy}")
+    if path.name.endswith(INDEX):
+        places, state = weight_map(path), State()
+        for file in sorted(set(places.values())):
+            state |= read_checkpoint(path.parent / file, remedy=remedy)
+        if lacking := [key for key in places if key not in state]:
+            raise WeightsError(f"{path} names tensors that its files lack ({_some(lacking)}): {remedy}")
+        return state
     content = _read_safetensors(path, remedy) if is_safetensors(path) else _read_torch(path, remedy)
     state = dict(_tensors(content))
     if not state:
@@ -71,23 +75,6 @@ def _tensors(content: Any, before: str = "") -> Iterator[tuple[str, Tensor]]:
             yield f"{before}{key}", value
         else:
             yield from _tensors(value, f"{before}{key}.")
-
-
-def _read_shards(path: Path, remedy: str) -> State:
-    """The tensors of all files that an index names, as transformers writes it; they lie beside it."""
-    try:
-        weight_map: dict[str, str] = json.loads(path.read_bytes())["weight_map"]
-        files = sorted({Path(file).name for file in weight_map.values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise WeightsError(f"{path} is no index of a checkpoint's files, with a weight_map: {remedy}") from None
-    state: State = {}
-    for file in files:
-        if not (path.parent / file).is_file():
-            raise WeightsError(f"{path} names {file}, which is not beside it: put all {len(files)} files there")
-        state |= read_checkpoint(path.parent / file, remedy=remedy)
-    if lacking := [key for key in weight_map if key not in state]:
-        raise WeightsError(f"{path} names tensors that its files lack ({_some(lacking)}): {remedy}")
-    return state
 
 
 def keys_below(state: State, key: str, path: Path) -> State:
@@ -145,7 +132,7 @@ def _read_torch(path: Path, remedy: str) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         require_reached(error, path)
-        reason = _reason(error)
+        reason = torch_reason(error)
         if "global" in reason.lower() or "torchscript" in reason.lower():  # it names classes that are not tensors
             remedy = "save its state dict with safetensors.torch.save_file and give that"
         raise WeightsError(
@@ -153,10 +140,10 @@ def _read_torch(path: Path, remedy: str) -> Any:
         ) from None
 
 
-def _reason(error: Exception) -> str:
+def torch_reason(error: BaseException) -> str:
     """What torch found, without its terminal codes and its advice to run what is in the file."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-    found = re.search(r"WeightsUnpickler error: *([^\n]+)", text)
+    found = re.search(r"(?:WeightsUnpickler error:|Trying to load) *([^\n]+)", text)
     line = found[1] if found else (text.strip().splitlines() or [type(error).__name__])[0]
     return line.partition(". ")[0].rstrip(". ")
 
@@ -188,7 +175,7 @@ def load_strictly(
                 if key.endswith("num_batches_tracked"):  # old checkpoints lack it, and inference does not use it
                     state[key] = expected[key]
             if mismatches := _mismatches(expected, state):
-                raise misfit_error(entry, "; ".join(mismatches) + (f", below {prefix}" if prefix else ""))
+                raise misfit_error(entry, "; ".join(mismatches) + (f", below {prefix.rstrip('.')}" if prefix else ""))
         except WeightsError as error:
             refused = refused or error
             continue
@@ -220,6 +207,11 @@ def misfit_error(entry: BackboneEntry, problem: str) -> WeightsError:
 
 def _mismatches(expected: State, found: State) -> list[str]:
     shared = [key for key in expected if key in found]
+    other_kind = [
+        f"{key}: {found[key].dtype} found, {expected[key].dtype} expected"
+        for key in shared
+        if found[key].is_complex() or found[key].is_floating_point() != expected[key].is_floating_point()
+    ]
     wrong = [
         f"{key}: {tuple(found[key].shape)} found, {tuple(expected[key].shape)} expected"
         for key in shared
@@ -229,6 +221,7 @@ def _mismatches(expected: State, found: State) -> list[str]:
         "missing": [key for key in expected if key not in found],
         "unexpected": [key for key in found if key not in expected],
         "of another shape": wrong,
+        "of another kind": other_kind,  # quantised ones are integers, and mean something only with their scales
     }
     return [f"{len(keys)} key(s) {what} ({_some(keys)})" for what, keys in groups.items() if keys]
 

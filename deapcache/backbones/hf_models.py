@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import os
+import pickle
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -25,13 +27,19 @@ from huggingface_hub import (
     metadata_load,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from torch import Tensor, nn
 
-from deapcache.backbones.checkpoints import State, load_strictly
+from deapcache.backbones.checkpoints import State, load_strictly, torch_reason
 from deapcache.backbones.layers import LayerOutput, LoadedModel, TransformerBlocks, covered_share
 from deapcache.backbones.registry import BackboneEntry, Channels, Size, WeightsSource, split_name
-from deapcache.backbones.weights import TIMEOUT_SECONDS, accept_terms
+from deapcache.backbones.weights import TIMEOUT_SECONDS, accept_terms, find, find_damage
 from deapcache.errors import DeapcacheError, MissingWeightsError, UnknownNameError, UsageError, WeightsError
 from deapcache.recipe import digest_of
 
@@ -64,16 +72,21 @@ def describe(name: str) -> BackboneEntry:
     """
     transformers = _transformers()
     place, revision = _place(name)
+    if Path(place).is_dir():
+        name = str(Path(name))  # the same without ./ before it and / after it, as a shell completes it
     with _loading(name):
         raw, _ = transformers.PretrainedConfig.get_config_dict(place, revision=revision)
         is_of_videos = raw.get("model_type") == VJEPA2
         file = {"image_processor_filename": "video_preprocessor_config.json"} if is_of_videos else {}
         processor, _ = transformers.BaseImageProcessor.get_image_processor_dict(place, revision=revision, **file)
     config = _config(name)
+    mean, std = _normalisation(name, processor)
     size = _native_size(config, processor)
-    mean, std = _normalisation(processor)
     with torch.device("meta"), _no_map(name), torch.no_grad():
         tower = _tower(transformers.AutoModel.from_config(config, trust_remote_code=_is_trusted()))
+        takes = str(getattr(tower, "main_input_name", "pixel_values"))
+        if not takes.startswith("pixel_values"):
+            raise UsageError(f"hf:{name} is no vision model: {type(tower).__name__} takes {takes}")
         norm = _applies_norm(tower, size)
         _, dim, height, width = _feature_map(tower, torch.zeros(1, 3, *size), size=size).shape
     licence, gated = _read_card(place, revision)
@@ -92,7 +105,9 @@ def describe(name: str) -> BackboneEntry:
         licence=licence,
         gated=gated,
         final_norm=norm,
-        source=WeightsSource(path=Path(place)) if Path(place).is_dir() else WeightsSource(repo=place, files=FILES),
+        source=WeightsSource(path=Path(place), files=FILES)
+        if Path(place).is_dir()
+        else WeightsSource(repo=place, revision=revision, files=FILES),
         own_weights=True,
         loader=f"{__name__}:load",
     )
@@ -108,7 +123,8 @@ def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None
         with _no_map(name):
             tower = _tower(transformers.AutoModel.from_config(config, trust_remote_code=_is_trusted()))
     else:
-        tower = _tower(_pretrained(name, config))
+        model, unused = _pretrained(name, config)
+        tower = _tower(model)
     if checkpoint is not None:
         unused = load_strictly(tower, checkpoint, entry, heads=tuple(f"{part}." for part in _POOLERS))
     return _loaded(entry, tower, unused)
@@ -153,7 +169,7 @@ def _transformers() -> Any:
 def _place(name: str) -> tuple[str, str | None]:
     """A folder, or a repository with its revision, of which ``config.json`` can be had."""
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UnknownNameError(f"hf:{name} is a folder without config.json: give one that save_pretrained wrote")
         return str(folder), None
@@ -195,14 +211,24 @@ def _loading(name: str) -> Iterator[None]:
         if "trust_remote_code" in text:
             raise UsageError(
                 f"hf:{name} brings code of its own, which would be run with your rights: read it, and give "
-                "--trust-remote-code if you trust it"
+                f"--trust-remote-code if you trust it (from Python, set {TRUST}=1)"
             ) from None
-        if any(isinstance(one, EntryNotFoundError) for one in causes) or "preprocessor_config" in text:
+        if isinstance(error, pickle.UnpicklingError):
+            raise WeightsError(
+                f"the weights of hf:{name} are no torch checkpoint of tensors only ({torch_reason(error)}): save them "
+                "as safetensors (save_pretrained)"
+            ) from None
+        absent = [one for one in causes if isinstance(one, EntryNotFoundError)]
+        # a file that the cache lacks may be in the repository
+        if [one for one in absent if not isinstance(one, LocalEntryNotFoundError)] or "preprocessor_config" in text:
             raise UsageError(
                 f"hf:{name} lacks config.json or preprocessor_config.json, which say what model it is, and how images "
                 "are normalised: save its image processor beside it (AutoImageProcessor…save_pretrained)"
             ) from None
-        raise MissingWeightsError(f"hf:{name} cannot be loaded: {type(error).__name__}: {text[:300]}") from None
+        raise MissingWeightsError(
+            f"hf:{name} cannot be loaded: {type(error).__name__}: {text[:300].rstrip('.')}: get its files on a machine "
+            "where that works, and give their folder as hf:FOLDER"
+        ) from None
 
 
 def _token_state() -> str:
@@ -259,9 +285,18 @@ def _config(name: str) -> Any:
     return config
 
 
-def _pretrained(name: str, config: Any) -> nn.Module:
-    """The model with all its weights in float32; raises :class:`WeightsError` where some are not in its files."""
+def _pretrained(name: str, config: Any) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model with all its weights in float32, and the keys in its files that it has no place for.
+
+    Raises :class:`WeightsError` where some are not in its files, or do not fit its configuration.
+    """
     place, revision = _place(name)
+    if Path(place).is_dir():
+        file = find(WeightsSource(path=Path(place), files=FILES))
+        if file is None:
+            raise MissingWeightsError(f"hf:{name} has no weights: expected one of {', '.join(FILES)} in that folder")
+        if damage := find_damage(file):
+            raise WeightsError(f"{file} {damage}: get it again")
     with _loading(name):
         model, found = _transformers().AutoModel.from_pretrained(
             place,
@@ -270,13 +305,17 @@ def _pretrained(name: str, config: Any) -> nn.Module:
             dtype=torch.float32,
             trust_remote_code=_is_trusted(),
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below
         )
     prefix = next((f"{part}." for part in _TOWERS if hasattr(model, part)), "")
-    ours = [key for key in found["missing_keys"] if key.startswith(prefix)]
-    lacking = sorted(key for key in ours if not key.removeprefix(prefix).startswith(_POOLERS))
-    if lacking:
-        raise WeightsError(f"hf:{name} lacks {len(lacking)} of its weights ({', '.join(lacking[:4])}): get them again")
-    return model
+    shapes = {key: f"{key}: {tuple(has)} found, {tuple(own)} expected" for key, has, own in found["mismatched_keys"]}
+    for keys, what in ((found["missing_keys"], "lacks"), (shapes, "has, of another shape than its config.json says,")):
+        tower = (key for key in keys if key.startswith(prefix))
+        ours = sorted(key for key in tower if not key.removeprefix(prefix).startswith(_POOLERS))
+        if ours:
+            listed = ", ".join(shapes.get(key, key) for key in ours[:4])
+            raise WeightsError(f"hf:{name} {what} {len(ours)} of its weights ({listed}): get them again")
+    return model, tuple(sorted(found["unexpected_keys"]))
 
 
 def _tower(model: nn.Module) -> Any:
@@ -316,15 +355,23 @@ def _native_size(config: Any, processor: Mapping[str, Any]) -> Size:
     return int(sides[0]), int(sides[-1])
 
 
-def _normalisation(processor: Mapping[str, Any]) -> tuple[Channels, Channels]:
+def _normalisation(name: str, processor: Any) -> tuple[Channels, Channels]:
     """Mean and standard deviation for pixels in [0, 1], whatever the processor scales them by."""
-    scale = 255 * processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 255.0
-    plain = not processor.get("do_normalize", True)
-    mean = [0.0] * 3 if plain else processor.get("image_mean")
-    std = [1.0] * 3 if plain else processor.get("image_std")
-    if not (mean and std and len(mean) == len(std) == 3):
-        raise UsageError(f"an image processor with the mean {mean} and std {std}: expected three numbers of each")
-    (r, g, b), (dr, dg, db) = ([value / scale for value in values] for values in (mean, std))
+    given = ""
+    try:
+        scale = 255 * float(processor.get("rescale_factor", 1 / 255)) if processor.get("do_rescale", True) else 255.0
+        plain = not processor.get("do_normalize", True)
+        mean = (0.0,) * 3 if plain else processor.get("image_mean")
+        std = (1.0,) * 3 if plain else processor.get("image_std")
+        given = f" has image_mean {mean} and image_std {std}"
+        (r, g, b), (dr, dg, db) = ([float(value) / scale for value in values] for values in (mean, std))
+        if not (all(map(math.isfinite, (r, g, b))) and all(0 < value < math.inf for value in (dr, dg, db))):
+            raise ValueError
+    except (TypeError, ValueError, ZeroDivisionError, AttributeError):
+        raise UsageError(
+            f"the image processor of hf:{name}{given or ' cannot be read'}: its preprocessor_config.json must hold "
+            "three numbers of each of image_mean and image_std, the latter above 0"
+        ) from None
     return (r, g, b), (dr, dg, db)
 
 

