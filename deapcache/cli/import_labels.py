@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from deapcache.datasets.importing import ImportReport
 
 SHOWN = 5
-"""Files left out and classes that are printed; ``--json`` and the record beside the images have all."""
+"""Notes and reasons to leave out that are printed; ``--json`` and the record beside the images have all."""
 
 
 def import_command(
@@ -78,15 +78,24 @@ def _show(report: ImportReport, folder: Path) -> None:
     listing.add_row("images", images)
     for what, count in report.found.items():
         listing.add_row("", f"{count:,} {what}")
+    listing.add_row("splits", report.splits)
     listing.add_row("annotations", ", ".join(report.written) or "none: features can be extracted")
     if report.classes:
-        listing.add_row("classes", f"{len(report.classes)}: {_shortened(list(report.classes))}")
-    for text in report.notes:
-        listing.add_row("note", text)
-    for name, why in list(report.left_out.items())[:SHOWN]:
-        listing.add_row("left out", f"{name}: {why}")
-    if len(report.left_out) > SHOWN:
-        listing.add_row("", f"and {len(report.left_out) - SHOWN} more, all in {folder / 'import.json'}")
+        counted = [f"{name} {report.objects.get(name, '')}".strip() for name in report.classes]
+        listing.add_row("classes", f"{len(counted)}: {_shortened(counted)}")
+    reasons: dict[str, list[str]] = {}
+    for name, why in report.left_out.items():
+        reasons.setdefault(why, []).append(name)
+    left_out = [
+        f"{name}{f' and {len(others):,} more' if others else ''}: {why}" for why, (name, *others) in reasons.items()
+    ]
+    for what, texts in (("note", report.notes), ("left out", left_out)):
+        for text in texts[:SHOWN]:
+            listing.add_row(what, text)
+        if len(texts) > SHOWN:
+            listing.add_row("", f"and {len(texts) - SHOWN} more")
+    if max(len(report.notes), len(left_out)) > SHOWN or len(left_out) < len(report.left_out):
+        listing.add_row("", f"all of it in {folder / 'import.json'}")
     out.print(listing)
     root = folder.absolute().parent
     place = "" if root == Path.cwd() / "data" else f" --data-root {shlex.quote(str(folder.parent))}"

@@ -46,11 +46,12 @@ def test_what_was_found_and_what_was_left_out(cli, tmp_path: Path) -> None:
         "read as voc",
         "images train 3, val 1",
         "7 objects: boxes without outline",
+        "splits as the export has them (--val and --seed play no part)",
         "annotations boxes",
-        "classes 3: background, crow, barn owl",
     ]
-    assert lines[5] == "left out JPEGImages/extra0.png: it has no XML file"
-    assert lines[10] == f"and 2 more, all in {tmp_path / 'birds' / 'import.json'}"
+    assert lines[5] == "classes 3: background, crow 4, barn owl 3"
+    assert lines[6] == "left out JPEGImages/extra0.png and 6 more: it has no XML file"
+    assert lines[7] == f"all of it in {tmp_path / 'birds' / 'import.json'}"
     done = cli("import", source, "--out", tmp_path / "again", "--json")
     assert len(json.loads(done.out)["left_out"]) == 7
     done = cli("doctor", "--dataset", "folder:birds", "--data-root", tmp_path, "--full")

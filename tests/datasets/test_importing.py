@@ -175,7 +175,7 @@ def save_mask(path: Path, values: Any, mode: str | None = None) -> None:
     picture.save(path)
 
 
-def coco(path: Path, images: list[tuple[str, int, int]], objects: list[dict[str, Any]], **more: Any) -> Path:
+def coco(path: Path, images: list[tuple[str, int, int]], objects: list[dict[str, Any]], /, **more: Any) -> Path:
     """A COCO file of images (name, height, width); an object says the number of its image and what it differs in."""
     document = {
         "images": [{"id": k, "file_name": n, "height": h, "width": w} for k, (n, h, w) in enumerate(images)],
@@ -394,8 +394,8 @@ def test_masks_find_their_images(image: str, mask: str, tmp_path: Path) -> None:
     save_mask(tmp_path / "s" / mask, [[0, 2]])
     report, dataset = imported(tmp_path / "s", tmp_path)
     assert (report.left_out, report.images) == ({}, {"train": 1})
-    assert dataset.read_annotation("train", 0, "classes").tolist() == [[0, 2]]
-    assert dataset.classes == ("class 0", "class 1", "class 2")
+    assert dataset.read_annotation("train", 0, "classes").tolist() == [[0, 1]]
+    assert dataset.classes == ("class 0", "class 2")
 
 
 def test_black_and_white_masks_are_background_and_foreground(tmp_path: Path) -> None:
@@ -521,8 +521,339 @@ def test_splits_and_names_of_a_data_yaml_from_another_machine(tmp_path: Path) ->
     report, dataset = imported(root, tmp_path)
     assert (dataset.image_ids("train"), dataset.image_ids("val")) == (("train",), ("nothing", "valid"))
     assert dataset.read_annotation("train", 0, "boxes")[1:].tolist() == [[12, 6, 8, 12, 96, OBJECT, 1]]
-    assert report.notes == [
-        "2 line(s) left out: 3 numbers after the class are neither a box (4) nor a polygon (6, 8, ...)",
-        "2 line(s) left out: class 9 is not among the 2 names",
-        "1 image(s) have no label file: there is nothing in them, as YOLO takes it",
+    assert report.notes == ["1 image(s) have no label file: there is nothing in them, as YOLO takes it"]
+    assert report.left_out == {
+        f"{split}/labels/{split}.txt, line {line}": why
+        for split in ("train", "valid")
+        for line, why in (
+            (2, "3 numbers after the class are neither a box (4) nor a polygon (6, 8, ...)"),
+            (3, "class 9 is not among the 2 names"),
+        )
+    }
+
+
+# What people's files are like: each is said in one line, and the rest imported.
+
+
+def report_of(folder: Path, **options: Any) -> ImportReport:
+    """Of an import whose dataset can be read whole."""
+    report, dataset = imported(folder, folder.parent, **options)
+    for split in report.images:
+        for row in range(len(dataset.image_ids(split))):
+            dataset.read_image(split, row)
+            for kind in dataset.annotations:
+                dataset.read_annotation(split, row, kind)
+    return report
+
+
+def test_boxes_that_are_none_are_left_out(tmp_path: Path) -> None:
+    """Negative, empty and outside; the dataset could not be read with the first of them."""
+    save_photograph(tmp_path / "s" / "p.png")
+    boxes = ([1, 2, -3, 4], [5, 5, 0, 0], [40, 3, 5, 5], [-2, -2, 6, 6])
+    objects: list[dict[str, Any]] = [{"image_id": 0, "bbox": box} for box in boxes]
+    coco(tmp_path / "s" / "l.json", [("p.png", *SIZE)], [*objects, {"image_id": 0, "area": -4}])
+    report = report_of(tmp_path / "s")
+    assert report.left_out == {
+        "p.png, object 1": "its box (x, y, width, height) 1, 2, -3, 4 has no area",
+        "p.png, object 2": "its box (x, y, width, height) 5, 5, 0, 0 has no area",
+        "p.png, object 3": "its box (x, y, width, height) 40, 3, 5, 5 lies outside the image",
+    }
+    assert report.objects == {"heron": 2}, "what is left out is not counted"
+
+
+def test_an_outline_with_a_box_that_is_none_has_its_own(tmp_path: Path) -> None:
+    save_photograph(tmp_path / "s" / "p.png")
+    one = {"image_id": 0, "segmentation": [SQUARE], "bbox": [0, 0, 0, 0]}
+    coco(tmp_path / "s" / "l.json", [("p.png", *SIZE)], [one])
+    _, dataset = imported(tmp_path / "s", tmp_path)
+    assert dataset.read_annotation("train", 0, "boxes")[1, :4].tolist() == [2, 3, 10, 5]
+
+
+def test_ids_of_coco_are_the_same_as_numbers_and_as_text(tmp_path: Path) -> None:
+    save_photograph(tmp_path / "s" / "p.png")
+    objects: list[dict[str, Any]] = [{"image_id": image, "category_id": id_} for image, id_ in (("0", "7"), (0.0, 7.0))]
+    coco(tmp_path / "s" / "l.json", [("p.png", *SIZE)], [*objects, {"image_id": [0], "category_id": {}}])
+    report = report_of(tmp_path / "s")
+    assert report.objects == {"heron": 2}
+    assert report.notes == ["l.json: 1 annotation(s) of categories that it does not list left out"]
+
+
+def test_ids_of_coco_that_mean_two_things(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        save_photograph(tmp_path / "s" / name)
+    images = [{"id": id_, "file_name": name} for id_, name in ((1, "a.png"), (1, "b.png"), (2, "c.png"))]
+    coco(tmp_path / "s" / "l.json", [], [{"image_id": 1}, {"image_id": 2}], images=images)
+    report = report_of(tmp_path / "s")
+    why = "2 images have its id 1: whose annotations are whose is not known"
+    assert report.left_out["l.json: a.png"] == report.left_out["l.json: b.png"] == why
+    assert report.objects == {"heron": 1}
+    categories = [{"id": 7, "name": "owl"}, {"id": 7, "name": "jay"}]
+    coco(tmp_path / "t" / "l.json", [], [], images=images[:1], categories=categories)
+    save_photograph(tmp_path / "t" / "a.png")
+    with pytest.raises(DataError, match="has categories 'owl' and 'jay' of one id 7"):
+        import_labels(tmp_path / "t", tmp_path / "birds2")
+
+
+def test_images_that_several_coco_files_list_and_those_that_none_does(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        save_photograph(tmp_path / "s" / name)
+    one = {"image_id": 0, "segmentation": [SQUARE]}
+    coco(tmp_path / "s" / "all.json", [("a.png", *SIZE), ("b.png", *SIZE)], [one, {**one, "image_id": 1}])
+    coco(tmp_path / "s" / "train.json", [("a.png", *SIZE)], [one])
+    report = report_of(tmp_path / "s")
+    assert report.objects == {"heron": 2}
+    assert "train.json: 1 image(s) are listed once more, a.png first" in report.notes[0]
+    assert report.left_out == {"c.png": "it has no entry in a COCO file"}
+
+
+def test_names_of_classes_that_are_there_twice_or_not_at_all(tmp_path: Path) -> None:
+    save_photograph(tmp_path / "s" / "p.png")
+    categories = [{"id": 3, "name": "owl"}, {"id": 90, "name": "owl"}, {"id": 91, "name": ""}]
+    objects = [{"image_id": 0, "category_id": id_} for id_ in (3, 90, 91)]
+    coco(tmp_path / "s" / "l.json", [("p.png", *SIZE)], objects, categories=categories)
+    report = report_of(tmp_path / "s")
+    assert report.objects == {"owl": 2, "category 91": 1}
+    assert report.notes == ["l.json: class 'owl' is there 2 times: taken as one"]
+
+
+def test_capitals_of_names_count_where_nothing_else_differs(tmp_path: Path) -> None:
+    save_photograph(tmp_path / "s" / "Images" / "P.JPG")
+    coco(tmp_path / "s" / "l.json", [("p.jpg", *SIZE)], [{"image_id": 0}])
+    assert report_of(tmp_path / "s").images == {"train": 1}
+    (tmp_path / "s" / "l.json").unlink()
+    (tmp_path / "s" / "Labels").mkdir()
+    (tmp_path / "s" / "Labels" / "P.txt").write_text("0 .5 .5 .2 .2\n")
+    shutil.rmtree(tmp_path / "birds")
+    assert report_of(tmp_path / "s").format == "yolo"
+
+
+def test_texts_beside_photographs_are_labels_where_they_hold_numbers(tmp_path: Path) -> None:
+    """labelImg writes classes.txt and a text beside each photograph; others write captions so."""
+    for name, text in (("labels", "0 .5 .5 .2 .2\n"), ("captions", "a bird\n")):
+        save_photograph(tmp_path / name / "s" / "p.jpg")
+        (tmp_path / name / "s" / "p.txt").write_text(text)
+        (tmp_path / name / "s" / "classes.txt").write_text("jay\n")
+    report = report_of(tmp_path / "labels" / "s")
+    assert (report.format, report.objects) == ("yolo", {"jay": 1})
+    report = report_of(tmp_path / "captions" / "s")
+    assert (report.format, report.notes) == ("photos", ["2 file(s), classes.txt first, are of no known label format"])
+
+
+def test_what_a_data_yaml_lists_and_is_not_there(tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    save_photograph(root / "images" / "train" / "p.jpg")
+    (root / "data.yaml").write_text("train: images/train\nval: images/held-out\nnames: [jay, jay]\n")
+    (root / "other.yml").write_text("names: [owl]\n")
+    (root / "train.txt").write_text("images/train/p.jpg\nimages/train/gone.jpg\n")
+    (root / "compose.yml").write_text("a: [\n")
+    report = report_of(root)
+    assert report.notes[:3] == [
+        "other.yml: not read, since there is data.yaml",
+        "names: class 'jay' is there 2 times: taken as one",
+        "images/held-out, which data.yaml gives for val, is not there",
     ]
+    assert report.left_out == {"train.txt: images/train/gone.jpg": "its image is missing"}
+    (root / "data.yaml").write_text("names: jay\n")
+    with pytest.raises(DataError, match=r"names of data.yaml are 'jay', expected a list of names"):
+        import_labels(root, tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("file", "image", "more"),
+    [
+        ("obj.names", "obj_train_data/p.jpg", {}),
+        ("train.txt", "obj_train_data/p.jpg", {"obj.names": "jay"}),
+        ("ImageSets/Main/train.txt", "JPEGImages/p.jpg", {"Annotations/p.xml": "<annotation/>"}),
+        ("classes.txt", "images/p.jpg", {}),
+        ("labelmap.txt", "images/p.jpg", {}),
+    ],
+)
+def test_texts_that_are_not_utf_8_are_named(file: str, image: str, more: dict[str, str], tmp_path: Path) -> None:
+    save_photograph(tmp_path / "s" / image, (1, 2))
+    if image.startswith("images"):
+        save_mask(tmp_path / "s" / "masks" / "p.png", [[0, 1]])
+    for name, text in {file: "Möwe\n", **more}.items():
+        (tmp_path / "s" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "s" / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=rf"{file} is not UTF-8 \(.* at byte 1\): save it so"):
+        import_labels(tmp_path / "s", tmp_path / "birds")
+
+
+def test_a_shape_that_is_not_sound_costs_no_other_shape(tmp_path: Path) -> None:
+    save_photograph(tmp_path / "s" / "p.png")
+    square = [[2, 3], [12, 3], [12, 8], [2, 8]]
+    shapes = [
+        {"label": "jay", "shape_type": "polygon", "points": square},
+        {"label": "jay", "shape_type": "polygon", "points": [[1, 2], [None, 3], [4, 4]]},
+        {"label": "jay", "shape_type": "mask", "points": square[:2]},
+        {"label": "jay", "shape_type": "circle", "points": square[:1]},
+        {"points": square},
+    ]
+    document = {"imagePath": "p.png", "imageHeight": 24, "imageWidth": 32, "imageData": "AAAA"}
+    (tmp_path / "s" / "p.json").write_text(json.dumps({**document, "shapes": shapes}))
+    (tmp_path / "s" / "q.json").write_text(json.dumps({**document, "shapes": shapes, "imagePath": "q.png"}))
+    (tmp_path / "s" / "r.json").write_text(json.dumps({**document, "shapes": None}))
+    report = report_of(tmp_path / "s")
+    assert report.left_out == {
+        "p.json, shape 2": "a point is 1, 2, None, 3, 4, 4: expected numbers",
+        "p.json, shape 3": "it lacks 'mask'",
+        "p.json, shape 4": "it has 1 points, too few for a circle",
+        "q.json": "its image is missing; the copy in its imageData is not read: save that as a file",
+        "r.json": "its shapes are no list of shapes",
+        "p.png, object 2": "it has no class",
+    }
+    assert (report.classes, report.objects) == (["background", "jay"], {"jay": 1})
+
+
+def test_shapes_of_cvat_that_are_not_sound_or_reach_over_the_border(tmp_path: Path) -> None:
+    save_photograph(tmp_path / "s" / "p.png")
+    (tmp_path / "s" / "a.xml").write_text(
+        '<annotations><image name="p.png"><box label="leaf" xtl="a" ytl="3" xbr="12" ybr="8"/>'
+        '<mask label="leaf" rle="0,6" left="-1" top="-1" width="3" height="2"/>'
+        '<mask label="leaf" rle="0,6" left="31" top="23" width="3" height="2"/>'
+        '<mask label="leaf" rle="1,x" left="0" top="0" width="3" height="2"/></image></annotations>'
+    )
+    report, dataset = imported(tmp_path / "s", tmp_path)
+    assert report.left_out == {
+        "a.xml: p.png, box 1": "xtl is a: expected numbers",
+        "a.xml: p.png, mask 4": "rle is 1, x: expected numbers",
+    }
+    assert np.argwhere(dataset.read_annotation("train", 0, "classes")).tolist() == [[0, 0], [0, 1], [23, 31]]
+
+
+def test_tracks_of_cvat_alone_are_named_where_nothing_is_left(tmp_path: Path) -> None:
+    save_photograph(tmp_path / "s" / "p.png")
+    (tmp_path / "s" / "a.xml").write_text('<annotations><track id="0" label="leaf"/></annotations>')
+    with pytest.raises(DataError, match=r"no image can be used; p.png: .*; 1 tracks of videos: not understood"):
+        import_labels(tmp_path / "s", tmp_path / "birds")
+
+
+@pytest.mark.parametrize("named", ["p", "p.png", "IMG_0001.JPG", ""])
+def test_voc_files_go_by_their_own_name_where_that_in_them_is_wrong(named: str, tmp_path: Path) -> None:
+    box = "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>12</xmax><ymax>8</ymax></bndbox>"
+    one = f"<object><name>jay</name><difficult>1</difficult>{box}</object>"
+    save_photograph(tmp_path / "s" / "images" / "p.jpg")
+    (tmp_path / "s" / "annotations").mkdir()
+    text = f"<annotation><filename>{named}</filename>{one}<object><name>jay</name></object></annotation>"
+    (tmp_path / "s" / "annotations" / "p.xml").write_text(text)
+    (tmp_path / "s" / "annotations" / "twice.xml").write_text(text.replace(named or "none", "p.jpg"))
+    report = report_of(tmp_path / "s")
+    assert report.objects == {"jay": 1}
+    assert report.notes == ["1 objects are marked difficult: taken like all others"]
+    assert list(report.left_out) == ["annotations/p.xml, object 2", "annotations/twice.xml"]
+
+
+def test_boxes_by_name_and_masks_by_index_cannot_be_put_together(tmp_path: Path) -> None:
+    shutil.copytree(EXPORTS / "voc-boxes", tmp_path / "voc")
+    save_mask(tmp_path / "voc" / "SegmentationClass" / "a.png", np.zeros(SIZE))
+    (tmp_path / "voc" / "labelmap.txt").unlink()
+    with pytest.raises(DataError, match=r"boxes are of barn owl, crow, masks of class 0: add labelmap.txt"):
+        import_labels(tmp_path / "voc", tmp_path / "birds")
+    assert import_labels(tmp_path / "voc", tmp_path / "birds", format="masks").images == {"train": 1}
+
+
+@pytest.mark.parametrize("values", ["I;16", "RGB", "F"])
+def test_masks_by_index_in_other_pictures(values: str, tmp_path: Path) -> None:
+    """16 bits with their own void, greys in three channels, floating point."""
+    dtype = {"I;16": np.uint16, "RGB": np.uint8, "F": np.float32}[values]
+    mask = np.array([[0, 3, 2**16 - 1 if values == "I;16" else VOID]]).astype(dtype)
+    save_photograph(tmp_path / "s" / "images" / "p.jpg", (1, 3))
+    (tmp_path / "s" / "masks").mkdir()
+    picture = np.stack([mask] * 3, -1) if values == "RGB" else mask
+    Image.fromarray(picture).save(tmp_path / "s" / "masks" / f"p.{'tif' if values == 'F' else 'png'}")
+    report, dataset = imported(tmp_path / "s", tmp_path)
+    assert dataset.classes == ("class 0", "class 3")
+    assert dataset.read_annotation("train", 0, "classes").tolist() == [[0, 1, VOID]]
+    assert "masks are read by index, they hold 0, 3, " in report.notes[0]
+
+
+def test_pictures_named_as_masks_are_no_photographs(tmp_path: Path) -> None:
+    save_photograph(tmp_path / "jpeg" / "images" / "p.jpg")
+    save_photograph(tmp_path / "jpeg" / "masks" / "p.jpg")
+    save_photograph(tmp_path / "lost" / "images" / "p.jpg")
+    save_mask(tmp_path / "lost" / "masks" / "q.png", np.zeros(SIZE))
+    with pytest.raises(DataError, match=r"masks/p.jpg: a JPEG picture blurs the colours of a mask"):
+        import_labels(tmp_path / "jpeg", tmp_path / "birds")
+    with pytest.raises(UsageError, match=r"masks/q.png is named as a mask is, and no image has its name"):
+        import_labels(tmp_path / "lost", tmp_path / "birds")
+    save_mask(tmp_path / "alone" / "instances" / "p.png", np.eye(24, 32))
+    save_photograph(tmp_path / "alone" / "images" / "p.jpg")
+    assert report_of(tmp_path / "alone").written == ["instances"]
+
+
+def test_a_palette_that_names_nothing_is_refused(tmp_path: Path) -> None:
+    save_photograph(tmp_path / "s" / "images" / "p.jpg", (1, 2))
+    save_mask(tmp_path / "s" / "masks" / "p.png", [[0, 1]])
+    (tmp_path / "s" / "labelmap.txt").write_text(":0,0,0::\ntree:255,0,0::\n")
+    with pytest.raises(DataError, match="gives a colour without a name"):
+        import_labels(tmp_path / "s", tmp_path / "birds")
+    with pytest.raises(UsageError, match=r"--palette nowhere.txt is no file"):
+        import_labels(tmp_path / "s", tmp_path / "birds", palette=Path("nowhere.txt"))
+
+
+def test_photographs_that_must_be_converted_are_counted(tmp_path: Path) -> None:
+    for name in ("a.HEIC", "b.heic", "c.mp4"):
+        (tmp_path / "s" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "s" / name).write_bytes(b"x")
+    with pytest.raises(MissingDataError, match=r"holds no image \(2 .heic, 1 .mp4: such files cannot be read; convert"):
+        import_labels(tmp_path / "s", tmp_path / "birds")
+
+
+# Splits and repetition.
+
+
+def test_classes_that_one_split_lacks_are_named(tmp_path: Path) -> None:
+    for split, id_ in (("train", 7), ("valid", 8)):
+        save_photograph(tmp_path / "s" / split / f"{split}.png")
+        categories = [{"id": 7, "name": "heron"}, {"id": 8, "name": "robin"}]
+        one = {"image_id": 0, "category_id": id_}
+        coco(tmp_path / "s" / split / "l.json", [(f"{split}.png", *SIZE)], [one], categories=categories)
+    report = report_of(tmp_path / "s", val=0.5)
+    assert report.splits == "as the export has them (--val and --seed play no part)"
+    assert report.notes == [
+        "no image of val shows heron: no score for it",
+        "no image of train shows robin: nothing to learn it from",
+    ]
+
+
+def test_a_test_split_alone_is_split_as_if_it_were_none(tmp_path: Path) -> None:
+    names = [f"{k}.png" for k in range(4)]
+    for name in names:
+        save_photograph(tmp_path / "s" / "test" / name)
+    coco(tmp_path / "s" / "test" / "l.json", [(n, *SIZE) for n in names], [{"image_id": k} for k in range(4)])
+    report = report_of(tmp_path / "s", val=0.5)
+    assert report.images == {"train": 2, "val": 2}
+    assert (report.notes, report.splits[:20]) == ([], "50% of the images of")
+    one = import_labels(EXPORTS / "kwcoco", tmp_path / "all", val=0)
+    assert one.splits == "no image is in val: probe and compare need some in train and some in val"
+
+
+def test_what_was_imported_before_is_not_read_again(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        save_photograph(tmp_path / "s" / name)
+    import_labels(tmp_path / "s", tmp_path / "s" / "birds")
+    report = import_labels(tmp_path / "s", tmp_path / "s" / "again")
+    assert report.images == {"train": 1, "val": 1}
+    assert report.notes == ["birds/ was made by deapcache import: not read"]
+    with pytest.raises(UsageError, match="birds is a dataset already, folder:birds: import its source"):
+        import_labels(tmp_path / "s" / "birds", tmp_path / "third")
+
+
+def test_imports_into_one_place_at_once(tmp_path: Path) -> None:
+    """The second says so; what one left behind that was killed is named."""
+    (tmp_path / ".birds.importing-4711").mkdir()
+    report = import_labels(EXPORTS / "coco", tmp_path / "other")
+    assert report.notes == []
+
+    def other(done: int, total: int) -> None:
+        if not (tmp_path / "birds").exists():
+            notes = import_labels(EXPORTS / "coco", tmp_path / "birds").notes
+            assert sum("of an import that was broken off, or is still running" in note for note in notes) == 2
+            assert any(".birds.importing-4711" in note for note in notes)
+
+    with pytest.raises(UsageError, match="birds is there already: give another name, or remove it"):
+        import_labels(EXPORTS / "coco", tmp_path / "birds", progress=other)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".birds.importing-4711", "birds", "other"]
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="file is a file, not a folder"):
+        import_labels(EXPORTS / "coco", tmp_path / "file" / "birds")

@@ -19,6 +19,9 @@ AUTO = "auto"
 FORMATS = ("coco", "yolo", "labelme", "cvat", "voc", "masks", "photos")
 CLASSES = (CATEGORY, SUPERCATEGORY)
 
+_LABEL_SUFFIXES = frozenset((".json", ".xml", ".txt", ".csv", ".yaml", ".yml", ".mat", ".tfrecord", ".parquet", ".npy"))
+"""Of files that may hold labels."""
+
 __all__ = ["AUTO", "CLASSES", "FORMATS", "ImportReport", "detect_format", "import_labels"]
 
 
@@ -64,11 +67,14 @@ def import_labels(
         raise UsageError(f"--val {val}: expected the share of images for scoring, from 0 to less than 1")
     if not source.is_dir():
         raise MissingDataError(f"{source} is no folder: give the one that holds images and labels", path=source)
+    if palette is not None and not palette.is_file():
+        raise UsageError(f"--palette {palette} is no file: give the one with the classes and colours of the masks")
     with file_errors(source):
         tree = FileTree(source)
         if not tree.images:
+            why = f" ({'; '.join(tree.notes)})" if tree.notes else ""
             raise MissingDataError(
-                f"{source} holds no image: give the folder that holds images and labels", path=source
+                f"{source} holds no image{why}: give the folder that holds images and labels", path=source
             )
         format = detect_format(tree) if format == AUTO else format
         if classes != CATEGORY and format != "coco":
@@ -78,6 +84,7 @@ def import_labels(
         if palette is not None and format not in ("masks", "voc"):
             raise UsageError(f"--palette {palette}: only masks have one, and {source} is read as {format}")
         labels = _read(tree, format, classes, palette)
+        labels.notes = tree.notes + labels.notes
         return write_folder(labels, tree, out, format=format, val=val, seed=seed, copy=copy, progress=progress)
 
 
@@ -111,5 +118,7 @@ def _read(tree: FileTree, format: str, classes: str, palette: Path | None) -> La
 
 def read_photos(tree: FileTree) -> Labels:
     """All images of a folder, without labels."""
+    others = [path for path in tree.files if path.suffix.lower() in _LABEL_SUFFIXES]
+    notes = [f"{len(others)} file(s), {tree.relative(others[0])} first, are of no known label format"] if others else []
     images = [LabelledImage(path=path, split=split_of(tree.relative(path).parent)) for path in tree.images]
-    return Labels(images=images)
+    return Labels(images=images, notes=notes)

@@ -6,7 +6,6 @@ import base64
 import io
 import math
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from deapcache.datasets.importing.labels import (
     complete,
     ellipse,
     extent,
+    numbers,
     place_mask,
     split_of,
 )
@@ -40,50 +40,63 @@ def read_labelme(tree: FileTree) -> Labels:
     odd: Counter[str] = Counter()
     found: set[Path] = set()
     for path in filter(is_labelme, tree.with_suffix(".json")):
+        shown = tree.relative(path)
         try:
             content = read_json(path, "label file", "save it again")
-            image = tree.find_image(str(content["imagePath"]), near=path, split=split_of(tree.relative(path).parent))
+            shapes = content["shapes"] if isinstance(content, dict) else None
+            if not (isinstance(shapes, list) and all(isinstance(shape, dict) for shape in shapes)):
+                raise ValueError("its shapes are no list of shapes")
+            try:
+                image = tree.find_image(str(content["imagePath"]), near=path, split=split_of(shown.parent))
+            except ValueError as error:
+                inside = "; the copy in its imageData is not read: save that as a file"
+                raise ValueError(f"{error}{inside if content.get('imageData') else ''}") from None
             if image in found:
                 raise ValueError(f"another file is of the same image {image.name}")
             height, width = content.get("imageHeight"), content.get("imageWidth")
             size = (int(height), int(width)) if height and width else image_size(image)
-            objects = _labelme_objects(content["shapes"], size, odd)
-        except (DeapcacheError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            labels.left_out[str(tree.relative(path))] = " ".join(str(error).split())
+        except (DeapcacheError, ValueError, KeyError, TypeError) as error:
+            labels.left_out[str(shown)] = " ".join(str(error).split())
             continue
         found.add(image)
-        split = split_of(tree.relative(image).parent)
-        labels.images.append(LabelledImage(path=image, split=split, size=size, objects=objects))
+        labels.images.append(LabelledImage(path=image, split=split_of(tree.relative(image).parent), size=size))
+        groups: dict[tuple[str, str], LabelledObject] = {}
+        for number, shape in enumerate(shapes, start=1):
+            try:
+                drawn = _labelme_object(shape, size)
+            except (ValueError, KeyError, TypeError, OSError) as error:
+                what = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+                labels.left_out[f"{shown}, shape {number}"] = what
+                continue
+            if drawn is None:
+                odd[f"{shape['shape_type']} shapes"] += 1
+                continue
+            group = shape.get("group_id")
+            first = drawn if group is None else groups.setdefault((drawn.category, str(group)), drawn)
+            if first is not drawn and isinstance(first.segmentation, list) and isinstance(drawn.segmentation, list):
+                first.segmentation += drawn.segmentation
+            else:
+                labels.images[-1].objects.append(drawn)
     return complete(tree, labels, odd, "label file")
 
 
-def _labelme_objects(
-    shapes: Iterable[dict[str, Any]], size: tuple[int, int], odd: Counter[str]
-) -> list[LabelledObject]:
-    objects: list[LabelledObject] = []
-    groups: dict[tuple[str, Any], LabelledObject] = {}
-    for shape in shapes:
-        kind, name = shape.get("shape_type") or "polygon", str(shape["label"])
-        points = [float(value) for point in shape["points"] for value in point]
-        drawn = LabelledObject(category=name)
-        if kind == "mask":
-            picture = Image.open(io.BytesIO(base64.b64decode(shape["mask"])))
-            drawn.segmentation = place_mask(np.asarray(picture) > 0, round(points[0]), round(points[1]), size)
-        elif kind == "rectangle" and len(points) >= 4:
-            drawn.box = extent(points)
-        elif kind == "circle" and len(points) == 4:
-            radius = math.hypot(points[2] - points[0], points[3] - points[1])
-            drawn.segmentation = [ellipse(points[0], points[1], radius, radius)]
-        elif kind == "polygon":
-            drawn.segmentation = [points]
-        else:
-            odd[f"{kind} shapes"] += 1
-            continue
-        group = shape.get("group_id")
-        first = groups.setdefault((name, group), drawn) if group is not None else drawn
-        both = isinstance(first.segmentation, list) and isinstance(drawn.segmentation, list)
-        if first is not drawn and both:
-            first.segmentation += drawn.segmentation
-        else:
-            objects.append(drawn)
-    return objects
+def _labelme_object(shape: dict[str, Any], size: tuple[int, int]) -> LabelledObject | None:
+    """The object that a shape is, None of a kind that is not understood; raises for one that is not sound."""
+    kind, points = shape.get("shape_type") or "polygon", shape["points"]
+    drawn = LabelledObject(category="" if shape.get("label") is None else str(shape["label"]))
+    if kind not in ("mask", "rectangle", "circle", "polygon"):
+        return None
+    values = numbers([value for point in points for value in point], "a point")
+    if len(values) < {"polygon": 6}.get(kind, 4) or len(values) % 2:
+        raise ValueError(f"it has {len(points)} points, too few for a {kind}")
+    if kind == "mask":
+        picture = Image.open(io.BytesIO(base64.b64decode(shape["mask"])))
+        drawn.segmentation = place_mask(np.asarray(picture.convert("L")) > 0, round(values[0]), round(values[1]), size)
+    elif kind == "rectangle":
+        drawn.box = extent(values)
+    elif kind == "circle":
+        radius = math.hypot(values[2] - values[0], values[3] - values[1])
+        drawn.segmentation = [ellipse(values[0], values[1], radius, radius)]
+    else:
+        drawn.segmentation = [values]
+    return drawn

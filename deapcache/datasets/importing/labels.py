@@ -15,11 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.datasets.folder import composed
+from deapcache.datasets.io import read_bytes
+from deapcache.errors import DataError, UsageError
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".jfif"))
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".avif", ".tif", ".tiff", ".gif", ".ppm")
+)
+UNREADABLE_SUFFIXES = frozenset(
+    (".heic", ".heif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".mp4", ".mov", ".avi")
+)
+"""Photographs and videos that must be converted first."""
 
 IMAGE_FOLDERS = frozenset(("images", "image", "imgs", "img", "jpegimages", "photos", "obj_train_data"))
 """Names of folders, in lower case, that say no more than that images are in them."""
+
+RECORD_FILE = "import.json"
+"""What was imported from where and what was left out, beside the images of an import."""
 
 _SPLIT = re.compile(r"(?:^|[_\-. ])(train|training|val|valid|validation|test|testing)(?:\d{4})?(?:$|[_\-. ])", re.I)
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
@@ -84,9 +95,9 @@ def split_of(*names: str | os.PathLike[str]) -> str:
 
 
 class FileTree:
-    """All files below a folder and the folders that it links to, but for hidden ones.
+    """All files below a folder and the folders that it links to, but for hidden ones and what was imported before.
 
-    Images are found by the names that labels give them.
+    Images are found by the names that labels give them. ``notes`` says what lies there and is not read.
     """
 
     def __init__(self, root: Path) -> None:
@@ -97,16 +108,27 @@ class FileTree:
             raise error  # os.walk would go on
 
         self.files: list[Path] = []
+        self.notes: list[str] = []
         met: set[str] = set()  # a link may lead back
         for place, folders, names in os.walk(root, followlinks=True, onerror=refuse):
             met.add(os.path.realpath(place))
+            if {RECORD_FILE, "split.json"} <= set(names):
+                if Path(place) == root:
+                    raise UsageError(f"{root} is a dataset already, folder:{root.resolve().name}: import its source")
+                folders.clear()
+                self.notes.append(f"{Path(place).relative_to(root)}/ was made by deapcache import: not read")
+                continue
             inner = [Path(place, name) for name in sorted(folders) if not name.startswith(".")]
             folders[:] = [path.name for path in inner if os.path.realpath(path) not in met]
             self.files += [Path(place, name) for name in sorted(names) if not name.startswith(".")]
         self.images = [path for path in self.files if path.suffix.lower() in IMAGE_SUFFIXES]
         self._by_name: dict[str, list[Path]] = {}
         for path in self.images:
-            self._by_name.setdefault(composed(path.name), []).append(path)
+            self._by_name.setdefault(composed(path.name).casefold(), []).append(path)
+        unread = Counter(suffix for path in self.files if (suffix := path.suffix.lower()) in UNREADABLE_SUFFIXES)
+        if unread:
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(unread.items()))
+            self.notes.append(f"{kinds}: such files cannot be read; convert them to JPEG or PNG")
 
     def with_suffix(self, *suffixes: str) -> list[Path]:
         """The files whose names end so, in lower case or not."""
@@ -119,13 +141,15 @@ class FileTree:
     def find_image(self, name: str, *, near: Path, split: str = "") -> Path:
         """The image that a label file ``near`` calls ``name``, which may have folders that exist no more.
 
-        Of several of one name the one whose last folders are those of ``name``, else that in the label file's folder or
-        split. Raises ``ValueError`` that says why there is not exactly one.
+        Capitals count where names differ in nothing else. Of several of one name the one whose last folders are those
+        of ``name``, else that in the label file's folder or split. Raises ``ValueError`` that says why there is not
+        exactly one.
         """
         wanted = [
             composed(part) for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", ".", "..")
         ]
-        found = self._by_name.get(wanted[-1], []) if wanted else []
+        found = self._by_name.get(wanted[-1].casefold(), []) if wanted else []
+        found = [path for path in found if composed(path.name) == wanted[-1]] or found
         if not found:
             raise ValueError("its image is missing")
         if len(found) > 1:
@@ -136,7 +160,8 @@ class FileTree:
         if len(found) > 1 and split:
             found = [path for path in found if split_of(self.relative(path)) == split] or found
         if len(found) > 1:
-            raise ValueError(f"{len(found)} images could be meant, {found[0]} and {found[1]} among them")
+            first, second = map(self.relative, found[:2])
+            raise ValueError(f"{len(found)} images could be meant, {first} and {second} among them")
         return found[0]
 
     def _common(self, path: Path, wanted: list[str]) -> int:
@@ -152,10 +177,30 @@ def listed_splits(tree: FileTree) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in tree.with_suffix(".txt"):
         if "ImageSets" in path.parts and (split := split_of(path.stem)):
-            lines = [composed(line.strip().strip('"')) for line in path.read_text(encoding="utf-8-sig").splitlines()]
+            lines = [composed(line.strip('"')) for line in read_lines(path)]
             found |= {line.rpartition("/")[2]: split for line in lines}
             for line in lines:  # lists of one class end in whether it is in the image
                 found.setdefault(re.sub(r"\s+-?[01]$", "", line), split)
+    return found
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file without what surrounds them; raises :class:`DataError` where it is no UTF-8."""
+    try:
+        return [line.strip() for line in read_bytes(path, "file").decode("utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it so", path=path) from None
+
+
+def numbers(values: Iterable[Any], what: str) -> list[float]:
+    """Finite numbers; raises ``ValueError`` that says what ``what`` is instead."""
+    values = list(values)
+    try:
+        found = [float(value) for value in values]
+    except (TypeError, ValueError):
+        found = [math.nan]
+    if not all(map(math.isfinite, found)):
+        raise ValueError(f"{what} is {', '.join(map(str, values))[:60]}: expected numbers")
     return found
 
 
@@ -164,15 +209,26 @@ def unique(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def repeated(names: Iterable[str], where: object) -> list[str]:
+    """A note for each name of a class that is there more than once."""
+    counts = Counter(names)
+    return [
+        f"{where}: class {name!r} is there {count} times: taken as one" for name, count in counts.items() if count > 1
+    ]
+
+
 def complete(tree: FileTree, labels: Labels, odd: Counter[str], what: str) -> Labels:
     """Labels with what was not understood and the images that nothing is said of; classes by name where none were."""
     labels.notes += [f"{count} {kind}: not understood, left out" for kind, count in sorted(odd.items()) if count]
     listed = {image.path for image in labels.images}
     masks = {path for image in labels.images for path in (image.class_mask, image.instance_mask)}
-    others = [path for path in tree.images if path not in listed | masks]
-    labels.left_out |= {str(tree.relative(path)): f"it has no {what}" for path in others}
+    unusable = {PurePosixPath(name.rpartition(": ")[2]).stem for name in labels.left_out}
+    for path in tree.images:
+        if path not in listed | masks:
+            why = f"its {what} cannot be used" if path.stem in unusable else f"it has no {what}"
+            labels.left_out.setdefault(str(tree.relative(path)), why)
     if not labels.classes:
-        labels.classes = sorted({one.category for image in labels.images for one in image.objects})
+        labels.classes = sorted({one.category for image in labels.images for one in image.objects} - {""})
     return labels
 
 
@@ -191,8 +247,9 @@ def runs(mask: NDArray[np.bool_]) -> dict[str, Any]:
 def place_mask(mask: NDArray[np.bool_], left: int, top: int, size: tuple[int, int]) -> dict[str, Any]:
     """A mask that lies at (left, top) in an image of ``size`` (height, width), as run lengths; cut at the border."""
     whole = np.zeros(size, bool)
-    height, width = (min(end, at + length) - at for end, at, length in zip(size, (top, left), mask.shape, strict=True))
-    whole[top : top + height, left : left + width] = mask[:height, :width]
+    seen, place = mask[max(0, -top) :, max(0, -left) :], whole[max(0, top) :, max(0, left) :]
+    height, width = np.minimum(seen.shape, place.shape)
+    place[:height, :width] = seen[:height, :width]
     return runs(whole)
 
 

@@ -19,11 +19,13 @@ from deapcache.datasets.importing.labels import (
     LabelledImage,
     Labels,
     listed_splits,
+    read_lines,
+    repeated,
     split_of,
     unique,
 )
 from deapcache.datasets.io import open_picture, read_index_map
-from deapcache.errors import DataError, DeapcacheError
+from deapcache.errors import DataError, DeapcacheError, UsageError
 
 PALETTE_FILES = ("labelmap.txt", "label_colors.txt", "class_dict.csv", "_classes.csv", "palette.json")
 """CVAT's and datumaro's, CamVid's, Kaggle's, Roboflow's (by index), and {"class": [red, green, blue]}."""
@@ -44,10 +46,13 @@ CLASS_FOLDERS = frozenset(
     )
 )
 INSTANCE_FOLDERS = frozenset(("segmentationobject", "instances"))
-_MASK_END = re.compile(r"[_\-.](mask|masks|label|labels|gt|seg)$", re.I)
+_MASK_END = re.compile(r"[_\-.](masks?|labels?|gt|seg|segmentation|annotation)$", re.I)
+_JPEG = "a JPEG picture blurs the colours of a mask: export it as PNG"
 _VOID_NAMES = frozenset(["void", "ignore", "ignored", "unlabelled", "unlabeled"])
 _FOLDER_END = re.compile(r"[_\-]?(annot|masks?|labels?)$|[_\-](images?)$", re.I)
 """``train_images`` and ``train_masks``, ``train`` and ``trainannot`` are of one split."""
+_VOID_16 = 2**16 - 1
+"""Void in masks of 16 bits by index, beside the usual 255."""
 VOC_BORDER = 0xE0E0C0
 """Colour of what VOC does not score, the last one of its palette."""
 
@@ -61,24 +66,36 @@ def read_masks(tree: FileTree, palette: Path | None = None) -> Labels:
     """
     labels = Labels()
     pair_masks(tree, labels)
-    masks = [image.class_mask for image in labels.images if image.class_mask]
-    if not masks:
-        raise DataError(f"{tree.root} has no mask: expected images/ and masks/ with files of the same names")
-    read_palette(tree, labels, palette)
+    if any(image.class_mask for image in labels.images):
+        read_palette(tree, labels, palette)
+    elif not any(image.instance_mask for image in labels.images):
+        found = "".join(f"; {name}: {why}" for name, why in list(labels.left_out.items())[:1])
+        raise DataError(f"{tree.root} has no mask: expected images/ and masks/ with files of the same names{found}")
     return labels
 
 
 def is_masked(tree: FileTree) -> bool:
-    """Whether some image of a folder has a class mask."""
+    """Whether some image of a folder has a mask; raises :class:`UsageError` where only the names of folders say so."""
     labels = Labels()
     pair_masks(tree, labels)
-    return any(image.class_mask for image in labels.images)
+    if any(image.class_mask or image.instance_mask for image in labels.images) or _JPEG in labels.left_out.values():
+        return True
+    if labels.left_out:
+        first = tree.root / next(iter(labels.left_out))
+        raise UsageError(
+            f"{first} is named as a mask is, and no image has its name: give both the same, or say --from photos"
+        )
+    return False
 
 
 def pair_masks(tree: FileTree, labels: Labels) -> None:
-    """List the images of a folder in ``labels``, each with its masks, and leave out masks without image."""
+    """List the images of a folder in ``labels``, each with its masks, and leave out masks without image.
+
+    JPEG pictures are none: they are left out where they have the name of an image, else they are photographs.
+    """
     kinds: dict[str, dict[tuple[str, ...], Path]] = {"class": {}, "instance": {}}
     images: list[tuple[tuple[str, ...], Path]] = []
+    blurred: list[tuple[tuple[str, ...], Path]] = []
     for path in tree.images:
         parts = [composed(part) for part in tree.relative(path).parts]
         parts = [
@@ -97,11 +114,14 @@ def pair_masks(tree: FileTree, labels: Labels) -> None:
         if not kind:
             images.append((key, path))
         elif path.suffix.lower() in (".jpg", ".jpeg"):
-            labels.left_out[str(tree.relative(path))] = "a JPEG picture blurs the colours of a mask"
+            blurred.append((key, path))
         elif key in kinds[kind]:
             labels.left_out[str(tree.relative(path))] = f"{tree.relative(kinds[kind][key])} is a mask of the same image"
         else:
             kinds[kind][key] = path
+    known = {key for key, _ in images}
+    labels.left_out |= {str(tree.relative(path)): _JPEG for key, path in blurred if key in known}
+    images += [one for one in blurred if one[0] not in known]
     lists = listed_splits(tree)
     for key, path in images:
         found = {name: masks.pop(key, None) for name, masks in kinds.items()}
@@ -123,14 +143,19 @@ def read_palette(tree: FileTree, labels: Labels, palette: Path | None = None) ->
         entries, labels.by_index = _index_entries(tree, labels), True
     void = [name for name, _ in entries if name.lower() in _VOID_NAMES]
     labels.notes += [f"class {name!r} of the palette is taken for void" for name in void]
-    labels.classes = unique(name for name, _ in entries if name not in void)
+    names = [name for name, _ in entries if name not in void]
+    labels.notes += repeated(names, found[0].name if found else "classes.txt")
+    labels.classes = unique(names)
     place = {name: labels.classes.index(name) for name in labels.classes} | dict.fromkeys(void, VOID)
-    usual = VOID if labels.by_index else VOC_BORDER
-    labels.values = {usual: VOID} | {value: place[name] for name, value in entries}
+    usual = (VOID, _VOID_16) if labels.by_index else (VOC_BORDER,)
+    labels.values = dict.fromkeys(usual, VOID) | {value: place[name] for name, value in entries}
 
 
 def _index_entries(tree: FileTree, labels: Labels) -> list[tuple[str, int]]:
-    """(name, value) of masks without a palette file; raises :class:`DataError` for colours, and shows them."""
+    """(name, value) of masks without a palette file: of all names that there are, else of the values that occur.
+
+    Raises :class:`DataError` for colours, and shows them.
+    """
     values: set[int] = set()
     for path in [image.class_mask for image in labels.images if image.class_mask]:
         try:
@@ -149,28 +174,31 @@ def _index_entries(tree: FileTree, labels: Labels) -> list[tuple[str, int]]:
     if values == {0, VOID}:
         labels.notes.append("masks hold 0 and 255 alone: taken for background and foreground")
         return [("background", 0), ("foreground", VOID)]
-    names = next((_lines(path) for path in tree.files if path.name in ("classes.txt", "labels.txt")), [])
+    lists = [path for path in tree.files if path.name in ("classes.txt", "labels.txt")]
+    names = list(filter(None, read_lines(lists[0]))) if lists else []
+    shown = ", ".join(map(str, sorted(values)[:10])) + " ..." * (len(values) > 10)
     labels.notes.append(
-        f"no palette file ({', '.join(PALETTE_FILES)}): masks are read by index"
-        + ("" if names else "; classes.txt, a name a line, would name the classes")
+        f"no palette file ({', '.join(PALETTE_FILES)}): masks are read by index, they hold {shown}"
+        + (f"; {lists[0].name} has {len(names)} names" if names else "; classes.txt, a name a line, would name them")
     )
-    count = max(len(names), max(values - {VOID}, default=0) + 1)
-    return [(names[v] if v < len(names) else f"class {v}", v) for v in range(count)]
+    others = sorted(values - {VOID, _VOID_16} - set(range(len(names))))
+    return [(name, v) for v, name in enumerate(names)] + [(f"class {v}", v) for v in others]
 
 
 def _entries(path: Path) -> tuple[list[tuple[str, int]], bool]:
     """(name, value) of a palette file, in its order, and whether the values are indices."""
     is_indexed = False
+    text = read_lines(path)
     try:
         if path.suffix.lower() == ".json":
-            content = json.loads(path.read_text(encoding="utf-8-sig"))
+            content = json.loads("\n".join(text))
             entries = [(str(name), _packed(value)) for name, value in content.items()]
         elif path.suffix.lower() == ".csv":
-            rows = [[cell.strip() for cell in row] for row in csv.reader(_lines(path))][1:]
+            rows = [[cell.strip() for cell in row] for row in csv.reader(filter(None, text))][1:]
             is_indexed = all(row[0].isdecimal() for row in rows)
             entries = [(row[1], int(row[0])) if is_indexed else (row[0], _packed(row[1:4])) for row in rows]
         else:
-            lines = [line for line in _lines(path) if not line.startswith("#")]
+            lines = [line for line in text if line and not line.startswith("#")]
             is_indexed = all(line.endswith(":::") for line in lines)  # names alone
             entries = (
                 [(line.rstrip(":"), k) for k, line in enumerate(lines)] if is_indexed else [*map(_line_entry, lines)]
@@ -184,6 +212,8 @@ def _entries(path: Path) -> tuple[list[tuple[str, int]], bool]:
         ) from None
     if len({value for _, value in entries}) < len(entries) or not entries:
         raise DataError(f"{path} gives {'one colour to two classes' if entries else 'no class'}", path=path)
+    if not all(name for name, _ in entries):
+        raise DataError(f"{path} gives a colour without a name: name it, void if it is none", path=path)
     return entries, is_indexed
 
 
@@ -204,21 +234,23 @@ def _packed(colour: Any) -> int:
     return red << 16 | green << 8 | blue
 
 
-def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-
-
 def read_values(path: Path, *, by_index: bool = True) -> tuple[NDArray[np.int32], bool]:
     """(h, w): of each pixel of a mask its index, or red · 65536 + green · 256 + blue; and whether it is the colour.
 
-    It is where the picture has no index, or not ``by_index``. Raises as ``decode_image`` does.
+    It is where the picture has no index, or not ``by_index``. Greys in three channels are indices as well. Raises as
+    ``decode_image`` does.
     """
     with open_picture(path, "mask") as (image, _):
         image.load()
-        is_index = by_index and image.mode in ("P", "L", "1", "I;16", "I")
+        is_index = by_index and image.mode in ("P", "L", "1", "I;16", "I", "F")
         if is_index and image.format != "PNG":
-            return np.asarray(image).astype(np.int32), False
+            values = np.asarray(image)
+            if (values != values.astype(np.int32)).any():
+                raise DataError(f"mask {path} holds fractions: expected whole numbers", path=path)
+            return values.astype(np.int32), False
         if not is_index:
             rgb = np.asarray(image.convert("RGB"), dtype=np.int32)
+            if by_index and (rgb == rgb[..., :1]).all():
+                return rgb[..., 0], False
             return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2], True
     return read_index_map(path), False

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,14 @@ from deapcache.datasets.coco import decode_segmentation
 from deapcache.datasets.folder import CLASSES_FILE, IMAGES, SPLIT_FILE, composed
 from deapcache.datasets.importing.labels import (
     IMAGE_FOLDERS,
+    RECORD_FILE,
     FileTree,
     LabelledImage,
     LabelledObject,
     Labels,
     extent,
     split_of,
+    unique,
 )
 from deapcache.datasets.importing.masks import VOC_BORDER, read_values
 from deapcache.datasets.io import picture_geometry, turn_box, turn_map
@@ -38,9 +40,6 @@ from deapcache.errors import DataError, DeapcacheError, UsageError
 from deapcache.machine import cpu_count
 
 BACKGROUND = "background"
-RECORD_FILE = "import.json"
-"""What was imported from where and what was left out, beside the images."""
-
 Box = tuple[float, float, float, float]
 
 _Drawn = tuple[LabelledObject, NDArray[np.bool_] | None]
@@ -56,6 +55,8 @@ class ImportReport:
     out: str
     images: dict[str, int] = field(default_factory=dict)
     """By split."""
+    splits: str = ""
+    """Where the splits come from."""
     found: dict[str, int] = field(default_factory=dict)
     """By what was found (``masks``, ``boxes``, ``crowds``, ...): how many."""
     written: list[str] = field(default_factory=list)
@@ -87,8 +88,8 @@ class FolderWriter:
             self.classes = [BACKGROUND, *(name for name in labels.classes if name != BACKGROUND)]
         if self.with_classes and len(self.classes) > VOID:
             raise DataError(
-                f"{tree.root} has {len(self.classes)} classes, and class maps hold {VOID}: take groups of them "
-                "(--classes supercategory), or merge some"
+                f"{tree.root} has {len(self.classes)} classes, and class maps hold {VOID}: merge some, or take COCO's "
+                "groups of categories (--classes supercategory)"
             )
         self.place = {name: number for number, name in enumerate(self.classes)}
         report.classes = self.classes
@@ -126,7 +127,7 @@ class FolderWriter:
             boxes = [self._box_row(one, mask) for one, mask in drawn]
             if self.by_objects:
                 class_map, instance_map = self._paint(drawn, boxes, size)
-            found |= {one.category for one in image.objects if one.category in self.place}
+            found |= {one.category for one, _ in drawn}
             turned = [{**row, "bbox": turn_box(row["bbox"], size, turn)} for row in boxes]
             self._path("boxes", f"{id_}.json").write_text(json.dumps(turned), encoding="utf-8")
         for kind, values in (("labels", class_map), ("instances", instance_map)):
@@ -138,9 +139,9 @@ class FolderWriter:
         else:
             target.symlink_to(image.path.resolve())
         with self._lock:
-            for name in found:
-                count = sum(one.category == name for one in image.objects) if self.with_boxes else 1
-                self.report.objects[name] = self.report.objects.get(name, 0) + count
+            counted = [one.category for one, _ in drawn] if self.with_boxes else found
+            for name in counted:
+                self.report.objects[name] = self.report.objects.get(name, 0) + 1
         return frozenset(found)
 
     def _lacking(self, image: LabelledImage) -> str:
@@ -180,9 +181,12 @@ class FolderWriter:
         """The objects of an image, with the pixels of outlines; what cannot be drawn is left out."""
         drawn: list[_Drawn] = []
         for number, one in enumerate(image.objects, start=1):
-            mask = None
+            mask, box = None, _box_problem(one, size)
             problem = "" if one.category in self.place else f"class {one.category!r} is not in the list of classes"
-            if not problem and one.segmentation is not None:
+            problem = problem if one.category else "it has no class"
+            if not problem and one.segmentation is None:
+                problem = box
+            elif not problem:
                 try:
                     mask = decode_segmentation(one.segmentation, size)
                 except ValueError as error:
@@ -193,7 +197,7 @@ class FolderWriter:
                 with self._lock:
                     self.report.left_out[f"{self.tree.relative(image.path)}, object {number}"] = problem
                 continue
-            drawn.append((one, mask))
+            drawn.append((replace(one, box=None) if box else one, mask))
             self._count(f"objects: {_kind_of(one, mask)}")
         return drawn
 
@@ -226,7 +230,9 @@ class FolderWriter:
             box = extent([value for polygon in one.segmentation for value in polygon])
         elif box is None:
             box = _tight_box(mask)
-        area = one.area if one.area is not None else box[2] * box[3] if mask is None else int(mask.sum())
+        area = one.area
+        if area is None or area < 0:
+            area = box[2] * box[3] if mask is None else int(mask.sum())
         return {"bbox": list(box), "category_id": self.place[one.category], "area": area, "iscrowd": int(one.is_crowd)}
 
     def _save_map(self, kind: str, id_: str, values: NDArray[Any]) -> None:
@@ -262,14 +268,23 @@ def write_folder(
     ``val`` where there is no ``val``, else left out); without any, ``val`` of the images, stratified by class, are for
     scoring. Raises :class:`UsageError` where ``out`` is there, :class:`DataError` where no image is left.
     """
+    there = UsageError(f"--out {out} is there already: give another name, or remove it")
     if out.exists() or out.is_symlink():
-        raise UsageError(f"--out {out} is there already: give another name, or remove it")
+        raise there
+    if file := next((place for place in out.parents if place.is_file()), None):
+        raise UsageError(f"--out {out}: {file} is a file, not a folder")
     report = ImportReport(format=format, source=str(tree.root.resolve()), out=str(out))
-    report.notes, report.left_out = labels.notes, labels.left_out
+    report.notes, report.left_out = unique(labels.notes), labels.left_out
     given = _given_splits(labels, report, tree)
-    ids = _image_ids(labels, tree)
+    ids = _image_ids(labels, tree, report.notes)
     out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.parent / f".{out.name}.importing-{os.getpid()}"
+    hidden = f".{out.name}.importing-"
+    report.notes += [
+        f"{path}: of an import that was broken off, or is still running; else remove it"
+        for path in sorted(out.parent.iterdir())
+        if path.name.startswith(hidden)
+    ]
+    folder = out.parent / f"{hidden}{uuid.uuid4().hex[:8]}"
     folder.mkdir()
     try:
         writer = FolderWriter(labels, tree, folder, report, copy=copy)
@@ -286,12 +301,13 @@ def write_folder(
                 else:
                     classes_of[id_], split_of_id[id_] = found, image.split or "train"
         if not classes_of:
-            why = next(iter(report.left_out.items()), ("", "no image"))
-            raise DataError(
-                f"{tree.root}: no image is left of {len(jobs)}; the first was {': '.join(filter(None, why))}"
-            )
+            why = [*(f"{name}: {text}" for name, text in list(report.left_out.items())[:2]), *report.notes[:2]]
+            raise DataError(f"{tree.root}: no image can be used; {'; '.join(why) or 'none is labelled'}")
+        report.splits = "as the export has them (--val and --seed play no part)"
         if not given:
             split_of_id = stratified_split(classes_of, val, seed)
+            report.splits = f"{val:.0%} of the images of each class are for scoring (--val {val:g}, --seed {seed})"
+        _note_lacking(report, classes_of, split_of_id)
         splits = {split: sorted(i for i, s in split_of_id.items() if s == split) for split in ("train", "val")}
         report.images = {split: len(names) for split, names in splits.items() if names}
         report.found = {what: count for what, count in sorted(writer.counts.items()) if count}
@@ -302,7 +318,10 @@ def write_folder(
         documents[RECORD_FILE] = {**vars(report), "val": val, "seed": seed, "splits_given": given}
         for name, content in documents.items():
             (folder / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        folder.rename(out)
+        try:
+            folder.rename(out)
+        except OSError as error:
+            raise (there if out.exists() else error) from None
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -312,7 +331,11 @@ def write_folder(
 def _given_splits(labels: Labels, report: ImportReport, tree: FileTree) -> bool:
     """Whether the labels say what is for training and what for scoring; images of a third split are taken out."""
     found = Counter(image.split for image in labels.images)
-    if not found["val"] and found["test"]:
+    if found["test"] and not found["train"]:
+        for image in labels.images:
+            image.split = {"test": ""}.get(image.split, image.split)
+        found = Counter(image.split for image in labels.images)
+    elif not found["val"] and found["test"]:
         for image in labels.images:
             image.split = {"test": "val"}.get(image.split, image.split)
         report.notes.append(f"there is no val: the {found['test']} images of test take its place")
@@ -325,7 +348,22 @@ def _given_splits(labels: Labels, report: ImportReport, tree: FileTree) -> bool:
     return len(splits) > 1
 
 
-def _image_ids(labels: Labels, tree: FileTree) -> list[str]:
+def _note_lacking(
+    report: ImportReport, classes_of: Mapping[str, frozenset[str]], split_of_id: Mapping[str, str]
+) -> None:
+    """Say which splits lack a class that the other has, or have no image."""
+    there = {split: {i for i, s in split_of_id.items() if s == split} for split in ("train", "val")}
+    named = {split: {name for i in ids for name in classes_of[i]} for split, ids in there.items()}
+    for split, other, what in (("val", "train", "no score for it"), ("train", "val", "nothing to learn it from")):
+        lacking = sorted(named[other] - named[split])
+        if not there[split]:
+            report.splits = f"no image is in {split}: probe and compare need some in train and some in val"
+        elif lacking:
+            shown = ", ".join(lacking[:5]) + f" and {len(lacking) - 5} more" * (len(lacking) > 5)
+            report.notes.append(f"no image of {split} shows {shown}: {what}")
+
+
+def _image_ids(labels: Labels, tree: FileTree, notes: list[str]) -> list[str]:
     """The id of each image: its path without ending and without folders that say nothing, or its split, if it may."""
     paths = [tree.relative(image.path) for image in labels.images]
 
@@ -341,7 +379,7 @@ def _image_ids(labels: Labels, tree: FileTree) -> list[str]:
     for number, path in enumerate(paths):
         if composed(ids[number]) in used:  # a.jpg and a.png: annotations go by the name without ending
             ids[number] += f"-{path.suffix[1:]}"
-            labels.notes.append(f"{path}: there is another image of this name, so that it is written as {ids[number]}")
+            notes.append(f"{path}: there is another image of this name, so that it is written as {ids[number]}")
         while composed(ids[number]) in used:
             ids[number] += "-2"
         used.add(composed(ids[number]))
@@ -381,6 +419,18 @@ def stratified_split(classes_of: dict[str, frozenset[str]], val: float, seed: in
 
 def _kind_of(one: LabelledObject, mask: NDArray[np.bool_] | None) -> str:
     return "crowds" if one.is_crowd else "boxes without outline" if mask is None else "outlines"
+
+
+def _box_problem(one: LabelledObject, size: tuple[int, int]) -> str:
+    """Why the box of an object is none in an image of ``size`` (height, width); empty as a rule."""
+    if one.box is None:
+        return ""
+    x, y, width, height = one.box
+    shown = ", ".join(f"{value:g}" for value in one.box)
+    if not (width > 0 and height > 0):
+        return f"its box (x, y, width, height) {shown} has no area"
+    outside = x >= size[1] or y >= size[0] or x + width <= 0 or y + height <= 0
+    return f"its box (x, y, width, height) {shown} lies outside the image" if outside else ""
 
 
 def _tight_box(mask: NDArray[np.bool_] | None) -> Box:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,18 +15,31 @@ from deapcache.datasets.importing.labels import (
     LabelledObject,
     Labels,
     extent,
+    numbers,
+    read_lines,
+    repeated,
     split_of,
     unique,
 )
 from deapcache.datasets.io import image_size, read_bytes
 from deapcache.errors import DataError, DeapcacheError
 
+_LINE = re.compile(rb"\s*\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*")
+"""Of an object; texts beside photographs may be captions."""
+
+_LISTS = ("train.txt", "valid.txt", "val.txt", "test.txt")
+
 
 def is_yolo(tree: FileTree) -> bool:
-    """Whether a folder has a list of YOLO's classes, or text files of labels beside folders of images."""
-    if any(path.name in ("obj.names", "obj.data") for path in tree.files) or _yaml(tree):
+    """Whether a folder has a list of YOLO's classes, or text files of labels beside images or folders of images."""
+    if any(path.name in ("obj.names", "obj.data") for path in tree.files) or _yamls(tree):
         return True
-    return any(path.parent.name == "labels" or path.parent.parent.name == "labels" for path in tree.with_suffix(".txt"))
+    texts = tree.with_suffix(".txt")
+    if any("labels" in (path.parent.name.lower(), path.parent.parent.name.lower()) for path in texts):
+        return True
+    stems = {path.with_suffix("") for path in tree.images}
+    beside = [path for path in texts if path.with_suffix("") in stems]
+    return any(_LINE.fullmatch(next(filter(None, path.read_bytes().splitlines()), b"")) for path in beside)
 
 
 def read_yolo(tree: FileTree) -> Labels:
@@ -36,77 +48,82 @@ def read_yolo(tree: FileTree) -> Labels:
     The split is that of the list or folder of ``data.yaml``, else what a folder is called. Raises :class:`DataError`.
     """
     labels = Labels()
-    content = _yaml(tree)
-    names = _yolo_names(tree, content)
-    lists = _yolo_lists(tree, content)
-    odd: Counter[str] = Counter()
-    used: set[Path] = set()
-    without = 0
+    yamls = _yamls(tree)
+    content: dict[str, Any] = next(iter(yamls.values()), {})
+    first = next(iter(yamls), tree.root).name
+    labels.notes += [f"{tree.relative(path)}: not read, since there is {first}" for path in [*yamls][1:]]
+    names = _yolo_names(tree, content, labels)
+    texts = {_without_suffix(tree, path): path for path in tree.with_suffix(".txt")}
+    text_of = {path: text for path in tree.images if (text := _yolo_text(tree, path, texts))}
+    others = [path for path in texts.values() if path not in set(text_of.values())]
+    lists = _yolo_lists(tree, content, [path for path in others if path.name in _LISTS], labels)
     for path in tree.images:
         relative = tree.relative(path)
         split = next((split for split, found in lists.items() if path in found), "") or split_of(relative.parent)
-        text = next((file for file in _yolo_texts(tree, path) if file.is_file()), None)
         image = LabelledImage(path=path, split=split)
-        without += text is None
-        if text is not None:
-            used.add(text)
+        if text := text_of.get(path):
             try:
                 image.size = image_size(path)
-                lines = read_bytes(text, "label file").decode("utf-8-sig").splitlines()
-            except (DeapcacheError, UnicodeDecodeError) as error:
+                lines = read_lines(text)
+            except DeapcacheError as error:
                 labels.left_out[str(relative)] = " ".join(str(error).split())
                 continue
-            for line in filter(str.strip, lines):
-                drawn = _yolo_object(line, image.size, names, boxes_only="kpt_shape" in content)
-                if isinstance(drawn, str):
-                    odd[drawn] += 1
-                else:
-                    image.objects.append(drawn)
+            for number, line in enumerate(lines, start=1):
+                try:
+                    if line:
+                        image.objects.append(_yolo_object(line, image.size, names, boxes_only="kpt_shape" in content))
+                except ValueError as error:
+                    labels.left_out[f"{tree.relative(text)}, line {number}"] = str(error)
         labels.images.append(image)
     labels.classes = unique([*names.values(), *sorted({one.category for i in labels.images for one in i.objects})])
-    labels.notes += [f"{count} line(s) left out: {what}" for what, count in sorted(odd.items())]
-    if without:
+    if without := len(tree.images) - len(text_of):
         labels.notes.append(f"{without} image(s) have no label file: there is nothing in them, as YOLO takes it")
-    lists_and_names = {"train.txt", "valid.txt", "val.txt", "test.txt", "classes.txt"}
-    others = [path for path in tree.with_suffix(".txt") if path not in used and path.name not in lists_and_names]
     labels.left_out |= {
         str(tree.relative(path)): "its image is missing"
         for path in others
-        if not path.name.lower().startswith("readme")
+        if path.name not in (*_LISTS, "classes.txt") and not path.name.lower().startswith("readme")
     }
     return labels
 
 
-def _yaml(tree: FileTree) -> dict[str, Any]:
-    """The first YAML file that names classes; empty without one."""
+def _yamls(tree: FileTree) -> dict[Path, dict[str, Any]]:
+    """What the YAML files hold that name classes."""
+    found: dict[Path, dict[str, Any]] = {}
     for path in tree.with_suffix(".yaml", ".yml"):
+        data = read_bytes(path, "list of classes")
+        if b"names" not in data:  # of something else, and perhaps in a dialect
+            continue
         try:
-            content = yaml.safe_load(read_bytes(path, "list of classes"))
+            content = yaml.safe_load(data)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise DataError(f"{path} is not valid YAML: {' '.join(str(error).split())}", path=path) from None
         if isinstance(content, dict) and "names" in content:
-            return {**content, "": path.parent}
-    return {}
+            found[path] = {**content, "": path.parent}
+    return found
 
 
-def _yolo_names(tree: FileTree, content: dict[str, Any]) -> dict[int, str]:
+def _yolo_names(tree: FileTree, content: dict[str, Any], labels: Labels) -> dict[int, str]:
     names: Any = content.get("names")
     if names is None:
         file = next((path for path in tree.files if path.name in ("obj.names", "classes.txt")), None)
-        names = file.read_text(encoding="utf-8-sig").split("\n") if file else []
-    pairs = names.items() if isinstance(names, dict) else enumerate(names)
+        names = read_lines(file) if file else []
+        if not file:
+            labels.notes.append("no data.yaml, obj.names or classes.txt: classes have their numbers for names")
     try:
-        return {int(number): str(name).strip() for number, name in pairs if str(name).strip()}
+        pairs = dict(enumerate(names) if isinstance(names, list) else names)
+        found = {int(number): str(name).strip() for number, name in pairs.items() if str(name).strip()}
     except (TypeError, ValueError):
         raise DataError(f"{tree.root}: names of data.yaml are {names!r}, expected a list of names") from None
+    labels.notes += repeated(found.values(), "names")
+    return found
 
 
-def _yolo_lists(tree: FileTree, content: dict[str, Any]) -> dict[str, set[Path]]:
+def _yolo_lists(tree: FileTree, content: dict[str, Any], files: Sequence[Path], labels: Labels) -> dict[str, set[Path]]:
     """Split → images that folders and lists of ``data.yaml`` or ``train.txt`` hold, also where paths have changed."""
     found: dict[str, set[Path]] = {}
     base = content.get("", tree.root)
     entries = [(split, content.get(key)) for key, split in (("train", "train"), ("val", "val"), ("test", "test"))]
-    entries += [(split_of(path.name), path.name) for path in tree.with_suffix(".txt") if split_of(path.name)]
+    entries += [(split_of(path.name), path.name) for path in files]
     for split, value in entries:
         for place in [value] if isinstance(value, str) else value or []:
             parts = [
@@ -115,15 +132,15 @@ def _yolo_lists(tree: FileTree, content: dict[str, Any]) -> dict[str, set[Path]]
             places = (tree.root.joinpath(*parts), base.joinpath(*parts))
             path = next(filter(Path.exists, places), None) or next(iter(_ends(tree, parts)), None)
             if path is None:
-                continue
-            if path.is_dir():
+                labels.notes.append(f"{place}, which data.yaml gives for {split}, is not there")
+            elif path.is_dir():
                 found.setdefault(split, set()).update(image for image in tree.images if path in image.parents)
             else:
-                for line in path.read_text(encoding="utf-8-sig").splitlines():
+                for line in filter(None, read_lines(path)):
                     try:
-                        found.setdefault(split, set()).add(tree.find_image(line.strip(), near=path, split=split))
-                    except ValueError:
-                        continue
+                        found.setdefault(split, set()).add(tree.find_image(line, near=path, split=split))
+                    except ValueError as error:
+                        labels.left_out[f"{tree.relative(path)}: {line}"] = str(error)
     return found
 
 
@@ -136,33 +153,32 @@ def _ends(tree: FileTree, parts: Sequence[str]) -> list[Path]:
     return []
 
 
-def _yolo_texts(tree: FileTree, image: Path) -> list[Path]:
-    """Where the label file of an image may lie: with ``labels`` in place of its last ``images``, or beside it."""
-    parts = list(tree.relative(image).with_suffix(".txt").parts)
+def _without_suffix(tree: FileTree, path: Path) -> tuple[str, ...]:
+    """The folders and the name of a file, in lower case as on Windows."""
+    return tuple(part.lower() for part in tree.relative(path).with_suffix("").parts)
+
+
+def _yolo_text(tree: FileTree, image: Path, texts: dict[tuple[str, ...], Path]) -> Path | None:
+    """The label file of an image: with ``labels`` in place of its last ``images``, or beside it."""
+    parts = _without_suffix(tree, image)
     places = [k for k, part in enumerate(parts[:-1]) if part == "images"]
-    found = [image.with_suffix(".txt")]
-    if places:
-        parts[places[-1]] = "labels"
-        found.insert(0, tree.root.joinpath(*parts))
-    return found
+    in_labels = (*parts[: places[-1]], "labels", *parts[places[-1] + 1 :]) if places else parts
+    return texts.get(in_labels) or texts.get(parts)
 
 
-def _yolo_object(line: str, size: tuple[int, int], names: dict[int, str], *, boxes_only: bool) -> LabelledObject | str:
-    """The object of a line, or what is wrong with it."""
-    try:
-        number, *values = (float(word) for word in line.split())
-    except ValueError:
-        return f"{line[:40]!r} is not numbers"
-    if not all(map(math.isfinite, (number, *values))) or number != int(number):
-        return "a number is not finite, or a class no whole number"
-    category = names.get(int(number), f"class {int(number)}") if not names or int(number) in names else ""
-    if not category:
-        return f"class {int(number)} is not among the {len(names)} names"
+def _yolo_object(line: str, size: tuple[int, int], names: dict[int, str], *, boxes_only: bool) -> LabelledObject:
+    """The object of a line; raises ``ValueError`` that says what is wrong with it."""
+    number, *values = numbers(line.split(), "the line")
+    if number != int(number) or number < 0:
+        raise ValueError(f"its class {number:g} is no whole number from 0 on")
+    category = f"class {int(number)}" if not names else names.get(int(number))
+    if category is None:
+        raise ValueError(f"class {int(number)} is not among the {len(names)} names")
     height, width = size
     if len(values) == 4 or (boxes_only and len(values) > 4):
         x, y, w, h = values[:4]
         return LabelledObject(category=category, box=((x - w / 2) * width, (y - h / 2) * height, w * width, h * height))
     if len(values) < 6 or len(values) % 2:
-        return f"{len(values)} numbers after the class are neither a box (4) nor a polygon (6, 8, ...)"
+        raise ValueError(f"{len(values)} numbers after the class are neither a box (4) nor a polygon (6, 8, ...)")
     points = [value * (height if k % 2 else width) for k, value in enumerate(values)]
     return LabelledObject(category=category, segmentation=[points], box=extent(points))
