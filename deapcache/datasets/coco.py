@@ -389,8 +389,12 @@ class CocoInstances(FileDataset):
         paths = [path for split in self.splits if (path := annotation_file(self.root, split)).is_file()]
         try:
             smallest = min(paths, key=lambda path: path.stat().st_size)
-            listing = self._parsed[smallest] = read_listing(smallest)
-            found = {row["id"]: row["name"] for row in listing.categories}
+            try:
+                listing = self._parsed[smallest] = read_listing(smallest)
+                rows = listing.categories
+            except DataError:  # told where the split is listed
+                rows = read_json(smallest, "annotation file", "")["categories"]
+            found = {row["id"]: row["name"] for row in rows}
         except (DataError, OSError, ValueError, KeyError, TypeError):
             return False
         return found == dict(zip(CATEGORY_IDS, self.classes[1:], strict=True))

@@ -96,9 +96,11 @@ def summarize_without_files(name: str, home: Location) -> DatasetSummary:
 
 def _summarize_cached(home: Location, owner: str) -> dict[str, SplitSummary]:
     """The splits whose caches in ``home`` all list the same images."""
+    entries = [entry for entry in (list_caches(home) if home.can_list else ()) if entry.dataset == owner]
+    # one of each image set: the others have the same ids
+    first = {(entry.split, entry.fields["images"]): entry for entry in entries if entry.kind != "targets"}
     ids: dict[str, set[tuple[str, ...]]] = {}
-    for entry in list_caches(home) if home.can_list else ():
-        if entry.dataset == owner and entry.kind != "targets":
-            ids.setdefault(entry.split, set()).add(entry.open().image_ids)
+    for entry in first.values():
+        ids.setdefault(entry.split, set()).add(entry.open().image_ids)
     agreed = {split: next(iter(found)) for split, found in ids.items() if len(found) == 1}
     return {split: SplitSummary(images=len(found), counted=CACHED, ids=found) for split, found in agreed.items()}

@@ -11,6 +11,8 @@ take.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import subprocess
 import sys
@@ -19,11 +21,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from PIL import Image
 
+from deapcache import plugins
+from deapcache.backbones import Backbone
 from deapcache.cache import (
+    ArraySpec,
     Cache,
     cache_contents,
     create_cache,
@@ -35,11 +41,14 @@ from deapcache.cache import (
     list_caches,
     one_listing,
     rebuild,
+    targets_path,
     verify_cache,
 )
 from deapcache.datasets import DigestIndex, open_dataset
+from deapcache.extraction import ExtractionSettings, extract, plan_extraction
 from deapcache.locations import LocalLocation
-from deapcache.recipe import image_set_digest
+from deapcache.probing import ProbeConfig, probe_backbone
+from deapcache.recipe import TargetRecipe, image_set_digest
 from tests.benchmarks.bench_read import random_recipe
 from tests.benchmarks.figures import Figure
 
@@ -49,6 +58,24 @@ SIZES = (20_000, 118_287, 1_281_167)
 _LINKS = 30_000
 """Links to one file; file systems allow some 65,000."""
 _SHAPE = (2, 2, 8)
+_PLUGIN = """\
+from torch import nn
+from deapcache.backbones import register_backbone
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 8, 4, stride=4)
+
+    def forward(self, images):
+        return self.layer(images).permute(0, 2, 3, 1)
+
+
+register_backbone("smallest", Net, image_size=8, grid=2, dim=8)
+"""
+_MOST_EXTRACTED = 118_287
+"""Images: of a larger dataset the first so many are extracted, as the first shards of caches of its whole length."""
 _IDS = ["0", "1"]
 _LOOKUPS = 50
 _REPEATS = 3
@@ -85,10 +112,10 @@ def make_dataset(root: Path, images: int) -> None:
             Image.new("RGB", (8, 8), (number % 251, 30, 200)).save(first)
 
 
-def make_cache(home: LocalLocation, images: int) -> Cache:
+def make_cache(home: LocalLocation, images: int, split: str = "train", dataset: str = "many") -> Cache:
     """A complete cache of so many feature volumes of 2 × 2 × 8."""
-    recipe = replace(random_recipe(), backbone=f"vit-{images}")
-    path = features_path("many", "train", recipe.backbone, recipe.digest)
+    recipe = replace(random_recipe(), backbone=f"vit-{images}" if dataset == "many" else "vit", images=f"{images:064x}")
+    path = features_path(dataset, split, recipe.backbone, recipe.digest)
     ids = [f"{number:08d}" for number in range(images)]
     cache = create_cache(home, path, recipe=recipe, arrays=feature_arrays("float16", _SHAPE[:2], 8), image_ids=ids)
     for shard in range(cache.shard_count):
@@ -97,6 +124,24 @@ def make_cache(home: LocalLocation, images: int) -> Cache:
         cache.write_shard(shard, encode_features(values, "float16", ids[rows.start : rows.stop]))
     flush(cache)
     return cache
+
+
+def make_probed(home: LocalLocation, images: int) -> None:
+    """Features and instance maps of 8 × 8 pixels of so many training images, and of few for validation."""
+    for split, count in (("train", images), ("val", 200)):
+        features = make_cache(home, count, split, "probed")
+        recipe = TargetRecipe(
+            annotation="instances", size=(8, 8), fit="squash", options={}, classes=(), images=f"{count:064x}",
+            annotations="none",
+        )  # fmt: skip
+        array = ArraySpec(name="targets", dtype="int32", item_shape=(8, 8), dimensions=("row", "column"))
+        path = targets_path("probed", split, "instances", recipe.digest)
+        cache = create_cache(home, path, recipe=recipe, arrays=[array], image_ids=features.image_ids)
+        for shard in range(cache.shard_count):
+            values = np.zeros((len(cache.shard_rows(shard)), 8, 8), np.int32)
+            values[:, 2:5, 3:6] = 1
+            cache.write_shard(shard, {"targets": values})
+        flush(cache)
 
 
 def steps(root: Path, home: LocalLocation) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -118,6 +163,57 @@ def cache_steps(home: LocalLocation) -> Iterator[tuple[str, Callable[[], object]
     yield "verify", lambda: verify_cache(entry.location)
 
 
+def extract_steps(root: Path, home: LocalLocation) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What extraction does, on base images of 8 × 8 pixels, by a backbone of one convolution."""
+    file = Path(home.url).with_name("smallest.py")
+    file.write_text(_PLUGIN)
+    plugins.use([file])
+    dataset = open_dataset(f"folder:{root.name}", root.parent)
+    settings = ExtractionSettings(base_size=(8, 8), limit=_MOST_EXTRACTED, device="cpu")
+    asked = {"splits": ["train"], "settings": settings}
+    forward, spent = Backbone.outputs, [0.0]
+
+    def timed(*arguments: object) -> object:
+        start = time.thread_time()
+        try:
+            return forward(*arguments)
+        finally:
+            spent[0] += time.thread_time() - start
+
+    def extracted() -> float:
+        """Seconds of the forward alone."""
+        spent[0] = 0.0
+        with mock.patch.object(Backbone, "outputs", timed):
+            list(extract(["smallest"], dataset, home, **asked))
+        return spent[0]
+
+    yield "extract --dry-run", lambda: plan_extraction(["smallest"], dataset, home, **asked)
+    yield "extract, less the forward", extracted
+    yield "extract, nothing to do", extracted
+    yield "extract --dry-run, nothing to do", lambda: plan_extraction(["smallest"], dataset, home, **asked)
+
+
+class _BegunError(Exception):
+    """A probe's first step is done."""
+
+
+def probe_steps(home: LocalLocation) -> Iterator[tuple[str, Callable[[], object]]]:
+    """A probe until its first step is done."""
+    config = ProbeConfig(
+        tasks=["boundaries"], dataset="probed", backbones=["vit"], readouts=["linear"], lrs=(1e-3,), output_size=(8, 8),
+        residency="stream",
+    )  # fmt: skip
+
+    def stop(_: object) -> None:
+        raise _BegunError
+
+    def begin() -> None:
+        with contextlib.suppress(_BegunError):
+            list(probe_backbone(home, config, progress=stop))
+
+    yield "a probe, until its first step", begin
+
+
 def run(quick: bool = False) -> dict[str, tuple[list[float], list[float]]]:
     """Seconds of a processor, by repeat, for some caches or images, and for ten times as many."""
     few = 3 if quick else 50
@@ -132,7 +228,10 @@ def run(quick: bool = False) -> dict[str, tuple[list[float], list[float]]]:
             root, own = Path(folder) / f"images{images}", LocalLocation(Path(folder) / f"home{images}")
             make_dataset(root, images)
             make_cache(own, images)
-            for name, work in (*steps(root, own), *cache_steps(own)):
+            probed, extracted = (LocalLocation(Path(folder) / f"{what}{images}") for what in ("probed", "extracted"))
+            make_probed(probed, images)
+            work_on = (steps(root, own), cache_steps(own), extract_steps(root, extracted), probe_steps(probed))
+            for name, work in itertools.chain(*work_on):
                 found.setdefault(name, ([], []))[place].append(_seconds(work))
     return found
 
@@ -141,7 +240,12 @@ def measure(kind: str, root: Path, home: LocalLocation) -> None:
     """In a process of its own: print each step with its time and the memory that it needs at its peak."""
     images = int(root.name.removeprefix("images"))
     before = _peak()
-    for name, work in cache_steps(home) if kind == "cache" else steps(root, home):
+    beside = LocalLocation(Path(home.url) / kind)
+    for name, work in {
+        "cache": lambda: cache_steps(home),
+        "extract": lambda: extract_steps(root, beside),
+        "probe": lambda: probe_steps(beside),
+    }.get(kind, lambda: steps(root, home))():
         seconds, peak = _seconds(work), _peak()
         each = (peak - before) / images
         print(f"{images:>9,}  {name:<34}{seconds:>9.2f} s{peak / 1e6:>8.0f} MB{each:>8.0f} bytes an image", flush=True)
@@ -159,7 +263,8 @@ def long(folder: Path) -> None:
         root, home = folder / f"images{images}", LocalLocation(folder / f"home{images}")
         make_dataset(root, images)
         make_cache(home, images)
-        for kind in ("first time", "again", "cache"):
+        make_probed(LocalLocation(Path(home.url) / "probe"), images)
+        for kind in ("first time", "again", "cache", "extract", "probe"):
             print(f"{images:>9,}  {kind}:", flush=True)
             command = [sys.executable, "-m", "tests.benchmarks.bench_growth", "--measure", kind, root, home.path]
             subprocess.run(command, check=True)
@@ -187,9 +292,10 @@ def ways(home: LocalLocation) -> dict[str, Callable[[], object]]:
 
 
 def _seconds(work: Callable[[], object]) -> float:
+    """Seconds of a processor, less those that ``work`` returns."""
     start = time.process_time()
-    work()
-    return time.process_time() - start
+    returned = work()
+    return time.process_time() - start - (returned if isinstance(returned, float) else 0.0)
 
 
 def growth(few: Sequence[float], many: Sequence[float]) -> list[float]:

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from deapcache_caches import feature_cache, fill, volumes
+from deapcache_caches import IMAGES, feature_cache, fill, volumes
 
 from deapcache.cache import cache_contents, encode_features, find_caches, find_one, list_cache, list_caches, one_listing
 from deapcache.extraction.claims import WorkQueue
+from deapcache.extraction.dataset_summary import summarize_without_files
 from deapcache.locations import LocalLocation
 
 
@@ -67,6 +68,17 @@ def test_a_complete_cache_is_known_by_its_manifest(home: LocalLocation, monkeypa
     assert cache_contents(cache.location, cache.digest).images == whole.images - 3, (
         "a manifest that is no longer true is not believed"
     )
+
+
+def test_of_caches_of_one_image_set_one_is_opened(home: LocalLocation, monkeypatch) -> None:
+    opened = []
+    for number in range(8):
+        feature_cache(home, backbone=f"vit-{number}")
+        if number in (1, 7):
+            with counted(monkeypatch) as calls:
+                assert summarize_without_files("coco", home).of["train"].images == IMAGES
+            opened.append(calls["open"])
+    assert opened[1] - opened[0] <= 2 * 6, "a file of each in two listings"
 
 
 @pytest.mark.parametrize("caches", [3, 12])

@@ -322,3 +322,7 @@ def test_a_category_that_coco_does_not_have_is_named(tiny: Path) -> None:
     _edit(tiny, lambda document: [one.update(category_id=91) for one in document["annotations"]])
     with pytest.raises(DataError, match="image 7 has an object of category 91, which is none of COCO's 80"):
         open_dataset("coco", tiny).read_annotation("val", 1, "classes")
+    _edit(tiny, lambda document: document["images"].append(document["images"][0]))
+    assert open_dataset("coco", tiny).classes, "what is wrong with a split concerns that split"
+    with pytest.raises(DataError, match="image id 7 is listed more than once"):
+        open_dataset("coco", tiny).image_ids("val")
