@@ -66,7 +66,7 @@ def draw_speed_quality(groups: Sequence[Group], speeds: Sequence[Speed], *, pape
 
 
 def _measured(points: Sequence[Point], speed_of: Mapping[str, float]) -> list[Point]:
-    return [point for point in points if point.backbone in speed_of]
+    return [point for point in points if (point.model or point.backbone) in speed_of]
 
 
 def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: bool) -> list[int]:
@@ -84,7 +84,7 @@ def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: boo
 
 
 def _draw(canvas: Canvas, axis: Axes, panel: _Panel, speed_of: Mapping[str, float]) -> None:
-    speeds = [speed_of[point.backbone] for point in panel.points]
+    speeds = [speed_of[point.model or point.backbone] for point in panel.points]
     places = [(speed, point.score) for speed, point in zip(speeds, panel.points, strict=True)]
     front = [places[place] for place in pareto_front(places, higher_is_better=panel.higher_is_better)]
     axis.plot(*zip(*front, strict=True), zorder=1, **_FRONT).pop().set_label(LINE)
