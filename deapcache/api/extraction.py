@@ -119,6 +119,11 @@ def _extract(
         known = ", ".join(ExtractionSettings.__dataclass_fields__)
         raise UsageError(f"extract has no option {', '.join(sorted(unknown))}: those of ExtractionSettings are {known}")
     names = [_name(one, image_size) for one in given]
+    modules = [name for name, one in zip(names, given, strict=True) if not isinstance(one, str)]
+    if twice := [name for place, name in enumerate(modules) if name in modules[:place]]:
+        raise UsageError(
+            f"two modules are called {twice[0]}: give names that deapcache.register_module(module, NAME) has given them"
+        )
     opened = open_dataset(dataset, locations.data_root(data_root)) if isinstance(dataset, str) else dataset
     settings = settings or ExtractionSettings(**{**agreed_settings(locations.home_defaults(home)), **options})
     reports = run(names, opened, home, splits=splits, settings=settings)
@@ -129,9 +134,9 @@ def _name(backbone: str | nn.Module, image_size: int | tuple[int, int] | None) -
     """The name of a backbone, at the size; a module is registered under that of its class."""
     from torch import nn
 
-    from deapcache.backbones import at_size, register_module
+    from deapcache.backbones import at_size, parse_image_size, register_module
 
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    size = None if image_size is None else parse_image_size(image_size)
     if isinstance(backbone, str):
         return backbone if size is None else at_size(backbone, size)
     if not isinstance(backbone, nn.Module):

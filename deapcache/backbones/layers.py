@@ -58,7 +58,10 @@ class LoadedModel(NamedTuple):
 def patch_size(module: nn.Module) -> tuple[int, int]:
     """Height and width of the patches that a model cuts images into, pixels; (1, 1) where it has none."""
     config = getattr(module, "config", None)  # of transformers; else of timm or open_clip
-    patch = getattr(config or getattr(module, "patch_embed", module), "patch_size", 1)
+    holder = config or getattr(module, "patch_embed", module)
+    patch, convolution = getattr(holder, "patch_size", 1), getattr(holder, "proj", None)
+    if isinstance(convolution, nn.Conv2d) and convolution.kernel_size != convolution.stride:
+        return 1, 1  # they overlap and are padded, as in PVT v2
     if isinstance(patch, int) or config is not None:  # there, several numbers are of patches that overlap
         patch = (patch if isinstance(patch, int) else 1,) * 2
     height, width = patch

@@ -52,6 +52,9 @@ from deapcache.errors import (
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Precisions of the forward pass; TF32 is off in all of them."""
 
+_LISTED = 6
+"""Beginnings of unused keys that are shown."""
+
 BatchNormStatistics = list[tuple[Tensor, Tensor]]
 """Running mean and variance of each BatchNorm layer, (channels,) float32 each."""
 
@@ -111,6 +114,13 @@ class Backbone:
         self.identities = tuple(replace(identity, layer=layer) for layer in layers)
         """What one forward gives, in order: one for each layer that is kept."""
         self.identity = self.identities[0]
+
+    @property
+    def unused(self) -> str:
+        """Beginnings of the unused keys, with how many there are of each, for people; empty where all is used."""
+        beginnings = Counter(".".join(key.split(".")[:2]) for key in self.unused_keys)
+        listed = ", ".join(f"{beginning} ({count})" for beginning, count in beginnings.most_common(_LISTED))
+        return listed + (", …" if len(beginnings) > _LISTED else "")
 
     def __repr__(self) -> str:
         (h, w), (H, W) = self.image_size, self.grid
@@ -261,6 +271,8 @@ def _read_weights(entry: BackboneEntry, given: Path | None, key: str) -> State |
     if given is not None:
         path = Path(given)
         if not path.is_file():
+            if path.is_dir():
+                raise MissingWeightsError(f"--weights {path} is a folder: give the file in it, or the index of several")
             raise MissingWeightsError(f"--weights {path} is no file: give a checkpoint of {entry.architecture}")
         state = read_checkpoint(path, remedy=f"give a whole checkpoint of {entry.architecture} with --weights FILE")
         return keys_below(state, key, path) if key else state
@@ -333,7 +345,7 @@ def _without_storage(entry: BackboneEntry) -> contextlib.AbstractContextManager[
     return contextlib.nullcontext() if entry.is_plugin else torch.device("meta")
 
 
-_REFUSALS = (AssertionError, RuntimeError, ValueError, PluginError)
+_REFUSALS = (AssertionError, RuntimeError, ValueError, TypeError, PluginError)
 """What models raise where they do not take an image size."""
 
 _STEPS = (8, 14, 16, 32, 64, 128, 256)
@@ -348,8 +360,11 @@ def _nearest_sizes(entry: BackboneEntry) -> list[Size]:
     except _REFUSALS:
         return []
     steps = [patch, *((step, step) for step in _STEPS if step > max(patch))]
-    below = ((h // down * down, w // across * across) for down, across in steps for h, w in [entry.image_size])
-    above = ((-(-h // down) * down, -(-w // across) * across) for down, across in steps for h, w in [entry.image_size])
+    h, w = entry.image_size
+    below = [(h // down * down, w // across * across) for down, across in steps]
+    above = [(-(-h // down) * down, -(-w // across) * across) for down, across in steps]
+    if h != w:  # some take squares alone
+        below, above = [*below, *((min(size),) * 2 for size in below)], [*above, *((max(size),) * 2 for size in above)]
     found = [next((size for size in sizes if _takes(entry, size)), None) for sizes in (below, above)]
     return [size for size in dict.fromkeys(found) if size]
 

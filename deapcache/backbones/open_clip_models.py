@@ -68,9 +68,10 @@ def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None
     """Build the vision tower without its projection and load its part of ``checkpoint``, if any."""
     arguments: dict[str, Any] = dict(entry.arguments)
     native = None
-    if image_size:
-        native = arguments["image_size"] = list(image_size)
     model = entry.architecture.removeprefix("open_clip:")
+    is_resnet = isinstance(open_clip.get_model_config(model)["vision_cfg"].get("layers"), list)
+    if image_size and not is_resnet:  # a ResNet takes any, its attention pooling is not built for one
+        native = arguments["image_size"] = list(image_size)
     tower = _build_tower(model, arguments["quick_gelu"], native)
     keys = set((tower.trunk if isinstance(tower, TimmModel) else tower).state_dict())
     module = _without_head(tower)

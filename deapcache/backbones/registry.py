@@ -224,17 +224,25 @@ def join_name(model: str, seed: int | None = None, size: Size | None = None) -> 
     return model + untrained + (f"@{size_name(size)}" if size else "")
 
 
+def labelled_model(name: str, backbone: str) -> str:
+    """What built the features called ``name``: that itself, or where it is the label of a checkpoint, ``backbone`` of
+    their recipe, at the label's image size."""
+    (label, _, size), (model, seed, _) = split_name(name), split_name(backbone)
+    return name if label == model else join_name(model, seed, size)
+
+
 def size_name(size: Size) -> str:
     """``512``, or ``384x512`` (height × width)."""
     return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
 
 
-def parse_image_size(text: str) -> Size:
-    """``512`` or ``384x512``; raises :class:`UsageError` for anything else."""
-    sides = text.lower().split("x")
-    if len(sides) <= 2 and all(side.isdecimal() and int(side) > 0 for side in sides):
+def parse_image_size(size: object) -> Size:
+    """``512`` or ``384x512``, or as numbers 512 or (384, 512); raises :class:`UsageError` for anything else."""
+    given = tuple(size) if isinstance(size, list | tuple) else str(size).lower().split("x")
+    sides = [str(side) for side in given if not isinstance(side, bool)]
+    if 1 <= len(sides) == len(given) <= 2 and all(side.isdecimal() and int(side) > 0 for side in sides):
         return int(sides[0]), int(sides[-1])
-    raise UsageError(f"image size {text!r}: expected a side in pixels (512), or HEIGHTxWIDTH (384x512)")
+    raise UsageError(f"image size {size!r}: expected a side in pixels (512), or HEIGHTxWIDTH (384x512)")
 
 
 def at_size(name: str, size: Size) -> str:

@@ -193,11 +193,12 @@ def extract_command(
     What is there already is not made again: after an interruption the same command does the rest. Started on several
     hosts at once, the same command shares the work.
     """
+    from deapcache.backbones import split_name
     from deapcache.datasets import open_dataset
     from deapcache.extraction import extract, plan_extraction
 
     names = options.backbone_names(backbone, settings.image_size)
-    if settings.weights is not None and len(names) > 1:
+    if settings.weights is not None and len({split_name(name)[0] for name in names}) > 1:
         raise typer.BadParameter("--weights is the checkpoint of one backbone: give one --backbone with it")
     place, splits = caches.location(), options.names(split) or None
     how = settings.for_extraction(locations.home_defaults(place))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,10 +72,10 @@ def measured(plan: GridPlan, file: Path | None = None, *, keep: bool = True) -> 
     return found
 
 
-def show_plan(plan: GridPlan, json: bool) -> None:
-    """Print a plan: one document, or all tables, its totals, and what stands in its way."""
+def show_plan(plan: GridPlan, json: bool, *, terms: Mapping[str, str] = {}) -> None:
+    """Print a plan: one document, or all tables, its totals, ``terms`` of backbones, and what stands in its way."""
     if json:
-        print_json(plan.to_json())
+        print_json({**plan.to_json(), **({"terms": dict(terms)} if terms else {})})
         return
     for one in plan.plans:
         out.print(f"{one.pipeline.name}: {one.pipeline.description}".rstrip(": "), markup=False)
@@ -85,6 +85,8 @@ def show_plan(plan: GridPlan, json: bool) -> None:
     out.print()
     for line in _totals(plan):
         out.print(line, markup=False)
+    for name, text in terms.items():
+        out.print(f"{name}: {text}", markup=False)
     for problem in (*plan.problems, *plan.left_out):
         out.print(f"missing: {problem}", markup=False, style="red")
 

@@ -60,7 +60,7 @@ def run_command(
 
         grid = plan_grid([plan], rates=rates_for(plan.home, plan.device))
         # rates are measured where the run could start, and not kept: a dry run writes nothing
-        show_plan(grid if plan.problems else measured(grid, keep=False), json)
+        show_plan(grid if plan.problems else measured(grid, keep=False), json, terms=plan.terms)
         return FAILURE if plan.problems else 0
     with processes.cluster(device) as cluster:
         return _execute(plan, json, cluster)
@@ -95,7 +95,9 @@ def _execute(plan: PipelinePlan, json: bool, cluster: Cluster | None = None) -> 
         )
     for report in outcome.extracted:
         done = f"{report.extracted:,} images in {duration(report.seconds)}, {size(report.stored_bytes)}"
-        note(f"extracted {name_view(f'{report.backbone} over {report.dataset}/{report.split}', report.view)}: {done}")
+        layer = f" · layer {report.layer}" if report.layer.isdecimal() else ""
+        what = f"{report.backbone}{layer} over {report.dataset}/{report.split}"
+        note(f"extracted {name_view(what, report.view)}: {done}")
     note_pictures(outcome.probed)
     if json:
         print_json(outcome.to_json())

@@ -41,7 +41,7 @@ from deapcache.backbones import (
 )
 from deapcache.cache import ORIGINAL, STORAGE_FORMATS, VIEWS
 from deapcache.errors import PipelineError, UsageError
-from deapcache.extraction import ON_ERROR, ExtractionSettings, agreed_settings, parse_base_size
+from deapcache.extraction import ON_ERROR, BaseSize, ExtractionSettings, agreed_settings, parse_base_size
 from deapcache.locations import HomeDefaults, expanded
 from deapcache.probing import ProbeConfig
 from deapcache.probing.config import OUTPUT, SCORE_SIZES
@@ -157,10 +157,12 @@ def _fields(value: Any) -> dict[str, str]:
     return {str(name): str(item).lower() if isinstance(item, bool) else str(item) for name, item in value.items()}
 
 
-def _base_size(value: Any) -> str:
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
-    parse_base_size(text)  # a UsageError is a ValueError
-    return text
+def _base_size(value: Any) -> BaseSize:
+    return parse_base_size(_number_as_text(value))  # a UsageError is a ValueError
+
+
+def _number_as_text(value: Any) -> str:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
 
 
 def _probes(value: Any) -> list[Any]:
@@ -170,7 +172,7 @@ def _probes(value: Any) -> list[Any]:
 
 
 def _image_size(value: Any) -> tuple[int, int]:
-    return parse_image_size(str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value))
+    return parse_image_size(_number_as_text(value))
 
 
 def _checkpoint(value: Any) -> Path:
@@ -212,9 +214,10 @@ class ModelSpec(BaseModel):
     layers: Annotated[tuple[_Layer, ...], _list("[9, 12]"), _DIFFERENT] = ()
     """Blocks to keep, each probed for itself where a probe joins none; none given: the backbone's last map."""
     tokens: Annotated[str, _one_of(*TOKENS)] = NO_TOKENS
+    base_size: Annotated[Any, BeforeValidator(_base_size)] = None
     dtype: Annotated[str, _one_of(*STORAGE_FORMATS)] | None = None
     precision: Annotated[str, _one_of(*AUTOCAST)] | None = None
-    """None, as ``dtype``: the pipeline's."""
+    """None, as ``base_size`` and ``dtype``: the pipeline's."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -255,6 +258,7 @@ class ModelSpec(BaseModel):
             weights_key=self.weights_key,
             name=self.name,
             selection=selection,
+            base_size=self.base_size or shared.base_size,
             storage=self.dtype or shared.storage,
             precision=self.precision or shared.precision,
         )
@@ -362,7 +366,7 @@ class Pipeline(Shared):
     """How its results are shown: ``plain``, or as a table or figure of the paper."""
     fit: Annotated[str, _one_of(*FITS)] = SQUASH
     """How images are brought to the base size."""
-    base_size: Annotated[str, BeforeValidator(_base_size)] | None = None
+    base_size: Annotated[Any, BeforeValidator(_base_size)] = None
     """``224``, ``216x288`` or ``native``; None: each dataset's own."""
     dtype: Annotated[str, _one_of(*STORAGE_FORMATS)] | None = None
     """How features are stored; None: as ``storage`` says."""

@@ -541,9 +541,10 @@ def _step_group(
     job: ProbeJob, dataset: DatasetPlan, train_images: int, name: str, task: Task, readout: str, members: int
 ) -> StepGroup:
     """The readouts of a task as the pass's backbone and dataset size them."""
-    summary, entry = dataset.summary, describe(dataset.models[job.backbone][0].backbone)
+    model, settings = dataset.models[job.backbone]
+    summary, entry = dataset.summary, describe(model.backbone)
     assert summary is not None
-    size = target_size(summary, dataset.settings.base_size or summary.base_size)
+    size = target_size(summary, settings.base_size or summary.base_size)
     spec = TaskSpec(
         task=task,
         backbone=job.backbone,

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from deapcache.backbones import describe
+from deapcache.backbones import describe, labelled_model
 from deapcache.cache import Cache, find_caches, list_caches
 from deapcache.datasets import DATASETS, images_owner, open_dataset
 from deapcache.errors import CacheMissError, DataError, DeapcacheError, LocationError, TrainingError, UsageError, listed
@@ -135,7 +135,11 @@ def probe_pass(
             try:
                 result = save_run(
                     results_home,
-                    {**run.to_json(), "about": _about(run.backbone), "home_defaults": agreed},
+                    {
+                        **run.to_json(),
+                        "about": _about(run.backbone, run.caches["train"]["recipe"]["backbone"]),
+                        "home_defaults": agreed,
+                    },
                     statistics=run.statistics,
                     prior_statistics=run.baseline_statistics,
                     image_ids=run.image_ids,
@@ -184,12 +188,17 @@ def _open_native(
 
 
 @functools.cache
-def _about(backbone: str) -> dict[str, Any]:
-    """What the registry says of a backbone, in a result's words; {} for one that has caches here, but no entry."""
+def _about(backbone: str, model: str) -> dict[str, Any]:
+    """What the registry says of a backbone, in a result's words; {} for one that has caches here, but no entry.
+
+    ``model`` is the one in the recipe of its features, of which the parameters of a checkpoint are.
+    """
     try:
-        entry = describe(backbone)
-    except DeapcacheError:  # a checkpoint's own name, or a model that cannot be had just now
+        entry = describe(labelled_model(backbone, model))
+    except DeapcacheError:  # a model that cannot be had just now
         return {}
+    if labelled_model(backbone, model) != backbone:
+        return {"category": "", "parameters": entry.parameters, "training_data": ""}
     category = "untrained" if entry.untrained else entry.category
     return {"category": category, "parameters": entry.parameters, "training_data": entry.training_data}
 

@@ -47,7 +47,6 @@ from deapcache.extraction import (
     extract,
     forget_models,
     no_progress,
-    parse_base_size,
     plan_extraction,
     prepare_split,
     require_free_label,
@@ -186,6 +185,8 @@ class PipelinePlan:
     free_bytes: int | None
     datasets: Mapping[str, DatasetPlan]
     passes: tuple[ProbeJob, ...]
+    checkpoints: Mapping[str, str] = field(default_factory=dict)
+    """What its features are called → which file loads into the backbone, and what of it is not used."""
 
     @property
     def forwards(self) -> int:
@@ -224,6 +225,12 @@ class PipelinePlan:
         }
 
     @property
+    def terms(self) -> dict[str, str]:
+        """Backbone → licence of its weights, whether they are gated and where they are; what of a checkpoint loads."""
+        published = [plan.extraction.terms for plan in self.datasets.values() if plan.extraction]
+        return {name: text for terms in (*published, self.checkpoints) for name, text in terms.items()}
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """What must be put right before the pipeline can run; one line each."""
         found: dict[str, None] = {}
@@ -259,7 +266,7 @@ def plan_pipeline(pipeline: Pipeline, home: Location, data_root: Path, *, device
         datasets = {
             name: _plan_dataset(pipeline, name, home, data_root, chosen, compress) for name in pipeline.datasets
         }
-        weights, refused = _read_checkpoints(pipeline, datasets, home)
+        weights, checkpoints, refused = _read_checkpoints(pipeline, datasets, home)
         jobs = _jobs_of(pipeline, datasets, weights, chosen, data_root)
         return PipelinePlan(
             pipeline=pipeline,
@@ -267,6 +274,7 @@ def plan_pipeline(pipeline: Pipeline, home: Location, data_root: Path, *, device
             device=chosen,
             free_bytes=home.free_bytes(),
             datasets=datasets,
+            checkpoints=checkpoints,
             passes=tuple(
                 replace(job, problem=refused[job.backbone]) if job.backbone in refused else _find_runs(job, home)
                 for job in jobs
@@ -281,7 +289,7 @@ def _plan_dataset(
     probes = pipeline.of(name)
     limits = [probe.limit for probe in probes]
     settings = ExtractionSettings(
-        base_size=None if pipeline.base_size is None else parse_base_size(pipeline.base_size),
+        base_size=pipeline.base_size,
         fit=pipeline.fit,
         storage=pipeline.stored_as,
         precision=pipeline.precision,
@@ -348,17 +356,19 @@ def _plan_models(
         for settings, names in _by_settings(models).items()
     ]
     caches = {cache_key(cache): cache for plan in plans for cache in plan.caches}  # base images and targets once
-    return replace(plans[0], caches=tuple(caches.values()))
+    terms = {name: text for plan in plans for name, text in plan.terms.items()}
+    return replace(plans[0], caches=tuple(caches.values()), terms=terms)
 
 
 def _read_checkpoints(
     pipeline: Pipeline, datasets: Mapping[str, DatasetPlan], home: Location
-) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """By label, of models with a checkpoint: the digest of its weights, and why it cannot be used; each is loaded once.
+) -> tuple[Mapping[str, str], Mapping[str, str], Mapping[str, str]]:
+    """By label, of models with a checkpoint: the digest of its weights, what of it loads, and why it cannot be used.
 
-    A label tells which features are meant only where no other weights have it.
+    Each is loaded once. A label tells which features are meant only where no other weights have it.
     """
     weights: dict[str, str] = {}
+    loaded: dict[str, str] = {}
     refused: dict[str, str] = {}
     for model in dict.fromkeys(model for probe in pipeline.probes for model in probe.backbones if model.weights):
         try:
@@ -366,11 +376,12 @@ def _read_checkpoints(
             require_free_label(home, model.label, built.identity)
             _require_own_label(model.label, built.identity.weights, built.image_size, datasets, home)
             weights[model.label] = built.identity.weights
+            loaded[model.label] = f"{model.weights} loads; not used: {built.unused or 'nothing'}"
         except LocationError:
             raise
         except DeapcacheError as error:
             refused[model.label] = f"backbone {model.label}: {error}"
-    return weights, refused
+    return weights, loaded, refused
 
 
 def _require_own_label(
@@ -583,8 +594,10 @@ def extract_missing(
 
         to_do = [cache for cache in needs.caches if cache.to_do and made.get(cache_key(cache), 0) < cache.wanted]
         # base images and targets first, which also a home with all features may lack
-        for split in dict.fromkeys(cache.split for cache in to_do if cache.kind != "features"):
-            prepare_split(dataset, split, plan.home, needs.settings, annotations=dataset.annotations, progress=progress)
+        sizes = dict.fromkeys(settings.base_size for _, settings in needs.models.values())
+        for split, base_size in product(dict.fromkeys(c.split for c in to_do if c.kind != "features"), sizes):
+            at_size = replace(needs.settings, base_size=base_size)
+            prepare_split(dataset, split, plan.home, at_size, annotations=dataset.annotations, progress=progress)
         missing = {cache.name: needs.models[cache.name] for cache in to_do if cache.kind == "features"}
         for settings, labels in _by_settings(missing).items():
             outcome.extracted += extract(

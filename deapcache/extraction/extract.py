@@ -13,9 +13,10 @@ from typing import Any, Protocol, cast
 
 import torch
 
-from deapcache.backbones import CLS, Backbone, BackboneIdentity, build, describe
+from deapcache.backbones import CLS, Backbone, BackboneIdentity, build, describe, split_name
 from deapcache.cache import (
     ORIGINAL,
+    CacheEntry,
     FeatureCache,
     feature_arrays,
     features_path,
@@ -24,7 +25,7 @@ from deapcache.cache import (
     refresh_manifest,
 )
 from deapcache.cache.format import COVERED, LABEL
-from deapcache.cache.names import escape_name
+from deapcache.cache.names import escape_name, unescape_name
 from deapcache.cache.progress import NewCache, Progress, ProgressEvent, message, no_progress
 from deapcache.datasets import INTERPOLATION, Dataset
 from deapcache.errors import DeapcacheError, IncompleteCacheError, UsageError
@@ -159,7 +160,9 @@ def extract(
     Raises :class:`deapcache.errors.FeatureError` (features that must not be stored), ``DataError`` and
     ``MissingDataError`` (dataset files), ``WeightsError``, ``StorageFullError``, ``ReadOnlyError``, ``UsageError``.
     """
-    run = _Extraction(dataset, home, settings or ExtractionSettings(), splits, progress, executor)
+    settings = settings or ExtractionSettings()
+    require_one_model(backbones, settings)
+    run = _Extraction(dataset, home, settings, splits, progress, executor)
     for name in backbones:
         try:
             yield from run.extract_backbone(name)
@@ -217,8 +220,11 @@ class _Extraction:
             precision=settings.precision,
             selection=settings.selection,
         )
-        if settings.weights is not None:
-            require_free_label(self._home, settings.label(backbone.name), backbone.identity)
+        if settings.weights is not None or backbone.entry.is_plugin:
+            label, any_weights = settings.label(backbone.name), settings.weights is None
+            require_free_label(self._home, label, backbone.identity, any_weights=any_weights)
+        if backbone.unused:
+            self._progress(message(settings.label(backbone.name), f"not used of its checkpoint: {backbone.unused}"))
         remember_backbone(self._home, name, settings, backbone)
         if self._executor is None or backbone.needs_calibration:
             backbone.to(self._device)
@@ -249,7 +255,7 @@ class _Extraction:
             for identity in known.identities:
                 recipe = self._recipe(identity, "", prepared)
                 path = features_path(self._dataset.images_name, split, self._settings.label(known.name), recipe.digest)
-                there = same_features(self._home, path, recipe.digest)
+                there = self._features_at(path, recipe.digest)
                 cache = there.open() if there else None
                 if not isinstance(cache, FeatureCache) or cache.image_ids != ids:
                     return None
@@ -315,9 +321,8 @@ class _Extraction:
         path = features_path(dataset.images_name, prepared.split, label, recipe.digest)
         if label != recipe.backbone:
             attributes[LABEL] = label
-            if (there := same_features(self._home, path, recipe.digest)) and there.path != path:
+            if there := self._features_at(path, recipe.digest):
                 path = there.path
-                self._progress(message(label, f"these features are there under the name {there.name}: {path}"))
         if backbone.entry.covered != (1.0, 1.0):
             attributes[COVERED] = list(backbone.entry.covered)
         cache = make_cache(
@@ -334,6 +339,14 @@ class _Extraction:
         )
         return cast(FeatureCache, cache)
 
+    def _features_at(self, path: str, digest: str) -> CacheEntry | None:
+        """The cache that belongs at ``path``; says so where it has another name."""
+        there = same_features(self._home, path, digest)
+        if there and there.path != path:
+            text = f"these features are there under the name {there.name}: {there.path}"
+            self._progress(message(unescape_name(PurePosixPath(path).name.rpartition("-")[0]), text))
+        return there
+
     def _recipe(self, identity: BackboneIdentity, calibration: str, prepared: PreparedSplit) -> FeatureRecipe:
         return feature_recipe(
             identity,
@@ -347,11 +360,21 @@ class _Extraction:
         )
 
 
-def require_free_label(home: Location, label: str, identity: BackboneIdentity) -> None:
-    """Raise :class:`UsageError` where features of another model or of other weights have this label."""
+def require_one_model(backbones: Sequence[str], settings: ExtractionSettings) -> None:
+    """Raise :class:`UsageError` where a checkpoint is given for several models; several sizes of one are fine."""
+    models = dict.fromkeys(split_name(name)[0] for name in backbones)
+    if settings.weights is not None and len(models) > 1:
+        raise UsageError(f"--weights is the checkpoint of one backbone, and these are {', '.join(models)}: give one")
+
+
+def require_free_label(home: Location, label: str, identity: BackboneIdentity, *, any_weights: bool = False) -> None:
+    """Raise :class:`UsageError` where features of another model or of other weights have this label.
+
+    With ``any_weights`` only of another model: a plugin's backbone keeps its name when its weights change.
+    """
     ours = (identity.architecture, identity.weights)
     for entry in list_caches(home, "features", name=label) if home.can_list else ():
-        if (entry.recipe["architecture"], entry.recipe["weights"]) != ours:
+        if entry.recipe["architecture"] != ours[0] or (not any_weights and entry.recipe["weights"] != ours[1]):
             raise UsageError(
                 f"the name {label} is taken: {entry.path} holds features of {entry.recipe['architecture']} with the "
                 f"weights {str(entry.recipe['weights'])[:19]}…, and these are of {ours[0]} with {ours[1][:19]}…: give "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ from deapcache.cache import ORIGINAL, ArraySpec, feature_arrays, find_caches, na
 from deapcache.cache.progress import Progress, message, no_progress
 from deapcache.datasets import Dataset
 from deapcache.extraction.dataset_summary import DatasetSummary, summarize_dataset
+from deapcache.extraction.extract import require_free_label, require_one_model
 from deapcache.extraction.images_targets import (
     image_array,
     limited_rows,
@@ -35,9 +35,6 @@ from deapcache.extraction.settings import (
 )
 from deapcache.locations import Location
 from deapcache.machine import seconds_of
-
-_LISTED = 6
-"""Beginnings of unused keys that are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +148,15 @@ def plan_extraction(
     checkpoint is tried, unless ``measure`` is false. Where images that cannot be read are to be skipped, files are read
     to know them. Of a dataset whose files are not there a summary is enough.
     """
+    require_one_model(backbones, settings)
     chosen = split_views(dataset, splits, settings.views)
-    weights = try_weights(backbones[0], settings) if measure and settings.weights is not None else ""
+    weights, digest = "", ""
+    if measure and settings.weights is not None:
+        built = build(backbones[0], weights=settings.weights, weights_key=settings.weights_key)
+        digest = built.identity.weights
+        for name in backbones:
+            require_free_label(home, settings.label(describe(name).name), built.identity)
+        weights = summarize_checkpoint(built, settings)
     omitted: Mapping[str, Mapping[str, str]] = {}
     if isinstance(dataset, Dataset):
         readable = readable_dataset(dataset, list(chosen), home, settings, progress)
@@ -161,7 +165,7 @@ def plan_extraction(
     caches = [
         _plan_cache(home, dataset, split, settings.limit, wanted)
         for split, views in chosen.items()
-        for wanted in _wanted(backbones, dataset, split, views, settings)
+        for wanted in _wanted(backbones, dataset, split, views, settings, digest)
     ]
     to_run = {cache.name for cache in caches if cache.kind == "features" and cache.to_do}
     labels = {settings.label(describe(name).name): name for name in backbones if measure}
@@ -179,7 +183,7 @@ def plan_extraction(
         free_bytes=home.free_bytes(),
         omitted={split: dict(reasons) for split, reasons in omitted.items()},
         weights=weights,
-        terms={} if settings.weights is not None or not measure else _terms_of(backbones),
+        terms={} if settings.weights is not None else _terms_of(backbones),
     )
 
 
@@ -193,19 +197,12 @@ def _terms_of(backbones: Sequence[str]) -> dict[str, str]:
     }
 
 
-def try_weights(name: str, settings: ExtractionSettings) -> str:
-    """Load the checkpoint of ``settings`` as an extraction would: what of it loads, and what is not used.
-
-    Raises :class:`WeightsError` where it does not load, and ``MissingWeightsError`` where it is not there.
-    """
-    backbone = build(name, weights=settings.weights, weights_key=settings.weights_key)
-    loaded, unused = len(backbone.module.state_dict()), backbone.unused_keys
-    beginnings = Counter(".".join(key.split(".")[:2]) for key in unused)
-    listed = ", ".join(f"{beginning} ({count})" for beginning, count in beginnings.most_common(_LISTED))
-    more = ", …" if len(beginnings) > _LISTED else ""
+def summarize_checkpoint(backbone: Backbone, settings: ExtractionSettings) -> str:
+    """What of the checkpoint of ``settings`` was loaded into a built backbone, and what is not used."""
     return (
-        f"{settings.weights} loads into {name}: {loaded} tensors, {backbone.identity.weights[:19]}…; not used: "
-        f"{listed or 'nothing'}{more}; the features are called {settings.label(backbone.name)}"
+        f"{settings.weights} loads into {backbone.name}: {len(backbone.module.state_dict())} tensors, "
+        f"{backbone.identity.weights[:19]}…; not used: {backbone.unused or 'nothing'}; the features are "
+        f"called {settings.label(backbone.name)}"
     )
 
 
@@ -214,8 +211,14 @@ _Wanted = tuple[str, str, Sequence[ArraySpec], Mapping[str, Any]]
 
 
 def _wanted(
-    backbones: Sequence[str], dataset: DatasetSummary, split: str, views: Sequence[str], settings: ExtractionSettings
+    backbones: Sequence[str],
+    dataset: DatasetSummary,
+    split: str,
+    views: Sequence[str],
+    settings: ExtractionSettings,
+    weights: str,
 ) -> Iterator[_Wanted]:
+    # ``weights``: the digest of a checkpoint that was loaded; empty of any other
     base_size = settings.base_size or dataset.base_size
     size = target_size(dataset, base_size)
     resized = {"size": list(size), "fit": settings.fit}
@@ -239,6 +242,7 @@ def _wanted(
         for view in views:
             for layer in layers:
                 own = {"final_norm": norm, "tokens": tokens, "view": view, "layer": layer}
+                own |= {"weights": weights, "image_size": list(entry.image_size)} if weights else {}
                 yield "features", label, arrays, {**fields, **own}
 
 
@@ -252,7 +256,8 @@ def _plan_cache(
     length = shard_images_for(arrays, found.images)
     wanted = {row // length for row in rows}
     missing = set(wanted)
-    for entry in find_caches(home, kind, dataset=owner, split=split, name=name or None, fields=fields):
+    label = None if "weights" in fields else name or None  # a checkpoint's are the same under any label
+    for entry in find_caches(home, kind, dataset=owner, split=split, name=label, fields=fields):
         cache = entry.open()
         if cache.image_ids == found.ids:
             missing &= set(cache.missing_shards(rows))

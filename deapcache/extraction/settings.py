@@ -114,7 +114,8 @@ class ExtractionSettings:
         if self.weights is not None:
             object.__setattr__(self, "weights", Path(self.weights))
         if self.name and (self.name in BACKBONES or not _LABEL.fullmatch(self.name)):
-            what = "is a backbone's own" if self.name in BACKBONES else "is none: letters, digits and . _ + -"
+            rule = "is no name: it takes letters, digits and . _ + -, and the size is added to it"
+            what = "is a backbone's own" if self.name in BACKBONES else rule
             raise UsageError(f"--name {self.name!r} {what}; give a name for this checkpoint such as mine-ep100")
         if self.weights is None and (self.weights_key or self.name):
             raise UsageError("--name and --weights-key are for a checkpoint: give it with --weights FILE")

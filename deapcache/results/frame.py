@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deapcache.backbones import labelled_model
 from deapcache.errors import ResultsError
 from deapcache.recipe import SHORT, Difference, Protocol, differences, digest_of
 from deapcache.results.intervals import UncertaintyOf, holm
@@ -50,6 +51,11 @@ def feature_recipe(result: Result) -> Mapping[str, Any]:
     recipe: Mapping[str, Any] = result.caches["train"]["recipe"]
     joined = layers_of(result)
     return {**recipe, "layer": "+".join(joined)} if joined else recipe
+
+
+def model_of(result: Result) -> str:
+    """The backbone that made its features: where they are called after a checkpoint, the model that it is of."""
+    return labelled_model(result.backbone, feature_recipe(result)["backbone"])
 
 
 def layers_of(result: Result) -> tuple[str, ...]:

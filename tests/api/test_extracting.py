@@ -103,6 +103,12 @@ def patched() -> nn.Module:
         (lambda: deapcache.extract("scenes", backbones=[]), "which backbones"),
         (lambda: deapcache.extract("scenes", backbones=[Patches]), "a name or a torch.nn.Module that is built"),
         (lambda: deapcache.extract("scenes", backbones="dinov2", limt=3), "no option limt"),
+        (lambda: deapcache.extract("scenes", backbones=[Patches(), Patches()]), "two modules are called Patches: "),
+        (
+            lambda: deapcache.extract("scenes", backbones="dinov2", image_size=112.0),
+            r"size 112\.0: expected a side",
+        ),
+        (lambda: deapcache.extract("scenes", backbones="dinov2", image_size=(8, 9, 10)), "expected a side in pixels"),
     ],
 )
 def test_what_cannot_be_is_one_line(call, says):

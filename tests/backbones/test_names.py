@@ -79,6 +79,7 @@ def test_the_map_at_another_size_is_the_librarys_own(name):
     (f"{VIT}@96x100", r"cannot take images of 96x100 .*: 96 or 96x112$"),
     (f"{VIT}@5", r"cannot take images of 5x5 .*: 16$"),
     ("timm:hiera_tiny_224@300", r"cannot take images of 300x300 .*: 288 or 320$"),
+    ("timm:nest_tiny@224x288", r"cannot take images of 224x288 .*: 224 or 288$"),
     (f"{VIT}@0", "0x0 is no size"),
 ])  # fmt: skip
 def test_a_size_that_is_refused_names_the_nearest(name, message):
@@ -93,5 +94,7 @@ def test_share_of_the_image_that_cells_cover():
         conv = load_model(describe("timm:test_resnet")).module
     assert covered_share(vit, (100, 160), (6, 10)) == (0.96, 1.0)
     assert covered_share(conv, (100, 100), (4, 4)) == (1.0, 1.0)
+    assert describe("timm:pvt_v2_b0@192x256").grid == (6, 8), "its patches overlap"
+    assert describe("open_clip:RN50/openai@96x128").grid == (3, 4)
     assert describe("siglip-so").covered == (504 / 512, 504 / 512)
     assert describe("siglip-so@504").covered == (1.0, 1.0)

@@ -11,13 +11,14 @@ import torch
 from deapcache_pipelines import Counted
 from matplotlib.text import Text
 
-from deapcache.backbones import build
+from deapcache.backbones import build, describe
 from deapcache.cache import find_caches
 from deapcache.errors import PipelineError
 from deapcache.experiments import FigureRequest, load_pipeline, make_figure, run_pipeline
 from deapcache.experiments.plan import plan_grid
 from deapcache.locations import LocalLocation
 from deapcache.results.bundle import add_bundle, pack_bundle
+from deapcache.results.leaderboard import collect, leaderboard
 from deapcache.results.leaderboard.reproduce import reproduce_commands
 
 MODELS = """\
@@ -78,24 +79,39 @@ def test_checkpoints_of_one_architecture_are_rows_of_their_own(checkpoints, plan
     bundle, theirs = checkpoints / "mine.zip", LocalLocation(checkpoints / "theirs")
     bundle.write_bytes(pack_bundle(home, sorted(first.trained)).data)
     assert set(add_bundle(bundle, theirs).added) == first.trained
+    board = {line.backbone: line for line in leaderboard(collect([home])).lines.itertuples()}
+    for name, size in (("mine-ep100@112", 112), ("timm:test_vit+ep200", 160)):
+        parameters = describe(f"timm:test_vit@{size}").parameters
+        assert (board[name].category, board[name].backbone_parameters) == ("checkpoint", parameters)
     extracting = {one.backbone: reproduce_commands(one)[0] for one in first.outcome.results}
     assert "--backbone timm:test_vit@112 --weights FILE --name mine-ep100 --dataset" in extracting["mine-ep100@112"]
     assert "--backbone timm:test_vit --weights FILE --dataset" in extracting["timm:test_vit+ep200"]
 
 
-def test_precision_and_dtype_of_one_model_and_of_all(checkpoints, plan, home):
-    text = MODELS.replace("image_size: 112}", "image_size: 112, dtype: int8, precision: bf16}") + "dtype: float32\n"
-    outcome = Counted(plan(text)).outcome
+def test_base_size_precision_and_dtype_of_one_model_and_of_all(checkpoints, plan, home):
+    own = "image_size: 112, base_size: 64x96, dtype: int8, precision: bf16}"
+    text = MODELS.replace("image_size: 112}", own) + "dtype: float32\nbase_size: 96\n"
+    planned = plan(text)
+    assert planned.terms == {
+        "mine-ep100@112": "ep100.pth loads; not used: nothing",
+        "timm:test_vit+ep200": "ep200.pth loads; not used: nothing",
+    }
+    outcome = Counted(planned).outcome
     assert not outcome.failures
+    fields = ("base_size", "storage", "precision")
     found = {
-        entry.name: (entry.recipe["storage"], entry.recipe["precision"])
+        entry.name: tuple(entry.recipe[field] for field in fields)
         for entry in find_caches(home, "features", dataset="coco", split="val")
     }
     assert found == {
-        "timm:test_vit@untrained": ("float32", "fp32"),
-        "mine-ep100@112": ("int8", "bf16"),
-        "timm:test_vit+ep200": ("float32", "fp32"),
+        "timm:test_vit@untrained": ("96x96", "float32", "fp32"),
+        "mine-ep100@112": ("64x96", "int8", "bf16"),
+        "timm:test_vit+ep200": ("96x96", "float32", "fp32"),
     }
+    scored = {one.backbone: tuple(one.protocol["output_size"]) for one in outcome.results}
+    assert scored == dict.fromkeys(found, (96, 96)) | {"mine-ep100@112": (64, 96)}
+    second = Counted(plan(text))
+    assert (second.forwards, second.steps) == (0, 0)
 
 
 def test_a_name_that_other_weights_have_is_refused_before_anything_is_made(checkpoints, plan):
@@ -126,6 +142,7 @@ def test_a_checkpoint_that_does_not_fit_is_a_problem_of_the_plan(checkpoints, pl
         ("mine-ep100", "dinov2", r"line 3: backbones\.1\.name: .*is a backbone's own"),
         ("mine-ep100", "a/b", r"line 3: backbones\.1\.name: .*letters, digits"),
         ("[2, 6]", "[2, 60]", r"line 4: backbones\.2\.layers: .* no layer 60"),
+        ("tokens: cls", "base_size: x", r"line 4: backbones\.2\.base_size: base size 'x': expected a side"),
         ("tokens: cls", "dtype: half", r"line 4: backbones\.2\.dtype: expected one of float16, .*found 'half'"),
         ("lr: 0.001", "dtype: int8\nstorage: int8", r"line 7: dtype: is the same as `storage`, which is given too"),
         ("tokens: cls", "tokens: all", r"line 4: backbones\.2\.tokens: expected one of none, cls, found 'all'"),

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from deapcache_plugins import forgotten_plugins
 
 import deapcache
-from deapcache.backbones import BACKBONES, build, describe, forward_count
+from deapcache.backbones import BACKBONES, build, describe, forward_count, register_module
 from deapcache.cache import FeatureCache, list_caches, select_folder
+from deapcache.cache.progress import Progress, no_progress
 from deapcache.cli import main
 from deapcache.datasets import open_dataset
-from deapcache.errors import UsageError, WeightsError
+from deapcache.errors import MissingWeightsError, UsageError, WeightsError
 from deapcache.extraction import ExtractionSettings, extract, extract_command, plan_extraction, recompute_check
 
 VIT = "timm:test_vit"
@@ -35,13 +37,26 @@ def checkpoint(tmp_path):
     return write
 
 
-@pytest.fixture
-def run(make_coco, home):
-    root = make_coco(2, 1)
+class _Patches(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, 4, 16, 16)
 
-    def run(backbone: str, **settings: object):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.patches(images).permute(0, 2, 3, 1)
+
+
+@pytest.fixture
+def root(make_coco):
+    return make_coco(2, 1)
+
+
+@pytest.fixture
+def run(root, home):
+    def run(*backbones: str, progress: Progress = no_progress, **settings: object):
         chosen = ExtractionSettings(device="cpu", **settings)  # type: ignore[arg-type]
-        return list(extract([backbone], open_dataset("coco", root), home, splits=["val"], settings=chosen))
+        dataset = open_dataset("coco", root)
+        return list(extract(backbones, dataset, home, splits=["val"], settings=chosen, progress=progress))
 
     return run
 
@@ -51,7 +66,9 @@ def test_checkpoints_of_one_model_have_names_of_their_own(run, home, checkpoint)
     assert [report.backbone for report in run(VIT, weights=first)] == [f"{VIT}+ep100"]
     assert [report.backbone for report in run(VIT, weights=second, name="mine-ep200")] == ["mine-ep200"]
     assert [report.backbone for report in run(f"{VIT}@96", weights=second, name="mine-ep200")] == ["mine-ep200@96"]
-    caches = {entry.name: entry.open() for entry in list_caches(home, "features")}
+    sizes = [report.backbone for report in run(f"{VIT}@80", f"{VIT}@64", weights=second, name="mine-ep200")]
+    assert sizes == ["mine-ep200@80", "mine-ep200@64"], "several sizes of one model"
+    caches = {entry.name: entry.open() for entry in list_caches(home, "features") if entry.name not in sizes}
     assert set(caches) == {f"{VIT}+ep100", "mine-ep200", "mine-ep200@96"}
     assert {cache.recipe["backbone"] for cache in caches.values()} == {VIT}
     assert caches["mine-ep200@96"].grid == (6, 6)
@@ -59,24 +76,44 @@ def test_checkpoints_of_one_model_have_names_of_their_own(run, home, checkpoint)
     assert (found.backbone, found.digest) == ("mine-ep200", caches["mine-ep200"].digest)
 
 
-def test_a_name_is_no_part_of_what_features_are(run, home, checkpoint):
+def test_a_name_is_no_part_of_what_features_are(run, home, root, checkpoint):
     file = checkpoint(1)
     (first,) = run(VIT, weights=file, name="one")
-    before = forward_count()
-    (again,) = run(VIT, weights=file, name="two")
+    settings = ExtractionSettings(weights=file, name="two", device="cpu")
+    plan = plan_extraction([VIT], open_dataset("coco", root), home, splits=["val"], settings=settings)
+    assert plan.forwards == 0, "a dry run knows it, too"
+    before, told = forward_count(), []
+    for _ in range(2):  # built, and known from before
+        (again,) = run(VIT, weights=file, name="two", progress=lambda event: told.append(event.message))
+        assert [text for text in told if "are there under the name one: features/coco/val/one-" in text]
+        told.clear()
     assert (again.backbone, again.path, again.digest) == ("one", first.path, first.digest)
     assert forward_count() == before
 
 
-def test_a_name_that_is_taken_or_none_is_one_error(run, checkpoint):
+def test_a_name_that_is_taken_or_none_is_one_error(run, home, root, checkpoint):
     first, second = checkpoint(1), checkpoint(2, "other.pth")
     run(VIT, weights=first, name="mine")
+    settings = ExtractionSettings(weights=second, name="mine", device="cpu")
+    with pytest.raises(UsageError, match=r"the name mine is taken: "):
+        plan_extraction([VIT], open_dataset("coco", root), home, splits=["val"], settings=settings)
     with pytest.raises(UsageError, match=r"the name mine is taken: features/coco/val/mine-.* give another --name$"):
         run(VIT, weights=second, name="mine")
     with pytest.raises(UsageError, match="--name 'dinov2' is a backbone's own; give a name"):
         run(VIT, weights=first, name="dinov2")
+    with pytest.raises(UsageError, match=r"--name 'a/b' is no name: it takes letters, digits"):
+        run(VIT, weights=first, name="a/b")
     with pytest.raises(UsageError, match="--name and --weights-key are for a checkpoint"):
         run(VIT, name="mine")
+    with forgotten_plugins():
+        register_module(_Patches(), "mine", image_size=32)
+        with pytest.raises(UsageError, match=r"the name mine is taken: .* and these are of plugin:mine"):
+            run("mine")
+    settings = replace(settings, name="")
+    with pytest.raises(UsageError, match=r"of one backbone, and these are timm:test_vit, timm:test_vit2: give one$"):
+        plan_extraction([VIT, "timm:test_vit2"], open_dataset("coco", root), home, settings=settings)
+    with pytest.raises(MissingWeightsError, match="is a folder: give the file in it"):
+        run(VIT, weights=first.parent)
 
 
 def test_features_of_a_name_are_made_again(run, home, checkpoint):

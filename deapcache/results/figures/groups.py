@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deapcache.errors import ResultsError
-from deapcache.results.frame import grouped
+from deapcache.results.frame import grouped, model_of
 from deapcache.results.paper import DATA, paper_backbones, paper_score
 from deapcache.results.tables import heading
 
@@ -36,6 +36,8 @@ class Point(NamedTuple):
     score: float
     bar: float = 0.0
     """Its spread over seeds."""
+    model: str = ""
+    """The backbone that the row of a checkpoint is of, whose speed is its own; empty for others."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class Panel:
     """Whether they are the paper's."""
 
     def of(self, backbones: Collection[str]) -> Panel:
-        """The same with the points of these backbones."""
-        return replace(self, points=[point for point in self.points if point.backbone in backbones])
+        """The same with the points of these backbones; of a checkpoint's, of its model."""
+        return replace(self, points=[one for one in self.points if (one.model or one.backbone) in backbones])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,13 @@ class Group:
         """The scores that there are, of the main metric unless another one is given."""
         lines = [line for line in self.lines if line.metric == metric] if metric else self.rows
         return tuple(
-            Point(line.backbone, self.name(line), line.mean, error_bar(line))
+            Point(
+                line.backbone,
+                self.name(line),
+                line.mean,
+                error_bar(line),
+                "" if (model := model_of(line.result)) == line.result.backbone else model,
+            )
             for line in lines
             if not math.isnan(line.mean)
         )

@@ -65,7 +65,7 @@ def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: boo
 
 
 def _draw(canvas: Canvas, axis: Axes, panel: Panel, speed_of: Mapping[str, float]) -> None:
-    speeds = [speed_of[point.backbone] for point in panel.points]
+    speeds = [speed_of[point.model or point.backbone] for point in panel.points]
     places = [(speed, point.score) for speed, point in zip(speeds, panel.points, strict=True)]
     front = [places[place] for place in pareto_front(places, higher_is_better=panel.higher_is_better)]
     axis.plot(*zip(*front, strict=True), zorder=1, **_FRONT).pop().set_label(LINE)

@@ -25,6 +25,7 @@ from deapcache.results.frame import (
     feature_recipe,
     grouped,
     layer_of,
+    model_of,
     protocols_of,
     rate_note,
     reading_in,
@@ -60,8 +61,9 @@ MEASURED, PAPER = "measured", "paper"
 PAPERS_DATA = "the paper's data"
 """Title of the board that has the paper's rows."""
 
-CATEGORIES = ("supervised", "self-supervised", "vision-language", "untrained", "other")
-"""The paper's three (Table 2), the control, and what is not known."""
+CHECKPOINT = "checkpoint"
+CATEGORIES = ("supervised", "self-supervised", "vision-language", CHECKPOINT, "untrained", "other")
+"""The paper's three (Table 2), weights of one's own, the control, and what is not known."""
 
 SPEED_COMMAND = "deapcache speed --backbone NAME"
 SPEED_UNIT = "[× ViT-B/16]"
@@ -198,11 +200,11 @@ def leaderboard(
             if task not in there:
                 lines += _papers_comparison(task, data, "the paper's" if (task, data.dataset) in measured else "")
     speeds = {}
-    for name in {line["backbone"] for line in lines}:
+    for name in {line["model"] for line in lines}:
         model = CONTROL.sub("", name)  # whose arithmetic is that of its untrained control
         of_each = [collected.speeds[each].get(name) or collected.speeds[each].get(model) for each in devices]
         speeds[name] = tuple(filter(None, of_each))
-    lines = [line | {"speeds": speeds[line["backbone"]]} for line in lines]
+    lines = [line | {"speeds": speeds[line["model"]]} for line in lines]
     frame = pd.DataFrame(_sorted(lines), columns=list(COLUMNS), dtype=object)
     return Leaderboard(lines=frame, device=shown, devices=devices, notes=collected.notes)
 
@@ -332,21 +334,23 @@ def _comparison_columns(task: str, dataset: str, comparison_key: str, setting: s
 def _measured_entry(row: Any, variant: str, homes: Sequence[Location]) -> dict[str, Any]:
     """A row of ours. The volume is what was probed; the rest of its backbone is from the registry, else the result."""
     first: Result = row.result
-    known, about = known_entry(first.backbone), first.about
+    model, about = model_of(first), first.about
+    is_checkpoint, known = model != first.backbone, known_entry(model)
     category = _category(known) if known else about.get("category")
-    category = "untrained" if CONTROL.search(row.backbone) else category
+    category = CHECKPOINT if is_checkpoint else "untrained" if CONTROL.search(row.backbone) else category
     found = [f"{name} {number}" for result in row.results for name, number in result.versions.items()]
     return {
         "key": digest_of([MEASURED, row.backbone, row.readout, row.protocol, [one.run for one in row.results]])[:10],
         "source": MEASURED,
         "printed": "",
         "backbone": row.backbone,
+        "model": model if is_checkpoint else row.backbone,
         "display_name": row.display_name,
         "reading": reading_in(feature_recipe(first)),
         "category": category if category in CATEGORIES else "other",
         "backbone_parameters": (known.parameters if known else about.get("parameters")) or None,
         "features": (*first.build["grid"], first.build["feature_dim"]),
-        "training_data": known.training_data if known else about.get("training_data", ""),
+        "training_data": "" if is_checkpoint else known.training_data if known else about.get("training_data", ""),
         "variant": variant,
         "name": f"{row.readout} ({variant})" if variant else row.readout,
         **{
@@ -384,6 +388,7 @@ def _paper_lines(task: str) -> Iterator[dict[str, Any]]:
                 "source": PAPER,
                 "printed": printed,
                 "backbone": backbone,
+                "model": backbone,
                 "display_name": backbone,
                 "category": _category(known),
                 "backbone_parameters": parameters,

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from deapcache.backbones import size_name, split_name
+from deapcache.backbones import split_name
 from deapcache.recipe import SUBSET_SEED, Protocol
-from deapcache.results.frame import layers_of
+from deapcache.results.frame import layers_of, model_of
 from deapcache.results.leaderboard.board import known_entry
 from deapcache.results.record import Result
 
@@ -50,12 +50,10 @@ def _line(verb: str, options: Iterator[tuple[Any, ...]]) -> str:
 
 
 def _extract(result: Result, recipe: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
-    (label, *_, size), model = split_name(result.backbone), recipe["backbone"]
-    if label == split_name(model)[0]:
-        yield "--backbone", result.backbone
-    else:
-        yield from (("--backbone", f"{model}@{size_name(size)}" if size else model), ("--weights", "FILE"))
-        if ":" not in label:  # else it is named after the file
+    yield "--backbone", model_of(result)
+    if model_of(result) != result.backbone:
+        yield "--weights", "FILE"
+        if ":" not in (label := split_name(result.backbone)[0]):  # else it is named after the file
             yield "--name", label
     yield "--dataset", result.dataset
     for option, field in _EXTRACTED.items():
@@ -63,7 +61,7 @@ def _extract(result: Result, recipe: Mapping[str, Any], protocol: Mapping[str, A
             yield option, recipe[field]
     if list(protocol["views"]) != ["original"]:
         yield "--views", ",".join(protocol["views"])
-    yield from _taps(model, recipe, layers_of(result))
+    yield from _taps(recipe["backbone"], recipe, layers_of(result))
 
 
 def _taps(backbone: str, recipe: Mapping[str, Any], joined: Sequence[str] = ()) -> Iterator[tuple[str, ...]]:
