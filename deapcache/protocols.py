@@ -31,6 +31,9 @@ class Selection:
     """Of the steps that the chosen rate is tried for once more."""
     margin: float = 1.0
     """Standard errors by which more steps must score worse to lose."""
+    tie_break: str = "cross_entropy"
+    """Metric that decides, by the same margin, where the score is not clearly better or worse, in tasks that have it:
+    overfitting shows there first."""
     held_out: float = 0.1
     """Share of the training images that rates are scored on."""
     seed: int = 0

@@ -106,23 +106,29 @@ def select_rates(
     return found
 
 
-def _score(scorer: Scorer | None, task: Task, images: slice | np.ndarray = slice(None)) -> float:
-    """What a candidate is chosen by; NaN where its training diverged, or the images leave it undefined."""
+def _score(
+    scorer: Scorer | None, task: Task, images: slice | np.ndarray = slice(None), metric: str | None = None
+) -> float:
+    """What a candidate is chosen by, or a ``metric``; higher is better, NaN where it diverged or is undefined."""
     if scorer is None:
         return math.nan
     statistics = {name: values[images] for name, values in scorer.statistics.items()}
-    score = task.selection_score(task.scores(statistics), statistics)
+    scores = task.scores(statistics)
+    if metric is None:
+        score = task.selection_score(scores, statistics)
+    else:
+        score = scores[metric] if task.metrics[metric].higher_is_better else -scores[metric]
     return float(score) if math.isfinite(score) else math.nan
 
 
-def _difference(one: Scorer | None, other: Scorer | None, task: Task) -> tuple[float, float]:
-    """How much better ``one`` scores than the ``other``, and the standard error of that; NaN where it is not known.
+def _difference(one: Scorer | None, other: Scorer | None, task: Task, metric: str | None = None) -> tuple[float, float]:
+    """How much better ``one`` is than the ``other``, and the standard error of that; NaN where it is not known.
 
     A jackknife over ten groups of the images, both scored on the same ones.
     """
 
     def difference(images: slice | np.ndarray) -> float:
-        return _score(one, task, images) - _score(other, task, images)
+        return _score(one, task, images, metric) - _score(other, task, images, metric)
 
     images = 0 if one is None else len(next(iter(one.statistics.values())))
     count = min(images, _GROUPS)
@@ -134,11 +140,16 @@ def _difference(one: Scorer | None, other: Scorer | None, task: Task) -> tuple[f
 def _steps(short: Scorer, long: Scorer | None, task: Task, selection: Selection) -> dict[str, Any]:
     """``fraction`` of the steps to train for, and ``longer``, the trial that decided it, as JSON values.
 
-    All steps, unless the longer trial diverged or is clearly worse.
+    All steps, unless the longer trial diverged or is clearly worse: by the score, and where that does not tell the two
+    apart by ``selection.tie_break``.
     """
     more, error = _difference(long, short, task)
-    is_worse = math.isnan(more) or more < -selection.margin * error
     trial = {"fraction": selection.longer, "score": _score(long, task), "error": error}
+    is_worse = math.isnan(more) or more < -selection.margin * error
+    if not is_worse and not more > selection.margin * error and (metric := selection.tie_break) in task.metrics:
+        gain, error = _difference(long, short, task, metric)
+        is_worse = gain < -selection.margin * error
+        trial |= {f"{metric}_gain": gain, f"{metric}_error": error}
     return {
         "fraction": selection.fraction if is_worse else 1.0,
         "longer": {name: None if math.isnan(value) else value for name, value in trial.items()},

@@ -17,7 +17,7 @@ from deapcache.probing import ProbeConfig, plan_runs
 from deapcache.protocols import PROTOCOLS, Selection
 
 FROZEN = {
-    "deapcache-2": "f366c93646771b643dd9cfd20411ea136fc23820f86e1d616b2a47a8645f0dbf",
+    "deapcache-2": "ba66cc50466db5cd25bf8d38bd761012074a9fa7fbaded366522d76ba1d22dbf",
     "paper": "0b3aec3f7d61e96f56a0c1d5d2a2f07a1dba50e0340b7434db2d5ce6bccd0535",
     "dinov2-linear": "e4628a1a37ef7308ced10c3dcf57a0769fd0de3f0b1e7331a53ea76ae5490b8f",
     "dinov3-linear": "95d6ae4fd169ca7bf55513f84f7298c8d31fdcfaff77e92e2ebd6ffdddbe5c49",
@@ -82,12 +82,12 @@ def test_the_chosen_rate_trains_on_all_of_train_as_if_it_were_given(made_toys) -
     assert given.selection == {}
 
 
+def tell_nothing(split: str, made: np.ndarray) -> np.ndarray:
+    """Many channels of noise: the longer a readout trains, the more of them it has learnt."""
+    return np.random.default_rng(7).normal(size=(*made.shape[:3], 300)).astype(np.float32)
+
+
 def test_fewer_steps_where_more_are_worse_on_images_held_out(tmp_path) -> None:
-    """Features that tell nothing, in many channels: the longer a readout trains, the more of them it has learnt."""
-
-    def tell_nothing(split: str, made: np.ndarray) -> np.ndarray:
-        return np.random.default_rng(7).normal(size=(*made.shape[:3], 300)).astype(np.float32)
-
     home = make_home(tmp_path, spoil=tell_nothing)
     for split in ("train", "val"):
         add_targets(home, split, "depth")
@@ -101,6 +101,20 @@ def test_fewer_steps_where_more_are_worse_on_images_held_out(tmp_path) -> None:
     few, many = (probe(home, ["depth"], readouts=["linear"], iterations=n, lrs=lr)[0].scores for n in (20, 100))
     assert run.scores == pytest.approx(few)
     assert few["rmse"] < many["rmse"]
+
+
+def test_cross_entropy_decides_on_the_steps_where_the_score_does_not(tmp_path) -> None:
+    home = make_home(tmp_path, spoil=tell_nothing)
+    (run,) = probe(home, ["foreground"], iterations=100)
+    selection, longer = run.selection, run.selection["longer"]
+    (short,) = (one["score"] for one in selection["candidates"] if one["lr"] == selection["lr"])
+    assert abs(longer["score"] - short) <= longer["error"]
+    assert longer["cross_entropy_gain"] < -longer["cross_entropy_error"]
+    assert (selection["fraction"], run.loss_curve[-1][0]) == (0.2, 20)
+    lr = (selection["lr"],)
+    few, many = (probe(home, ["foreground"], iterations=n, lrs=lr)[0].scores for n in (20, 100))
+    assert run.scores == pytest.approx(few)
+    assert few["cross_entropy"] < many["cross_entropy"]
 
 
 def test_trials_score_what_they_would_alone_and_the_best_is_chosen(tmp_path, monkeypatch) -> None:
