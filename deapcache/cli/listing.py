@@ -52,7 +52,7 @@ def list_backbones(
     if group is not None:
         require_choice("group", group, GROUPS)
     if names:
-        entries = [describe(name) for name in names]
+        entries = [describe(name) for given in names for name in options.names(given)]
     else:
         entries = [entry for _, entry in BACKBONES if entry.group == (group or "")]
     show(

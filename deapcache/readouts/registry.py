@@ -174,6 +174,8 @@ def _parse(name: str) -> tuple[str, ReadoutEntry, int | None]:
     entry = READOUTS.get(base)
     if not colon:
         return base, entry, None
+    if size.startswith("layers"):
+        raise UsageError(f"readout {name!r}: layers are joined by the probe, for all readouts: --layers 6,9,last")
     if not entry.sizes:
         raise UsageError(f"readout {name!r}: {base} comes in one size; leave out ':{size}'")
     if size not in map(str, entry.sizes):

@@ -175,6 +175,9 @@ def test_the_group_is_listed_on_request(capsys):
         names[len(options)] = [row["name"] for row in json.loads(capsys.readouterr().out)]
     assert names[2] == MODERN
     assert not set(names[0]) & set(MODERN)
+    with pytest.raises(SystemExit, match="0"):
+        main(["list", "backbones", "--json", "dino,mae@112", "clip"])
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["dino", "mae@112", "clip"]
     with pytest.raises(SystemExit, match="2"):
         main(["list", "backbones", "--group", "old"])
     assert re.search("unknown group 'old'.*modern", capsys.readouterr().err)

@@ -73,6 +73,7 @@ def test_good_names_pass(name: str) -> None:
         ("bicubic: 32", "' 32', expected"),
         ("linear:16", "linear comes in one size; leave out ':16'"),
         ("8-dim:8", "8-dim comes in one size"),
+        ("deap:layers=6", "layers are joined by the probe, for all readouts: --layers 6,9,last"),
     ],
 )
 def test_wrong_sizes_are_refused_wherever_a_name_is_read(name: str, says: str) -> None:
