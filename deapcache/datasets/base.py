@@ -280,7 +280,13 @@ def open_dataset(name: str, data_root: Path) -> Dataset:
     Raises :class:`UnknownNameError`, and :class:`MissingDataError` that says what is expected where and what was found.
     """
     with file_errors(Path(data_root)):
-        return dataset_entry(name).open(Path(data_root))
+        try:
+            entry = dataset_entry(name)
+        except UnknownNameError as error:
+            if not (Path(data_root) / name).is_dir():
+                raise
+            raise UnknownNameError(f"{error}; the folder {Path(data_root) / name} is folder:{name}") from None
+        return entry.open(Path(data_root))
 
 
 def dataset_status(entry: type[Dataset], data_root: Path) -> dict[str, SplitStatus]:

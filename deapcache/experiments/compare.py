@@ -7,6 +7,7 @@ what its results say of each other (:mod:`deapcache.results.verdict`).
 from __future__ import annotations
 
 import math
+import re
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from deapcache.backbones import arithmetic_key
-from deapcache.datasets import Dataset, open_dataset
+from deapcache.datasets import Dataset, dataset_entry, dataset_status, open_dataset
 from deapcache.errors import PipelineError, UsageError
 from deapcache.experiments.figures import draw_runs
 from deapcache.experiments.pipeline import Pipeline, make_pipeline
@@ -160,7 +161,7 @@ def compare(
         return plan_pipeline(document, home, request.data_root, device=str(device))
 
     first = plan(request.backbones, _REFERENCE)
-    first.require_runnable()
+    _require_answerable(dataset, task, request, first)
     home.require_writable()
     rates = _forward_rates(first)
     _require_time(first, rates, request.minutes)
@@ -183,7 +184,31 @@ def compare(
     outcome = run_pipeline(chosen, progress=progress, report=report, command=request.command)
     failures += [str(failure) for failure in outcome.failures]
     found = Comparison(request=request, home=home, task=task, why=why, iterations=iterations, failures=failures)
-    return replace(_conclude(found, outcome.results, rates), seconds=time.monotonic() - begun)
+    found = _conclude(found, outcome.results, rates)
+    seconds = time.monotonic() - begun
+    is_chosen = request.iterations is None and chosen.missing == chosen.runs
+    notes = _length_notes(request.minutes, seconds, iterations, get_task(task).iterations) if is_chosen else []
+    return replace(found, seconds=seconds, notes=[*notes, *found.notes])
+
+
+def _require_answerable(dataset: Dataset, task: str, request: CompareRequest, plan: PipelinePlan) -> None:
+    """Raise where something stands in the way: of lacking labels or images in the words of the command line."""
+    labels, classes = dataset.annotations, dataset.classes
+    if plan.problems and not get_task(task).suits(labels, classes):
+        others = [name for name in TASKS_BY_INFORMATION if get_task(name).suits(labels, classes)]
+        raise UsageError(
+            f"--task {task}: {dataset.name} has {', '.join(labels) or 'no labels'}, which do not suffice; they do for "
+            f"{', '.join(others) or 'no task'}"
+        )
+    found = dataset_status(dataset_entry(request.dataset), request.data_root) if plan.problems else {}
+    for split in dataset.splits[:2]:
+        if split in found and not found[split].images:
+            there = ", ".join(f"{name} {status.images:,}" for name, status in found.items() if status.images)
+            raise UsageError(
+                f"compare trains on one split and scores on another, and {dataset.name} has no images in {split} "
+                f"({there or 'nor elsewhere'}): add some, or import again with another --val"
+            )
+    plan.require_runnable()
 
 
 def _document(
@@ -194,7 +219,10 @@ def _document(
     if limits:
         probes.append({"tasks": [task], "dataset": dataset, "seeds": [SEEDS[0]], "train_limit": list(limits)})
     shared = {"backbones": list(backbones), "iterations": iterations, "batch_size": batch_size}
-    return make_pipeline({"name": "compare", **shared, "probes": probes}, "compare")
+    try:
+        return make_pipeline({"name": "compare", **shared, "probes": probes}, "compare")
+    except PipelineError as error:  # of a name that was given; there is no file that has a line
+        raise UsageError(re.sub(r"^compare, line \d+: \S+: ", "", str(error))) from None
 
 
 def _forward_rates(plan: PipelinePlan) -> Rates:
@@ -266,6 +294,16 @@ def _length(grid: GridPlan, left: float) -> int:
     return int(count // 10**digits * 10**digits)
 
 
+def _length_notes(minutes: float, seconds: float, iterations: int, most: int) -> list[str]:
+    """What to say of a length that was chosen and, as it turned out, did not suit the time."""
+    took = f"it took {seconds / 60:.1f} of the {minutes:g} minutes"
+    if iterations <= _FEWEST:
+        return [f"{took}, which left room for the fewest iterations that there are, {iterations}: give more --minutes"]
+    if seconds < 30 * minutes and iterations < most:
+        return [f"{took}: steps were timed on a busy machine; give --iterations to train longer"]
+    return []
+
+
 def _conclude(found: Comparison, results: Sequence[Result], rates: Rates) -> Comparison:
     """With what the results say of each other; raises :class:`PipelineError` where there are none."""
     home, request = found.home, found.request
@@ -275,10 +313,6 @@ def _conclude(found: Comparison, results: Sequence[Result], rates: Rates) -> Com
     rows = table_rows(whole, uncertainty=HomeIntervals(home, over_seeds=True))
     lines = {line.display_name: line for line in rows.itertuples() if line.is_main}
     sentences = verdict(home, list(lines.values()))
-    notes = legend(line.marks for line in lines.values())
-    if found.iterations <= _FEWEST and request.iterations is None:
-        short = f"{request.minutes:g} minutes left room for {found.iterations} iterations: give more --minutes"
-        notes = [short, *notes]
     curve = list(results) if len(whole) < len(results) else []
     given = ["deapcache", "compare", request.dataset, "--backbone", ",".join(request.backbones)]
     given += [] if curve else ["--no-curve"]
@@ -290,7 +324,7 @@ def _conclude(found: Comparison, results: Sequence[Result], rates: Rates) -> Com
         verdict=sentences,
         costs=[_cost(lines[name], rates) for name in sentences["ranking"]],
         classes={name: per_class(lines[name].results, lambda _: home) for name in sentences["ranking"]},
-        notes=notes,
+        notes=legend(line.marks for line in lines.values()),
         commands=[shlex.join(given)],
     )
 

@@ -99,6 +99,7 @@ def test_the_report_is_one_page_with_all_of_it(compared) -> None:
     assert command in page
     assert not ran.json["failures"]
     assert "no picture of" not in page
+    assert "the paper's rows" not in page, "there are none"
 
 
 def test_its_command_repeats_it_without_training(compared, monkeypatch) -> None:
@@ -159,12 +160,37 @@ def test_a_time_that_is_too_short_for_the_extraction_is_refused(compared, tmp_pa
     assert "give --minutes" in ran.err
 
 
+def test_what_cannot_be_compared_is_said_in_the_words_of_the_command(compared, tmp_path) -> None:
+    _, folder, _ = compared
+    for given, text in (
+        (("folder:shapes", "--backbone", "colors"), "unknown backbone 'colors': did you mean colours"),
+        (("folder:shapes", "--backbone", "colours", "--task", "segmentasion"), "unknown task 'segmentasion'"),
+        (
+            ("folder:shapes", "--backbone", "colours", "--task", "depth"),
+            "--task depth: folder:shapes has classes",
+        ),
+        (("shapes", "--backbone", "colours"), f"; the folder {folder / 'shapes'} is folder:shapes"),
+    ):
+        ran = run("compare", *given, "--home", tmp_path / "home")
+        assert ran.code == 2, ran.err
+        assert text in ran.err.splitlines()[-1]
+    import_labels(Path(__file__).parents[1] / "data" / "exports" / "coco", tmp_path / "unscored", val=0)
+    (tmp_path / "unscored" / "split.json").write_text('{"train": ["a", "c"]}')
+    ran = run(
+        "compare", "folder:unscored", "--backbone", "colours", "--data-root", tmp_path, "--home", tmp_path / "home"
+    )
+    assert ran.code == 2
+    assert "folder:unscored has no images in val (train 2): add some, or import again with another --val" in ran.err
+
+
 def test_training_is_as_long_as_the_time_allows(compared, tmp_path) -> None:
     home = tmp_path / "home"
     ran = run("compare", "folder:shapes", "--backbone", "colours", "--minutes", 0.15, "--home", home, "--json")
     assert ran.code == 0, ran.err
     assert ran.json["iterations"] >= 20
     assert ran.json["seconds"] < 60, "nine seconds and what a busy machine adds"
+    unsuited = ran.json["iterations"] <= 20 or ran.json["seconds"] < 4.5
+    assert any("of the 0.15 minutes" in note for note in ran.json["notes"]) == unsuited
     assert list((home / "speed").iterdir()), "steps are measured once, and kept"
 
 
