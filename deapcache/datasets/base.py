@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from deapcache.annotations import BOXES
 from deapcache.datasets.digests import DigestIndex
@@ -153,6 +154,10 @@ class Dataset(ABC):
     @abstractmethod
     def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
         """(h, w, 3) uint8 RGB at its native size; raises :class:`DataError` that names the file."""
+
+    def picture(self, split: str, row: int) -> Image.Image:
+        """:meth:`read_image` as an RGB picture of Pillow's, which is what resizing takes; raises as it does."""
+        return Image.fromarray(self.read_image(split, row))
 
     @abstractmethod
     def read_annotation(self, split: str, row: int, kind: str) -> NDArray[Any]:
@@ -318,6 +323,9 @@ class Selection(Dataset):
 
     def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
         return self._whole.read_image(split, self._rows(split)[row])
+
+    def picture(self, split: str, row: int) -> Image.Image:
+        return self._whole.picture(split, self._rows(split)[row])
 
     def read_annotation(self, split: str, row: int, kind: str) -> NDArray[Any]:
         return self._whole.read_annotation(split, self._rows(split)[row], kind)

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from deapcache.annotations import BOXES, CROWD, CROWD_PIXEL, OBJECT, VOID, box_table
 from deapcache.datasets.base import DATASETS
@@ -433,12 +434,12 @@ class CocoInstances(FileDataset):
         names = [image.removeprefix(f"{folder.name}/") for image in self.samples(split).images]
         return (index or DigestIndex()).digests(folder, names)
 
-    def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
-        decoded = super().read_image(split, row)
+    def decode(self, split: str, row: int) -> Image.Image:
+        decoded = super().decode(split, row)
         expected = self._listing(split).size(self.samples(split).ids[row])
-        if decoded.shape[:2] != expected:
+        if (decoded.height, decoded.width) != expected:
             raise DataError(
-                f"{self.image_path(split, row)} has {decoded.shape[0]} x {decoded.shape[1]} pixels (height x width), "
+                f"{self.image_path(split, row)} has {decoded.height} x {decoded.width} pixels (height x width), "
                 f"{annotation_file(self.root, split)} says {expected[0]} x {expected[1]}: "
                 "its masks would not fit; use the file that the annotations were made for",
                 path=self.image_path(split, row),

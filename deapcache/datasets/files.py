@@ -14,13 +14,14 @@ from typing import Any, ClassVar, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from deapcache.annotations import BOXES
 from deapcache.datasets.base import Dataset, sample_key
 from deapcache.datasets.digests import DigestIndex
 from deapcache.datasets.io import (
     COLOUR_AS_STORED,
-    decode_image,
+    decode_picture,
     file_errors,
     image_size,
     missing_paths,
@@ -243,8 +244,16 @@ class FileDataset(Dataset):
         return self.root / self.samples(split)[row].image
 
     def read_image(self, split: str, row: int) -> NDArray[np.uint8]:
+        return np.array(self.decode(split, row))
+
+    def picture(self, split: str, row: int) -> Image.Image:
+        makes_its_own = type(self).read_image is not FileDataset.read_image
+        return super().picture(split, row) if makes_its_own else self.decode(split, row)
+
+    def decode(self, split: str, row: int) -> Image.Image:
+        """The image of a row from its file, without copies; what :meth:`read_image` and :meth:`picture` give."""
         sample = self._readable_sample(split, row)
-        return decode_image(self.root / sample.image, apply_exif=self.colour != COLOUR_AS_STORED)
+        return decode_picture(self.root / sample.image, apply_exif=self.colour != COLOUR_AS_STORED)
 
     def read_annotation(self, split: str, row: int, kind: str) -> NDArray[Any]:
         self._require_kind(kind)

@@ -146,10 +146,10 @@ def require_all(ids: Collection[str], folder: Path, suffix: str, advice: str) ->
 
 
 COLOUR = "rgb8; alpha over white; grey16/257; cmyk by pillow; icc ignored; exif applied"
-"""Recipe field: how :func:`decode_image` makes RGB from files."""
+"""Recipe field: how :func:`decode_picture` makes RGB from files."""
 
 COLOUR_AS_STORED = COLOUR.replace("exif applied", "exif ignored")
-"""Recipe field: the same for ``decode_image(path, apply_exif=False)``."""
+"""Recipe field: the same for ``decode_picture(path, apply_exif=False)``."""
 
 _TRANSPOSE_BY_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -164,7 +164,12 @@ _TRANSPOSE_BY_ORIENTATION = {
 
 
 def decode_image(path: Path, *, apply_exif: bool = True) -> NDArray[np.uint8]:
-    """The picture in a file as (h, w, 3) uint8 RGB, the first one where the file holds several.
+    """The pixels of :func:`decode_picture` as (h, w, 3) uint8 RGB; raises as it does."""
+    return np.array(decode_picture(path, apply_exif=apply_exif), dtype=np.uint8)
+
+
+def decode_picture(path: Path, *, apply_exif: bool = True) -> Image.Image:
+    """The picture in a file in RGB, decoded, the first one where the file holds several.
 
     Greyscale is repeated, palettes are looked up, transparency is composited over white, CMYK is converted without
     colour profile, 16-bit greyscale is divided by 257 (65535 becomes 255). The EXIF orientation is applied unless
@@ -182,7 +187,7 @@ def decode_image(path: Path, *, apply_exif: bool = True) -> NDArray[np.uint8]:
         image.load()
         rgb = _to_rgb(image)
         turn = _TRANSPOSE_BY_ORIENTATION.get(orientation(exif)) if apply_exif else None
-        return np.array(rgb if turn is None else rgb.transpose(turn), dtype=np.uint8)
+        return rgb if turn is None else rgb.transpose(turn)
 
 
 def image_size(path: Path, *, apply_exif: bool = True) -> tuple[int, int]:
@@ -406,13 +411,15 @@ INTERPOLATION = "pillow-bicubic-antialias"
 """Recipe field: how :func:`resize_image` scales."""
 
 
-def resize_image(image: NDArray[np.uint8], size: tuple[int, int], fit: str = SQUASH) -> NDArray[np.uint8]:
+def resize_image(image: NDArray[np.uint8] | Image.Image, size: tuple[int, int], fit: str = SQUASH) -> NDArray[np.uint8]:
     """Scale each axis of the part of an image that is seen on its own, bicubic, with antialiasing where it shrinks.
 
-    image: (h, w, 3) uint8; size: (height, width) in pixels; fit: one of ``FITS``. Pixels outside of the part that is
-    seen have no influence. Returns (height, width, 3) uint8, always a new array.
+    image: (h, w, 3) uint8, or an RGB picture of Pillow's, which saves two copies; size: (height, width) in pixels; fit:
+    one of ``FITS``. Pixels outside of the part that is seen have no influence. Returns (height, width, 3) uint8, always
+    a new array.
     """
-    height, width = size
-    seen = seen_region(image.shape[:2], size, fit).cut(image)
-    resized = Image.fromarray(seen).resize((width, height), Image.Resampling.BICUBIC)
-    return np.array(resized, dtype=np.uint8)
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    seen = seen_region((picture.height, picture.width), size, fit)
+    if not seen.covers((picture.height, picture.width)):  # the filter would reach beyond a ``box`` of resize
+        picture = picture.crop((seen.left, seen.top, seen.left + seen.width, seen.top + seen.height))
+    return np.array(picture.resize(size[::-1], Image.Resampling.BICUBIC), dtype=np.uint8)

@@ -305,7 +305,7 @@ class ShardAssembler:
 
     def accept(self, row: int, value: np.ndarray) -> tuple[int, np.ndarray] | None:
         """Keep one row; return the shard with its whole content after its last row."""
-        shard = self.cache.shard_of(row)
+        shard = row // self.cache.shard_images
         rows = self.cache.shard_rows(shard)
         if shard not in self._values:  # one array from the start: stacking rows at the end holds them twice
             self._values[shard] = np.empty((len(rows), *self.array.item_shape), self.array.dtype)
@@ -423,7 +423,7 @@ def _read_row(dataset: Dataset, split: str, job: RowJob) -> list[np.ndarray]:
 def _read_entry(dataset: Dataset, split: str, row: int, entry: EntryFormat) -> np.ndarray:
     """One image, map or table, as its cache stores it."""
     if entry.name == IMAGES:
-        return resize_image(dataset.read_image(split, row), entry.size, entry.fit)
+        return resize_image(dataset.picture(split, row), entry.size, entry.fit)
     kind = get_annotation(entry.name)
     values = kind.resize(dataset.read_annotation(split, row, entry.name), entry.size, entry.fit)
     values = pad_table(values, entry.shape[0]) if kind.columns else values

@@ -85,7 +85,7 @@ class NativeImages:
     def _read(self, row: int) -> np.ndarray:
         dataset, split, image_size, fit = self._arguments
         with suggest_skipping():
-            return resize_image(dataset.read_image(split, row), image_size, fit)
+            return resize_image(dataset.picture(split, row), image_size, fit)
 
     def __reduce__(self) -> Any:
         return NativeImages, self._arguments

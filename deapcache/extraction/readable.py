@@ -67,7 +67,7 @@ def _examine(dataset: Dataset, split: str, row: int, known: str) -> tuple[str, s
     if fingerprint and fingerprint == known:
         return fingerprint, ""
     try:
-        dataset.read_image(split, row)
+        dataset.picture(split, row)
         for kind in dataset.annotations:
             dataset.read_annotation(split, row, kind)
     except (DataError, MissingDataError) as error:

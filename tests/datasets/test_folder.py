@@ -207,6 +207,18 @@ def test_annotations_lie_on_the_upright_image(birds: Path) -> None:
         dataset.read_annotation("val", 0, "classes")
 
 
+def test_a_dataset_that_makes_its_images_in_its_own_way_is_resized_from_them(birds: Path) -> None:
+    whole = type(opened(birds))
+
+    class Dark(whole):  # type: ignore[misc, valid-type]
+        def read_image(self, split: str, row: int) -> np.ndarray:
+            return super().read_image(split, row) // 2
+
+    dataset = Dark(birds)
+    dark = opened(birds).read_image("val", 0) // 2
+    np.testing.assert_array_equal(np.asarray(dataset.picture("val", 0)), dark)
+
+
 def test_names_match_however_a_file_system_writes_them(tmp_path: Path) -> None:
     base = tmp_path / "mine" / "train"
     save_image(base / "images" / (unicodedata.normalize("NFD", "été") + ".png"))

@@ -11,8 +11,9 @@ from PIL import Image
 
 from deapcache.datasets import Dataset, open_dataset
 from deapcache.datasets.base import sample_order
-from deapcache.datasets.io import decode_image, image_size
+from deapcache.datasets.io import decode_image, image_size, resize_image
 from deapcache.errors import DataError, MissingDataError
+from deapcache.regions import CROP, SQUASH, seen_region
 
 REFUSALS = (DataError, MissingDataError)
 
@@ -46,6 +47,11 @@ def test_an_odd_file_is_read_as_it_is_meant_or_named(odd: tuple[Dataset, dict[st
     for kind, expected in outcome.items():
         np.testing.assert_array_equal(read[kind], expected, err_msg=kind)
         assert read[kind].dtype == {"image": "u1", "classes": "u1", "instances": "i4", "depth": "f4"}[kind]
+    picture = dataset.picture("train", row)
+    for size, fit in (((9, 4), SQUASH), ((9, 4), CROP), (picture.size[::-1], SQUASH), ((50, 70), CROP)):
+        seen = Image.fromarray(seen_region(read["image"].shape[:2], size, fit).cut(read["image"]))
+        expected = np.asarray(seen.resize(size[::-1], Image.Resampling.BICUBIC))
+        np.testing.assert_array_equal(resize_image(picture, size, fit), expected, err_msg=f"{size} {fit}")
 
 
 def _read(dataset: Dataset, row: int) -> dict[str, np.ndarray]:
