@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from deapcache.readouts.base import largest_block
+
 REGION = 8
 """Side in output pixels of the square region that one query answers for (section 3): the CNN doubles three times."""
 
@@ -107,7 +109,7 @@ def _run_group(cnns: Sequence[UpsamplingCNN], tokens: Sequence[Tensor]) -> list[
     # the bias of the final convolution is added where there is 64 times less to add it to
     bias_D = torch.cat([final.bias for final in finals])  # type: ignore[misc]
     coarse = _convolve(entered, [cnn.skip for cnn in cnns]) + bias_D[:, None, None]
-    finish = _finish_by_image if fine.device.type == "cpu" and not torch.is_autocast_enabled("cpu") else _finish
+    finish = _finish_in_blocks if fine.device.type == "cpu" and not torch.is_autocast_enabled("cpu") else _finish
     return finish(fine, coarse, [block.upsampling for block in last], finals)
 
 
@@ -125,11 +127,11 @@ def _finish(
     return list(output_BDP.view_as(skipped_BDRW).chunk(len(finals), 1))
 
 
-def _finish_by_image(
+def _finish_in_blocks(
     fine_BCRW: Tensor, coarse_BDrw: Tensor, upsamplings: Sequence[nn.ConvTranspose2d], finals: Sequence[nn.Conv2d]
 ) -> list[Tensor]:
-    """What :func:`_finish` gives, image after image: at eight times the resolution a batch would leave the processor's
-    cache in every operation."""
+    """What :func:`_finish` gives, some images after the others: at eight times the resolution the batch of several
+    readouts would leave the processor's cache in every operation."""
     # (members, 4E, C): for each new channel its four pixels of a square
     weights = [layer.weight.permute(1, 2, 3, 0).flatten(0, 2) for layer in upsamplings]
     biases = [layer.bias.repeat_interleave(4)[:, None] for layer in upsamplings]  # type: ignore[union-attr]
@@ -138,10 +140,10 @@ def _finish_by_image(
 
 
 class _Finish(torch.autograd.Function):
-    """Forward and backward of :func:`_finish_by_image`; what has the output's resolution is made anew for the latter.
+    """Forward and backward of :func:`_finish_in_blocks`; what has the output's resolution is made anew for the latter.
 
     Shape legend: M members, C channels of ``fine`` each, E channels after the doubling, U = 4E of them by pixel of a
-    square, D outputs, P pixels of ``fine``.
+    square, D outputs, P pixels of ``fine``, N = images · M of a block.
     """
 
     @staticmethod
@@ -152,14 +154,13 @@ class _Finish(torch.autograd.Function):
         rows, columns = (bilinear_matrix(side, REGION, coarse_BDrw) for side in coarse_BDrw.shape[2:])
         outputs = tuple(fine_BCRW.new_empty(B, D, 2 * R, 2 * W) for _ in range(M))
         x_BMCP, coarse_BMDrw = fine_BCRW.reshape(B, M, -1, R * W), coarse_BDrw.unflatten(1, (M, D))
-        up, products = x_BMCP.new_empty(M, 4 * E, R * W), x_BMCP.new_empty(M, D, 4 * R * W)
-        for image in range(B):
-            torch.baddbmm(bias_MU1, up_MUC, x_BMCP[image], out=up).relu_()
-            torch.bmm(final_MDE, up.view(M, E, -1), out=products)
-            skipped_MDRw = rows @ coarse_BMDrw[image]
-            for output, skipped, product in zip(outputs, skipped_MDRw, products, strict=True):
-                torch.matmul(skipped, columns.T, out=output[image])
-                _squares(output[image]).add_(product.view(D, 2, 2, R, W))
+        for images in _image_blocks(x_BMCP, E):
+            up_NUP = _doubled(x_BMCP[images], up_MUC, bias_MU1)
+            products = torch.bmm(_each(final_MDE, up_NUP), up_NUP.view(len(up_NUP), E, -1)).view(-1, M, D, 2, 2, R, W)
+            skipped = rows @ coarse_BMDrw[images]
+            for member, output in enumerate(outputs):
+                torch.matmul(skipped[:, member], columns.T, out=output[images])
+                _squares(output[images]).add_(products[:, member])
         ctx.save_for_backward(x_BMCP, up_MUC, bias_MU1, final_MDE, rows, columns)
         return outputs
 
@@ -172,26 +173,49 @@ class _Finish(torch.autograd.Function):
         dfine = x_BMCP.new_empty(B, M * C, R, W).contiguous(memory_format=torch.channels_last)
         dcoarse = x_BMCP.new_empty(B, M, D, rows.shape[1], columns.shape[1])
         dup, dbias, dfinal = (torch.zeros_like(t) for t in (up_MUC, bias_MU1, final_MDE))
-        up, dup_of_image = (x_BMCP.new_empty(M, 4 * E, P) for _ in range(2))
-        squares, dx = x_BMCP.new_empty(M, D, 4 * P), x_BMCP.new_empty(M, C, P)
-        for image in range(B):
+        for images in _image_blocks(x_BMCP, E):
+            x_BlockMCP = x_BMCP[images]
+            squares = x_BMCP.new_empty(len(x_BlockMCP), M, D, 2, 2, R, W)
             for member, g_BDRW in enumerate(g_M_BDRW):
-                dcoarse[image, member] = (rows.T @ g_BDRW[image]) @ columns
-                squares[member].view(D, 2, 2, R, W).copy_(_squares(g_BDRW[image]))
-            torch.baddbmm(bias_MU1, up_MUC, x_BMCP[image], out=up).relu_()
-            dfinal += torch.bmm(squares, up.view(M, E, -1).transpose(1, 2))
-            torch.bmm(finalT_MED, squares, out=dup_of_image.view(M, E, -1))
-            dup_of_image.mul_(up.sign_())  # through the ReLU
-            dup += torch.bmm(x_BMCP[image], dup_of_image.transpose(1, 2)).transpose(1, 2)
-            dbias += dup_of_image.sum(-1, keepdim=True)
-            dfine[image] = torch.bmm(upT_MCU, dup_of_image, out=dx).view(-1, R, W)
+                dcoarse[images, member] = (rows.T @ g_BDRW[images]) @ columns
+                squares[:, member] = _squares(g_BDRW[images])
+            squares_NDP = squares.view(-1, D, 4 * P)
+            up_NUP = _doubled(x_BlockMCP, up_MUC, bias_MU1)
+            dfinal += _by_member(torch.bmm(squares_NDP, up_NUP.view(-1, E, 4 * P).transpose(1, 2)), M)
+            dup_NUP = torch.bmm(_each(finalT_MED, up_NUP), squares_NDP).view_as(up_NUP)
+            dup_NUP.mul_(up_NUP.sign_())  # through the ReLU
+            dup += _by_member(torch.bmm(x_BlockMCP.flatten(0, 1), dup_NUP.transpose(1, 2)), M).transpose(1, 2)
+            dbias += _by_member(dup_NUP.sum(-1, keepdim=True), M)
+            dfine[images] = torch.bmm(_each(upT_MCU, up_NUP), dup_NUP).view(len(x_BlockMCP), -1, R, W)
         return dfine, dcoarse.flatten(1, 2), dup, dbias, dfinal
 
 
-def _squares(image_DRW: Tensor) -> Tensor:
-    """A view (D, 2, 2, R, W) of (D, 2R, 2W): row and column in a square of 2 × 2 pixels, then the squares."""
-    _, rows, columns = image_DRW.shape
-    return image_DRW.view(-1, rows // 2, 2, columns // 2, 2).permute(0, 2, 4, 1, 3)
+def _image_blocks(x_BMCP: Tensor, channels: int) -> list[slice]:
+    """Images to take at once: as many as one block has room for the doubled resolution of, at least one."""
+    B, M, _, P = x_BMCP.shape
+    size = max(1, largest_block(x_BMCP.device) // (M * 4 * channels * P))
+    return [slice(start, start + size) for start in range(0, B, size)]
+
+
+def _doubled(x_BMCP: Tensor, up_MUC: Tensor, bias_MU1: Tensor) -> Tensor:
+    """(images · M, U, P): the transposed convolution's channels by pixel of a square, after the ReLU."""
+    x_NCP = x_BMCP.flatten(0, 1)
+    return torch.baddbmm(_each(bias_MU1, x_NCP), _each(up_MUC, x_NCP), x_NCP).relu_()
+
+
+def _each(weight_MIJ: Tensor, like: Tensor) -> Tensor:
+    """The members' weights for each of the images."""
+    return weight_MIJ.repeat(len(like) // len(weight_MIJ), 1, 1)
+
+
+def _by_member(values_NIJ: Tensor, members: int) -> Tensor:
+    """(M, I, J): summed over the images."""
+    return values_NIJ.unflatten(0, (-1, members)).sum(0)
+
+
+def _squares(x_BDRW: Tensor) -> Tensor:
+    """A view (B, D, 2, 2, R, W) of (B, D, 2R, 2W): row and column in a square of 2 × 2 pixels, then the squares."""
+    return x_BDRW.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 1, 3, 5, 2, 4)
 
 
 def _upsample(x: Tensor, layers: Sequence[nn.ConvTranspose2d]) -> Tensor:

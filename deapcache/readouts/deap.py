@@ -15,7 +15,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from deapcache.readouts.attention import attend_masked, largest_block
+from deapcache.readouts.attention import attend_masked
+from deapcache.readouts.base import largest_block
 from deapcache.readouts.config import ReadoutConfig
 from deapcache.readouts.regions import CODE_WIDTH, Geometry, RegionReadout, project_cells
 from deapcache.readouts.separable import attend_from_grid, suits, sum_queries

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deapcache.readouts.attention import attend, largest_block
+from deapcache.readouts.attention import attend
+from deapcache.readouts.base import largest_block
 
 _SMALLEST, _LARGEST = 1e-30, 1e30
 """Sums of unnormalised probabilities beyond them may have lost terms to underflow or overflowed: then the general

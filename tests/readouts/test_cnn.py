@@ -1,4 +1,4 @@
-"""The CNN of several readouts: its last step image by image, as on a CPU, equals PyTorch's layers on the batch."""
+"""The CNN of several readouts: its last step in blocks of images, as on a CPU, equals PyTorch's layers on the batch."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ def by_layers(net: UpsamplingCNN, x: torch.Tensor) -> torch.Tensor:
     return net.final(x) + F.interpolate(net.skip(entered), scale_factor=8, mode="bilinear", align_corners=False)
 
 
-@pytest.mark.parametrize("in_batch", [False, True])
+@pytest.mark.parametrize("block", [1, 10**6, None])
 @pytest.mark.parametrize(("count", "width", "channels"), [(1, 4, 1), (4, 4, 1), (2, 8, 3), (1, 10, 20)])
-def test_side_by_side_equal_their_layers(count: int, width: int, channels: int, in_batch: bool, monkeypatch) -> None:
-    if in_batch:  # as on an accelerator
-        monkeypatch.setattr(cnn, "_finish_by_image", cnn._finish)
+def test_side_by_side_equal_their_layers(count: int, width: int, channels: int, block: int | None, monkeypatch) -> None:
+    if block is None:  # as on an accelerator
+        monkeypatch.setattr(cnn, "_finish_in_blocks", cnn._finish)
+    else:
+        monkeypatch.setattr(cnn, "largest_block", lambda device: block)
     generator = torch.Generator().manual_seed(0)
     nets = [UpsamplingCNN(16, width, channels).double() for _ in range(count)]
     parameters = [parameter for net in nets for parameter in net.parameters()]
