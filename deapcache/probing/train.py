@@ -287,11 +287,14 @@ class StackedGroup:
         targets: Mapping[str, Target],
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Each trainer's loss, and the norm of each readout's gradient before it is clipped."""
-        losses = [
-            trainer.spec.task.loss(output, targets[trainer.spec.task.name], trainer.criterion)
-            for trainer, output in zip(trainers, _forward(trainers, features, guidance), strict=True)
-        ]
-        torch.stack(losses).sum().backward()
+        losses: list[torch.Tensor] = []
+        for outputs in _forward_in_turn(trainers, features, guidance):
+            some = [
+                trainer.spec.task.loss(output, targets[trainer.spec.task.name], trainer.criterion)
+                for trainer, output in zip(trainers[len(losses) :], outputs, strict=False)
+            ]
+            torch.stack(some).sum().backward()
+            losses += some
         heads = [head for trainer in trainers for head in trainer.heads]
         return losses, [torch.nn.utils.clip_grad_norm_(self._clipped[head], GRADIENT_CLIP) for head in heads]
 
@@ -332,6 +335,17 @@ def _forward(
     size, stacks = trainers[0].spec.output_size, zip(*(trainer.heads for trainer in trainers), strict=True)
     by_head = [type(stack[0]).forward_stacked(stack, features, size, guidance) for stack in stacks]
     return [parts[0] if len(parts) == 1 else torch.cat(parts, 1) for parts in zip(*by_head, strict=True)]
+
+
+def _forward_in_turn(
+    trainers: Sequence[ReadoutTrainer], features: torch.Tensor, guidance: torch.Tensor | None
+) -> Iterator[list[torch.Tensor]]:
+    """The outputs of some trainers after the others', as :meth:`Readout.forward_in_turn`."""
+    if len(trainers[0].heads) > 1:  # one loss of several readouts
+        yield _forward(trainers, features, guidance)
+        return
+    heads = [trainer.heads[0] for trainer in trainers]
+    yield from type(heads[0]).forward_in_turn(heads, features, trainers[0].spec.output_size, guidance)
 
 
 def is_finite(output: torch.Tensor) -> bool:

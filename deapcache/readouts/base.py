@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,6 +20,19 @@ VARIANCE_FLOOR = 1e-10
 
 CONSTANT = 1e-6
 """A channel whose standard deviation is below this share of its mean says nothing: that is float32's rounding."""
+
+
+CPU_BLOCK = 1_000_000
+"""Entries of a block on a CPU, of what does not fit into its cache as a whole: 4 MB in float32. Half and twice as many
+were slower in the attention at 14×14 and 24×24 cells."""
+
+DEVICE_BLOCK = 64_000_000
+"""Entries of one block on an accelerator: 256 MB in float32, enough to fill it."""
+
+
+def largest_block(device: torch.device) -> int:
+    """Entries of the largest block on a device."""
+    return CPU_BLOCK if device.type == "cpu" else DEVICE_BLOCK
 
 
 class Readout(nn.Module, ABC):
@@ -201,6 +214,21 @@ class Readout(nn.Module, ABC):
         """
         return [member(features_BHWD, output_size, guidance) for member in members]
 
+    @classmethod
+    def forward_in_turn(
+        cls,
+        members: Sequence[Self],
+        features_BHWD: Tensor,
+        output_size: tuple[int, int],
+        guidance: Tensor | None = None,
+    ) -> Iterator[list[Tensor]]:
+        """What :meth:`forward_stacked` gives, some members' outputs after the others', in order; for training.
+
+        Run ``backward`` on what comes of some before taking the next: then no more than theirs is ever kept, and it is
+        still in the processor's cache. What all share gets its gradients when there are no more.
+        """
+        yield cls.forward_stacked(members, features_BHWD, output_size, guidance)
+
     def sigma(self) -> Tensor | None:
         """Width of each head's Gaussian mask, (heads,), in units of the image's longer side; ``None`` without masks."""
         return None
@@ -215,14 +243,17 @@ class StackedReadout(Readout):
     """A readout whose :meth:`forward_stacked` says what several members give; one alone is a stack of one.
 
     Members of one configuration are run as one. A subclass that says anew what ``forward`` gives, and not what a stack
-    does, has members that are run one after the other.
+    does, has members that are run one after the other; one that says what a stack does, and not in turn, gives all at
+    once.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "forward" in vars(cls) and "forward_stacked" not in vars(cls):
-            for name in ("forward_stacked", "stack_key"):
-                setattr(cls, name, vars(Readout)[name])
+        stack_is_old = "forward" in vars(cls) and "forward_stacked" not in vars(cls)
+        if stack_is_old or "forward_stacked" in vars(cls):
+            for name in ("forward_stacked", "stack_key", "forward_in_turn") if stack_is_old else ("forward_in_turn",):
+                if name not in vars(cls):
+                    setattr(cls, name, vars(Readout)[name])
 
     def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
         return self.forward_stacked([self], features_BHWD, output_size, guidance)[0]

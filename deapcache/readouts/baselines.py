@@ -39,7 +39,7 @@ class Bicubic(RegionReadout):
         self.options = {**self.options, "interpolation": "bicubic"}
 
     @classmethod
-    def mix(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
+    def project(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
         """All projections as one, and one interpolation of what they give."""
         with torch.autocast(features_BHWD.device.type, enabled=False):
             projections = [(member.norm, [member.value]) for member in members]
@@ -88,7 +88,7 @@ class Transposed(RegionReadout):
         self.options = {**self.options, "stride": f"max(1, round({_REGIONS} / cells))", "resizing": "bilinear"}
 
     @classmethod
-    def mix(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
+    def project(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
         B, H, W, _ = features_BHWD.shape
         codes_BHWC = geometry.cell_codes().unflatten(0, (H, W)).expand(B, -1, -1, -1)
         cells_BHWD = torch.cat([codes_BHWC, members[0].standardise(features_BHWD)], -1)

@@ -15,7 +15,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from deapcache.readouts.attention import attend_masked, largest_block
+from deapcache.readouts.attention import attend_masked
+from deapcache.readouts.base import largest_block
 from deapcache.readouts.config import ReadoutConfig
 from deapcache.readouts.regions import CODE_WIDTH, Geometry, RegionReadout, project_cells
 from deapcache.readouts.separable import attend_from_grid, suits, sum_queries
@@ -80,14 +81,25 @@ class Deap(RegionReadout):
         return self._key
 
     @classmethod
-    def mix(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
-        """Masked cross-attention, equation 2; float32."""
+    def project(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
+        """Each member's keys and values of all heads, (B, N, D + 2D) or (B, N, 2D)."""
         with torch.autocast(features_BHWD.device.type, enabled=False):
-            # Logits reach 40 where a mask is narrow; half precision would lose what the features add to them.
-            projections = [(m.norm, [m.value] if m.key is None else [m.key, m.value]) for m in members]
+            projections = [(member.norm, member.projected) for member in members]
             tokens_BNO = project_cells(members[0], features_BHWD, geometry.cell_codes(), projections)
-            mixed = _attend(members, tokens_BNO, geometry)
+        return list(tokens_BNO.chunk(len(members), -1))
+
+    @classmethod
+    def mix(cls, members: Sequence[Self], projected: Sequence[Tensor], geometry: Geometry) -> list[Tensor]:
+        """Masked cross-attention, equation 2; float32."""
+        with torch.autocast(projected[0].device.type, enabled=False):
+            # Logits reach 40 where a mask is narrow; half precision would lose what the features add to them.
+            mixed = _attend(members, projected, geometry)
         return [mixed_BQV.unflatten(1, geometry.region_grid) for mixed_BQV in mixed]
+
+    @property
+    def projected(self) -> list[nn.Linear]:
+        """The linear maps of a cell, whose outputs are side by side in what :meth:`project` gives."""
+        return [self.value] if self.key is None else [self.key, self.value]
 
     def sigma(self) -> Tensor | None:
         """Width of each head's mask, (heads,), above 0.01, in units of the image's longer side; ``None`` without."""
@@ -104,30 +116,28 @@ class Deap(RegionReadout):
         return groups
 
 
-def _attend(members: Sequence[Deap], tokens_BNO: Tensor, geometry: Geometry) -> list[Tensor]:
+def _attend(members: Sequence[Deap], projected: Sequence[Tensor], geometry: Geometry) -> list[Tensor]:
     """Each member's (B, Q, V · heads) float32: all heads' outputs side by side, equation 2."""
-    by_member_BNMT = tokens_BNO.unflatten(-1, (len(members), -1))
-    queries, cells = math.prod(geometry.region_grid), tokens_BNO.shape[1]
-    together = max(1, largest_block(tokens_BNO.device) // (HEADS * queries * cells))
+    queries, cells = math.prod(geometry.region_grid), projected[0].shape[1]
+    together = max(1, largest_block(projected[0].device) // (HEADS * queries * cells))
     mixed: list[Tensor] = []
     # Members are taken together only while their masks fit into a block: larger ones would leave the cache.
     for start in range(0, len(members), together):
-        group = members[start : start + together]
-        mixed += _attend_group(group, by_member_BNMT[:, :, start : start + together], geometry)
+        part = slice(start, start + together)
+        mixed += _attend_group(members[part], torch.stack(list(projected[part]), 2), geometry)
     return mixed
 
 
 def _attend_group(members: Sequence[Deap], tokens_BNMT: Tensor, geometry: Geometry) -> list[Tensor]:
-    code = members[0].config.code_dim
-
     def heads_of(part: Tensor) -> Tensor:
         # (B, N, M, heads · width) to (B, M · heads, N, width)
         return part.unflatten(-1, (HEADS, -1)).flatten(2, 3).transpose(1, 2)
 
+    *keys, values = tokens_BNMT.split([layer.out_features for layer in members[0].projected], -1)
     # Neither queries nor mask depend on the image: once a step, not once an image.
     sigmas = [sigma for member in members if (sigma := member.sigma()) is not None]
     sigma_S, queries = torch.cat(sigmas) if sigmas else None, _queries(members, geometry)
-    values_BSNV = heads_of(tokens_BNMT[..., -2 * code :])
+    values_BSNV = heads_of(values)
     if queries is None:
         assert sigma_S is not None  # the configuration has one of the two
         weights_SQN = torch.softmax(geometry.gaussian_mask(sigma_S), -1)
@@ -135,7 +145,7 @@ def _attend_group(members: Sequence[Deap], tokens_BNMT: Tensor, geometry: Geomet
         mixed_SQT = weights_SQN @ values_BSNV.permute(1, 2, 0, 3).flatten(2)
         mixed_BSQV = mixed_SQT.unflatten(-1, (len(values_BSNV), -1)).permute(2, 0, 1, 3)
     else:
-        keys_BSNK = heads_of(tokens_BNMT[..., :code])
+        keys_BSNK = heads_of(keys[0])
         if sigma_S is None or suits(*queries, keys_BSNK.shape[2]):
             mask_SQN = None if sigma_S is None else geometry.gaussian_mask(sigma_S)
             mixed_BSQV = attend_from_grid(*queries, mask_SQN, keys_BSNK, values_BSNV)

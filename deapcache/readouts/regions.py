@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from deapcache.readouts.base import VARIANCE_FLOOR, Readout, StackedReadout
-from deapcache.readouts.cnn import REGION, UpsamplingCNN, run_side_by_side
+from deapcache.readouts.cnn import REGION, UpsamplingCNN, run_side_by_side, run_together
 from deapcache.readouts.config import CELL, SIZES, ReadoutConfig
 
 CODE_WIDTH = 8
@@ -224,9 +224,9 @@ def project_cells(
 class RegionReadout(StackedReadout):
     """A readout that brings cells to the grid of output regions, and regions to pixels by DeAP's MLP and CNN.
 
-    ``norm`` is over [code of a cell's position, its standardised features]. A subclass says in :meth:`mix` how cells
-    become mixtures on the grid of regions, and adds the layers for it before or after those of :meth:`add_decoder`:
-    the order decides which random numbers they start with, and that of the saved state.
+    ``norm`` is over [code of a cell's position, its standardised features]. A subclass says in :meth:`project` and
+    :meth:`mix` how cells become mixtures on the grid of regions, and adds the layers for it before or after those of
+    :meth:`add_decoder`: the order decides which random numbers they start with, and that of the saved state.
     """
 
     sizes = SIZES
@@ -251,8 +251,13 @@ class RegionReadout(StackedReadout):
 
     @classmethod
     @abstractmethod
-    def mix(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
-        """Each member's mixtures (B, R, C, 2D)."""
+    def project(cls, members: Sequence[Self], features_BHWD: Tensor, geometry: Geometry) -> list[Tensor]:
+        """What each member takes from the features, the work that all share: what :meth:`mix` is given, or gives."""
+
+    @classmethod
+    def mix(cls, members: Sequence[Self], projected: Sequence[Tensor], geometry: Geometry) -> list[Tensor]:
+        """Each member's mixtures (B, R, C, 2D), from what :meth:`project` gave it."""
+        return list(projected)
 
     def at_size(self, output_BOhw: Tensor, output_size: tuple[int, int]) -> Tensor:
         """The output at the size asked for: regions are 8 × 8 pixels, and what reaches beyond the output is cropped."""
@@ -267,13 +272,47 @@ class RegionReadout(StackedReadout):
         output_size: tuple[int, int],
         guidance: Tensor | None = None,
     ) -> list[Tensor]:
-        grid, shape = (features_BHWD.shape[1], features_BHWD.shape[2]), members[0].trained_size
-        geometry = locate_regions_and_cells(
-            output_size, grid, shape=shape, covered=members[0].config.covered, device=features_BHWD.device
+        geometry = members[0].locate(features_BHWD, output_size)
+        projected = cls.project(members, features_BHWD, geometry)
+        return cls.decode(members, projected, geometry, output_size)
+
+    @classmethod
+    def forward_in_turn(
+        cls,
+        members: Sequence[Self],
+        features_BHWD: Tensor,
+        output_size: tuple[int, int],
+        guidance: Tensor | None = None,
+    ) -> Iterator[list[Tensor]]:
+        geometry = members[0].locate(features_BHWD, output_size)
+        projected = cls.project(members, features_BHWD, geometry)
+        leaves = [one.detach().requires_grad_(one.requires_grad) for one in projected]
+        # On an accelerator kernels are as many members' as can be.
+        on_cpu = features_BHWD.device.type == "cpu"
+        for part in run_together([member.cnn for member in members]) if on_cpu else [slice(None)]:
+            yield cls.decode(members[part], leaves[part], geometry, output_size)
+        used = [(one, leaf.grad) for one, leaf in zip(projected, leaves, strict=True) if leaf.grad is not None]
+        if used:
+            torch.autograd.backward([one for one, _ in used], [gradient for _, gradient in used])
+
+    def locate(self, features_BHWD: Tensor, output_size: tuple[int, int]) -> Geometry:
+        """Where the regions of an output and the cells of these features lie."""
+        return locate_regions_and_cells(
+            output_size,
+            (features_BHWD.shape[1], features_BHWD.shape[2]),
+            shape=self.trained_size,
+            covered=self.config.covered,
+            device=features_BHWD.device,
         )
-        mixed = cls.mix(members, features_BHWD, geometry)
+
+    @classmethod
+    def decode(
+        cls, members: Sequence[Self], projected: Sequence[Tensor], geometry: Geometry, output_size: tuple[int, int]
+    ) -> list[Tensor]:
+        """Each member's output from what :meth:`project` gave it."""
         tokens_BDRC = [
-            member.ffn(mixed_BRCV).permute(0, 3, 1, 2) for member, mixed_BRCV in zip(members, mixed, strict=True)
+            member.ffn(mixed_BRCV).permute(0, 3, 1, 2)
+            for member, mixed_BRCV in zip(members, cls.mix(members, projected, geometry), strict=True)
         ]
         outputs = run_side_by_side([member.cnn for member in members], tokens_BDRC)
         return [

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deapcache.readouts.attention import attend, largest_block
-
-_CONTIGUOUS = torch.contiguous_format
+from deapcache.readouts.attention import attend
+from deapcache.readouts.base import largest_block
 
 _SMALLEST, _LARGEST = 1e-30, 1e30
 """Sums of unnormalised probabilities beyond them may have lost terms to underflow or overflowed: then the general
@@ -72,64 +71,76 @@ def sum_queries(rows_SRK: Tensor, columns_SCK: Tensor) -> Tensor:
 
 
 class _Separable(torch.autograd.Function):
-    """Forward and backward, block by block; also gives the extreme sums of a query's unnormalised probabilities."""
+    """Forward and backward, block by block; also gives the extreme sums of a query's unnormalised probabilities.
+
+    Cells and queries run along the last axis of every operand (T in a name: of a transposed one): products of that
+    shape are several times as fast. Images and heads are one axis, M = B·S, of which a block is a part.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, rows: Tensor, columns: Tensor, bias: Tensor | None, k_BSNK: Tensor, v_BSNV: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         of_bias = None if bias is None else bias.exp()
-        factors = _Factors.of(rows, columns, of_bias, k_BSNK)
-        B, S, _, V = v_BSNV.shape
-        Q = factors.rows.shape[2] * factors.columns.shape[2]
-        v1T_BSWN = _with_ones(v_BSNV)
-        mixedT_BSWQ = v_BSNV.new_empty(B, S, V + 1, Q)
+        kT_BSKN = k_BSNK.transpose(2, 3)
+        of_rows, of_columns = _exponential(rows @ kT_BSKN), _exponential(columns @ kT_BSKN)
+        factors = _Factors.of(of_rows, of_columns, of_bias)
+        B, S, N, V = v_BSNV.shape
+        v1T_MWN = torch.cat([v_BSNV, torch.ones_like(v_BSNV[..., :1])], -1).transpose(2, 3).reshape(B * S, V + 1, N)
+        mixedT_MWQ = v1T_MWN.new_empty(B * S, V + 1, rows.shape[1] * columns.shape[1])
         buffer = factors.new_buffer()
         for block in factors.blocks():
             p = factors.products(block, buffer)
-            # Cells and queries along the last axis of every operand: products of that shape are several times as fast.
-            mixedT = torch.bmm(block.of(v1T_BSWN), p.transpose(1, 2))
-            mixedT_BSWQ[block.images, block.heads] = mixedT.unflatten(0, block.shape[:2])
-        mixed_BSQW = mixedT_BSWQ.transpose(2, 3)
-        sums_BSQ1 = mixed_BSQW[..., V:]
-        o_BSQV = mixed_BSQW[..., :V] / sums_BSQ1
-        ctx.save_for_backward(rows, columns, of_bias, k_BSNK, v_BSNV, o_BSQV, sums_BSQ1)
-        extremes = sums_BSQ1.aminmax()
+            torch.bmm(v1T_MWN[block.part], p.transpose(1, 2), out=mixedT_MWQ[block.part])
+        sums_M1Q = mixedT_MWQ[:, V:].clone()
+        oT_MVQ = mixedT_MWQ[:, :V] / sums_M1Q
+        ctx.save_for_backward(rows, columns, of_bias, of_rows, of_columns, k_BSNK, v1T_MWN, oT_MVQ, sums_M1Q)
+        extremes = sums_M1Q.aminmax()
         ctx.mark_non_differentiable(*extremes)
-        return o_BSQV, *extremes
+        return oT_MVQ.view(B, S, V, -1).transpose(2, 3), *extremes
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_BSQV: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        rows, columns, of_bias, k_BSNK, v_BSNV, o_BSQV, sums_BSQ1 = ctx.saved_tensors
+        rows, columns, of_bias, of_rows, of_columns, k_BSNK, v1T_MWN, oT_MVQ, sums_M1Q = ctx.saved_tensors
         with torch.autocast(g_BSQV.device.type, enabled=False):
-            factors = _Factors.of(rows, columns, of_bias, k_BSNK)
+            factors = _Factors.of(of_rows, of_columns, of_bias)
             # The softmax takes from each row of dP its mean under P, which is Σ_v g o: as one more column of g, with
             # ones beside v, it comes with the product that makes dP. The factors' sums go into g as well.
-            means_BSQ1 = (g_BSQV * o_BSQV).sum(-1, keepdim=True)
-            g_BSQW = (torch.cat([g_BSQV, -means_BSQ1], -1) / sums_BSQ1).contiguous()
-            gT_BSVQ = g_BSQW[..., :-1].transpose(2, 3).contiguous()
-            v1T_BSWN = _with_ones(v_BSNV)
-            sums = _Sums.unfilled(factors, of_bias if ctx.needs_input_grad[2] else None, v_BSNV)
+            gT_MVQ = g_BSQV.transpose(2, 3).flatten(0, 1)
+            g1T_MWQ = torch.cat([gT_MVQ, -(gT_MVQ * oT_MVQ).sum(1, keepdim=True)], 1).div_(sums_M1Q)
+            dbias = torch.empty_like(of_bias) if of_bias is not None and ctx.needs_input_grad[2] else None
+            # sums of the logits' gradients over the columns of the grid, (B, S, R, N), and over its rows
+            by_row, by_column = torch.empty_like(of_rows), torch.empty_like(of_columns)
+            by_row_MRN, by_column_MCN = by_row.flatten(0, 1), by_column.flatten(0, 1)
+            dvT_MVN = torch.empty_like(v1T_MWN[:, :-1], memory_format=torch.contiguous_format)
             p_buffer, s_buffer = factors.new_buffer(), factors.new_buffer()
             for block in factors.blocks():
-                p = factors.products(block, p_buffer)
-                sums.add_values(block, block.of(gT_BSVQ), p)
-                ds = torch.bmm(block.of(g_BSQW), block.of(v1T_BSWN), out=block.view(s_buffer)).mul_(p)
-                sums.add_logits(block, ds)
-        by_row, by_column = sums.by_row, sums.by_column
-        drows = torch.einsum("bsrn,bsnk->srk", by_row, k_BSNK)
-        dcolumns = torch.einsum("bscn,bsnk->sck", by_column, k_BSNK)
-        dk = by_row.transpose(2, 3) @ rows + by_column.transpose(2, 3) @ columns
-        return drows, dcolumns, sums.dbias, dk, sums.dvalues.transpose(2, 3)
+                p, g1T = factors.products(block, p_buffer), g1T_MWQ[block.part]
+                torch.bmm(g1T[:, :-1], p, out=dvT_MVN[block.part])
+                ds = torch.bmm(g1T.transpose(1, 2), v1T_MWN[block.part], out=block.view(s_buffer)).mul_(p)
+                whole = ds.view(-1, *block.shape[2:])
+                torch.sum(whole, 2, out=by_row_MRN[block.part])
+                torch.sum(whole, 1, out=by_column_MCN[block.part])
+                if dbias is not None:
+                    _add_images(dbias[block.heads], ds.unflatten(0, block.shape[:2]), first=block.first)
+            kT_BSKN = k_BSNK.transpose(2, 3).contiguous()
+            dkT_BSKN = rows.transpose(1, 2) @ by_row + columns.transpose(1, 2) @ by_column
+            # summed over the images afterwards: a product over both would copy
+            drowsT, dcolumnsT = ((kT_BSKN @ by_line.transpose(2, 3)).sum(0) for by_line in (by_row, by_column))
+        dv_BSNV = dvT_MVN.unflatten(0, g_BSQV.shape[:2]).transpose(2, 3)
+        return drowsT.transpose(1, 2), dcolumnsT.transpose(1, 2), dbias, dkT_BSKN.transpose(2, 3), dv_BSNV
 
 
 @dataclass(frozen=True)
 class _Block:
     """Some images, or some heads of one, with the whole query grid."""
 
-    images: slice
+    part: slice
+    """Of images · heads."""
     heads: slice
+    first: bool
+    """Whether the first image is among them."""
     shape: tuple[int, int, int, int, int]
     """(images, heads, rows, columns, cells)."""
 
@@ -138,108 +149,68 @@ class _Block:
         images, heads, rows, columns, cells = self.shape
         return buffer[: images * heads * rows * columns * cells].view(images * heads, rows * columns, cells)
 
-    def of(self, values_BSXY: Tensor) -> Tensor:
-        """The block's part of (B, S, X, Y), as (images · heads, X, Y)."""
-        return values_BSXY[self.images, self.heads].flatten(0, 1)
-
 
 @dataclass(frozen=True)
 class _Factors:
     """Exponentials whose product is a query's probabilities up to a factor; those of rows and columns are at most 1."""
 
     rows: Tensor
-    """(B, S, R, N)"""
+    """(B · S, R, 1, N)"""
     columns: Tensor
-    """(B, S, C, N)"""
+    """(B, S, 1, C, N)"""
     bias: Tensor | None
     """(S, R, C, N)"""
 
     @classmethod
-    def of(cls, rows: Tensor, columns: Tensor, of_bias: Tensor | None, k_BSNK: Tensor) -> _Factors:
-        """The factors of these queries and keys, and of the bias, (S, Q, N)."""
-        kT_BSKN = k_BSNK.transpose(2, 3)
-        grid = (rows.shape[1], columns.shape[1])
-        of_grid = None if of_bias is None else of_bias.unflatten(1, grid)
-        return cls(_exponential(rows @ kT_BSKN), _exponential(columns @ kT_BSKN), of_grid)
+    def of(cls, rows_BSRN: Tensor, columns_BSCN: Tensor, bias_SQN: Tensor | None) -> _Factors:
+        """The same, in the shapes in which they are multiplied."""
+        grid = (rows_BSRN.shape[2], columns_BSCN.shape[2])
+        of_grid = None if bias_SQN is None else bias_SQN.unflatten(1, grid)
+        return cls(rows_BSRN.flatten(0, 1)[:, :, None], columns_BSCN[:, :, None], of_grid)
 
     def new_buffer(self) -> Tensor:
         """Room for the largest block."""
         images, heads = self._block_size()
-        (_, _, R, N), C = self.rows.shape, self.columns.shape[2]
-        return self.rows.new_empty(images * heads * R * C * N)
+        _, R, _, N = self.rows.shape
+        return self.rows.new_empty(images * heads * R * self.columns.shape[3] * N)
 
     def blocks(self) -> Iterator[_Block]:
         """All images and heads; images come innermost, so that a part of the bias stays in cache."""
-        (B, S, R, N), C = self.rows.shape, self.columns.shape[2]
+        (_, R, _, N), (B, S, _, C, _) = self.rows.shape, self.columns.shape
         images, heads = self._block_size()
-        for s, b in product(_slices(S, heads), _slices(B, images)):
-            yield _Block(b, s, (b.stop - b.start, s.stop - s.start, R, C, N))
+        for s, b in product(range(0, S, heads), range(0, B, images)):
+            some, wide = min(images, B - b), min(heads, S - s)
+            # several images come with all heads
+            part = slice(b * S + s, b * S + s + some * wide)
+            yield _Block(part, slice(s, s + wide), b == 0, (some, wide, R, C, N))
 
     def products(self, block: _Block, buffer: Tensor) -> Tensor:
         """Unnormalised probabilities of a block, (images · heads, queries, cells), in ``buffer``."""
-        p = block.view(buffer)
-        whole = p.view(block.shape)
-        rows, columns = self.rows[block.images, block.heads, :, None], self.columns[block.images, block.heads, None]
+        p, images = block.view(buffer), block.shape[0]
+        rows, columns = self.rows[block.part], self.columns.flatten(0, 1)[block.part]
         if self.bias is None:
-            torch.mul(columns, rows, out=whole)
+            torch.mul(columns, rows, out=p.view(-1, *block.shape[2:]))
         else:
-            torch.mul(self.bias[block.heads], columns, out=whole).mul_(rows)
+            torch.mul(self.bias[block.heads], columns.unflatten(0, (images, -1)), out=p.view(block.shape))
+            p.view(-1, *block.shape[2:]).mul_(rows)
         return p
 
     def _block_size(self) -> tuple[int, int]:
         """(images, heads) of the largest block: whole images if one fits, otherwise equal parts of an image's heads."""
-        (B, S, R, N), C = self.rows.shape, self.columns.shape[2]
-        head = R * C * N
-        parts = -(-S * head // largest_block(self.rows.device))
-        return max(1, min(B, largest_block(self.rows.device) // (S * head))), -(-S // min(parts, S))
+        (_, R, _, N), (B, S, _, C, _) = self.rows.shape, self.columns.shape
+        head, largest = R * C * N, largest_block(self.rows.device)
+        parts = -(-S * head // largest)
+        return max(1, min(B, largest // (S * head))), -(-S // min(parts, S))
 
 
-def _slices(count: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-@dataclass(frozen=True)
-class _Sums:
-    """Sums of gradients, filled in block by block."""
-
-    by_row: Tensor
-    """(B, S, R, N): of the logits' gradients over the columns of the grid."""
-    by_column: Tensor
-    """(B, S, C, N): of the logits' gradients over its rows."""
-    dbias: Tensor | None
-    dvalues: Tensor
-    """(B, S, V, N)"""
-
-    @classmethod
-    def unfilled(cls, factors: _Factors, like_bias: Tensor | None, values: Tensor) -> _Sums:
-        """Room; ``like_bias`` where the bias needs a gradient."""
-        dbias = None if like_bias is None else torch.empty_like(like_bias)
-        by_row, by_column = torch.empty_like(factors.rows), torch.empty_like(factors.columns)
-        return cls(by_row, by_column, dbias, torch.empty_like(values.transpose(2, 3), memory_format=_CONTIGUOUS))
-
-    def add_values(self, block: _Block, gT: Tensor, p: Tensor) -> None:
-        """What the values get through the block's probabilities."""
-        self.dvalues[block.images, block.heads] = torch.bmm(gT, p).unflatten(0, block.shape[:2])
-
-    def add_logits(self, block: _Block, ds: Tensor) -> None:
-        """What queries, keys and bias get from the gradient of the block's logits."""
-        images = block.shape[0]
-        whole = ds.view(block.shape)
-        torch.sum(whole, 3, out=self.by_row[block.images, block.heads])
-        torch.sum(whole, 2, out=self.by_column[block.images, block.heads])
-        if self.dbias is not None:
-            per_image, dbias = ds.unflatten(0, block.shape[:2]), self.dbias[block.heads]
-            # Summing a single image would copy it.
-            of_block = per_image[0] if images == 1 else per_image.sum(0)
-            if block.images.start == 0:
-                dbias.copy_(of_block)
-            else:
-                dbias.add_(of_block)
-
-
-def _with_ones(v_BSNV: Tensor) -> Tensor:
-    """(B, S, W, N): the values and, as one more, ones, whose mean is the sum of the probabilities."""
-    return torch.cat([v_BSNV, torch.ones_like(v_BSNV[..., :1])], -1).transpose(2, 3).contiguous()
+def _add_images(sum_SQN: Tensor, values_BSQN: Tensor, *, first: bool) -> None:
+    """Add the sum over the images to ``sum_SQN``, which is unfilled before the ``first``."""
+    # Summing a single image would copy it.
+    values_SQN = values_BSQN[0] if len(values_BSQN) == 1 else values_BSQN.sum(0)
+    if first:
+        sum_SQN.copy_(values_SQN)
+    else:
+        sum_SQN.add_(values_SQN)
 
 
 def _exponential(logits: Tensor) -> Tensor:

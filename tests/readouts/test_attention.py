@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deapcache.readouts import attention
+from deapcache.readouts import base
 from deapcache.readouts.attention import attend
 
 
@@ -31,7 +31,7 @@ def inputs(batch: int, heads: int, queries: int, cells: int, *, bias: bool = Tru
 def test_blocks_give_the_plain_formula_forward_and_backward(
     limit: int, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "CPU_BLOCK", limit)
+    monkeypatch.setattr(base, "CPU_BLOCK", limit)
     given = inputs(5, 3, 5, 6, bias=bias)
     output, expected = attend(*given), plain(*given)
     torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
@@ -45,7 +45,7 @@ def test_blocks_give_the_plain_formula_forward_and_backward(
 
 
 def test_gradients_are_those_of_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "CPU_BLOCK", 2 * 2 * 3)
+    monkeypatch.setattr(base, "CPU_BLOCK", 2 * 2 * 3)
     assert torch.autograd.gradcheck(attend, inputs(2, 2, 3, 3))
 
 

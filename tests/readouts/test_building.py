@@ -154,6 +154,26 @@ def test_several_at_once_give_what_each_gives_alone(name: str) -> None:
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["deap", "bicubic", "transposed-conv", "linear"])
+def test_outputs_in_turn_and_their_gradients_are_those_of_all_at_once(name: str) -> None:
+    """Six members, of which four at a time have their backward pass before the others are begun."""
+    members, features = [shake(make(name, seed=seed)) for seed in range(6)], draw(2, 5, 5, 24)
+    weights = [draw(2, 1, 40, 32, seed=seed) for seed in range(6)]
+    parameters = [parameter for member in members for parameter in member.parameters()]
+    expected = type(members[0]).forward_stacked(members, features, (40, 32))
+    loss = torch.stack([(output * weight).sum() for output, weight in zip(expected, weights, strict=True)]).sum()
+    gradients = torch.autograd.grad(loss, parameters)
+    outputs: list[torch.Tensor] = []
+    for some in type(members[0]).forward_in_turn(members, features, (40, 32)):
+        pairs = zip(some, weights[len(outputs) :], strict=False)
+        torch.stack([(output * weight).sum() for output, weight in pairs]).sum().backward()
+        outputs += some
+    for output, one in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(output, one, rtol=1e-4, atol=1e-5)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["bicubic", "transposed-conv", "linear", "linear-bn"])
 def test_readouts_of_one_shape_say_so(name: str) -> None:
     assert make(name, seed=0).stack_key() == make(name, seed=1).stack_key()

@@ -212,18 +212,11 @@ def test_convolution_biases_start_at_zero() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_nothing_is_dead_at_the_start(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_dead_at_the_start(seed: int) -> None:
     readout, features = make(seed=seed), draw(2, 5, 5, 24, seed=seed)
-    seen: list[torch.Tensor] = []
-    multiply_and_add = torch.baddbmm
-
-    def watched(skipped: torch.Tensor, weight: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
-        seen.append(fine.detach())
-        return multiply_and_add(skipped, weight, fine)
-
-    monkeypatch.setattr(torch, "baddbmm", watched)
     readout(features, (64, 64)).square().sum().backward()
-    assert (seen[0] > 0).any(dim=(0, 2)).all()
+    # a channel that the last ReLU holds at 0 gives the final weight no gradient
+    assert (readout.cnn.final.weight.grad != 0).all()
     for label, parameter in readout.named_parameters():
         # A bias of the keys adds one number to all logits of a query, which the softmax takes away again.
         assert label == "key.bias" or parameter.grad.abs().max() > 1e-6, label
