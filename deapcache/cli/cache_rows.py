@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -58,6 +59,7 @@ def cache_rows(
     from deapcache.cache.parallel import map_requests
 
     last = uses.last if uses else {}
+    entries = _narrowed(entries, filters)
 
     def row_of(entry: CacheEntry) -> dict[str, Any] | None:
         return cache_row(entry, last.get(entry.digest))
@@ -66,6 +68,17 @@ def cache_rows(
     found = [(entry, row) for entry, row in zip(entries, rows, strict=True) if row]
     wanted = match_filters([{**entry.fields, **row} for entry, row in found], filters)
     return [pair for pair, fits in zip(found, wanted, strict=True) if fits]
+
+
+def _narrowed(entries: Sequence[CacheEntry], filters: Sequence[str]) -> Sequence[CacheEntry]:
+    """Those that fit as far as their recipes tell, so that the others are not opened; all, where none does."""
+    from deapcache.cache.catalog import cache_facts, filter_fits
+
+    facts = [cache_facts(entry.path, entry) for entry in entries]
+    fields = {name for one in facts for name in one} - {"images"}  # of a row that is a number
+    known = [text for text in filters if "=" not in text or text.partition("=")[0] in fields]
+    fitting = [all(filter_fits(one, text) for text in known) for one in facts]
+    return list(itertools.compress(entries, fitting)) or entries
 
 
 def cache_row(entry: CacheEntry, last_use: datetime | None) -> dict[str, Any] | None:

@@ -11,12 +11,14 @@ import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from deapcache.backbones import describe
 from deapcache.cache import find_caches, list_caches
+from deapcache.cache.names import unescape_name
 from deapcache.datasets import DATASETS, Dataset, images_owner, open_dataset
 from deapcache.errors import CacheMissError, DataError, DeapcacheError, LocationError, TrainingError, UsageError
 from deapcache.locations import Location, data_root, home_defaults
@@ -215,7 +217,8 @@ def _base_images(home: Location, run: ProbeResult) -> np.ndarray | None:
     """(n, h, w, 3) uint8 of the run's examples; None where the home does not have these base images in that size."""
     features = run.caches["val"]["recipe"]
     wanted = (features["images"], features["base_fit"], list(run.protocol.output_size))
-    for entry in list_caches(home, "images"):
+    _, dataset, split, _ = map(unescape_name, PurePosixPath(run.caches["val"]["path"]).parts)
+    for entry in list_caches(home, "images", dataset=dataset, split=split):
         if (entry.recipe["images"], entry.recipe["fit"], entry.recipe["size"]) != wanted:
             continue
         cache = entry.open()
@@ -233,14 +236,13 @@ def choose_datasets(
     dataset that has its annotation. Raises :class:`CacheMissError` with the extract command to run, or
     :class:`UsageError` where there are several, or where ``dataset`` is known to lack what a task needs.
     """
-    entries, wanted = list_caches(home), set(backbones)
+    entries, wanted = list_caches(home, "targets", dataset=dataset) if dataset else list_caches(home), set(backbones)
     with_features = {e.dataset for e in entries if e.kind == "features" and (not wanted or e.name in wanted)}
     chosen: dict[str, list[str]] = {}
     for name in tasks:
         task = get_task(name)
         if dataset:
-            cached = {e.name for e in entries if e.kind == "targets" and e.dataset == dataset}
-            _require_compatible(task, dataset, cached)
+            _require_compatible(task, dataset, {entry.name for entry in entries})
             chosen.setdefault(dataset, []).append(name)
             continue
         with_targets = {e.dataset for e in entries if e.kind == "targets" and e.name == task.annotations[0]}
@@ -266,9 +268,7 @@ def choose_backbones(home: Location, dataset: str, backbones: Sequence[str], fie
     if backbones:
         return list(backbones)
     wanted, owner = feature_fields(fields), images_owner(dataset)
-    splits = {entry.split for entry in list_caches(home, "features") if entry.dataset == owner}
-    fitting = [find_caches(home, "features", dataset=owner, split=split, fields=wanted) for split in splits]
-    found = sorted({entry.name for entries in fitting for entry in entries})
+    found = sorted({entry.name for entry in find_caches(home, "features", dataset=owner, fields=wanted)})
     if not found:
         raise _nothing_cached(home, dataset, backbones)
     return found
