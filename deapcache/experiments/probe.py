@@ -11,12 +11,14 @@ import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from deapcache.backbones import describe, labelled_model
 from deapcache.cache import Cache, find_caches, list_caches
+from deapcache.cache.names import unescape_name
 from deapcache.datasets import DATASETS, images_owner, open_dataset
 from deapcache.errors import CacheMissError, DataError, DeapcacheError, LocationError, TrainingError, UsageError, listed
 from deapcache.locations import Location, data_root, home_defaults
@@ -208,7 +210,9 @@ def _draw(home: Location, run: ProbeResult, result: Result, caches: Location) ->
     from deapcache.results.draw import save_picture
 
     examples, rows = run.examples, run.examples.rows
-    stored = base_images(caches, run.caches["val"]["recipe"], run.protocol.output_size)
+    _, dataset, split, _ = map(unescape_name, PurePosixPath(run.caches["val"]["path"]).parts)
+    features = run.caches["val"]["recipe"]
+    stored = base_images(caches, features, run.protocol.output_size, dataset=dataset, split=split)
     try:
         picture = save_picture(
             home,
@@ -225,10 +229,13 @@ def _draw(home: Location, run: ProbeResult, result: Result, caches: Location) ->
     return SavedRun(result=result, picture=f"{home}/{picture}")
 
 
-def base_images(home: Location, features: Mapping[str, Any], size: tuple[int, int]) -> Iterator[Cache]:
-    """The caches of what features of that recipe show, (h, w, 3) uint8 brought to (height, width) as they were."""
+def base_images(home: Location, features: Mapping[str, Any], size: tuple[int, int], **where: str) -> Iterator[Cache]:
+    """The caches of what features of that recipe show, (h, w, 3) uint8 brought to (height, width) as they were.
+
+    ``where``, their dataset and split, spares looking at others.
+    """
     wanted = (features["images"], features["base_fit"], list(size))
-    for entry in list_caches(home, "images"):
+    for entry in list_caches(home, "images", **where):
         if (entry.recipe["images"], entry.recipe["fit"], list(entry.recipe["size"])) == wanted:
             yield entry.open()
 
@@ -242,14 +249,13 @@ def choose_datasets(
     dataset that has its annotation. Raises :class:`CacheMissError` with the extract command to run, or
     :class:`UsageError` where there are several, or where ``dataset`` is known to lack what a task needs.
     """
-    entries, wanted = list_caches(home), set(backbones)
+    entries, wanted = list_caches(home, "targets", dataset=dataset) if dataset else list_caches(home), set(backbones)
     with_features = {e.dataset for e in entries if e.kind == "features" and (not wanted or e.name in wanted)}
     chosen: dict[str, list[str]] = {}
     for name in tasks:
         task = get_task(name)
         if dataset:
-            cached = {e.name for e in entries if e.kind == "targets" and e.dataset == dataset}
-            _require_compatible(task, dataset, cached)
+            _require_compatible(task, dataset, {entry.name for entry in entries})
             chosen.setdefault(dataset, []).append(name)
             continue
         with_targets = {e.dataset for e in entries if e.kind == "targets" and e.name == task.annotations[0]}
@@ -275,9 +281,7 @@ def choose_backbones(home: Location, dataset: str, backbones: Sequence[str], fie
     if backbones:
         return list(backbones)
     wanted, owner = feature_fields(fields), images_owner(dataset)
-    splits = {entry.split for entry in list_caches(home, "features") if entry.dataset == owner}
-    fitting = [find_caches(home, "features", dataset=owner, split=split, fields=wanted) for split in splits]
-    found = sorted({entry.name for entries in fitting for entry in entries})
+    found = sorted({entry.name for entry in find_caches(home, "features", dataset=owner, fields=wanted)})
     if not found:
         raise _nothing_cached(home, dataset, backbones)
     return found
