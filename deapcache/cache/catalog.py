@@ -10,6 +10,7 @@ There is one language for choosing caches, of filters that each are a text:
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -107,11 +108,13 @@ def list_caches(
     dataset: str | None = None,
     split: str | None = None,
     name: str | None = None,
+    texts: Sequence[str] = (),
 ) -> list[CacheEntry]:
     """The caches of a home, all or of one kind, sorted by path; none where the home does not exist.
 
     With ``dataset``, ``split`` and ``name``, which is no kind's but features' and targets', only caches of these are
-    looked at.
+    looked at; with ``texts``, only those whose path one of these is a part of, or whose digest, by their path, may
+    begin with it.
 
     Where homes are read beside it (``home.layers``), their caches follow. Of a cache that several have, the one of the
     first home that has all of it is listed; where none has, the one with the most shards.
@@ -120,7 +123,8 @@ def list_caches(
     which cannot be listed (open its caches by their address), and where the home could not be
     looked at.
     """
-    if (remembered := _LISTED.get()) is not None and (kind, dataset, split, name) != (None,) * 4:
+    remembered = None if texts else _LISTED.get()
+    if remembered is not None and (kind, dataset, split, name) != (None,) * 4:
         asked = {"kind": kind, "dataset": dataset, "split": split, "name": name or None}
         given = {field: value for field, value in asked.items() if value is not None}
         return [e for e in list_caches(home) if all(getattr(e, field) == value for field, value in given.items())]
@@ -132,7 +136,7 @@ def list_caches(
     patterns = [f"{each}/{pattern}" for each in (KINDS if kind is None else (kind,))]
     found: dict[str, list[CacheEntry]] = {}
     for layer in home.layers:
-        for entry in _list_layer(layer, patterns):
+        for entry in _list_layer(layer, patterns, texts):
             if name and entry.name != name:  # one whose name begins with this one
                 continue
             found.setdefault(entry.path, []).append(entry)
@@ -159,7 +163,7 @@ def one_listing() -> Iterator[None]:
         _LISTED.reset(token)
 
 
-def _list_layer(home: Location, patterns: Sequence[str]) -> list[CacheEntry]:
+def _list_layer(home: Location, patterns: Sequence[str], texts: Sequence[str]) -> list[CacheEntry]:
     def entry_or_problem(path: str) -> CacheEntry | str | None:
         try:
             return _read_entry(home, path)
@@ -167,11 +171,17 @@ def _list_layer(home: Location, patterns: Sequence[str]) -> list[CacheEntry]:
             return None
 
     keys = [key for pattern in patterns for key in home.find(f"{pattern}/{METADATA_KEY}")]
-    paths = [str(PurePosixPath(key).parent) for key in keys]
+    paths = [path for key in keys if _may_fit(path := str(PurePosixPath(key).parent), texts)]
     entries = map_requests(entry_or_problem, paths, is_local=isinstance(home, LocalLocation))
     for problem in (each for each in entries if isinstance(each, str)):
         warnings.warn(f"left out: {problem}", stacklevel=4)
     return [entry for entry in entries if isinstance(entry, CacheEntry)]
+
+
+def _may_fit(path: str, texts: Sequence[str]) -> bool:
+    """Whether one of ``texts``, if any, is a part of a cache's path, or fits the digest that the path ends with."""
+    digest = path.removesuffix(SUFFIX)[-SHORT:]
+    return not texts or any(text.lower() in path.lower() or digest.startswith(text[:SHORT]) for text in texts)
 
 
 def _most_complete(copies: Sequence[CacheEntry]) -> CacheEntry:
@@ -225,14 +235,15 @@ def _read_entry(home: Location, path: str) -> CacheEntry | str:
     )
 
 
-def list_folders(home: Location) -> list[CacheFolder]:
+def list_folders(home: Location, texts: Sequence[str] = ()) -> list[CacheFolder]:
     """The folders of a home where caches belong, sorted by path: caches, damaged ones, remains of removed ones.
 
-    Raises :class:`LocationError` for a web server, which lists no folders.
+    With ``texts``, those of which :func:`list_caches` looks at. Raises :class:`LocationError` for a web server, which
+    lists no folders.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged caches, which are listed here
-        entries = {entry.path: entry for entry in list_caches(home)}
+        entries = {entry.path: entry for entry in list_caches(home, texts=texts)}
     patterns = [f"{kind}/*/*/*{SUFFIX}" for kind in KINDS]
     rooted = {key.removesuffix(f"/{METADATA_KEY}") for each in patterns for key in home.find(f"{each}/{METADATA_KEY}")}
 
@@ -242,7 +253,7 @@ def list_folders(home: Location) -> list[CacheFolder]:
         except UnreadableError:  # whoever looks closer is told so
             return True
 
-    paths = sorted(path for each in patterns for path in home.folders(each))
+    paths = sorted(path for each in patterns for path in home.folders(each, lambda path: _may_fit(path, texts)))
     return [CacheFolder(home=home, path=path, entry=entries.get(path), has_root=has_root(path)) for path in paths]
 
 
@@ -320,7 +331,8 @@ def select_folders(home: Location, texts: Sequence[str]) -> list[CacheFolder]:
     """
     if texts and not home.can_list:
         return [_folder_by_address(home, text) for text in texts]
-    return _select(home, texts, list_folders(home), lambda folder: _facts(folder.path, folder.entry))
+    listed = functools.partial(list_folders, home)
+    return _select(home, texts, listed, lambda folder: cache_facts(folder.path, folder.entry))
 
 
 def select_folder(home: Location, text: str) -> CacheFolder:
@@ -337,15 +349,16 @@ def select_caches(home: Location, texts: Sequence[str]) -> list[CacheEntry]:
 
     Raises :class:`CacheMissError` for a text that fits none.
     """
-    listed = []
-    if home.can_list or not texts:
-        listed = list_caches(home)
-    else:
-        for text in texts:
-            folder = _folder_by_address(home, text)
+
+    def listed(some: Sequence[str]) -> list[CacheEntry]:
+        if home.can_list or not texts:
+            return list_caches(home, texts=some)
+        folders = [_folder_by_address(home, text) for text in texts]
+        for folder in folders:
             open_cache(folder.location)  # says what is wrong where nothing can be told of it
-            listed += [folder.entry] if folder.entry else []
-    return _select(home, texts, listed, lambda entry: _facts(entry.path, entry))
+        return [folder.entry for folder in folders if folder.entry]
+
+    return _select(home, texts, listed, lambda entry: cache_facts(entry.path, entry))
 
 
 def select_cache(home: Location, text: str) -> CacheEntry:
@@ -356,23 +369,31 @@ def select_cache(home: Location, text: str) -> CacheEntry:
 Listed = TypeVar("Listed", CacheEntry, CacheFolder)
 
 
-def _facts(path: str, entry: CacheEntry | None) -> dict[str, Any]:
+def cache_facts(path: str, entry: CacheEntry | None) -> dict[str, Any]:
+    """What filters ask of a cache, as far as its recipe and place tell; of what is none, its path."""
     facts = {name: getattr(entry, name) for name in ("kind", "dataset", "split", "name")} if entry else {}
     return {**(entry.fields if entry else {}), **facts, "path": path, "digest": entry.digest if entry else ""}
 
 
 def _select(
-    home: Location, texts: Sequence[str], listed: Sequence[Listed], facts_of: Callable[[Listed], dict[str, Any]]
+    home: Location,
+    texts: Sequence[str],
+    list_for: Callable[[Sequence[str]], list[Listed]],
+    facts_of: Callable[[Listed], dict[str, Any]],
 ) -> list[Listed]:
-    known = list(map(facts_of, listed))
-    fitting = [[filter_fits(facts, _relative_text(home, text)) for facts in known] for text in texts]
-    for text, fits in zip(texts, fitting, strict=True):
-        if not any(fits):
-            there = "\n".join(f"  {one.path}" for one in listed[:_LISTED_PATHS]) or "  none at all"
-            left = len(listed) - _LISTED_PATHS
-            more = f"\n  and {left} more (deapcache cache ls)" if left > 0 else ""
-            raise CacheMissError(f"no cache in {home} fits {text!r}. There is:\n{there}{more}")
-    return [one for number, one in enumerate(listed) if not texts or any(fits[number] for fits in fitting)]
+    """What one of ``texts`` fits: of those whose paths tell so, if that is enough, else of all that there are."""
+    asked = [_relative_text(home, text) for text in texts]
+    for some in [asked, []] if all(text and "=" not in text for text in asked) else [[]]:
+        listed = list_for(some)
+        known = list(map(facts_of, listed))
+        fitting = [[filter_fits(facts, text) for facts in known] for text in asked]
+        if all(map(any, fitting)):
+            return [one for number, one in enumerate(listed) if not texts or any(fits[number] for fits in fitting)]
+    text = next(text for text, fits in zip(texts, fitting, strict=True) if not any(fits))
+    there = "\n".join(f"  {one.path}" for one in listed[:_LISTED_PATHS]) or "  none at all"
+    left = len(listed) - _LISTED_PATHS
+    more = f"\n  and {left} more (deapcache cache ls)" if left > 0 else ""
+    raise CacheMissError(f"no cache in {home} fits {text!r}. There is:\n{there}{more}")
 
 
 def _require_one(home: Location, text: str, found: Sequence[Listed]) -> Listed:
@@ -410,11 +431,11 @@ def find_caches(
     kind: str,
     *,
     dataset: str,
-    split: str,
+    split: str | None = None,
     name: str | None = None,
     fields: Mapping[str, Any] = {},
 ) -> list[CacheEntry]:
-    """The caches of a kind, data set and split that have this name, where given, and these recipe fields.
+    """The caches of a kind and data set that have this split and name, where given, and these recipe fields.
 
     A field may be given as the VALUE of a filter, as ``--where`` does, or as a value of its own type; the field
     ``digest`` is that of the cache itself. Features are those of the original images unless ``fields`` names another

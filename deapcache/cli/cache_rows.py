@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -57,11 +58,23 @@ def cache_rows(
     from deapcache.cache import match_filters
     from deapcache.cache.parallel import map_requests
 
+    entries = _narrowed(entries, filters)
     last, is_local = uses.last if uses else {}, all(isinstance(entry.home, LocalLocation) for entry in entries)
     rows = map_requests(lambda entry: cache_row(entry, last.get(entry.digest)), entries, is_local=is_local)
     found = [(entry, row) for entry, row in zip(entries, rows, strict=True) if row]
     wanted = match_filters([{**entry.fields, **row} for entry, row in found], filters)
     return [pair for pair, fits in zip(found, wanted, strict=True) if fits]
+
+
+def _narrowed(entries: Sequence[CacheEntry], filters: Sequence[str]) -> Sequence[CacheEntry]:
+    """Those that fit as far as their recipes tell, so that the others are not opened; all, where none does."""
+    from deapcache.cache.catalog import cache_facts, filter_fits
+
+    facts = [cache_facts(entry.path, entry) for entry in entries]
+    fields = {name for one in facts for name in one} - {"images"}  # of a row that is a number
+    known = [text for text in filters if "=" not in text or text.partition("=")[0] in fields]
+    fitting = [all(filter_fits(one, text) for text in known) for one in facts]
+    return list(itertools.compress(entries, fitting)) or entries
 
 
 def cache_row(entry: CacheEntry, last_use: datetime | None) -> dict[str, Any] | None:

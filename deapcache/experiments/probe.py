@@ -242,14 +242,13 @@ def choose_datasets(
     dataset that has its annotation. Raises :class:`CacheMissError` with the extract command to run, or
     :class:`UsageError` where there are several, or where ``dataset`` is known to lack what a task needs.
     """
-    entries, wanted = list_caches(home), set(backbones)
+    entries, wanted = list_caches(home, "targets", dataset=dataset) if dataset else list_caches(home), set(backbones)
     with_features = {e.dataset for e in entries if e.kind == "features" and (not wanted or e.name in wanted)}
     chosen: dict[str, list[str]] = {}
     for name in tasks:
         task = get_task(name)
         if dataset:
-            cached = {e.name for e in entries if e.kind == "targets" and e.dataset == dataset}
-            _require_compatible(task, dataset, cached)
+            _require_compatible(task, dataset, {entry.name for entry in entries})
             chosen.setdefault(dataset, []).append(name)
             continue
         with_targets = {e.dataset for e in entries if e.kind == "targets" and e.name == task.annotations[0]}
@@ -275,9 +274,7 @@ def choose_backbones(home: Location, dataset: str, backbones: Sequence[str], fie
     if backbones:
         return list(backbones)
     wanted, owner = feature_fields(fields), images_owner(dataset)
-    splits = {entry.split for entry in list_caches(home, "features") if entry.dataset == owner}
-    fitting = [find_caches(home, "features", dataset=owner, split=split, fields=wanted) for split in splits]
-    found = sorted({entry.name for entries in fitting for entry in entries})
+    found = sorted({entry.name for entry in find_caches(home, "features", dataset=owner, fields=wanted)})
     if not found:
         raise _nothing_cached(home, dataset, backbones)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -173,12 +173,12 @@ class Location(ABC):
         paths = ((key, PurePosixPath(key)) for key in below)
         return [key for key, path in paths if len(path.parts) == len(parts) and path.match(pattern)]
 
-    def folders(self, pattern: str) -> list[str]:
-        """The folders that fit a pattern such as ``features/*/*/*.zarr`` and in which a key lies, sorted."""
+    def folders(self, pattern: str, fits: Callable[[str], bool] = lambda _: True) -> list[str]:
+        """The folders that fit a pattern such as ``features/*/*/*.zarr`` and ``fits``, and that hold a key, sorted."""
         depth = len(PurePosixPath(pattern).parts)
         keys = self.keys(pattern.partition("/")[0])
         above = {"/".join(parts[:depth]) for key in keys if len(parts := PurePosixPath(key).parts) > depth}
-        return sorted(folder for folder in above if PurePosixPath(folder).match(pattern))
+        return sorted(folder for folder in above if PurePosixPath(folder).match(pattern) and fits(folder))
 
     @abstractmethod
     def size(self, key: str) -> int:

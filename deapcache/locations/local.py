@@ -76,8 +76,8 @@ class LocalLocation(Location):
             forgiving = forgiving or "*" in part
         return sorted(self._key(path) for path in found)
 
-    def folders(self, pattern: str) -> list[str]:
-        return [folder for folder in self.find(pattern) if _holds_files(self.path / folder)]
+    def folders(self, pattern: str, fits: Callable[[str], bool] = lambda _: True) -> list[str]:
+        return [folder for folder in self.find(pattern) if fits(folder) and _holds_files(self.path / folder)]
 
     def _key(self, path: Path) -> str:
         return path.relative_to(self.path).as_posix()
