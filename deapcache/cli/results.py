@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -19,14 +17,6 @@ from deapcache.errors import UsageError
 if TYPE_CHECKING:
     from deapcache.locations import Location
     from deapcache.results.leaderboard import Format, Leaderboard
-
-
-def _end_quickly() -> None:
-    """Have Python look for no garbage when the process ends.
-
-    It would look in all that was loaded, a fifth of the time of a command that has nothing left to close.
-    """
-    atexit.register(gc.freeze)
 
 
 def results_command(
@@ -63,7 +53,6 @@ def results_command(
     from deapcache.results import markdown as as_markdown
     from deapcache.results.per_class import classes_json, per_class_tables
 
-    _end_quickly()
     if per_class and paper:
         raise UsageError("--per-class and --paper: the paper prints no classes; give one of them")
     place = locations.home(home)
@@ -128,7 +117,6 @@ def leaderboard_command(
     """
     from deapcache.results.leaderboard import collect, file_name, leaderboard
 
-    _end_quickly()
     name = file_name(format)
     if format == "html" and folder is None and sys.stdout.isatty():
         raise UsageError("a web page is not for a terminal: say where it goes with --out DIR")
