@@ -25,6 +25,7 @@ from deapcache.regions import SQUASH
 from deapcache.results import Result, save_run
 from deapcache.results.intervals import bootstrap_difference, bootstrap_interval, interval_key
 from deapcache.results.record import plain_json
+from deapcache.tasks import each_row
 
 TASK, SPLIT = "correspondence", "val"
 
@@ -111,8 +112,8 @@ def correspondence(
         # over pairs, which tables show as they show intervals over images
         kept = {
             "runs": [result.run],
-            "intervals": bootstrap_interval([statistics], pck, sums_suffice=True),
-            "differences": bootstrap_difference([statistics], [prior], pck, sums_suffice=True),
+            "intervals": bootstrap_interval([statistics], pck, of_sums=each_row(pck)),
+            "differences": bootstrap_difference([statistics], [prior], pck, of_sums=each_row(pck)),
         }
         results_home.publish(interval_key([result]), json.dumps(plain_json(kept)).encode(), replace=True)
         yield result

@@ -29,8 +29,8 @@ from deapcache.tasks import Task, get_task
 ImageStatistics = Mapping[str, np.ndarray]
 """Name → (images, ...)."""
 
-Scores = Callable[[dict[str, np.ndarray]], Mapping[str, float]]
-"""A task's ``scores``: per-image statistics → dataset-level scores."""
+Scores = Callable[[dict[str, np.ndarray]], Mapping[str, Any]]
+"""A task's ``scores``: per-image statistics → dataset-level scores; or its ``scores_of_sums``."""
 
 Interval = tuple[float, float]
 
@@ -57,7 +57,7 @@ def bootstrap_interval(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    sums_suffice: bool = False,
+    of_sums: Scores | None = None,
     over_seeds: bool = False,
 ) -> dict[str, Interval]:
     """Interval of the mean score of ``runs`` (the seeds of one row) over images.
@@ -66,14 +66,15 @@ def bootstrap_interval(
     metrics that pool pixels or are no mean over images get their right interval. Metric → (low, high). An end may lie
     beyond the values that a metric takes.
 
-    ``sums_suffice`` says that ``scores`` sees nothing of the statistics but their sums over images
-    (``Task.scores_from_sums``). The sums of all resamples are then one matrix product, with the same outcome.
+    ``of_sums`` gives the same scores as arrays, (R,), from the sums over each of R sets of images, name → (R, ...),
+    where ``scores`` sees nothing else of the statistics (``Task.scores_of_sums``): all resamples are then one matrix
+    product.
     ``over_seeds`` makes the interval one over images and seeds, where there are several runs.
 
     Raises :class:`ResultsError` where the runs are not over the same number of images.
     """
     weights = _weights(_images(runs), resamples, seed)
-    found = _weighted_scores(runs, scores, weights, sums_suffice)
+    found = _weighted_scores(runs, scores, weights, of_sums)
     return {name: _estimate([ours], resamples, over_seeds=over_seeds).interval for name, ours in found.items()}
 
 
@@ -84,7 +85,7 @@ def bootstrap_difference(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    sums_suffice: bool = False,
+    of_sums: Scores | None = None,
     over_seeds: bool = False,
 ) -> dict[str, Difference]:
     """Mean score of ``left`` minus that of ``right``, by metric, with the interval of :func:`bootstrap_interval`.
@@ -92,7 +93,7 @@ def bootstrap_difference(
     Raises :class:`ResultsError` where the runs are not over the same number of images.
     """
     weights = _weights(_images([*left, *right]), resamples, seed)
-    ours, theirs = (_weighted_scores(runs, scores, weights, sums_suffice) for runs in (left, right))
+    ours, theirs = (_weighted_scores(runs, scores, weights, of_sums) for runs in (left, right))
     return {name: _estimate([ours[name], theirs[name]], resamples, over_seeds=over_seeds) for name in ours}
 
 
@@ -134,12 +135,15 @@ def _weights(images: int, resamples: int, seed: int) -> np.ndarray:
 
 
 def _weighted_scores(
-    runs: Sequence[ImageStatistics], scores: Scores, weights: np.ndarray, sums_suffice: bool
+    runs: Sequence[ImageStatistics], scores: Scores, weights: np.ndarray, of_sums: Scores | None
 ) -> dict[str, np.ndarray]:
     """Metric → (runs, rows of ``weights``)."""
-    weighted = _weighted_sums if sums_suffice else _repeated
-    every = [[scores(one) for one in weighted(run, weights)] for run in runs]
-    return {metric: np.array([[one[metric] for one in found] for found in every]) for metric in every[0][0]}
+    if of_sums:
+        found = [of_sums(_weighted_sums(run, weights)) for run in runs]
+    else:
+        every = [[scores(one) for one in _repeated(run, weights)] for run in runs]
+        found = [{metric: np.array([one[metric] for one in ones]) for metric in ones[0]} for ones in every]
+    return {metric: np.array([one[metric] for one in found]) for metric in found[0]}
 
 
 def _repeated(run: ImageStatistics, weights: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
@@ -149,14 +153,13 @@ def _repeated(run: ImageStatistics, weights: np.ndarray) -> Iterator[dict[str, n
         yield {name: values[rows] for name, values in run.items()}
 
 
-def _weighted_sums(run: ImageStatistics, weights: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    """Their sums over these images, as statistics of a single image."""
+def _weighted_sums(run: ImageStatistics, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Their sums over the images of each row, (rows, ...)."""
     times = weights.astype(np.float64)  # exact for counts of pixels below 2⁵³
-    sums = {
-        name: (times @ values.reshape(len(values), -1).astype(np.float64)).reshape(len(times), 1, *values.shape[1:])
+    return {
+        name: (times @ values.reshape(len(values), -1).astype(np.float64)).reshape(len(times), *values.shape[1:])
         for name, values in run.items()
     }
-    return ({name: values[place] for name, values in sums.items()} for place in range(len(times)))
 
 
 def _estimate(scores: Sequence[np.ndarray], resamples: int, *, over_seeds: bool) -> Difference:
@@ -273,13 +276,14 @@ def _uncertainty(
     results: Sequence[Result], statistics: Sequence[Statistics], task: Task, over_seeds: bool
 ) -> Uncertainty:
     """Intervals of the scores, and of their differences from the prior over the same drawn images."""
-    runs, options = _same_images(statistics), _options(task, statistics)
-    resamples, sums_suffice = options["resamples"], options["sums_suffice"]
+    options = _options(task, statistics)
+    resamples, of_sums = options["resamples"], options["of_sums"]
+    runs = [task.summands(run) for run in _same_images(statistics)]
     weights = _weights(_images(runs), resamples, seed=0)
-    priors = [one.prior for one in statistics]
+    priors = [task.summands(one.prior) for one in statistics]
     if all(_is_equal(prior, priors[0]) for prior in priors):  # as a rule
         priors = priors[:1]
-    ours, theirs = (_weighted_scores(each, task.scores, weights, sums_suffice) for each in (runs, priors))
+    ours, theirs = (_weighted_scores(each, task.scores, weights, of_sums) for each in (runs, priors))
     intervals = {}
     for metric, scores in ours.items():
         interval = _estimate([scores], resamples, over_seeds=over_seeds).interval
@@ -332,7 +336,7 @@ def paired_difference(
     """
     task = task_of(left[0])
     runs = [checked_statistics(home, result, task) for result in (*left, *right)]
-    images = _same_images(runs)
+    images = [task.summands(run) for run in _same_images(runs)]
     ours, theirs, options = images[: len(left)], images[len(left) :], _options(task, runs)
     return bootstrap_difference(ours, theirs, task.scores, over_seeds=over_seeds, **options)
 
@@ -384,4 +388,5 @@ def _options(task: Task, runs: Sequence[Statistics]) -> dict[str, Any]:
     """How the bootstrap of a task's scores is computed, and from how many resamples."""
     numbers = sum(values.size for values in runs[0].run.values())
     few = min(RESAMPLES, max(_FEWEST, _NUMBERS // max(numbers, 1)))
-    return {"resamples": RESAMPLES if task.scores_from_sums else few, "sums_suffice": task.scores_from_sums}
+    of_sums = task.scores_of_sums if task.scores_from_sums else None
+    return {"resamples": RESAMPLES if of_sums else few, "of_sums": of_sums}

@@ -18,7 +18,7 @@ from deapcache.results.frame import grouped
 from deapcache.results.intervals import bootstrap_interval, checked_statistics, task_of
 from deapcache.results.record import Result, Statistics, plain_json
 from deapcache.results.tables import NOTHING, Table, heading
-from deapcache.tasks import Task
+from deapcache.tasks import Task, each_row
 
 _LEAST_SHARE = 0.02
 """Of a class's pixels that are taken for another class, to be worth a line."""
@@ -68,7 +68,7 @@ def _classes(runs: Sequence[Statistics], task: Task, names: Sequence[str]) -> li
         return {} if found is None else {str(value): float(score) for value, score in enumerate(found)}
 
     arrays = [{name: run.run[name] for name in ("intersection", "predicted", "actual")} for run in runs]
-    intervals = bootstrap_interval(arrays, scores, sums_suffice=True)
+    intervals = bootstrap_interval(arrays, scores, of_sums=each_row(scores))
     means = np.mean([list(scores(one).values()) for one in arrays], 0)
     actual = arrays[0]["actual"]
     shares, images = actual.sum(0) / max(1, actual.sum()), (actual > 0).sum(0)

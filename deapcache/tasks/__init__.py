@@ -12,7 +12,7 @@ from deapcache.tasks.discrimination import Discrimination
 from deapcache.tasks.edges import Edges
 from deapcache.tasks.normals import Normals
 from deapcache.tasks.segmentation import CocoStuff, Segmentation, Voc
-from deapcache.tasks.task import TASKS, Maps, Metric, Target, Task, get_task
+from deapcache.tasks.task import TASKS, Maps, Metric, Target, Task, each_row, get_task
 
 TASKS["boundaries"] = Boundaries
 TASKS["detection"] = Detection
@@ -25,4 +25,4 @@ TASKS["depth"] = Depth
 TASKS["normals"] = Normals
 TASKS["edges"] = Edges
 
-__all__ = ["TASKS", "VOID", "Maps", "Metric", "Target", "Task", "get_task"]
+__all__ = ["TASKS", "VOID", "Maps", "Metric", "Target", "Task", "each_row", "get_task"]

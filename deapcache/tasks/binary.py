@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from deapcache.annotations import CROWD_PIXEL, VOID
-from deapcache.tasks.task import MEAN_FLOOR, Maps, Metric, Task, per_image_sum
+from deapcache.tasks.task import MEAN_FLOOR, Maps, Metric, Task, of_all_images, per_image_sum
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,18 +45,17 @@ def score_histograms(logit: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
     return counts.view(images, 2, BINS).int()
 
 
-def average_precision(histograms: np.ndarray) -> float:
-    """Σ (recallₙ - recallₙ₋₁) precisionₙ over the bins from the highest down; NaN without positives.
+def average_precision(histograms: np.ndarray) -> np.ndarray:
+    """Σ (recallₙ - recallₙ₋₁) precisionₙ over the bins from the highest down, (R,); NaN without positives.
 
     The definition of ``sklearn.metrics.average_precision_score`` for scores that are bin numbers. ``histograms`` is
-    (2, 512): negatives, positives.
+    (R, 2, 512): negatives, positives.
     """
-    negatives, positives = histograms[:, ::-1].astype(np.float64)
-    hits, alarms = positives.cumsum(), negatives.cumsum()
-    if not hits[-1]:
-        return float("nan")
+    negatives, positives = np.moveaxis(histograms[..., ::-1].astype(np.float64), -2, 0)
+    hits, alarms = positives.cumsum(-1), negatives.cumsum(-1)
     precision = hits / np.maximum(hits + alarms, 1)
-    return float((positives * precision).sum() / hits[-1])
+    with np.errstate(invalid="ignore"):
+        return np.asarray((positives * precision).sum(-1) / hits[..., -1])
 
 
 Counts = float | np.ndarray
@@ -143,19 +142,21 @@ class BinaryTask(Task):
         }
 
     def scores(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
-        total = {name: values.sum(0, dtype=np.float64) for name, values in statistics.items()}
-        pixels = total["valid"], total["positive"]
+        return of_all_images(self.scores_of_sums, statistics)
+
+    def scores_of_sums(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        pixels = sums["valid"], sums["positive"]
         with np.errstate(invalid="ignore"):
             found = {
-                "cross_entropy": total["cross_entropy"] / total["valid"],
-                "iou": positive_iou(*pixels, total["predicted"], total["intersection"]),
-                "mean_iou": mean_iou(*pixels, total["predicted"], total["intersection"]) if total["valid"] else np.nan,
-                "average_precision": average_precision(total["histograms"]),
-                "positive_rate": total["positive"] / total["valid"],
+                "cross_entropy": sums["cross_entropy"] / sums["valid"],
+                "iou": positive_iou(*pixels, sums["predicted"], sums["intersection"]),
+                "mean_iou": np.where(pixels[0], mean_iou(*pixels, sums["predicted"], sums["intersection"]), np.nan),
+                "average_precision": average_precision(sums["histograms"]),
+                "positive_rate": sums["positive"] / sums["valid"],
             }
-        if "fitted_predicted" in total:  # not in results of before
-            found["iou_fitted"] = positive_iou(*pixels, total["fitted_predicted"], total["fitted_intersection"])
-        return {name: float(found[name]) for name in (*self.metrics, "positive_rate") if name in found}
+        if "fitted_predicted" in sums:  # not in results of before
+            found["iou_fitted"] = positive_iou(*pixels, sums["fitted_predicted"], sums["fitted_intersection"])
+        return {name: found[name] for name in (*self.metrics, "positive_rate") if name in found}
 
     def constant_baseline(self, targets: Iterable[Tensor], classes: tuple[str, ...]) -> dict[str, Tensor]:
         """Each pixel's log odds over the training images, with one more image at the overall rate.

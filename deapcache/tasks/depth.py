@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from deapcache.errors import DataError
-from deapcache.tasks.task import Maps, Metric, Task, per_image_sum
+from deapcache.tasks.task import Maps, Metric, Task, of_all_images, per_image_sum
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,6 +49,7 @@ class Depth(Task):
 
     name = "depth"
     annotations = ("depth",)
+    scores_from_sums = True
     meaning = "depth"
     unit = "m"
     picture = "depth"
@@ -146,22 +147,28 @@ class Depth(Task):
         }
 
     def scores(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
-        seen = statistics["known"] > 0
-        if not seen.any():
-            return dict.fromkeys(self.metrics, float("nan"))
-        known = statistics["known"][seen].astype(np.float64)
-        mean = {name: values[seen] / known for name, values in statistics.items()}
+        return of_all_images(self.scores_of_sums, self.summands(statistics))
+
+    def summands(self, statistics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The metrics of each image, 0 where no pixel is known, and what is pooled."""
+        known = statistics["known"].astype(np.float64)
+        mean = {name: values / np.maximum(known, 1) for name, values in statistics.items()}
         variance = np.maximum(mean["log_squares"] - mean["logs"] ** 2, 0.0)
-        per_image = {
+        return {
             "rmse": np.sqrt(mean["squares"]),
             **{name: mean[name] for name in ("delta1", "delta2", "delta3")},
             "abs_rel": mean["relative"],
             "log10": mean["decades"],
             "silog": 100 * np.sqrt(variance),
+            "images": known > 0,
+            "known": known,
+            "squares": statistics["squares"],
         }
-        pooled = math.sqrt(statistics["squares"].sum() / known.sum())
-        averaged = {name: float(values.mean()) for name, values in per_image.items()}
-        return {name: pooled if name == "rmse_pooled" else averaged[name] for name in self.metrics}
+
+    def scores_of_sums(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with np.errstate(invalid="ignore"):  # NaN where no pixel is known
+            pooled = np.sqrt(sums["squares"] / sums["known"])
+            return {name: pooled if name == "rmse_pooled" else sums[name] / sums["images"] for name in self.metrics}
 
     def _scored(self, target: Tensor) -> Tensor:
         """(B, h, w) bool: known pixels within the crop."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from deapcache.annotations import VOID
 from deapcache.errors import DataError, UsageError
-from deapcache.tasks.task import MEAN_FLOOR, Maps, Metric, Task, per_image_sum
+from deapcache.tasks.task import MEAN_FLOOR, Maps, Metric, Task, of_all_images, per_image_sum
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -89,17 +89,17 @@ class Segmentation(Task):
         return np.divide(intersection, union, out=np.full_like(union, np.nan), where=union > 0)
 
     def scores(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
-        total = {name: values.sum(0, dtype=np.float64) for name, values in statistics.items()}
-        intersection, union = total["intersection"], total["predicted"] + total["actual"] - total["intersection"]
-        seen = union > 0
-        if not seen.any():
-            return dict.fromkeys(self.metrics, float("nan"))
-        correct = total.get("correct", intersection.sum())  # results of before lack it
-        return {
-            "cross_entropy": float(total["cross_entropy"] / total["valid"]),
-            "mean_iou": float((intersection[seen] / union[seen]).mean()),
-            "pixel_accuracy": float(correct / total["valid"]),
-        }
+        return of_all_images(self.scores_of_sums, statistics)
+
+    def scores_of_sums(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        intersection, union = sums["intersection"], sums["predicted"] + sums["actual"] - sums["intersection"]
+        correct = sums.get("correct", intersection.sum(1))  # results of before lack it
+        with np.errstate(invalid="ignore", divide="ignore"):  # NaN where no pixel is known
+            return {
+                "cross_entropy": sums["cross_entropy"] / sums["valid"],
+                "mean_iou": np.nansum(intersection / union, 1) / (union > 0).sum(1),
+                "pixel_accuracy": correct / sums["valid"],
+            }
 
     def constant_baseline(self, targets: Iterable[Tensor], classes: tuple[str, ...]) -> dict[str, Tensor]:
         """Each pixel's log class frequencies over the training images, with one more image at the overall ones.

@@ -42,6 +42,27 @@ Target = Any
 """What a task makes of :data:`Maps`: a tensor (B, h, w), or a mapping of tensors whose first axis is B."""
 
 
+def each_row(
+    scores: Callable[[dict[str, np.ndarray]], Mapping[str, float]],
+) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    """From scores of the statistics of images, to those of each row of sums by itself: name → (R, ...) to (R,)."""
+
+    def of_rows(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        rows = len(next(iter(sums.values())))
+        every = [scores({name: values[row][None] for name, values in sums.items()}) for row in range(rows)]
+        return {metric: np.array([one[metric] for one in every]) for metric in every[0]}
+
+    return of_rows
+
+
+def of_all_images(
+    scores_of_sums: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]], statistics: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """Scores of the statistics of images, (N, ...), by what scores the sums of sets of them."""
+    sums = {name: values.sum(0, dtype=np.float64)[None] for name, values in statistics.items()}
+    return {metric: float(values[0]) for metric, values in scores_of_sums(sums).items()}
+
+
 class Task(ABC):
     """A dense prediction task. Knows tensors only; an object belongs to one probe.
 
@@ -72,7 +93,8 @@ class Task(ABC):
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """What a user may choose: name → values, the default first."""
     scores_from_sums: ClassVar[bool] = False
-    """Whether :meth:`scores` sees nothing of the statistics but their sums over images: a faster bootstrap."""
+    """Whether :meth:`scores` sees nothing but the sums over images of :meth:`summands`: a faster bootstrap, by
+    :meth:`scores_of_sums`."""
     own_statistics: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Metric → the statistics that no metric with another :meth:`constant_baseline` is computed from."""
     fit_images: ClassVar[int] = 0
@@ -176,6 +198,17 @@ class Task(ABC):
         Holds every metric whose statistics there are: results of earlier versions lack those of metrics that came
         later. A score that is no metric is a fact about the targets. NaN where the images leave a score undefined.
         """
+
+    def scores_of_sums(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Scores of R sets of images at once, (R,) float64, from the sums over each set: name → (R, ...) float64.
+
+        For tasks with :attr:`scores_from_sums`, and of their :meth:`summands`; the same as :meth:`scores` of each.
+        """
+        return each_row(self.scores)(sums)
+
+    def summands(self, statistics: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """What of each image is summed up for :meth:`scores_of_sums`, name → (N, ...): its statistics as they are."""
+        return statistics
 
     def class_scores(self, statistics: Mapping[str, np.ndarray]) -> np.ndarray | None:
         """What the main score is over each class of the dataset, (C,), NaN where a class is nowhere.

@@ -167,30 +167,31 @@ def extract_steps(root: Path, home: LocalLocation) -> Iterator[tuple[str, Callab
     """What extraction does, on base images of 8 × 8 pixels, by a backbone of one convolution."""
     file = Path(home.url).with_name("smallest.py")
     file.write_text(_PLUGIN)
-    plugins.use([file])
-    dataset = open_dataset(f"folder:{root.name}", root.parent)
-    settings = ExtractionSettings(base_size=(8, 8), limit=_MOST_EXTRACTED, device="cpu")
-    asked = {"splits": ["train"], "settings": settings}
-    forward, spent = Backbone.outputs, [0.0]
+    with mock.patch.dict(os.environ):  # a plugin in use is named there
+        plugins.use([file])
+        dataset = open_dataset(f"folder:{root.name}", root.parent)
+        settings = ExtractionSettings(base_size=(8, 8), limit=_MOST_EXTRACTED, device="cpu")
+        asked = {"splits": ["train"], "settings": settings}
+        forward, spent = Backbone.outputs, [0.0]
 
-    def timed(*arguments: object) -> object:
-        start = time.thread_time()
-        try:
-            return forward(*arguments)
-        finally:
-            spent[0] += time.thread_time() - start
+        def timed(*arguments: object) -> object:
+            start = time.thread_time()
+            try:
+                return forward(*arguments)
+            finally:
+                spent[0] += time.thread_time() - start
 
-    def extracted() -> float:
-        """Seconds of the forward alone."""
-        spent[0] = 0.0
-        with mock.patch.object(Backbone, "outputs", timed):
-            list(extract(["smallest"], dataset, home, **asked))
-        return spent[0]
+        def extracted() -> float:
+            """Seconds of the forward alone."""
+            spent[0] = 0.0
+            with mock.patch.object(Backbone, "outputs", timed):
+                list(extract(["smallest"], dataset, home, **asked))
+            return spent[0]
 
-    yield "extract --dry-run", lambda: plan_extraction(["smallest"], dataset, home, **asked)
-    yield "extract, less the forward", extracted
-    yield "extract, nothing to do", extracted
-    yield "extract --dry-run, nothing to do", lambda: plan_extraction(["smallest"], dataset, home, **asked)
+        yield "extract --dry-run", lambda: plan_extraction(["smallest"], dataset, home, **asked)
+        yield "extract, less the forward", extracted
+        yield "extract, nothing to do", extracted
+        yield "extract --dry-run, nothing to do", lambda: plan_extraction(["smallest"], dataset, home, **asked)
 
 
 class _BegunError(Exception):

@@ -10,7 +10,7 @@ of few images are drawn, and a method is right where its interval of the sample'
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from statistics import NormalDist
 
 import numpy as np
@@ -68,7 +68,7 @@ def _mean_iou(counts: Counts) -> float:
 
 
 def _intervals(counts: Counts, resamples: int, seed: int) -> dict[str, Interval]:
-    scores: Callable[[Counts], Mapping[str, float]] = get_task("segmentation").scores
+    task = get_task("segmentation")
     images, score = len(counts["valid"]), _mean_iou(counts)
     draws = np.random.default_rng(seed).integers(0, images, (resamples, images))
     times = np.stack([np.bincount(rows, minlength=images) for rows in draws]).astype(np.float64)
@@ -77,7 +77,9 @@ def _intervals(counts: Counts, resamples: int, seed: int) -> dict[str, Interval]
     without = np.array([_mean_iou({n: np.delete(values, k, 0) for n, values in counts.items()}) for k in range(images)])
     ends = np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     low, high = np.quantile(drawn, ends)
-    ours = bootstrap_interval([counts], scores, resamples=resamples, seed=seed, sums_suffice=True)["mean_iou"]
+    ours = bootstrap_interval([counts], task.scores, resamples=resamples, seed=seed, of_sums=task.scores_of_sums)[
+        "mean_iou"
+    ]
     bca = np.quantile(drawn, _bca_ends(score, drawn, without, ends))
     return {
         "percentile": (low, high),

@@ -67,7 +67,7 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(run, home):
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[0] == "few: a few steps"
-    (features,) = [line.split() for line in lines if line.startswith(ONE)]
+    features, licence = [line.split() for line in lines if line.startswith(ONE)]
     assert features[:5] == [ONE, "fp32", "12", "0", "12"]
     assert features[-4:] == ["526.8", "kB", "12", "measured"]
     (row,) = [line.split() for line in lines if line.startswith("few ")]

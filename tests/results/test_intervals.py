@@ -14,7 +14,7 @@ from deapcache.results import bootstrap_difference, bootstrap_interval, holm
 from deapcache.tasks import TASKS, get_task
 from tests.benchmarks import bench_intervals
 
-POOLED = ("boundaries", "foreground", "edges", "segmentation", "voc", "coco-stuff", "normals")
+POOLED = ("boundaries", "foreground", "edges", "segmentation", "voc", "coco-stuff", "depth", "normals")
 
 
 def _mean(drawn: dict[str, np.ndarray]) -> dict[str, float]:
@@ -147,13 +147,16 @@ def test_tasks_that_need_only_sums_get_the_same_interval_from_them(name) -> None
     statistics = {key: values.numpy() for key, values in task.statistics(output, target).items()}
     runs = [statistics, {key: values[::-1] for key, values in statistics.items()}]
     gathered = bootstrap_interval(runs, task.scores, resamples=40)
-    summed = bootstrap_interval(runs, task.scores, resamples=40, sums_suffice=True)
+    summands = [task.summands(run) for run in runs]
+    summed = bootstrap_interval(summands, task.scores, resamples=40, of_sums=task.scores_of_sums)
     assert task.scores_from_sums
     assert gathered.keys() == summed.keys()
     for metric, interval in gathered.items():
         assert summed[metric] == pytest.approx(interval, rel=1e-9)
         assert interval[0] < interval[1]
-    difference = bootstrap_difference(runs[:1], runs[1:], task.scores, resamples=40, sums_suffice=True)
+    difference = bootstrap_difference(
+        summands[:1], summands[1:], task.scores, resamples=40, of_sums=task.scores_of_sums
+    )
     again = bootstrap_difference(runs[:1], runs[1:], task.scores, resamples=40)
     assert difference[task.main_metric].interval == pytest.approx(again[task.main_metric].interval, abs=1e-12)
 

@@ -63,9 +63,7 @@ def test_interval_is_the_bootstrap_over_all_seeds(home, row) -> None:
 
 def test_the_difference_from_the_prior_is_over_the_same_drawn_images_and_is_kept(home, row) -> None:
     summary = row()
-    expected = bootstrap_difference(
-        [_statistics(0), _statistics(1)], [_statistics(5)], get_task("boundaries").scores, sums_suffice=True
-    )
+    expected = bootstrap_difference([_statistics(0), _statistics(1)], [_statistics(5)], get_task("boundaries").scores)
     for found in (HomeIntervals(home)(summary.results), HomeIntervals(home)(summary.results)):  # made, then kept
         assert found.differences["iou"].interval == pytest.approx(expected["iou"].interval)
         assert found.differences["iou"].p == pytest.approx(expected["iou"].p)
@@ -154,6 +152,9 @@ class _Chosen:
 
     def scores(self, statistics):
         return {"iou": float(statistics[self._side].mean())}
+
+    def summands(self, statistics):
+        return statistics
 
 
 def test_a_score_of_one_image_has_no_interval(home, facts, arrays, monkeypatch) -> None:
