@@ -70,6 +70,7 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(run, home):
     features, licence = [line.split() for line in lines if line.startswith(ONE)]
     assert features[:5] == [ONE, "fp32", "12", "0", "12"]
     assert features[-4:] == ["526.8", "kB", "12", "measured"]
+    assert "licence" in " ".join(licence)
     (row,) = [line.split() for line in lines if line.startswith("few ")]
     assert row[:9] == ["few", "coco", "foreground", "1", "6", "0", "6", "2", "12"]
     for words in ("measured rates: on ", "to do: 12 forwards", "6 of 6 runs, 12 training steps", "free"):
