@@ -39,7 +39,12 @@ Value = TypeVar("Value")
 
 def canonical_json(value: Any) -> bytes:
     """UTF-8 JSON with sorted keys and no spaces; NaN and infinities raise ``ValueError``."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return canonical_text(value, allow_nan=False).encode()
+
+
+def canonical_text(value: Any, *, allow_nan: bool) -> str:
+    """JSON with sorted keys and no spaces: what digests are made of."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=allow_nan)
 
 
 def digest_of(value: Any) -> str:

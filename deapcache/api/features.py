@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from deapcache import cache, locations
 from deapcache.cache import CacheEntry, FeatureCache, find_one, name_view, related_caches
 from deapcache.cache.format import Group, StoredArray, read_group
-from deapcache.cache.names import DEPTH, KINDS, unescape_name
+from deapcache.cache.names import DEPTH, KINDS, dataset_and_split
 from deapcache.datasets import images_owner
 from deapcache.errors import AmbiguousCacheError, CacheMissError, IncompleteCacheError, UsageError
 from deapcache.locations import LocalLocation, Location
@@ -213,13 +213,13 @@ def _entry(location: Location, group: Group, home: Location | None) -> CacheEntr
     above, *parts = text.rsplit("/", DEPTH)
     if len(parts) != DEPTH or parts[0] not in KINDS:
         above, *parts = text.rsplit("/", 1)
-    of = [unescape_name(part) for part in parts[1:3]] if len(parts) == DEPTH else ["", ""]
+    dataset, split = dataset_and_split("/".join(parts)) if len(parts) == DEPTH else ("", "")
     entry = CacheEntry(
         home=locations.locate(above or "/"),
         path="/".join(parts),
         kind=group.kind,
-        dataset=of[0],
-        split=of[1],
+        dataset=dataset,
+        split=split,
         name=group.name,
         recipe=group.recipe,
         digest=group.digest,

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from deapcache.cache.cache import Cache, open_cache
 from deapcache.cache.format import METADATA_KEY, added_fields, read_group
-from deapcache.cache.names import DEPTH, KINDS, ORIGINAL, SUFFIX, escape_name, unescape_name
+from deapcache.cache.names import DEPTH, KINDS, ORIGINAL, SUFFIX, dataset_and_split, escape_name
 from deapcache.cache.parallel import map_requests
 from deapcache.errors import (
     AmbiguousCacheError,
@@ -223,12 +223,13 @@ def _read_entry(home: Location, path: str) -> CacheEntry | str:
     parts = PurePosixPath(path).parts
     if len(parts) != DEPTH or parts[0] != group.kind:
         return f"{home / path} holds {group.kind}, which belong elsewhere"
+    dataset, split = dataset_and_split(path)
     return CacheEntry(
         home=home,
         path=path,
         kind=group.kind,
-        dataset=unescape_name(parts[1]),
-        split=unescape_name(parts[2]),
+        dataset=dataset,
+        split=split,
         name=group.name,
         recipe=group.recipe,
         digest=group.digest,

@@ -81,6 +81,12 @@ def unescape_name(part: str) -> str:
     return _ESCAPED.sub(lambda found: _character(int(found[1], 16)) or found[0], part)
 
 
+def dataset_and_split(path: str) -> tuple[str, str]:
+    """Which dataset and split the path of a cache below its home names."""
+    _, dataset, split, _ = path.split("/")
+    return unescape_name(dataset), unescape_name(split)
+
+
 def _character(code: int) -> str:
     character = chr(code) if code <= sys.maxunicode else ""
     return "" if not character or unicodedata.category(character) in _CONTROL else character

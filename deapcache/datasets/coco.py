@@ -29,6 +29,7 @@ from deapcache.datasets.digests import DigestIndex
 from deapcache.datasets.files import FileDataset, PackedTexts, Sample
 from deapcache.datasets.io import COLOUR_AS_STORED, describe_folder, read_json, require_all, stems
 from deapcache.errors import LEAVE_OUT, DataError, MissingDataError
+from deapcache.recipe import canonical_text
 
 _CROWD_TEXTS: Mapping[str, int] = {"": 0, "0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 """How exporters that write every field as text write ``iscrowd``."""
@@ -70,7 +71,8 @@ class CocoListing:
         self.file_names.append(image["file_name"])
         self.sizes.extend(size)
         self.counts.append(len(rows))
-        self._texts.append(_canonical([image["id"], size, rows]))
+        # NaN is refused where the annotation is read
+        self._texts.append(canonical_text([image["id"], size, rows], allow_nan=True))
 
     def size(self, id_: str) -> tuple[int, int]:
         """Height and width of an image."""
@@ -102,11 +104,6 @@ def _unpacked(text: str) -> CocoImage:
     found = [dict(zip(_DIGESTED, row, strict=True)) for row in rows]
     found.sort(key=lambda annotation: (not is_crowd(annotation), -float(annotation["area"]), annotation["id"]))
     return CocoImage(id=number, size=(height, width), annotations=tuple(found))
-
-
-def _canonical(value: Any) -> str:
-    """The text of ``canonical_json``, also of NaN, which is refused where the annotation is read."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def read_listing(path: Path) -> CocoListing:

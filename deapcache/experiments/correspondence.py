@@ -112,8 +112,8 @@ def correspondence(
         # over pairs, which tables show as they show intervals over images
         kept = {
             "runs": [result.run],
-            "intervals": bootstrap_interval([statistics], pck, of_sums=each_row(pck)),
-            "differences": bootstrap_difference([statistics], [prior], pck, of_sums=each_row(pck)),
+            "intervals": bootstrap_interval([statistics], each_row(pck), from_sums=True),
+            "differences": bootstrap_difference([statistics], [prior], each_row(pck), from_sums=True),
         }
         results_home.publish(interval_key([result]), json.dumps(plain_json(kept)).encode(), replace=True)
         yield result

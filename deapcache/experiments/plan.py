@@ -394,7 +394,7 @@ class GridPlan:
         }
 
 
-def _making(name: str, caches: Iterable[PlannedCache]) -> Stage:
+def _making(name: str, caches: Sequence[PlannedCache]) -> Stage:
     """The stage that makes these caches, without its time."""
     return Stage(
         name=name,

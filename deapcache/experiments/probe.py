@@ -11,14 +11,13 @@ import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from deapcache.backbones import describe, labelled_model
 from deapcache.cache import Cache, find_caches, list_caches
-from deapcache.cache.names import unescape_name
+from deapcache.cache.names import dataset_and_split
 from deapcache.datasets import DATASETS, images_owner, open_dataset
 from deapcache.errors import CacheMissError, DataError, DeapcacheError, LocationError, TrainingError, UsageError, listed
 from deapcache.locations import Location, data_root, home_defaults
@@ -195,11 +194,12 @@ def _about(backbone: str, model: str) -> dict[str, Any]:
 
     ``model`` is the one in the recipe of its features, of which the parameters of a checkpoint are.
     """
+    built = labelled_model(backbone, model)
     try:
-        entry = describe(labelled_model(backbone, model))
+        entry = describe(built)
     except DeapcacheError:  # a model that cannot be had just now
         return {}
-    if labelled_model(backbone, model) != backbone:
+    if built != backbone:
         return {"category": "", "parameters": entry.parameters, "training_data": ""}
     category = "untrained" if entry.untrained else entry.category
     return {"category": category, "parameters": entry.parameters, "training_data": entry.training_data}
@@ -210,7 +210,7 @@ def _draw(home: Location, run: ProbeResult, result: Result, caches: Location) ->
     from deapcache.results.draw import save_picture
 
     examples, rows = run.examples, run.examples.rows
-    _, dataset, split, _ = map(unescape_name, PurePosixPath(run.caches["val"]["path"]).parts)
+    dataset, split = dataset_and_split(run.caches["val"]["path"])
     features = run.caches["val"]["recipe"]
     stored = base_images(caches, features, run.protocol.output_size, dataset=dataset, split=split)
     try:

@@ -45,7 +45,7 @@ _WARM_UP = 2
 _PACKAGES = ("deapcache", "torch", "timm", "open_clip_torch")
 
 _STEPS, _FEWEST_STEPS, _STEP_SECONDS = 10, 3, 1.0
-"""Training steps that are timed; none is begun after so long."""
+"""Training steps that are timed, at most and at least; after so many seconds no more than that are begun."""
 _OBJECTS = 7
 """Objects of a made-up image: COCO's training images have 7.3."""
 

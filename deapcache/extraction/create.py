@@ -20,7 +20,7 @@ import torch
 from deapcache.cache import ORIGINAL, ArraySpec, Cache, CacheEntry, create_cache, list_caches, name_view, open_cache
 from deapcache.cache.catalog import entry_at
 from deapcache.cache.format import LABEL, METADATA_KEY
-from deapcache.cache.names import SUFFIX, unescape_name
+from deapcache.cache.names import SUFFIX, dataset_and_split
 from deapcache.cache.progress import NewCache, Progress, ProgressEvent
 from deapcache.errors import CorruptCacheError, LocationError
 from deapcache.locations import Location
@@ -99,7 +99,7 @@ def _caches_beside(home: Location, path: str, recipe: Recipe, label: str) -> lis
     if home.exists(f"{path}/{METADATA_KEY}"):
         return []
     folder, named = PurePosixPath(path).parent, [field for field in _NAMING if hasattr(recipe, field)]
-    dataset, split = map(unescape_name, folder.parts[-2:])
+    dataset, split = dataset_and_split(path)
     name = label or next((getattr(recipe, field) for field in _NAMING[:2] if field in named), None)
     return [
         entry

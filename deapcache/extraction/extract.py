@@ -25,7 +25,7 @@ from deapcache.cache import (
     refresh_manifest,
 )
 from deapcache.cache.format import COVERED, LABEL
-from deapcache.cache.names import escape_name, unescape_name
+from deapcache.cache.names import escape_name
 from deapcache.cache.progress import NewCache, Progress, ProgressEvent, message, no_progress
 from deapcache.datasets import INTERPOLATION, Dataset
 from deapcache.errors import DeapcacheError, IncompleteCacheError, UsageError
@@ -254,8 +254,9 @@ class _Extraction:
             ids = prepared.image_ids
             for identity in known.identities:
                 recipe = self._recipe(identity, "", prepared)
-                path = features_path(self._dataset.images_name, split, self._settings.label(known.name), recipe.digest)
-                there = self._features_at(path, recipe.digest)
+                label = self._settings.label(known.name)
+                path = features_path(self._dataset.images_name, split, label, recipe.digest)
+                there = self._features_at(path, label, recipe.digest)
                 cache = there.open() if there else None
                 if not isinstance(cache, FeatureCache) or cache.image_ids != ids:
                     return None
@@ -321,7 +322,7 @@ class _Extraction:
         path = features_path(dataset.images_name, prepared.split, label, recipe.digest)
         if label != recipe.backbone:
             attributes[LABEL] = label
-            if there := self._features_at(path, recipe.digest):
+            if there := self._features_at(path, label, recipe.digest):
                 path = there.path
         if backbone.entry.covered != (1.0, 1.0):
             attributes[COVERED] = list(backbone.entry.covered)
@@ -339,12 +340,12 @@ class _Extraction:
         )
         return cast(FeatureCache, cache)
 
-    def _features_at(self, path: str, digest: str) -> CacheEntry | None:
-        """The cache that belongs at ``path``; says so where it has another name."""
+    def _features_at(self, path: str, label: str, digest: str) -> CacheEntry | None:
+        """The cache of ``label`` that belongs at ``path``; says so where it has another name."""
         there = same_features(self._home, path, digest)
         if there and there.path != path:
             text = f"these features are there under the name {there.name}: {there.path}"
-            self._progress(message(unescape_name(PurePosixPath(path).name.rpartition("-")[0]), text))
+            self._progress(message(label, text))
         return there
 
     def _recipe(self, identity: BackboneIdentity, calibration: str, prepared: PreparedSplit) -> FeatureRecipe:

@@ -249,11 +249,14 @@ class StackedReadout(Readout):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        stack_is_old = "forward" in vars(cls) and "forward_stacked" not in vars(cls)
-        if stack_is_old or "forward_stacked" in vars(cls):
-            for name in ("forward_stacked", "stack_key", "forward_in_turn") if stack_is_old else ("forward_in_turn",):
-                if name not in vars(cls):
-                    setattr(cls, name, vars(Readout)[name])
+        outdated: tuple[str, ...] = ()
+        if "forward_stacked" in vars(cls):
+            outdated = ("forward_in_turn",)
+        elif "forward" in vars(cls):
+            outdated = ("forward_stacked", "stack_key", "forward_in_turn")
+        for name in outdated:
+            if name not in vars(cls):
+                setattr(cls, name, vars(Readout)[name])
 
     def forward(self, features_BHWD: Tensor, output_size: tuple[int, int], guidance: Tensor | None = None) -> Tensor:
         return self.forward_stacked([self], features_BHWD, output_size, guidance)[0]

@@ -57,7 +57,7 @@ def bootstrap_interval(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    of_sums: Scores | None = None,
+    from_sums: bool = False,
     over_seeds: bool = False,
 ) -> dict[str, Interval]:
     """Interval of the mean score of ``runs`` (the seeds of one row) over images.
@@ -66,15 +66,14 @@ def bootstrap_interval(
     metrics that pool pixels or are no mean over images get their right interval. Metric → (low, high). An end may lie
     beyond the values that a metric takes.
 
-    ``of_sums`` gives the same scores as arrays, (R,), from the sums over each of R sets of images, name → (R, ...),
-    where ``scores`` sees nothing else of the statistics (``Task.scores_of_sums``): all resamples are then one matrix
-    product.
+    With ``from_sums``, ``scores`` takes the sums over each of R sets of images, name → (R, ...), and gives arrays (R,)
+    (``Task.scores_of_sums``): all resamples are then one matrix product.
     ``over_seeds`` makes the interval one over images and seeds, where there are several runs.
 
     Raises :class:`ResultsError` where the runs are not over the same number of images.
     """
     weights = _weights(_images(runs), resamples, seed)
-    found = _weighted_scores(runs, scores, weights, of_sums)
+    found = _weighted_scores(runs, scores, weights, from_sums)
     return {name: _estimate([ours], resamples, over_seeds=over_seeds).interval for name, ours in found.items()}
 
 
@@ -85,7 +84,7 @@ def bootstrap_difference(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    of_sums: Scores | None = None,
+    from_sums: bool = False,
     over_seeds: bool = False,
 ) -> dict[str, Difference]:
     """Mean score of ``left`` minus that of ``right``, by metric, with the interval of :func:`bootstrap_interval`.
@@ -93,7 +92,7 @@ def bootstrap_difference(
     Raises :class:`ResultsError` where the runs are not over the same number of images.
     """
     weights = _weights(_images([*left, *right]), resamples, seed)
-    ours, theirs = (_weighted_scores(runs, scores, weights, of_sums) for runs in (left, right))
+    ours, theirs = (_weighted_scores(runs, scores, weights, from_sums) for runs in (left, right))
     return {name: _estimate([ours[name], theirs[name]], resamples, over_seeds=over_seeds) for name in ours}
 
 
@@ -135,11 +134,11 @@ def _weights(images: int, resamples: int, seed: int) -> np.ndarray:
 
 
 def _weighted_scores(
-    runs: Sequence[ImageStatistics], scores: Scores, weights: np.ndarray, of_sums: Scores | None
+    runs: Sequence[ImageStatistics], scores: Scores, weights: np.ndarray, from_sums: bool
 ) -> dict[str, np.ndarray]:
     """Metric → (runs, rows of ``weights``)."""
-    if of_sums:
-        found = [of_sums(_weighted_sums(run, weights)) for run in runs]
+    if from_sums:
+        found = [scores(_weighted_sums(run, weights)) for run in runs]
     else:
         every = [[scores(one) for one in _repeated(run, weights)] for run in runs]
         found = [{metric: np.array([one[metric] for one in ones]) for metric in ones[0]} for ones in every]
@@ -277,13 +276,13 @@ def _uncertainty(
 ) -> Uncertainty:
     """Intervals of the scores, and of their differences from the prior over the same drawn images."""
     options = _options(task, statistics)
-    resamples, of_sums = options["resamples"], options["of_sums"]
+    scores_of, resamples, from_sums = options["scores"], options["resamples"], options["from_sums"]
     runs = [task.summands(run) for run in _same_images(statistics)]
     weights = _weights(_images(runs), resamples, seed=0)
     priors = [task.summands(one.prior) for one in statistics]
     if all(_is_equal(prior, priors[0]) for prior in priors):  # as a rule
         priors = priors[:1]
-    ours, theirs = (_weighted_scores(each, task.scores, weights, of_sums) for each in (runs, priors))
+    ours, theirs = (_weighted_scores(each, scores_of, weights, from_sums) for each in (runs, priors))
     intervals = {}
     for metric, scores in ours.items():
         interval = _estimate([scores], resamples, over_seeds=over_seeds).interval
@@ -338,7 +337,7 @@ def paired_difference(
     runs = [checked_statistics(home, result, task) for result in (*left, *right)]
     images = [task.summands(run) for run in _same_images(runs)]
     ours, theirs, options = images[: len(left)], images[len(left) :], _options(task, runs)
-    return bootstrap_difference(ours, theirs, task.scores, over_seeds=over_seeds, **options)
+    return bootstrap_difference(ours, theirs, over_seeds=over_seeds, **options)
 
 
 def task_of(result: Result) -> Task:
@@ -388,5 +387,6 @@ def _options(task: Task, runs: Sequence[Statistics]) -> dict[str, Any]:
     """How the bootstrap of a task's scores is computed, and from how many resamples."""
     numbers = sum(values.size for values in runs[0].run.values())
     few = min(RESAMPLES, max(_FEWEST, _NUMBERS // max(numbers, 1)))
-    of_sums = task.scores_of_sums if task.scores_from_sums else None
-    return {"resamples": RESAMPLES if of_sums else few, "of_sums": of_sums}
+    if task.scores_from_sums:
+        return {"scores": task.scores_of_sums, "resamples": RESAMPLES, "from_sums": True}
+    return {"scores": task.scores, "resamples": few, "from_sums": False}

@@ -68,7 +68,7 @@ def _classes(runs: Sequence[Statistics], task: Task, names: Sequence[str]) -> li
         return {} if found is None else {str(value): float(score) for value, score in enumerate(found)}
 
     arrays = [{name: run.run[name] for name in ("intersection", "predicted", "actual")} for run in runs]
-    intervals = bootstrap_interval(arrays, scores, of_sums=each_row(scores))
+    intervals = bootstrap_interval(arrays, each_row(scores), from_sums=True)
     means = np.mean([list(scores(one).values()) for one in arrays], 0)
     actual = arrays[0]["actual"]
     shares, images = actual.sum(0) / max(1, actual.sum()), (actual > 0).sum(0)

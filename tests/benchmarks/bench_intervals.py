@@ -77,9 +77,7 @@ def _intervals(counts: Counts, resamples: int, seed: int) -> dict[str, Interval]
     without = np.array([_mean_iou({n: np.delete(values, k, 0) for n, values in counts.items()}) for k in range(images)])
     ends = np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     low, high = np.quantile(drawn, ends)
-    ours = bootstrap_interval([counts], task.scores, resamples=resamples, seed=seed, of_sums=task.scores_of_sums)[
-        "mean_iou"
-    ]
+    ours = bootstrap_interval([counts], task.scores_of_sums, resamples=resamples, seed=seed, from_sums=True)["mean_iou"]
     bca = np.quantile(drawn, _bca_ends(score, drawn, without, ends))
     return {
         "percentile": (low, high),

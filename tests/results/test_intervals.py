@@ -148,15 +148,13 @@ def test_tasks_that_need_only_sums_get_the_same_interval_from_them(name) -> None
     runs = [statistics, {key: values[::-1] for key, values in statistics.items()}]
     gathered = bootstrap_interval(runs, task.scores, resamples=40)
     summands = [task.summands(run) for run in runs]
-    summed = bootstrap_interval(summands, task.scores, resamples=40, of_sums=task.scores_of_sums)
+    summed = bootstrap_interval(summands, task.scores_of_sums, resamples=40, from_sums=True)
     assert task.scores_from_sums
     assert gathered.keys() == summed.keys()
     for metric, interval in gathered.items():
         assert summed[metric] == pytest.approx(interval, rel=1e-9)
         assert interval[0] < interval[1]
-    difference = bootstrap_difference(
-        summands[:1], summands[1:], task.scores, resamples=40, of_sums=task.scores_of_sums
-    )
+    difference = bootstrap_difference(summands[:1], summands[1:], task.scores_of_sums, resamples=40, from_sums=True)
     again = bootstrap_difference(runs[:1], runs[1:], task.scores, resamples=40)
     assert difference[task.main_metric].interval == pytest.approx(again[task.main_metric].interval, abs=1e-12)
 
