@@ -220,11 +220,10 @@ def repeated(names: Iterable[str], where: object) -> list[str]:
 def complete(tree: FileTree, labels: Labels, odd: Counter[str], what: str) -> Labels:
     """Labels with what was not understood and the images that nothing is said of; classes by name where none were."""
     labels.notes += [f"{count} {kind}: not understood, left out" for kind, count in sorted(odd.items()) if count]
-    listed = {image.path for image in labels.images}
-    masks = {path for image in labels.images for path in (image.class_mask, image.instance_mask)}
+    known = {path for image in labels.images for path in (image.path, image.class_mask, image.instance_mask)}
     unusable = {PurePosixPath(name.rpartition(": ")[2]).stem for name in labels.left_out}
     for path in tree.images:
-        if path not in listed | masks:
+        if path not in known:
             why = f"its {what} cannot be used" if path.stem in unusable else f"it has no {what}"
             labels.left_out.setdefault(str(tree.relative(path)), why)
     if not labels.classes:

@@ -55,7 +55,8 @@ def read_yolo(tree: FileTree) -> Labels:
     names = _yolo_names(tree, content, labels)
     texts = {_without_suffix(tree, path): path for path in tree.with_suffix(".txt")}
     text_of = {path: text for path in tree.images if (text := _yolo_text(tree, path, texts))}
-    others = [path for path in texts.values() if path not in set(text_of.values())]
+    used = set(text_of.values())
+    others = [path for path in texts.values() if path not in used]
     lists = _yolo_lists(tree, content, [path for path in others if path.name in _LISTS], labels)
     for path in tree.images:
         relative = tree.relative(path)
