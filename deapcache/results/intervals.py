@@ -165,8 +165,9 @@ def _estimate(scores: Sequence[np.ndarray], resamples: int, *, over_seeds: bool)
     """A mean score, or the first less the second, with its interval; each is (runs, rows of :func:`_weights`).
 
     With the bootstrap's bias b and the larger of its standard error and the jackknife's, s: value − b ± t·s, where t is
-    Student's, with the jackknife's degrees of freedom. ``over_seeds`` adds the variances of the means over runs to s²,
-    with the degrees of freedom of Welch and Satterthwaite.
+    Student's, with the jackknife's degrees of freedom; where b is so large that this leaves out the value, up to it.
+    ``over_seeds`` adds the variances of the means over runs to s², with the degrees of freedom of Welch and
+    Satterthwaite.
     """
     from scipy.special import stdtr, stdtrit
 
@@ -185,7 +186,9 @@ def _estimate(scores: Sequence[np.ndarray], resamples: int, *, over_seeds: bool)
     centre = 2 * value - float(drawn.mean())
     around = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error
     p = 2 * float(stdtr(freedom, -abs(centre) / error)) if error > 0 else float(centre == 0)
-    return Difference(value, (centre - around, centre + around), p)
+    if value * centre < 0:  # it does not even tell which is the larger
+        p = 1.0
+    return Difference(value, (min(centre - around, value), max(centre + around, value)), p)
 
 
 _FEWEST = 200
@@ -317,7 +320,7 @@ def interval_key(results: Sequence[Result], *, over_seeds: bool = False) -> str:
     """Where the intervals of a row lie in the home: another once a run was made anew."""
     runs = [[one.run, one.date, dict(plain_json(one.scores)), dict(plain_json(one.prior))] for one in results]
     facts = {"runs": runs, "code": results[0].versions.get("deapcache", ""), "resamples": RESAMPLES}
-    facts |= {"kind": "Student", "over_seeds": over_seeds}
+    facts |= {"kind": "Student, with the score", "over_seeds": over_seeds}
     return f"intervals/{digest_of(facts)[:SHORT]}.json"
 
 

@@ -54,6 +54,25 @@ def test_a_biased_score_has_its_interval_moved_to_where_it_belongs() -> None:
     assert high - values.max() > values.max() - low
 
 
+def test_an_interval_holds_its_score_however_biased_and_a_difference_of_unknown_sign_is_none() -> None:
+    """Of 60 distinct values a draw has 63%: correcting for that moves the interval past the score that it is of."""
+
+    def score(drawn: dict[str, np.ndarray]) -> dict[str, float]:
+        return {"m": drawn["base"].mean() - len(np.unique(drawn["v"])) / len(drawn["v"])}
+
+    distinct = {"base": np.full(60, 1.1), "v": np.arange(60.0)}
+    low, high = bootstrap_interval([distinct], score)["m"]
+    assert low < -0.1
+    assert high == pytest.approx(0.1)
+    alike = {"base": np.full(60, 1 / 60), "v": np.zeros(60)}
+    found = bootstrap_difference([distinct], [alike], score)["m"]
+    assert (found.value, found.interval) == (pytest.approx(0.1), pytest.approx((low, high)))
+    assert found.p == 1
+    further = bootstrap_difference([{**distinct, "base": np.full(60, 0.7)}], [alike], score)["m"]
+    assert further.interval[1] == pytest.approx(further.value) == pytest.approx(-0.3)
+    assert further.p < 0.001
+
+
 def test_intervals_over_seeds_hold_what_other_seeds_give() -> None:
     generator, held = np.random.default_rng(1), {False: 0, True: 0}
     for _ in range(60):
