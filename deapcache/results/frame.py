@@ -16,15 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deapcache.backbones import labelled_model
-from deapcache.errors import ResultsError
+from deapcache.backbones import BACKBONES, BackboneEntry, describe, labelled_model
+from deapcache.errors import DeapcacheError, ResultsError
 from deapcache.recipe import SHORT, Difference, Protocol, differences, digest_of
 from deapcache.results.intervals import UncertaintyOf, holm
-from deapcache.results.marks import marks_of
+from deapcache.results.marks import (
+    DIVERGED,
+    FALLING,
+    FEW_JUDGED,
+    FEWEST_JUDGED,
+    LARGEST_P,
+    NOT_ABOVE,
+    has_diverged,
+    is_falling,
+)
 from deapcache.results.record import Result
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
 Identity = dict[str, Any]
 """``outer.inner`` → value."""
@@ -35,6 +44,9 @@ _OF_THE_ROW = ("protocol.readout.", "protocol.readout_options.", "protocol.optim
 CONTROL = re.compile(r"@untrained(?::(\d+)(?:,\d+)*)?")
 """Of a backbone's name: random weights, and the first of their seeds where it is not 0. Controls of all seeds are one
 row."""
+
+CATEGORIES = ("supervised", "self-supervised", "vision-language", "checkpoint", "untrained", "other")
+"""The paper's three (Table 2), weights of one's own, the control, and what is not known."""
 
 _TABLE = ["task", "dataset"]
 _ORDER = [*_TABLE, "backbone", "depth", "display_name", "readout", "lr_text", "left_out", "run"]
@@ -56,6 +68,41 @@ def feature_recipe(result: Result) -> Mapping[str, Any]:
 def model_of(result: Result) -> str:
     """The backbone that made its features: where they are called after a checkpoint, the model that it is of."""
     return labelled_model(result.backbone, feature_recipe(result)["backbone"])
+
+
+@functools.cache
+def known_entry(name: str) -> BackboneEntry | None:
+    """``None`` for a backbone that is not known on this machine: a plug-in's, or of another version."""
+    try:
+        return describe(name)
+    except DeapcacheError:
+        return None
+
+
+def entry_category(entry: BackboneEntry) -> str:
+    """One of :data:`CATEGORIES`, of a backbone with the weights of its entry."""
+    return "untrained" if entry.untrained else entry.category or "other"
+
+
+def about_backbone(result: Result) -> dict[str, Any]:
+    """``category`` (one of :data:`CATEGORIES`), ``parameters`` (``None``: not known) and ``training_data``.
+
+    Of a registered backbone they are the registry's, of another those that the result says, if it does.
+    """
+    model, told = model_of(result), dict(result.about)
+    if (model in BACKBONES or not told) and (entry := known_entry(model)):
+        told = {name: getattr(entry, name) for name in ("parameters", "training_data")}
+        told["category"] = entry_category(entry)
+    category, training_data = told.get("category"), told.get("training_data", "")
+    if model != result.backbone:
+        category, training_data = "checkpoint", ""
+    elif CONTROL.search(result.backbone):
+        category = "untrained"
+    return {
+        "category": category if category in CATEGORIES else "other",
+        "parameters": told.get("parameters") or None,
+        "training_data": training_data,
+    }
 
 
 def layers_of(result: Result) -> tuple[str, ...]:
@@ -355,7 +402,11 @@ def table_rows(
     # pandas' own mean and std leave out what is not defined, and round otherwise
     frame["mean"] = scores.transform(lambda found: np.mean(found.to_numpy()))
     frame["spread"] = scores.transform(lambda found: np.std(found.to_numpy(), ddof=1) if len(found) > 1 else math.nan)
-    over_weights = _spread_over_weights(frame).reindex(pd.MultiIndex.from_frame(frame[["row", "metric"]]))
+    # of random weights of several seeds, over the means of each
+    several = frame[frame.groupby("row")["backbone"].transform("nunique") > 1]
+    means = several.groupby(["row", "metric", "backbone"])["score"].agg(lambda found: np.mean(found.to_numpy()))
+    over_weights = means.groupby(["row", "metric"]).agg(lambda found: np.std(found.to_numpy(), ddof=1))
+    over_weights = over_weights.reindex(pd.MultiIndex.from_frame(frame[["row", "metric"]]))
     frame["spread"] = frame["spread"].where(over_weights.isna().to_numpy(), over_weights.to_numpy())
     incomplete = scores.transform("size") < frame["row"].map(runs.size())  # another version of a task left it out
     frame.loc[incomplete, ["mean", "spread"]] = math.nan
@@ -380,21 +431,18 @@ def table_rows(
     return rows
 
 
-def _spread_over_weights(frame: DataFrame) -> Series:
-    """Row and metric → spread of the means of each seed's random weights, where a row has several."""
-    several = frame[frame.groupby("row")["backbone"].transform("nunique") > 1]
-    means = several.groupby(["row", "metric", "backbone"])["score"].agg(lambda found: np.mean(found.to_numpy()))
-    return means.groupby(["row", "metric"]).agg(lambda found: np.std(found.to_numpy(), ddof=1))
-
-
 def _marks(line: Any) -> str:
-    """Of a row, by the line of its main metric."""
-    return marks_of(
-        gain=(line.mean - line.prior) * (1 if line.higher_is_better else -1),
-        p=None if line.difference is None else line.p_holm,
-        judged=[result.scores["judged_images"] for result in line.results if "judged_images" in result.scores],
-        curves=[[loss for _, loss in result.loss_curve] for result in line.results],
-    )
+    """Of a row, by the line of its main metric; mostly empty."""
+    gain = (line.mean - line.prior) * (1 if line.higher_is_better else -1)
+    is_above = math.isnan(gain) or (gain > 0 and (line.difference is None or line.p_holm < LARGEST_P))
+    curves = [[loss for _, loss in result.loss_curve] for result in line.results]
+    found = {
+        NOT_ABOVE: not is_above,
+        FEW_JUDGED: any(result.scores.get("judged_images", math.inf) < FEWEST_JUDGED for result in line.results),
+        FALLING: any(map(is_falling, curves)),
+        DIVERGED: any(map(has_diverged, curves)),
+    }
+    return "".join(mark for mark, applies in found.items() if applies)
 
 
 def _mean_cost(results: Sequence[Result]) -> dict[str, float]:

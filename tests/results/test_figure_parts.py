@@ -15,21 +15,23 @@ from scipy.stats import rankdata
 
 from deapcache.errors import DataError, MissingDataError, UnknownNameError
 from deapcache.locations import LocalLocation
-from deapcache.results import table_rows
+from deapcache.results import load_results, save_run, table_rows
 from deapcache.results.figures import find_figure
-from deapcache.results.figures.correlations import pearson, read_reference, shipped_references, spearman
+from deapcache.results.figures.correlations import (
+    Reference,
+    draw_correlations,
+    pearson,
+    read_reference,
+    shipped_references,
+    spearman,
+)
 from deapcache.results.figures.groups import group_results
 from deapcache.results.figures.labels import Label
+from deapcache.results.figures.sigma import draw_sigma
 from deapcache.results.figures.speed_quality import pareto_front
-from deapcache.results.figures.style import (
-    CATEGORIES,
-    UNKNOWN,
-    UNTRAINED,
-    Canvas,
-    broken_lines,
-    category_of,
-    name_axes,
-)
+from deapcache.results.figures.style import MARKS, Canvas, broken_lines, name_axes
+from deapcache.results.frame import CATEGORIES
+from deapcache.results.leaderboard import collect, leaderboard
 from deapcache.results.paper import paper_backbones
 from deapcache.results.record import make_result
 from deapcache.results.speeds import load_speeds
@@ -97,11 +99,11 @@ def test_correlations_are_those_of_the_formulas_and_their_intervals_fishers() ->
     x = generator.normal(size=12)
     y = x + generator.normal(size=12)
     y[3] = y[4]  # a tie
-    r, rho = pearson(x, y), spearman(x, y)
-    assert r.value == pytest.approx(np.corrcoef(x, y)[0, 1])
-    z, error = np.arctanh(r.value), 1.959963984540054 / math.sqrt(12 - 3)
-    assert r.interval == pytest.approx((np.tanh(z - error), np.tanh(z + error)))
-    assert rho.value == pytest.approx(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    (r, interval), (rho, _) = pearson(x, y), spearman(x, y)
+    assert r == pytest.approx(np.corrcoef(x, y)[0, 1])
+    z, error = np.arctanh(r), 1.959963984540054 / math.sqrt(12 - 3)
+    assert interval == pytest.approx((np.tanh(z - error), np.tanh(z + error)))
+    assert rho == pytest.approx(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
 
 
 def test_the_interval_of_spearman_holds_as_often_as_it_says() -> None:
@@ -110,16 +112,21 @@ def test_the_interval_of_spearman_holds_as_often_as_it_says() -> None:
     held = 0
     for _ in range(1500):
         x, y = generator.multivariate_normal([0, 0], [[1, true], [true, 1]], 18).T
-        low, high = spearman(x, y).interval
+        _, (low, high) = spearman(x, y)
         held += low <= rho <= high
     assert held / 1500 == pytest.approx(0.95, abs=0.02)
 
 
 def test_few_or_equal_points_have_no_interval() -> None:
-    assert pearson([1, 2, 3], [1, 2, 4]).interval is None
-    same = spearman([1, 2, 3, 4], [5, 5, 5, 5])
-    assert (math.isnan(same.value), same.interval, str(same)) == (True, None, "ρ not defined")
-    assert str(pearson([1, 2, 3, 4], [2, 4, 6, 8])) == "r = +1.00 [+1.00, +1.00]"
+    assert pearson([1, 2, 3], [1, 2, 4])[1] is None
+    value, interval = spearman([1, 2, 3, 4], [5, 5, 5, 5])
+    assert (math.isnan(value), interval) == (True, None)
+    assert pearson([1, 2, 3, 4], [2, 4, 6, 8]) == (pytest.approx(1), pytest.approx((1, 1)))
+    (group,) = group_results(table_rows([make_result(make_facts(backbone=name)) for name in ("mae", "dino", "clip")]))
+    reference = Reference(name="elsewhere", scores={"mae": 1.0, "dino": 2.0, "clip": 3.0}, source="a page")
+    assert "r not defined\nρ not defined\nn = 3" in [
+        text for text, _ in texts_of(draw_correlations([group], [reference], paper=False))
+    ]
 
 
 @settings(deadline=None)
@@ -202,13 +209,26 @@ def test_figures_count_chosen_rates_as_one_and_leave_out_given_ones() -> None:
     assert group.notes == ("boundaries, deap: at learning rate 0.001; there is also 0.01 (--lr)",)
 
 
-def test_categories_are_those_of_the_registry() -> None:
-    assert category_of("mae") == "self-supervised"
-    assert category_of("siglip-so") == "vision-language"
-    assert category_of("random") == category_of("mae@untrained") == category_of("mae@untrained:1,2") == UNTRAINED
-    assert category_of("a-plugin-that-is-not-here") == UNKNOWN
-    shapes, colours = zip(*((mark.shape, mark.colour) for mark in CATEGORIES.values()), strict=True)
-    assert len(set(shapes)) == len(set(colours)) == len(CATEGORIES)
+def test_categories_are_those_of_the_leaderboard_each_with_its_mark(home: LocalLocation, arrays: dict) -> None:
+    told = {
+        "mae": "self-supervised", "siglip-so": "vision-language", "random": "untrained", "mae@untrained:1": "untrained",
+        "mine": "checkpoint", "a-plugin": "supervised", "hf:lab/clip": "vision-language", "nobody-knows": "other",
+    }  # fmt: skip
+    for name in told:
+        made = make_facts(backbone=name)
+        if name == "mine":
+            made["caches"]["train"]["recipe"]["backbone"] = "mae"
+        if name in ("a-plugin", "hf:lab/clip"):
+            made["about"] = {"category": told[name], "parameters": 7, "training_data": ""}
+        save_run(home, made, **arrays)
+    groups = group_results(table_rows(load_results(home)))
+    assert {point.backbone: point.category for point in groups[0].points()} == told
+    lines = leaderboard(collect([home]), intervals=False, paper=False).lines
+    assert dict(zip(lines["backbone"], lines["category"], strict=True)) == told
+    canvas = draw_sigma(groups)
+    (legend,) = canvas.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(CATEGORIES) == list(MARKS)
+    assert len({mark.shape for mark in MARKS.values()}) == len({mark.colour for mark in MARKS.values()}) == len(MARKS)
 
 
 def test_a_misspelt_figure_is_told_the_nearest() -> None:

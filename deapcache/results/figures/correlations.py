@@ -15,9 +15,10 @@ from matplotlib.axes import Axes
 
 from deapcache.errors import DataError, MissingDataError, ResultsError
 from deapcache.locations import read_file
-from deapcache.results.figures.groups import PAPER_SCORES, Group, Panel, Point, common_notes, error_bar, paper_panel
+from deapcache.results.figures.groups import PAPER_SCORES, Group, Panel, common_notes, paper_panel, point_of
 from deapcache.results.figures.style import GREY, NORMAL, Canvas, category_handles, name_axes, two_columns
 from deapcache.results.frame import inner_layer
+from deapcache.results.intervals import Interval
 from deapcache.results.paper import paper_backbones, paper_score
 
 FEWEST = 3
@@ -52,14 +53,17 @@ def draw_correlations(groups: Sequence[Group], references: Sequence[Reference], 
     Raises :class:`ResultsError` where no pair shares enough backbones.
     """
     pairs = [(panel, one) for group in groups for one in references for panel in _ours(group, one)]
-    pairs += [(panel, one) for one in references for panel in _papers(one)] if paper else []
+    # the paper's own numbers say nothing beside themselves, of which a reference has the tasks
+    for one in references if paper else ():
+        panels = () if one.tasks else (paper_panel(task).of(one.scores) for task in PAPER_SCORES)
+        pairs += [(replace(panel, axis=f"the paper's {panel.axis}"), one) for panel in panels if panel.points]
     enough = [(panel, one) for panel, one in pairs if len(panel.points) >= FEWEST]
     if not enough:
         raise _too_few(pairs, references)
     canvas, axes = two_columns(len(enough), row=3.1, around=1.2)
     for axis, (panel, one) in zip(axes, enough, strict=True):
         _draw(canvas, axis, panel, one)
-    shown = [point.backbone for panel, _ in enough for point in panel.points]
+    shown = [point.category for panel, _ in enough for point in panel.points]
     canvas.legend(category_handles(shown, paper=any(panel.hollow for panel, _ in enough)))
     spread, *left_out = common_notes(groups)
     canvas.note("r: Pearson's, ρ: Spearman's", _HOW, spread)
@@ -77,17 +81,9 @@ def _ours(group: Group, reference: Reference) -> Iterator[Panel]:
     readouts = dict.fromkeys(line.readout for line in group.rows)
     for readout in readouts:
         mine = [line for line in scored if line.readout == readout and line.backbone in reference.scores]
-        points = [Point(line.backbone, line.backbone, line.mean, error_bar(line)) for line in mine]
+        points = [point_of(line, line.backbone) for line in mine]
         title = group.title + (f"\n{readout}" if len(readouts) > 1 else "")
         yield Panel(title, f"our {group.axis}", points)
-
-
-def _papers(reference: Reference) -> Iterator[Panel]:
-    if reference.tasks:  # the paper's own numbers: beside themselves they say nothing
-        return
-    for panel in (paper_panel(task).of(reference.scores) for task in PAPER_SCORES):
-        if panel.points:
-            yield replace(panel, axis=f"the paper's {panel.axis}")
 
 
 def _draw(canvas: Canvas, axis: Axes, panel: Panel, reference: Reference) -> None:
@@ -99,7 +95,7 @@ def _draw(canvas: Canvas, axis: Axes, panel: Panel, reference: Reference) -> Non
     # above the points: the axis grows upwards, so that neither marks nor names meet it
     low, high = axis.get_ylim()
     axis.set_ylim(low, high + 0.42 * (high - low))
-    said = f"{pearson(x, y)}\n{spearman(x, y)}\nn = {len(x)}"
+    said = "\n".join([_shown("r", *pearson(x, y)), _shown("ρ", *spearman(x, y)), f"n = {len(x)}"])
     axis.text(0.03, 0.98, said, transform=axis.transAxes, va="top", fontsize=NORMAL - 0.5, color=GREY, linespacing=1.25)
 
 
@@ -117,37 +113,28 @@ def _too_few(pairs: Sequence[tuple[Panel, Reference]], references: Sequence[Refe
     )
 
 
-@dataclass(frozen=True)
-class Correlation:
-    """A coefficient, and its 95% interval."""
-
-    kind: str
-    """``r``, Pearson's, or ``ρ``, Spearman's."""
-    value: float
-    """NaN where one of the sides is the same everywhere."""
-    interval: tuple[float, float] | None
-    """``None`` below four points, or where there is no value."""
-
-    def __str__(self) -> str:
-        if math.isnan(self.value):
-            return f"{self.kind} not defined"
-        shown = f"{self.kind} = {self.value:+.2f}"
-        return shown if self.interval is None else f"{shown} [{self.interval[0]:+.2f}, {self.interval[1]:+.2f}]"
+def _shown(kind: str, value: float, interval: Interval | None) -> str:
+    if math.isnan(value):
+        return f"{kind} not defined"
+    return f"{kind} = {value:+.2f}" + (f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else "")
 
 
-def pearson(x: Sequence[float], y: Sequence[float]) -> Correlation:
-    """Pearson's r of at least :data:`FEWEST` pairs, with the interval of Fisher's z."""
+def pearson(x: Sequence[float], y: Sequence[float]) -> tuple[float, Interval | None]:
+    """Pearson's r of at least :data:`FEWEST` pairs, and its 95% interval by Fisher's z.
+
+    NaN where one of the sides is the same everywhere; no interval below four points, or where there is no value.
+    """
     from scipy.stats import pearsonr
 
     if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return Correlation("r", math.nan, None)
+        return math.nan, None
     found = pearsonr(x, y)
     interval = found.confidence_interval() if len(x) > FEWEST else None
-    return Correlation("r", found.statistic, interval and (interval.low, interval.high))
+    return found.statistic, interval and (interval.low, interval.high)
 
 
-def spearman(x: Sequence[float], y: Sequence[float]) -> Correlation:
-    """Spearman's ρ of at least :data:`FEWEST` pairs, ties with their mean rank, and Bonett and Wright's interval.
+def spearman(x: Sequence[float], y: Sequence[float]) -> tuple[float, Interval | None]:
+    """Spearman's ρ, as :func:`pearson`, ties with their mean rank, and Bonett and Wright's interval.
 
     Bonett and Wright, "Sample size requirements for estimating Pearson, Kendall and Spearman correlations",
     Psychometrika 65, 2000: Fisher's z with a standard error of √((1 + ρ²/2) / (n − 3)).
@@ -155,14 +142,14 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> Correlation:
     from scipy.stats import norm, spearmanr
 
     if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return Correlation("ρ", math.nan, None)
+        return math.nan, None
     value = float(spearmanr(x, y).statistic)
     if len(x) <= FEWEST:
-        return Correlation("ρ", value, None)
+        return value, None
     with np.errstate(divide="ignore"):  # ±1 is infinite, and its interval of no width
         middle = np.arctanh(np.clip(value, -1, 1))
     error = norm.ppf(0.975) * math.sqrt((1 + value**2 / 2) / (len(x) - 3))
-    return Correlation("ρ", value, (float(np.tanh(middle - error)), float(np.tanh(middle + error))))
+    return value, (float(np.tanh(middle - error)), float(np.tanh(middle + error)))
 
 
 def shipped_references() -> list[Reference]:

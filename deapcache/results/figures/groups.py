@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from deapcache.backbones import describe
 from deapcache.errors import ResultsError
-from deapcache.results.frame import grouped, model_of
+from deapcache.results.frame import about_backbone, entry_category, grouped, model_of
 from deapcache.results.paper import DATA, paper_backbones, paper_score
 from deapcache.results.tables import heading
 
@@ -34,10 +35,12 @@ class Point(NamedTuple):
     name: str
     """What to write beside it."""
     score: float
+    category: str
+    """One of :data:`deapcache.results.frame.CATEGORIES`."""
+    model: str
+    """Whose speed is the backbone's: itself, or of a checkpoint what that is of."""
     bar: float = 0.0
     """Its spread over seeds."""
-    model: str = ""
-    """The backbone that the row of a checkpoint is of, whose speed is its own; empty for others."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Panel:
 
     def of(self, backbones: Collection[str]) -> Panel:
         """The same with the points of these backbones; of a checkpoint's, of its model."""
-        return replace(self, points=[one for one in self.points if (one.model or one.backbone) in backbones])
+        return replace(self, points=[one for one in self.points if one.model in backbones])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +94,25 @@ class Group:
     def points(self, metric: str = "") -> tuple[Point, ...]:
         """The scores that there are, of the main metric unless another one is given."""
         lines = [line for line in self.lines if line.metric == metric] if metric else self.rows
-        return tuple(
-            Point(
-                line.backbone,
-                self.name(line),
-                line.mean,
-                error_bar(line),
-                "" if (model := model_of(line.result)) == line.result.backbone else model,
-            )
-            for line in lines
-            if not math.isnan(line.mean)
-        )
+        return tuple(point_of(line, self.name(line)) for line in lines if not math.isnan(line.mean))
+
+
+def point_of(line: Any, name: str) -> Point:
+    """A line of :func:`deapcache.results.table_rows` under that name."""
+    model = model_of(line.result)
+    return Point(
+        backbone=line.backbone,
+        name=name,
+        score=line.mean,
+        category=category_of(line),
+        model=line.backbone if model == line.result.backbone else model,
+        bar=error_bar(line),
+    )
+
+
+def category_of(line: Any) -> str:
+    """The category of the backbone of a line of :func:`deapcache.results.table_rows`."""
+    return str(about_backbone(line.result)["category"])
 
 
 def group_results(rows: DataFrame, rates: Sequence[float] = ()) -> list[Group]:
@@ -114,22 +125,20 @@ def group_results(rows: DataFrame, rates: Sequence[float] = ()) -> list[Group]:
     if kept.empty and not rows.empty:
         there = ", ".join(f"{rate:g}" for rate in sorted(rows["lr"].unique()))
         raise ResultsError(f"no result at learning rate {', '.join(f'{rate:g}' for rate in rates)}: there are {there}")
-    return [_group(lines) for lines in grouped(kept.itertuples(), "task", "dataset")]
-
-
-def _group(lines: Sequence[Any]) -> Group:
-    kept: list[Any] = []
-    notes = []
-    for mine in grouped(lines, "readout"):
-        rates = {line.lr_text: line.lr for line in mine}
-        backbones = Counter(line.lr_text for line in mine if line.is_main)
-        commonest = min(rates, key=lambda text: (-backbones[text], rates[text]))
-        kept += [line for line in mine if line.lr_text == commonest]
-        others = [text.removeprefix("lr ") for text in sorted(rates, key=rates.__getitem__) if text != commonest]
-        if others:
-            shown = f"{mine[0].task}, {mine[0].readout}: at learning rate {commonest.removeprefix('lr ')}"
-            notes.append(f"{shown}; there is also {', '.join(others)} (--lr)")
-    return Group(task=lines[0].task, dataset=lines[0].dataset, lines=tuple(kept), notes=tuple(notes))
+    groups = []
+    for of_data in grouped(kept.itertuples(), "task", "dataset"):
+        task, lines, notes = of_data[0].task, [], []
+        for mine in grouped(of_data, "readout"):
+            lrs = {line.lr_text: line.lr for line in mine}
+            backbones = Counter(line.lr_text for line in mine if line.is_main)
+            commonest, *others = sorted(lrs, key=lambda text: (-backbones[text], lrs[text]))
+            lines += [line for line in mine if line.lr_text == commonest]
+            if others:
+                there = ", ".join(text.removeprefix("lr ") for text in sorted(others, key=lrs.__getitem__))
+                shown = f"{task}, {mine[0].readout}: at learning rate {commonest.removeprefix('lr ')}"
+                notes.append(f"{shown}; there is also {there} (--lr)")
+        groups.append(Group(task=task, dataset=of_data[0].dataset, lines=tuple(lines), notes=tuple(notes)))
+    return groups
 
 
 def paper_panel(task: str) -> Panel:
@@ -138,7 +147,10 @@ def paper_panel(task: str) -> Panel:
     numbers = {name: paper_score(name, task, metric) for name in paper_backbones()}
     known = {name: number for name, number in numbers.items() if number is not None}
     source = next(number.source for number in known.values())
-    points = [Point(name, name, number.value) for name, number in known.items()]
+    points = [
+        Point(name, name, number.value, category=entry_category(describe(name)), model=name)
+        for name, number in known.items()
+    ]
     title = f"the paper's {task}, {DATA[task].dataset}\n{source}"
     return Panel(title, axis, points, higher_is_better=axis.endswith("↑"), hollow=True)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,43 +11,17 @@ from matplotlib.lines import Line2D
 
 from deapcache.errors import ResultsError
 from deapcache.results.figures.groups import PAPER_SCORES, Group, Point, common_notes, paper_panel
-from deapcache.results.figures.style import (
-    CATEGORIES,
-    GREY,
-    LARGE,
-    Canvas,
-    category_handles,
-    category_of,
-    category_style,
-    name_axes,
-)
+from deapcache.results.figures.style import GREY, LARGE, MARKS, Canvas, category_handles, mark_style, name_axes
+from deapcache.results.frame import CATEGORIES
 
 _TASKS = ("discrimination", "boundaries", "detection")
 """A panel each; all scores are higher for the better."""
 
+_PAPER = "the paper"
+"""Title of its row of panels."""
+
 _ROW, _HEAD = 0.155, 0.75
 """Height of a line and of what stands around a row of panels, inches."""
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One row of panels: scores that may stand beside each other."""
-
-    title: str
-    """The data, or the paper."""
-    points: Mapping[str, Sequence[Point]]
-    """By task."""
-    hollow: bool = False
-
-    def names(self) -> list[str]:
-        """The backbones from bottom to top: by category, the best of each on top."""
-        order, categories = list(CATEGORIES), {}
-        values = defaultdict(list)
-        for points in self.points.values():
-            for point, value in zip(points, _relative(points), strict=True):
-                values[point.name].append(value)
-                categories[point.name] = order.index(category_of(point.backbone))
-        return sorted(values, key=lambda name: (-categories[name], float(np.mean(values[name])), name))
 
 
 def draw_instance_awareness(groups: Sequence[Group], *, paper: bool) -> Canvas:
@@ -57,27 +30,31 @@ def draw_instance_awareness(groups: Sequence[Group], *, paper: bool) -> Canvas:
     In each panel the worst score shown is 0 and the best 1. Raises :class:`ResultsError` where no task has two
     backbones, between which scores could be mapped.
     """
-    rows = [_row(groups, dataset) for dataset in dict.fromkeys(group.dataset for group in groups)]
-    rows = [row for row in rows if row.points]
+    # title → task → scores that may stand beside each other
+    rows: dict[str, dict[str, Sequence[Point]]] = {group.dataset: {} for group in groups}
+    for group in groups:
+        if group.task in _TASKS and len(points := group.points(PAPER_SCORES[group.task][0])) > 1:
+            rows[group.dataset][group.task] = points
+    rows = {title: row for title, row in rows.items() if row}
     if paper:
-        rows.append(_Row("the paper", {task: paper_panel(task).points for task in _TASKS}, hollow=True))
+        rows[_PAPER] = {task: paper_panel(task).points for task in _TASKS}
     if not rows:
         raise ResultsError(
             "figure instance-awareness needs scores of two backbones or more in one of the tasks "
             f"{', '.join(_TASKS)}, on the same data: run deapcache probe --task discrimination with another "
             "--backbone, or show the paper's numbers with --paper"
         )
-    names = [row.names() for row in rows]
+    names = [_names(row.values()) for row in rows.values()]
     canvas = Canvas(0.5 + sum(_HEAD + _ROW * len(each) for each in names))
     grid = canvas.panels(len(rows), len(_TASKS), sharey="row", heights=[len(each) + 2 for each in names])
-    for axes, row, each in zip(grid, rows, names, strict=True):
+    for axes, (title, row), each in zip(grid, rows.items(), names, strict=True):
         for axis, task in zip(axes, _TASKS, strict=True):
-            _draw(axis, row, task, each)
+            _draw(axis, title, task, row.get(task), each)
         axes[0].set_yticks(range(len(each)), each)
         axes[0].set_ylim(-0.7, len(each) - 0.3)
         name_axes(axes[0], y="backbone")
     canvas.figure.align_ylabels([axes[0] for axes in grid])
-    shown = [point.backbone for row in rows for points in row.points.values() for point in points]
+    shown = [point.category for row in rows.values() for points in row.values() for point in points]
     mean = Line2D([], [], color=GREY, linewidth=1.4, alpha=0.6, label="line: mean of the category")
     canvas.legend([*category_handles(shown, paper=paper), mean])
     canvas.note("each panel: the worst score shown is 0, the best is 1, linear in between; the range is in its title")
@@ -85,11 +62,14 @@ def draw_instance_awareness(groups: Sequence[Group], *, paper: bool) -> Canvas:
     return canvas
 
 
-def _row(groups: Sequence[Group], dataset: str) -> _Row:
-    """The scores of a dataset in each task that has two or more."""
-    found = [group for group in groups if group.dataset == dataset and group.task in _TASKS]
-    points = {group.task: group.points(PAPER_SCORES[group.task][0]) for group in found}
-    return _Row(dataset, {task: each for task, each in points.items() if len(each) > 1})
+def _names(tasks: Iterable[Sequence[Point]]) -> list[str]:
+    """The backbones of a row of panels from bottom to top: by category, the best of each on top."""
+    categories, values = {}, defaultdict(list)
+    for points in tasks:
+        for point, value in zip(points, _relative(points), strict=True):
+            values[point.name].append(value)
+            categories[point.name] = CATEGORIES.index(point.category)
+    return sorted(values, key=lambda name: (-categories[name], float(np.mean(values[name])), name))
 
 
 def _relative(points: Sequence[Point]) -> list[float]:
@@ -98,25 +78,25 @@ def _relative(points: Sequence[Point]) -> list[float]:
     return [(score - low) / (high - low) if high > low else 0.5 for score in scores]
 
 
-def _draw(axis: Axes, row: _Row, task: str, names: Sequence[str]) -> None:
+def _draw(axis: Axes, title: str, task: str, points: Sequence[Point] | None, names: Sequence[str]) -> None:
     axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-    points = row.points.get(task)
     if points is None:
         axis.grid(visible=False)  # lines behind the words
         axis.text(0.5, 0.5, "no scores of\ntwo backbones", transform=axis.transAxes, ha="center", va="center",
                   fontsize=LARGE, color=GREY)  # fmt: skip
-        name_axes(axis, title=f"{task}\n{row.title}", x="relative score [0 to 1]")
+        name_axes(axis, title=f"{task}\n{title}", x="relative score [0 to 1]")
         return
     low, high = min(point.score for point in points), max(point.score for point in points)
-    title = f"{task}, {row.title}\n{PAPER_SCORES[task][1]} {low:.3f} to {high:.3f}"
-    name_axes(axis, title=title, x="relative score [0 to 1]")
+    of_range = f"{task}, {title}\n{PAPER_SCORES[task][1]} {low:.3f} to {high:.3f}"
+    name_axes(axis, title=of_range, x="relative score [0 to 1]")
     places = defaultdict(list)
     for point, value in zip(points, _relative(points), strict=True):
-        category, line = category_of(point.backbone), names.index(point.name)
+        line = names.index(point.name)
         bar = point.bar / ((high - low) or 1) or None
-        axis.errorbar(value, line, xerr=bar, elinewidth=0.9, **category_style(point.backbone, hollow=row.hollow))
-        places[category].append((value, line))
+        style = mark_style(MARKS[point.category], hollow=title == _PAPER)
+        axis.errorbar(value, line, xerr=bar, elinewidth=0.9, **style)
+        places[point.category].append((value, line))
     for category, found in places.items():
         values, lines = zip(*found, strict=True)
-        colour = CATEGORIES[category].colour
+        colour = MARKS[category].colour
         axis.vlines(np.mean(values), min(lines) - 0.4, max(lines) + 0.4, colour, linewidth=1.4, alpha=0.6)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,6 +26,7 @@ _TURNS = sorted(range(32), key=lambda turn: (turn % 16 != 0, turn % 8 != 0, turn
 _FIRST = 4.5
 _DISTANCES = np.repeat(np.arange(_FIRST, 140, 4.5), len(_TURNS))
 _ANGLES = np.tile(np.array(_TURNS) * math.pi / 16, len(_DISTANCES) // len(_TURNS))
+_DIRECTIONS = np.column_stack([np.cos(_ANGLES), np.sin(_ANGLES)])
 """What is tried, the nearest first: distances from the point, in typographic points, and directions."""
 _ROUNDS = 4
 """At most, in which what found no room is tried first."""
@@ -43,16 +43,6 @@ class Label:
     text: str
 
 
-class _Place(NamedTuple):
-    """Where a name goes, in pixels."""
-
-    box: Bbox
-    offset: np.ndarray
-    """Of the text's lower left corner from its point, in typographic points."""
-    leader: Path | None
-    """The line from the point to a name that is not beside it."""
-
-
 def place_labels(axis: Axes, labels: Sequence[Label], renderer: RendererBase, size: float) -> list[Label]:
     """Write the names of ``size`` points, nearest to their points first; returns those that found no room.
 
@@ -66,7 +56,7 @@ def place_labels(axis: Axes, labels: Sequence[Label], renderer: RendererBase, si
     # the text alone: an annotation's own extent includes its leader
     extents = [Text.get_window_extent(text, renderer) for text in texts]
     order = panel.crowded_first()
-    best: dict[int, _Place] = {}
+    best: dict[int, tuple[np.ndarray, bool]] = {}
     for _ in range(_ROUNDS):
         panel.names, panel.leaders = [], []
         found = {i: place for i in order if (place := panel.find(i, extents[i].width, extents[i].height))}
@@ -78,8 +68,9 @@ def place_labels(axis: Axes, labels: Sequence[Label], renderer: RendererBase, si
         if i not in best:
             text.remove()
             continue
-        text.set_position(tuple(best[i].offset))
-        if best[i].leader is None and text.arrow_patch is not None:
+        offset, is_beside = best[i]
+        text.set_position(tuple(offset))
+        if is_beside and text.arrow_patch is not None:
             text.arrow_patch.set_visible(False)
     return [label for i, label in enumerate(labels) if i not in best]
 
@@ -112,9 +103,14 @@ class _Panel:
         crowd = (far < 30 * self._scale).sum(1)
         return sorted(range(len(crowd)), key=lambda i: (-crowd[i], -self._points[i][1]))
 
-    def find(self, label: int, width: float, height: float) -> _Place | None:
-        """Take the nearest free place for a name of that size; ``None`` where there is none."""
-        offsets = _offsets(width / self._scale, height / self._scale)
+    def find(self, label: int, width: float, height: float) -> tuple[np.ndarray, bool] | None:
+        """Take the nearest free place for a name of that size, pixels; ``None`` where there is none.
+
+        The offset of the text's lower left corner from its point, in typographic points, and whether it stands beside
+        the point, so that no line leads to it.
+        """
+        sides = np.array([width, height]) / self._scale
+        offsets = _DISTANCES[:, None] * _DIRECTIONS - sides * (1 - _DIRECTIONS) / 2
         corners = self._points[label] + offsets * self._scale
         air = _AIR * self._scale
         boxes = np.hstack([corners - air, corners + np.array([width, height]) + air])
@@ -127,7 +123,7 @@ class _Panel:
                 if self._is_clear(box, leader, self._marks[label], strictness):
                     self.names.append(box)
                     self.leaders += [] if leader is None else [leader]
-                    return _Place(box, offsets[i], leader)
+                    return offsets[i], leader is None
         return None
 
     def _unoccupied(self, boxes: np.ndarray) -> np.ndarray:
@@ -151,11 +147,3 @@ class _Panel:
                 if any(leader.intersects_path(line) for line in self.leaders):
                     return False
         return strictness == 0 or not any(line.intersects_bbox(other, filled=False) for line, other in crossed)
-
-
-def _offsets(width: float, height: float) -> np.ndarray:
-    """(n, 2): the lower left corner of a text of that size from its point, at each distance and angle; in points."""
-    across, up = np.cos(_ANGLES), np.sin(_ANGLES)
-    left = _DISTANCES * across - width * (1 - across) / 2
-    bottom = _DISTANCES * up - height * (1 - up) / 2
-    return np.column_stack([left, bottom])

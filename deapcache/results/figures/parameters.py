@@ -39,7 +39,10 @@ def draw_parameters(groups: Sequence[Group], *, paper: bool) -> Canvas:
     the full readout is added where it was measured on the same data. Raises :class:`ResultsError` where nothing has two
     readouts.
     """
-    panels = [(group, found) for group in groups for found in _by_backbone(group)]
+    # the results of each backbone and layer that has several readouts
+    scored = [(group, [row for row in group.rows if not math.isnan(row.mean)]) for group in groups]
+    found_of = [(group, found) for group, rows in scored for found in grouped(rows, "display_name")]
+    panels = [(group, found) for group, found in found_of if len({row.readout for row in found}) > 1]
     if not panels:
         raise ResultsError(
             "figure parameters compares readouts, and no backbone here has results of two on the same task and data: "
@@ -60,12 +63,6 @@ def draw_parameters(groups: Sequence[Group], *, paper: bool) -> Canvas:
     canvas.note(spread_note(s for _, found in panels for s in found))
     canvas.note(*(note for group, _ in panels for note in group.notes))
     return canvas
-
-
-def _by_backbone(group: Group) -> list[list[Any]]:
-    """The results of each backbone and layer that has several readouts."""
-    found = grouped((row for row in group.rows if not math.isnan(row.mean)), "display_name")
-    return [each for each in found if len({row.readout for row in each}) > 1]
 
 
 def _family(row: Any) -> str:

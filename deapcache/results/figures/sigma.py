@@ -8,16 +8,9 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from deapcache.errors import ResultsError
-from deapcache.results.figures.groups import Group
-from deapcache.results.figures.style import (
-    CATEGORIES,
-    Canvas,
-    category_handles,
-    category_of,
-    category_style,
-    log_ticks,
-    name_axes,
-)
+from deapcache.results.figures.groups import Group, category_of
+from deapcache.results.figures.style import MARKS, Canvas, category_handles, log_ticks, mark_style, name_axes
+from deapcache.results.frame import CATEGORIES
 
 _ROW, _AROUND = 0.24, 0.75
 _SPREAD = 0.5
@@ -49,7 +42,7 @@ def draw_sigma(groups: Sequence[Group]) -> Canvas:
     log_ticks(axes[-1], most=9)
     canvas.figure.align_ylabels(axes)
     name_axes(axes[-1], x="learned σ of each attention head [share of the image's longer side]")
-    canvas.legend(category_handles([row.backbone for row in every], paper=False))
+    canvas.legend(category_handles(map(category_of, every), paper=False))
     has_seeds = any(len(row.seeds) > 1 for row in every)
     canvas.note("each dot is a head; each row of dots is a seed" if has_seeds else "each dot is a head")
     canvas.note(*(note for group, _ in panels for note in group.notes))
@@ -58,20 +51,19 @@ def draw_sigma(groups: Sequence[Group]) -> Canvas:
 
 def _draw(axis: Axes, group: Group, found: Sequence[Any]) -> None:
     several = len({row.readout for row in found}) > 1
-    lines = sorted(found, key=_order, reverse=True)
+
+    def order(row: Any) -> tuple[int, str, int, str, str]:
+        return CATEGORIES.index(category_of(row)), row.backbone, row.depth, row.display_name, row.readout
+
+    lines = sorted(found, key=order, reverse=True)
     for line, row in enumerate(lines):
         known = [result.sigma for result in row.results if result.sigma]
         for place, heads in enumerate(known):
             up = line + _SPREAD * ((place + 0.5) / len(known) - 0.5)
-            style = category_style(row.backbone, size=5 if len(known) == 1 else 3.6)
+            style = mark_style(MARKS[category_of(row)], size=5 if len(known) == 1 else 3.6)
             axis.plot(heads, [up] * len(heads), alpha=0.8, **style)
     axis.set_yticks(
         range(len(lines)), [f"{row.display_name} · {row.readout}" if several else row.display_name for row in lines]
     )
     axis.set_ylim(-0.6, len(lines) - 0.4)
     name_axes(axis, title=group.title, y="backbone\nand readout" if several else "backbone")
-
-
-def _order(row: Any) -> tuple[int, str, int, str, str]:
-    category = list(CATEGORIES).index(category_of(row.backbone))
-    return category, row.backbone, row.depth, row.display_name, row.readout

@@ -41,7 +41,7 @@ def draw_speed_quality(groups: Sequence[Group], speeds: Sequence[Speed], *, pape
     for axis, panel in zip(axes, panels, strict=True):
         _draw(canvas, axis, panel, speed_of)
     has_paper = any(panel.hollow for panel in panels)
-    shown = [point.backbone for panel in panels for point in panel.points]
+    shown = [point.category for panel in panels for point in panel.points]
     canvas.legend([*category_handles(shown, paper=has_paper), Line2D([], [], label="Pareto front", **_FRONT)])
     canvas.note("Pareto front: nothing is both faster and better")
     canvas.note(f"speed of the backbone in inference, measured on {speeds[0].device}")
@@ -65,7 +65,7 @@ def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: boo
 
 
 def _draw(canvas: Canvas, axis: Axes, panel: Panel, speed_of: Mapping[str, float]) -> None:
-    speeds = [speed_of[point.model or point.backbone] for point in panel.points]
+    speeds = [speed_of[point.model] for point in panel.points]
     places = [(speed, point.score) for speed, point in zip(speeds, panel.points, strict=True)]
     front = [places[place] for place in pareto_front(places, higher_is_better=panel.higher_is_better)]
     axis.plot(*zip(*front, strict=True), zorder=1, **_FRONT).pop().set_label(LINE)

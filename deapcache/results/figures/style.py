@@ -51,8 +51,6 @@ WIDE, _TALL = "_wide", "_tall"
 _SAVED: Any = {"pdf.fonttype": 42, "svg.hashsalt": "deapcache"}
 """TrueType in PDF, which journals ask for; the same SVG from the same numbers."""
 
-UNTRAINED, UNKNOWN = "untrained", "category not known"
-
 
 class Mark(NamedTuple):
     """Colour and shape; each tells marks apart without the other."""
@@ -61,14 +59,15 @@ class Mark(NamedTuple):
     shape: str
 
 
-CATEGORIES: Mapping[str, Mark] = {
+MARKS: Mapping[str, Mark] = {
     "supervised": Mark("#0072B2", "o"),
     "self-supervised": Mark("#D55E00", "s"),
     "vision-language": Mark("#009E73", "^"),
-    UNTRAINED: Mark("#777777", "D"),
-    UNKNOWN: Mark("#CC79A7", "P"),
+    "checkpoint": Mark("#E69F00", "v"),
+    "untrained": Mark("#777777", "D"),
+    "other": Mark("#CC79A7", "P"),
 }
-"""In the order of the paper's Table 2, and from the colours of Okabe and Ito."""
+"""Of :data:`deapcache.results.frame.CATEGORIES`, in their order; from the colours of Okabe and Ito."""
 
 PAPER = Mark("#444444", "o")
 """A number of the paper, where its category is not shown; drawn hollow."""
@@ -132,7 +131,7 @@ class Canvas:
     def points(self, axis: Axes, x: Sequence[float], points: Sequence[Point], *, hollow: bool = False) -> None:
         """Scores over ``x`` with their bars, in the marks of their categories and with their names."""
         for at, point in zip(x, points, strict=True):
-            style = category_style(point.backbone, hollow=hollow)
+            style = mark_style(MARKS[point.category], hollow=hollow)
             axis.errorbar(at, point.score, yerr=point.bar or None, elinewidth=0.9, **style)
         self.label(axis, [Label(at, point.score, point.name) for at, point in zip(x, points, strict=True)])
 
@@ -161,7 +160,14 @@ class Canvas:
         for axis in self._labels:
             for old in [text for text in axis.texts if text.get_label() == NAME]:
                 old.remove()
-        self._write_notes()
+        notes = list(self._notes)
+        if self._unnamed:
+            notes.append(f"points without a name, for want of room: {', '.join(dict.fromkeys(self._unnamed))}")
+        if notes:
+            room = int(WIDTH * _CHARACTERS_PER_INCH)
+            lines = [line for note in notes for line in textwrap.wrap(drawable(note), room)]
+            self.figure.set_size_inches(WIDTH, self._height + _LINE * len(lines))
+            self.figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=SMALL, color=GREY, linespacing=1.3)
         self._solve()
         renderer = self.agg.get_renderer()
         for _ in range(_TRIES):
@@ -175,17 +181,6 @@ class Canvas:
         self.figure.draw_without_rendering()
         self.figure.set_layout_engine("none")
 
-    def _write_notes(self) -> None:
-        notes = list(self._notes)
-        if self._unnamed:
-            notes.append(f"points without a name, for want of room: {', '.join(dict.fromkeys(self._unnamed))}")
-        if not notes:
-            return
-        room = int(WIDTH * _CHARACTERS_PER_INCH)
-        lines = [line for note in notes for line in textwrap.wrap(drawable(note), room)]
-        self.figure.set_size_inches(WIDTH, self._height + _LINE * len(lines))
-        self.figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=SMALL, color=GREY, linespacing=1.3)
-
 
 def two_columns(count: int, *, row: float, around: float) -> tuple[Canvas, list[Axes]]:
     """A canvas of ``count`` panels in up to two columns; inches of a row of them, and of what stands around all."""
@@ -196,26 +191,6 @@ def two_columns(count: int, *, row: float, around: float) -> tuple[Canvas, list[
     for axis in axes[count:]:
         axis.remove()
     return canvas, axes[:count]
-
-
-def category_of(backbone: str) -> str:
-    """The category of a backbone, one of :data:`CATEGORIES`: as it is registered here, without building anything."""
-    from deapcache.backbones import BACKBONES, split_name
-
-    backbone, seed, _ = split_name(backbone.partition(",")[0])  # random weights of several seeds are untrained, too
-    if seed is not None:
-        return UNTRAINED
-    if backbone.startswith("open_clip:"):
-        return "vision-language"
-    if backbone not in BACKBONES:  # of timm, or of a plugin that is not installed here
-        return UNKNOWN
-    entry = BACKBONES.get(backbone)
-    return UNTRAINED if entry.untrained else entry.category or UNKNOWN
-
-
-def category_style(backbone: str, *, hollow: bool = False, size: float = 5) -> dict[str, Any]:
-    """:func:`mark_style` of the backbone's category."""
-    return mark_style(CATEGORIES[category_of(backbone)], hollow=hollow, size=size)
 
 
 def mark_style(mark: Mark, *, hollow: bool = False, size: float = 5) -> dict[str, Any]:
@@ -231,10 +206,10 @@ def mark_style(mark: Mark, *, hollow: bool = False, size: float = 5) -> dict[str
     }
 
 
-def category_handles(backbones: Iterable[str], *, paper: bool) -> list[Line2D]:
-    """For a legend: the categories of the backbones, and the paper's numbers where they are shown."""
-    shown = set(map(category_of, backbones))
-    handles = [Line2D([], [], label=name, **mark_style(mark)) for name, mark in CATEGORIES.items() if name in shown]
+def category_handles(categories: Iterable[str], *, paper: bool) -> list[Line2D]:
+    """For a legend: the categories that are shown, and the paper's numbers where they are."""
+    shown = set(categories)
+    handles = [Line2D([], [], label=name, **mark_style(mark)) for name, mark in MARKS.items() if name in shown]
     return handles + ([paper_handle()] if paper else [])
 
 

@@ -14,14 +14,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from deapcache.backbones import BackboneEntry, describe
-from deapcache.errors import DeapcacheError, ResultsError
+from deapcache.backbones import describe
+from deapcache.errors import ResultsError
 from deapcache.locations import Location
 from deapcache.recipe import digest_of
 from deapcache.results.frame import (
     CONTROL,
     Identity,
+    about_backbone,
     comparison_identity,
+    entry_category,
     feature_recipe,
     grouped,
     layer_of,
@@ -60,10 +62,6 @@ MEASURED, PAPER = "measured", "paper"
 
 PAPERS_DATA = "the paper's data"
 """Title of the board that has the paper's rows."""
-
-CHECKPOINT = "checkpoint"
-CATEGORIES = ("supervised", "self-supervised", "vision-language", CHECKPOINT, "untrained", "other")
-"""The paper's three (Table 2), weights of one's own, the control, and what is not known."""
 
 SPEED_COMMAND = "deapcache speed --backbone NAME"
 SPEED_UNIT = "[× ViT-B/16]"
@@ -134,7 +132,7 @@ COLUMNS = (
 )
 """Of a leaderboard's frame. ``setting`` tells a comparison from others of its task and dataset, ``variant`` an entry
 from others of its backbone and readout; both are mostly empty. ``printed`` is the paper's table, empty for ours;
-``features`` (H, W, D), (H, W) where the paper says no more; ``speeds`` of the backbone on each device, that of the
+``features`` (H, W, D); ``speeds`` of the backbone on each device, that of the
 shown one first; ``place`` of the metric in its comparison; ``decimals`` that are known of the score; ``homes`` of
 each of ``results``. What is not known is ``None``, an empty tuple or an empty text."""
 
@@ -332,25 +330,21 @@ def _comparison_columns(task: str, dataset: str, comparison_key: str, setting: s
 
 
 def _measured_entry(row: Any, variant: str, homes: Sequence[Location]) -> dict[str, Any]:
-    """A row of ours. The volume is what was probed; the rest of its backbone is from the registry, else the result."""
     first: Result = row.result
-    model, about = model_of(first), first.about
-    is_checkpoint, known = model != first.backbone, known_entry(model)
-    category = _category(known) if known else about.get("category")
-    category = CHECKPOINT if is_checkpoint else "untrained" if CONTROL.search(row.backbone) else category
+    model, about = model_of(first), about_backbone(first)
     found = [f"{name} {number}" for result in row.results for name, number in result.versions.items()]
     return {
         "key": digest_of([MEASURED, row.backbone, row.readout, row.protocol, [one.run for one in row.results]])[:10],
         "source": MEASURED,
         "printed": "",
         "backbone": row.backbone,
-        "model": model if is_checkpoint else row.backbone,
+        "model": row.backbone if model == first.backbone else model,
         "display_name": row.display_name,
         "reading": reading_in(feature_recipe(first)),
-        "category": category if category in CATEGORIES else "other",
-        "backbone_parameters": (known.parameters if known else about.get("parameters")) or None,
+        "category": about["category"],
+        "backbone_parameters": about["parameters"],
         "features": (*first.build["grid"], first.build["feature_dim"]),
-        "training_data": "" if is_checkpoint else known.training_data if known else about.get("training_data", ""),
+        "training_data": about["training_data"],
         "variant": variant,
         "name": f"{row.readout} ({variant})" if variant else row.readout,
         **{
@@ -381,7 +375,7 @@ def _paper_lines(task: str) -> Iterator[dict[str, Any]]:
             if not numbers:
                 continue
             printed = next(iter(numbers.values())).source
-            known, (parameters, side) = known_entry(backbone), paper_features(backbone)
+            known, (parameters, side) = describe(backbone), paper_features(backbone)
             learnable = paper_parameters(backbone, task) if readout == _FULL_READOUT else None
             entry: dict[str, Any] = {
                 "key": digest_of([PAPER, backbone, readout, printed, sorted(numbers)])[:10],
@@ -390,10 +384,10 @@ def _paper_lines(task: str) -> Iterator[dict[str, Any]]:
                 "backbone": backbone,
                 "model": backbone,
                 "display_name": backbone,
-                "category": _category(known),
+                "category": entry_category(known),
                 "backbone_parameters": parameters,
-                "features": (side, side, *([known.dim] if known else [])),
-                "training_data": known.training_data if known else "",
+                "features": (side, side, known.dim),
+                "training_data": known.training_data,
                 "readout": readout,
                 "name": readout,
                 "parameters": learnable.value * 1e6 if learnable else None,
@@ -407,21 +401,6 @@ def _paper_lines(task: str) -> Iterator[dict[str, Any]]:
             for metric, number in numbers.items():
                 score = {"mean": number.value, "spread": math.nan, "decimals": number.decimals, "interval": None}
                 yield entry | score | {"metric": metric}
-
-
-def _category(entry: BackboneEntry | None) -> str:
-    if entry is None:
-        return "other"
-    return "untrained" if entry.untrained else entry.category or "other"
-
-
-@functools.cache
-def known_entry(name: str) -> BackboneEntry | None:
-    """``None`` for a backbone that is not known on this machine: a plug-in's, or of another version."""
-    try:
-        return describe(name)
-    except DeapcacheError:
-        return None
 
 
 def _sorted(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import math
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,9 +21,8 @@ from PIL import Image
 from deapcache.errors import LocationError, UsageError
 from deapcache.locations import Location
 from deapcache.recipe import SHORT, digest_of
-from deapcache.results.frame import grouped
+from deapcache.results.frame import CATEGORIES, grouped
 from deapcache.results.leaderboard.board import (
-    CATEGORIES,
     PAPER,
     SPEED_COMMAND,
     SPEED_UNIT,
@@ -33,7 +33,7 @@ from deapcache.results.leaderboard.board import (
     score_text,
     volume,
 )
-from deapcache.results.leaderboard.reproduce import recorded_command, reproduce_commands
+from deapcache.results.leaderboard.reproduce import reproduce_commands
 from deapcache.results.leaderboard.text import csv_text, leaderboard_tables, markdown_page
 from deapcache.results.marks import legend
 from deapcache.results.per_class import class_text, per_class
@@ -134,12 +134,15 @@ def html_page(board: Leaderboard, *, with_classes: bool = False, report: Mapping
     style, script = (source(environment, name)[0] for name in ("page.css", "page.js"))
     entries = [lines[0] for comparison in board.comparisons for lines in grouped(comparison, "entry")]
     categories = {entry.category for entry in entries}
+    backbones, runs = {entry.backbone for entry in entries}, {one.run for entry in entries for one in entry.results}
+    counts = f"{len(backbones)} backbones, {len(board.comparisons)} comparisons, {len(runs)} runs"
+    latest = max((entry.date for entry in entries), default="")
     return environment.get_template("page.html.j2").render(
         style=style,
         script=script,
         style_hash=_hash(style),
         script_hash=_hash(script),
-        summary=_summary(entries),
+        summary=", ".join(filter(None, (counts, f"the latest of {latest}" if latest else ""))),
         categories=[name for name in CATEGORIES if name in categories],
         protocols=[same[0] for same in grouped(entries, "protocol") if same[0].protocol],
         devices=board.devices,
@@ -164,14 +167,6 @@ def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _summary(entries: Sequence[Any]) -> str:
-    runs = {result.run for entry in entries for result in entry.results}
-    backbones, comparisons = ({getattr(entry, name) for entry in entries} for name in ("backbone", "comparison"))
-    text = f"{len(backbones)} backbones, {len(comparisons)} comparisons, {len(runs)} runs"
-    latest = max((entry.date for entry in entries), default="")
-    return f"{text}, the latest of {latest}" if latest else text
-
-
 def _number(value: float | None) -> str:
     """As the page's script reads it, to sort by it; empty where it is not known."""
     return "" if value is None or math.isnan(value) else repr(float(value))
@@ -183,7 +178,12 @@ def _board(lines: Sequence[Any]) -> dict[str, Any]:
     cells: dict[tuple[int, str], Any] = {}
     for column in columns:
         known = [line.mean for line in column if not math.isnan(line.mean)]  # the best first
-        cells |= {(line.line, line.comparison): (line, _shade(line.mean, known)) for line in column}
+        span = known[0] - known[-1] if known else 0
+        for line in column:
+            # 0 for the worst to 4 for the best of several, by the share of the way between them (the paper's Figure 3)
+            is_shaded = len(known) > 1 and not math.isnan(line.mean)
+            shade = round((_SHADES - 1) * (line.mean - known[-1]) / span) if is_shaded and span else 0
+            cells[line.line, line.comparison] = line, (shade, is_shaded and line.mean == known[0])
     rows = [
         (row[0], origin(row), [cells.get((row[0].line, column[0].comparison)) for column in columns])
         for row in sorted(grouped(lines, "line"), key=lambda row: int(row[0].line))
@@ -196,17 +196,6 @@ def _board(lines: Sequence[Any]) -> dict[str, Any]:
         "rows": rows,
         "notes": legend(line.marks for line in lines),
     }
-
-
-def _shade(value: float, values: Sequence[float]) -> tuple[int, bool]:
-    """0 for the worst of a column to 4 for the best, by the share of the way between them (the paper's Figure 3).
-
-    And whether it is the best of several.
-    """
-    if math.isnan(value) or len(values) < 2:
-        return 0, False
-    span = values[0] - values[-1]
-    return round((_SHADES - 1) * (value - values[-1]) / span) if span else 0, value == values[0]
 
 
 def _comparison(lines: Sequence[Any]) -> dict[str, Any]:
@@ -287,33 +276,38 @@ def _bars(lines: Sequence[Any], prior: float | None) -> dict[int, dict[str, Any]
 
 
 def _panels(board: Leaderboard) -> Mapping[str, dict[str, Any]]:
-    """Key of an entry → what its panel shows, as data that the page's script writes out as text."""
-    pictures = Pictures()
-    return {
-        lines[0].key: _panel(lines, notes, pictures)
-        for comparison in board.comparisons
-        for notes in [comparison_notes(comparison)]
-        for lines in grouped(comparison, "entry")
-    }
-
-
-def _panel(lines: Sequence[Any], notes: Sequence[str], pictures: Pictures) -> dict[str, Any]:
-    """Everything that is known of an entry: ``lines`` has its scores, ``notes`` are those of its comparison."""
-    entry = lines[0]
-    priors = (NOTHING if line.prior is None else f"{line.prior:.4f}" for line in lines)
-    main = next((line.metric for line in lines if line.is_main), "")
-    return {
-        "title": f"{entry.display_name} · {entry.name}",
-        "subtitle": entry.title,
-        "facts": list(_facts(entry, notes)),
-        "score_heads": ["metric", "score", "95% interval", "prior", OVER_PRIOR],
-        "scores": [
-            [heading(line._asdict()), score_text(line), interval(line.interval), prior, difference(line.difference)]
-            for line, prior in zip(lines, priors, strict=True)
-        ],
-        "runs": [_run(result, home, main, pictures) for result, home in zip(entry.results, entry.homes, strict=True)],
-        "documents": list(_documents(entry)),
-    }
+    """Key of an entry → everything that is known of it, as data that the page's script writes out as text."""
+    pictures, panels = Pictures(), {}
+    for comparison in board.comparisons:
+        notes = comparison_notes(comparison)
+        for lines in grouped(comparison, "entry"):
+            entry, first = lines[0], lines[0].results[:1]
+            main = next((line.metric for line in lines if line.is_main), "")
+            documents = {f"Protocol {one.protocol_digest[:SHORT]}": one.protocol for one in first}
+            for name, cache in (named for one in first for named in one.caches.items()):
+                documents[f"Cache: {name} ({cache['digest'][:SHORT]})"] = cache["recipe"]
+            panels[entry.key] = {
+                "title": f"{entry.display_name} · {entry.name}",
+                "subtitle": entry.title,
+                "facts": list(_facts(entry, notes)),
+                "score_heads": ["metric", "score", "95% interval", "prior", OVER_PRIOR],
+                "scores": [
+                    [
+                        heading(line._asdict()),
+                        score_text(line),
+                        interval(line.interval),
+                        NOTHING if line.prior is None else f"{line.prior:.4f}",
+                        difference(line.difference),
+                    ]
+                    for line in lines
+                ],
+                "runs": [_run(one, home, main, pictures) for one, home in zip(entry.results, entry.homes, strict=True)],
+                "documents": [
+                    (title, json.dumps(plain_json(document), indent=1, ensure_ascii=False))
+                    for title, document in documents.items()
+                ],
+            }
+    return panels
 
 
 def _facts(entry: Any, notes: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -365,20 +359,10 @@ def _run(result: Result, home: Location, main_metric: str, pictures: Pictures) -
         "sigma": [float(value) for value in result.sigma or ()],
         "loss": [(float(at), float(loss)) for at, loss in result.loss_curve[::step] if loss is not None],
         "repeat": reproduce_commands(result),
-        "recorded": recorded_command(result),
+        "recorded": shlex.join(map(str, result.command)),  # which may have made other runs as well
         "picture": picture,
         "no_picture": problem,
     }
-
-
-def _documents(entry: Any) -> Iterator[tuple[str, str]]:
-    """Title and text of what is long: protocol, recipes."""
-    for first in entry.results[:1]:
-        documents = {f"Protocol {first.protocol_digest[:SHORT]}": first.protocol}
-        for name, cache in first.caches.items():
-            documents[f"Cache: {name} ({cache['digest'][:SHORT]})"] = cache["recipe"]
-        for title, document in documents.items():
-            yield title, json.dumps(plain_json(document), indent=1, ensure_ascii=False)
 
 
 class Pictures:

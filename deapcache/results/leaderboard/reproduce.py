@@ -8,8 +8,7 @@ from typing import Any
 
 from deapcache.backbones import split_name
 from deapcache.recipe import SUBSET_SEED, Protocol
-from deapcache.results.frame import layers_of, model_of
-from deapcache.results.leaderboard.board import known_entry
+from deapcache.results.frame import known_entry, layers_of, model_of
 from deapcache.results.record import Result
 
 _FIXED = {"weight_decay": 1e-4, "order_seed": 0}
@@ -38,11 +37,6 @@ def reproduce_commands(result: Result) -> list[str]:
         _line("extract", _extract(result, recipe, protocol)),
         _line("probe", _probe(result, recipe, protocol, limit)),
     ]
-
-
-def recorded_command(result: Result) -> str:
-    """The command line that was typed, which may have made other runs as well; empty for a run of the library."""
-    return shlex.join(map(str, result.command))
 
 
 def _line(verb: str, options: Iterator[tuple[Any, ...]]) -> str:

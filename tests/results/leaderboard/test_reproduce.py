@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 
@@ -11,7 +12,8 @@ from deapcache_results import make_facts
 from deapcache.cli import main
 from deapcache.locations import LocalLocation
 from deapcache.results import load_results, save_run
-from deapcache.results.leaderboard.reproduce import recorded_command, reproduce_commands
+from deapcache.results.leaderboard import collect, leaderboard, rendered
+from deapcache.results.leaderboard.reproduce import reproduce_commands
 
 
 def test_the_command_gives_the_same_run_and_score(real_home, tmp_path, capsys):
@@ -31,7 +33,9 @@ def test_the_command_gives_the_same_run_and_score(real_home, tmp_path, capsys):
 
 def test_values_are_quoted_and_a_limit_of_one_split_is_no_limit_of_both(home, arrays):
     odd = save_run(home, make_facts(backbone="a; rm -rf ~"), **arrays, command=["deapcache", "probe", "a b"])
-    assert recorded_command(odd) == "deapcache probe 'a b'"
+    page = rendered(leaderboard(collect([home]), intervals=False, paper=False), "html")
+    (panel,) = json.loads(page.partition('id="data">')[2].partition("</script>")[0]).values()
+    assert [run["recorded"] for run in panel["runs"]] == ["deapcache probe 'a b'"]
     assert reproduce_commands(odd) == []  # its weight decay is not known
     facts = make_facts(backbone="a; rm -rf ~", limit=4)
     facts["protocol"]["optimiser"]["weight_decay"] = 1e-4
