@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,28 +138,20 @@ def _weighted_scores(
     runs: Sequence[ImageStatistics], scores: Scores, weights: np.ndarray, from_sums: bool
 ) -> dict[str, np.ndarray]:
     """Metric → (runs, rows of ``weights``)."""
-    if from_sums:
-        found = [scores(_weighted_sums(run, weights)) for run in runs]
-    else:
-        every = [[scores(one) for one in _repeated(run, weights)] for run in runs]
-        found = [{metric: np.array([one[metric] for one in ones]) for metric in ones[0]} for ones in every]
+    found: list[Mapping[str, Any]] = []
+    for run in runs:
+        if from_sums:
+            times = weights.astype(np.float64)  # exact for counts of pixels below 2⁵³
+            sums = {name: times @ values.reshape(len(values), -1).astype(np.float64) for name, values in run.items()}
+            shaped = {name: each.reshape(len(times), *run[name].shape[1:]) for name, each in sums.items()}
+            found.append(scores(shaped))
+        else:
+            ones = []
+            for times in weights:
+                rows = np.repeat(np.arange(len(times)), times)
+                ones.append(scores({name: values[rows] for name, values in run.items()}))
+            found.append({metric: np.array([one[metric] for one in ones]) for metric in ones[0]})
     return {metric: np.array([one[metric] for one in found]) for metric in found[0]}
-
-
-def _repeated(run: ImageStatistics, weights: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    """The statistics of the images of each row, as often as it says."""
-    for times in weights:
-        rows = np.repeat(np.arange(len(times)), times)
-        yield {name: values[rows] for name, values in run.items()}
-
-
-def _weighted_sums(run: ImageStatistics, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Their sums over the images of each row, (rows, ...)."""
-    times = weights.astype(np.float64)  # exact for counts of pixels below 2⁵³
-    return {
-        name: (times @ values.reshape(len(values), -1).astype(np.float64)).reshape(len(times), *values.shape[1:])
-        for name, values in run.items()
-    }
 
 
 def _estimate(scores: Sequence[np.ndarray], resamples: int, *, over_seeds: bool) -> Difference:
@@ -237,6 +230,8 @@ class HomeIntervals:
         self._over_seeds = over_seeds
         self._home_of = (lambda _: home) if isinstance(home, Location) else home
         self._known: dict[str, Uncertainty] = {}
+        self._prior: tuple[Any, Sequence[ImageStatistics], dict[str, np.ndarray]] = (None, (), {})
+        """Of the row before: its task and resamples, its priors and their scores. Rows of one table share them."""
 
     def __call__(self, results: Sequence[Result]) -> Uncertainty:
         key = interval_key(results, over_seeds=self._over_seeds)
@@ -265,7 +260,7 @@ class HomeIntervals:
         try:
             task = task_of(results[0])
             statistics = [checked_statistics(self._home_of(one.run), one, task) for one in results]
-            found = _uncertainty(results, statistics, task, self._over_seeds)
+            found = self._uncertainty(results, statistics, task)
         except DeapcacheError as error:
             return Uncertainty(problem=str(error))
         kept = plain_json({"runs": [result.run for result in results], **vars(found)})
@@ -273,47 +268,48 @@ class HomeIntervals:
             home.publish(key, json.dumps(kept).encode(), replace=True)
         return found
 
+    def _uncertainty(self, results: Sequence[Result], statistics: Sequence[Statistics], task: Task) -> Uncertainty:
+        """Intervals of the scores, and of their differences from the prior over the same drawn images."""
+        first = results[0]
+        runs = [task.summands(run) for run in _same_images(statistics)]
+        resamples = _resamples(task, statistics)
+        weights = _weights(_images(runs), resamples, seed=0)
+        ours = _task_scores(runs, task, weights)
+        theirs = self._prior_scores((first.task, first.protocol["task_options"], resamples), statistics, task, weights)
+        intervals = {}
+        for metric, scores in ours.items():
+            low, high = _estimate([scores], resamples, over_seeds=self._over_seeds).interval
+            about = first.metrics.get(metric, {})
+            is_share = about.get("higher_is_better") and not about.get("unit")
+            # within 0 and, of a share, 1, where no score lies beyond
+            low = low if (scores < 0).any() else max(low, 0.0)
+            intervals[metric] = low, min(high, 1.0) if is_share and not (scores > 1).any() else high
+        kept = {metric: float(np.mean([one.prior.get(metric, math.nan) for one in results])) for metric in theirs}
+        return Uncertainty(
+            intervals={metric: interval for metric, interval in intervals.items() if interval[0] != interval[1]},
+            differences={
+                metric: _estimate([ours[metric], scores], resamples, over_seeds=self._over_seeds)
+                for metric, scores in theirs.items()
+                if metric in first.metrics and same_score(kept[metric], float(scores[:, 0].mean()))
+            },
+            over=OVER[self._over_seeds],
+        )
 
-def _uncertainty(
-    results: Sequence[Result], statistics: Sequence[Statistics], task: Task, over_seeds: bool
-) -> Uncertainty:
-    """Intervals of the scores, and of their differences from the prior over the same drawn images."""
-    options = _options(task, statistics)
-    scores_of, resamples, from_sums = options["scores"], options["resamples"], options["from_sums"]
-    runs = [task.summands(run) for run in _same_images(statistics)]
-    weights = _weights(_images(runs), resamples, seed=0)
-    priors = [task.summands(one.prior) for one in statistics]
-    if all(_is_equal(prior, priors[0]) for prior in priors):  # as a rule
-        priors = priors[:1]
-    ours, theirs = (_weighted_scores(each, scores_of, weights, from_sums) for each in (runs, priors))
-    intervals = {}
-    for metric, scores in ours.items():
-        interval = _estimate([scores], resamples, over_seeds=over_seeds).interval
-        intervals[metric] = _within_bounds(interval, scores, results[0].metrics.get(metric, {}))
-    kept = {metric: float(np.mean([one.prior.get(metric, math.nan) for one in results])) for metric in theirs}
-    return Uncertainty(
-        intervals={metric: interval for metric, interval in intervals.items() if interval[0] != interval[1]},
-        differences={
-            metric: _estimate([ours[metric], scores], resamples, over_seeds=over_seeds)
-            for metric, scores in theirs.items()
-            if metric in results[0].metrics and same_score(kept[metric], float(scores[:, 0].mean()))
-        },
-        over=OVER[over_seeds],
-    )
+    def _prior_scores(
+        self, measured: Any, statistics: Sequence[Statistics], task: Task, weights: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Of the priors, or of one where all are the same; those of the row before where its were these."""
 
+        def is_equal(one: ImageStatistics, other: ImageStatistics) -> bool:
+            return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
-def _within_bounds(interval: Interval, scores: np.ndarray, about: Mapping[str, Any]) -> Interval:
-    """An interval of these ``scores``, within 0 and, of a share, 1, where none lies beyond."""
-    low, high = interval
-    is_share = about.get("higher_is_better") and not about.get("unit")
-    return (
-        low if (scores < 0).any() else max(low, 0.0),
-        min(high, 1.0) if is_share and not (scores > 1).any() else high,
-    )
-
-
-def _is_equal(one: ImageStatistics, other: ImageStatistics) -> bool:
-    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+        priors = [task.summands(one.prior) for one in statistics]
+        if all(is_equal(prior, priors[0]) for prior in priors):  # as a rule
+            priors = priors[:1]
+        known, before, _ = self._prior
+        if known != measured or len(before) != len(priors) or not all(map(is_equal, before, priors)):
+            self._prior = measured, priors, _task_scores(priors, task, weights)
+        return self._prior[2]
 
 
 def interval_key(results: Sequence[Result], *, over_seeds: bool = False) -> str:
@@ -336,11 +332,35 @@ def paired_difference(
     Raises :class:`ResultsError` where they were not scored on the same images, or where statistics are absent, damaged
     or of another score.
     """
-    task = task_of(left[0])
-    runs = [checked_statistics(home, result, task) for result in (*left, *right)]
-    images = [task.summands(run) for run in _same_images(runs)]
-    ours, theirs, options = images[: len(left)], images[len(left) :], _options(task, runs)
-    return bootstrap_difference(ours, theirs, over_seeds=over_seeds, **options)
+    ((_, _, over_both, over_images),) = pair_differences(home, [left, right])
+    return over_both if over_seeds else over_images
+
+
+def pair_differences(
+    home: Location, rows: Sequence[Sequence[Result]]
+) -> Iterator[tuple[int, int, dict[str, Difference], dict[str, Difference]]]:
+    """Of each pair of ``rows`` their places, and :func:`paired_difference` over images and seeds, and over images.
+
+    The scores of a row on the drawn images are computed once, in however many pairs it is. Raises what that raises.
+    """
+    if len(rows) < 2:
+        return
+    task = task_of(rows[0][0])
+    statistics = [checked_statistics(home, result, task) for row in rows for result in row]
+    images = [task.summands(run) for run in _same_images(statistics)]
+    resamples = _resamples(task, statistics)
+    weights = _weights(_images(images), resamples, seed=0)
+    of_each = iter(images)
+    drawn = [_task_scores([next(of_each) for _ in row], task, weights) for row in rows]
+    for left, right in combinations(range(len(rows)), 2):
+        over_both, over_images = (
+            {
+                metric: _estimate([ours, drawn[right][metric]], resamples, over_seeds=over_seeds)
+                for metric, ours in drawn[left].items()
+            }
+            for over_seeds in (True, False)
+        )
+        yield left, right, over_both, over_images
 
 
 def task_of(result: Result) -> Task:
@@ -386,10 +406,13 @@ def _same_images(runs: Sequence[Statistics]) -> list[ImageStatistics]:
     return [statistics.run for statistics in runs]
 
 
-def _options(task: Task, runs: Sequence[Statistics]) -> dict[str, Any]:
-    """How the bootstrap of a task's scores is computed, and from how many resamples."""
+def _resamples(task: Task, runs: Sequence[Statistics]) -> int:
+    """From how many the bootstrap of a task's scores is computed."""
     numbers = sum(values.size for values in runs[0].run.values())
-    few = min(RESAMPLES, max(_FEWEST, _NUMBERS // max(numbers, 1)))
-    if task.scores_from_sums:
-        return {"scores": task.scores_of_sums, "resamples": RESAMPLES, "from_sums": True}
-    return {"scores": task.scores, "resamples": few, "from_sums": False}
+    return RESAMPLES if task.scores_from_sums else min(RESAMPLES, max(_FEWEST, _NUMBERS // max(numbers, 1)))
+
+
+def _task_scores(runs: Sequence[ImageStatistics], task: Task, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """:func:`_weighted_scores` of a task, from its summands."""
+    from_sums = task.scores_from_sums
+    return _weighted_scores(runs, task.scores_of_sums if from_sums else task.scores, weights, from_sums)

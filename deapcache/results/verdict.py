@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Any
 
 from deapcache.errors import listed
 from deapcache.locations import Location
-from deapcache.results.intervals import Difference, holm, paired_difference
+from deapcache.results.intervals import Difference, holm, pair_differences
 from deapcache.results.marks import LARGEST_P, NOT_ABOVE
 from deapcache.results.record import plain_json
 
@@ -39,13 +38,10 @@ def verdict(home: Location, lines: Sequence[Any]) -> dict[str, Any]:
     sign = 1 if first.higher_is_better else -1
     ranked = sorted(lines, key=lambda line: (math.isnan(line.mean), -sign * line.mean))
     images, label = first.result.val_images, first.result.metrics[first.metric]["label"]
-    compared = []
-    for left, right in combinations(ranked, 2):
-        both, over_images = (
-            paired_difference(home, left.results, right.results, over_seeds=over_seeds)[first.metric]
-            for over_seeds in (True, False)
-        )
-        compared.append((left, right, both, over_images))
+    compared = [
+        (ranked[left], ranked[right], both[first.metric], over_images[first.metric])
+        for left, right, both, over_images in pair_differences(home, [line.results for line in ranked])
+    ]
     p_values = holm([both.p for _, _, both, _ in compared])
     pairs = [
         _pair(left, right, both, over_images, p, images, label, len(compared))
@@ -120,13 +116,8 @@ def _needed(more: int | None, images: int) -> str:
         return "more images alone would not tell them apart; more seeds and longer training may"
     if more > _MOST_TIMES * images:
         return f"more than {_MOST_TIMES * images:,} more would be needed, so that the difference hardly matters"
-    return f"about {_rounded(more):,} more validation images would be needed"
-
-
-def _rounded(count: int) -> int:
-    """To two digits: it is an estimate."""
-    digits = max(0, len(str(count)) - 2)
-    return math.ceil(count / 10**digits) * 10**digits
+    unit = 10 ** max(0, len(str(more)) - 2)  # two digits: it is an estimate
+    return f"about {math.ceil(more / unit) * unit:,} more validation images would be needed"
 
 
 def _headline(ranked: Sequence[Any], pairs: Sequence[dict[str, Any]], label: str, images: int) -> str:
