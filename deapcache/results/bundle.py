@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -190,13 +190,13 @@ def pack_bundle(home: Location, runs: Sequence[str]) -> Bundle:
     for key, data in speeds.items():
         check_speed(key, data, results)
     files |= speeds
-    facts = {name: FileFacts(bytes=len(data), sha256=hashlib.sha256(data).hexdigest()) for name, data in files.items()}
-    manifest = Manifest(made=now(), deapcache=version("deapcache"), runs=tuple(runs), files=facts)
-    manifest = Manifest.from_json(json.loads(json.dumps(manifest.to_json())))  # what would be refused is not made
+    facts = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    about = {"kind": KIND, "schema": SCHEMA, "made": now(), "deapcache": version("deapcache"), "runs": runs}
+    manifest = read_manifest({**about, "files": facts})  # what would be refused is not made
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        about = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False).encode()
-        for name, data in {MANIFEST: about, **files}.items():
+        listing = json.dumps(manifest, indent=1, ensure_ascii=False).encode()
+        for name, data in {MANIFEST: listing, **files}.items():
             entry = zipfile.ZipInfo(name, _LONG_AGO)
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, data)
@@ -222,15 +222,15 @@ def add_bundle(path: Path, home: Location) -> BundleReport:
         manifest = archive.manifest
 
         def files_of(run: str) -> dict[str, bytes]:
-            return {what: archive.read(key) for what, key in keys_of(run).items() if key in manifest.files}
+            return {what: archive.read(key) for what, key in keys_of(run).items() if key in manifest["files"]}
 
-        there = [run for run in manifest.runs if _is_there(home, run, archive)]
-        results = [check_run(run, files_of(run)) for run in manifest.runs]
-        speeds = {key: archive.read(key) for key in manifest.speeds}
+        there = [run for run in manifest["runs"] if _is_there(home, run, archive)]
+        results = [check_run(run, files_of(run)) for run in manifest["runs"]]
+        speeds = {key: archive.read(key) for key in _speeds_in(manifest)}
         for key, data in speeds.items():
             check_speed(key, data, results)
         own = [key for key in speeds if home.exists(key)]
-        added = [run for run in manifest.runs if run not in there]
+        added = [run for run in manifest["runs"] if run not in there]
         for run in added:
             # the result last: where it is, the others are
             for what, data in sorted(files_of(run).items(), key=lambda file: file[0] == RESULT):
@@ -239,7 +239,7 @@ def add_bundle(path: Path, home: Location) -> BundleReport:
             home.publish(key, speeds[key])
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        kept = json.dumps({"bundle": digest, "added": now(), **manifest.to_json()}, indent=1)
+        kept = json.dumps({"bundle": digest, "added": now(), **manifest}, indent=1)
         home.publish(f"{FOLDER}/{digest[:SHORT]}.json", kept.encode())
     return BundleReport(
         bundle=digest,
@@ -266,75 +266,54 @@ def _is_there(home: Location, run: str, archive: Archive) -> bool:
 # The manifest and the zip file
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileFacts:
-    """What the manifest says of a file."""
+def read_manifest(document: Any) -> dict[str, Any]:
+    """What a bundle says that it holds, where it may be taken: the files of its runs, and speeds, none too large.
 
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a bundle says that it holds."""
-
-    made: str
-    """UTC, ISO 8601."""
-    deapcache: str
-    """Version that packed it."""
-    runs: tuple[str, ...]
-    files: Mapping[str, FileFacts]
-
-    @property
-    def speeds(self) -> tuple[str, ...]:
-        """Names of the files that are speeds."""
-        return tuple(name for name in self.files if _SPEED.fullmatch(name))
-
-    def to_json(self) -> dict[str, Any]:
-        """As the bundle holds it."""
-        return {"kind": KIND, "schema": SCHEMA, **asdict(self), "runs": list(self.runs)}
-
-    @classmethod
-    def from_json(cls, document: Any) -> Manifest:
-        """The manifest that :meth:`to_json` gave; raises :class:`BundleError`, and ``KeyError`` and the like."""
-        if document["kind"] != KIND or document["schema"] != SCHEMA:
-            raise BundleError(
-                f"{MANIFEST} says {document['kind']!r} of schema {document['schema']!r}, this deapcache reads "
-                f"{KIND!r} of schema {SCHEMA}"
-            )
-        files = {
-            str(name): FileFacts(bytes=int(facts["bytes"]), sha256=str(facts["sha256"]))
-            for name, facts in document["files"].items()
-        }
-        manifest = cls(
-            made=str(document["made"]),
-            deapcache=str(document["deapcache"]),
-            runs=tuple(map(str, document["runs"])),
-            files=files,
+    ``kind`` and ``schema``; ``made``, UTC, ISO 8601; ``deapcache``, the version that packed it; ``runs``; ``files``,
+    name → ``bytes`` and ``sha256``. Raises :class:`BundleError`, and ``KeyError`` and the like.
+    """
+    if document["kind"] != KIND or document["schema"] != SCHEMA:
+        raise BundleError(
+            f"{MANIFEST} says {document['kind']!r} of schema {document['schema']!r}, this deapcache reads "
+            f"{KIND!r} of schema {SCHEMA}"
         )
-        manifest._require_files()
-        return manifest
+    files: dict[str, dict[str, Any]] = {
+        str(name): {"bytes": int(facts["bytes"]), "sha256": str(facts["sha256"])}
+        for name, facts in document["files"].items()
+    }
+    manifest: dict[str, Any] = {
+        "kind": KIND,
+        "schema": SCHEMA,
+        "made": str(document["made"]),
+        "deapcache": str(document["deapcache"]),
+        "runs": list(map(str, document["runs"])),
+        "files": files,
+    }
+    runs, speeds = manifest["runs"], _speeds_in(manifest)
+    if not 0 < len(runs) <= MOST_RUNS or len(set(runs)) != len(runs):
+        raise BundleError(f"{MANIFEST} names {len(runs)} runs: expected 1 to {MOST_RUNS}, each once")
+    if odd := [run for run in runs if not _RUN.fullmatch(run)]:
+        raise BundleError(f"{odd[0]!r} is no name of a run")
+    required = {keys_of(run)[what] for run in runs for what in REQUIRED}
+    if missing := sorted(required - set(files)):
+        raise BundleError(f"{MANIFEST} does not list {missing[0]}")
+    allowed = {key: LIMITS[what] for run in runs for what, key in keys_of(run).items()}
+    allowed |= dict.fromkeys(speeds, SPEED_LIMIT)
+    if len(speeds) > MOST_SPEEDS:
+        raise BundleError(f"{MANIFEST} lists {len(speeds)} speeds: at most {MOST_SPEEDS} are taken")
+    if strange := sorted(set(files) - set(allowed)):
+        raise BundleError(f"{MANIFEST} lists {strange[0]!r}, which is no file of its runs and no speed")
+    for name, facts in files.items():
+        if not 0 < facts["bytes"] <= allowed[name]:
+            raise BundleError(f"{name} has {facts['bytes']:,} bytes, at most {allowed[name]:,} are taken")
+    if (total := sum(facts["bytes"] for facts in files.values())) > MOST_BYTES:
+        raise BundleError(f"its files have {total:,} bytes together, at most {MOST_BYTES:,} are taken")
+    return manifest
 
-    def _require_files(self) -> None:
-        """The files are those of the runs, all that a run must have, and speeds; nothing beside, nothing too large."""
-        if not 0 < len(self.runs) <= MOST_RUNS or len(set(self.runs)) != len(self.runs):
-            raise BundleError(f"{MANIFEST} names {len(self.runs)} runs: expected 1 to {MOST_RUNS}, each once")
-        if odd := [run for run in self.runs if not _RUN.fullmatch(run)]:
-            raise BundleError(f"{odd[0]!r} is no name of a run")
-        required = {keys_of(run)[what] for run in self.runs for what in REQUIRED}
-        if missing := sorted(required - set(self.files)):
-            raise BundleError(f"{MANIFEST} does not list {missing[0]}")
-        allowed = {key: LIMITS[what] for run in self.runs for what, key in keys_of(run).items()}
-        allowed |= dict.fromkeys(self.speeds, SPEED_LIMIT)
-        if len(self.speeds) > MOST_SPEEDS:
-            raise BundleError(f"{MANIFEST} lists {len(self.speeds)} speeds: at most {MOST_SPEEDS} are taken")
-        if strange := sorted(set(self.files) - set(allowed)):
-            raise BundleError(f"{MANIFEST} lists {strange[0]!r}, which is no file of its runs and no speed")
-        for name, facts in self.files.items():
-            if not 0 < facts.bytes <= allowed[name]:
-                raise BundleError(f"{name} has {facts.bytes:,} bytes, at most {allowed[name]:,} are taken")
-        if (total := sum(facts.bytes for facts in self.files.values())) > MOST_BYTES:
-            raise BundleError(f"its files have {total:,} bytes together, at most {MOST_BYTES:,} are taken")
+
+def _speeds_in(manifest: Mapping[str, Any]) -> list[str]:
+    """Names of the files that are speeds."""
+    return [name for name in manifest["files"] if _SPEED.fullmatch(name)]
 
 
 @contextmanager
@@ -375,19 +354,19 @@ class Archive:
         self._entries = _entries(opened)
         data = self._read(MANIFEST, MANIFEST_LIMIT)
         try:
-            self.manifest = Manifest.from_json(parse_json(data))
+            self.manifest = read_manifest(parse_json(data))
         except BundleError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{MANIFEST} is not one of deapcache: {type(error).__name__}: {error}") from None
-        if strange := sorted(set(self._entries) - {MANIFEST, *self.manifest.files}):
+        if strange := sorted(set(self._entries) - {MANIFEST, *self.manifest["files"]}):
             raise BundleError(f"it holds {strange[0]!r}, which its manifest does not list")
 
     def read(self, name: str) -> bytes:
         """The bytes of a listed file; raises :class:`BundleError` where they are not what the manifest says."""
-        facts = self.manifest.files[name]
-        data = self._read(name, facts.bytes)
-        if len(data) != facts.bytes or hashlib.sha256(data).hexdigest() != facts.sha256:
+        facts = self.manifest["files"][name]
+        data = self._read(name, facts["bytes"])
+        if len(data) != facts["bytes"] or hashlib.sha256(data).hexdigest() != facts["sha256"]:
             raise BundleError(f"{name} is not what {MANIFEST} says: its sha256 or its length differs")
         return data
 
@@ -469,16 +448,13 @@ def _check_identity(run: str, result: Result) -> None:
     for name, cache in result.caches.items():
         recipe = (TargetRecipe if name.endswith("targets") else FeatureRecipe).from_json(cache["recipe"])
         _require(recipe.digest == cache["digest"], f"the recipe of its {name} does not have the digest that it says")
-        same = not isinstance(recipe, FeatureRecipe) or _may_be_called(recipe.backbone, result.backbone)
-        _require(same, f"its {name} features are of another backbone")
+        if isinstance(recipe, FeatureRecipe):
+            # its own name, at any image size, or the label of a checkpoint
+            model, seed, _ = split_name(result.backbone)
+            is_label = (":" not in model and model not in BACKBONES) or model.startswith(f"{recipe.backbone}+")
+            is_same = is_label or join_name(model, seed) == recipe.backbone
+            _require(is_same, f"its {name} features are of another backbone")
     _require(result.run == run == run_id(result.to_json()), "its name is not the one that its contents have")
-
-
-def _may_be_called(backbone: str, name: str) -> bool:
-    """Whether features of ``backbone`` may have that name: its own at any image size, or a label of a checkpoint."""
-    model, seed, _ = split_name(name)
-    is_label = ":" not in model and model not in BACKBONES
-    return join_name(model, seed) == backbone or is_label or model.startswith(f"{backbone}+")
 
 
 def _statistics(result: Result, data: bytes) -> Statistics:

@@ -24,7 +24,6 @@ from deapcache.results.frame import display_name
 from deapcache.results.painters import (
     BLANK,
     WHOLE,
-    Extent,
     Painter,
     backdrop,
     make_painter,
@@ -147,7 +146,14 @@ def draw_run(
     left = _MARGIN + (_LINE if image_ids else 0)
     legend_left = left + columns * (wide + _GAP) + _GAP
     body = max(len(targets) * (_TILE + _GAP), _legend_height(painter))
-    page = Page(legend_left + _LEGEND, body + (_SIGMA if result.sigma else 0), _run_title(result), left)
+    metric = result.metrics[result.main_metric]
+    unit = f" {metric['unit']}" if metric["unit"] else ""
+    score, prior = result.scores[result.main_metric], result.prior[result.main_metric]
+    about = (
+        f"{result.task} · {result.dataset} · {display_name(result)} · {result.readout} · seed {result.seed}",
+        f"{metric['label']} {score:.4f}{unit} (image-independent prior {prior:.4f})",
+    )
+    page = Page(legend_left + _LEGEND, body + (_SIGMA if result.sigma else 0), about, left)
     for place in range(len(targets)):
         axes = page.row(left, page.top + place * (_TILE + _GAP), wide, _TILE, columns)
         if images is not None:
@@ -164,16 +170,6 @@ def draw_run(
         axis = page.axes(left, page.top + body + 0.35, width, _SIGMA - 0.35)
         _draw_sigma(axis, result.sigma, output_height / output_width)
     return page.figure.png()
-
-
-def _run_title(result: Result) -> tuple[str, str]:
-    metric = result.metrics[result.main_metric]
-    unit = f" {metric['unit']}" if metric["unit"] else ""
-    score, prior = result.scores[result.main_metric], result.prior[result.main_metric]
-    return (
-        f"{result.task} · {result.dataset} · {display_name(result)} · {result.readout} · seed {result.seed}",
-        f"{metric['label']} {score:.4f}{unit} (image-independent prior {prior:.4f})",
-    )
 
 
 def _draw_sigma(axis: Axes, sigma: Sequence[float], aspect: float) -> None:
@@ -229,7 +225,10 @@ def draw_prediction(
     height, width = (round(longer * max(side / max(image.shape[:2]), _NARROWEST)) for side in image.shape[:2])
     tall, wide = height / _DPI, width / _DPI
     legend_left = _MARGIN + (len(sizes) + 1) * (wide + _GAP) + _GAP
-    extent = _extent(seen, image)
+    extent = WHOLE
+    if seen is not None:
+        left, right = seen.left / image.shape[1], (seen.left + seen.width) / image.shape[1]
+        extent = left, right, (seen.top + seen.height) / image.shape[0], seen.top / image.shape[0]
     title = [
         name,
         f"{result.task} · trained on {result.dataset} · {display_name(result)} · {result.readout} · seed {result.seed}",
@@ -247,26 +246,14 @@ def draw_prediction(
         axis.set_title(f"{size[0]} × {size[1]}", fontsize=9, pad=4)
     if extent != WHOLE:
         beside = backdrop(image, image.shape[:2])
+        left, right, bottom, top = extent
         for axis in (first, *axes):
-            _frame_extent(axis, beside, extent)
+            axis.imshow(beside, extent=WHOLE, aspect="auto", zorder=-1)
+            axis.set_xlim(0, 1)
+            axis.set_ylim(1, 0)
+            outline(axis, np.array([[left, top, right - left, bottom - top]]), BLANK, dashed=True)
     page.place_legend(legend_left, painter)
     return page.figure.png()
-
-
-def _extent(seen: Region | None, image: np.ndarray) -> Extent:
-    if seen is None:
-        return WHOLE
-    height, width, _ = image.shape
-    return seen.left / width, (seen.left + seen.width) / width, (seen.top + seen.height) / height, seen.top / height
-
-
-def _frame_extent(axis: Axes, beside: np.ndarray, extent: Extent) -> None:
-    """Frame the ``extent`` that predictions are about; ``beside`` (h, w, 3) shows where nothing else was drawn."""
-    axis.imshow(beside, extent=WHOLE, aspect="auto", zorder=-1)
-    axis.set_xlim(0, 1)
-    axis.set_ylim(1, 0)
-    left, right, bottom, top = extent
-    outline(axis, np.array([[left, top, right - left, bottom - top]]), BLANK, dashed=True)
 
 
 def draw_cache(features: CacheEntry, images: CacheEntry | None, count: int) -> bytes:
@@ -290,8 +277,10 @@ def draw_volumes(
 ) -> LiteralFigure:
     """The volumes in ``rows`` of the open ``cache``, as :func:`draw_cache` draws them; at least one row."""
     colours, shares = principal_colours([cache.read_features(rows)])
-    beside = _base_images(features, images, rows)
-    pictures = [*([] if beside is None else [beside]), colours[0]]
+    pictures = [colours[0]]
+    if images and (beside := images.open()).is_complete(rows):
+        shown = beside.read(rows)
+        pictures.insert(0, mirror("images", shown) if features.fields["view"] == HFLIP else shown)
     _, height, width, _ = pictures[0].shape
     wide = _TILE * width / height
     across = min(_ACROSS, len(rows))
@@ -311,12 +300,3 @@ def draw_volumes(
             axis.imshow(each[place], interpolation="nearest", aspect="auto")
         axes[0].set_title(shortened(cache.image_ids[row], 24), fontsize=7, pad=2, loc="left")
     return page.figure
-
-
-def _base_images(features: CacheEntry, images: CacheEntry | None, rows: Sequence[int]) -> np.ndarray | None:
-    """(n, h, w, 3) uint8, as the features' view has them; ``None`` where some are not cached."""
-    cache = images.open() if images else None
-    if cache is None or not cache.is_complete(rows):
-        return None
-    found = cache.read(rows)
-    return mirror("images", found) if features.fields["view"] == HFLIP else found

@@ -30,31 +30,6 @@ LEGEND = {
 """Mark → what it means and, where there is something to do, what."""
 
 
-def marks_of(*, gain: float, p: float | None, judged: Iterable[float], curves: Iterable[Sequence[float | None]]) -> str:
-    """The marks of a row; mostly empty.
-
-    Parameters
-    ----------
-    gain
-        How much better than the prior its score is; NaN where either is undefined.
-    p
-        Of no gain, adjusted for the rows of the table, NaN where it is undefined; ``None``: it was not computed.
-    judged
-        Images that each run's score rests on, of tasks that judge some only.
-    curves
-        Training losses of each run.
-    """
-    curves = list(curves)
-    is_above = math.isnan(gain) or (gain > 0 and (p is None or p < LARGEST_P))
-    found = {
-        NOT_ABOVE: not is_above,
-        FEW_JUDGED: any(count < FEWEST_JUDGED for count in judged),
-        FALLING: any(map(is_falling, curves)),
-        DIVERGED: any(map(has_diverged, curves)),
-    }
-    return "".join(mark for mark, applies in found.items() if applies)
-
-
 def legend(marks: Iterable[str]) -> list[str]:
     """What stands beneath a table with these marks."""
     there = set("".join(marks))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from deapcache.errors import UsageError
 from deapcache.results.frame import (
+    grouped,
     inner_layer,
     layer_of,
     protocol_mismatches,
@@ -55,30 +56,21 @@ PLAIN = "plain"
 """The layout of :func:`make_tables`: a table for each task and dataset."""
 
 
-class _Group(NamedTuple):
-    """One task of a table of the paper."""
-
-    tasks: tuple[str, ...]
-    """The paper's task, then what takes its place on other data."""
-    metrics: tuple[str, ...]
-
+_Group = tuple[tuple[str, ...], tuple[str, ...]]
+"""The paper's task, then what takes its place on other data; and the metrics that are shown of them."""
 
 _SEMANTIC = ("voc", "segmentation")
-_ABLATED = (
-    _Group(("detection",), ("ap_large",)),
-    _Group(_SEMANTIC, ("mean_iou",)),
-    _Group(("depth",), ("rmse",)),
-)
+_ABLATED: tuple[_Group, ...] = ((("detection",), ("ap_large",)), (_SEMANTIC, ("mean_iou",)), (("depth",), ("rmse",)))
 _GROUPS: Mapping[str, tuple[_Group, ...]] = {
     "table3": (
-        _Group(("discrimination",), ("ari",)),
-        _Group(("boundaries",), ("cross_entropy", "iou")),
-        _Group(("detection",), ("ap_large",)),
+        (("discrimination",), ("ari",)),
+        (("boundaries",), ("cross_entropy", "iou")),
+        (("detection",), ("ap_large",)),
     ),
     "table4": (
-        _Group(_SEMANTIC, ("cross_entropy", "mean_iou")),
-        _Group(("coco-stuff",), ("cross_entropy", "mean_iou")),
-        _Group(("depth",), ("rmse",)),
+        (_SEMANTIC, ("cross_entropy", "mean_iou")),
+        (("coco-stuff",), ("cross_entropy", "mean_iou")),
+        (("depth",), ("rmse",)),
     ),
     "table5": _ABLATED,
     "figure4": _ABLATED,
@@ -100,8 +92,14 @@ _SIZE = 16
 SPREADS = 2
 """A difference is marked where the paper's number is more than so many spreads, and beyond the interval, from ours."""
 
-_FACTS = {"parameters": "P_learn\n[M]", "time": TRAIN_TIME.replace(" ", "\n")}
+_PARAMETERS, _TIME = "parameters", "time"
+_FACTS = {_PARAMETERS: "P_learn\n[M]", _TIME: TRAIN_TIME.replace(" ", "\n")}
 """Heads of columns that have no score but a fact about the readout."""
+
+_Column = tuple[str, str, str]
+"""What stands under one head: task; metric, or one of :data:`_FACTS`; the backbone's display name where columns are
+backbones too."""
+
 _OURS, _INTERVAL, _PAPER, _DIFFERENCE = "ours", "95% interval", "paper", "difference"
 _LINES = (_OURS, _INTERVAL, OVER_PRIOR, _PAPER, _DIFFERENCE)
 """The lines of a row; all but the first only where they say something."""
@@ -128,39 +126,26 @@ def layout_json(rows: DataFrame, layout: str) -> list[dict[str, Any]]:
     return [one.to_json() for one in _paper_tables(rows, layout)]
 
 
-class _Column(NamedTuple):
-    """What stands under one head."""
-
-    task: str
-    metric: str = ""
-    """Empty: no score but what ``fact`` says of the readout."""
-    fact: str = ""
-    backbone: str = ""
-    """Its display name where columns are backbones too."""
-
-
 def _paper_tables(rows: DataFrame, which: str) -> list[_PaperTable]:
     if which not in _GROUPS:
         raise UsageError(f"no layout {which!r}: there are {', '.join(LAYOUTS)}")
     groups = list(_GROUPS[which])
     if which in _OF_READOUTS:  # any task can compare them
-        known = {task for group in groups for task in group.tasks}
+        known = {task for tasks, _ in groups for task in tasks}
         others = rows[rows["is_main"] & ~rows["task"].isin(known)].drop_duplicates("task")
-        groups += [_Group((task,), (metric,)) for task, metric in zip(others["task"], others["metric"], strict=True)]
-    group_of = {task: place for place, group in enumerate(groups) for task in group.tasks}
+        groups += [((task,), (metric,)) for task, metric in zip(others["task"], others["metric"], strict=True)]
+    group_of = {task: place for place, (tasks, _) in enumerate(groups) for task in tasks}
     fitting = rows[rows["task"].isin(group_of)]
     tables = []
     for names, part in _settings(fitting, group_of):
         by_backbone = [([name, *names], part[part["display_name"] == name]) for name in _backbones(part)]
         for title, lines in by_backbone if which == "figure4" else [(names, part)]:
-            labels, cells = _lay_out(which, lines)
             tables.append(
                 _PaperTable(
                     which=which,
                     title=" · ".join([_TITLES[which], *title]),
                     columns=_columns(which, groups, lines),
-                    labels=labels,
-                    cells=cells,
+                    cells=_lay_out(which, lines),
                     rows=lines.drop_duplicates("row"),
                     mismatches=protocol_mismatches(lines, rows),
                 )
@@ -201,18 +186,18 @@ def _backbones(rows: DataFrame) -> list[str]:
 
 
 def _columns(which: str, groups: Sequence[_Group], rows: DataFrame) -> list[_Column]:
-    columns = []
-    for group in groups:
-        for task in (task for task in group.tasks if (rows["task"] == task).any()):
+    columns: list[_Column] = []
+    for tasks, metrics in groups:
+        for task in (task for task in tasks if (rows["task"] == task).any()):
             backbones = _backbones(rows[rows["task"] == task]) if which == "table5" else [""]
-            columns += [_Column(task, metric, backbone=name) for name in backbones for metric in group.metrics]
-            columns += [_Column(task, fact="parameters")] if which != "table5" else []
-            columns += [_Column(task, fact="time")] if which == "figure4" else []
+            columns += [(task, metric, name) for name in backbones for metric in metrics]
+            columns += [(task, _PARAMETERS, "")] if which != "table5" else []
+            columns += [(task, _TIME, "")] if which == "figure4" else []
     return columns
 
 
-def _lay_out(which: str, lines: DataFrame) -> tuple[list[str], dict[tuple[str, _Column], Any]]:
-    """Labels of the rows from top to bottom, and the line of the frame under each (label, column).
+def _lay_out(which: str, lines: DataFrame) -> dict[str, dict[_Column, Any]]:
+    """Label of a row → column → the line of the frame; the rows from top to bottom.
 
     A label is backbone or readout, and the learning rate where there are several; in Tables 3 and 4 with the readout
     where not all are the paper's. Where mixed results would meet in a cell they have further rows, numbered.
@@ -221,44 +206,33 @@ def _lay_out(which: str, lines: DataFrame) -> tuple[list[str], dict[tuple[str, _
     with_readout = lines["readout"].nunique() > 1 or READOUTS.get(lines["readout"].iloc[0]) != BASE
     with_rate = lines.loc[lines["lr"].notna(), "lr_text"].nunique() > 1
 
-    def order(row: Any) -> tuple[Any, ...]:
-        return (
-            0 if of_readouts else backbones.index(row.display_name),
-            _readout_order(row.readout),
-            0 if math.isnan(row.lr) else -row.lr,
-        )
+    def order(scores: Sequence[Any]) -> tuple[Any, ...]:
+        """The paper's order, other readouts after by name; sizes of one readout from small to large."""
+        row = scores[0]
+        family, _, size = row.readout.partition(":")
+        known = _FAMILIES.index(family) if family in _FAMILIES else len(_FAMILIES)
+        place = 0 if of_readouts else backbones.index(row.display_name)
+        of_readout = known, family, int(size) if size.isdigit() else _SIZE
+        return place, of_readout, 0 if math.isnan(row.lr) else -row.lr
 
-    def label_of(row: Any) -> str:
-        name = f"{row.display_name} · {row.readout}" if with_readout else row.display_name
-        return (row.readout if of_readouts else name) + (f" · {row.lr_text}" if with_rate else "")
-
+    placed: dict[str, list[dict[_Column, Any]]] = defaultdict(list)
     numbers: Counter[tuple[str, str, str]] = Counter()
-    most: Counter[str] = Counter()
-    placed = {}
-    for row in sorted(lines.drop_duplicates("row").itertuples(), key=order):
-        label = label_of(row)
+    for scores in sorted(grouped(lines.itertuples(), "row"), key=order):
+        row = scores[0]
+        name = f"{row.display_name} · {row.readout}" if with_readout else row.display_name
+        label = (row.readout if of_readouts else name) + (f" · {row.lr_text}" if with_rate else "")
+        number = numbers[label, row.task, row.display_name]
         numbers[label, row.task, row.display_name] += 1
-        placed[row.row] = label, numbers[label, row.task, row.display_name]
-        most[label] = max(most[label], placed[row.row][1])
-
-    def numbered(label: str, number: int) -> str:
-        return f"{label} ({number})" if most[label] > 1 else label
-
-    cells: dict[tuple[str, _Column], Any] = {}
-    for line in lines.itertuples():
-        label = numbered(*placed[line.row])
-        for backbone in ("", line.display_name):
-            cells[label, _Column(line.task, line.metric, backbone=backbone)] = line
-            cells[label, _Column(line.task, fact="parameters", backbone=backbone)] = line
-            cells[label, _Column(line.task, fact="time", backbone=backbone)] = line
-    return [numbered(label, place + 1) for label in most for place in range(most[label])], cells
-
-
-def _readout_order(readout: str) -> tuple[int, str, int]:
-    """The paper's order, others after by name; sizes of one readout from small to large."""
-    family, _, size = readout.partition(":")
-    known = _FAMILIES.index(family) if family in _FAMILIES else len(_FAMILIES)
-    return known, family, int(size) if size.isdigit() else _SIZE
+        if number == len(placed[label]):
+            placed[label].append({})
+        cells = {(row.task, line.metric): line for line in scores} | {(row.task, fact): row for fact in _FACTS}
+        for backbone in ("", row.display_name):
+            placed[label][number] |= {(*column, backbone): line for column, line in cells.items()}
+    return {
+        f"{label} ({number})" if len(alike) > 1 else label: cells
+        for label, alike in placed.items()
+        for number, cells in enumerate(alike, start=1)
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,9 +242,8 @@ class _PaperTable:
     which: str
     title: str
     columns: list[_Column]
-    labels: list[str]
-    cells: Mapping[tuple[str, _Column], Any]
-    """(label, column) → line of :func:`table_rows`; only where there is one."""
+    cells: Mapping[str, Mapping[_Column, Any]]
+    """See :func:`_lay_out`; only where there is one."""
     rows: DataFrame
     mismatches: list[str]
     """What of mixed results was measured differently from what stands in an earlier row or table."""
@@ -278,8 +251,8 @@ class _PaperTable:
     def table(self) -> Table:
         """As text: several lines for each row, ours first, then what it is compared with."""
         lines = []
-        for label in self.labels:
-            texts = [self._texts(label, column) for column in self.columns]
+        for label, cells in self.cells.items():
+            texts = [self._texts(column, cells.get(column)) for column in self.columns]
             for source in _LINES:
                 if source == _OURS or any(text.get(source) for text in texts):
                     lines.append((label if source == _OURS else "", source, *(text.get(source, "") for text in texts)))
@@ -290,48 +263,46 @@ class _PaperTable:
     def to_json(self) -> dict[str, Any]:
         """For each row its scores with spread, interval, paper's number and difference."""
         rows = [
-            {"label": label, "cells": [_cell_json(line, self.which) for line in self._scores(label)]}
-            for label in self.labels
+            {"label": label, "cells": [_cell_json(line, self.which) for line in self._scores(cells)]}
+            for label, cells in self.cells.items()
         ]
         document = {"table": self.which, "title": self.title, "rows": rows, "notes": list(self._notes())}
         return dict(plain_json(document))
 
-    def _scores(self, label: str) -> list[Any]:
-        return [self.cells[label, column] for column in self.columns if column.metric and (label, column) in self.cells]
+    def _scores(self, cells: Mapping[_Column, Any]) -> list[Any]:
+        return [cells[column] for column in self.columns if column[1] not in _FACTS and column in cells]
 
     def _head(self, column: _Column) -> str:
-        if column.fact:
-            return _FACTS[column.fact]
-        about = next(
-            result.metrics[column.metric]
-            for result in self.rows["result"]
-            if result.task == column.task and column.metric in result.metrics
-        )
-        return "\n".join(filter(None, (column.task, column.backbone, heading(about))))
+        task, metric, backbone = column
+        if metric in _FACTS:
+            return _FACTS[metric]
+        results = self.rows["result"]
+        about = next(one.metrics[metric] for one in results if one.task == task and metric in one.metrics)
+        return "\n".join(filter(None, (task, backbone, heading(about))))
 
-    def _texts(self, label: str, column: _Column) -> dict[str, str]:
+    def _texts(self, column: _Column, line: Any) -> dict[str, str]:
         """Source → text of a cell; without those of which there is nothing to say."""
-        line = self.cells.get((label, column))
         if line is None:
             return {_OURS: NOTHING}
-        if column.fact == "time":
+        if column[1] == _TIME:
             return {_OURS: three_digits(line.cost.get("train_ms_per_image"))}
-        if column.fact == "parameters":
+        if column[1] == _PARAMETERS:
             paper = paper_parameters(line.backbone, line.task) if _is_papers_row(line, self.which) else None
             return {_OURS: f"{line.parameters / 1e6:.3f}", _PAPER: str(paper or "")}
-        found = compare(line, self.which)
+        paper, distance, is_better, is_beyond = compare(line, self.which)
+        differs = f"{'▲' if is_better else '▼'} {abs(distance):.1%}{' *' if is_beyond else ''}"
         return {
             _OURS: " ".join(filter(None, (score(line.mean, line.spread), f"({len(line.seeds)})", line.marks))),
             _INTERVAL: interval(line.interval) if line.interval else "",
             OVER_PRIOR: difference(line.difference) if line.difference else "",
-            _PAPER: str(found.paper or ""),
-            _DIFFERENCE: str(found),
+            _PAPER: str(paper or ""),
+            _DIFFERENCE: "" if paper is None else "=" if is_better is None else differs,
         }
 
     def _notes(self) -> Iterator[str]:
-        scores = [line for label in self.labels for line in self._scores(label)]
+        scores = [line for cells in self.cells.values() for line in self._scores(cells)]
         compared = ""
-        if any(compare(line, self.which).paper for line in scores):
+        if any(_paper_number(line, self.which) for line in scores):
             compared = f"; ▲ better, ▼ worse than the paper, = equal within its rounding; * beyond {SPREADS} spreads"
             compared += " and the interval" if any(line.interval for line in scores) else ""
         yield f"ours: mean over (n) seeds ± their sample standard deviation{compared}"
@@ -340,7 +311,11 @@ class _PaperTable:
         yield from rate_note(self.rows["results"])
         yield from self.mismatches
         if self.which == "figure4":
-            yield from _best_of_seeds(scores)
+            # the paper's largest bicubic run on detection is the best of three; so the best stands beside our mean
+            bicubic = [line for line in scores if (line.task, line.readout[:7]) == ("detection", "bicubic")]
+            for line in sorted(bicubic, key=lambda line: int(line.parameters), reverse=True)[:1]:
+                best = max(result.scores[line.metric] for result in line.results)
+                yield f"detection · {line.readout}: best of {len(line.seeds)} seeds {best:.4f}"
         yield from legend(line.marks for line in scores)
         problems = (one.problem for one in self.rows["uncertainty"] if one and one.problem)
         yield from (f"no interval: {problem}" for problem in dict.fromkeys(problems))
@@ -361,40 +336,16 @@ def _task_notes(rows: DataFrame) -> Iterator[str]:
         yield f"{name}: no paper's number beside it: {unlike}"
 
 
-def _best_of_seeds(scores: Sequence[Any]) -> Iterator[str]:
-    """The paper's largest bicubic run on detection is the best of three; so the best stands beside our mean."""
-    found = [line for line in scores if (line.task, line.readout[:7]) == ("detection", "bicubic")]
-    if found:
-        largest = max(found, key=lambda line: line.parameters)
-        best = max(result.scores[largest.metric] for result in largest.results)
-        yield f"detection · {largest.readout}: best of {len(largest.seeds)} seeds {best:.4f}"
+def compare(line: Any, which: str) -> tuple[PaperNumber | None, float, bool | None, bool | None]:
+    """The paper's number for a line of :func:`table_rows`, where it was measured on the same data, and how ours is.
 
-
-class _Comparison(NamedTuple):
-    """A score of ours beside the paper's, where the paper has one that was measured on the same data."""
-
-    paper: PaperNumber | None = None
-    difference: float = math.nan
-    """Ours minus the paper's, as a share of the paper's."""
-    is_better: bool | None = None
-    """``None`` where they agree within the paper's rounding."""
-    is_beyond: bool | None = None
-    """Whether the paper's number, with its rounding, is outside both two spreads and the interval; ``None`` where there
-    is nothing to judge by: neither several seeds nor an interval."""
-
-    def __str__(self) -> str:
-        if self.paper is None:
-            return ""
-        if self.is_better is None:
-            return "="
-        return f"{'▲' if self.is_better else '▼'} {abs(self.difference):.1%}{' *' if self.is_beyond else ''}"
-
-
-def compare(line: Any, which: str) -> _Comparison:
-    """The paper's number for a line of :func:`table_rows`, and how far ours is from it."""
+    The difference, ours minus the paper's as a share of the paper's; whether ours is better, ``None`` where they agree
+    within the paper's rounding; and whether the paper's number, with its rounding, is outside both two spreads and the
+    interval, ``None`` where there is nothing to judge by: neither several seeds nor an interval.
+    """
     paper = _paper_number(line, which)
     if paper is None:
-        return _Comparison()
+        return None, math.nan, None, None
     is_better = None
     if not math.isnan(line.mean) and abs(line.mean - paper.value) > paper.rounding:
         is_better = (line.mean > paper.value) == line.higher_is_better
@@ -404,7 +355,7 @@ def compare(line: Any, which: str) -> _Comparison:
     if known:
         low, high = min(found[0] for found in known), max(found[1] for found in known)
         is_beyond = paper.value + paper.rounding < low or paper.value - paper.rounding > high
-    return _Comparison(paper, (line.mean - paper.value) / abs(paper.value), is_better, is_beyond)
+    return paper, (line.mean - paper.value) / abs(paper.value), is_better, is_beyond
 
 
 def _paper_number(line: Any, which: str) -> PaperNumber | None:
@@ -421,7 +372,7 @@ def _is_papers_row(line: Any, which: str) -> bool:
 
 def _cell_json(line: Any, which: str) -> dict[str, Any]:
     """Everything about a cell; what is not known is ``None`` or NaN."""
-    found = compare(line, which)
+    paper, distance, is_better, is_beyond = compare(line, which)
     return {
         **{name: getattr(line, name) for name in ("task", "dataset", "backbone", "readout", "lr", "seeds")},
         "layer": layer_of(line.result),
@@ -429,10 +380,10 @@ def _cell_json(line: Any, which: str) -> dict[str, Any]:
         **{name: getattr(line, name) for name in ("metric", "mean", "spread", "interval", "prior")},
         "over_prior": difference_json(line),
         "marks": line.marks,
-        "paper": None if found.paper is None else {"value": found.paper.value, "source": found.paper.source},
-        "difference": found.difference,
-        "is_better": found.is_better,
-        "is_beyond": found.is_beyond,
+        "paper": None if paper is None else {"value": paper.value, "source": paper.source},
+        "difference": distance,
+        "is_better": is_better,
+        "is_beyond": is_beyond,
         "parameters": line.parameters,
         "protocol_digest": line.protocol,
         "runs": [result.run for result in line.results],

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -396,7 +396,11 @@ class ReadoutFile:
                     covered=tuple(about.get("covered", (1.0, 1.0))),
                     parts=tuple(about.get("parts", ())),
                     options=about["options"],
-                    state={name: torch.from_numpy(array.copy()) for name, array in self._head(place)},
+                    state={
+                        name.removeprefix(f"{place}."): torch.from_numpy(array.copy())
+                        for name, array in self.weights.items()
+                        if name.startswith(f"{place}.")
+                    },
                 )
                 for place, channels in enumerate(about["heads"])
             ]
@@ -410,10 +414,6 @@ class ReadoutFile:
             if head.training_free:
                 head.output_of_mean = get_task(self.task, about.get("task_options")).output_of_mean
         return heads
-
-    def _head(self, place: int) -> Iterator[tuple[str, np.ndarray]]:
-        prefix = f"{place}."
-        return ((n.removeprefix(prefix), array) for n, array in self.weights.items() if n.startswith(prefix))
 
 
 def load_readout_file(home: Location, run: str) -> ReadoutFile:

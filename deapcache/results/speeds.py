@@ -449,19 +449,17 @@ def _speeds_in(file: Path) -> list[Speed | StepSpeeds] | Rates:
         documents = parse_json(data)
         if isinstance(documents, dict):
             return _old_rates(checked(data, _OLD_MODEL, schema=SCHEMA))
-        return [_speed_in(document) for document in documents]
+        speeds: list[Speed | StepSpeeds] = []
+        for document in documents:
+            is_of_steps = isinstance(document, dict) and "steps" in document
+            found = checked(json.dumps(document).encode(), STEPS_MODEL if is_of_steps else SPEED_MODEL, schema=SCHEMA)
+            speeds.append(StepSpeeds.from_json(found) if is_of_steps else Speed.from_json(found))
+        return speeds
     except (ValueError, TypeError, ArithmeticError) as error:
         raise ResultsError(
             f"{file} is no file of measured rates of schema {SCHEMA} ({type(error).__name__}: {error}): give one that "
             "`deapcache plan --measure` wrote, or measure again after removing it"
         ) from None
-
-
-def _speed_in(document: Any) -> Speed | StepSpeeds:
-    data = json.dumps(document).encode()
-    if isinstance(document, dict) and "steps" in document:
-        return StepSpeeds.from_json(checked(data, STEPS_MODEL, schema=SCHEMA))
-    return Speed.from_json(checked(data, SPEED_MODEL, schema=SCHEMA))
 
 
 def _old_rates(document: Mapping[str, Any]) -> Rates:

@@ -132,7 +132,14 @@ def _run_notes(rows: DataFrame) -> Iterator[str]:
     yield f"images: {max(rows['train_images']):,} train, {results[0].val_images:,} val"
     if any(map(is_subset, results)):
         yield "train images: nested subsets; the prior is that of the first row"
-    yield from dict.fromkeys(note for result in results for note in _left_out(result))
+    left_out: dict[str, None] = {}
+    for name, cache in ((name, cache) for result in results for name, cache in result.caches.items()):
+        if omitted := cache["recipe"].get("omitted"):
+            count, ids = omitted["images"], omitted["ids"][:_NAMED]
+            more = f" and {count - len(ids):,} more" if count > len(ids) else ""
+            said = f"left out of {name.split()[0]}, not readable when extracted: {count:,} ({', '.join(ids)}{more})"
+            left_out[said] = None
+    yield from left_out
     if any(rows["cost"]):
         devices = ", ".join(sorted({result.device for result in results if result.cost}))
         yield f"time and memory of a training step: of the readout alone, measured on {devices}"
@@ -141,22 +148,13 @@ def _run_notes(rows: DataFrame) -> Iterator[str]:
     yield from (f"  {path}" for path in caches)
 
 
-def _left_out(result: Result) -> Iterator[str]:
-    """Of each split the images that could not be read when its caches were made."""
-    for name, cache in result.caches.items():
-        if omitted := cache["recipe"].get("omitted"):
-            count, ids = omitted["images"], omitted["ids"][:_NAMED]
-            more = f" and {count - len(ids):,} more" if count > len(ids) else ""
-            yield f"left out of {name.split()[0]}, not readable when extracted: {count:,} ({', '.join(ids)}{more})"
-
-
 def tables_json(rows: DataFrame) -> list[dict[str, Any]]:
     """The rows of all tables as JSON objects, in order."""
-    return [_row_json({line.metric: line for line in lines}) for lines in grouped(rows.itertuples(), "row")]
+    return [_row_json(lines) for lines in grouped(rows.itertuples(), "row")]
 
 
-def _row_json(scores: Mapping[str, Any]) -> dict[str, Any]:
-    line = next(iter(scores.values()))
+def _row_json(lines: Sequence[Any]) -> dict[str, Any]:
+    scores, line = {one.metric: one for one in lines}, lines[0]
     first: Result = line.result
     row = {
         **{name: getattr(line, name) for name in ("task", "dataset", "backbone", "readout", "lr")},

@@ -11,8 +11,7 @@ import pytest
 from deapcache_testing import require
 
 from deapcache.backbones import BACKBONES
-from deapcache.results import paper_ablation, paper_backbones, paper_parameters, paper_score
-from deapcache.results.paper import DATA, paper_metrics
+from deapcache.results.paper import DATA, paper_ablation, paper_backbones, paper_metrics, paper_parameters, paper_score
 from deapcache.tasks import get_task
 
 ROOT = Path(__file__).resolve().parents[2]

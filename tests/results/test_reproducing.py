@@ -14,8 +14,7 @@ import pytest
 from deapcache_results import save_depth
 
 from deapcache.backbones import BACKBONES, describe
-from deapcache.results import paper_ablation, paper_backbones, paper_parameters, paper_score
-from deapcache.results.paper import DATA
+from deapcache.results.paper import DATA, paper_ablation, paper_backbones, paper_parameters, paper_score
 from deapcache.tasks import get_task
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "reproducing.md").read_text()
