@@ -1,6 +1,6 @@
 """From the results of several homes to the lines of a leaderboard: what stands beside what, in which order.
 
-A leaderboard is one data frame, see :data:`COLUMNS`: a line for each entry (a readout on a backbone, ours or the
+A leaderboard is one data frame, ``Leaderboard.lines``: a line for each entry (a readout on a backbone, ours or the
 paper's) and metric. Entries of one ``comparison`` were measured the same way; each is a column of a ``board``, a table
 backbones × tasks.
 """
@@ -119,30 +119,17 @@ def collect(homes: Iterable[Location]) -> Collected:
     )
 
 
-COLUMNS = (
-    *("board", "comparison", "title", "setting", "comparison_key", "task", "dataset"),
-    # the entry, a digest of what it is for addresses, and the line that it stands in of its board
-    *("entry", "key", "line"),
-    *("source", "printed", "backbone", "display_name", "reading", "category", "backbone_parameters", "features"),
-    *("training_data", "speeds", "readout", "variant", "name", "lr", "parameters", "layer", "tokens"),
-    *("metric", "place", "label", "unit", "higher_is_better", "is_main"),
-    *("mean", "spread", "decimals", "interval", "prior", "difference", "p_holm"),
-    *("row", "results", "homes", "seeds", "cost", "protocol", "date", "versions", "problem", "over", "rate", "marks"),
-    *("train_images", "val_images", "output_size"),
-)
-"""Of a leaderboard's frame. ``setting`` tells a comparison from others of its task and dataset, ``variant`` an entry
-from others of its backbone and readout; both are mostly empty. ``printed`` is the paper's table, empty for ours;
-``features`` (H, W, D); ``speeds`` of the backbone on each device, that of the
-shown one first; ``place`` of the metric in its comparison; ``decimals`` that are known of the score; ``homes`` of
-each of ``results``. What is not known is ``None``, an empty tuple or an empty text."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Leaderboard:
     """Everything that is shown."""
 
     lines: DataFrame
-    """See :data:`COLUMNS`; sorted by board, comparison, rank and metric."""
+    """Sorted by board, comparison, rank and metric. ``setting`` tells a comparison from others of its task and dataset,
+    ``variant`` an entry from others of its backbone and readout; both are mostly empty. ``key`` is a digest of what an
+    entry is, for addresses, ``line`` the place in its board. ``printed`` is the paper's table, empty for ours;
+    ``features`` (H, W, D); ``speeds`` of the backbone on each device, that of the shown one first; ``place`` of the
+    metric in its comparison; ``decimals`` that are known of the score; ``homes`` of each of ``results``. What is not
+    known is ``None``, an empty tuple or an empty text."""
     device: str = ""
     """Whose speeds are shown; empty where none was measured."""
     devices: tuple[str, ...] = ()
@@ -203,7 +190,7 @@ def leaderboard(
         of_each = [collected.speeds[each].get(name) or collected.speeds[each].get(model) for each in devices]
         speeds[name] = tuple(filter(None, of_each))
     lines = [line | {"speeds": speeds[line["model"]]} for line in lines]
-    frame = pd.DataFrame(_sorted(lines), columns=list(COLUMNS), dtype=object)
+    frame = pd.DataFrame(_sorted(lines), dtype=object)
     return Leaderboard(lines=frame, device=shown, devices=devices, notes=collected.notes)
 
 
@@ -272,13 +259,8 @@ def _comparison(
     comparison |= {"train_images": max(row.train_images for row in group), "val_images": first.val_images}
     comparison |= {"output_size": tuple(first.protocol["output_size"])}
     metrics = {
-        name: {
-            **about,
-            "metric": name,
-            "place": place,
-            "is_main": name == first.main_metric,
-            "prior": first.prior[name],
-        }
+        name: {fact: about[fact] for fact in ("label", "unit", "higher_is_better")}
+        | {"metric": name, "place": place, "is_main": name == first.main_metric, "prior": first.prior[name]}
         for place, (name, about) in enumerate(first.metrics.items())
     }
     scores = ("mean", "spread", "interval", "difference", "p_holm")
