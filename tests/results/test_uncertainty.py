@@ -19,6 +19,7 @@ from deapcache.results import (
     table_rows,
 )
 from deapcache.results.intervals import interval_key
+from deapcache.results.verdict import verdict
 from deapcache.tasks import TASKS, get_task
 
 METRICS = {"iou": {"label": "IoU", "unit": "", "higher_is_better": True}}
@@ -139,6 +140,56 @@ def test_paired_difference_is_over_the_same_drawn_images(home, row) -> None:
     row(seeds=(2,), ids={2: [f"other {number}" for number in range(9)]})
     with pytest.raises(ResultsError, match="not scored on the same images"):
         paired_difference(home, first.results, second.results)
+
+
+@pytest.fixture
+def rows(home, facts, arrays):
+    """Rows of boundaries by backbone: the first two with one prior, the third with another."""
+    for place, prior in enumerate((5, 5, 6)):
+        statistics, theirs = _statistics(place), _statistics(prior)
+        parts = {
+            **arrays,
+            "statistics": statistics,
+            "prior_statistics": theirs,
+            "image_ids": [str(n) for n in range(9)],
+        }
+        made = facts(backbone=f"b{place}", scores=get_task("boundaries").scores(statistics), metrics=METRICS)
+        save_run(home, made | {"prior": get_task("boundaries").scores(theirs)}, **parts)
+    return main_rows(load_results(home))
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """How often a task's scores were computed on drawn images: an entry each."""
+    kind, calls = type(get_task("boundaries")), []
+    scores = kind.scores_of_sums
+
+    def counted(task, sums):
+        if len(next(iter(sums.values()))) > 1:
+            calls.append(len(sums))
+        return scores(task, sums)
+
+    monkeypatch.setattr(kind, "scores_of_sums", counted)
+    return calls
+
+
+def test_rows_with_one_prior_score_it_once_and_another_is_not_mistaken_for_it(home, rows, scored) -> None:
+    uncertainty = HomeIntervals(home)
+    found = [uncertainty(row.results).differences["iou"] for row in rows]
+    assert len(scored) == 5, "three runs, and two priors"
+    for place, prior in enumerate((5, 5, 6)):
+        expected = bootstrap_difference([_statistics(place)], [_statistics(prior)], get_task("boundaries").scores)
+        assert found[place].interval == pytest.approx(expected["iou"].interval)
+
+
+def test_a_verdict_draws_the_images_of_each_row_once(home, rows, scored) -> None:
+    said = verdict(home, rows)
+    assert len(scored) == len(rows)
+    places = {row.display_name: row for row in rows}
+    for pair in said["pairs"]:
+        left, right = (places[pair[name]].results for name in ("better", "worse"))
+        expected = paired_difference(home, left, right, over_seeds=True)["iou"]
+        assert (pair["difference"], tuple(pair["interval"])) == (expected.value, expected.interval)
 
 
 class _Chosen:
