@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -61,42 +62,28 @@ _PERCENTILES = (1, 99)
 """Range of values that get colours of their own: a single outlier must not take all the contrast."""
 
 
+@dataclass
 class Painter(ABC):
-    """Draws all predictions of one picture in the same colours.
-
-    Parameters
-    ----------
-    picture
-        ``Task.picture``.
-    predictions
-        As ``Task.prediction`` gives them, or as ``Task.picture_values`` where there are targets.
-    targets
-        As ``Task.picture_values`` gives them; ``None`` where the truth is not known.
-    images
-        The image (h, w, 3) uint8 RGB that each prediction is of; ``None`` where there are none.
-    classes
-        Names of the classes; empty without a class map.
-    """
+    """Draws all predictions of one picture in the same colours."""
 
     note: ClassVar[str] = ""
     """What neither legend nor bars can say of predictions without targets."""
 
-    def __init__(
-        self,
-        picture: str,
-        predictions: Sequence[np.ndarray],
-        targets: Sequence[np.ndarray] | None,
-        images: Sequence[np.ndarray] | None,
-        classes: Sequence[str],
-    ) -> None:
-        self.picture = picture
-        self.predictions = predictions
-        self.targets = targets
-        self.images = images
-        self.classes = classes
-        self.legend: Mapping[str, str] = {}
-        """Name → colour."""
-        self.bars: Bars = ()
+    picture: str
+    """``Task.picture``."""
+    predictions: Sequence[np.ndarray]
+    """As ``Task.prediction`` gives them, or as ``Task.picture_values`` where there are targets."""
+    targets: Sequence[np.ndarray] | None
+    """As ``Task.picture_values`` gives them; ``None`` where the truth is not known."""
+    images: Sequence[np.ndarray] | None
+    """The image (h, w, 3) uint8 RGB that each prediction is of; ``None`` where there are none."""
+    classes: Sequence[str]
+    """Names of the classes; empty without a class map."""
+    legend: Mapping[str, str] = field(init=False, default_factory=dict)
+    """Name → colour."""
+    bars: Bars = field(init=False, default=())
+
+    def __post_init__(self) -> None:
         self.prepare()
 
     @abstractmethod
