@@ -43,47 +43,25 @@ def verdict(home: Location, lines: Sequence[Any]) -> dict[str, Any]:
         for left, right, both, over_images in pair_differences(home, [line.results for line in ranked])
     ]
     p_values = holm([both.p for _, _, both, _ in compared])
-    pairs = [
-        _pair(left, right, both, over_images, p, images, label, len(compared))
-        for (left, right, both, over_images), p in zip(compared, p_values, strict=True)
-    ]
-    return dict(
-        plain_json(
-            {
-                "ranking": [line.display_name for line in ranked],
-                "headline": _headline(ranked, pairs, label, images),
-                "pairs": pairs,
-            }
-        )
-    )
-
-
-def _pair(
-    left: Any, right: Any, both: Difference, over_images: Difference, p: float, images: int, label: str, pairs: int
-) -> dict[str, Any]:
-    is_sure = p < LARGEST_P
-    more = None if is_sure else more_images(both, over_images, images, pairs)
-    low, high = both.interval
-    ends = "no interval, for lack of images" if math.isnan(low) else f"95% interval of it {low:+.4f} to {high:+.4f}"
-    by = f"by {abs(both.value):.4f} {label} ({ends})"
-    better, worse = left.display_name, right.display_name
-    if is_sure:
-        text = f"{better} beats {worse} {by}"
-    elif math.isnan(both.value):
-        text = f"{better} and {worse} cannot be compared: one has no score"
-    else:
-        tied = f"{better} and {worse} can't be told apart with {_these(images)}"
-        text = f"{tied}: {_needed(more, images)}; they differ {by}"
-    return {
-        "better": better,
-        "worse": worse,
-        "difference": both.value,
-        "interval": list(both.interval),
-        "p": p,
-        "is_sure": is_sure,
-        "more_images": more,
-        "text": text,
-    }
+    pairs: list[dict[str, Any]] = []
+    for (left, right, both, over_images), p in zip(compared, p_values, strict=True):
+        is_sure = p < LARGEST_P
+        more = None if is_sure else more_images(both, over_images, images, len(compared))
+        low, high = both.interval
+        ends = "no interval, for lack of images" if math.isnan(low) else f"95% interval of it {low:+.4f} to {high:+.4f}"
+        by = f"by {abs(both.value):.4f} {label} ({ends})"
+        better, worse = left.display_name, right.display_name
+        if is_sure:
+            text = f"{better} beats {worse} {by}"
+        elif math.isnan(both.value):
+            text = f"{better} and {worse} cannot be compared: one has no score"
+        else:
+            tied = f"{better} and {worse} can't be told apart with {_these(images)}"
+            text = f"{tied}: {_needed(more, images)}; they differ {by}"
+        facts = {"better": better, "worse": worse, "difference": both.value, "interval": list(both.interval), "p": p}
+        pairs.append({**facts, "is_sure": is_sure, "more_images": more, "text": text})
+    headline = _headline(ranked, pairs, label, images)
+    return dict(plain_json({"ranking": [line.display_name for line in ranked], "headline": headline, "pairs": pairs}))
 
 
 def more_images(both: Difference, over_images: Difference, images: int, pairs: int = 1) -> int | None:
