@@ -26,6 +26,7 @@ from deapcache.locations import Location, WebLocation, locate
 from deapcache.recipe import SHORT, digest_of
 from deapcache.results.documents import Date, Side
 from deapcache.results.files import MOST_BYTES, checked, files_in, read_checked
+from deapcache.results.frame import CONTROL
 from deapcache.untrusted import parse_json
 
 SCHEMA = 1
@@ -330,6 +331,11 @@ def by_device(speeds: Iterable[Speed]) -> dict[str, dict[str, Speed]]:
 def most_measured(speeds: Mapping[str, Mapping[str, Speed]]) -> str:
     """The device with the most backbones, of several the first by name; empty where there is none."""
     return max(sorted(speeds), key=lambda name: len(speeds[name]), default="")
+
+
+def speed_of(speeds: Mapping[str, Speed], backbone: str) -> Speed | None:
+    """That of a backbone, of those by name; an untrained control has its model's, whose arithmetic is the same."""
+    return speeds.get(backbone) or speeds.get(CONTROL.sub("", backbone))
 
 
 # Rates of one device, for plans

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from deapcache_figures import add_speed, collisions, texts_of
+from deapcache_figures import add_speed, collisions, marks_of, texts_of
 from deapcache_results import make_facts, make_selected
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,7 +28,7 @@ from deapcache.results.figures.correlations import (
 from deapcache.results.figures.groups import group_results
 from deapcache.results.figures.labels import Label
 from deapcache.results.figures.sigma import draw_sigma
-from deapcache.results.figures.speed_quality import pareto_front
+from deapcache.results.figures.speed_quality import draw_speed_quality, pareto_front
 from deapcache.results.figures.style import MARKS, Canvas, broken_lines, name_axes
 from deapcache.results.frame import CATEGORIES
 from deapcache.results.leaderboard import collect, leaderboard
@@ -194,6 +194,15 @@ def test_speeds_of_the_device_with_most_backbones(home: LocalLocation) -> None:
     assert (mae.name, mae.images_per_second["median"], mae.device) == ("mae", pytest.approx(12), "cpu, 2 cores")
     assert dino.relative == pytest.approx(0.25)
     assert [one.images_per_second["median"] for one in load_speeds(home, "an accelerator")] == [pytest.approx(900)]
+
+
+def test_a_control_is_at_the_speed_of_its_model(home: LocalLocation) -> None:
+    add_speed(home, "mae", 10, 4.0)
+    add_speed(home, "dino@untrained", 10, 2.0)
+    names = ("mae", "mae@untrained:1", "dino@untrained", "dino")
+    groups = group_results(table_rows([make_result(make_facts(backbone=name)) for name in names]))
+    (axis,) = draw_speed_quality(groups, load_speeds(home), paper=False).figure.axes
+    np.testing.assert_allclose(marks_of(axis)[:, 0], [2, 4, 4])
 
 
 def test_figures_count_chosen_rates_as_one_and_leave_out_given_ones() -> None:

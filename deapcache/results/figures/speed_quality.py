@@ -12,7 +12,7 @@ from deapcache.errors import ResultsError
 from deapcache.results.figures.groups import Group, Panel, common_notes, paper_panel
 from deapcache.results.figures.labels import LINE
 from deapcache.results.figures.style import GREY, Canvas, category_handles, log_ticks, name_axes, two_columns
-from deapcache.results.speeds import Speed
+from deapcache.results.speeds import Speed, speed_of
 
 _PAPER_TASKS = ("discrimination", "voc", "depth")
 """One of each of the paper's three categories of tasks."""
@@ -26,20 +26,22 @@ def draw_speed_quality(groups: Sequence[Group], speeds: Sequence[Speed], *, pape
     With ``paper`` also the scores that it prints, over the speeds measured here: its own speeds it only draws. Raises
     :class:`ResultsError` where no backbone has both.
     """
-    speed_of = {one.name: one.relative for one in speeds}
+    by_name = {one.name: one for one in speeds}
     scored = [Panel(one.title, one.axis, one.points(), one.rows[0].higher_is_better) for one in groups]
     scored += map(paper_panel, _PAPER_TASKS if paper else ())
-    panels = [panel for panel in (one.of(speed_of) for one in scored) if panel.points]
+    models = {point.model for panel in scored for point in panel.points}
+    relative = {model: found.relative for model in models if (found := speed_of(by_name, model))}
+    panels = [panel for panel in (one.of(relative) for one in scored) if panel.points]
     if not panels:
         names = ", ".join(dict.fromkeys(line.backbone for one in groups for line in one.rows)) or "none"
         raise ResultsError(
             f"figure speed-quality needs a speed and a score of the same backbone: speeds are of "
-            f"{', '.join(speed_of)}, scores of {names}. Run deapcache speed --backbone NAME, or deapcache probe "
+            f"{', '.join(by_name)}, scores of {names}. Run deapcache speed --backbone NAME, or deapcache probe "
             "--backbone NAME"
         )
     canvas, axes = two_columns(len(panels), row=3.0, around=1.0)
     for axis, panel in zip(axes, panels, strict=True):
-        _draw(canvas, axis, panel, speed_of)
+        _draw(canvas, axis, panel, relative)
     has_paper = any(panel.hollow for panel in panels)
     shown = [point.category for panel in panels for point in panel.points]
     canvas.legend([*category_handles(shown, paper=has_paper), Line2D([], [], label="Pareto front", **_FRONT)])
@@ -64,8 +66,8 @@ def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: boo
     return front[::-1]
 
 
-def _draw(canvas: Canvas, axis: Axes, panel: Panel, speed_of: Mapping[str, float]) -> None:
-    speeds = [speed_of[point.model] for point in panel.points]
+def _draw(canvas: Canvas, axis: Axes, panel: Panel, relative: Mapping[str, float]) -> None:
+    speeds = [relative[point.model] for point in panel.points]
     places = [(speed, point.score) for speed, point in zip(speeds, panel.points, strict=True)]
     front = [places[place] for place in pareto_front(places, higher_is_better=panel.higher_is_better)]
     axis.plot(*zip(*front, strict=True), zorder=1, **_FRONT).pop().set_label(LINE)

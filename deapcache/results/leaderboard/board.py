@@ -19,7 +19,6 @@ from deapcache.errors import ResultsError
 from deapcache.locations import Location
 from deapcache.recipe import digest_of
 from deapcache.results.frame import (
-    CONTROL,
     Identity,
     about_backbone,
     comparison_identity,
@@ -50,7 +49,7 @@ from deapcache.results.paper import (
     unlike_paper,
 )
 from deapcache.results.record import Result, load_results
-from deapcache.results.speeds import Speed, all_speeds, by_device, most_measured
+from deapcache.results.speeds import Speed, all_speeds, by_device, most_measured, speed_of
 from deapcache.results.tables import score
 from deapcache.tasks import get_task
 
@@ -184,12 +183,8 @@ def leaderboard(
         for task, data in DATA.items():
             if task not in there:
                 lines += _papers_comparison(task, data, "the paper's" if (task, data.dataset) in measured else "")
-    speeds = {}
-    for name in {line["model"] for line in lines}:
-        model = CONTROL.sub("", name)  # whose arithmetic is that of its untrained control
-        of_each = [collected.speeds[each].get(name) or collected.speeds[each].get(model) for each in devices]
-        speeds[name] = tuple(filter(None, of_each))
-    lines = [line | {"speeds": speeds[line["model"]]} for line in lines]
+    for line in lines:
+        line["speeds"] = tuple(filter(None, (speed_of(collected.speeds[each], line["model"]) for each in devices)))
     frame = pd.DataFrame(_sorted(lines), dtype=object)
     return Leaderboard(lines=frame, device=shown, devices=devices, notes=collected.notes)
 
