@@ -5,11 +5,12 @@ A document is kept as it is, also what is in it beside: the types say what may b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import AfterValidator, Field, GetPydanticSchema
+from pydantic import AfterValidator, BeforeValidator, Field, GetPydanticSchema
 from typing_extensions import TypedDict
 
 
@@ -160,14 +161,16 @@ class _Used(TypedDict):
     digest: str
 
 
-_Ends = tuple[float | None, float | None]
+_Value = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""``null`` where it is not defined."""
+_Ends = tuple[_Value, _Value]
 
 
 class IntervalsDocument(TypedDict):
     """The intervals of one row, by metric: low and high; and value, interval and p of its differences."""
 
     intervals: dict[str, _Ends]
-    differences: dict[str, tuple[float | None, _Ends, float | None]]
+    differences: dict[str, tuple[_Value, _Ends, _Value]]
 
 
 Numbers = Annotated[Mapping[str, float], _as(dict[str, float | None])]

@@ -24,7 +24,7 @@ from deapcache.locations import Location
 from deapcache.recipe import SHORT, digest_of
 from deapcache.results.documents import IntervalsDocument
 from deapcache.results.files import MOST_BYTES
-from deapcache.results.record import Result, Statistics, finite_or_nan, load_statistics, plain_json
+from deapcache.results.record import Result, Statistics, load_statistics, plain_json
 from deapcache.tasks import Task, get_task
 
 ImageStatistics = Mapping[str, np.ndarray]
@@ -245,16 +245,8 @@ class HomeIntervals:
             kept = _INTERVALS.validate_json(home.read(key, most=MOST_BYTES), strict=True)
         except (FileNotFoundError, LocationError, ValueError):
             return None  # it is made again, whatever is wrong with it
-        return Uncertainty(
-            intervals={
-                metric: (finite_or_nan(low), finite_or_nan(high)) for metric, (low, high) in kept["intervals"].items()
-            },
-            differences={
-                metric: Difference(finite_or_nan(value), (finite_or_nan(low), finite_or_nan(high)), finite_or_nan(p))
-                for metric, (value, (low, high), p) in kept["differences"].items()
-            },
-            over=OVER[self._over_seeds],
-        )
+        differences = {metric: Difference(*facts) for metric, facts in kept["differences"].items()}
+        return Uncertainty(intervals=kept["intervals"], differences=differences, over=OVER[self._over_seeds])
 
     def _computed(self, home: Location, results: Sequence[Result], key: str) -> Uncertainty:
         try:
