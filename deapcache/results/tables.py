@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -276,13 +276,25 @@ def plain_text(table: Table) -> str:
     return "\n".join([table.title, *(aligned(line) for line in lines if line), *table.notes, ""])
 
 
-def markdown(table: Table) -> str:
-    """The table as a Markdown section, its notes as a list."""
-    rule = ["---" if place < LEFT else "---:" for place in range(len(table.header))]
-    lines = [f"| {' | '.join(map(_escaped, cells))} |" for cells in (table.header, rule, *table.rows)]
-    notes = [f"* {_escaped(note.strip())}" for note in table.notes]
-    return "\n".join([f"### {_escaped(table.title)}", "", *lines, "", *notes, ""])
-
-
 def _escaped(text: str) -> str:
     return text.replace("\n", " ").replace("|", r"\|").replace("*", r"\*").replace("_", r"\_").replace("<", "&lt;")
+
+
+def markdown(
+    table: Table,
+    *,
+    level: int = 3,
+    names: int = LEFT,
+    escape: Callable[[str], str] = _escaped,
+    links: Sequence[str] = (),
+) -> str:
+    """The table as a Markdown section, its notes as a list.
+
+    ``level`` is the heading's; the first ``names`` columns stand left; ``links``, Markdown, are a last column.
+    """
+    head = [*map(escape, table.header), *(["details"] if links else [])]
+    rule = ["---" if place < names else "---:" for place in range(len(head))]
+    rows = [[*map(escape, row), *links[place : place + 1]] for place, row in enumerate(table.rows)]
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
+    notes = [f"* {escape(note.strip())}" for note in table.notes]
+    return "\n".join([f"{'#' * level} {escape(table.title)}", "", *lines, "", *notes, ""])

@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -38,6 +39,7 @@ from deapcache.results.tables import (
     difference,
     heading,
     interval,
+    markdown,
     millions,
     score,
     three_digits,
@@ -148,22 +150,15 @@ def _comparison_table(lines: Sequence[Any]) -> Table:
 def markdown_page(board: Leaderboard, beside: Path | None) -> str:
     """A Markdown page; links to results are relative to the folder ``beside``."""
     parts = ["# Leaderboard", ""]
-    parts += [_section(_board_table(lines, board)) for lines in board.boards]
+    section = partial(markdown, level=2, names=_NAMES, escape=escaped)
+    parts += [section(_board_table(lines, board)) for lines in board.boards]
     for lines in board.comparisons:
         addresses = [details(entry[0], beside) for entry in grouped(lines, "entry")]
         links = [f"[result]({address})" if address else "" for address in addresses]
-        parts.append(_section(_comparison_table(lines), links if any(links) else []))
+        parts.append(section(_comparison_table(lines), links=links if any(links) else ()))
     if board.notes:
         parts += ["## Counted once", "", *(f"* {escaped(note)}" for note in board.notes), ""]
     return "\n".join(parts)
-
-
-def _section(table: Table, links: Sequence[str] = ()) -> str:
-    head = [*map(escaped, table.header), *(["details"] if links else [])]
-    rule = ["---" if place < _NAMES else "---:" for place in range(len(head))]
-    rows = [[*map(escaped, row), *links[place : place + 1]] for place, row in enumerate(table.rows)]
-    lines = [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
-    return "\n".join([f"## {escaped(table.title)}", "", *lines, "", *(f"* {escaped(n)}" for n in table.notes), ""])
 
 
 def escaped(text: str) -> str:
