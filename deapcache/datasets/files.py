@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deapcache.annotations import BOXES
 from deapcache.datasets.base import Dataset, sample_key
 from deapcache.datasets.digests import DigestIndex
 from deapcache.datasets.io import (
@@ -170,8 +169,6 @@ class FileDataset(Dataset):
     """
 
     colour: ClassVar[str] = COLOUR_AS_STORED
-    most_objects: ClassVar[int] = 0
-    """Most objects an image may have; the ``boxes`` table of every image has room for them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -266,12 +263,6 @@ class FileDataset(Dataset):
         names = [name for sample in samples for name in sample.labels[kind]]
         digests = iter((index or DigestIndex()).digests(self.root, names))
         return digest_of_list([s.id, *(next(digests) for _ in s.labels[kind])] for s in samples)
-
-    def box_rows(self, split: str) -> int:
-        if BOXES not in self.annotations:
-            return super().box_rows(split)
-        self._require_split(split)
-        return 1 + self.most_objects
 
     def require_parts(self, split: str, remark: str = "") -> tuple[Path, ...]:
         """:meth:`split_parts` of a split; raises :class:`MissingDataError` where some of them are not there."""
