@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self, overload
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,12 +68,9 @@ class PackedTexts(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         return map(self.text, self.order.data)
 
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-    @overload
-    def __getitem__(self, place: slice) -> tuple[str, ...]: ...
-    def __getitem__(self, place: int | slice) -> str | tuple[str, ...]:
-        return tuple(map(self.text, self.order[place])) if isinstance(place, slice) else self.text(self.order[place])
+    def __getitem__(self, place: int) -> str:  # type: ignore[override]
+        """The text in a place; there are no slices."""
+        return self.text(self.order[place])
 
     def text(self, number: int) -> str:
         """The text that was added so many texts after the first, whatever their order."""
@@ -144,13 +141,8 @@ class SampleTable(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    @overload
-    def __getitem__(self, row: int) -> Sample: ...
-    @overload
-    def __getitem__(self, row: slice) -> tuple[Sample, ...]: ...
-    def __getitem__(self, row: int | slice) -> Sample | tuple[Sample, ...]:
-        if isinstance(row, slice):
-            return tuple(self[each] for each in range(*row.indices(len(self))))
+    def __getitem__(self, row: int) -> Sample:  # type: ignore[override]
+        """The sample of a row; there are no slices."""
         place, labels = int(self.ids.order[row]), self._labels[row]
         return Sample(
             id=self.ids[row],
