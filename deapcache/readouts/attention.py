@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -49,21 +50,6 @@ def attend(q_HQK: Tensor, bias_HQN: Tensor | None, k_BHNK: Tensor, v_BHNV: Tenso
 
 
 @dataclass(frozen=True)
-class _Block:
-    """Some images and some queries of a batch."""
-
-    images: slice
-    queries: slice
-    shape: tuple[int, int, int, int]
-    """(images, heads, queries, cells) of the block."""
-
-    def view(self, buffer: Tensor) -> Tensor:
-        """The start of ``buffer`` as (images · heads, queries, cells)."""
-        images, heads, queries, cells = self.shape
-        return buffer[: images * heads * queries * cells].view(images * heads, queries, cells)
-
-
-@dataclass(frozen=True)
 class Inputs:
     """What attention is computed from, and how it is cut into blocks."""
 
@@ -76,15 +62,12 @@ class Inputs:
     values: Tensor
     """(B, H, V, N)"""
 
-    def blocks(self) -> Iterator[_Block]:
+    def blocks(self) -> Iterator[tuple[slice, slice]]:
         """All images and queries; the outer loop is over queries, so that a part of the bias stays in cache."""
-        (H, Q, _), (B, _, _, N) = self.q.shape, self.keys.shape
+        B, Q = len(self.keys), self.q.shape[1]
         images, queries = self.block_size()
-        for q0 in range(0, Q, queries):
-            q1 = min(q0 + queries, Q)
-            for b0 in range(0, B, images):
-                b1 = min(b0 + images, B)
-                yield _Block(slice(b0, b1), slice(q0, q1), (b1 - b0, H, q1 - q0, N))
+        for q, b in product(range(0, Q, queries), range(0, B, images)):
+            yield slice(b, min(b + images, B)), slice(q, min(q + queries, Q))
 
     def block_size(self) -> tuple[int, int]:
         """(images, queries) of the largest block: whole images if one fits, otherwise equal parts of one image."""
@@ -98,13 +81,18 @@ class Inputs:
         images, queries = self.block_size()
         return self.q.new_empty(images * self.q.shape[0] * queries * self.keys.shape[3])
 
-    def probabilities(self, block: _Block, buffer: Tensor) -> Tensor:
+    def in_block(self, buffer: Tensor, images: slice, queries: slice) -> Tensor:
+        """The start of ``buffer`` as (images · heads, queries, cells)."""
+        rows, columns = (images.stop - images.start) * len(self.q), queries.stop - queries.start
+        return buffer[: rows * columns * self.keys.shape[3]].view(rows, columns, -1)
+
+    def probabilities(self, buffer: Tensor, images: slice, queries: slice) -> Tensor:
         """softmax(q kᵀ + bias) of one block, (images · heads, queries, cells), in ``buffer``."""
-        p = block.view(buffer)
-        q = self.q[:, block.queries].expand(block.shape[0], -1, -1, -1).flatten(0, 1)
-        torch.bmm(q, self.keys[block.images].flatten(0, 1), out=p)
+        p, kT_BHKN = self.in_block(buffer, images, queries), self.keys[images]
+        q = self.q[:, queries].expand(len(kT_BHKN), -1, -1, -1).flatten(0, 1)
+        torch.bmm(q, kT_BHKN.flatten(0, 1), out=p)
         if self.bias is not None:
-            p.view(block.shape).add_(self.bias[:, block.queries])
+            p.unflatten(0, kT_BHKN.shape[:2]).add_(self.bias[:, queries])
         return torch.softmax(p, -1, out=p)
 
 
@@ -113,10 +101,10 @@ def average(inputs: Inputs) -> Tensor:
     buffer = inputs.new_buffer()
     B, H, V, _ = inputs.values.shape
     oT_BHVQ = inputs.q.new_empty(B, H, V, inputs.q.shape[1])
-    for block in inputs.blocks():
-        p = inputs.probabilities(block, buffer)
-        oT = torch.bmm(inputs.values[block.images].flatten(0, 1), p.transpose(1, 2))
-        oT_BHVQ[block.images, :, :, block.queries] = oT.unflatten(0, block.shape[:2])
+    for images, queries in inputs.blocks():
+        p = inputs.probabilities(buffer, images, queries)
+        oT = torch.bmm(inputs.values[images].flatten(0, 1), p.transpose(1, 2))
+        oT_BHVQ[images, :, :, queries] = oT.unflatten(0, (-1, H))
     return oT_BHVQ
 
 
@@ -133,16 +121,16 @@ def gradients_of(
         means_B1Q = (gT_BHVQ * oT_BHVQ).sum(2, keepdim=True)
         g1_BHQW = torch.cat([gT_BHVQ, -means_B1Q], 2).transpose(2, 3).contiguous()
         v1T_BHWN = torch.cat([inputs.values, torch.ones_like(inputs.values[:, :, :1])], 2)
-        for block in inputs.blocks():
-            images, queries, leading = block.images, block.queries, block.shape[:2]
-            p, ds = inputs.probabilities(block, p_buffer), block.view(s_buffer)
+        for images, queries in inputs.blocks():
+            p, ds = inputs.probabilities(p_buffer, images, queries), inputs.in_block(s_buffer, images, queries)
+            leading = inputs.keys[images].shape[:2]
             gT = gT_BHVQ[images, :, :, queries].flatten(0, 1)
             dvalues[images] += torch.bmm(gT, p).unflatten(0, leading)
             g1, v1T = g1_BHQW[images, :, queries], v1T_BHWN[images]
             torch.bmm(g1.flatten(0, 1), v1T.flatten(0, 1), out=ds)
             ds.mul_(p)  # what the logits get, and through them bias, keys and queries
             if dbias is not None:
-                per_image = ds.view(block.shape)
+                per_image = ds.unflatten(0, leading)
                 # Summing a single image would copy it.
                 dbias[:, queries] += per_image[0] if leading[0] == 1 else per_image.sum(0)
             qT = inputs.q[:, queries].transpose(1, 2).expand(leading[0], -1, -1, -1).flatten(0, 1)
