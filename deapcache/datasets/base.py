@@ -20,7 +20,7 @@ from PIL import Image
 from deapcache.annotations import BOXES
 from deapcache.datasets.digests import DigestIndex
 from deapcache.datasets.io import describe_folder, file_errors, missing_paths, stems
-from deapcache.errors import DeapcacheError, MissingDataError, UnknownNameError, UsageError
+from deapcache.errors import DataError, DeapcacheError, MissingDataError, UnknownNameError, UsageError
 from deapcache.machine import cpu_count
 from deapcache.plugins import Registry
 from deapcache.processes import process_pool
@@ -65,6 +65,8 @@ class Dataset(ABC):
     """Class names by value of the ``classes`` maps; empty without one."""
     colour: ClassVar[str]
     """Recipe field: how its images become RGB, see ``deapcache.datasets.io``."""
+    most_objects: ClassVar[int] = 0
+    """Most objects an image may have; the ``boxes`` table of every image has room for them."""
     computes_images: ClassVar[bool] = False
     """Whether making an image is Python's own work, which runs in processes, not a library's, which runs in threads."""
     omitted: Mapping[str, Mapping[str, str]] = MappingProxyType({})
@@ -100,7 +102,7 @@ class Dataset(ABC):
 
     @classmethod
     def split_status(cls, root: Path, split: str) -> SplitStatus:
-        """What is there of one split; quick: no image is read."""
+        """What is there of one split; quick: no image is read. Raises :class:`DataError` for a listing that is none."""
         parts = cls.split_parts(root, split)
         return SplitStatus(images=len(stems(parts[0], ".jpg")), missing=missing_paths(parts))
 
@@ -129,7 +131,13 @@ class Dataset(ABC):
         if not cls.places:
             return {split: SplitStatus(images=count) for split, count in cls.official.items()}
         root = cls.find_root(data_root) or data_root / cls.places[0]
-        return {split: cls.split_status(root, split) for split in cls.splits}
+        found = {}
+        for split in cls.splits:
+            try:
+                found[split] = cls.split_status(root, split)
+            except DataError as error:
+                found[split] = SplitStatus(images=0, missing=(f"a list of the right form: {error}",))
+        return found
 
     @classmethod
     def member(cls, name: str) -> type[Dataset]:
@@ -172,9 +180,11 @@ class Dataset(ABC):
     def box_rows(self, split: str) -> int:
         """Rows that the ``boxes`` table of every image of a split fits into: their length in a target cache.
 
-        Raises :class:`UsageError` for a dataset without boxes, as this one.
+        One for the image and :attr:`most_objects`; raises :class:`UsageError` for a dataset without boxes.
         """
-        raise UsageError(f"dataset {self.name!r} has no annotation {BOXES!r}: it has {', '.join(self.annotations)}")
+        self._require_kind(BOXES)
+        self._require_split(split)
+        return 1 + self.most_objects
 
     @abstractmethod
     def annotation_digest(self, split: str, kind: str, *, index: DigestIndex | None = None) -> str:

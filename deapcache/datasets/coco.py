@@ -28,7 +28,7 @@ from deapcache.datasets.base import DATASETS
 from deapcache.datasets.digests import DigestIndex
 from deapcache.datasets.files import FileDataset, PackedTexts, Sample
 from deapcache.datasets.io import COLOUR_AS_STORED, describe_folder, read_json, require_all, stems
-from deapcache.errors import LEAVE_OUT, DataError, MissingDataError
+from deapcache.errors import LEAVE_OUT, DataError, DatasetFileError, MissingDataError
 from deapcache.recipe import canonical_text
 
 _CROWD_TEXTS: Mapping[str, int] = {"": 0, "0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
@@ -393,7 +393,7 @@ class CocoInstances(FileDataset):
             except DataError:  # told where the split is listed
                 rows = read_json(smallest, "annotation file", "")["categories"]
             found = {row["id"]: row["name"] for row in rows}
-        except (DataError, OSError, ValueError, KeyError, TypeError):
+        except (DatasetFileError, ValueError, KeyError, TypeError):
             return False
         return found == dict(zip(CATEGORY_IDS, self.classes[1:], strict=True))
 
@@ -589,7 +589,9 @@ class CocoStuffMaps(FileDataset):
         images, maps = self.require_parts(split)
         ids = stems(images, ".jpg")
         _require_numbers(ids, images)
-        _require_maps(ids, images, maps)
+        require_all(ids, maps, ".png", f"{images} has an image for each: unpack stuffthingmaps_trainval2017.zip again")
+        originals = {name for name in stems(maps, ".png") if not name.endswith(_CONVERTED)}
+        require_all(originals, images, ".jpg", f"{maps} has a map for each: unpack the images again")
         _require_same_listing(ids, annotation_file(self.root, split), images)
         folder = maps.relative_to(self.root).as_posix()
         return [
@@ -619,18 +621,14 @@ def _require_numbers(ids: Collection[str], folder: Path) -> None:
         )
 
 
-def _require_maps(ids: Collection[str], images: Path, maps: Path) -> None:
-    require_all(ids, maps, ".png", f"{images} has an image for each: unpack stuffthingmaps_trainval2017.zip again")
-    originals = {name for name in stems(maps, ".png") if not name.endswith(_CONVERTED)}
-    require_all(originals, images, ".jpg", f"{maps} has a map for each: unpack the images again")
-
-
 def _require_same_listing(ids: Collection[str], path: Path, images: Path) -> None:
     """Refuse images that are not those of the dataset ``coco``, where its listing is there, too."""
     if not path.is_file():
         return
     listing = read_listing(path)
-    listed = {_listed_name(id_, listing.file_names.text(row)) for row, id_ in enumerate(listing.ids)}
+    named = ((id_, listing.file_names.text(row)) for row, id_ in enumerate(listing.ids))
+    # with its id where that is not the one that the file's name says
+    listed = {name if name == f"{id_:012d}.jpg" else f"{name} (id {id_})" for id_, name in named}
     found = {f"{id_}.jpg" for id_ in ids}
     if differing := sorted(listed ^ found):
         raise DataError(
@@ -639,11 +637,6 @@ def _require_same_listing(ids: Collection[str], path: Path, images: Path) -> Non
             f"images and COCO's original file, or move {path.name} away if features need not serve both datasets",
             path=path,
         )
-
-
-def _listed_name(id_: int, file_name: str) -> str:
-    """An image's file, with its id where that is not the one that the file's name says."""
-    return file_name + f" (id {id_})" * (file_name != f"{id_:012d}.jpg")
 
 
 DATASETS["coco"] = CocoInstances

@@ -127,8 +127,12 @@ class DigestIndex:
         if self._location is not None and is_new.any():
             new = np.empty(int(is_new.sum()), _ENTRY)
             new["key"], new["digest"] = asked[is_new], found[is_new]
+            # a line of JSON, then the entries, sorted by name; new ones take the place of others
+            merged = np.concatenate([new, known]) if len(known) else new
+            _, first = np.unique(_sorting_key(merged["key"]), return_index=True)
+            content = b"".join([_header(place), merged[first].view(np.uint8).data])
             with suppress(ReadOnlyError):
-                self._location.publish(_key(place), _encode(place, known, new), replace=True)
+                self._location.publish(_key(place), content, replace=True)
         return Digests(found)
 
     def _read(self, names: Sequence[str], wanted: NDArray[np.bool_], digest: Callable[[str], str]) -> NDArray[np.uint8]:
@@ -176,13 +180,6 @@ def _find(known: NDArray[Any], asked: NDArray[np.uint8]) -> tuple[NDArray[np.int
 
 def _sorting_key(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return np.ascontiguousarray(keys[:, 0, :8]).view(np.uint64)[:, 0]
-
-
-def _encode(place: Path, known: NDArray[Any], new: NDArray[Any]) -> bytes:
-    """The index's bytes: a line of JSON, then the entries, sorted by name; ``new`` ones take the place of others."""
-    merged = np.concatenate([new, known]) if len(known) else new
-    _, first = np.unique(_sorting_key(merged["key"]), return_index=True)
-    return b"".join([_header(place), merged[first].view(np.uint8).data])
 
 
 def _header(place: Path) -> bytes:

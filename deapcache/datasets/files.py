@@ -10,13 +10,12 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self, overload
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deapcache.annotations import BOXES
 from deapcache.datasets.base import Dataset, sample_key
 from deapcache.datasets.digests import DigestIndex
 from deapcache.datasets.io import (
@@ -69,12 +68,9 @@ class PackedTexts(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         return map(self.text, self.order.data)
 
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-    @overload
-    def __getitem__(self, place: slice) -> tuple[str, ...]: ...
-    def __getitem__(self, place: int | slice) -> str | tuple[str, ...]:
-        return tuple(map(self.text, self.order[place])) if isinstance(place, slice) else self.text(self.order[place])
+    def __getitem__(self, place: int) -> str:  # type: ignore[override]
+        """The text in a place; there are no slices."""
+        return self.text(self.order[place])
 
     def text(self, number: int) -> str:
         """The text that was added so many texts after the first, whatever their order."""
@@ -145,13 +141,8 @@ class SampleTable(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    @overload
-    def __getitem__(self, row: int) -> Sample: ...
-    @overload
-    def __getitem__(self, row: slice) -> tuple[Sample, ...]: ...
-    def __getitem__(self, row: int | slice) -> Sample | tuple[Sample, ...]:
-        if isinstance(row, slice):
-            return tuple(self[each] for each in range(*row.indices(len(self))))
+    def __getitem__(self, row: int) -> Sample:  # type: ignore[override]
+        """The sample of a row; there are no slices."""
         place, labels = int(self.ids.order[row]), self._labels[row]
         return Sample(
             id=self.ids[row],
@@ -170,8 +161,6 @@ class FileDataset(Dataset):
     """
 
     colour: ClassVar[str] = COLOUR_AS_STORED
-    most_objects: ClassVar[int] = 0
-    """Most objects an image may have; the ``boxes`` table of every image has room for them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -266,12 +255,6 @@ class FileDataset(Dataset):
         names = [name for sample in samples for name in sample.labels[kind]]
         digests = iter((index or DigestIndex()).digests(self.root, names))
         return digest_of_list([s.id, *(next(digests) for _ in s.labels[kind])] for s in samples)
-
-    def box_rows(self, split: str) -> int:
-        if BOXES not in self.annotations:
-            return super().box_rows(split)
-        self._require_split(split)
-        return 1 + self.most_objects
 
     def require_parts(self, split: str, remark: str = "") -> tuple[Path, ...]:
         """:meth:`split_parts` of a split; raises :class:`MissingDataError` where some of them are not there."""

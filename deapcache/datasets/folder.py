@@ -46,6 +46,9 @@ FAMILY = "folder"
 SPLIT_FILE = "split.json"
 CLASSES_FILE = "classes.json"
 
+UNFINISHED = ".importing-"
+"""In the name of a hidden folder: ``deapcache import`` writes there, or was broken off; it is no data set."""
+
 IMAGES = "images"
 KINDS = {"labels": "classes", "instances": "instances", "depth": "depth", "boxes": BOXES}
 """Folder → kind of annotation."""
@@ -73,19 +76,16 @@ def list_files(folder: Path) -> list[str]:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if _is_folder(entry):
+                try:
+                    is_folder = entry.is_dir()
+                except OSError:  # links in a circle: whoever reads it is told
+                    is_folder = False
+                if is_folder:
                     folders.append(f"{below}{entry.name}/")
                 else:
                     found.append(_with_id(below + entry.name))
     found.sort()
     return found
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # links in a circle: whoever reads it is told
-        return False
 
 
 def _with_id(file: str) -> str:
@@ -265,8 +265,13 @@ class FolderDataset(FileDataset):
         path = self.label_path(sample, kind)
         if kind == "crowds":
             return self._read_crowds(sample, path)
+        if kind == BOXES and BOXES in self._given:
+            return self._read_boxes(sample, path)
         if kind == BOXES:
-            return self._read_boxes(sample, path) if BOXES in self._given else self._boxes_of_instances(sample, path)
+            instances = self.read_labels(sample, "instances")
+            with_classes = "classes" in self.annotations
+            classes = self.read_labels(sample, "classes") if with_classes else np.zeros_like(instances)
+            return self._within_limit(boxes_of_map(instances, classes), path)
         values = self._read_map(path, kind)
         self.require_image_size(sample, values, path)
         return values
@@ -282,12 +287,6 @@ class FolderDataset(FileDataset):
         what = f"0 to {len(self.classes) - 1}, the places in {CLASSES_FILE}, or {VOID} for void"
         require_values(values, allowed, path, what)
         return values.astype(np.uint8)
-
-    def _boxes_of_instances(self, sample: Sample, path: Path) -> NDArray[np.float64]:
-        instances = self.read_labels(sample, "instances")
-        with_classes = "classes" in self.annotations
-        classes = self.read_labels(sample, "classes") if with_classes else np.zeros_like(instances)
-        return self._within_limit(boxes_of_map(instances, classes), path)
 
     def _read_boxes(self, sample: Sample, path: Path) -> NDArray[np.float64]:
         content = read_json(path, "list of boxes", f"expected {_BOXES_EXPECTED}")
@@ -385,6 +384,10 @@ def _sample(root: Path, base: str, id_: str, files: Mapping[str, Sequence[str]])
 
 def find_splits(root: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Split → its folder below ``root`` (empty: ``root`` itself), and split → image names where a file lists them."""
+    if _is_unfinished(root):
+        raise DataError(
+            f"{root} is of an import that was broken off, or is still running: import again, or wait for it", path=root
+        )
     own = {split: split for split in FolderDataset.splits if (root / split / IMAGES).is_dir()}
     listed = [name for name in (f"{IMAGES}/", SPLIT_FILE) if (root / name).exists()]
     if own and listed:
@@ -421,7 +424,14 @@ def _read_classes(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _is_unfinished(root: Path) -> bool:
+    name = name_of(root)
+    return name.startswith(".") and UNFINISHED in name
+
+
 def _has_layout(root: Path) -> bool:
+    if _is_unfinished(root):
+        return False
     try:
         own = any((root / split / IMAGES).is_dir() for split in FolderDataset.splits)
         return own or ((root / IMAGES).is_dir() and (root / SPLIT_FILE).is_file())

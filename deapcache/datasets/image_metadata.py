@@ -42,7 +42,11 @@ def without_metadata(file: BinaryIO, *, header_only: bool = False) -> Picture:
     if start.startswith(_JPEG):
         return _jpeg(file, header_only)
     if start.startswith(_TIFF):
-        return _tiff(file.read())
+        data = file.read()
+        upright = bytearray(data)  # Pillow turns a TIFF by itself, unless its orientation is 1
+        for order, place, count in _orientation_entries(data):
+            struct.pack_into(f"{order}HH{count}HH", upright, place, _ORIENTATION, 3, 1, 1, 0)
+        return io.BytesIO(upright), data
     return file, b""
 
 
@@ -78,14 +82,6 @@ def _orientation_entries(data: bytes) -> Iterator[tuple[str, int, str]]:
     for k in range(min(entries, (len(data) - first) // size)):
         if struct.unpack_from(f"{order}H", data, first + k * size) == (_ORIENTATION,):
             yield order, first + k * size, count
-
-
-def _tiff(data: bytes) -> Picture:
-    # Pillow turns a TIFF by itself, unless its orientation is 1
-    upright = bytearray(data)
-    for order, place, count in _orientation_entries(data):
-        struct.pack_into(f"{order}HH{count}HH", upright, place, _ORIENTATION, 3, 1, 1, 0)
-    return io.BytesIO(upright), data
 
 
 def _png(file: BinaryIO, header_only: bool) -> Picture:

@@ -192,20 +192,18 @@ def decode_picture(path: Path, *, apply_exif: bool = True) -> Image.Image:
 
 def image_size(path: Path, *, apply_exif: bool = True) -> tuple[int, int]:
     """(height, width) of what :func:`decode_image` gives, without its pixels; raises as it does."""
+    size, turn = picture_geometry(path, with_exif=apply_exif)
+    return size[::-1] if turn >= 5 else size
+
+
+def picture_geometry(path: Path, *, with_exif: bool = True) -> tuple[tuple[int, int], int]:
+    """(height, width) of a picture as it is stored, and its EXIF orientation, 1 to 8; 1 where that is not asked for."""
     with open_picture(path, "image", header_only=True) as (image, exif):
         size, is_png = (image.height, image.width), image.format == "PNG"
-    if not apply_exif:
-        return size
-    if is_png and not exif:
+    if with_exif and is_png and not exif:
         with open_picture(path, "image") as (_, exif):  # it may come after the pixels
             pass
-    return size[::-1] if orientation(exif) >= 5 else size
-
-
-def picture_geometry(path: Path) -> tuple[tuple[int, int], int]:
-    """(height, width) of a picture as it is stored, and its EXIF orientation, 1 to 8."""
-    with open_picture(path, "image", header_only=path.suffix.lower() != ".png") as (image, exif):
-        return (image.height, image.width), orientation(exif)
+    return size, orientation(exif) if with_exif else 1
 
 
 def turn_map(values: NDArray[Any], orientation: int) -> NDArray[Any]:

@@ -10,9 +10,9 @@ raw data, its depth map or ``None``, and the focal length, with one space betwee
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,17 +32,8 @@ _DEPTH_PATTERN = r"(?P=drive)/proj_depth/groundtruth/(?P=camera)/(?P=frame)\.png
 _LINE_PATTERN = re.compile(rf"/?(?P<image>{_IMAGE_PATTERN})\s+/?(?P<depth>{_DEPTH_PATTERN}|{NO_DEPTH})(?:\s+[\d.]+)?")
 
 
-class ListEntry(NamedTuple):
-    """One line of a list; files are named as in the list, relative to the raw data and to the depth maps."""
-
-    id: str
-    image: str
-    depth: str | None
-    drive: str
-
-
-def read_list(path: Path) -> tuple[ListEntry, ...]:
-    """All lines of a list, by ascending id, with and without depth.
+def read_list(path: Path) -> dict[str, tuple[str, str]]:
+    """Id, ``DRIVE/CAMERA/FRAME``, → image and depth map as a list names them, ascending; only of lines with depth.
 
     Raises :class:`MissingDataError` where there is no such file, and :class:`DataError` that names file and line where
     a line has another form, or an image is listed twice.
@@ -51,16 +42,15 @@ def read_list(path: Path) -> tuple[ListEntry, ...]:
         "DATE/DRIVE/image_02/data/FRAME.png, then the depth map of the same drive, camera and frame, "
         f"DRIVE/proj_depth/groundtruth/image_02/FRAME.png, or {NO_DEPTH}, then the focal length"
     )
-    entries: dict[str, ListEntry] = {}
+    entries: dict[str, tuple[str, str]] = {}
     for match in read_pair_list(path, _LINE_PATTERN, expected):
         id_ = f"{match['drive']}/{match['camera']}/{match['frame']}"
         if id_ in entries:
             raise DataError(
                 f"list {path} names the image {match['image']} more than once; remove one of the lines", path=path
             )
-        depth = None if match["depth"] == NO_DEPTH else match["depth"]
-        entries[id_] = ListEntry(id_, match["image"], depth, match["drive"])
-    return tuple(entry for _, entry in sorted(entries.items()))
+        entries[id_] = match["image"], match["depth"]
+    return {id_: files for id_, files in sorted(entries.items()) if files[1] != NO_DEPTH}
 
 
 LAYOUT = """\
@@ -115,19 +105,16 @@ class KittiEigen(FileDataset):
     def split_status(cls, root: Path, split: str) -> SplitStatus:
         """Listed images with depth that are there, and what is missing; reads the list, opens no image."""
         path = list_file(root, split)
-        try:
-            samples = samples_of(root, [entry for entry in read_list(path) if entry.depth])
-        except MissingDataError:
+        if not path.is_file():
             return SplitStatus(images=0, missing=(str(path),))
-        except DataError as error:
-            return SplitStatus(images=0, missing=(f"a list of the right form: {error}",))
+        samples = samples_of(root, read_list(path))
         lacking = missing_from(root, samples)
         there = {sample.image for sample in samples}.difference(lacking)
         return SplitStatus(images=len(there), missing=tuple(str(root / name) for name in lacking[:3]))
 
     def list_samples(self, split: str) -> Sequence[Sample]:
         path = list_file(self.root, split)
-        listed = [entry for entry in read_list(path) if entry.depth]
+        listed = read_list(path)
         if not listed:
             raise DataError(f"{path} lists no image with depth; take the list of BTS or AdaBins", path=path)
         samples = samples_of(self.root, listed)
@@ -153,18 +140,20 @@ def list_file(root: Path, split: str) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
-def samples_of(root: Path, listed: Sequence[ListEntry]) -> list[Sample]:
+def samples_of(root: Path, listed: Mapping[str, tuple[str, str]]) -> list[Sample]:
     """With the folders that the drives lie in; where a drive is nowhere, the first possible one."""
-    drives = {entry.drive: entry for entry in listed}
-    raw = {drive: _folder_with(root, _RAW_PLACES, entry.image.split("/image_")[0]) for drive, entry in drives.items()}
-    depth = {drive: _folder_with(root, _DEPTH_PLACES, drive) for drive in drives}
-    return [
-        Sample(id=e.id, image=raw[e.drive] + e.image, labels={"depth": (f"{depth[e.drive]}{e.depth}",)}) for e in listed
-    ]
 
+    def place_of(name: str, places: Sequence[str]) -> str:
+        return next((place for place in places if (root / place / name).is_dir()), places[0])
 
-def _folder_with(root: Path, places: Sequence[str], name: str) -> str:
-    return next((place for place in places if (root / place / name).is_dir()), places[0])
+    days = {id_.split("/")[0]: image.split("/image_")[0] for id_, (image, _) in listed.items()}
+    raw = {drive: place_of(day, _RAW_PLACES) for drive, day in days.items()}
+    annotated = {drive: place_of(drive, _DEPTH_PLACES) for drive in days}
+    samples = []
+    for id_, (image, depth) in listed.items():
+        drive = id_.split("/")[0]
+        samples.append(Sample(id=id_, image=raw[drive] + image, labels={"depth": (annotated[drive] + depth,)}))
+    return samples
 
 
 def missing_from(root: Path, samples: Sequence[Sample]) -> list[str]:

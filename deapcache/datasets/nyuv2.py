@@ -78,6 +78,8 @@ class ImageArrays:
             try:
                 return np.asarray(array[number - 1])
             except Exception as error:  # h5py documents none, and damaged files raise all kinds
+                if isinstance(error, OSError) and error.errno:
+                    raise dataset_error(error, self.path) from None
                 raise DataError(
                     f"{self.path}: item {number - 1} of {name} cannot be read ({error}); download the file again",
                     path=self.path,
@@ -86,17 +88,13 @@ class ImageArrays:
     def digests(self, names: Sequence[str], ids: Sequence[str], index: DigestIndex | None) -> Iterator[tuple[str, ...]]:
         """Of each image, by its number as an id: the sha256 of its values in each of the arrays."""
         parts = [f"{name}/{id_}" for id_ in ids for name in names]
-        found = iter((index or DigestIndex()).part_digests(self.path, parts, self._digest_part))
+
+        def digest(part: str) -> str:
+            name, number = part.split("/")
+            return hashlib.sha256(np.ascontiguousarray(self.item(name, int(number))).data).hexdigest()
+
+        found = iter((index or DigestIndex()).part_digests(self.path, parts, digest))
         return zip(*[found] * len(names), strict=True)
-
-    def _digest_part(self, part: str) -> str:
-        name, number = part.split("/")
-        return hashlib.sha256(np.ascontiguousarray(self.item(name, int(number))).data).hexdigest()
-
-    def close(self) -> None:
-        """Close the file, if it is open; what is read next opens it again."""
-        with _READING:
-            self._close()
 
     def _array(self, name: str) -> h5py.Dataset:
         file = self._open()
@@ -126,23 +124,20 @@ class ImageArrays:
         except OSError as error:
             raise dataset_error(error, path) from None
         if self._file is None or state != self._opened:
-            self._close()
+            if self._file is not None:
+                self._file.close()
+            self._file = None
             try:
                 self._file, self._opened = h5py.File(path, "r"), state
-            except PermissionError as error:
-                raise dataset_error(error, path) from None
             except OSError as error:
+                if error.errno:  # of the disk or its owner, not of what the file holds
+                    raise dataset_error(error, path) from None
                 raise DataError(
                     f"{path} cannot be opened as HDF5 ({error}); expected MATLAB's version 7.3 format. The download is "
                     "probably cut short, or is a web page: download it again",
                     path=path,
                 ) from error
         return self._file
-
-    def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
@@ -158,7 +153,22 @@ def read_splits(path: Path, images: int) -> dict[str, tuple[int, ...]]:
     Raises :class:`MissingDataError`, and :class:`DataError` that names the file where it is no MATLAB file of version 5
     with ``trainNdxs`` and ``testNdxs``, or where their numbers repeat, overlap or are beyond the images.
     """
-    content, splits = _load(path), {}
+    from scipy.io import loadmat  # takes a third of a second, which listing datasets does without
+
+    try:
+        with path.open("rb") as file:
+            content = loadmat(file, variable_names=list(_NAMES.values()))
+    except FileNotFoundError:
+        raise MissingDataError(
+            f"{path} is missing: it says which images are for training; put it beside the labelled images, from "
+            "http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat",
+            path=path,
+        ) from None
+    except Exception as error:  # scipy documents none; damaged files raise ValueError, TypeError, zlib.error and others
+        if isinstance(error, OSError) and error.errno:
+            raise dataset_error(error, path) from None
+        raise DataError(f"{path} is no MATLAB file of version 5 ({error}); download it again", path=path) from error
+    splits = {}
     for split, name in _NAMES.items():
         if name not in content:
             raise DataError(f"{path} has no {name}; expected trainNdxs and testNdxs, image numbers from 1", path=path)
@@ -176,24 +186,6 @@ def read_splits(path: Path, images: int) -> dict[str, tuple[int, ...]]:
             f"{path}: image {min(shared)} is both in trainNdxs and in testNdxs; download the file again", path=path
         )
     return splits
-
-
-def _load(path: Path) -> dict[str, Any]:
-    from scipy.io import loadmat  # takes a third of a second, which listing datasets does without
-
-    try:
-        with path.open("rb") as file:
-            return dict(loadmat(file, variable_names=list(_NAMES.values())))
-    except FileNotFoundError:
-        raise MissingDataError(
-            f"{path} is missing: it says which images are for training; put it beside the labelled images, from "
-            "http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat",
-            path=path,
-        ) from None
-    except Exception as error:  # scipy documents none; damaged files raise ValueError, TypeError, zlib.error and others
-        if isinstance(error, OSError) and error.errno:
-            raise dataset_error(error, path) from None
-        raise DataError(f"{path} is no MATLAB file of version 5 ({error}); download it again", path=path) from error
 
 
 MOST_OBJECTS = 400
@@ -225,6 +217,7 @@ class NyuLabelled(Dataset):
         BOXES: {**_PAIRS, "boxes": "tight, of the instances' pixels", "category": "label"},
     }
     places = PLACES
+    most_objects = MOST_OBJECTS
     expected = f"{LABELLED} with {SPLITS}, or train/rgb/ or official_splits/train/, there or in its folder {_FOLDERS}"
     depth_array: ClassVar[str] = "rawDepths"
     is_measured: ClassVar[bool] = True
@@ -298,12 +291,6 @@ class NyuLabelled(Dataset):
             )
         return boxes_of_map(instances, labels)
 
-    def box_rows(self, split: str) -> int:
-        if BOXES not in self.annotations:
-            return super().box_rows(split)
-        self._require_split(split)
-        return 1 + MOST_OBJECTS
-
     def annotation_digest(self, split: str, kind: str, *, index: DigestIndex | None = None) -> str:
         """From the image numbers, and the values of the arrays that the kind is read from."""
         self._require_kind(kind)
@@ -312,10 +299,6 @@ class NyuLabelled(Dataset):
         return digest_of(
             [[id_, *parts] for id_, parts in zip(ids, self._file.digests(arrays, ids, index), strict=True)]
         )
-
-    def close(self) -> None:
-        """Close the MATLAB file, if it is open; what is read next opens it again."""
-        self._file.close()
 
     def _numbers(self, split: str) -> tuple[int, ...]:
         self._require_split(split)
@@ -404,10 +387,6 @@ class NyuNormals(NyuLabelled):
         ids = self.image_ids(split)
         normals, masks = self._normals.digests(("norm_gt_l",), ids, index), self._masks.digests(("masks",), ids, index)
         return digest_of([list(each) for each in zip(ids, normals, masks, strict=True)])
-
-    def close(self) -> None:
-        for file in (self._file, self._normals, self._masks):
-            file.close()
 
 
 def _id_of(number: int) -> str:

@@ -190,10 +190,7 @@ directly under the data root, or in its folder nyuv2/ or nyu_depth_v2/"""
         """Images whose two files are there; reads the list, opens no picture."""
         if missing := missing_paths(cls.split_parts(root, split)):
             return SplitStatus(images=0, missing=missing)
-        try:
-            pairs = cls.pairs_of(root, split)
-        except DataError as error:
-            return SplitStatus(images=0, missing=(f"a list of the right form: {error}",))
+        pairs = cls.pairs_of(root, split)
         lacking = dict.fromkeys(missing_files([path for _, *pair in pairs for path in pair]))
         whole = sum(lacking.keys().isdisjoint(pair) for _, *pair in pairs)
         return SplitStatus(images=whole, missing=tuple(map(str, lacking))[:3])
@@ -201,25 +198,19 @@ directly under the data root, or in its folder nyuv2/ or nyu_depth_v2/"""
     @classmethod
     def pairs_of(cls, root: Path, split: str) -> list[Pair]:
         """What the list names, or the test folder has; raises :class:`DataError` that names a line."""
-        return listed_frames(root) if split == "train" else pairs_in(root / SCENES / "test")
+        if split == "val":
+            return pairs_in(root / SCENES / "test")
+        expected = (
+            "SCENE/rgb_FRAME.jpg, then SCENE/sync_depth_FRAME.png of the same scene and frame, then the focal length"
+        )
+        frames = ((m["frame"], root / SYNC / m["scene"]) for m in read_pair_list(root / LIST, _LINE, expected))
+        return [
+            (f"{folder.name}/{frame}", folder / f"rgb_{frame}.jpg", folder / f"sync_depth_{frame}.png")
+            for frame, folder in frames
+        ]
 
     def pairs(self, split: str) -> tuple[Path, list[Pair]]:
         return self.require_parts(split)[0], self.pairs_of(self.root, split)
-
-
-def listed_frames(root: Path) -> list[Pair]:
-    """What BTS's list names, by id ``SCENE/FRAME``; raises :class:`DataError` that names the line."""
-    expected = "SCENE/rgb_FRAME.jpg, then SCENE/sync_depth_FRAME.png of the same scene and frame, then the focal length"
-    matches = read_pair_list(root / LIST, _LINE, expected)
-    folder = root / SYNC
-    return [
-        (
-            f"{m['scene']}/{m['frame']}",
-            folder / m["scene"] / f"rgb_{m['frame']}.jpg",
-            folder / m["scene"] / f"sync_depth_{m['frame']}.png",
-        )
-        for m in matches
-    ]
 
 
 DATASETS["nyuv2-24k"] = NyuFrames

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -103,28 +103,27 @@ def _furnish(generator: np.random.Generator, centre: Array) -> tuple[Body, ...]:
         if body := _place(generator, shape, centre, bodies):
             bodies.append(body)
             if body.flat_top > 0.12 and len(bodies) < count and generator.random() < 0.6:
-                bodies.append(_stack(generator, body))
+                draft = draft_body(generator, SHAPES[int(generator.integers(len(SHAPES)))])
+                above = draft(body.flat_top / draft(1.0).footprint * float(generator.uniform(0.7, 0.98)))
+                x, y, z = body.centre
+                bodies.append(_moved(above, x, y, z + body.half_height))
     return tuple(bodies)
 
 
 def _place(generator: np.random.Generator, shape: str, centre: Array, others: list[Body]) -> Body | None:
     """A body on free floor; None where 24 tries found none."""
-    draft = draft_body(generator, shape)
-    size = float(generator.uniform(0.18, 0.48))
-    reach = draft.footprint(size)
+    body = draft_body(generator, shape)(float(generator.uniform(0.18, 0.48)))
     for _ in range(24):
         angle, distance = generator.uniform(0, 2 * np.pi), _CLUSTER * np.sqrt(generator.random())
         x, y = centre + distance * np.array([np.cos(angle), np.sin(angle)])
-        if all(np.hypot(x - other.centre[0], y - other.centre[1]) > reach + other.footprint for other in others):
-            return draft.stand(size, float(x), float(y), 0.0)
+        free = (np.hypot(x - o.centre[0], y - o.centre[1]) > body.footprint + o.footprint for o in others)
+        if all(free):
+            return _moved(body, x, y, 0.0)
     return None
 
 
-def _stack(generator: np.random.Generator, below: Body) -> Body:
-    draft = draft_body(generator, SHAPES[int(generator.integers(len(SHAPES)))])
-    size = below.flat_top / draft.footprint(1.0) * float(generator.uniform(0.7, 0.98))
-    x, y, z = (float(value) for value in below.centre)
-    return draft.stand(size, x, y, z + below.half_height)
+def _moved(body: Body, x: float, y: float, floor: float) -> Body:
+    return replace(body, centre=np.array([x, y, floor + body.half_height]))
 
 
 def _aim(generator: np.random.Generator, centre: Array, room: tuple[float, float, float]) -> Camera:
@@ -382,6 +381,7 @@ class Scenes(Dataset):
     classes: tuple[str, ...] = CLASSES
     colour = "rendered rgb8"
     computes_images = True
+    most_objects = MOST_BODIES
     summary = "Rendered rooms with solids of seven shapes: exact instances, classes and depth; embedded"
     layout = "nothing is needed: the pictures are rendered when they are read"
     licence = "Apache-2.0, as deapcache itself"
@@ -413,11 +413,6 @@ class Scenes(Dataset):
             return boxes_of_map(maps["instances"], maps["classes"])
         return maps[kind].copy()
 
-    def box_rows(self, split: str) -> int:
-        """Enough for every body that a scene can have."""
-        self._require_split(split)
-        return MOST_BODIES + 1
-
     def annotation_digest(self, split: str, kind: str, *, index: DigestIndex | None = None) -> str:
         self._require_kind(kind)
         return digest_of([kind, self.image_digests(split)])
@@ -436,9 +431,6 @@ class SceneNormals(Scenes):
         self._require_kind(kind)
         return render_normals(self.scene(split, row), SIZE)
 
-    def box_rows(self, split: str) -> int:
-        return Dataset.box_rows(self, split)
-
 
 # A row's image and its annotations are asked for one after the other: the scene is drawn and traced once for all.
 @functools.lru_cache(maxsize=2)
@@ -450,17 +442,13 @@ def _render(split_number: int, row: int) -> dict[str, NDArray[Any]]:
 def _draw(split_number: int, row: int) -> Scene:
     """The first scene of this row's random sequence in which enough is to be seen."""
     generator = np.random.default_rng([SEED, split_number, row])
-    scene = random_scene(generator)
-    while not _is_lively(scene):
+    while True:
         scene = random_scene(generator)
-    return scene
-
-
-def _is_lively(scene: Scene) -> bool:
-    """Three to nine bodies with a share of the picture each, on 15 to 60 % of it."""
-    instances = render_maps(scene, _SKETCH)["instances"]
-    shares = np.bincount(instances.ravel())[1:] / instances.size
-    return bool((shares > 0.004).sum() >= 3 and 0.15 < shares.sum() < 0.6)
+        instances = render_maps(scene, _SKETCH)["instances"]
+        shares = np.bincount(instances.ravel())[1:] / instances.size
+        # three to nine bodies with a share of the picture each, on 15 to 60 % of it
+        if (shares > 0.004).sum() >= 3 and 0.15 < shares.sum() < 0.6:
+            return scene
 
 
 DATASETS["scenes"] = Scenes

@@ -79,18 +79,13 @@ def smallest_root(p: Array, q: Array, s: Array, above: Array) -> Array:
     v, w = (p + squared - spread) / 2, (p + squared + spread) / 2
     best = np.full(len(p), np.inf)
     for linear, constant in ((u, v), (-u, w)):
-        for root in _quadratic_roots(linear, constant):
+        inside = linear * linear - 4 * constant
+        spread = np.sqrt(np.where(inside < 0, np.nan, inside))
+        for root in ((-linear - spread) / 2, (-linear + spread) / 2):
             best = np.where((root > above) & (root < best), root, best)
     hit = np.flatnonzero(best < np.inf)
     best[hit] = _polish(best[hit], p[hit], q[hit], s[hit])
     return best
-
-
-def _quadratic_roots(linear: Array, constant: Array) -> tuple[Array, Array]:
-    """Of t² + linear·t + constant; NaN where they are not real."""
-    inside = linear * linear - 4 * constant
-    root = np.sqrt(np.where(inside < 0, np.nan, inside))
-    return (-linear - root) / 2, (-linear + root) / 2
 
 
 def _polish(t: Array, p: Array, q: Array, s: Array) -> Array:
@@ -374,60 +369,34 @@ class Body:
     material: Material
 
 
-@dataclass(frozen=True, kw_only=True)
-class Draft:
-    """A body before its size and place are known."""
+def draft_body(generator: np.random.Generator, shape: str) -> Callable[[float], Body]:
+    """A random body of a shape, to be made in any size: half of its largest side or so, metres.
 
-    shape: str
-    proportions: tuple[float, float]
-    """Two numbers in 0..1 that make a shape slim or squat."""
-    is_lying: bool
-    yaw: float
-    """Turn about the vertical, radians."""
-    material: Material
+    It stands on the floor at the origin; its radius seen from above is proportional to the size.
+    """
+    u, v, chance, turn = (float(x) for x in generator.random(4))
+    is_lying = chance < _LYING_CHANCE.get(shape, 0.0)
+    yaw = 2 * np.pi * turn
+    material = random_material(generator, OBJECT_PATTERNS, vivid=True)
+    rotation = np.array([[np.cos(yaw), -np.sin(yaw), 0.0], [np.sin(yaw), np.cos(yaw), 0.0], [0.0, 0.0, 1.0]])
+    if is_lying:  # the solid's z axis becomes horizontal, its y axis vertical
+        rotation = rotation @ np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 
-    def footprint(self, size: float) -> float:
-        """Radius seen from above, metres; proportional to ``size`` (half the body's largest side or so, metres)."""
-        return _footprint(_MAKERS[self.shape](size, *self.proportions), self.is_lying)
-
-    def stand(self, size: float, x: float, y: float, floor: float) -> Body:
-        """The body of that size, resting at height ``floor`` with its centre above (x, y), metres."""
-        solid = _MAKERS[self.shape](size, *self.proportions)
-        half_height = solid.extent[1] if self.is_lying else solid.extent[2]
-        has_flat_top = self.shape in ("box", "cylinder") and not self.is_lying
+    def body(size: float) -> Body:
+        solid = _MAKERS[shape](size, u, v)
+        x, y, z = solid.extent
+        half_height = y if is_lying else z
+        across = z if is_lying else y
+        has_flat_top = shape in ("box", "cylinder") and not is_lying
         return Body(
             solid=solid,
-            shape=self.shape,
-            rotation=_rotation(self.yaw, self.is_lying),
-            centre=np.array([x, y, floor + half_height]),
+            shape=shape,
+            rotation=rotation,
+            centre=np.array([0.0, 0.0, half_height]),
             half_height=half_height,
-            footprint=_footprint(solid, self.is_lying),
-            flat_top=min(solid.extent[:2]) if has_flat_top else 0.0,
-            material=self.material,
+            footprint=float(np.hypot(x, across)) if is_lying or isinstance(solid, Polyhedron) else x,
+            flat_top=min(x, y) if has_flat_top else 0.0,
+            material=material,
         )
 
-
-def draft_body(generator: np.random.Generator, shape: str) -> Draft:
-    """A random body of a shape."""
-    u, v, chance, turn = (float(x) for x in generator.random(4))
-    return Draft(
-        shape=shape,
-        proportions=(u, v),
-        is_lying=chance < _LYING_CHANCE.get(shape, 0.0),
-        yaw=2 * np.pi * turn,
-        material=random_material(generator, OBJECT_PATTERNS, vivid=True),
-    )
-
-
-def _footprint(solid: Solid, is_lying: bool) -> float:
-    x, y, z = solid.extent
-    if is_lying:
-        return float(np.hypot(x, z))
-    return float(np.hypot(x, y)) if isinstance(solid, Polyhedron) else x
-
-
-def _rotation(yaw: float, is_lying: bool) -> Array:
-    turn = np.array([[np.cos(yaw), -np.sin(yaw), 0.0], [np.sin(yaw), np.cos(yaw), 0.0], [0.0, 0.0, 1.0]])
-    # Lying: the solid's z axis becomes horizontal, its y axis vertical.
-    tip = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
-    return turn @ tip if is_lying else turn
+    return body

@@ -68,32 +68,10 @@ def _colour(hue: float, saturation: float, value: float) -> tuple[float, float, 
     return (red, green, blue)
 
 
-def _checker(points: Array) -> Array:
-    return np.floor(points).sum(axis=0) % 2
-
-
-def _stripes(points: Array) -> Array:
-    across = points[0] + 0.4 * points[1] + 0.15 * points[2]
-    return (across % 1.0 < 0.5).astype(np.float64)
-
-
-def _dots(points: Array) -> Array:
-    from_centre = points % 1.0 - 0.5
-    return ((from_centre**2).sum(axis=0) < 0.1).astype(np.float64)
-
-
-def _noise(points: Array) -> Array:
-    return np.clip(1.8 * (0.65 * value_noise(points) + 0.35 * value_noise(2.7 * points)) - 0.4, 0, 1)
-
-
 def _wood(points: Array) -> Array:
     across = points[::2] % 24.0 - 12.0
     rings = np.hypot(across[0], across[1]) * 1.6 + 0.9 * value_noise(points * np.array([[0.8], [0.25], [0.8]]))
     return (rings % 1.0) ** 2
-
-
-def _marble(points: Array) -> Array:
-    return 0.5 + 0.5 * np.sin(3.0 * (points[0] + 0.5 * points[1] + 0.5 * points[2]) + 7.0 * value_noise(points))
 
 
 def _bricks(points: Array) -> Array:
@@ -112,12 +90,14 @@ def _planks(points: Array) -> Array:
 
 
 PATTERNS: dict[str, Callable[[Array], Array]] = {
-    "checker": _checker,
-    "stripes": _stripes,
-    "dots": _dots,
-    "noise": _noise,
+    "checker": lambda points: np.floor(points).sum(axis=0) % 2,
+    "stripes": lambda points: ((points[0] + 0.4 * points[1] + 0.15 * points[2]) % 1.0 < 0.5).astype(np.float64),
+    "dots": lambda points: (((points % 1.0 - 0.5) ** 2).sum(axis=0) < 0.1).astype(np.float64),
+    "noise": lambda points: np.clip(1.8 * (0.65 * value_noise(points) + 0.35 * value_noise(2.7 * points)) - 0.4, 0, 1),
     "wood": _wood,
-    "marble": _marble,
+    "marble": lambda points: (
+        0.5 + 0.5 * np.sin(3.0 * (points[0] + 0.5 * points[1] + 0.5 * points[2]) + 7.0 * value_noise(points))
+    ),
     "bricks": _bricks,
     "planks": _planks,
 }

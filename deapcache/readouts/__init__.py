@@ -83,7 +83,7 @@ READOUTS["knn"] = ReadoutSpec(
     training_free=True,
 )
 READOUTS["multi-scale"] = ReadoutSpec(
-    "multi_scale:MultiScale",
+    "baselines:MultiScale",
     "yardstick: convolutional decoder over several layers (--layers), as DPT's and probe3d's",
     needs_layers=True,
 )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from deapcache.readouts.base import largest_block
-from deapcache.readouts.regions import SquaredDistances
+from deapcache.readouts.regions import Geometry
 
 
 def attend(q_HQK: Tensor, bias_HQN: Tensor | None, k_BHNK: Tensor, v_BHNV: Tensor) -> Tensor:
@@ -44,40 +45,8 @@ def attend(q_HQK: Tensor, bias_HQN: Tensor | None, k_BHNK: Tensor, v_BHNV: Tenso
     """
     # Cells and queries run along the last axis of every operand: products of that shape are six times as fast.
     kT_BHKN, vT_BHVN = k_BHNK.transpose(2, 3).contiguous(), v_BHNV.transpose(2, 3).contiguous()
-    oT_BHVQ: Tensor = _Attention.apply(q_HQK, bias_HQN, kT_BHKN, vT_BHVN)
+    oT_BHVQ: Tensor = _Attention.apply(None, q_HQK, bias_HQN, kT_BHKN, vT_BHVN)
     return oT_BHVQ.transpose(2, 3)
-
-
-class _Attention(torch.autograd.Function):
-    """Forward and backward of :func:`attend`, block by block."""
-
-    @staticmethod
-    def forward(ctx: Any, q_HQK: Tensor, bias_HQN: Tensor | None, kT_BHKN: Tensor, vT_BHVN: Tensor) -> Tensor:
-        oT_BHVQ = average(Inputs(q_HQK, bias_HQN, kT_BHKN, vT_BHVN))
-        ctx.save_for_backward(q_HQK, bias_HQN, kT_BHKN, vT_BHVN, oT_BHVQ)
-        return oT_BHVQ
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gT_BHVQ: Tensor) -> tuple[Tensor | None, ...]:
-        *saved, oT_BHVQ = ctx.saved_tensors
-        gradients = gradients_of(Inputs(*saved), oT_BHVQ, gT_BHVQ, with_bias=ctx.needs_input_grad[1])
-        return gradients.dq, gradients.dbias, gradients.dkeys, gradients.dvalues
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Some images and some queries of a batch."""
-
-    images: slice
-    queries: slice
-    shape: tuple[int, int, int, int]
-    """(images, heads, queries, cells) of the block."""
-
-    def view(self, buffer: Tensor) -> Tensor:
-        """The start of ``buffer`` as (images · heads, queries, cells)."""
-        images, heads, queries, cells = self.shape
-        return buffer[: images * heads * queries * cells].view(images * heads, queries, cells)
 
 
 @dataclass(frozen=True)
@@ -93,15 +62,12 @@ class Inputs:
     values: Tensor
     """(B, H, V, N)"""
 
-    def blocks(self) -> Iterator[_Block]:
+    def blocks(self) -> Iterator[tuple[slice, slice]]:
         """All images and queries; the outer loop is over queries, so that a part of the bias stays in cache."""
-        (H, Q, _), (B, _, _, N) = self.q.shape, self.keys.shape
+        B, Q = len(self.keys), self.q.shape[1]
         images, queries = self.block_size()
-        for q0 in range(0, Q, queries):
-            q1 = min(q0 + queries, Q)
-            for b0 in range(0, B, images):
-                b1 = min(b0 + images, B)
-                yield _Block(slice(b0, b1), slice(q0, q1), (b1 - b0, H, q1 - q0, N))
+        for q, b in product(range(0, Q, queries), range(0, B, images)):
+            yield slice(b, min(b + images, B)), slice(q, min(q + queries, Q))
 
     def block_size(self) -> tuple[int, int]:
         """(images, queries) of the largest block: whole images if one fits, otherwise equal parts of one image."""
@@ -115,47 +81,19 @@ class Inputs:
         images, queries = self.block_size()
         return self.q.new_empty(images * self.q.shape[0] * queries * self.keys.shape[3])
 
-    def probabilities(self, block: _Block, buffer: Tensor) -> Tensor:
+    def in_block(self, buffer: Tensor, images: slice, queries: slice) -> Tensor:
+        """The start of ``buffer`` as (images · heads, queries, cells)."""
+        rows, columns = (images.stop - images.start) * len(self.q), queries.stop - queries.start
+        return buffer[: rows * columns * self.keys.shape[3]].view(rows, columns, -1)
+
+    def probabilities(self, buffer: Tensor, images: slice, queries: slice) -> Tensor:
         """softmax(q kᵀ + bias) of one block, (images · heads, queries, cells), in ``buffer``."""
-        p = block.view(buffer)
-        q = self.q[:, block.queries].expand(block.shape[0], -1, -1, -1).flatten(0, 1)
-        torch.bmm(q, self.keys[block.images].flatten(0, 1), out=p)
+        p, kT_BHKN = self.in_block(buffer, images, queries), self.keys[images]
+        q = self.q[:, queries].expand(len(kT_BHKN), -1, -1, -1).flatten(0, 1)
+        torch.bmm(q, kT_BHKN.flatten(0, 1), out=p)
         if self.bias is not None:
-            p.view(block.shape).add_(self.bias[:, block.queries])
+            p.unflatten(0, kT_BHKN.shape[:2]).add_(self.bias[:, queries])
         return torch.softmax(p, -1, out=p)
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """Sums over the blocks done so far, shaped like :class:`Inputs`."""
-
-    dq: Tensor
-    dbias: Tensor | None
-    dkeys: Tensor
-    dvalues: Tensor
-
-    @classmethod
-    def zeros(cls, inputs: Inputs, *, with_bias: bool) -> Gradients:
-        """Nothing yet."""
-        dbias = torch.zeros_like(inputs.bias) if with_bias and inputs.bias is not None else None
-        return cls(torch.zeros_like(inputs.q), dbias, torch.zeros_like(inputs.keys), torch.zeros_like(inputs.values))
-
-    def add_values(self, block: _Block, p: Tensor, gT_BHVQ: Tensor) -> None:
-        """What the values get through the block's probabilities ``p``."""
-        gT = gT_BHVQ[block.images, :, :, block.queries].flatten(0, 1)
-        self.dvalues[block.images] += torch.bmm(gT, p).unflatten(0, block.shape[:2])
-
-    def add_logits(self, block: _Block, ds: Tensor, inputs: Inputs) -> None:
-        """What queries, bias and keys get from the gradient ``ds`` of the block's logits."""
-        images, leading = block.images, block.shape[:2]
-        if self.dbias is not None:
-            per_image = ds.view(block.shape)
-            # Summing a single image would copy it.
-            self.dbias[:, block.queries] += per_image[0] if leading[0] == 1 else per_image.sum(0)
-        qT = inputs.q[:, block.queries].transpose(1, 2).expand(leading[0], -1, -1, -1).flatten(0, 1)
-        self.dkeys[images] += torch.bmm(qT, ds).unflatten(0, leading)
-        dqT = torch.bmm(inputs.keys[images].flatten(0, 1), ds.transpose(1, 2)).unflatten(0, leading).sum(0)
-        self.dq[:, block.queries] += dqT.transpose(1, 2)
 
 
 def average(inputs: Inputs) -> Tensor:
@@ -163,81 +101,93 @@ def average(inputs: Inputs) -> Tensor:
     buffer = inputs.new_buffer()
     B, H, V, _ = inputs.values.shape
     oT_BHVQ = inputs.q.new_empty(B, H, V, inputs.q.shape[1])
-    for block in inputs.blocks():
-        p = inputs.probabilities(block, buffer)
-        oT = torch.bmm(inputs.values[block.images].flatten(0, 1), p.transpose(1, 2))
-        oT_BHVQ[block.images, :, :, block.queries] = oT.unflatten(0, block.shape[:2])
+    for images, queries in inputs.blocks():
+        p = inputs.probabilities(buffer, images, queries)
+        oT = torch.bmm(inputs.values[images].flatten(0, 1), p.transpose(1, 2))
+        oT_BHVQ[images, :, :, queries] = oT.unflatten(0, (-1, H))
     return oT_BHVQ
 
 
-def gradients_of(inputs: Inputs, oT_BHVQ: Tensor, gT_BHVQ: Tensor, *, with_bias: bool) -> Gradients:
-    """What the inputs of :func:`average` get where its result ``oT_BHVQ`` gets ``gT_BHVQ``."""
+def gradients_of(
+    inputs: Inputs, oT_BHVQ: Tensor, gT_BHVQ: Tensor, *, with_bias: bool
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """What the inputs of :func:`average` get, in their order, where its result ``oT_BHVQ`` gets ``gT_BHVQ``."""
     with torch.autocast(gT_BHVQ.device.type, enabled=False):
-        gradients = Gradients.zeros(inputs, with_bias=with_bias)
+        dq, dkeys, dvalues = (torch.zeros_like(tensor) for tensor in (inputs.q, inputs.keys, inputs.values))
+        dbias = torch.zeros_like(inputs.bias) if with_bias and inputs.bias is not None else None
         p_buffer, s_buffer = inputs.new_buffer(), inputs.new_buffer()
         # The softmax takes from each row of dP its mean under P, which is Σ_v g o: as one more column of g, with a
         # row of ones under v, it comes with the product that makes dP.
         means_B1Q = (gT_BHVQ * oT_BHVQ).sum(2, keepdim=True)
         g1_BHQW = torch.cat([gT_BHVQ, -means_B1Q], 2).transpose(2, 3).contiguous()
         v1T_BHWN = torch.cat([inputs.values, torch.ones_like(inputs.values[:, :, :1])], 2)
-        for block in inputs.blocks():
-            p = inputs.probabilities(block, p_buffer)
-            gradients.add_values(block, p, gT_BHVQ)
-            ds = block.view(s_buffer)
-            g1, v1T = g1_BHQW[block.images, :, block.queries], v1T_BHWN[block.images]
+        for images, queries in inputs.blocks():
+            p, ds = inputs.probabilities(p_buffer, images, queries), inputs.in_block(s_buffer, images, queries)
+            leading = inputs.keys[images].shape[:2]
+            gT = gT_BHVQ[images, :, :, queries].flatten(0, 1)
+            dvalues[images] += torch.bmm(gT, p).unflatten(0, leading)
+            g1, v1T = g1_BHQW[images, :, queries], v1T_BHWN[images]
             torch.bmm(g1.flatten(0, 1), v1T.flatten(0, 1), out=ds)
-            gradients.add_logits(block, ds.mul_(p), inputs)
-    return gradients
+            ds.mul_(p)  # what the logits get, and through them bias, keys and queries
+            if dbias is not None:
+                per_image = ds.unflatten(0, leading)
+                # Summing a single image would copy it.
+                dbias[:, queries] += per_image[0] if leading[0] == 1 else per_image.sum(0)
+            qT = inputs.q[:, queries].transpose(1, 2).expand(leading[0], -1, -1, -1).flatten(0, 1)
+            dkeys[images] += torch.bmm(qT, ds).unflatten(0, leading)
+            dqT = torch.bmm(inputs.keys[images].flatten(0, 1), ds.transpose(1, 2)).unflatten(0, leading).sum(0)
+            dq[:, queries] += dqT.transpose(1, 2)
+    return dq, dbias, dkeys, dvalues
 
 
-def attend_masked(
-    q_HQK: Tensor, sigma_H: Tensor, distances: SquaredDistances, k_BHNK: Tensor, v_BHNV: Tensor
-) -> Tensor:
+def attend_masked(q_HQK: Tensor, sigma_H: Tensor, geometry: Geometry, k_BHNK: Tensor, v_BHNV: Tensor) -> Tensor:
     """softmax(q kᵀ + mask of σ) v, for every image with the same queries and widths; (B, H, Q, V).
 
-    Equal to :func:`attend` with ``distances.density(sigma)`` as bias. Differentiable once, in all four tensors. The
+    Equal to :func:`attend` with ``geometry.density(sigma)`` as bias. Differentiable once, in all four tensors. The
     masks of all heads would take heads · queries · cells numbers, 103 MB at 64×64 cells, and their gradient as much
     again. Made anew for the backward pass, a group of heads at a time, they take what one group does, and are never
     kept.
     """
     kT_BHKN, vT_BHVN = k_BHNK.transpose(2, 3).contiguous(), v_BHNV.transpose(2, 3).contiguous()
-    oT_BHVQ: Tensor = _Masked.apply(distances, q_HQK, sigma_H, kT_BHKN, vT_BHVN)
+    oT_BHVQ: Tensor = _Attention.apply(geometry, q_HQK, sigma_H, kT_BHKN, vT_BHVN)
     return oT_BHVQ.transpose(2, 3)
 
 
-class _Masked(torch.autograd.Function):
-    """Forward and backward, a group of heads after the other."""
+class _Attention(torch.autograd.Function):
+    """Forward and backward of both; with a ``geometry`` ``bias`` is σ, and groups of heads come one after the other."""
 
     @staticmethod
-    def forward(ctx: Any, distances: SquaredDistances, q: Tensor, sigma: Tensor, kT: Tensor, vT: Tensor) -> Tensor:
+    def forward(ctx: Any, geometry: Geometry | None, q: Tensor, bias: Tensor | None, kT: Tensor, vT: Tensor) -> Tensor:
         oT_BHVQ = q.new_empty(*vT.shape[:3], q.shape[1])
-        for heads in _groups(q, kT):
-            oT_BHVQ[:, heads] = average(_inputs(heads, distances, q, sigma, kT, vT))
-        ctx.distances = distances
-        ctx.save_for_backward(q, sigma, kT, vT, oT_BHVQ)
+        for heads in _groups(geometry, q, kT):
+            oT_BHVQ[:, heads] = average(_inputs(heads, geometry, q, bias, kT, vT))
+        ctx.geometry = geometry
+        ctx.save_for_backward(q, bias, kT, vT, oT_BHVQ)
         return oT_BHVQ
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gT_BHVQ: Tensor) -> tuple[Tensor | None, ...]:
-        q, sigma, kT, vT, oT_BHVQ = ctx.saved_tensors
-        dq, dsigma, dkeys, dvalues = (torch.empty_like(t) for t in (q, sigma, kT, vT))
-        for heads in _groups(q, kT):
-            inputs = _inputs(heads, ctx.distances, q, sigma, kT, vT)
-            found = gradients_of(inputs, oT_BHVQ[:, heads], gT_BHVQ[:, heads], with_bias=True)
-            assert found.dbias is not None  # asked for
-            dq[heads], dkeys[:, heads], dvalues[:, heads] = found.dq, found.dkeys, found.dvalues
-            dsigma[heads] = ctx.distances.slope(sigma[heads], found.dbias)
-        return None, dq, dsigma, dkeys, dvalues
+        q, bias, kT, vT, oT_BHVQ = ctx.saved_tensors
+        dq, dkeys, dvalues = (torch.empty_like(t) for t in (q, kT, vT))
+        dbias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
+        for heads in _groups(ctx.geometry, q, kT):
+            inputs = _inputs(heads, ctx.geometry, q, bias, kT, vT)
+            found = gradients_of(inputs, oT_BHVQ[:, heads], gT_BHVQ[:, heads], with_bias=dbias is not None)
+            dq[heads], dmask, dkeys[:, heads], dvalues[:, heads] = found
+            if dbias is not None and dmask is not None:
+                dbias[heads] = dmask if ctx.geometry is None else ctx.geometry.slope(bias[heads], dmask)
+        return None, dq, dbias, dkeys, dvalues
 
 
-def _groups(q_HQK: Tensor, kT_BHKN: Tensor) -> Iterator[slice]:
-    """As many heads as one block has room for the masks of, at least one."""
+def _groups(geometry: Geometry | None, q_HQK: Tensor, kT_BHKN: Tensor) -> Iterator[slice]:
+    """As many heads as one block has room for the masks of, at least one; all where no mask is to be made."""
     heads, queries, _ = q_HQK.shape
-    size = max(1, largest_block(q_HQK.device) // (queries * kT_BHKN.shape[3]))
+    size = max(1, largest_block(q_HQK.device) // (queries * kT_BHKN.shape[3])) if geometry is not None else heads
     for start in range(0, heads, size):
         yield slice(start, start + size)
 
 
-def _inputs(heads: slice, distances: SquaredDistances, q: Tensor, sigma: Tensor, kT: Tensor, vT: Tensor) -> Inputs:
-    return Inputs(q[heads], distances.density(sigma[heads]), kT[:, heads], vT[:, heads])
+def _inputs(heads: slice, geometry: Geometry | None, q: Tensor, bias: Tensor | None, kT: Tensor, vT: Tensor) -> Inputs:
+    some = None if bias is None else bias[heads] if geometry is None else geometry.density(bias[heads])
+    return Inputs(q[heads], some, kT[:, heads], vT[:, heads])

@@ -91,9 +91,15 @@ class Deap(RegionReadout):
     @classmethod
     def mix(cls, members: Sequence[Self], projected: Sequence[Tensor], geometry: Geometry) -> list[Tensor]:
         """Masked cross-attention, equation 2; float32."""
+        queries, cells = math.prod(geometry.region_grid), projected[0].shape[1]
+        together = max(1, largest_block(projected[0].device) // (HEADS * queries * cells))
+        mixed: list[Tensor] = []
+        # Logits reach 40 where a mask is narrow; half precision would lose what the features add to them.
         with torch.autocast(projected[0].device.type, enabled=False):
-            # Logits reach 40 where a mask is narrow; half precision would lose what the features add to them.
-            mixed = _attend(members, projected, geometry)
+            # Members are taken together only while their masks fit into a block: larger ones would leave the cache.
+            for start in range(0, len(members), together):
+                part = slice(start, start + together)
+                mixed += _attend(members[part], torch.stack(list(projected[part]), 2), geometry)
         return [mixed_BQV.unflatten(1, geometry.region_grid) for mixed_BQV in mixed]
 
     @property
@@ -116,19 +122,9 @@ class Deap(RegionReadout):
         return groups
 
 
-def _attend(members: Sequence[Deap], projected: Sequence[Tensor], geometry: Geometry) -> list[Tensor]:
+def _attend(members: Sequence[Deap], tokens_BNMT: Tensor, geometry: Geometry) -> list[Tensor]:
     """Each member's (B, Q, V · heads) float32: all heads' outputs side by side, equation 2."""
-    queries, cells = math.prod(geometry.region_grid), projected[0].shape[1]
-    together = max(1, largest_block(projected[0].device) // (HEADS * queries * cells))
-    mixed: list[Tensor] = []
-    # Members are taken together only while their masks fit into a block: larger ones would leave the cache.
-    for start in range(0, len(members), together):
-        part = slice(start, start + together)
-        mixed += _attend_group(members[part], torch.stack(list(projected[part]), 2), geometry)
-    return mixed
 
-
-def _attend_group(members: Sequence[Deap], tokens_BNMT: Tensor, geometry: Geometry) -> list[Tensor]:
     def heads_of(part: Tensor) -> Tensor:
         # (B, N, M, heads · width) to (B, M · heads, N, width)
         return part.unflatten(-1, (HEADS, -1)).flatten(2, 3).transpose(1, 2)
@@ -150,8 +146,7 @@ def _attend_group(members: Sequence[Deap], tokens_BNMT: Tensor, geometry: Geomet
             mask_SQN = None if sigma_S is None else geometry.gaussian_mask(sigma_S)
             mixed_BSQV = attend_from_grid(*queries, mask_SQN, keys_BSNK, values_BSNV)
         else:  # without ever holding the masks of all heads
-            distances = geometry.squared_distances(sigma_S.dtype)
-            mixed_BSQV = attend_masked(sum_queries(*queries), sigma_S, distances, keys_BSNK, values_BSNV)
+            mixed_BSQV = attend_masked(sum_queries(*queries), sigma_S, geometry, keys_BSNK, values_BSNV)
     return [mixed.transpose(1, 2).flatten(2) for mixed in mixed_BSQV.chunk(len(members), 1)]
 
 

@@ -351,7 +351,13 @@ class FeatUp(GuidedReadout, StackedReadout):
         with torch.autocast(features_BHWD.device.type, enabled=False):
             maps = [member._linear() for member in members]
             befores = [before for before, _, _ in maps]
-            fine_BCHW = members[0]._upsampled(members[0].standardise(features_BHWD), images_B3hw, torch.cat(befores))
+            weight_CD, upsampler = torch.cat(befores), members[0].upsampler
+            normed_BHWD = upsampler.norm(members[0].standardise(features_BHWD).to(weight_CD.dtype))
+            narrow_BCHW = F.linear(normed_BHWD, weight_CD).permute(0, 3, 1, 2)
+            together = max(1, _PIXELS_AT_ONCE // (FACTOR**2 * H * W))
+            images = images_B3hw.to(weight_CD.dtype).split(together)
+            pairs = zip(narrow_BCHW.split(together), images, strict=True)
+            fine_BCHW = torch.cat([upsampler.upsample(narrow, some) for narrow, some in pairs])
             fine_BChw = members[0].resize(fine_BCHW, output_size)
             outputs = []
             parts = fine_BChw.split([len(before) for before in befores], 1)
@@ -359,15 +365,6 @@ class FeatUp(GuidedReadout, StackedReadout):
                 mapped = part_BChw if after is None else F.conv2d(part_BChw, after[:, :, None, None])
                 outputs.append((mapped + bias_O[:, None, None]).float())
             return outputs
-
-    def _upsampled(self, features_BHWD: Tensor, images_B3hw: Tensor, weight_CD: Tensor) -> Tensor:
-        """(B, C, 16 H, 16 W): the normalised features mapped to C channels, and those upsampled."""
-        _, H, W, _ = features_BHWD.shape
-        narrow_BHWC = F.linear(self.upsampler.norm(features_BHWD.to(weight_CD.dtype)), weight_CD)
-        together = max(1, _PIXELS_AT_ONCE // (FACTOR**2 * H * W))
-        images = images_B3hw.to(weight_CD.dtype).split(together)
-        pairs = zip(narrow_BHWC.permute(0, 3, 1, 2).split(together), images, strict=True)
-        return torch.cat([self.upsampler.upsample(narrow, some) for narrow, some in pairs])
 
     def _linear(self) -> tuple[Tensor, Tensor | None, Tensor]:
         """What goes before (C, D') and, where D < D_out, after (O, C) the upsampling, and the bias (O,) of it all."""

@@ -61,33 +61,17 @@ class Geometry:
         """(H·W, 8) code of every feature cell, row by row."""
         return sinusoidal_codes(self.cell_rows, self.cell_columns)
 
-    def squared_distances(self, dtype: torch.dtype) -> SquaredDistances:
-        """Of regions and cells, along each axis."""
-        rows = (self.region_rows[:, None] - self.cell_rows).square()
-        columns = (self.region_columns[:, None] - self.cell_columns).square()
-        return SquaredDistances(rows.to(dtype), columns.to(dtype))
-
     def gaussian_mask(self, sigma_S: Tensor) -> Tensor:
         """(S, R·C, H·W) normal density of the distance of region and cell, one width a head.
 
         exp(−d² / 2σ²) / (σ √(2π)), as section 3 has it: a bump that is added to the logits, not a log-Gaussian.
         Differentiable once, in the widths.
         """
-        mask_SQN: Tensor = _GaussianMask.apply(sigma_S, self.squared_distances(sigma_S.dtype))
+        mask_SQN: Tensor = _GaussianMask.apply(sigma_S, self)
         return mask_SQN
 
-
-@dataclass(frozen=True)
-class SquaredDistances:
-    """Of output regions and feature cells along the axes; those in the plane are their sums."""
-
-    rows: Tensor
-    """(R, H)"""
-    columns: Tensor
-    """(C, W)"""
-
     def density(self, sigma_S: Tensor) -> Tensor:
-        """(S, R·C, H·W) values of :meth:`Geometry.gaussian_mask`, without history.
+        """(S, R·C, H·W) values of :meth:`gaussian_mask`, without history.
 
         The Gaussian of a distance is the product of those along the axes, so that exponentials are taken of
         R·H + C·W numbers only.
@@ -99,20 +83,27 @@ class SquaredDistances:
         """(S,): what the widths get where the densities get ``g_SQN``."""
         of_rows, of_columns = self._factors(sigma_S)
         # The density changes with σ by its own value times d² / σ³ − 1 / σ, and d² is a sum over the axes.
-        weighted_SRCN = (g_SQN.view(-1, len(self.rows), len(self.columns), g_SQN.shape[-1]) * of_rows).mul_(of_columns)
+        weighted_SRCN = (g_SQN.view(-1, *self.region_grid, g_SQN.shape[-1]) * of_rows).mul_(of_columns)
         by_row, by_column = weighted_SRCN.sum(2), weighted_SRCN.sum(1)
         # for each of the N = H·W cells: (R, N) and (C, N)
-        row_squares = self.rows[:, :, None].expand(-1, -1, self.columns.shape[1]).flatten(1)
-        column_squares = self.columns[:, None].expand(-1, self.rows.shape[1], -1).flatten(1)
+        rows_RH, columns_CW = self._squared_distances(sigma_S.dtype)
+        row_squares = rows_RH[:, :, None].expand(-1, -1, columns_CW.shape[1]).flatten(1)
+        column_squares = columns_CW[:, None].expand(-1, rows_RH.shape[1], -1).flatten(1)
         squares = (by_row * row_squares).sum((1, 2)) + (by_column * column_squares).sum((1, 2))
         return squares / sigma_S**3 - by_row.sum((1, 2)) / sigma_S
 
+    def _squared_distances(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """(R, H) and (C, W), of regions and cells along each axis; those in the plane are their sums."""
+        rows = (self.region_rows[:, None] - self.cell_rows).square()
+        columns = (self.region_columns[:, None] - self.cell_columns).square()
+        return rows.to(dtype), columns.to(dtype)
+
     def _factors(self, sigma_S: Tensor) -> tuple[Tensor, Tensor]:
         """(S, R, 1, N) and (S, 1, C, N): with cells along one axis, products run over long contiguous rows."""
-        width = sigma_S[:, None, None]
-        of_rows = torch.exp(-self.rows / (2 * width.square()))
-        of_columns = torch.exp(-self.columns / (2 * width.square())) / (width * math.sqrt(2 * math.pi))
-        grid = (-1, -1, self.rows.shape[1], self.columns.shape[1])
+        width, (rows_RH, columns_CW) = sigma_S[:, None, None], self._squared_distances(sigma_S.dtype)
+        of_rows = torch.exp(-rows_RH / (2 * width.square()))
+        of_columns = torch.exp(-columns_CW / (2 * width.square())) / (width * math.sqrt(2 * math.pi))
+        grid = (-1, -1, rows_RH.shape[1], columns_CW.shape[1])
         return (
             of_rows[..., None].expand(grid).flatten(2)[:, :, None],
             of_columns[:, :, None].expand(grid).flatten(2)[:, None],
@@ -123,16 +114,16 @@ class _GaussianMask(torch.autograd.Function):
     """The density with its slope; keeps nothing of its size."""
 
     @staticmethod
-    def forward(ctx: Any, sigma_S: Tensor, distances: SquaredDistances) -> Tensor:
+    def forward(ctx: Any, sigma_S: Tensor, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(sigma_S)
-        ctx.distances = distances
-        return distances.density(sigma_S)
+        ctx.geometry = geometry
+        return geometry.density(sigma_S)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_SQN: Tensor) -> tuple[Tensor | None, ...]:
         (sigma_S,) = ctx.saved_tensors
-        return ctx.distances.slope(sigma_S, g_SQN), None
+        return ctx.geometry.slope(sigma_S, g_SQN), None
 
 
 def locate_regions_and_cells(

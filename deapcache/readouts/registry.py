@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from deapcache.errors import UnknownNameError, UsageError
 from deapcache.plugins import Registry
@@ -20,33 +20,12 @@ if TYPE_CHECKING:
     from deapcache.readouts.base import Readout
 
 
-class ReadoutEntry(Protocol):
-    """A registered readout: a subclass of :class:`Readout`, one of deapcache's own before it
-    is loaded (:class:`ReadoutSpec`), or a :func:`variant` of either."""
-
-    @property
-    def summary(self) -> str: ...
-    @property
-    def sizes(self) -> tuple[int, ...]: ...
-    @property
-    def default_size(self) -> int: ...
-    @property
-    def needs_guidance(self) -> bool: ...
-    @property
-    def needs_upsampler(self) -> bool: ...
-    @property
-    def needs_layers(self) -> bool: ...
-    @property
-    def training_free(self) -> bool: ...
-    def __call__(self, config: ReadoutConfig) -> Readout: ...
-
-
 @dataclass(frozen=True)
 class ReadoutSpec:
-    """What is known of one of deapcache's own readouts before its module is imported, which needs torch."""
+    """What is known before it is built of a readout of deapcache's own, whose module needs torch, or a variant."""
 
-    path: str
-    """``module:Class`` in ``deapcache.readouts``."""
+    make: str | Callable[..., Readout]
+    """``module:Class`` in ``deapcache.readouts``, or what builds one from a :class:`ReadoutConfig`."""
     summary: str
     _: KW_ONLY
     sizes: tuple[int, ...] = ()
@@ -58,27 +37,30 @@ class ReadoutSpec:
     """All of them as the class has them."""
 
     def __call__(self, config: ReadoutConfig, **choices: Any) -> Readout:
-        """A fresh readout of the class, with these keyword arguments."""
-        module, _, name = self.path.partition(":")
-        readout: Readout = getattr(importlib.import_module(f"deapcache.readouts.{module}"), name)(config, **choices)
+        """A fresh readout, with these keyword arguments of its class."""
+        make = self.make
+        if isinstance(make, str):
+            module, _, name = make.partition(":")
+            make = getattr(importlib.import_module(f"deapcache.readouts.{module}"), name)
+        readout: Readout = make(config, **choices)
         return readout
 
+
+ReadoutEntry: TypeAlias = "type[Readout] | ReadoutSpec"
+"""A registered readout."""
 
 _FACTS = ("sizes", "default_size", "needs_guidance", "needs_upsampler", "needs_layers", "training_free")
 
 
-def variant(
-    readout: type[Readout] | ReadoutSpec, summary: str, *, size: int | None = None, **choices: Any
-) -> ReadoutEntry:
-    """A partial of a readout with some keyword arguments of its class set, to register under a name of its own.
+def variant(readout: ReadoutEntry, summary: str, *, size: int | None = None, **choices: Any) -> ReadoutSpec:
+    """A readout with some keyword arguments of its class set, to register under a name of its own.
 
     ``size`` is D where the variant comes in that size alone; else it comes in those of the class.
     """
-    made = partial(readout, **choices)
-    vars(made).update({name: getattr(readout, name) for name in _FACTS}, summary=summary)
+    facts = {name: getattr(readout, name) for name in _FACTS}
     if size is not None:
-        vars(made).update(sizes=(), default_size=size)
-    return cast(ReadoutEntry, made)
+        facts |= {"sizes": (), "default_size": size}
+    return ReadoutSpec(partial(readout, **choices), summary, **facts)
 
 
 READOUTS: Registry[ReadoutEntry] = Registry("readout", modules=("deapcache.readouts",))

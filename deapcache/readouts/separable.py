@@ -11,6 +11,7 @@ value, W = V + 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -89,9 +90,9 @@ class _Separable(torch.autograd.Function):
         v1T_MWN = torch.cat([v_BSNV, torch.ones_like(v_BSNV[..., :1])], -1).transpose(2, 3).reshape(B * S, V + 1, N)
         mixedT_MWQ = v1T_MWN.new_empty(B * S, V + 1, rows.shape[1] * columns.shape[1])
         buffer = factors.new_buffer()
-        for block in factors.blocks():
-            p = factors.products(block, buffer)
-            torch.bmm(v1T_MWN[block.part], p.transpose(1, 2), out=mixedT_MWQ[block.part])
+        for part, heads, _ in factors.blocks():
+            p = factors.products(buffer, part, heads)
+            torch.bmm(v1T_MWN[part], p.transpose(1, 2), out=mixedT_MWQ[part])
         sums_M1Q = mixedT_MWQ[:, V:].clone()
         oT_MVQ = mixedT_MWQ[:, :V] / sums_M1Q
         ctx.save_for_backward(rows, columns, of_bias, of_rows, of_columns, k_BSNK, v1T_MWN, oT_MVQ, sums_M1Q)
@@ -115,39 +116,27 @@ class _Separable(torch.autograd.Function):
             by_row_MRN, by_column_MCN = by_row.flatten(0, 1), by_column.flatten(0, 1)
             dvT_MVN = torch.empty_like(v1T_MWN[:, :-1], memory_format=torch.contiguous_format)
             p_buffer, s_buffer = factors.new_buffer(), factors.new_buffer()
-            for block in factors.blocks():
-                p, g1T = factors.products(block, p_buffer), g1T_MWQ[block.part]
-                torch.bmm(g1T[:, :-1], p, out=dvT_MVN[block.part])
-                ds = torch.bmm(g1T.transpose(1, 2), v1T_MWN[block.part], out=block.view(s_buffer)).mul_(p)
-                whole = ds.view(-1, *block.shape[2:])
-                torch.sum(whole, 2, out=by_row_MRN[block.part])
-                torch.sum(whole, 1, out=by_column_MCN[block.part])
+            for part, heads, is_first in factors.blocks():
+                p, ds, g1T = factors.products(p_buffer, part, heads), factors.in_block(s_buffer, part), g1T_MWQ[part]
+                torch.bmm(g1T[:, :-1], p, out=dvT_MVN[part])
+                torch.bmm(g1T.transpose(1, 2), v1T_MWN[part], out=ds).mul_(p)
+                whole = ds.view(-1, *factors.head)
+                torch.sum(whole, 2, out=by_row_MRN[part])
+                torch.sum(whole, 1, out=by_column_MCN[part])
                 if dbias is not None:
-                    _add_images(dbias[block.heads], ds.unflatten(0, block.shape[:2]), first=block.first)
+                    # Summing a single image would copy it.
+                    per_image = ds.view(-1, heads.stop - heads.start, *ds.shape[1:])
+                    of_images = per_image[0] if len(per_image) == 1 else per_image.sum(0)
+                    if is_first:
+                        dbias[heads] = of_images
+                    else:
+                        dbias[heads].add_(of_images)
             kT_BSKN = k_BSNK.transpose(2, 3).contiguous()
             dkT_BSKN = rows.transpose(1, 2) @ by_row + columns.transpose(1, 2) @ by_column
             # summed over the images afterwards: a product over both would copy
             drowsT, dcolumnsT = ((kT_BSKN @ by_line.transpose(2, 3)).sum(0) for by_line in (by_row, by_column))
         dv_BSNV = dvT_MVN.unflatten(0, g_BSQV.shape[:2]).transpose(2, 3)
         return drowsT.transpose(1, 2), dcolumnsT.transpose(1, 2), dbias, dkT_BSKN.transpose(2, 3), dv_BSNV
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Some images, or some heads of one, with the whole query grid."""
-
-    part: slice
-    """Of images · heads."""
-    heads: slice
-    first: bool
-    """Whether the first image is among them."""
-    shape: tuple[int, int, int, int, int]
-    """(images, heads, rows, columns, cells)."""
-
-    def view(self, buffer: Tensor) -> Tensor:
-        """The start of ``buffer`` as (images · heads, queries, cells)."""
-        images, heads, rows, columns, cells = self.shape
-        return buffer[: images * heads * rows * columns * cells].view(images * heads, rows * columns, cells)
 
 
 @dataclass(frozen=True)
@@ -168,49 +157,49 @@ class _Factors:
         of_grid = None if bias_SQN is None else bias_SQN.unflatten(1, grid)
         return cls(rows_BSRN.flatten(0, 1)[:, :, None], columns_BSCN[:, :, None], of_grid)
 
+    @property
+    def head(self) -> tuple[int, int, int]:
+        """Rows, columns and cells: what a head has a number for."""
+        return self.rows.shape[1], self.columns.shape[3], self.rows.shape[3]
+
     def new_buffer(self) -> Tensor:
         """Room for the largest block."""
-        images, heads = self._block_size()
-        _, R, _, N = self.rows.shape
-        return self.rows.new_empty(images * heads * R * self.columns.shape[3] * N)
+        return self.rows.new_empty(math.prod(self._block_size()) * math.prod(self.head))
 
-    def blocks(self) -> Iterator[_Block]:
-        """All images and heads; images come innermost, so that a part of the bias stays in cache."""
-        (_, R, _, N), (B, S, _, C, _) = self.rows.shape, self.columns.shape
+    def blocks(self) -> Iterator[tuple[slice, slice, bool]]:
+        """Some images, or some heads of one: part of images · heads, the heads, and whether the first image is there.
+
+        Images come innermost, so that a part of the bias stays in cache.
+        """
+        B, S = self.columns.shape[:2]
         images, heads = self._block_size()
         for s, b in product(range(0, S, heads), range(0, B, images)):
             some, wide = min(images, B - b), min(heads, S - s)
             # several images come with all heads
-            part = slice(b * S + s, b * S + s + some * wide)
-            yield _Block(part, slice(s, s + wide), b == 0, (some, wide, R, C, N))
+            yield slice(b * S + s, b * S + s + some * wide), slice(s, s + wide), b == 0
 
-    def products(self, block: _Block, buffer: Tensor) -> Tensor:
+    def in_block(self, buffer: Tensor, part: slice) -> Tensor:
+        """The start of ``buffer`` as (images · heads, queries, cells)."""
+        (R, C, N), size = self.head, part.stop - part.start
+        return buffer[: size * R * C * N].view(size, R * C, N)
+
+    def products(self, buffer: Tensor, part: slice, heads: slice) -> Tensor:
         """Unnormalised probabilities of a block, (images · heads, queries, cells), in ``buffer``."""
-        p, images = block.view(buffer), block.shape[0]
-        rows, columns = self.rows[block.part], self.columns.flatten(0, 1)[block.part]
+        p, rows, columns = self.in_block(buffer, part), self.rows[part], self.columns.flatten(0, 1)[part]
         if self.bias is None:
-            torch.mul(columns, rows, out=p.view(-1, *block.shape[2:]))
+            torch.mul(columns, rows, out=p.view(-1, *self.head))
         else:
-            torch.mul(self.bias[block.heads], columns.unflatten(0, (images, -1)), out=p.view(block.shape))
-            p.view(-1, *block.shape[2:]).mul_(rows)
+            bias = self.bias[heads]
+            torch.mul(bias, columns.unflatten(0, (-1, len(bias))), out=p.view(-1, *bias.shape))
+            p.view(-1, *self.head).mul_(rows)
         return p
 
     def _block_size(self) -> tuple[int, int]:
         """(images, heads) of the largest block: whole images if one fits, otherwise equal parts of an image's heads."""
-        (_, R, _, N), (B, S, _, C, _) = self.rows.shape, self.columns.shape
-        head, largest = R * C * N, largest_block(self.rows.device)
+        B, S = self.columns.shape[:2]
+        head, largest = math.prod(self.head), largest_block(self.rows.device)
         parts = -(-S * head // largest)
         return max(1, min(B, largest // (S * head))), -(-S // min(parts, S))
-
-
-def _add_images(sum_SQN: Tensor, values_BSQN: Tensor, *, first: bool) -> None:
-    """Add the sum over the images to ``sum_SQN``, which is unfilled before the ``first``."""
-    # Summing a single image would copy it.
-    values_SQN = values_BSQN[0] if len(values_BSQN) == 1 else values_BSQN.sum(0)
-    if first:
-        sum_SQN.copy_(values_SQN)
-    else:
-        sum_SQN.add_(values_SQN)
 
 
 def _exponential(logits: Tensor) -> Tensor:

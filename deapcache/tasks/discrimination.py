@@ -33,28 +33,21 @@ def cluster_all(problems: Sequence[tuple[np.ndarray, int]], restarts: int = REST
     as PyTorch uses, each problem by one: with several, sums would be rounded as their number has it.
     """
     import torch
+    from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
+    def cluster(problem: tuple[np.ndarray, int]) -> np.ndarray:
+        points, clusters = problem
+        found = KMeans(clusters, init="k-means++", n_init=restarts, random_state=SEED).fit(points)
+        return np.asarray(found.labels_)
+
     # The limit on BLAS and the warnings' filter belong to the process, that on OpenMP to each thread.
+    limit_thread = partial(threadpool_limits, 1, user_api="openmp")
     with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # empty clusters
-        with ThreadPoolExecutor(torch.get_num_threads(), initializer=_use_one_thread) as pool:
-            return list(pool.map(partial(_cluster, restarts=restarts), problems))
-
-
-def _use_one_thread() -> None:
-    from threadpoolctl import threadpool_limits
-
-    threadpool_limits(1, user_api="openmp")
-
-
-def _cluster(problem: tuple[np.ndarray, int], restarts: int) -> np.ndarray:
-    from sklearn.cluster import KMeans
-
-    points, clusters = problem
-    found = KMeans(clusters, init="k-means++", n_init=restarts, random_state=SEED).fit(points)
-    return np.asarray(found.labels_)
+        with ThreadPoolExecutor(torch.get_num_threads(), initializer=limit_thread) as pool:
+            return list(pool.map(cluster, problems))
 
 
 _DIM = 32

@@ -37,7 +37,7 @@ from deapcache.probing.caches import open_caches
 from deapcache.probing.evaluate import measure_cost
 from deapcache.readouts import build_readout
 from deapcache.readouts.attention import attend, attend_masked
-from deapcache.readouts.regions import SquaredDistances
+from deapcache.readouts.regions import Geometry
 
 DEVICE = torch.device(os.environ.get("DEAPCACHE_TEST_DEVICE") or "cuda")
 ON_GPU = DEVICE.type == "cuda"
@@ -120,9 +120,10 @@ def test_attention_and_its_gradients_are_those_of_the_formula_in_float64(cells: 
     output = (inputs[0] @ inputs[2].transpose(2, 3) + density(inputs[1])).softmax(-1) @ inputs[3]
     theirs = gradients(output, inputs)
     ours_in = [each.detach().float().to(DEVICE).requires_grad_() for each in inputs]
-    distances = SquaredDistances(*(squares.float().to(DEVICE) for _ in range(2)))
+    regions_at, cells_at = (place.to(DEVICE) for place in places)
+    geometry = Geometry(region_rows=regions_at, region_columns=regions_at, cell_rows=cells_at, cell_columns=cells_at)
     if masked:
-        found = attend_masked(ours_in[0], ours_in[1], distances, ours_in[2], ours_in[3])
+        found = attend_masked(ours_in[0], ours_in[1], geometry, ours_in[2], ours_in[3])
     else:
         found = attend(ours_in[0], density(ours_in[1]), ours_in[2], ours_in[3])
     assert found.device.type == DEVICE.type

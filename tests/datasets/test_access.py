@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import unicodedata
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from deapcache_matlab import random_sample, write_labelled
 from deapcache_odd_cases import write_sound
-from deapcache_testing import require
+from deapcache_testing import closed
 from PIL import Image
 
 from deapcache.datasets import DATASETS, dataset_status, open_dataset
@@ -23,22 +24,6 @@ from deapcache.datasets.io import dataset_error, list_matching
 from deapcache.errors import DataError, LocationError, MissingDataError
 from deapcache.extraction import without_unreadable
 from deapcache.locations import LocalLocation
-
-
-@contextmanager
-def closed(folder: Path) -> Iterator[None]:
-    """A folder or file of somebody else's, and we are nobody in particular."""
-    require(os.geteuid() == 0, "root, to be somebody else")
-    for parent in folder.parents[:-1]:
-        parent.chmod(parent.stat().st_mode | 0o055)
-    before = folder.stat().st_mode
-    folder.chmod(0)
-    os.seteuid(65_534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        folder.chmod(before)
 
 
 def photo(path: Path) -> None:
@@ -218,6 +203,22 @@ def test_what_could_not_be_looked_at_is_neither_absent_nor_broken(
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(LocationError, match=rf"cannot read .*: {os.strerror(number)}; .* run"):
         dataset.image_ids("val")
+
+
+@pytest.mark.parametrize("name", ["coco", "nyuv2"])
+def test_a_process_that_may_open_no_more_files_accuses_none(tmp_path: Path, name: str) -> None:
+    """Neither is COCO's listing taken for one of other classes, nor the MATLAB file for a damaged one."""
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val2017.json").write_text('{"images": [], "annotations": []}')
+    write_labelled(tmp_path / "nyuv2", [random_sample(0, (24, 32))])
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    dataset = open_dataset("nyuv2", tmp_path)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        with pytest.raises(LocationError, match=r"cannot read .*: .*ile.*; this process may have 3 files open"):
+            dataset.image_ids("val") if name == "nyuv2" else open_dataset(name, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.parametrize("name", ["été", unicodedata.normalize("NFD", "été"), "鳥 🐦", "a\u202eb", "ß" * 60])

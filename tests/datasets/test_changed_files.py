@@ -204,4 +204,3 @@ def test_an_open_array_file_is_opened_again(tmp_path: Path) -> None:
     assert arrays.item("images", 1).ravel().tolist() == [1, 1, 1]
     swap(tmp_path / "a.mat", other, in_place)
     assert arrays.item("images", 1).ravel().tolist() == [2, 2, 2]
-    arrays.close()

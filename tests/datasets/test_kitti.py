@@ -187,4 +187,4 @@ def test_lists_may_have_the_names_that_bts_gave_them(root: Path) -> None:
 def test_lists_are_sorted_whatever_their_order(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_text("\n".join(_line(DRIVES["val"], frame) for frame in (5, 100, 7)))
-    assert [entry.id[-3:] for entry in read_list(path)] == ["005", "007", "100"]
+    assert [id_[-3:] for id_ in read_list(path)] == ["005", "007", "100"]

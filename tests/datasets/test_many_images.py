@@ -48,7 +48,7 @@ def test_a_listing_takes_few_bytes_an_image(birds: Path) -> None:
     assert most / IMAGES <= 150
     names = [f"{number:08d}" for number in range(IMAGES)]
     assert dataset.image_ids("train") == tuple(sample_order(names))
-    assert [sample.image for sample in samples[:3]] == [f"train/images/{id_}.jpg" for id_ in samples.ids[:3]]
+    assert [samples[row].image for row in range(3)] == [f"train/images/{samples.ids[row]}.jpg" for row in range(3)]
 
 
 def test_what_is_remembered_is_small_and_read_no_more(birds: Path, home: LocalLocation, monkeypatch) -> None:

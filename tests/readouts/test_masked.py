@@ -21,7 +21,7 @@ def test_equals_attention_with_all_masks_forward_and_backward(limit: int, monkey
     q, k, v = (torch.randn(*s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes)
     sigma = torch.linspace(0.02, 0.6, HEADS, dtype=torch.float64).requires_grad_()
     geometry = locate_regions_and_cells(SIZE, GRID)
-    found = attend_masked(q, sigma, geometry.squared_distances(torch.float64), k, v)
+    found = attend_masked(q, sigma, geometry, k, v)
     expected = attend(q, geometry.gaussian_mask(sigma), k, v)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     weights = torch.randn(found.shape, generator=generator, dtype=torch.float64)

@@ -39,6 +39,22 @@ def deapcache(*arguments: object) -> list[str]:
 
 
 @contextmanager
+def closed(folder: Path) -> Iterator[None]:
+    """A folder or file of somebody else's, and we are nobody in particular."""
+    require(os.geteuid() == 0, "root, to be somebody else")
+    for parent in folder.parents[:-1]:
+        parent.chmod(parent.stat().st_mode | 0o055)
+    before = folder.stat().st_mode
+    folder.chmod(0)
+    os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        folder.chmod(before)
+
+
+@contextmanager
 def small_disk(folder: Path, options: str) -> Iterator[bool]:
     """A file system of its own at ``folder`` (tmpfs with these mount options) for as long as the block.
 

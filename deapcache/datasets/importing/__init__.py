@@ -83,13 +83,27 @@ def import_labels(
             )
         if palette is not None and format not in ("masks", "voc"):
             raise UsageError(f"--palette {palette}: only masks have one, and {source} is read as {format}")
-        labels = _read(tree, format, classes, palette)
+        readers: dict[str, Callable[[], Labels]] = {
+            "coco": lambda: read_coco(tree, classes),
+            "yolo": lambda: read_yolo(tree),
+            "labelme": lambda: read_labelme(tree),
+            "cvat": lambda: read_cvat(tree),
+            "voc": lambda: read_voc(tree, palette),
+            "masks": lambda: read_masks(tree, palette),
+            "photos": lambda: read_photos(tree),
+        }
+        labels = readers[format]()
         labels.notes = tree.notes + labels.notes
+        labels.left_out = tree.left_out | labels.left_out
         return write_folder(labels, tree, out, format=format, val=val, seed=seed, copy=copy, progress=progress)
 
 
 def detect_format(tree: FileTree) -> str:
-    """The format of a folder's labels, ``photos`` where it has none; raises :class:`UsageError` for several."""
+    """The format of a folder's labels, ``photos`` where it has none.
+
+    Raises :class:`UsageError` for several, and :class:`DataError` where all there may be is in files that cannot be
+    read.
+    """
     signs: dict[str, Callable[[], bool]] = {
         "coco": lambda: any(map(is_coco, tree.with_suffix(".json"))),
         "labelme": lambda: any(map(is_labelme, tree.with_suffix(".json"))),
@@ -100,20 +114,11 @@ def detect_format(tree: FileTree) -> str:
     found = [name for name, has in signs.items() if has()]
     if len(found) > 1:
         raise UsageError(f"{tree.root} has labels of {' and '.join(found)}: say which with --from")
-    return found[0] if found else "masks" if is_masked(tree) else "photos"
-
-
-def _read(tree: FileTree, format: str, classes: str, palette: Path | None) -> Labels:
-    readers: dict[str, Callable[[], Labels]] = {
-        "coco": lambda: read_coco(tree, classes),
-        "yolo": lambda: read_yolo(tree),
-        "labelme": lambda: read_labelme(tree),
-        "cvat": lambda: read_cvat(tree),
-        "voc": lambda: read_voc(tree, palette),
-        "masks": lambda: read_masks(tree, palette),
-        "photos": lambda: read_photos(tree),
-    }
-    return readers[format]()
+    if not found and is_masked(tree):
+        return "masks"
+    if not found:
+        tree.require_readable(".json", ".xml")
+    return found[0] if found else "photos"
 
 
 def read_photos(tree: FileTree) -> Labels:

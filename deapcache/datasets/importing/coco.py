@@ -38,6 +38,7 @@ def read_coco(tree: FileTree, classes: str = CATEGORY) -> Labels:
     A file's split is the one that its name speaks of, else its folder, else the image's. Raises :class:`DataError` for
     a file that is no such JSON.
     """
+    tree.require_readable(".json")
     paths = [path for path in tree.with_suffix(".json") if is_coco(path)]
     instances = [path for path in paths if path.name.startswith("instances_")]
     labels = Labels()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from deapcache.datasets.checking import one_line
 from deapcache.datasets.importing.labels import (
     FileTree,
     LabelledImage,
@@ -25,7 +26,7 @@ from deapcache.datasets.importing.labels import (
     split_of,
 )
 from deapcache.datasets.io import image_size, read_json
-from deapcache.errors import DeapcacheError
+from deapcache.errors import DatasetFileError
 
 
 def is_labelme(path: Path) -> bool:
@@ -55,8 +56,8 @@ def read_labelme(tree: FileTree) -> Labels:
                 raise ValueError(f"another file is of the same image {image.name}")
             height, width = content.get("imageHeight"), content.get("imageWidth")
             size = (int(height), int(width)) if height and width else image_size(image)
-        except (DeapcacheError, ValueError, KeyError, TypeError) as error:
-            labels.left_out[str(shown)] = " ".join(str(error).split())
+        except (DatasetFileError, ValueError, KeyError, TypeError) as error:
+            labels.left_out[str(shown)] = one_line(error)
             continue
         found.add(image)
         labels.images.append(LabelledImage(path=image, split=split_of(tree.relative(image).parent), size=size))
@@ -65,7 +66,7 @@ def read_labelme(tree: FileTree) -> Labels:
             try:
                 drawn = _labelme_object(shape, size)
             except (ValueError, KeyError, TypeError, OSError) as error:
-                what = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+                what = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)
                 labels.left_out[f"{shown}, shape {number}"] = what
                 continue
             if drawn is None:

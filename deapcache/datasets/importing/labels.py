@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deapcache.datasets.folder import composed
-from deapcache.datasets.io import read_bytes
-from deapcache.errors import DataError, UsageError
+from deapcache.datasets.io import dataset_error, read_bytes
+from deapcache.errors import DataError, DatasetFileError, UsageError, printable
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".avif", ".tif", ".tiff", ".gif", ".ppm")
@@ -97,11 +97,12 @@ def split_of(*names: str | os.PathLike[str]) -> str:
 class FileTree:
     """All files below a folder and the folders that it links to, but for hidden ones and what was imported before.
 
-    Images are found by the names that labels give them. ``notes`` says what lies there and is not read.
+    Images are found by the names that labels give them. ``notes`` says what lies there and is not read, ``left_out``
+    which files are taken for absent, and why: names that are not UTF-8, and JSON and XML that cannot be opened.
     """
 
     def __init__(self, root: Path) -> None:
-        """Raises ``OSError`` where a folder cannot be listed."""
+        """Raises ``OSError`` where a folder cannot be listed, and where a disk or server fails."""
         self.root = root
 
         def refuse(error: OSError) -> None:
@@ -109,6 +110,7 @@ class FileTree:
 
         self.files: list[Path] = []
         self.notes: list[str] = []
+        self.left_out: dict[str, str] = {}
         met: set[str] = set()  # a link may lead back
         for place, folders, names in os.walk(root, followlinks=True, onerror=refuse):
             met.add(os.path.realpath(place))
@@ -120,7 +122,8 @@ class FileTree:
                 continue
             inner = [Path(place, name) for name in sorted(folders) if not name.startswith(".")]
             folders[:] = [path.name for path in inner if os.path.realpath(path) not in met]
-            self.files += [Path(place, name) for name in sorted(names) if not name.startswith(".")]
+            files = [Path(place, name) for name in sorted(names) if not name.startswith(".")]
+            self.files += [path for path in files if self._is_usable(path)]
         self.images = [path for path in self.files if path.suffix.lower() in IMAGE_SUFFIXES]
         self._by_name: dict[str, list[Path]] = {}
         for path in self.images:
@@ -129,6 +132,29 @@ class FileTree:
         if unread:
             kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(unread.items()))
             self.notes.append(f"{kinds}: such files cannot be read; convert them to JPEG or PNG")
+
+    def _is_usable(self, path: Path) -> bool:
+        """Whether a file can be named and, if it may hold labels of images, opened; else why not is in ``left_out``."""
+        shown = str(self.relative(path))
+        if printable(shown) != shown:
+            self.left_out[printable(shown)] = f"the name of {printable(str(path))} is not UTF-8: rename it"
+            return False
+        if path.suffix.lower() in (".json", ".xml"):
+            try:
+                path.open("rb").close()
+            except OSError as error:
+                found = dataset_error(error, path)
+                if not isinstance(found, DatasetFileError):
+                    raise found from None
+                self.left_out[shown] = str(found)
+                return False
+        return True
+
+    def require_readable(self, *suffixes: str) -> None:
+        """Raise :class:`DataError` where a file that ends so is left out, for those in which all labels may be."""
+        for name, why in self.left_out.items():
+            if name.lower().endswith(suffixes):
+                raise DataError(why)
 
     def with_suffix(self, *suffixes: str) -> list[Path]:
         """The files whose names end so, in lower case or not."""
@@ -221,6 +247,7 @@ def complete(tree: FileTree, labels: Labels, odd: Counter[str], what: str) -> La
     """Labels with what was not understood and the images that nothing is said of; classes by name where none were."""
     labels.notes += [f"{count} {kind}: not understood, left out" for kind, count in sorted(odd.items()) if count]
     known = {path for image in labels.images for path in (image.path, image.class_mask, image.instance_mask)}
+    labels.left_out = tree.left_out | labels.left_out
     unusable = {PurePosixPath(name.rpartition(": ")[2]).stem for name in labels.left_out}
     for path in tree.images:
         if path not in known:
@@ -235,21 +262,15 @@ _ARC = 100
 """Corners of the polygon that a circle or an ellipse becomes."""
 
 
-def runs(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """A mask (h, w) as COCO's run lengths."""
-    flat = mask.T.ravel()
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    lengths = np.diff([0, *changes, len(flat)]).tolist()
-    return {"size": list(mask.shape), "counts": [0] * bool(flat[0]) + lengths}
-
-
 def place_mask(mask: NDArray[np.bool_], left: int, top: int, size: tuple[int, int]) -> dict[str, Any]:
-    """A mask that lies at (left, top) in an image of ``size`` (height, width), as run lengths; cut at the border."""
-    whole = np.zeros(size, bool)
+    """A mask at (left, top) of an image of ``size`` (height, width), as COCO's run lengths; cut at the border."""
+    from pycocotools import mask as coco_mask
+
+    whole = np.zeros(size, np.uint8, order="F")
     seen, place = mask[max(0, -top) :, max(0, -left) :], whole[max(0, top) :, max(0, left) :]
     height, width = np.minimum(seen.shape, place.shape)
     place[:height, :width] = seen[:height, :width]
-    return runs(whole)
+    return {"size": list(size), "counts": coco_mask.encode(whole)["counts"].decode()}
 
 
 def ellipse(x: float, y: float, radius_x: float, radius_y: float) -> list[float]:

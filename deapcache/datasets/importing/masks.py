@@ -25,26 +25,15 @@ from deapcache.datasets.importing.labels import (
     unique,
 )
 from deapcache.datasets.io import open_picture, read_index_map
-from deapcache.errors import DataError, DeapcacheError, UsageError
+from deapcache.errors import DataError, DatasetFileError, UsageError
 
 PALETTE_FILES = ("labelmap.txt", "label_colors.txt", "class_dict.csv", "_classes.csv", "palette.json")
 """CVAT's and datumaro's, CamVid's, Kaggle's, Roboflow's (by index), and {"class": [red, green, blue]}."""
 
-CLASS_FOLDERS = frozenset(
-    (
-        "segmentationclass",
-        "masks",
-        "mask",
-        "labels",
-        "label",
-        "annotations",
-        "annotation",
-        "annot",
-        "gt",
-        "segmentation",
-        "seg",
-    )
-)
+CLASS_FOLDERS = frozenset((
+    "segmentationclass", "masks", "mask", "labels", "label", "annotations", "annotation", "annot", "gt", "segmentation",
+    "seg",
+))  # fmt: skip
 INSTANCE_FOLDERS = frozenset(("segmentationobject", "instances"))
 _MASK_END = re.compile(r"[_\-.](masks?|labels?|gt|seg|segmentation|annotation)$", re.I)
 _JPEG = "a JPEG picture blurs the colours of a mask: export it as PNG"
@@ -160,7 +149,7 @@ def _index_entries(tree: FileTree, labels: Labels) -> list[tuple[str, int]]:
     for path in [image.class_mask for image in labels.images if image.class_mask]:
         try:
             found, has_colours = read_values(path)
-        except DeapcacheError:
+        except DatasetFileError:
             continue  # it is left out later
         if has_colours:
             colours = [f"{c >> 16},{c >> 8 & 255},{c & 255}" for c in np.unique(found)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import shutil
@@ -21,8 +22,9 @@ from PIL import Image
 
 from deapcache.annotations import VOID
 from deapcache.datasets.base import in_order
+from deapcache.datasets.checking import one_line
 from deapcache.datasets.coco import decode_segmentation
-from deapcache.datasets.folder import CLASSES_FILE, IMAGES, SPLIT_FILE, composed
+from deapcache.datasets.folder import CLASSES_FILE, IMAGES, SPLIT_FILE, UNFINISHED, composed
 from deapcache.datasets.importing.labels import (
     IMAGE_FOLDERS,
     RECORD_FILE,
@@ -36,11 +38,19 @@ from deapcache.datasets.importing.labels import (
 )
 from deapcache.datasets.importing.masks import VOC_BORDER, read_values
 from deapcache.datasets.io import picture_geometry, turn_box, turn_map
-from deapcache.errors import DataError, DeapcacheError, UsageError
+from deapcache.errors import (
+    DataError,
+    DatasetFileError,
+    DeapcacheError,
+    LocationError,
+    ReadOnlyError,
+    StorageFullError,
+    UsageError,
+)
+from deapcache.locations.files import advice
 from deapcache.machine import cpu_count
 
 BACKGROUND = "background"
-Box = tuple[float, float, float, float]
 
 _Drawn = tuple[LabelledObject, NDArray[np.bool_] | None]
 """An object and the pixels of its outline; None where it has a box alone."""
@@ -95,20 +105,28 @@ class FolderWriter:
         report.classes = self.classes
         kinds = {"labels": self.with_classes, "instances": self.with_instances, "boxes": self.with_boxes}
         report.written = [kind for kind, there in kinds.items() if there]
+        self._masks = {
+            what: field
+            for what, field, there in (
+                ("class mask", "class_mask", self.with_classes),
+                ("instance mask", "instance_mask", self.with_instances),
+            )
+            if there and not self.by_objects
+        }
+        """Masks that every image needs, and the fields of :class:`LabelledImage` that hold them."""
 
     def write(self, image: LabelledImage, id_: str) -> frozenset[str] | str:
         """Write one image with its annotations; the classes in it, or why it is left out."""
         try:
             return self._write(image, id_)
-        except DeapcacheError as error:
-            return " ".join(str(error).split())
+        except DatasetFileError as error:
+            return one_line(error)
 
     def _write(self, image: LabelledImage, id_: str) -> frozenset[str] | str:
         stored, orientation = picture_geometry(image.path)
         upright = stored[::-1] if orientation >= 5 else stored
-        lacking = self._lacking(image)
-        if lacking:
-            return lacking
+        if lacking := [what for what, field in self._masks.items() if getattr(image, field) is None]:
+            return f"it has no {' and no '.join(lacking)}, and others have"
         class_map, instance_map = self._read_masks(image)
         size = image.size or (upright if class_map is None else class_map.shape)
         sizes = [size, *(values.shape for values in (class_map, instance_map) if values is not None)]
@@ -132,7 +150,10 @@ class FolderWriter:
             self._path("boxes", f"{id_}.json").write_text(json.dumps(turned), encoding="utf-8")
         for kind, values in (("labels", class_map), ("instances", instance_map)):
             if values is not None:
-                self._save_map(kind, id_, turn_map(values, turn))
+                deep = kind == "instances" and values.max(initial=0) >= VOID
+                void, dtype = (2**16 - 1, np.uint16) if deep else (VOID, np.uint8)
+                numbers = np.where(values < 0, void, values).astype(dtype)
+                Image.fromarray(np.ascontiguousarray(turn_map(numbers, turn))).save(self._path(kind, f"{id_}.png"))
         target = self._path(IMAGES, id_ + image.path.suffix)
         if self.copy:
             shutil.copyfile(image.path, target)
@@ -143,19 +164,6 @@ class FolderWriter:
             for name in counted:
                 self.report.objects[name] = self.report.objects.get(name, 0) + 1
         return frozenset(found)
-
-    def _lacking(self, image: LabelledImage) -> str:
-        if self.by_objects:
-            return ""
-        lacking = [
-            what
-            for what, there, path in (
-                ("class mask", self.with_classes, image.class_mask),
-                ("instance mask", self.with_instances, image.instance_mask),
-            )
-            if there and path is None
-        ]
-        return f"it has no {' and no '.join(lacking)}, and others have" if lacking else ""
 
     def _read_masks(self, image: LabelledImage) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
         class_map = instance_map = None
@@ -198,7 +206,8 @@ class FolderWriter:
                     self.report.left_out[f"{self.tree.relative(image.path)}, object {number}"] = problem
                 continue
             drawn.append((replace(one, box=None) if box else one, mask))
-            self._count(f"objects: {_kind_of(one, mask)}")
+            kind = "crowds" if one.is_crowd else "boxes without outline" if mask is None else "outlines"
+            self._count(f"objects: {kind}")
         return drawn
 
     def _paint(
@@ -229,17 +238,13 @@ class FolderWriter:
         if box is None and isinstance(one.segmentation, list):
             box = extent([value for polygon in one.segmentation for value in polygon])
         elif box is None:
-            box = _tight_box(mask)
+            assert mask is not None  # one of the two is there
+            rows, columns = np.flatnonzero(mask.any(1)).tolist(), np.flatnonzero(mask.any(0)).tolist()
+            box = columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]
         area = one.area
         if area is None or area < 0:
             area = box[2] * box[3] if mask is None else int(mask.sum())
         return {"bbox": list(box), "category_id": self.place[one.category], "area": area, "iscrowd": int(one.is_crowd)}
-
-    def _save_map(self, kind: str, id_: str, values: NDArray[Any]) -> None:
-        deep = values.max(initial=0) >= VOID and kind == "instances"
-        void = 2**16 - 1 if deep else VOID
-        stored = np.where(values < 0, void, values).astype(np.uint16 if deep else np.uint8)
-        Image.fromarray(np.ascontiguousarray(stored)).save(self._path(kind, f"{id_}.png"))
 
     def _path(self, kind: str, name: str) -> Path:
         path = self.folder / kind / name
@@ -264,9 +269,11 @@ def write_folder(
 ) -> ImportReport:
     """Write the dataset ``folder:NAME`` into the new folder ``out``, whose name is NAME.
 
-    It appears whole or not at all. Images are linked or copied. Splits that the labels give are kept (``test`` for
-    ``val`` where there is no ``val``, else left out); without any, ``val`` of the images, stratified by class, are for
-    scoring. Raises :class:`UsageError` where ``out`` is there, :class:`DataError` where no image is left.
+    It appears whole or not at all: it is written beside ``out``, under a name that no dataset may have, and renamed.
+    What a killed import leaves there is named in the notes of the next one. Images are linked or copied. Splits that
+    the labels give are kept (``test`` for ``val`` where there is no ``val``, else left out); without any, ``val`` of
+    the images, stratified by class, are for scoring. Raises :class:`UsageError` where ``out`` is there,
+    :class:`DataError` where no image is left, and :class:`LocationError` where it cannot be written.
     """
     there = UsageError(f"--out {out} is there already: give another name, or remove it")
     if out.exists() or out.is_symlink():
@@ -277,16 +284,16 @@ def write_folder(
     report.notes, report.left_out = unique(labels.notes), labels.left_out
     given = _given_splits(labels, report, tree)
     ids = _image_ids(labels, tree, report.notes)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    hidden = f".{out.name}.importing-"
-    report.notes += [
-        f"{path}: of an import that was broken off, or is still running; else remove it"
-        for path in sorted(out.parent.iterdir())
-        if path.name.startswith(hidden)
-    ]
+    hidden = f".{out.name}{UNFINISHED}"
     folder = out.parent / f"{hidden}{uuid.uuid4().hex[:8]}"
-    folder.mkdir()
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        report.notes[:0] = [
+            f"{path}: of an import that was broken off, or is still running; remove it if none is"
+            for path in sorted(out.parent.iterdir())
+            if path.name.startswith(hidden)
+        ]
+        folder.mkdir()
         writer = FolderWriter(labels, tree, folder, report, copy=copy)
         classes_of: dict[str, frozenset[str]] = {}
         split_of_id: dict[str, str] = {}
@@ -312,20 +319,34 @@ def write_folder(
         report.images = {split: len(names) for split, names in splits.items() if names}
         report.found = {what: count for what, count in sorted(writer.counts.items()) if count}
         report.objects = {name: report.objects[name] for name in report.classes if name in report.objects}
-        documents: dict[str, Any] = {SPLIT_FILE: {split: names for split, names in splits.items() if names}}
-        if report.written:
-            documents[CLASSES_FILE] = report.classes
+        documents: dict[str, Any] = {CLASSES_FILE: report.classes} if report.written else {}
         documents[RECORD_FILE] = {**vars(report), "val": val, "seed": seed, "splits_given": given}
+        # the last one: without it nothing is listed
+        documents[SPLIT_FILE] = {split: names for split, names in splits.items() if names}
         for name, content in documents.items():
             (folder / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         try:
             folder.rename(out)
         except OSError as error:
             raise (there if out.exists() else error) from None
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and not isinstance(error, DeapcacheError):
+            raise _write_error(error, folder) from None
         raise
     return report
+
+
+def _write_error(error: OSError, folder: Path) -> LocationError:
+    """Why the new dataset cannot be written, in one line; of a link or a copy the second path is the new one."""
+    found = f"cannot write {error.filename2 or error.filename or folder}: {error.strerror or error}"
+    if error.filename2 and error.errno in (errno.EPERM, errno.ENOTSUP):
+        return LocationError(f"{found}; the file system may have no symbolic links: give --copy, or another --out")
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return ReadOnlyError(f"{found}; give another --out")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFullError(f"{found}; make room there, or give another --out")
+    return LocationError(f"{found}; {advice(error)}")
 
 
 def _given_splits(labels: Labels, report: ImportReport, tree: FileTree) -> bool:
@@ -417,10 +438,6 @@ def stratified_split(classes_of: dict[str, frozenset[str]], val: float, seed: in
     return result
 
 
-def _kind_of(one: LabelledObject, mask: NDArray[np.bool_] | None) -> str:
-    return "crowds" if one.is_crowd else "boxes without outline" if mask is None else "outlines"
-
-
 def _box_problem(one: LabelledObject, size: tuple[int, int]) -> str:
     """Why the box of an object is none in an image of ``size`` (height, width); empty as a rule."""
     if one.box is None:
@@ -431,15 +448,6 @@ def _box_problem(one: LabelledObject, size: tuple[int, int]) -> str:
         return f"its box (x, y, width, height) {shown} has no area"
     outside = x >= size[1] or y >= size[0] or x + width <= 0 or y + height <= 0
     return f"its box (x, y, width, height) {shown} lies outside the image" if outside else ""
-
-
-def _tight_box(mask: NDArray[np.bool_] | None) -> Box:
-    if mask is None:
-        raise DataError("an object has neither box nor outline")
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return (
-        int(columns[0]), int(rows[0]), int(columns[-1] + 1 - columns[0]), int(rows[-1] + 1 - rows[0]),
-    )  # fmt: skip
 
 
 def _box_pixels(box: Sequence[float]) -> tuple[slice, slice]:

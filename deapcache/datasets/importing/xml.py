@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from deapcache.datasets.checking import one_line
 from deapcache.datasets.folder import composed
 from deapcache.datasets.importing.labels import (
     FileTree,
@@ -25,7 +26,7 @@ from deapcache.datasets.importing.labels import (
 )
 from deapcache.datasets.importing.masks import PALETTE_FILES, pair_masks, read_palette
 from deapcache.datasets.io import image_size, read_bytes
-from deapcache.errors import DataError, DeapcacheError
+from deapcache.errors import DataError, DatasetFileError
 
 
 def xml_root(path: Path) -> str:
@@ -50,6 +51,7 @@ def parse_xml(path: Path) -> ElementTree.Element:
 
 def read_cvat(tree: FileTree) -> Labels:
     """Boxes, polygons, ellipses and masks of "CVAT for images"; a higher z_order covers a lower one."""
+    tree.require_readable(".xml")
     labels = Labels()
     odd: Counter[str] = Counter()
     declared: list[str] = []
@@ -67,8 +69,8 @@ def read_cvat(tree: FileTree) -> Labels:
                     raise ValueError("it is listed twice")
                 sides = [element.get(side) for side in ("height", "width")]
                 size = (int(sides[0]), int(sides[1])) if sides[0] and sides[1] else image_size(image)
-            except (DeapcacheError, ValueError) as error:
-                labels.left_out[f"{tree.relative(path)}: {name}"] = " ".join(str(error).split())
+            except (DatasetFileError, ValueError) as error:
+                labels.left_out[f"{tree.relative(path)}: {name}"] = one_line(error)
                 continue
             found.add(image)
             split = split or split_of(tree.relative(image).parent)
@@ -144,8 +146,8 @@ def read_voc(tree: FileTree, palette: Path | None = None) -> Labels:
             if image.path in boxed:
                 raise ValueError(f"another file is of the same image {image.path.name}")
             height, width = numbers([root.findtext(f"size/{side}") or 0 for side in ("height", "width")], "its size")
-        except (DeapcacheError, ValueError) as error:
-            labels.left_out[str(shown)] = " ".join(str(error).split())
+        except (DatasetFileError, ValueError) as error:
+            labels.left_out[str(shown)] = one_line(error)
             continue
         first = 1 if re.search(r"VOC20\d\d", root.findtext("source/database") or "") else 0
         for number, each in enumerate(root.iterfind("object"), start=1):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
+from deapcache.datasets.checking import one_line
 from deapcache.datasets.importing.labels import (
     FileTree,
     LabelledImage,
@@ -22,7 +24,7 @@ from deapcache.datasets.importing.labels import (
     unique,
 )
 from deapcache.datasets.io import image_size, read_bytes
-from deapcache.errors import DataError, DeapcacheError
+from deapcache.errors import DataError, DatasetFileError
 
 _LINE = re.compile(rb"\s*\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*")
 """Of an object; texts beside photographs may be captions."""
@@ -38,8 +40,12 @@ def is_yolo(tree: FileTree) -> bool:
     if any("labels" in (path.parent.name.lower(), path.parent.parent.name.lower()) for path in texts):
         return True
     stems = {path.with_suffix("") for path in tree.images}
-    beside = [path for path in texts if path.with_suffix("") in stems]
-    return any(_LINE.fullmatch(next(filter(None, path.read_bytes().splitlines()), b"")) for path in beside)
+    for path in texts:
+        if path.with_suffix("") in stems:
+            with suppress(PermissionError):  # told where it is read
+                if _LINE.fullmatch(next(filter(None, path.read_bytes().splitlines()), b"")):
+                    return True
+    return False
 
 
 def read_yolo(tree: FileTree) -> Labels:
@@ -53,10 +59,9 @@ def read_yolo(tree: FileTree) -> Labels:
     first = next(iter(yamls), tree.root).name
     labels.notes += [f"{tree.relative(path)}: not read, since there is {first}" for path in [*yamls][1:]]
     names = _yolo_names(tree, content, labels)
-    texts = {_without_suffix(tree, path): path for path in tree.with_suffix(".txt")}
-    text_of = {path: text for path in tree.images if (text := _yolo_text(tree, path, texts))}
+    text_of = _label_files(tree)
     used = set(text_of.values())
-    others = [path for path in texts.values() if path not in used]
+    others = [path for path in tree.with_suffix(".txt") if path not in used]
     lists = _yolo_lists(tree, content, [path for path in others if path.name in _LISTS], labels)
     for path in tree.images:
         relative = tree.relative(path)
@@ -66,8 +71,8 @@ def read_yolo(tree: FileTree) -> Labels:
             try:
                 image.size = image_size(path)
                 lines = read_lines(text)
-            except DeapcacheError as error:
-                labels.left_out[str(relative)] = " ".join(str(error).split())
+            except DatasetFileError as error:
+                labels.left_out[str(relative)] = one_line(error)
                 continue
             for number, line in enumerate(lines, start=1):
                 try:
@@ -154,17 +159,21 @@ def _ends(tree: FileTree, parts: Sequence[str]) -> list[Path]:
     return []
 
 
-def _without_suffix(tree: FileTree, path: Path) -> tuple[str, ...]:
-    """The folders and the name of a file, in lower case as on Windows."""
-    return tuple(part.lower() for part in tree.relative(path).with_suffix("").parts)
+def _label_files(tree: FileTree) -> dict[Path, Path]:
+    """Image → its label file: with ``labels`` in place of its last ``images``, or beside it; case does not count."""
 
+    def key(path: Path) -> tuple[str, ...]:
+        return tuple(part.lower() for part in tree.relative(path).with_suffix("").parts)
 
-def _yolo_text(tree: FileTree, image: Path, texts: dict[tuple[str, ...], Path]) -> Path | None:
-    """The label file of an image: with ``labels`` in place of its last ``images``, or beside it."""
-    parts = _without_suffix(tree, image)
-    places = [k for k, part in enumerate(parts[:-1]) if part == "images"]
-    in_labels = (*parts[: places[-1]], "labels", *parts[places[-1] + 1 :]) if places else parts
-    return texts.get(in_labels) or texts.get(parts)
+    texts = {key(path): path for path in tree.with_suffix(".txt")}
+    found: dict[Path, Path] = {}
+    for image in tree.images:
+        parts = key(image)
+        places = [k for k, part in enumerate(parts[:-1]) if part == "images"]
+        in_labels = (*parts[: places[-1]], "labels", *parts[places[-1] + 1 :]) if places else parts
+        if text := texts.get(in_labels) or texts.get(parts):
+            found[image] = text
+    return found
 
 
 def _yolo_object(line: str, size: tuple[int, int], names: dict[int, str], *, boxes_only: bool) -> LabelledObject:
