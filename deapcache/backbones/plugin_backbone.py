@@ -32,7 +32,7 @@ from deapcache.plugins import explain
 from deapcache.recipe import LAST, is_layer
 
 
-def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> LoadedModel:
+def load(entry: BackboneEntry, checkpoint: State | None) -> LoadedModel:
     """Build the module of ``entry`` and load ``checkpoint`` into it, if any.
 
     Raises :class:`PluginError` where the plugin's code fails, or its module is not what was registered.
@@ -42,13 +42,13 @@ def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None
         module = build()
     _check_module(entry, module, file)
     module.eval().requires_grad_(False)
-    unused = load_strictly(module, checkpoint, entry) if checkpoint is not None else ()
+    unused = load_strictly(module, checkpoint, entry)
 
     def forward(images: Tensor) -> dict[str, LayerOutput]:
         outputs = _layer_outputs(entry, module, images, file)
         return {layer: (features.permute(0, 3, 1, 2), cls) for layer, (features, cls) in outputs.items()}
 
-    given = _layers_of_one_image(entry, module, file, None if image_size else (1, *entry.grid, entry.dim))
+    given = _layers_of_one_image(entry, module, file, None if entry.resized else (1, *entry.grid, entry.dim))
     layers = NamedLayers({layer: cls is not None for layer, (_, cls) in given.items()}, forward)
     return LoadedModel(module, lambda images: forward(images)[LAST][0], dict(entry.arguments), layers, unused)
 

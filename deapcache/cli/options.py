@@ -16,8 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from deapcache import locations, plugins
-from deapcache.cli import hints
-from deapcache.cli.console import note
+from deapcache.cli.console import note, remember
 from deapcache.errors import ReadOnlyError, UsageError
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ class _Command(TyperCommand):
                 if isinstance(value, str) and not value.strip():
                     raise UsageError(_is_empty(parameter))
         given_by_option = {opt: found.get(each.name or "") for each in self.params for opt in each.opts}
-        hints.remember(ctx.find_root().command, given_by_option)
+        remember(ctx.find_root().command, given_by_option)
         return super().parse_args(ctx, args)
 
 
@@ -332,3 +331,21 @@ def rates(text: str, what: str) -> tuple[float, ...]:
         return tuple(float(part) for part in names(text))
     except ValueError:
         raise UsageError(f"{what} {text!r}: expected numbers such as 1e-3 or 3e-4,1e-3") from None
+
+
+_LARGEST = 4096
+"""Pixels of an output's side: a slip of the finger must not take the machine's memory."""
+
+
+def sizes(text: str | None) -> list[tuple[int, int]]:
+    """``56,224,448x672`` as (height, width) each, without repetition; raises :class:`UsageError` for anything else."""
+    found = []
+    for part in () if text is None else text.split(","):
+        sides = part.strip().lower().split("x")
+        if len(sides) > 2 or not all(side.isdecimal() and 0 < int(side) <= _LARGEST for side in sides):
+            raise UsageError(
+                f"size {part.strip()!r}: expected a side (224) or HEIGHTxWIDTH (448x672), or several with commas, "
+                f"each side from 1 to {_LARGEST} pixels"
+            )
+        found.append((int(sides[0]), int(sides[-1])))
+    return list(dict.fromkeys(found))

@@ -78,17 +78,17 @@ def show_plan(plan: GridPlan, json: bool, *, terms: Mapping[str, str] = {}) -> N
         print_json({**plan.to_json(), **({"terms": dict(terms)} if terms else {})})
         return
     for one in plan.plans:
-        out.print(f"{one.pipeline.name}: {one.pipeline.description}".rstrip(": "), markup=False)
+        out.print(f"{one.pipeline.name}: {one.pipeline.description}".rstrip(": "))
     for make in (_images, _caches, _features, _passes, _storage, _stages):
         out.print()
         out.print(make(plan))
     out.print()
     for line in _totals(plan):
-        out.print(line, markup=False)
+        out.print(line)
     for name, text in terms.items():
-        out.print(f"{name}: {text}", markup=False)
+        out.print(f"{name}: {text}")
     for problem in (*plan.problems, *plan.left_out):
-        out.print(f"missing: {problem}", markup=False, style="red")
+        out.print(f"missing: {problem}", style="red")
 
 
 _NONE = "–"
@@ -188,7 +188,7 @@ def _stages(plan: GridPlan) -> Table:
 
 def _totals(plan: GridPlan) -> Iterator[str]:
     """The lines below the tables."""
-    rates = plan.rates
+    rates, found = plan.rates, plan.to_json()
     used = [work.image_seconds for work in plan.features if work.to_do]
     used += [rates.step(group.key) for work in plan.passes for group in work.groups]
     yield f"hardware: {plan.gpus} GPU{'s' if plan.gpus > 1 else ''}; training arrays are streamed"
@@ -204,13 +204,9 @@ def _totals(plan: GridPlan) -> Iterator[str]:
         f"GPU hours: {_hours(plan.gpu_seconds)}, of which {hours['features']} of extraction and {hours['probing']} of "
         f"probing; wall time {_time(plan.wall_seconds)}"
     )
-    forwards = sum(work.to_do for work in plan.features)
-    runs = sum(work.runs - work.elsewhere for work in plan.passes)
-    missing = runs - sum(work.there for work in plan.passes)
-    steps = sum(work.readout_steps for work in plan.passes)
     yield (
-        f"to do: {forwards:,} forwards; {size(sum(cache.bytes for cache in plan.caches))} at most; "
-        f"{missing:,} of {runs:,} runs, {steps:,} training steps"
+        f"to do: {found['forwards']:,} forwards; {size(found['bytes'])} at most; "
+        f"{found['missing']:,} of {found['runs']:,} runs, {found['steps']:,} training steps"
     )
     free = plan.plans[0].free_bytes
     yield f"home {plan.home}: {'unknown' if free is None else size(free)} free"

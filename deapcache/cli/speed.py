@@ -29,7 +29,8 @@ def speed_command(
     Weights that are not at hand are not fetched: an untrained copy takes as long, and is marked. What cannot be built
     here, or does not fit, does not stop the others: it is reported, and the exit code is 1.
     """
-    from deapcache.experiments.speed import measure_speeds
+    names = options.backbone_names(backbone, image_size)
+    from deapcache.experiments.speed import measure_speeds  # loads torch
     from deapcache.results.speeds import write_speed
 
     place = options.own_home(home)
@@ -38,7 +39,7 @@ def speed_command(
     done: list[Speed] = []
     with bars() as display:
         measured = measure_speeds(
-            options.backbone_names(backbone, image_size),
+            names,
             device=device,
             precision=precision,
             progress=lambda what, count, total: display.show("speed", count, total, "measured", what),
@@ -50,7 +51,7 @@ def speed_command(
     if done or json:
         _show_speeds(done, json)
     for problem in problems:
-        err.print(f"not measured: {problem}", markup=False, style="red")
+        err.print(f"not measured: {problem}", style="red")
     return FAILURE if problems else 0
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deapcache.backbones import extract_options
 from deapcache.cache import CacheEntry, FeatureCache, find_one
 from deapcache.datasets import images_owner, open_dataset
 from deapcache.datasets.spair import KeypointPair, Spair71k, pairs_digest
@@ -123,7 +124,7 @@ def _open_features(
     home: Location, dataset: str, backbone: str, where: Mapping[str, Any], pairs: Sequence[KeypointPair]
 ) -> tuple[CacheEntry, FeatureCache]:
     """The one cache of a backbone with these recipe fields, which has all images of the pairs, whole ones."""
-    make = f"deapcache extract --backbone {backbone} --dataset {dataset} --split {SPLIT}"
+    of_pairs = f"--dataset {dataset} --split {SPLIT}"
     entry = find_one(
         home,
         "features",
@@ -131,8 +132,9 @@ def _open_features(
         split=SPLIT,
         name=backbone,
         fields=feature_fields(where),
-        next_step=f"`{make}` makes it",
+        next_step=f"`deapcache extract {extract_options(backbone)} {of_pairs}` makes it",
     )
+    make = f"deapcache extract {extract_options(backbone, entry.recipe['backbone'])} {of_pairs}"
     if entry.recipe["base_fit"] != SQUASH:
         raise UsageError(f"{entry.path} is of cropped images, which lack keypoints: extract with --fit {SQUASH}")
     cache = entry.open()

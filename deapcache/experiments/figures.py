@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deapcache.backbones import extract_options
 from deapcache.cache import Cache, CacheEntry, FeatureCache, list_caches, open_cache
 from deapcache.cache.names import ORIGINAL
 from deapcache.datasets import decode_image
@@ -272,7 +273,7 @@ def _feature_caches(request: FigureRequest) -> tuple[str, list[CacheEntry]]:
         if not layers:
             raise CacheMissError(
                 f"{request.home} holds no features of {name}: there are {', '.join(names)}; "
-                f"run deapcache extract --backbone {name}"
+                f"run deapcache extract {extract_options(name)}"
             )
         named = [display_name_in(entry.name, entry.fields) for entry in layers]
         same = [entry.path for entry, one in zip(layers, named, strict=True) if named.count(one) > 1]

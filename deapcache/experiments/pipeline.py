@@ -6,7 +6,6 @@ file, line and key.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.resources
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +21,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PrivateAttr,
     ValidationError,
     model_validator,
 )
@@ -40,7 +38,7 @@ from deapcache.backbones import (
     parse_image_size,
 )
 from deapcache.cache import ORIGINAL, STORAGE_FORMATS, VIEWS
-from deapcache.errors import PipelineError, UsageError
+from deapcache.errors import PipelineError, UsageError, did_you_mean
 from deapcache.extraction import ON_ERROR, BaseSize, ExtractionSettings, agreed_settings, parse_base_size
 from deapcache.locations import HomeDefaults, expanded
 from deapcache.probing import ProbeConfig
@@ -379,8 +377,6 @@ class Pipeline(Shared):
     """Recipe fields that caches must have, where the home holds several of a backbone or an annotation."""
     probes: Annotated[tuple[ProbeSpec, ...], BeforeValidator(_probes)] = Field(None, validate_default=True)
 
-    _source: str = PrivateAttr("")
-
     def left_to(self, home: HomeDefaults) -> dict[str, Any]:
         """What ``deapcache.toml`` of a home says where the pipeline says nothing: ``storage`` and ``precision``."""
         agreed = agreed_settings(home)
@@ -399,18 +395,9 @@ class Pipeline(Shared):
         return self.dtype or self.storage
 
     @property
-    def source(self) -> str:
-        """The file it came from."""
-        return self._source
-
-    @property
     def datasets(self) -> tuple[str, ...]:
         """Names of all datasets, in the order of the probes."""
         return tuple(dict.fromkeys(probe.dataset for probe in self.probes))
-
-    def of(self, dataset: str) -> tuple[ProbeSpec, ...]:
-        """The probes on a dataset."""
-        return tuple(probe for probe in self.probes if probe.dataset == dataset)
 
 
 def _keys(model: type[Shared]) -> list[str]:
@@ -460,8 +447,7 @@ def _find(name: str) -> Traversable:
     shipped = shipped_pipelines()
     if name in shipped:
         return shipped[name]
-    near = difflib.get_close_matches(name, shipped, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"shipped: {', '.join(shipped)};"
+    hint = did_you_mean(name, shipped, n=2) or f"shipped: {', '.join(shipped)};"
     raise PipelineError(f"unknown pipeline {name!r}: {hint} otherwise give a file such as ./{name}.yaml")
 
 
@@ -494,9 +480,7 @@ def _pipeline_of(document: _Document) -> Pipeline:
             raise document.error(("probes", place, "choices"), str(error)) from None
     _require_one_model_a_label(document, probes)
     name = pipeline.name or Path(document.source).stem
-    complete = pipeline.model_copy(update={"name": name, "probes": tuple(probes)})
-    complete._source = document.source
-    return complete
+    return pipeline.model_copy(update={"name": name, "probes": tuple(probes)})
 
 
 def _require_one_model_a_label(document: _Document, probes: Sequence[ProbeSpec]) -> None:
@@ -539,9 +523,8 @@ _ODD_KEYS = ("invalid_key", "string_unicode")
 def _unknown_key(name: object, known: Iterable[str]) -> str:
     """What to say of a key that nothing reads; offers the nearest."""
     names = list(known)
-    near = difflib.get_close_matches(str(name), names, n=2, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"unknown key {name!r}: {hint}known here: {', '.join(names)}"
+    hint = did_you_mean(str(name), names, n=2, cutoff=0.6)
+    return f"unknown key {name!r}: {hint}{' ' if hint else ''}known here: {', '.join(names)}"
 
 
 def _written(path: KeyPath) -> str:

@@ -58,9 +58,6 @@ from deapcache.tasks import Task, get_task
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
-LARGEST = 4096
-"""Pixels of an output's side: a slip of the finger must not take the machine's memory."""
-
 _FOLDER, _SUFFIX = "readouts/", ".safetensors"
 _SHOWN = 5
 """Names that a message spells out."""
@@ -141,20 +138,6 @@ def some_of(names: Sequence[str]) -> str:
     """The first few of several names, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
-
-
-def parse_sizes(text: str) -> list[Size]:
-    """``56,224,448x672`` as (height, width) each, without repetition; raises :class:`UsageError` for anything else."""
-    sizes = []
-    for part in text.split(","):
-        sides = part.strip().lower().split("x")
-        if len(sides) > 2 or not all(side.isdecimal() and 0 < int(side) <= LARGEST for side in sides):
-            raise UsageError(
-                f"size {part.strip()!r}: expected a side (224) or HEIGHTxWIDTH (448x672), or several with commas, "
-                f"each side from 1 to {LARGEST} pixels"
-            )
-        sizes.append((int(sides[0]), int(sides[-1])))
-    return list(dict.fromkeys(sizes))
 
 
 @dataclass(frozen=True, kw_only=True)

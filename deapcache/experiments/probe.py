@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from deapcache.backbones import describe, labelled_model
+from deapcache.backbones import describe, extract_options, labelled_model
 from deapcache.cache import Cache, find_caches, list_caches
 from deapcache.cache.names import dataset_and_split
 from deapcache.datasets import DATASETS, images_owner, open_dataset
@@ -94,10 +94,10 @@ def probe(
         for name, seed, one in product(names, config.seeds, passes)
         for task in one.tasks
     )
-    agreed, diverged = agreed_values(home), list[TrainingError]()
+    diverged: list[TrainingError] = []
     for one in passes:
         try:
-            yield from probe_pass(home, one, results_home=results_home, report=report, command=command, agreed=agreed)
+            yield from probe_pass(home, one, results_home=results_home, report=report, command=command)
         except TrainingError as error:  # says nothing about the next backbone
             diverged.append(error)
     if diverged:
@@ -111,13 +111,13 @@ def probe_pass(
     results_home: Location,
     report: Report,
     command: Sequence[str],
-    agreed: Mapping[str, Any],
     skip: Callable[[RunSpec], bool] = lambda _: False,
 ) -> Iterator[SavedRun]:
     """Train, score and save all runs of a config of one dataset and one backbone; then draw, and yield each run.
 
     A run is saved as soon as it is scored, and pictures are drawn when all are: whatever fails later, nothing that was
-    trained is lost. Runs for which ``skip`` is true are left out. ``agreed`` is of :func:`agreed_values`.
+    trained is lost. Runs for which ``skip`` is true are left out. Each result keeps what ``deapcache.toml`` of the
+    home says of extraction.
 
     Raises what :func:`deapcache.probing.probe_backbone` raises. Where some runs cannot be saved, or diverged, the error
     is raised after the others were given.
@@ -129,6 +129,7 @@ def probe_pass(
         progress=functools.partial(report, f"{config.backbone} · {config.dataset}"),
         open_native=functools.partial(_open_native, config),
     )
+    defaults = {name: value for name, value in home_defaults(home).values.items() if name.startswith("extract.")}
     saved: list[tuple[ProbeResult, Result]] = []
     failure: Exception | None = None
     try:
@@ -139,7 +140,7 @@ def probe_pass(
                     {
                         **run.to_json(),
                         "about": _about(run.backbone, run.caches["train"]["recipe"]["backbone"]),
-                        "home_defaults": agreed,
+                        "home_defaults": defaults,
                     },
                     statistics=run.statistics,
                     prior_statistics=run.baseline_statistics,
@@ -157,11 +158,6 @@ def probe_pass(
         yield _draw(results_home, run, result, home) if is_first else SavedRun(result=result, picture=None)
     if failure:
         raise failure
-
-
-def agreed_values(home: Location) -> dict[str, Any]:
-    """What ``deapcache.toml`` of the home says of extraction: each result keeps it."""
-    return {name: value for name, value in home_defaults(home).values.items() if name.startswith("extract.")}
 
 
 def _open_native(
@@ -288,12 +284,16 @@ def choose_backbones(home: Location, dataset: str, backbones: Sequence[str], fie
 
 
 def _nothing_cached(home: Location, dataset: str, backbones: Sequence[str], more: str = "") -> CacheMissError:
-    names = ",".join(backbones) or _SUGGESTED
-    which = f"features of {names}" if backbones else "features"
-    return CacheMissError(
-        f"no {which} over {dataset} with its targets in {home}: make them with "
-        f"`deapcache extract --backbone {names} --dataset {dataset} --home {home}`{more}"
-    )
+    which = f"features of {','.join(backbones)}" if backbones else "features"
+    options = {name: extract_options(name) for name in backbones or [_SUGGESTED]}
+    labels = [name for name, made_by in options.items() if "--weights" in made_by]
+    models = [name for name in options if name not in labels]
+    each = [f"--backbone {','.join(models)}"] if models else []
+    each += [options[name] for name in labels]
+    commands = listed([f"`deapcache extract {made_by} --dataset {dataset} --home {home}`" for made_by in each])
+    if labels:
+        more += f"; {listed(labels)}: no backbone's name here, so a checkpoint's: fill in what is in capitals"
+    return CacheMissError(f"no {which} over {dataset} with its targets in {home}: make them with {commands}{more}")
 
 
 def datasets_for(task: Task) -> list[str]:

@@ -6,13 +6,11 @@ Read from top to bottom: ``config``, ``caches``, ``batches``, ``train``, ``evalu
 
 from deapcache.probing.caches import feature_fields
 from deapcache.probing.config import ProbeConfig, ProbeProgress, Residency
-from deapcache.probing.evaluate import Examples
 from deapcache.probing.probe import ProbeResult, RunSpec, plan_runs, probe_backbone
 from deapcache.probing.train import MAX_STACK, ReadoutTrainer, StackedGroup, TaskSpec
 
 __all__ = [
     "MAX_STACK",
-    "Examples",
     "ProbeConfig",
     "ProbeProgress",
     "ProbeResult",

@@ -122,7 +122,7 @@ def test_the_whole_model_has_these_facts(name):
     """Without storage: shapes and numbers of parameters need no weights."""
     side, cells, dim, parameters, *_ = FACTS[name]
     with torch.device("meta"), torch.no_grad():
-        loaded = load_model(describe(f"{name}@untrained"), None, None)
+        loaded = load_model(describe(f"{name}@untrained"))
         found = loaded.feature_map(torch.zeros(1, 3, side, side))
     assert found.shape == (1, dim, cells, cells)
     assert sum(p.numel() for p in loaded.module.parameters()) == parameters
