@@ -285,7 +285,10 @@ def choose_backbones(home: Location, dataset: str, backbones: Sequence[str], fie
 
 def _nothing_cached(home: Location, dataset: str, backbones: Sequence[str], more: str = "") -> CacheMissError:
     which = f"features of {','.join(backbones)}" if backbones else "features"
-    options = {name: extract_options(name) for name in backbones or [_SUGGESTED]}
+    options = {}
+    for name in backbones or [_SUGGESTED]:
+        model = next((entry.recipe["backbone"] for entry in list_caches(home, "features", name=name)), "")
+        options[name] = extract_options(name, model)
     labels = [name for name, made_by in options.items() if "--weights" in made_by]
     models = [name for name in options if name not in labels]
     each = [f"--backbone {','.join(models)}"] if models else []

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deapcache.cache import HFLIP, Cache, CacheEntry, FeatureCache, Reading, find_caches, find_one
+from deapcache.cache import HFLIP, Cache, CacheEntry, FeatureCache, Reading, find_caches, find_one, list_caches
 from deapcache.cache.features import CLS
 from deapcache.errors import CacheMissError, CorruptCacheError, IncompleteCacheError, UsageError
 from deapcache.locations import Location
@@ -248,7 +248,8 @@ def _find_features(home: Location, config: ProbeConfig, layer: str | None) -> tu
         pairs = [pair for pair in pairs if enough(entry in some for entry, some in zip(pair, chosen, strict=True))]
     if len(pairs) == 1:
         return pairs[0]
-    step = f"`{config.extract_command(home)}` makes it"
+    model = next((entry.recipe["backbone"] for entry in list_caches(home, "features", name=config.backbone)), "")
+    step = f"`{config.extract_command(home, model)}` makes it"
     if layer not in (None, LAST):
         step += f" (that of the last block is called {LAST})"
     # None, or several: where a split has not exactly one cache, say which there are; else say why the two do not pair.

@@ -184,7 +184,7 @@ def test_recorded_norm_and_size_are_those_measured_on_the_model(name):
     from deapcache.backbones.timm_models import create
 
     with torch.device("meta"):
-        model = create(entry.architecture.removeprefix("timm:"), entry.arguments).model.eval()
+        model = create(entry.architecture.removeprefix("timm:"), entry.arguments)[0].eval()
         shape, norm = measure(model, entry.image_size, name)
     assert (shape[1], shape[2:]) == (entry.dim, entry.grid)
     assert norm is entry.final_norm

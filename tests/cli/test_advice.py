@@ -48,6 +48,15 @@ def test_features_of_a_checkpoint_are_made_as_advised(cli, make_coco, home, chec
     assert done.code == 0, done.err
 
 
+def test_what_a_name_stands_for_is_known_from_another_dataset(cli, make_coco, home, checkpoint):
+    made = ["extract", "--backbone", VIT, "--weights", checkpoint, "--name", "mine", "--dataset", "coco"]
+    assert cli(*made, "--data-root", make_coco(2, 1), "--home", home.path, "--device", "cpu").code == 0
+    for given in ((), ("--dataset", "nyuv2")):
+        done = cli("probe", "--task", "depth", "--backbone", "mine", "--home", home.path, *given)
+        assert f"--backbone {VIT} --weights FILE --name mine" in done.err
+        assert "ARCH" not in done.err
+
+
 def test_a_name_that_is_no_backbones_is_said_to_be_none(cli, home):
     done = cli("probe", "--task", "depth", "--backbone", "dinov2,mine", "--home", home.path)
     assert done.code == 1
