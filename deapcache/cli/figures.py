@@ -91,7 +91,7 @@ def _draw(name: str, file: Path, overwrite: bool, choices: _Choices, home: str |
     if form not in FORMATS:
         raise UsageError(f"--out {file}: expected a name that ends in .{', .'.join(FORMATS)}")
     _require_free(file, overwrite)
-    sizes, rates = options.sizes(choices.size), options.rates(choices.lr, "--lr") if choices.lr else ()
+    sizes, rates = options.sizes(choices.size), options.rates(choices.lr)
     from deapcache.experiments import FigureRequest, make_figure  # loads torch: what is mistyped is said before
 
     request = FigureRequest(

@@ -325,12 +325,12 @@ def names(text: str | None) -> list[str]:
     return list(dict.fromkeys(parts))
 
 
-def rates(text: str, what: str) -> tuple[float, ...]:
-    """``3e-4,1e-3`` as numbers; raises :class:`UsageError` for anything else."""
+def rates(text: str | None) -> tuple[float, ...]:
+    """Learning rates, ``3e-4,1e-3``, as numbers; raises :class:`UsageError` for anything else."""
     try:
         return tuple(float(part) for part in names(text))
     except ValueError:
-        raise UsageError(f"{what} {text!r}: expected numbers such as 1e-3 or 3e-4,1e-3") from None
+        raise UsageError(f"--lr {text!r}: expected numbers such as 1e-3 or 3e-4,1e-3") from None
 
 
 _LARGEST = 4096

@@ -109,8 +109,11 @@ class _Choices:
     def config(self) -> ProbeConfig:
         """The same as the library takes it; raises :class:`UsageError` for values that it does not know."""
         tasks, where = options.names(self.task), recipe_fields(self.where or [])
-        lrs = options.rates(self.lr, "--lr") if self.lr else ()
-        seeds, task_options = _seeds(self.seed), _task_options(self.task_option or [], tasks)
+        lrs, task_options = options.rates(self.lr), _task_options(self.task_option or [], tasks)
+        try:
+            seeds = [int(part) for part in options.names(self.seed)]
+        except ValueError:
+            raise UsageError(f"--seed {self.seed!r}: expected whole numbers such as 0 or 0,1,2") from None
         # they load torch: what is mistyped is said before
         from deapcache.extraction import choose_device
         from deapcache.probing import ProbeConfig
@@ -217,13 +220,6 @@ def note_pictures(done: list[SavedRun]) -> None:
     for one in done:
         if one.picture_problem:
             note(f"no picture of {one.result.run}, which is saved: {one.picture_problem}")
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        return [int(part) for part in options.names(text)]
-    except ValueError:
-        raise UsageError(f"--seed {text!r}: expected whole numbers such as 0 or 0,1,2") from None
 
 
 def _task_options(given: list[str], tasks: list[str]) -> dict[str, dict[str, str]]:

@@ -39,9 +39,6 @@ METRICS = {
 SHARES = {"10": 0.1, "05": 0.05, "15": 0.15}
 """Of the longer side of the object's box in the target: how far off a point may be to be right."""
 
-PairProgress = Callable[[str, int, int], None]
-"""Called with the backbone, and how many of how many pairs are scored."""
-
 
 def correspondence(
     home: Location,
@@ -54,14 +51,15 @@ def correspondence(
     results_home: Location,
     device: str,
     command: Sequence[str],
-    progress: PairProgress,
+    progress: Callable[[str, int, int], None],
 ) -> Iterator[Result]:
     """Score the cached features of each backbone on the pairs of a dataset, save and yield each result.
 
     A keypoint's feature is read between the four cells around it; the cell of the target with the highest cosine to it
     is the answer, at its centre. Points are right within a share of the longer side of the object's box: PCK as
     SPair-71k defines it (Min et al. 2019), averaged over pairs, and over points. Beside it stands the answer that looks
-    at no image: the same place in the target.
+    at no image: the same place in the target. ``progress`` is called with the backbone, and how many of how many pairs
+    are scored.
 
     Raises :class:`UsageError` for a dataset without pairs and for cropped images, :class:`CacheMissError`,
     :class:`IncompleteCacheError` and :class:`DataError` where a cache is not there, lacks images or has others, and

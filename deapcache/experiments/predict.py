@@ -48,15 +48,12 @@ from deapcache.openmp import sleep_if_cores_are_short
 from deapcache.probing.caches import with_class_token
 from deapcache.readouts import Readout
 from deapcache.recipe import FeatureRecipe, differences
-from deapcache.regions import Region, seen_region
+from deapcache.regions import Region, Size, seen_region
 from deapcache.results import ReadoutFile, Result, load_readout_file, load_results
 from deapcache.results.files import runs_in
 from deapcache.results.frame import layers_of
 from deapcache.results.record import readout_key
 from deapcache.tasks import Task, get_task
-
-Size = tuple[int, int]
-"""(height, width) in pixels."""
 
 _FOLDER, _SUFFIX = "readouts/", ".safetensors"
 _SHOWN = 5
