@@ -198,9 +198,7 @@ class BackboneIdentity:
     tokens: str = NO_TOKENS
 
 
-BACKBONES: Registry[BackboneEntry] = Registry(
-    "backbone", modules=("deapcache.backbones.paper", "deapcache.backbones.modern")
-)
+BACKBONES: Registry[BackboneEntry] = Registry("backbone", modules=("deapcache.backbones.named",))
 
 
 def split_name(name: str) -> tuple[str, int | None, Size | None]:
