@@ -1,4 +1,4 @@
-"""The backbones that have a name here: the 18 of the paper's Table 2, two small ones that need no model hub, and a second
+"""The backbones that have a name here: the 18 of the paper's Table 2, small ones that need no model hub, and a second
 group, ``modern``, of what laboratories use since the paper.
 
 Image sizes and feature sides of the first are those of the paper; those of the second, and all parameters, are of the

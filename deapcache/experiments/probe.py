@@ -94,10 +94,10 @@ def probe(
         for name, seed, one in product(names, config.seeds, passes)
         for task in one.tasks
     )
-    diverged: list[TrainingError] = []
+    agreed, diverged = agreed_values(home), list[TrainingError]()
     for one in passes:
         try:
-            yield from probe_pass(home, one, results_home=results_home, report=report, command=command)
+            yield from probe_pass(home, one, results_home=results_home, report=report, command=command, agreed=agreed)
         except TrainingError as error:  # says nothing about the next backbone
             diverged.append(error)
     if diverged:
@@ -111,13 +111,13 @@ def probe_pass(
     results_home: Location,
     report: Report,
     command: Sequence[str],
+    agreed: Mapping[str, Any],
     skip: Callable[[RunSpec], bool] = lambda _: False,
 ) -> Iterator[SavedRun]:
     """Train, score and save all runs of a config of one dataset and one backbone; then draw, and yield each run.
 
     A run is saved as soon as it is scored, and pictures are drawn when all are: whatever fails later, nothing that was
-    trained is lost. Runs for which ``skip`` is true are left out. Each result keeps what ``deapcache.toml`` of the
-    home says of extraction.
+    trained is lost. Runs for which ``skip`` is true are left out. ``agreed`` is of :func:`agreed_values`.
 
     Raises what :func:`deapcache.probing.probe_backbone` raises. Where some runs cannot be saved, or diverged, the error
     is raised after the others were given.
@@ -129,7 +129,6 @@ def probe_pass(
         progress=functools.partial(report, f"{config.backbone} · {config.dataset}"),
         open_native=functools.partial(_open_native, config),
     )
-    defaults = {name: value for name, value in home_defaults(home).values.items() if name.startswith("extract.")}
     saved: list[tuple[ProbeResult, Result]] = []
     failure: Exception | None = None
     try:
@@ -140,7 +139,7 @@ def probe_pass(
                     {
                         **run.to_json(),
                         "about": _about(run.backbone, run.caches["train"]["recipe"]["backbone"]),
-                        "home_defaults": defaults,
+                        "home_defaults": agreed,
                     },
                     statistics=run.statistics,
                     prior_statistics=run.baseline_statistics,
@@ -158,6 +157,11 @@ def probe_pass(
         yield _draw(results_home, run, result, home) if is_first else SavedRun(result=result, picture=None)
     if failure:
         raise failure
+
+
+def agreed_values(home: Location) -> dict[str, Any]:
+    """What ``deapcache.toml`` of the home says of extraction: each result keeps it."""
+    return {name: value for name, value in home_defaults(home).values.items() if name.startswith("extract.")}
 
 
 def _open_native(

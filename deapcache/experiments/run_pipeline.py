@@ -33,7 +33,7 @@ from deapcache.errors import (
     first_line,
 )
 from deapcache.experiments.pipeline import ModelSpec, Pipeline, ProbeSpec
-from deapcache.experiments.probe import Report, SavedRun, probe_pass
+from deapcache.experiments.probe import Report, SavedRun, agreed_values, probe_pass
 from deapcache.extraction import (
     Cluster,
     DatasetSummary,
@@ -537,10 +537,11 @@ def run_pipeline(
     outcome = Outcome(failures=[f"{plan.pipeline.name}: {what}" for what in plan.left_out])
     without_caches = extract_missing(plan, outcome, progress, cluster)
     jobs = (_find_runs(job, home) for job in plan.passes)  # each as late as possible: others may have made it
+    kept = {"command": tuple(command), "agreed": agreed_values(home)}
     done: list[tuple[ProbeJob, list[SavedRun], str]] = (
-        [(job, *_train(job, home, report, command)) for job in jobs]
+        [(job, *_train(job, home, report, kept)) for job in jobs]
         if cluster is None
-        else _train_on_workers(list(jobs), home, cluster, report, command)
+        else _train_on_workers(list(jobs), home, cluster, report, kept)
     )
     for job, saved, error in done:
         if not job.is_known and (job.dataset, job.backbone) not in without_caches:
@@ -603,9 +604,10 @@ def extract_missing(
     return failed
 
 
-def _train(job: ProbeJob, home: Location, report: Report, command: Sequence[str]) -> tuple[list[SavedRun], str]:
+def _train(job: ProbeJob, home: Location, report: Report, kept: Mapping[str, Any]) -> tuple[list[SavedRun], str]:
     """Train the missing runs of a job and save them; with what ended it before its last run, as a rule nothing.
 
+    ``kept`` are the arguments of :func:`probe_pass` for what each result keeps of this run of the pipeline.
     Raises :class:`LocationError`, which concerns all jobs.
     """
     saved: list[SavedRun] = []
@@ -618,7 +620,7 @@ def _train(job: ProbeJob, home: Location, report: Report, command: Sequence[str]
 
     try:
         home.require_writable()
-        for one in probe_pass(home, job.config, results_home=home, report=report, command=command, skip=is_settled):
+        for one in probe_pass(home, job.config, results_home=home, report=report, skip=is_settled, **kept):
             saved.append(one)  # one by one, so that an error leaves those before it
     except LocationError:
         raise
@@ -633,7 +635,7 @@ def _line(error: Exception) -> str:
 
 
 def _train_on_workers(
-    jobs: Sequence[ProbeJob], home: Location, cluster: Cluster, report: Report, command: Sequence[str]
+    jobs: Sequence[ProbeJob], home: Location, cluster: Cluster, report: Report, kept: Mapping[str, Any]
 ) -> list[tuple[ProbeJob, list[SavedRun], str]]:
     """Train jobs side by side, one a worker; what :func:`_train` gives of each, in their order.
 
@@ -646,7 +648,7 @@ def _train_on_workers(
     to_train = [place for place, job in enumerate(jobs) if job.is_known and job.missing]
     cluster.client.subscribe_topic(_TOPIC, receive)
     try:
-        calls = [(_train_as_task, place, jobs[place], home, tuple(command), cluster.device) for place in to_train]
+        calls = [(_train_as_task, place, jobs[place], home, kept, cluster.device) for place in to_train]
         ended = dict(cluster.run(calls, name="probes"))
     finally:
         cluster.client.unsubscribe_topic(_TOPIC)
@@ -654,7 +656,7 @@ def _train_on_workers(
 
 
 def _train_as_task(
-    place: int, job: ProbeJob, home: Location, command: Sequence[str], device: str
+    place: int, job: ProbeJob, home: Location, kept: Mapping[str, Any], device: str
 ) -> tuple[int, tuple[list[SavedRun], str]]:
     """On a worker's own device; progress goes as messages to whoever listens at the scheduler."""
     from distributed import get_worker
@@ -669,4 +671,4 @@ def _train_as_task(
             worker.log_event(_TOPIC, {"name": name, "event": asdict(event)})
 
     here = replace(job, options=replace(job.options, device=str(worker_device(device))))
-    return place, _train(here, home, send, command)
+    return place, _train(here, home, send, kept)
