@@ -38,10 +38,11 @@ from torch import Tensor, nn
 
 from deapcache.backbones.checkpoints import State, load_strictly, torch_reason
 from deapcache.backbones.layers import LayerOutput, LoadedModel, TransformerBlocks, covered_share
-from deapcache.backbones.registry import BackboneEntry, Channels, Size, WeightsSource, split_name
+from deapcache.backbones.registry import BackboneEntry, Channels, WeightsSource, split_name
 from deapcache.backbones.weights import TIMEOUT_SECONDS, accept_terms, find, find_damage
 from deapcache.errors import DeapcacheError, MissingWeightsError, UnknownNameError, UsageError, WeightsError
 from deapcache.recipe import digest_of
+from deapcache.regions import Size
 
 TRUST = "DEAPCACHE_TRUST_REMOTE_CODE"
 """Environment variable that lets models bring code of their own, which is run; worker processes inherit it."""

@@ -30,7 +30,6 @@ from deapcache.backbones.registry import (
     COUNTS,
     BackboneEntry,
     BackboneIdentity,
-    Size,
     at_size,
     describe,
     join_name,
@@ -47,6 +46,7 @@ from deapcache.errors import (
     first_line,
     require_choice,
 )
+from deapcache.regions import Size
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Precisions of the forward pass; TF32 is off in all of them."""

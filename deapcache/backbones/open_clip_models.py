@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from deapcache.backbones import timm_models
 from deapcache.backbones.checkpoints import State, load_strictly
 from deapcache.backbones.layers import LayerOutput, LoadedModel, TransformerBlocks, covered_share
-from deapcache.backbones.registry import CLIP_MEAN, CLIP_STD, BackboneEntry, Size, WeightsSource
+from deapcache.backbones.registry import CLIP_MEAN, CLIP_STD, BackboneEntry, WeightsSource
 from deapcache.errors import UnknownNameError, did_you_mean
+from deapcache.regions import Size
 
 LOADER = f"{__name__}:load"
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")

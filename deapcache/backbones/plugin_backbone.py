@@ -22,12 +22,12 @@ from deapcache.backbones.registry import (
     PLUGIN_FUNCTIONS,
     BackboneEntry,
     PluginFunctions,
-    Size,
     plugin_entry,
 )
 from deapcache.errors import DeapcacheError, PluginError, UsageError
 from deapcache.plugins import explain
 from deapcache.recipe import LAST, is_layer
+from deapcache.regions import Size
 
 
 def load(entry: BackboneEntry, checkpoint: State | None) -> LoadedModel:

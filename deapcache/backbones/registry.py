@@ -18,6 +18,7 @@ from deapcache.errors import UnknownNameError, UsageError
 from deapcache.locations import expanded
 from deapcache.plugins import Registry, source_of_caller
 from deapcache.recipe import LAST
+from deapcache.regions import Size, parse_size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,7 +47,6 @@ GROUPS = ("modern",)
 
 CATEGORIES = ("supervised", "self-supervised", "vision-language", "")
 
-Size = tuple[int, int]
 Channels = tuple[float, float, float]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -264,11 +264,10 @@ def size_name(size: Size) -> str:
 
 def parse_image_size(size: object) -> Size:
     """``512`` or ``384x512``, or as numbers 512 or (384, 512); raises :class:`UsageError` for anything else."""
-    given = tuple(size) if isinstance(size, list | tuple) else str(size).lower().split("x")
-    sides = [str(side) for side in given if not isinstance(side, bool)]
-    if 1 <= len(sides) == len(given) <= 2 and all(side.isdecimal() and int(side) > 0 for side in sides):
-        return int(sides[0]), int(sides[-1])
-    raise UsageError(f"image size {size!r}: expected a side in pixels (512), or HEIGHTxWIDTH (384x512)")
+    found = parse_size("x".join(map(str, size)) if isinstance(size, list | tuple) else str(size))
+    if found is None:
+        raise UsageError(f"image size {size!r}: expected a side in pixels (512), or HEIGHTxWIDTH (384x512)")
+    return found
 
 
 def at_size(name: str, size: Size) -> str:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from deapcache.backbones.checkpoints import State, load_strictly, misfit_error
 from deapcache.backbones.layers import LayerOutput, LoadedModel, TransformerBlocks, covered_share
-from deapcache.backbones.registry import BackboneEntry, Size, WeightsSource
+from deapcache.backbones.registry import BackboneEntry, WeightsSource
 from deapcache.errors import UnknownNameError, UsageError, did_you_mean
+from deapcache.regions import Size
 
 LOADER = f"{__name__}:load"
 

@@ -18,6 +18,7 @@ from typer.core import TyperCommand
 from deapcache import locations, plugins
 from deapcache.cli.console import note, remember
 from deapcache.errors import ReadOnlyError, UsageError
+from deapcache.regions import Size, parse_size
 
 if TYPE_CHECKING:
     from deapcache.extraction import Cluster
@@ -337,15 +338,15 @@ _LARGEST = 4096
 """Pixels of an output's side: a slip of the finger must not take the machine's memory."""
 
 
-def sizes(text: str | None) -> list[tuple[int, int]]:
+def sizes(text: str | None) -> list[Size]:
     """``56,224,448x672`` as (height, width) each, without repetition; raises :class:`UsageError` for anything else."""
     found = []
     for part in () if text is None else text.split(","):
-        sides = part.strip().lower().split("x")
-        if len(sides) > 2 or not all(side.isdecimal() and 0 < int(side) <= _LARGEST for side in sides):
+        size = parse_size(part.strip())
+        if size is None or max(size) > _LARGEST:
             raise UsageError(
                 f"size {part.strip()!r}: expected a side (224) or HEIGHTxWIDTH (448x672), or several with commas, "
                 f"each side from 1 to {_LARGEST} pixels"
             )
-        found.append((int(sides[0]), int(sides[-1])))
+        found.append(size)
     return list(dict.fromkeys(found))

@@ -14,7 +14,7 @@ from deapcache.errors import CacheMissError, CorruptCacheError, IncompleteCacheE
 from deapcache.locations import Location
 from deapcache.probing.config import ProbeConfig
 from deapcache.recipe import LAST, Difference, FeatureRecipe, TargetRecipe, differences
-from deapcache.regions import CROP, SQUASH, have_one_shape
+from deapcache.regions import CROP, SQUASH, have_one_shape, parse_size
 
 FEATURES, MIRRORED, GUIDANCE = "features", "mirrored features", "base images"
 """Names of arrays that are no targets; those of targets are their annotations."""
@@ -375,13 +375,13 @@ def _command(home: Location, config: ProbeConfig, features: CacheEntry) -> str:
 def _base_image_fields(features: CacheEntry) -> dict[str, Any]:
     """Recipe fields of the targets and base images that show the same part of the same images as ``features``."""
     needed = {"images": features.recipe["images"], "fit": features.recipe["base_fit"]}
-    size = _base_size(features)
+    size = parse_size(features.recipe["base_size"])  # none of images of native size
     return {**needed, "size": list(size)} if size else needed
 
 
 def _require_same_region(features: CacheEntry, entry: CacheEntry) -> None:
     """Raise :class:`UsageError` where images were cropped to another shape for ``entry`` than for the features."""
-    height, width = _base_size(features) or features.recipe["image_size"]
+    height, width = parse_size(features.recipe["base_size"]) or features.recipe["image_size"]
     size = entry.recipe["size"]
     if entry.recipe["fit"] == CROP and not have_one_shape((height, width), size):
         raise UsageError(
@@ -389,12 +389,6 @@ def _require_same_region(features: CacheEntry, entry: CacheEntry) -> None:
             f"cropped to that of {height}x{width}: choose an output size of the features' shape, or extract with "
             f"--fit {SQUASH}"
         )
-
-
-def _base_size(features: CacheEntry) -> tuple[int, int] | None:
-    """(height, width) of the base images that the features were made from; ``None`` for images of native size."""
-    height, by, width = str(features.recipe["base_size"]).partition("x")
-    return (int(height), int(width)) if by else None
 
 
 def _fit_option(features: CacheEntry) -> str:
