@@ -23,7 +23,6 @@ LEVELS = (
     {"extraction", "probing", "results"},
     {"cache", "backbones", "datasets", "readouts", "tasks"},
     {
-        "allocator",
         "annotations",
         "errors",
         "locations",

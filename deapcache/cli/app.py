@@ -21,12 +21,11 @@ from deapcache.cli.extract import extract_command
 from deapcache.cli.figures import figures_command
 from deapcache.cli.import_labels import import_command
 from deapcache.cli.options import App
-from deapcache.cli.plan import plan_command
+from deapcache.cli.plan import plan_command, speed_command
 from deapcache.cli.predict import predict_command
 from deapcache.cli.probe import correspondence_command, probe_command
 from deapcache.cli.results import leaderboard_command, results_command, submit_command
 from deapcache.cli.run import demo_command, run_command
-from deapcache.cli.speed import speed_command
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.locations import redacted
 from deapcache.locations.files import advice

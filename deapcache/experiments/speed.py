@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deapcache.allocator import keep_freed_memory
 from deapcache.annotations import get_annotation
 from deapcache.backbones import AUTOCAST, arithmetic_key, build, describe, weights_status
 from deapcache.errors import DeapcacheError, UsageError, first_line, require_choice
 from deapcache.extraction import choose_device
-from deapcache.machine import device_name, now, processor_model, seconds_of, versions
+from deapcache.machine import device_name, keep_freed_memory, now, processor_model, seconds_of, versions
 from deapcache.probing import ProbeConfig, ReadoutTrainer, StackedGroup, TaskSpec
 from deapcache.processes import process_pool, refuse_unguarded
 from deapcache.results.speeds import BACKBONE, Speed, StepKey, with_precision
