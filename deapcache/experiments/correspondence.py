@@ -20,7 +20,7 @@ from deapcache.errors import DataError, IncompleteCacheError, UsageError
 from deapcache.experiments.probe import choose_backbones
 from deapcache.locations import Location
 from deapcache.machine import device_name
-from deapcache.probing import feature_fields
+from deapcache.probing import feature_fields, model_of
 from deapcache.recipe import NOT_TRAINED, Protocol
 from deapcache.regions import SQUASH
 from deapcache.results import Result, save_run
@@ -122,7 +122,8 @@ def _open_features(
     home: Location, dataset: str, backbone: str, where: Mapping[str, Any], pairs: Sequence[KeypointPair]
 ) -> tuple[CacheEntry, FeatureCache]:
     """The one cache of a backbone with these recipe fields, which has all images of the pairs, whole ones."""
-    of_pairs = f"--dataset {dataset} --split {SPLIT}"
+    options = extract_options(backbone, model_of(home, backbone))
+    make = f"deapcache extract {options} --dataset {dataset} --split {SPLIT}"
     entry = find_one(
         home,
         "features",
@@ -130,9 +131,8 @@ def _open_features(
         split=SPLIT,
         name=backbone,
         fields=feature_fields(where),
-        next_step=f"`deapcache extract {extract_options(backbone)} {of_pairs}` makes it",
+        next_step=f"`{make}` makes it",
     )
-    make = f"deapcache extract {extract_options(backbone, entry.recipe['backbone'])} {of_pairs}"
     if entry.recipe["base_fit"] != SQUASH:
         raise UsageError(f"{entry.path} is of cropped images, which lack keypoints: extract with --fit {SQUASH}")
     cache = entry.open()

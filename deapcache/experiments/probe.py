@@ -21,7 +21,7 @@ from deapcache.cache.names import dataset_and_split
 from deapcache.datasets import DATASETS, images_owner, open_dataset
 from deapcache.errors import CacheMissError, DataError, DeapcacheError, LocationError, TrainingError, UsageError, listed
 from deapcache.locations import Location, data_root, home_defaults
-from deapcache.probing import ProbeConfig, ProbeProgress, ProbeResult, RunSpec, feature_fields, probe_backbone
+from deapcache.probing import ProbeConfig, ProbeProgress, ProbeResult, RunSpec, feature_fields, model_of, probe_backbone
 from deapcache.processes import refuse_unguarded
 from deapcache.readouts import canonical_readout
 from deapcache.recipe import SUBSET_SEED
@@ -289,10 +289,7 @@ def choose_backbones(home: Location, dataset: str, backbones: Sequence[str], fie
 
 def _nothing_cached(home: Location, dataset: str, backbones: Sequence[str], more: str = "") -> CacheMissError:
     which = f"features of {','.join(backbones)}" if backbones else "features"
-    options = {}
-    for name in backbones or [_SUGGESTED]:
-        model = next((entry.recipe["backbone"] for entry in list_caches(home, "features", name=name)), "")
-        options[name] = extract_options(name, model)
+    options = {name: extract_options(name, model_of(home, name)) for name in backbones or [_SUGGESTED]}
     labels = [name for name, made_by in options.items() if "--weights" in made_by]
     models = [name for name in options if name not in labels]
     each = [f"--backbone {','.join(models)}"] if models else []

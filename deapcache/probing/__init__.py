@@ -4,7 +4,7 @@ Read from top to bottom: ``config``, ``caches``, ``batches``, ``train``, ``evalu
 :class:`ProbeConfig` becomes :class:`RunSpec` s, which name what is trained, and these become :class:`ProbeResult` s.
 """
 
-from deapcache.probing.caches import feature_fields
+from deapcache.probing.caches import feature_fields, model_of
 from deapcache.probing.config import ProbeConfig, ProbeProgress, Residency
 from deapcache.probing.probe import ProbeResult, RunSpec, plan_runs, probe_backbone
 from deapcache.probing.train import MAX_STACK, ReadoutTrainer, StackedGroup, TaskSpec
@@ -20,6 +20,7 @@ __all__ = [
     "StackedGroup",
     "TaskSpec",
     "feature_fields",
+    "model_of",
     "plan_runs",
     "probe_backbone",
 ]

@@ -231,6 +231,11 @@ def feature_fields(wanted: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def model_of(home: Location, name: str) -> str:
+    """The backbone in the recipe of features of that name, of whatever dataset; empty where the home holds none."""
+    return next((str(entry.recipe["backbone"]) for entry in list_caches(home, "features", name=name)), "")
+
+
 def _find_features(home: Location, config: ProbeConfig, layer: str | None) -> tuple[CacheEntry, CacheEntry]:
     """The features of both splits, of one layer where it is given, that belong together and have the fields asked for.
 
@@ -248,8 +253,7 @@ def _find_features(home: Location, config: ProbeConfig, layer: str | None) -> tu
         pairs = [pair for pair in pairs if enough(entry in some for entry, some in zip(pair, chosen, strict=True))]
     if len(pairs) == 1:
         return pairs[0]
-    model = next((entry.recipe["backbone"] for entry in list_caches(home, "features", name=config.backbone)), "")
-    step = f"`{config.extract_command(home, model)}` makes it"
+    step = f"`{config.extract_command(home, model_of(home, config.backbone))}` makes it"
     if layer not in (None, LAST):
         step += f" (that of the last block is called {LAST})"
     # None, or several: where a split has not exactly one cache, say which there are; else say why the two do not pair.
