@@ -43,7 +43,10 @@ def describe(name: str) -> BackboneEntry:
         tower: Any = _build_tower(model, quick_gelu)
         size: Size = (tower.image_size,) * 2 if isinstance(tower.image_size, int) else tuple(tower.image_size)
         module = _without_head(tower)
-        norm = _has_final_norm(module, size, name)
+        if isinstance(module, VisionTransformer):
+            norm = not isinstance(module.ln_post, nn.Identity)
+        else:
+            norm = not isinstance(module, ModifiedResNet) and timm_models.measure(module, size, f"open_clip:{name}")[1]
         shape = _feature_map(module, norm)(torch.zeros(1, 3, *size)).shape
     return BackboneEntry(
         name=f"open_clip:{name}",
@@ -127,12 +130,6 @@ def _without_head(tower: Any) -> nn.Module:
         tower.ln_post = nn.Identity()
     tower.proj, tower.attn_pool, tower.attn_pool_contrastive = None, None, None
     return tower
-
-
-def _has_final_norm(module: nn.Module, size: Size, name: str) -> bool:
-    if isinstance(module, VisionTransformer):
-        return not isinstance(module.ln_post, nn.Identity)
-    return not isinstance(module, ModifiedResNet) and timm_models.measure(module, size, f"open_clip:{name}")[1]
 
 
 def _feature_map(module: nn.Module, norm: bool) -> Callable[[Tensor], Tensor]:

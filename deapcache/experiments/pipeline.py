@@ -39,7 +39,7 @@ from deapcache.backbones import (
 )
 from deapcache.cache import ORIGINAL, STORAGE_FORMATS, VIEWS
 from deapcache.errors import PipelineError, UsageError, did_you_mean
-from deapcache.extraction import ON_ERROR, BaseSize, ExtractionSettings, agreed_settings, parse_base_size
+from deapcache.extraction import ON_ERROR, ExtractionSettings, agreed_settings, parse_base_size
 from deapcache.locations import HomeDefaults, expanded
 from deapcache.probing import ProbeConfig
 from deapcache.probing.config import OUTPUT, SCORE_SIZES
@@ -155,10 +155,6 @@ def _fields(value: Any) -> dict[str, str]:
     return {str(name): str(item).lower() if isinstance(item, bool) else str(item) for name, item in value.items()}
 
 
-def _base_size(value: Any) -> BaseSize:
-    return parse_base_size(_number_as_text(value))  # a UsageError is a ValueError
-
-
 def _number_as_text(value: Any) -> str:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
 
@@ -167,10 +163,6 @@ def _probes(value: Any) -> list[Any]:
     if isinstance(value, list) and value:
         return value
     raise _CheckError(f"expected a list of what to probe, found {_shown(value)}")
-
-
-def _image_size(value: Any) -> tuple[int, int]:
-    return parse_image_size(_number_as_text(value))
 
 
 def _checkpoint(value: Any) -> Path:
@@ -189,6 +181,9 @@ _Task = Annotated[str, _known(lambda name: get_task(name).name)]
 _Readout = Annotated[str, _known(canonical_readout)]
 _Seed = Annotated[int, _whole_number(0, LARGEST_WHOLE)]
 _View = Annotated[str, _one_of(*VIEWS)]
+# what these two raise, UsageError, is a ValueError
+_BaseSize = Annotated[Any, BeforeValidator(lambda value: parse_base_size(_number_as_text(value)))]
+_ImageSize = Annotated[tuple[int, int], BeforeValidator(lambda value: parse_image_size(_number_as_text(value)))]
 _Layer = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else _text(value))]
 _Layout = Annotated[str, _one_of(PLAIN, *LAYOUTS)]
 
@@ -208,11 +203,11 @@ class ModelSpec(BaseModel):
     """Beginning of the backbone's keys in it."""
     name: _Text = ""
     """What its features are called; only of a checkpoint."""
-    image_size: Annotated[tuple[int, int], BeforeValidator(_image_size)] | None = None
+    image_size: _ImageSize | None = None
     layers: Annotated[tuple[_Layer, ...], _list("[9, 12]"), _DIFFERENT] = ()
     """Blocks to keep, each probed for itself where a probe joins none; none given: the backbone's last map."""
     tokens: Annotated[str, _one_of(*TOKENS)] = NO_TOKENS
-    base_size: Annotated[Any, BeforeValidator(_base_size)] = None
+    base_size: _BaseSize = None
     dtype: Annotated[str, _one_of(*STORAGE_FORMATS)] | None = None
     precision: Annotated[str, _one_of(*AUTOCAST)] | None = None
     """None, as ``base_size`` and ``dtype``: the pipeline's."""
@@ -364,7 +359,7 @@ class Pipeline(Shared):
     """How its results are shown: ``plain``, or as a table or figure of the paper."""
     fit: Annotated[str, _one_of(*FITS)] = SQUASH
     """How images are brought to the base size."""
-    base_size: Annotated[Any, BeforeValidator(_base_size)] = None
+    base_size: _BaseSize = None
     """``224``, ``216x288`` or ``native``; None: each dataset's own."""
     dtype: Annotated[str, _one_of(*STORAGE_FORMATS)] | None = None
     """How features are stored; None: as ``storage`` says."""
