@@ -7,6 +7,7 @@ the command line prints it as it is, without a traceback.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -25,6 +26,17 @@ class DeapcacheError(Exception):
 def printable(text: str) -> str:
     """``text`` with bytes of file names that are not UTF-8 as ``\\udcff``, so that it can be printed and stored."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def did_you_mean(name: str, known: Iterable[str], *, n: int = 3, cutoff: float = 0.5, prefix: str = "") -> str:
+    """``did you mean a or b?``, each with the ``prefix``; empty where none of the ``known`` is near ``name``."""
+    near = difflib.get_close_matches(name, list(known), n=n, cutoff=cutoff)
+    return f"did you mean {' or '.join(f'{prefix}{one}' for one in near)}?" if near else ""
 
 
 def listed(names: Collection[str], conjunction: str = "and") -> str:

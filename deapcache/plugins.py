@@ -22,14 +22,13 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Generic, TypeVar
 
-from deapcache.errors import DeapcacheError, PluginError, UnknownNameError, UsageError
+from deapcache.errors import DeapcacheError, PluginError, UnknownNameError, UsageError, did_you_mean
 from deapcache.locations.addresses import expanded
 
 VARIABLE = "DEAPCACHE_PLUGINS"
@@ -38,6 +37,9 @@ _FORMER_GROUPS = ("deapcache.backbones", "deapcache.datasets", "deapcache.tasks"
 """Entry-point groups that earlier versions read."""
 
 Entry = TypeVar("Entry")
+
+_LISTED = 20
+"""Most names that an error lists."""
 
 _PREFIX = "deapcache_plugin_"
 _SOURCE = "__deapcache_source__"
@@ -70,15 +72,15 @@ class Registry(Generic[Entry]):
 
         By ``replaces`` alone it may be: a notebook runs its cells again.
         """
-        if running():
+        if _running:
             self._fill_own()  # its own names come first: where a plugin takes one, the plugin is at fault
         if name in self._entries and (replaces is None or self._entries[name] is not replaces):
             raise UsageError(f"{self.kind} {name!r} is registered twice; choose another name")
         self._entries[name] = entry
         self._modules_of[name] = sys._getframe(1).f_globals["__name__"]
         # a plugin may be the first to import deapcache's own modules, which are no part of it
-        if running() and self._modules_of[name] not in self._modules:
-            self._sources[name] = source_of_caller().digest
+        if _running and self._modules_of[name] not in self._modules:
+            self._sources[name] = source_of_caller()[1]
         return entry
 
     __setitem__ = add
@@ -89,8 +91,11 @@ class Registry(Generic[Entry]):
         try:
             return self._entries[name]
         except KeyError:
-            near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self._entries)}"
+            hint = did_you_mean(name, self._entries)
+            if not hint and len(self._entries) <= _LISTED:
+                hint = f"known: {', '.join(self._entries)}"
+            elif not hint:
+                hint = f"nearest are {', '.join(difflib.get_close_matches(name, self._entries, n=3, cutoff=0))}"
             plural = f"{self.kind}s"
             raise UnknownNameError(
                 f"unknown {self.kind} {name!r}: {hint} (`deapcache list {plural}` shows all)"
@@ -134,18 +139,10 @@ _running: list[str] = []
 """The plugins being run, the innermost last."""
 
 
-class _State:
-    """What this process has run."""
-
-    def __init__(self) -> None:
-        self.variable: str | None = None
-        """The variable whose plugins were all run; ``None`` before the first time."""
-        self.done: set[str] = set()
-        self.failed: dict[str, PluginError] = {}
-        """Kept: a second run of a plugin that registered half of its names would fail for another reason."""
-
-
-_state = _State()
+_all_run_of: str | None = None
+"""The variable whose plugins were all run; ``None`` before the first time."""
+_were_run: dict[str, PluginError | None] = {}
+"""With how each failed: a second run of a plugin that registered half of its names would fail for another reason."""
 
 
 def use(files: Sequence[str | Path]) -> None:
@@ -174,16 +171,17 @@ def plugin_files() -> list[Path]:
 
 def load() -> None:
     """Run the plugins that were not run yet; raises what :func:`use` raises, again at each call for one that failed."""
+    global _all_run_of
     with _lock:
         variable = os.environ.get(VARIABLE, "")
-        if _running or _state.variable == variable:  # running: a plugin that looks something up
+        if _running or _all_run_of == variable:  # running: a plugin that looks something up
             return
         _warn_of_former_groups()
         for entry_point in entry_points(group=ENTRY_POINT_GROUP):
             _run_once(f"entry point {entry_point.value}", partial(_load_entry_point, entry_point))
         for file in plugin_files():
             _run_once(_module_name(file), partial(_import_file, file))
-        _state.variable = variable
+        _all_run_of = variable
 
 
 def _warn_of_former_groups() -> None:
@@ -197,22 +195,8 @@ def _warn_of_former_groups() -> None:
             )
 
 
-def running() -> str:
-    """The plugin that is being run, empty outside of one."""
-    return _running[-1] if _running else ""
-
-
-@dataclass(frozen=True)
-class Source:
-    """The file of a piece of code, and what it was when it was run."""
-
-    file: Path
-    digest: str
-    """``sha256:…`` of its bytes."""
-
-
-def source_of_caller() -> Source:
-    """The source file of whoever called the caller of this function.
+def source_of_caller() -> tuple[Path, str]:
+    """The source file of whoever called the caller of this function, and ``sha256:…`` of its bytes when it was run.
 
     Raises :class:`UsageError` where it is no file, as in an interactive session.
     """
@@ -221,7 +205,7 @@ def source_of_caller() -> Source:
     if not file:
         raise UsageError("this can be called from a file alone, not from a notebook or prompt: its source is recorded")
     digest = module.get(_SOURCE) or hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    return Source(Path(file), f"sha256:{digest}")
+    return Path(file), f"sha256:{digest}"
 
 
 def explain(error: BaseException, file: str = "") -> str:
@@ -240,16 +224,14 @@ def explain(error: BaseException, file: str = "") -> str:
 
 
 def _run_once(name: str, run: Callable[[], None]) -> None:
-    if name in _state.failed:
-        raise _state.failed[name]
-    if name in _state.done:
-        return
-    try:
-        run()
-    except PluginError as error:
-        _state.failed[name] = error
-        raise
-    _state.done.add(name)
+    if name not in _were_run:
+        try:
+            run()
+            _were_run[name] = None
+        except PluginError as error:
+            _were_run[name] = error
+    if (failure := _were_run[name]) is not None:
+        raise failure
 
 
 def _import_file(file: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # the command line reads sizes without it
+    from numpy.typing import NDArray
 
 SQUASH, CROP = "squash", "crop"
 
@@ -18,6 +19,14 @@ takes the largest centred part of the size's shape, and what is beside it is not
 
 Size = tuple[int, int]
 """Height and width in pixels."""
+
+
+def parse_size(text: str) -> Size | None:
+    """``224`` or ``216x288``, height × width in pixels; ``None`` for anything else."""
+    sides = text.lower().split("x")
+    if len(sides) <= 2 and all(side.isdecimal() and int(side) > 0 for side in sides):
+        return int(sides[0]), int(sides[-1])
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)

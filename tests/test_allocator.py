@@ -10,7 +10,7 @@ import pytest
 
 COUNT = """
 import resource, numpy
-from deapcache.allocator import keep_freed_memory
+from deapcache.machine import keep_freed_memory
 
 def work():
     arrays = [numpy.ones(5_000_000) for _ in range(4)]

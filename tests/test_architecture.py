@@ -23,7 +23,6 @@ LEVELS = (
     {"extraction", "probing", "results"},
     {"cache", "backbones", "datasets", "readouts", "tasks"},
     {
-        "allocator",
         "annotations",
         "errors",
         "locations",
@@ -127,6 +126,46 @@ def test_import_loads_no_model_library(names):
     assert done.stdout.strip() == ""
 
 
+def run_and_say_what_is_loaded(command: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """``deapcache COMMAND``, whose last line on stderr names the model libraries that were imported."""
+    script = (
+        "import atexit, sys; from deapcache.cli import main\n"
+        f"atexit.register(lambda: print('loaded:', *{MODELS} & set(sys.modules), file=sys.stderr)); main()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script, *command.split()],
+        env={**os.environ, "DEAPCACHE_HOME": str(home)},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("compare --help", ""),
+        ("compare scenes", "Missing option '--backbone'"),
+        ("compare scenes --backbone dinov2 --minutes 0", "minutes above 0"),
+        ("compare scenes --backbone dinov2 --out report.txt", "a name that ends in .html"),
+        ("compare scenes --backbone dinov", "unknown backbone 'dinov'"),
+        ("compare scenes --backbone dinov2 --task dept", "unknown task 'dept'"),
+        ("compare scens --backbone dinov2", "unknown dataset 'scens'"),
+        ("extract --backbone dinov2 --dataset scens", "unknown dataset 'scens'"),
+        ("probe --task depth --seed one", "--seed 'one'"),
+        ("probe --task depth --where storage", "--where takes FIELD=VALUE"),
+        ("probe --task depth --train-limit none", "--train-limit 'none'"),
+        ("predict --readout a --image b --out c --size 0", "size '0'"),
+        ("figures resolutions --size 0 --out a.png", "size '0'"),
+        ("figures sigma --out a.gif", "--out a.gif"),
+    ],
+)
+def test_what_is_mistyped_is_said_without_loading_a_model_library(command, says, tmp_path):
+    done = run_and_say_what_is_loaded(command, tmp_path)
+    *said, loaded = done.stderr.splitlines()
+    assert (done.returncode, loaded) == (2 if says else 0, "loaded:")
+    assert says in "\n".join(said)
+
+
 @pytest.fixture(scope="module")
 def home_with_results(tmp_path_factory):
     """A home with one run of every task."""
@@ -153,16 +192,7 @@ def home_with_results(tmp_path_factory):
 )
 def test_verb_loads_no_model_library(verb, home_with_results, tmp_path):
     home = shutil.copytree(home_with_results, tmp_path / "home")
-    script = (
-        "import atexit, sys; from deapcache.cli import main\n"
-        f"atexit.register(lambda: print('loaded:', *{MODELS} & set(sys.modules), file=sys.stderr)); main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, *verb.split()],
-        env={**os.environ, "DEAPCACHE_HOME": str(home)},
-        capture_output=True,
-        text=True,
-    )
+    done = run_and_say_what_is_loaded(verb, home)
     assert (done.returncode, done.stderr) == (0, "loaded:\n")
     assert done.stdout
     if verb == "results":

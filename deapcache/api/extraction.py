@@ -51,7 +51,19 @@ def extract(
 ) -> Iterator[ExtractionReport]: ...
 
 
-def extract(dataset: Any, *of: Any, backbones: Any = (), home: Any = None, **options: Any) -> Any:
+def extract(
+    dataset: Any,
+    *of: Any,
+    backbones: Any = (),
+    home: Any = None,
+    splits: Sequence[str] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    layers: int | str | Sequence[int | str] | None = None,
+    tokens: str = NO_TOKENS,
+    data_root: Path | None = None,
+    settings: ExtractionSettings | None = None,
+    **options: Any,
+) -> Any:
     """Extract the features of backbones over a dataset, as far as they are not there, and open them.
 
     >>> extract("scenes", backbones=["dinov2", MyModel()], limit=64)  # doctest: +SKIP
@@ -81,30 +93,13 @@ def extract(dataset: Any, *of: Any, backbones: Any = (), home: Any = None, **opt
 
     ``extract(NAMES, DATASET, HOME)`` is :func:`deapcache.extraction.extract`, which yields reports.
     """
-    from deapcache.extraction import extract as run
-
-    if of:
-        return run(dataset, *of, **options)
-    return _extract(dataset, backbones, home_of(home), **options)
-
-
-def _extract(
-    dataset: str | Dataset,
-    backbones: Any,
-    home: Location,
-    *,
-    splits: Sequence[str] | None = None,
-    image_size: int | tuple[int, int] | None = None,
-    layers: int | str | Sequence[int | str] | None = None,
-    tokens: str = NO_TOKENS,
-    data_root: Path | None = None,
-    settings: ExtractionSettings | None = None,
-    **options: Any,
-) -> list[Features]:
     from deapcache.backbones import LayerSelection
     from deapcache.extraction import ExtractionSettings, agreed_settings
     from deapcache.extraction import extract as run
 
+    if of:
+        return run(dataset, *of, splits=splits, settings=settings, **options)
+    place = home_of(home)
     given = [backbones] if isinstance(backbones, str) or not isinstance(backbones, Sequence) else list(backbones)
     if not given:
         raise UsageError("which backbones? give extract(DATASET, backbones=[NAME or module, …])")
@@ -125,9 +120,9 @@ def _extract(
             f"two modules are called {twice[0]}: give names that deapcache.register_module(module, NAME) has given them"
         )
     opened = open_dataset(dataset, locations.data_root(data_root)) if isinstance(dataset, str) else dataset
-    settings = settings or ExtractionSettings(**{**agreed_settings(locations.home_defaults(home)), **options})
-    reports = run(names, opened, home, splits=splits, settings=settings)
-    return [open_features(locations.locate(report.path), home) for report in reports]
+    settings = settings or ExtractionSettings(**{**agreed_settings(locations.home_defaults(place)), **options})
+    reports = run(names, opened, place, splits=splits, settings=settings)
+    return [open_features(locations.locate(report.path), place) for report in reports]
 
 
 def _name(backbone: str | nn.Module, image_size: int | tuple[int, int] | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from deapcache import results
 from deapcache.api.features import Home, home_of
-from deapcache.errors import UsageError
+from deapcache.errors import UsageError, did_you_mean
 from deapcache.locations import Location
 from deapcache.results import Result, Table, make_tables, plain_text, results_frame, table_rows
 from deapcache.results.frame import PUBLIC_COLUMNS
@@ -80,16 +79,17 @@ def probe(
 
 def _config(task: str | Sequence[str], options: Mapping[str, Any]) -> ProbeConfig:
     """The options of ``deapcache probe`` as the library takes them; raises :class:`UsageError` for others."""
-    from deapcache.experiments import choose_device
+    from deapcache.extraction import choose_device
     from deapcache.probing import ProbeConfig
 
     known = {f.name for f in fields(ProbeConfig)} - {*_PLURAL.values(), "tasks"}
     known -= {"train_limit", "train_subset", "val_limit"}
     known |= {*_PLURAL, "limit"}
     if unknown := [name for name in options if name not in known]:
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"probe has no option {unknown[0]!r}: {hint}it has {', '.join(sorted(known))}")
+        hint = did_you_mean(unknown[0], known, n=1, cutoff=0.6)
+        raise UsageError(
+            f"probe has no option {unknown[0]!r}: {hint}{' ' if hint else ''}it has {', '.join(sorted(known))}"
+        )
     chosen: dict[str, Any] = {
         _PLURAL.get(name, name): _several(value) if name in _PLURAL else value for name, value in options.items()
     }

@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from deapcache.cache import HFLIP, Cache, FeatureCache, Reading, mirror
+from deapcache.cache import HFLIP, Cache, FeatureCache, mirror
 from deapcache.errors import UsageError
 from deapcache.locations import LocalLocation
 
@@ -78,24 +77,19 @@ class FeatureDataset(Dataset[Any]):
         others = {name: cache.read_async(rows) for name, cache in self._targets.items()}
         features = reading.result()
         volumes = torch.from_numpy(features if self._dtype is None else features.astype(self._dtype, copy=False))
-        values = {name: self._values(name, other) for name, other in others.items()}
-        return [self._item(place, volumes, values) for place in range(len(rows))]
+        if self._form == "features":
+            return list(volumes)
+        found = {name: other.result() for name, other in others.items()}
+        values = {name: torch.from_numpy(mirror(name, v) if self._mirrored else v) for name, v in found.items()}
+        if self._form == "pair":
+            return list(zip(volumes, *values.values(), strict=True))
+        return [(volume, {name: v[place] for name, v in values.items()}) for place, volume in enumerate(volumes)]
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_process"}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         vars(self).update(state, _process=os.getpid())
-
-    def _values(self, name: str, reading: Reading) -> Tensor:
-        found = reading.result()
-        return torch.from_numpy(mirror(name, found) if self._mirrored else found)
-
-    def _item(self, place: int, volumes: Tensor, values: Mapping[str, Tensor]) -> Any:
-        if self._form == "features":
-            return volumes[place]
-        named = {name: found[place] for name, found in values.items()}
-        return volumes[place], named if self._form == "named" else next(iter(named.values()))
 
     def _require_own_process(self) -> None:
         if os.getpid() == self._process:

@@ -21,12 +21,12 @@ from deapcache.backbones.registry import (
     at_size,
     build_count,
     describe,
+    extract_options,
     forward_count,
     join_name,
     labelled_model,
     parse_image_size,
     register_backbone,
-    size_name,
     split_name,
 )
 from deapcache.backbones.weights import weights_status
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
         Output,
         build,
         build_by_digest,
-        check_precision,
         layers_of,
     )
     from deapcache.backbones.plugin_backbone import register_module
@@ -67,8 +66,8 @@ __all__ = [
     "build",
     "build_by_digest",
     "build_count",
-    "check_precision",
     "describe",
+    "extract_options",
     "forward_count",
     "join_name",
     "labelled_model",
@@ -76,7 +75,6 @@ __all__ = [
     "parse_image_size",
     "register_backbone",
     "register_module",
-    "size_name",
     "split_name",
     "weights_status",
 ]
@@ -91,7 +89,6 @@ _WITH_TORCH = {
         "Output",
         "build",
         "build_by_digest",
-        "check_precision",
         "layers_of",
     ),
 }

@@ -150,7 +150,7 @@ def torch_reason(error: BaseException) -> str:
 
 def load_strictly(
     module: nn.Module,
-    checkpoint: State,
+    checkpoint: State | None,
     entry: BackboneEntry,
     *,
     convert: Callable[[State], State] = dict,
@@ -160,8 +160,11 @@ def load_strictly(
 
     ``convert`` brings its keys, without what stands before all of them, into the form of ``module``. Keys that begin
     with one of ``heads`` or of :data:`PRETRAINING_PARTS` and that ``module`` lacks are left out. Gives the keys of the
-    checkpoint that were not used; raises :class:`WeightsError` that lists the first keys which do not fit.
+    checkpoint that were not used; raises :class:`WeightsError` that lists the first keys which do not fit. Without a
+    checkpoint ``module`` stays as it is.
     """
+    if checkpoint is None:
+        return ()
     expected, dropped_parts = module.state_dict(), (*heads, *PRETRAINING_PARTS)
     if not any(map(_CHUNK.search, expected)):
         checkpoint = {_CHUNK.sub(r"blocks.\1.", key): tensor for key, tensor in checkpoint.items()}

@@ -38,10 +38,11 @@ from torch import Tensor, nn
 
 from deapcache.backbones.checkpoints import State, load_strictly, torch_reason
 from deapcache.backbones.layers import LayerOutput, LoadedModel, TransformerBlocks, covered_share
-from deapcache.backbones.registry import BackboneEntry, Channels, Size, WeightsSource, split_name
+from deapcache.backbones.registry import BackboneEntry, Channels, WeightsSource, split_name
 from deapcache.backbones.weights import TIMEOUT_SECONDS, accept_terms, find, find_damage
 from deapcache.errors import DeapcacheError, MissingWeightsError, UnknownNameError, UsageError, WeightsError
 from deapcache.recipe import digest_of
+from deapcache.regions import Size
 
 TRUST = "DEAPCACHE_TRUST_REMOTE_CODE"
 """Environment variable that lets models bring code of their own, which is run; worker processes inherit it."""
@@ -113,11 +114,11 @@ def describe(name: str) -> BackboneEntry:
     )
 
 
-def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> LoadedModel:
+def load(entry: BackboneEntry, checkpoint: State | None) -> LoadedModel:
     """Build the part of the model that sees images: with its own weights, those of ``checkpoint``, or random ones."""
     transformers = _transformers()
     name = split_name(entry.name)[0].removeprefix("hf:")
-    config = _at_size(_config(name), image_size)
+    config = _at_size(_config(name), entry.resized)
     unused: tuple[str, ...] = ()
     if entry.untrained or checkpoint is not None or torch.get_default_device().type == "meta":
         with _no_map(name):
@@ -130,12 +131,12 @@ def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None
     return _loaded(entry, tower, unused)
 
 
-def load_registered(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> LoadedModel:
+def load_registered(entry: BackboneEntry, checkpoint: State | None) -> LoadedModel:
     """Build the part that sees images of a model whose configuration is in the arguments of ``entry``."""
     options = {"crop_size": entry.image_size[0], **entry.arguments}
-    config = _at_size(_transformers().AutoConfig.for_model(**options), image_size)
+    config = _at_size(_transformers().AutoConfig.for_model(**options), entry.resized)
     tower = _tower(_transformers().AutoModel.from_config(config))
-    return _loaded(entry, tower, load_strictly(tower, checkpoint, entry) if checkpoint is not None else ())
+    return _loaded(entry, tower, load_strictly(tower, checkpoint, entry))
 
 
 def _loaded(entry: BackboneEntry, tower: Any, unused: tuple[str, ...]) -> LoadedModel:
@@ -200,7 +201,8 @@ def _loading(name: str) -> Iterator[None]:
             cause = cause.__cause__ or cause.__context__
         repo, _, revision = name.partition("@")
         if any(isinstance(one, GatedRepoError) for one in causes):
-            raise MissingWeightsError(f"hf:{name} is gated, and {_token_state()}: {accept_terms(repo)}") from None
+            token = "the account of HF_TOKEN has no access to it" if get_token() else "there is no token"
+            raise MissingWeightsError(f"hf:{name} is gated, and {token}: {accept_terms(repo)}") from None
         if any(isinstance(one, RevisionNotFoundError) for one in causes):
             raise UnknownNameError(f"hf:{name}: {repo} has no revision {revision!r}") from None
         if any(isinstance(one, RepositoryNotFoundError) for one in causes):
@@ -229,10 +231,6 @@ def _loading(name: str) -> Iterator[None]:
             f"hf:{name} cannot be loaded: {type(error).__name__}: {text[:300].rstrip('.')}: get its files on a machine "
             "where that works, and give their folder as hf:FOLDER"
         ) from None
-
-
-def _token_state() -> str:
-    return "the account of HF_TOKEN has no access to it" if get_token() else "there is no token"
 
 
 def _read_card(place: str, revision: str | None) -> tuple[str, bool]:

@@ -39,8 +39,8 @@ class NamedLayers(NamedTuple):
 class LoadedModel(NamedTuple):
     """A built model and how to get its feature map.
 
-    A loader is a function ``(entry, checkpoint, image_size) -> LoadedModel``: ``checkpoint`` is a state dict, or None
-    for random weights; ``image_size`` (height, width) is None for the entry's own. It raises
+    A loader is a function ``(entry, checkpoint) -> LoadedModel``: ``checkpoint`` is a state dict, or None for random
+    weights; ``entry.resized`` is the image size, where it is another than the weights'. It raises
     :class:`~deapcache.errors.WeightsError` where the checkpoint does not fit.
     """
 

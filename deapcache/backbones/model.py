@@ -27,13 +27,10 @@ from deapcache.backbones.layers import (
     select_layers,
 )
 from deapcache.backbones.registry import (
+    COUNTS,
     BackboneEntry,
     BackboneIdentity,
-    Channels,
-    Size,
     at_size,
-    count_build,
-    count_forward,
     describe,
     join_name,
     load_function,
@@ -46,8 +43,10 @@ from deapcache.errors import (
     PluginError,
     UsageError,
     WeightsError,
+    first_line,
     require_choice,
 )
+from deapcache.regions import Size
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Precisions of the forward pass; TF32 is off in all of them."""
@@ -137,8 +136,17 @@ class Backbone:
         return self
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """(B, h, w, 3) uint8 RGB to (B, 3, *image_size) float32, normalised, on the same device."""
-        return preprocess(images, self.image_size, self.entry.mean, self.entry.std)
+        """(B, h, w, 3) uint8 RGB to (B, 3, *image_size) float32, normalised, on the same device.
+
+        Antialiased bicubic, clamped to [0, 1]: its overshoot is no colour. Images of that size are not resampled.
+        """
+        pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        if pixels.shape[-2:] != self.image_size:
+            size = self.image_size
+            pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False).clamp_(0, 1)
+        shift = torch.tensor(self.entry.mean, device=pixels.device).view(1, 3, 1, 1)
+        scale = torch.tensor(self.entry.std, device=pixels.device).view(1, 3, 1, 1)
+        return (pixels - shift) / scale
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, h, w, 3) uint8 RGB on this backbone's device to (B, H, W, D) float32, contiguous; of the first layer."""
@@ -161,11 +169,29 @@ class Backbone:
         return Backbone(self.entry, self._loaded, self.identity.weights, self.precision, selection)
 
     def calibrate(self, batches: Iterable[Tensor]) -> None:
-        """Re-estimate the BatchNorm statistics on batches (B, h, w, 3) uint8 (cumulative average over batches).
+        """Set each BatchNorm's statistics to the mean, over ``batches``, of the batch's mean and unbiased variance.
 
-        Raises :class:`UsageError` where there is no batch.
+        Batches are (B, h, w, 3) uint8. Every layer sees inputs that were normalised with the statistics of their own
+        batch, and nothing else leaves evaluation mode. Raises :class:`UsageError` where there is no batch.
         """
-        recalibrate(self.module, self._forward, (batch.to(self.device) for batch in batches))
+        layers = batch_norms(self.module)
+        momenta = [layer.momentum for layer in layers]
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # torch's spelling of a cumulative average
+            layer.train()
+        seen = 0
+        try:
+            with torch.no_grad():
+                for batch in batches:
+                    self._forward(batch.to(self.device))
+                    seen += 1
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum
+                layer.eval()
+        if not seen:
+            raise UsageError("BatchNorm statistics cannot be estimated from no images: give at least one batch")
         self.needs_calibration = False
 
     def statistics(self) -> BatchNormStatistics:
@@ -186,7 +212,7 @@ class Backbone:
         pixels = self.preprocess(images)
         with arithmetic(self.precision, self.device):
             outputs = self._forward_layers(pixels)
-        count_forward(len(images))
+        COUNTS["forwarded"] += len(images)
         return outputs
 
 
@@ -211,18 +237,26 @@ def build(
     Raises :class:`UnknownNameError`, :class:`UsageError` (precision, image size),
     :class:`MissingWeightsError`, and :class:`WeightsError` for a checkpoint that does not fit.
     """
-    check_precision(precision)
+    require_choice("precision", precision, AUTOCAST)
     if image_size is not None:
-        name = at_size(name, _check_size(image_size))
+        height, width = image_size
+        if height < 1 or width < 1:
+            raise UsageError(f"image size {height}x{width} is no size: give height and width in pixels, at least 1")
+        name = at_size(name, (int(height), int(width)))
     entry = describe(name)
     seed = entry.seed if seed is None else seed
     checkpoint = _read_weights(entry, weights, weights_key)
     random = checkpoint is None or entry.is_plugin  # a plugin may draw what is no part of the checkpoint
-    with initialisation(seed, skip=not random), _add_file_name(weights):
-        loaded = load_model(entry, checkpoint)
+    try:
+        with initialisation(seed, skip=not random):
+            loaded = load_model(entry, checkpoint)
+    except WeightsError as error:
+        if weights is None:
+            raise
+        raise WeightsError(f"{weights}: {error}") from None
     loaded.module.eval().requires_grad_(False)
     digest = f"sha256:{state_digest(loaded.module)}"
-    count_build()
+    COUNTS["built"] += 1
     weights_digest = f"untrained:seed={seed}:{digest}" if entry.untrained else digest
     return Backbone(entry, loaded, weights_digest, precision, selection)
 
@@ -280,30 +314,9 @@ def _read_weights(entry: BackboneEntry, given: Path | None, key: str) -> State |
     return read_checkpoint(path, remedy=weight_files.remedy(entry, path))
 
 
-@contextlib.contextmanager
-def _add_file_name(weights: Path | None) -> Iterator[None]:
-    """Say which file a refused checkpoint was, where the user gave one."""
-    try:
-        yield
-    except WeightsError as error:
-        if weights is None:
-            raise
-        raise WeightsError(f"{weights}: {error}") from None
-
-
-def _check_size(size: Size) -> Size:
-    height, width = size
-    if height < 1 or width < 1:
-        raise UsageError(f"image size {height}x{width} is no size: give height and width in pixels, at least 1")
-    return int(height), int(width)
-
-
-def load_model(entry: BackboneEntry, checkpoint: State | None = None, size: Size | None = None) -> LoadedModel:
-    """The model of an entry as its loader builds it, with random weights where there is no checkpoint.
-
-    ``size`` (height, width) is the image size where it is another than the entry's own.
-    """
-    model: LoadedModel = load_function(entry.loader)(entry, checkpoint, size or entry.resized)
+def load_model(entry: BackboneEntry, checkpoint: State | None = None) -> LoadedModel:
+    """The model of an entry as its loader builds it, with random weights where there is no checkpoint."""
+    model: LoadedModel = load_function(entry.loader)(entry, checkpoint)
     return model
 
 
@@ -320,9 +333,10 @@ def resized_entry(entry: BackboneEntry, size: Size) -> BackboneEntry:
         if isinstance(error, DeapcacheError) and not isinstance(error, UsageError | PluginError):
             raise
         near = " or ".join(size_name(one) for one in _nearest_sizes(sized)) or "none near it"
+        why = first_line(error).rstrip(".")
         raise UsageError(
-            f"backbone {join_name(model, seed)!r} cannot take images of {size[0]}x{size[1]} ({_line(error)}): its own "
-            f"size is {size_name(entry.image_size)}, the nearest that it takes: {near}"
+            f"backbone {join_name(model, seed)!r} cannot take images of {size[0]}x{size[1]} ({why}): its own size is "
+            f"{size_name(entry.image_size)}, the nearest that it takes: {near}"
         ) from None
     return replace(sized, grid=grid, dim=dim, parameters=parameters, covered=(1.0, 1.0))
 
@@ -376,10 +390,6 @@ def _takes(entry: BackboneEntry, size: Size) -> bool:
         return False
 
 
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-
-
 def layers_of(name: str, selection: LayerSelection) -> tuple[tuple[str, ...], bool]:
     """The layers that a backbone built with ``selection`` gives, as recipes name them, and whether they are normed.
 
@@ -394,43 +404,17 @@ def layers_of(name: str, selection: LayerSelection) -> tuple[tuple[str, ...], bo
     return layers, norm
 
 
-def check_precision(precision: str) -> str:
-    """``precision`` if it is known; raises :class:`UsageError` otherwise."""
-    require_choice("precision", precision, AUTOCAST)
-    return precision
-
-
-def preprocess(images: Tensor, size: Size, mean: Channels, std: Channels) -> Tensor:
-    """(B, h, w, 3) uint8 RGB to (B, 3, *size) float32, normalised, on the same device.
-
-    Antialiased bicubic, clamped to [0, 1]: its overshoot is no colour. Images of that size are not resampled.
-    """
-    pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-    if pixels.shape[-2:] != size:
-        pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False).clamp_(0, 1)
-    shift = torch.tensor(mean, device=pixels.device).view(1, 3, 1, 1)
-    scale = torch.tensor(std, device=pixels.device).view(1, 3, 1, 1)
-    return (pixels - shift) / scale
-
-
 @contextlib.contextmanager
 def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
-    """TF32 off, and autocast to ``precision`` on that device."""
+    """TF32 off, to which torch rounds float32 convolutions on a GPU, and autocast to ``precision`` on that device."""
     dtype = AUTOCAST[precision]
-    cast = torch.autocast(device.type, dtype=dtype) if dtype else torch.autocast(device.type, enabled=False)
-    with _without_tf32(), cast:
-        yield
-
-
-@contextlib.contextmanager
-def _without_tf32() -> Iterator[None]:
-    # torch rounds float32 convolutions on a GPU to TF32 unless told otherwise
     switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:
             switch.fp32_precision = "ieee"
-        yield
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            yield
     finally:
         for switch, value in zip(switches, before, strict=True):
             switch.fp32_precision = value
@@ -443,32 +427,6 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
     variance 1), and its features say nothing about the architecture: they are estimated first.
     """
     return [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
-
-
-def recalibrate(module: nn.Module, forward: Callable[[Tensor], object], batches: Iterable[Tensor]) -> None:
-    """Set each BatchNorm's statistics to the mean, over ``batches``, of the batch's mean and unbiased variance.
-
-    Every layer sees inputs that were normalised with the statistics of their own batch, and nothing else leaves
-    evaluation mode. Raises :class:`UsageError` where there is no batch.
-    """
-    layers = batch_norms(module)
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # torch's spelling of a cumulative average
-        layer.train()
-    seen = 0
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                forward(batch)
-                seen += 1
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-            layer.eval()
-    if not seen:
-        raise UsageError("BatchNorm statistics cannot be estimated from no images: give at least one batch")
 
 
 def _buffer(statistic: Tensor | None) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Callable
 from functools import cache, partial
@@ -22,8 +21,9 @@ from torch import Tensor, nn
 from deapcache.backbones import timm_models
 from deapcache.backbones.checkpoints import State, load_strictly
 from deapcache.backbones.layers import LayerOutput, LoadedModel, TransformerBlocks, covered_share
-from deapcache.backbones.registry import CLIP_MEAN, CLIP_STD, BackboneEntry, Size, WeightsSource
-from deapcache.errors import UnknownNameError
+from deapcache.backbones.registry import CLIP_MEAN, CLIP_STD, BackboneEntry, WeightsSource
+from deapcache.errors import UnknownNameError, did_you_mean
+from deapcache.regions import Size
 
 LOADER = f"{__name__}:load"
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -43,7 +43,10 @@ def describe(name: str) -> BackboneEntry:
         tower: Any = _build_tower(model, quick_gelu)
         size: Size = (tower.image_size,) * 2 if isinstance(tower.image_size, int) else tuple(tower.image_size)
         module = _without_head(tower)
-        norm = _has_final_norm(module, size, name)
+        if isinstance(module, VisionTransformer):
+            norm = not isinstance(module.ln_post, nn.Identity)
+        else:
+            norm = not isinstance(module, ModifiedResNet) and timm_models.measure(module, size, f"open_clip:{name}")[1]
         shape = _feature_map(module, norm)(torch.zeros(1, 3, *size)).shape
     return BackboneEntry(
         name=f"open_clip:{name}",
@@ -64,25 +67,23 @@ def describe(name: str) -> BackboneEntry:
     )
 
 
-def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> LoadedModel:
+def load(entry: BackboneEntry, checkpoint: State | None) -> LoadedModel:
     """Build the vision tower without its projection and load its part of ``checkpoint``, if any."""
     arguments: dict[str, Any] = dict(entry.arguments)
     native = None
     model = entry.architecture.removeprefix("open_clip:")
     is_resnet = isinstance(open_clip.get_model_config(model)["vision_cfg"].get("layers"), list)
-    if image_size and not is_resnet:  # a ResNet takes any, its attention pooling is not built for one
-        native = arguments["image_size"] = list(image_size)
+    if entry.resized and not is_resnet:  # a ResNet takes any, its attention pooling is not built for one
+        native = arguments["image_size"] = list(entry.resized)
     tower = _build_tower(model, arguments["quick_gelu"], native)
     keys = set((tower.trunk if isinstance(tower, TimmModel) else tower).state_dict())
     module = _without_head(tower)
-    unused: tuple[str, ...] = ()
-    if checkpoint is not None:
-        heads = keys - set(module.state_dict())
-        unused = load_strictly(module, checkpoint, entry, convert=partial(_tower_state, tower), heads=heads)
-        if isinstance(tower, VisionTransformer) and entry.pretrained_tag:
-            _warn_of_activation(entry, arguments["quick_gelu"])
-    if image_size and isinstance(tower, TimmModel):
-        tower.set_input_size(image_size)
+    heads = keys - set(module.state_dict())
+    unused = load_strictly(module, checkpoint, entry, convert=partial(_tower_state, tower), heads=heads)
+    if checkpoint is not None and isinstance(tower, VisionTransformer) and entry.pretrained_tag:
+        _warn_of_activation(entry, arguments["quick_gelu"])
+    if entry.resized and isinstance(tower, TimmModel):
+        tower.set_input_size(entry.resized)
     return LoadedModel(module, _feature_map(module, entry.final_norm), arguments, transformer_blocks(module), unused)
 
 
@@ -100,9 +101,8 @@ def _warn_of_activation(entry: BackboneEntry, quick_gelu: bool) -> None:
 def _parse(name: str) -> tuple[str, str]:
     model, _, tag = name.partition("/")
     if model not in open_clip.list_models():
-        near = difflib.get_close_matches(model, open_clip.list_models(), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(f'open_clip:{n}' for n in near)}?" if near else "see open_clip.list_models()"
-        raise UnknownNameError(f"open_clip has no model {model!r}: {hint}")
+        hint = did_you_mean(model, open_clip.list_models(), prefix="open_clip:")
+        raise UnknownNameError(f"open_clip has no model {model!r}: {hint or 'see open_clip.list_models()'}")
     if tag and not get_pretrained_cfg(model, tag):
         tags = open_clip.list_pretrained_tags_by_model(model)
         raise UnknownNameError(f"open_clip has no weights {tag!r} of {model}: its tags are {', '.join(tags) or 'none'}")
@@ -132,24 +132,18 @@ def _without_head(tower: Any) -> nn.Module:
     return tower
 
 
-def _has_final_norm(module: nn.Module, size: Size, name: str) -> bool:
-    if isinstance(module, VisionTransformer):
-        return not isinstance(module.ln_post, nn.Identity)
-    return not isinstance(module, ModifiedResNet) and timm_models.measure(module, size, f"open_clip:{name}")[1]
-
-
 def _feature_map(module: nn.Module, norm: bool) -> Callable[[Tensor], Tensor]:
-    if isinstance(module, (ModifiedResNet, VisionTransformer)):
-        return partial(_native_feature_map, module, norm=norm)
-    return partial(timm_models.feature_map, module, norm=norm)
-
-
-def _native_feature_map(tower: nn.Module, images: Tensor, *, norm: bool) -> Tensor:
     """(B, 3, h, w) normalised images to (B, D, H, W), without the class token."""
-    output = tower.forward_intermediates(  # type: ignore[operator]
-        images, indices=[-1], normalize_intermediates=norm, intermediates_only=True, output_fmt="NCHW"
-    )
-    return output["image_intermediates"][-1]
+    if not isinstance(module, (ModifiedResNet, VisionTransformer)):
+        return partial(timm_models.feature_map, module, norm=norm)
+
+    def forward(images: Tensor) -> Tensor:
+        output = module.forward_intermediates(
+            images, indices=[-1], normalize_intermediates=norm, intermediates_only=True, output_fmt="NCHW"
+        )
+        return output["image_intermediates"][-1]
+
+    return forward
 
 
 def transformer_blocks(module: nn.Module) -> TransformerBlocks | None:

@@ -9,7 +9,6 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,33 +21,44 @@ from deapcache.backbones.registry import (
     IMAGENET_STD,
     PLUGIN_FUNCTIONS,
     BackboneEntry,
-    Build,
     PluginFunctions,
-    Size,
     plugin_entry,
 )
 from deapcache.errors import DeapcacheError, PluginError, UsageError
 from deapcache.plugins import explain
 from deapcache.recipe import LAST, is_layer
+from deapcache.regions import Size
 
 
-def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> LoadedModel:
+def load(entry: BackboneEntry, checkpoint: State | None) -> LoadedModel:
     """Build the module of ``entry`` and load ``checkpoint`` into it, if any.
 
     Raises :class:`PluginError` where the plugin's code fails, or its module is not what was registered.
     """
-    build, file = _build_function(entry), PLUGIN_FUNCTIONS[entry.architecture].file
+    functions = PLUGIN_FUNCTIONS[entry.architecture]
+    build, file = functions.untrained if entry.untrained else functions.build, functions.file
+    if build is None:
+        raise UsageError(
+            f"backbone {entry.name!r}: its plugin brings its weights itself and does not say how to build it without: "
+            "give register_backbone(…, untrained=FUNCTION), or weights=FILE for a function that builds it without"
+        )
     with _attribute_errors(entry, "building it failed", file):
         module = build()
-    _check_module(entry, module, file)
+    if not isinstance(module, nn.Module):
+        raise _mismatch(entry, file, f"building it gave {type(module).__name__}, expected a torch.nn.Module")
+    count = sum(parameter.numel() for parameter in module.parameters())
+    if not count:
+        raise _mismatch(entry, file, "its module has no parameters")
+    if entry.parameters not in (0, count):
+        raise _mismatch(entry, file, f"its module has {count} parameters, it was registered with {entry.parameters}")
     module.eval().requires_grad_(False)
-    unused = load_strictly(module, checkpoint, entry) if checkpoint is not None else ()
+    unused = load_strictly(module, checkpoint, entry)
 
     def forward(images: Tensor) -> dict[str, LayerOutput]:
         outputs = _layer_outputs(entry, module, images, file)
         return {layer: (features.permute(0, 3, 1, 2), cls) for layer, (features, cls) in outputs.items()}
 
-    given = _layers_of_one_image(entry, module, file, None if image_size else (1, *entry.grid, entry.dim))
+    given = _layers_of_one_image(entry, module, file, None if entry.resized else (1, *entry.grid, entry.dim))
     layers = NamedLayers({layer: cls is not None for layer, (_, cls) in given.items()}, forward)
     return LoadedModel(module, lambda images: forward(images)[LAST][0], dict(entry.arguments), layers, unused)
 
@@ -57,40 +67,18 @@ def _layer_outputs(entry: BackboneEntry, module: nn.Module, images: Tensor, file
     """What a forward gives: layer → map (B, H, W, D) and class token (B, D) or None. One map alone is that of last."""
     with _attribute_errors(entry, f"its module failed on images {tuple(images.shape)}", file):
         found = module(images)
-    layers = found if isinstance(found, Mapping) else {LAST: found}
-    return {str(layer): _pair(entry, file, str(layer), given) for layer, given in layers.items()}
-
-
-def _pair(entry: BackboneEntry, file: Path, layer: str, given: Any) -> LayerOutput:
-    features, cls = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
-    if isinstance(features, Tensor) and (cls is None or isinstance(cls, Tensor)):
-        return features, cls
-    kinds = ", ".join(type(one).__name__ for one in (given if isinstance(given, tuple) else (given,)))
-    raise _mismatch(
-        entry, file, f"its module gives {kinds} as layer {layer}, expected a map (B, H, W, D) or (map, class token)"
-    )
-
-
-def _build_function(entry: BackboneEntry) -> Build:
-    functions = PLUGIN_FUNCTIONS[entry.architecture]
-    if not entry.untrained:
-        return functions.build
-    if functions.untrained is None:
-        raise UsageError(
-            f"backbone {entry.name!r}: its plugin brings its weights itself and does not say how to build it without: "
-            "give register_backbone(…, untrained=FUNCTION), or weights=FILE for a function that builds it without"
-        )
-    return functions.untrained
-
-
-def _check_module(entry: BackboneEntry, module: object, file: Path) -> None:
-    if not isinstance(module, nn.Module):
-        raise _mismatch(entry, file, f"building it gave {type(module).__name__}, expected a torch.nn.Module")
-    count = sum(parameter.numel() for parameter in module.parameters())
-    if not count:
-        raise _mismatch(entry, file, "its module has no parameters")
-    if entry.parameters not in (0, count):
-        raise _mismatch(entry, file, f"its module has {count} parameters, it was registered with {entry.parameters}")
+    outputs: dict[str, LayerOutput] = {}
+    for layer, given in (found if isinstance(found, Mapping) else {LAST: found}).items():
+        features, cls = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+        if not isinstance(features, Tensor) or not isinstance(cls, Tensor | None):
+            kinds = ", ".join(type(one).__name__ for one in (given if isinstance(given, tuple) else (given,)))
+            raise _mismatch(
+                entry,
+                file,
+                f"its module gives {kinds} as layer {layer}, expected a map (B, H, W, D) or (map, class token)",
+            )
+        outputs[str(layer)] = features, cls
+    return outputs
 
 
 def _layers_of_one_image(

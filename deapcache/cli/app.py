@@ -15,20 +15,17 @@ import typer
 
 from deapcache.cli import cache, listing
 from deapcache.cli.compare import compare_command
-from deapcache.cli.console import FAILURE, err, note, out, robust_streams
-from deapcache.cli.correspondence import correspondence_command
+from deapcache.cli.console import FAILURE, INTERRUPTED, completed, err, note, out, robust_streams
 from deapcache.cli.doctor import doctor_command
 from deapcache.cli.extract import extract_command
 from deapcache.cli.figures import figures_command
-from deapcache.cli.hints import completed
 from deapcache.cli.import_labels import import_command
 from deapcache.cli.options import App
-from deapcache.cli.plan import plan_command
+from deapcache.cli.plan import plan_command, speed_command
 from deapcache.cli.predict import predict_command
-from deapcache.cli.probe import probe_command
+from deapcache.cli.probe import correspondence_command, probe_command
 from deapcache.cli.results import leaderboard_command, results_command, submit_command
 from deapcache.cli.run import demo_command, run_command
-from deapcache.cli.speed import speed_command
 from deapcache.errors import DeapcacheError, UsageError
 from deapcache.locations import redacted
 from deapcache.locations.files import advice
@@ -89,8 +86,8 @@ def scenes_command() -> None:
     )
 
 
-USAGE, INTERRUPTED = 2, 130
-"""Exit codes."""
+USAGE = 2
+"""Exit code."""
 
 _WITH_LESS_MEMORY = (
     "Take a smaller --batch-size; a probe needs less with fewer tasks, readouts and seeds at once, and with "
@@ -166,6 +163,6 @@ def _report_interruption() -> int:
 
 def _report_error(error: DeapcacheError) -> int:
     if os.environ.get("DEAPCACHE_TRACEBACK") == "1":
-        err.print(redacted(traceback.format_exc()), markup=False, highlight=False)
-    err.print(completed(f"error: {error}"), markup=False, style="red")
+        err.print(redacted(traceback.format_exc()))
+    err.print(completed(f"error: {error}"), style="red")
     return USAGE if isinstance(error, UsageError) else FAILURE

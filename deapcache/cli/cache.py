@@ -28,9 +28,21 @@ from deapcache.cli.cache_rows import (
     parse_age,
     row_table,
 )
-from deapcache.cli.console import FAILURE, Bars, bars, duration, facts_table, note, out, print_json, show, size, table
+from deapcache.cli.console import (
+    FAILURE,
+    Bars,
+    bars,
+    completed,
+    duration,
+    facts_table,
+    note,
+    out,
+    print_json,
+    show,
+    size,
+    table,
+)
 from deapcache.cli.extract import progress_on
-from deapcache.cli.hints import completed
 from deapcache.cli.options import App
 from deapcache.errors import CacheMissError, DeapcacheError, UsageError, require_choice
 

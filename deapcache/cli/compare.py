@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,8 @@ import typer
 
 from deapcache import locations
 from deapcache.cli import options
-from deapcache.cli.console import FAILURE, bars, duration, err, note, out, print_json
+from deapcache.cli.console import FAILURE, bars, duration, err, note, out, print_json, repeated
 from deapcache.cli.extract import progress_on
-from deapcache.cli.hints import repeated
 from deapcache.cli.probe import report_on
 from deapcache.errors import UsageError
 
@@ -52,24 +52,38 @@ def compare_command(
 
     Extracts what is missing, chooses the learning rate on a part of train, trains three seeds, and compares in pairs.
     """
-    from deapcache.experiments.compare import CompareRequest, compare, compare_page
+    from deapcache.backbones import describe
+    from deapcache.datasets import open_dataset
+    from deapcache.tasks import get_task
 
     if file is not None and file.suffix not in (".html", ".htm"):
         raise UsageError(f"--out {file}: the report is a web page: give a name that ends in .html")
-    request = CompareRequest(
-        dataset=dataset,
-        backbones=options.names(backbone),
-        task=task,
-        minutes=minutes,
-        iterations=iterations,
-        curve=curve,
-        data_root=locations.data_root(data_root),
-        device=device,
-        command=sys.argv,
-    )
+    if not 0 < minutes < math.inf:
+        raise UsageError("compare needs backbones and minutes above 0: --backbone a,b,c --minutes 10")
+    root = locations.data_root(data_root)
+    opened = open_dataset(dataset, root)
+    if task is not None:
+        get_task(task)
+    for name in (names := options.names(backbone)):
+        describe(name)
+    # it loads torch, for which nobody who has given a wrong name need wait
+    from deapcache.experiments.compare import compare, compare_page
+
     with bars() as display:
         found = compare(
-            options.place(home), request, progress=progress_on(display), report=report_on(display), say=note
+            locations.home(home),
+            opened,
+            names,
+            task=task,
+            minutes=minutes,
+            iterations=iterations,
+            curve=curve,
+            data_root=root,
+            device=device,
+            command=sys.argv,
+            progress=progress_on(display),
+            report=report_on(display),
+            say=note,
         )
     found = replace(found, commands=[command + repeated(command) for command in found.commands])
     if file is not None:
@@ -79,7 +93,7 @@ def compare_command(
     else:
         _show(found, file)
     for failure in found.failures:
-        err.print(f"failed: {failure}", markup=False, style="red")
+        err.print(f"failed: {failure}", style="red")
     return FAILURE if found.failures else 0
 
 
@@ -99,12 +113,12 @@ def _show(found: Comparison, file: Path | None) -> None:
         for one in found.costs
     ]
     header = ("backbone", "score", "marks", "ms/image", "parameters\n[M]", "licence")
-    title = f"{found.task} · {found.request.dataset}, {found.iterations:,} iterations, {duration(found.seconds)}"
+    title = f"{found.task} · {found.dataset}, {found.iterations:,} iterations, {duration(found.seconds)}"
     print_tables([Table(title, header, tuple(rows), tuple(found.notes))])
-    out.print(f"verdict: {found.verdict['headline']}", markup=False)
+    out.print(f"verdict: {found.verdict['headline']}")
     for pair in found.verdict["pairs"]:
-        out.print(f"  {pair['text']}", markup=False)
+        out.print(f"  {pair['text']}")
     for command in found.commands:
-        out.print(f"to repeat it: {command}", markup=False)
+        out.print(f"to repeat it: {command}")
     if file is not None:
-        out.print(f"report: {file}", markup=False)
+        out.print(f"report: {file}")

@@ -1,4 +1,8 @@
-"""What the command line shows, results on stdout, progress and messages on stderr; streams that do not fail."""
+"""What the command line shows, results on stdout, progress and messages on stderr; streams that do not fail.
+
+A message that tells the user what to run next is made in a room that knows neither ``--data-root`` nor ``--plugin``:
+:func:`completed` adds the places and devices that the user gave, so that the command works as it stands.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ import codecs
 import io
 import json
 import os
+import re
 import select
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,14 +24,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from deapcache.cli.hints import completed
 from deapcache.locations import format_bytes
 from deapcache.untrusted import printable, printable_json
 
 T = TypeVar("T")
 
-FAILURE = 1
-"""Exit code where something is damaged, or was not made, as far as it was asked for."""
+FAILURE, INTERRUPTED = 1, 130
+"""Exit codes: something is damaged, or was not made, as far as it was asked for; the user interrupted it."""
 
 _PIPE_WIDTH = 240
 """Columns where the output is no terminal: wide enough that no cell of a table is cut."""
@@ -58,6 +63,50 @@ def print_json(value: Any) -> None:
 def note(text: str) -> None:
     """A sentence for people, on stderr."""
     err.print(completed(text))
+
+
+REPEATED = (
+    "--home", "--read-home", "--data-root", "--local-tier", "--local-tier-size", "--plugin", "--trust-remote-code",
+    "--device", "--workers", "--scheduler",
+)  # fmt: skip
+"""Options that say where something is and who does the work: the next command needs them again."""
+
+_WORDS = r"deapcache (?:(?:cache|list) [a-z]+|[a-z]+)"
+_COMMAND = re.compile(
+    rf"(?<=`){_WORDS}[^`]*(?=`)|(?<![\w./=`-]){_WORDS}(?: --[a-z][a-z-]*(?: (?!--)[^\s`]*[^\s`),;:.])?| [A-Z]+)*"
+    r"(?=[),;:\n]|\.?$|\. )"
+)
+"""A command in backquotes, or one outside of them that is followed by no prose."""
+
+_root: Any = None
+_given: dict[str, Any] = {}
+
+
+def remember(root: Any, given: Mapping[str, Any]) -> None:
+    """Keep the options of the command that runs, by name → value; ``root`` is the group of all commands."""
+    global _root
+    _root = root
+    _given.clear()
+    _given.update({name: given[name] for name in REPEATED if given.get(name)})
+
+
+def completed(text: str) -> str:
+    """``text`` with the user's options added to each command that takes them and does not name them."""
+    return _COMMAND.sub(lambda found: found[0] + repeated(found[0]), text) if _given else text
+
+
+def repeated(hint: str) -> str:
+    """The user's options that the command ``hint`` takes and does not name, to stand behind it."""
+    command, words = _root, hint.split()
+    for word in words[1:3]:
+        command = getattr(command, "commands", {}).get(word, command)
+    taken = {option for parameter in getattr(command, "params", ()) for option in parameter.opts}
+    added = []
+    for option, value in _given.items():
+        if option in taken and option not in words:
+            values = value if isinstance(value, list | tuple) else [value]
+            added += [f" {option}" if each is True else f" {option} {shlex.quote(str(each))}" for each in values]
+    return "".join(added)
 
 
 def table(*columns: str, title: str = "", right: tuple[str, ...] = ()) -> Table:

@@ -6,15 +6,14 @@ import os
 import platform
 import time
 import uuid
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deapcache import locations
 from deapcache.cli import options
-from deapcache.cli.console import FAILURE, Bars, bars, facts_table, note, out, print_json, size, table
+from deapcache.cli.console import FAILURE, INTERRUPTED, Bars, bars, facts_table, note, out, print_json, size, table
 from deapcache.cli.listing import images_found
 from deapcache.errors import DataError, DeapcacheError, MissingDataError, UsageError
 from deapcache.locations import Location
@@ -30,9 +29,6 @@ _PROBE_BYTES = 64 * 1024 * 1024
 
 SHOWN = 10
 """Problems that are printed; ``--json`` has all."""
-
-INTERRUPTED = 130
-"""Exit code."""
 
 
 def doctor_command(
@@ -127,101 +123,103 @@ def _bandwidth(place: Location) -> dict[str, str]:
     }
 
 
-@dataclass(kw_only=True)
-class _Report:
-    """What was found of one dataset."""
-
-    entry: type[Dataset]
-    root: Path
-    full: bool
-    unopened: str = ""
-    """Why the dataset could not be opened at all."""
-    checks: list[SplitCheck] = field(default_factory=list)
-    interrupted: bool = False
-
-    @property
-    def problems(self) -> list[tuple[str, str]]:
-        """(split, line), the split empty where it concerns all of them."""
-        of_all = [("", self.unopened)] if self.unopened else []
-        return of_all + [(check.split, problem) for check in self.checks for problem in check.problems]
-
-
 def _check_dataset(name: str, root: Path, *, full: bool, json: bool) -> int:
     """Check all splits of a dataset, print what was found, and give the exit code."""
     from deapcache.datasets import dataset_entry
 
-    report = _Report(entry=dataset_entry(name), root=root, full=full)
+    entry = dataset_entry(name)
+    checks: list[SplitCheck] = []
+    problems: list[tuple[str, str]] = []  # split and line, the split empty where it concerns all of them
+    interrupted = False
     with bars() as display:
         try:
-            _check(report, name, display)
+            if unopened := _check(name, root, checks, full, display):
+                problems.append(("", unopened))
         except KeyboardInterrupt:
-            report.interrupted = True
+            interrupted = True
+    problems += [(check.split, problem) for check in checks for problem in check.problems]
     if json:
-        print_json(_document(report))
+        print_json(
+            {
+                "dataset": entry.name,
+                "data_root": str(root),
+                "expected": entry.layout,
+                "full": full,
+                "interrupted": interrupted,
+                "splits": {
+                    check.split: {
+                        "images": check.images,
+                        "official": entry.official.get(check.split),
+                        "files": check.files,
+                        "opened": check.opened,
+                        "problems": len(check.problems),
+                        "folder": str(check.folder) if check.folder else None,
+                    }
+                    for check in checks
+                },
+                "problems": [{"split": split or None, "problem": problem} for split, problem in problems],
+            }
+        )
     else:
-        _show(report)
-    if report.interrupted:
-        note(_where_it_stopped(report))
+        _show(entry, root, checks, problems)
+        if not (problems or interrupted):
+            out.print(_all_is_well(checks))
+    if interrupted:
+        note(_where_it_stopped(checks))
         raise SystemExit(INTERRUPTED)  # to return it would say, too, that what is published stays
-    return FAILURE if report.problems else 0
+    return FAILURE if problems else 0
 
 
-def _check(report: _Report, name: str, display: Bars) -> None:
+def _check(name: str, root: Path, checks: list[SplitCheck], full: bool, display: Bars) -> str:
+    """Check each split, and add that to ``checks`` as it begins; gives why the dataset cannot be opened, or nothing."""
     from deapcache.datasets import open_dataset
     from deapcache.datasets.checking import SplitCheck, check_split, one_line
 
     try:
-        dataset = open_dataset(name, report.root)
+        dataset = open_dataset(name, root)
     except (MissingDataError, DataError) as error:
-        report.unopened = one_line(error)
-        return
+        return one_line(error)
     for split in dataset.splits:
         check = SplitCheck(split=split)
-        report.checks.append(check)
+        checks.append(check)
         stages = {"files": f"{name}/{split}: look for files", "images": f"{name}/{split}: open"}
 
         def show(unit: str, done: int, total: int, stages: dict[str, str] = stages) -> None:
             display.show(stages[unit], done, total, unit)
 
-        check_split(dataset, check, full=report.full, progress=show)
+        check_split(dataset, check, full=full, progress=show)
+    return ""
 
 
-def _show(report: _Report) -> None:
-    out.print(report.entry.name, style="bold", end="  ")
-    out.print(report.entry.summary)
-    out.print(f"expected under {report.root}:", markup=False)
-    for line in report.entry.layout.splitlines():
-        out.print(f"  {line}", markup=False)
-    if report.checks:
-        out.print(_table(report))
-    for check in report.checks:
-        if sentence := _beside_official(check, report.entry.official.get(check.split)):
-            out.print(sentence, markup=False)
-    problems = report.problems
+def _show(entry: type[Dataset], root: Path, checks: list[SplitCheck], problems: list[tuple[str, str]]) -> None:
+    out.print(entry.name, style="bold", end="  ")
+    out.print(entry.summary)
+    out.print(f"expected under {root}:")
+    for line in entry.layout.splitlines():
+        out.print(f"  {line}")
+    if checks:
+        right = ("images", "official", "files", "opened", "problems")
+        listing = table("split", *right, "first image in", right=right)
+        for check in checks:
+            official = entry.official.get(check.split)
+            listing.add_row(
+                check.split,
+                f"{check.images:,}",
+                f"{official:,}" if official else "–",
+                f"{check.files:,}" if check.files else "–",
+                f"{check.opened:,}",
+                f"{len(check.problems):,}",
+                str(check.folder or "–"),
+            )
+        out.print(listing)
+    for check in checks:
+        if sentence := _beside_official(check, entry.official.get(check.split)):
+            out.print(sentence)
     if problems:
         more = f"; the first {SHOWN}, and {len(problems) - SHOWN:,} more" if len(problems) > SHOWN else ""
-        out.print(f"{len(problems):,} problem{'s' * (len(problems) > 1)}{more}:", markup=False)
+        out.print(f"{len(problems):,} problem{'s' * (len(problems) > 1)}{more}:")
         for split, problem in problems[:SHOWN]:
-            out.print(f"  {split}: {problem}" if split else f"  {problem}", markup=False)
-    elif not report.interrupted:
-        out.print(_all_is_well(report), markup=False)
-
-
-def _table(report: _Report) -> Any:
-    right = ("images", "official", "files", "opened", "problems")
-    listing = table("split", *right, "first image in", right=right)
-    for check in report.checks:
-        official = report.entry.official.get(check.split)
-        listing.add_row(
-            check.split,
-            f"{check.images:,}",
-            f"{official:,}" if official else "–",
-            f"{check.files:,}" if check.files else "–",
-            f"{check.opened:,}",
-            f"{len(check.problems):,}",
-            str(check.folder or "–"),
-        )
-    return listing
+            out.print(f"  {split}: {problem}" if split else f"  {problem}")
 
 
 def _beside_official(check: SplitCheck, official: int | None) -> str:
@@ -235,42 +233,20 @@ def _beside_official(check: SplitCheck, official: int | None) -> str:
     )
 
 
-def _all_is_well(report: _Report) -> str:
-    images, opened = sum(c.images for c in report.checks), sum(c.opened for c in report.checks)
+def _all_is_well(checks: list[SplitCheck]) -> str:
+    images, opened = sum(c.images for c in checks), sum(c.opened for c in checks)
     if opened == images:
         return f"no problem: all {images:,} images and their annotations were opened"
-    files = ", their files are there and none is empty" if any(check.files for check in report.checks) else ""
+    files = ", their files are there and none is empty" if any(check.files for check in checks) else ""
     return (
         f"no problem: {images:,} images are listed{files}; {opened:,} of them, spread over each split, were opened "
         "with their annotations (--full opens all)"
     )
 
 
-def _where_it_stopped(report: _Report) -> str:
-    if not report.checks:
+def _where_it_stopped(checks: list[SplitCheck]) -> str:
+    if not checks:
         return "interrupted before anything was checked"
-    check = report.checks[-1]
+    check = checks[-1]
     how_far = f"{check.opened:,} of {check.to_open:,} images of {check.split} were opened"
     return f"interrupted: {how_far}; what was found until then is above, the same command begins anew"
-
-
-def _document(report: _Report) -> dict[str, Any]:
-    return {
-        "dataset": report.entry.name,
-        "data_root": str(report.root),
-        "expected": report.entry.layout,
-        "full": report.full,
-        "interrupted": report.interrupted,
-        "splits": {
-            check.split: {
-                "images": check.images,
-                "official": report.entry.official.get(check.split),
-                "files": check.files,
-                "opened": check.opened,
-                "problems": len(check.problems),
-                "folder": str(check.folder) if check.folder else None,
-            }
-            for check in report.checks
-        },
-        "problems": [{"split": split or None, "problem": problem} for split, problem in report.problems],
-    }

@@ -195,14 +195,15 @@ def extract_command(
     """
     from deapcache.backbones import split_name
     from deapcache.datasets import open_dataset
-    from deapcache.extraction import extract, plan_extraction
 
     names = options.backbone_names(backbone, settings.image_size)
     if settings.weights is not None and len({split_name(name)[0] for name in names}) > 1:
         raise typer.BadParameter("--weights is the checkpoint of one backbone: give one --backbone with it")
     place, splits = caches.location(), options.names(split) or None
-    how = settings.for_extraction(locations.home_defaults(place))
     opened = open_dataset(dataset, locations.data_root(data_root))
+    how = settings.for_extraction(locations.home_defaults(place))
+    from deapcache.extraction import extract, plan_extraction  # loads torch: wrong names are said before
+
     if dry_run:
         with bars() as display:
             plan = plan_extraction(names, opened, place, splits=splits, settings=how, progress=progress_on(display))
@@ -242,9 +243,9 @@ def _show_plan(plan: ExtractionPlan, json: bool) -> None:
     out.print(listing)
     _show_omitted(plan.omitted)
     if plan.weights:
-        out.print(plan.weights, markup=False)
+        out.print(plan.weights)
     for name, terms in plan.terms.items():
-        out.print(f"{name}: {terms}", markup=False)
+        out.print(f"{name}: {terms}")
     for name, rate in plan.images_per_second.items():
         out.print(f"{name}: {rate:.1f} images/s measured on {plan.device}")
     free = "unknown" if plan.free_bytes is None else size(plan.free_bytes)
@@ -281,10 +282,8 @@ def _show_omitted(omitted: Mapping[str, Mapping[str, str]]) -> None:
     """What was left out of each split, and why; the first of very many."""
     for place, reasons in omitted.items():
         if reasons:
-            out.print(f"left out of {place}, since they cannot be read: {len(reasons):,} images", markup=False)
+            out.print(f"left out of {place}, since they cannot be read: {len(reasons):,} images")
         for name, reason in list(reasons.items())[:_LISTED]:
-            out.print(f"  {name}: {reason}", markup=False)
+            out.print(f"  {name}: {reason}")
         if len(reasons) > _LISTED:
-            out.print(
-                f"  and {len(reasons) - _LISTED:,} more, which --json lists, and checks/ in the home", markup=False
-            )
+            out.print(f"  and {len(reasons) - _LISTED:,} more, which --json lists, and checks/ in the home")

@@ -74,11 +74,10 @@ def figures_command(
     if json:
         print_json({"figure": name, "file": str(file)})
     else:
-        out.print(f"figure: {file}", markup=False)
+        out.print(f"figure: {file}")
 
 
 def _draw(name: str, file: Path, overwrite: bool, choices: _Choices, home: str | None) -> None:
-    from deapcache.experiments import FigureRequest, make_figure, parse_sizes
     from deapcache.results.figures import FORMATS, find_figure
 
     taken, given = find_figure(name).options, choices.names()
@@ -92,16 +91,19 @@ def _draw(name: str, file: Path, overwrite: bool, choices: _Choices, home: str |
     if form not in FORMATS:
         raise UsageError(f"--out {file}: expected a name that ends in .{', .'.join(FORMATS)}")
     _require_free(file, overwrite)
+    sizes, rates = options.sizes(choices.size), options.rates(choices.lr)
+    from deapcache.experiments import FigureRequest, make_figure  # loads torch: what is mistyped is said before
+
     request = FigureRequest(
         name=name,
         home=locations.home(home),
         selection=choices.selection(),
-        rates=options.rates(choices.lr, "--lr") if choices.lr else (),
+        rates=rates,
         paper=choices.paper,
         reference=choices.reference,
         speed_device=choices.device,
         run=choices.run,
-        sizes=parse_sizes(choices.size) if choices.size else [],
+        sizes=sizes,
         images=3 if choices.images is None else choices.images,
         files=choices.image or [],
         weights=choices.weights,

@@ -82,7 +82,8 @@ def _show(report: ImportReport, folder: Path) -> None:
     listing.add_row("annotations", ", ".join(report.written) or "none: features can be extracted")
     if report.classes:
         counted = [f"{name} {report.objects.get(name, '')}".strip() for name in report.classes]
-        listing.add_row("classes", f"{len(counted)}: {_shortened(counted)}")
+        more = f" and {len(counted) - 2 * SHOWN} more" if len(counted) > 2 * SHOWN else ""
+        listing.add_row("classes", f"{len(counted)}: {', '.join(counted[: 2 * SHOWN])}{more}")
     reasons: dict[str, list[str]] = {}
     for name, why in report.left_out.items():
         reasons.setdefault(why, []).append(name)
@@ -101,8 +102,3 @@ def _show(report: ImportReport, folder: Path) -> None:
     place = "" if root == Path.cwd() / "data" else f" --data-root {shlex.quote(str(folder.parent))}"
     place += "" if len(report.images) > 1 else f" --split {next(iter(report.images))}"
     out.print(f"next: deapcache extract --dataset {shlex.quote(f'folder:{folder.name}')}{place} --backbone dinov2")
-
-
-def _shortened(names: list[str]) -> str:
-    more = f" and {len(names) - 2 * SHOWN} more" if len(names) > 2 * SHOWN else ""
-    return ", ".join(names[: 2 * SHOWN]) + more

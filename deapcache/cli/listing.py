@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,12 +99,12 @@ def list_datasets(
         row = _dataset_row(entry, root)
         out.print(name, style="bold", end="  ")
         out.print(entry.summary)
-        out.print(f"  found: {'; '.join(f'{split}: {what}' for split, what in row['found'].items())}", markup=False)
-        out.print(f"  annotations: {_annotations(entry)}", markup=False)
-        out.print(f"  tasks: {', '.join(row['tasks']) or _DEPENDS}", markup=False)
+        out.print(f"  found: {'; '.join(f'{split}: {what}' for split, what in row['found'].items())}")
+        out.print(f"  annotations: {', '.join(_annotations(entry)) or _DEPENDS}")
+        out.print(f"  tasks: {', '.join(row['tasks']) or _DEPENDS}")
         layout = entry.layout.replace("\n", "\n            ")
-        out.print(f"  expected: {layout}", markup=False)
-        out.print(f"  licence: {entry.licence}", markup=False)
+        out.print(f"  expected: {layout}")
+        out.print(f"  licence: {entry.licence}")
 
 
 def _dataset_row(entry: type[Dataset], root: Path) -> dict[str, Any]:
@@ -128,22 +128,20 @@ def _dataset_row(entry: type[Dataset], root: Path) -> dict[str, Any]:
 
 def images_found(entry: type[Dataset], status: Mapping[str, SplitStatus]) -> dict[str, str]:
     """Per split: how many images are there beside the official number, or what is missing."""
-    return {split: _count_text(what, entry.official.get(split)) for split, what in status.items()}
+    found = {}
+    for split, what in status.items():
+        official = entry.official.get(split)
+        if what.is_usable:
+            found[split] = f"{what.images:,} images" + ("" if official is None else f" (official: {official:,})")
+        else:
+            found[split] = f"missing {', '.join(what.missing)}" if what.missing else "no image"
+    return found
 
 
-def _count_text(status: SplitStatus, official: int | None) -> str:
-    if not status.is_usable:
-        return f"missing {', '.join(status.missing)}" if status.missing else "no image"
-    if official is None:
-        return f"{status.images:,} images"
-    return f"{status.images:,} images (official: {official:,})"
-
-
-def _annotations(entry: type[Dataset]) -> str:
-    if not entry.annotations:
-        return _DEPENDS
-    classes = f" ({len(entry.classes)})" if entry.classes else ""
-    return ", ".join(kind + (classes if kind == "classes" else "") for kind in entry.annotations)
+def _annotations(entry: type[Dataset]) -> Iterator[str]:
+    """The kinds of labels, with the number of classes."""
+    for kind in entry.annotations:
+        yield f"{kind} ({len(entry.classes)})" if kind == "classes" and entry.classes else kind
 
 
 @app.command("tasks")

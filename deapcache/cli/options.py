@@ -16,9 +16,9 @@ import typer
 from typer.core import TyperCommand
 
 from deapcache import locations, plugins
-from deapcache.cli import hints
-from deapcache.cli.console import note
+from deapcache.cli.console import note, remember
 from deapcache.errors import ReadOnlyError, UsageError
+from deapcache.regions import Size, parse_size
 
 if TYPE_CHECKING:
     from deapcache.extraction import Cluster
@@ -103,7 +103,7 @@ class _Command(TyperCommand):
                 if isinstance(value, str) and not value.strip():
                     raise UsageError(_is_empty(parameter))
         given_by_option = {opt: found.get(each.name or "") for each in self.params for opt in each.opts}
-        hints.remember(ctx.find_root().command, given_by_option)
+        remember(ctx.find_root().command, given_by_option)
         return super().parse_args(ctx, args)
 
 
@@ -326,9 +326,27 @@ def names(text: str | None) -> list[str]:
     return list(dict.fromkeys(parts))
 
 
-def rates(text: str, what: str) -> tuple[float, ...]:
-    """``3e-4,1e-3`` as numbers; raises :class:`UsageError` for anything else."""
+def rates(text: str | None) -> tuple[float, ...]:
+    """Learning rates, ``3e-4,1e-3``, as numbers; raises :class:`UsageError` for anything else."""
     try:
         return tuple(float(part) for part in names(text))
     except ValueError:
-        raise UsageError(f"{what} {text!r}: expected numbers such as 1e-3 or 3e-4,1e-3") from None
+        raise UsageError(f"--lr {text!r}: expected numbers such as 1e-3 or 3e-4,1e-3") from None
+
+
+_LARGEST = 4096
+"""Pixels of an output's side: a slip of the finger must not take the machine's memory."""
+
+
+def sizes(text: str | None) -> list[Size]:
+    """``56,224,448x672`` as (height, width) each, without repetition; raises :class:`UsageError` for anything else."""
+    found = []
+    for part in () if text is None else text.split(","):
+        size = parse_size(part.strip())
+        if size is None or max(size) > _LARGEST:
+            raise UsageError(
+                f"size {part.strip()!r}: expected a side (224) or HEIGHTxWIDTH (448x672), or several with commas, "
+                f"each side from 1 to {_LARGEST} pixels"
+            )
+        found.append(size)
+    return list(dict.fromkeys(found))

@@ -1,4 +1,4 @@
-"""``deapcache plan``, and what ``deapcache run --dry-run`` prints."""
+"""What work costs: ``deapcache plan``, what ``deapcache run --dry-run`` prints, and ``deapcache speed``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import typer
 
 from deapcache import locations
 from deapcache.cli import options
-from deapcache.cli.console import bars, duration, note, out, print_json, size, table
+from deapcache.cli.console import FAILURE, bars, duration, err, note, out, print_json, show, size, table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from deapcache.experiments.plan import GridPlan, PassWork
+    from deapcache.results.speeds import Speed
 
 
 def plan_command(
@@ -78,17 +79,17 @@ def show_plan(plan: GridPlan, json: bool, *, terms: Mapping[str, str] = {}) -> N
         print_json({**plan.to_json(), **({"terms": dict(terms)} if terms else {})})
         return
     for one in plan.plans:
-        out.print(f"{one.pipeline.name}: {one.pipeline.description}".rstrip(": "), markup=False)
+        out.print(f"{one.pipeline.name}: {one.pipeline.description}".rstrip(": "))
     for make in (_images, _caches, _features, _passes, _storage, _stages):
         out.print()
         out.print(make(plan))
     out.print()
     for line in _totals(plan):
-        out.print(line, markup=False)
+        out.print(line)
     for name, text in terms.items():
-        out.print(f"{name}: {text}", markup=False)
+        out.print(f"{name}: {text}")
     for problem in (*plan.problems, *plan.left_out):
-        out.print(f"missing: {problem}", markup=False, style="red")
+        out.print(f"missing: {problem}", style="red")
 
 
 _NONE = "–"
@@ -188,7 +189,7 @@ def _stages(plan: GridPlan) -> Table:
 
 def _totals(plan: GridPlan) -> Iterator[str]:
     """The lines below the tables."""
-    rates = plan.rates
+    rates, found = plan.rates, plan.to_json()
     used = [work.image_seconds for work in plan.features if work.to_do]
     used += [rates.step(group.key) for work in plan.passes for group in work.groups]
     yield f"hardware: {plan.gpus} GPU{'s' if plan.gpus > 1 else ''}; training arrays are streamed"
@@ -204,13 +205,9 @@ def _totals(plan: GridPlan) -> Iterator[str]:
         f"GPU hours: {_hours(plan.gpu_seconds)}, of which {hours['features']} of extraction and {hours['probing']} of "
         f"probing; wall time {_time(plan.wall_seconds)}"
     )
-    forwards = sum(work.to_do for work in plan.features)
-    runs = sum(work.runs - work.elsewhere for work in plan.passes)
-    missing = runs - sum(work.there for work in plan.passes)
-    steps = sum(work.readout_steps for work in plan.passes)
     yield (
-        f"to do: {forwards:,} forwards; {size(sum(cache.bytes for cache in plan.caches))} at most; "
-        f"{missing:,} of {runs:,} runs, {steps:,} training steps"
+        f"to do: {found['forwards']:,} forwards; {size(found['bytes'])} at most; "
+        f"{found['missing']:,} of {found['runs']:,} runs, {found['steps']:,} training steps"
     )
     free = plan.plans[0].free_bytes
     yield f"home {plan.home}: {'unknown' if free is None else size(free)} free"
@@ -229,3 +226,72 @@ def _time(seconds: float | None) -> str:
 
 def _hours(seconds: float | None) -> str:
     return _NONE if seconds is None else f"{seconds / 3600:,.2f}"
+
+
+def speed_command(
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="Backbones: a,b (deapcache list backbones).")
+    ] = None,
+    image_size: options.ImageSize = None,
+    precision: Annotated[str, typer.Option("--precision", help="Of backbones: fp32, bf16 or fp16 autocast.")] = "fp32",
+    device: options.Device = "auto",
+    home: options.Home = None,
+    plugin: options.Plugin = None,
+    json: options.Json = False,
+) -> int:
+    """Time ten batches of eight samples in inference, relative to ViT-B/16 at 224, and keep that in the home.
+
+    Weights that are not at hand are not fetched: an untrained copy takes as long, and is marked. What cannot be built
+    here, or does not fit, does not stop the others: it is reported, and the exit code is 1.
+    """
+    names = options.backbone_names(backbone, image_size)
+    from deapcache.experiments.speed import measure_speeds  # loads torch
+    from deapcache.results.speeds import write_speed
+
+    place = options.own_home(home)
+    place.require_writable()
+    problems: list[str] = []
+    done: list[Speed] = []
+    with bars() as display:
+        measured = measure_speeds(
+            names,
+            device=device,
+            precision=precision,
+            progress=lambda what, count, total: display.show("speed", count, total, "measured", what),
+            failed=lambda what, why: problems.append(f"{what}: {why}"),
+        )
+        for one in measured:
+            write_speed(place, one)  # each at once, so that an interruption costs one
+            done.append(one)
+    if done or json:
+        _show_speeds(done, json)
+    for problem in problems:
+        err.print(f"not measured: {problem}", style="red")
+    return FAILURE if problems else 0
+
+
+def _show_speeds(speeds: list[Speed], json: bool) -> None:
+    """One row each: the median rate and its range, and the time relative to the reference."""
+    title = ""
+    if speeds:
+        first = speeds[0]
+        title = f"{first.device}: {len(first.seconds)} batches of {first.batch}; time relative to ViT-B/16 at 224 = 1"
+    show(
+        speeds,
+        json,
+        {
+            "name": lambda one: one.name,
+            "input": lambda one: one.input,
+            "images/s": lambda one: f"{one.images_per_second['median']:.3g}",
+            "slowest–fastest": lambda one: f"{one.images_per_second['min']:.3g}–{one.images_per_second['max']:.3g}",
+            "time": lambda one: f"{one.runtime_factor:.3g}",
+            "memory": lambda one: size(one.peak_memory_bytes),
+            "parameters": lambda one: f"{one.parameters / 1e6:.2f} M",
+            "weights": lambda one: one.weights,
+        },
+        right=("images/s", "slowest–fastest", "time", "memory", "parameters"),
+        title=title,
+        document=lambda one: one.to_json(),
+    )
+    if not json and any(one.weights == "untrained copy" for one in speeds):
+        note("untrained copy: its weights are not at hand, and it takes as long without")

@@ -48,10 +48,9 @@ def predict_command(
     A picture for each image shows it and the prediction at each size. An image that cannot be decoded does not stop the
     others: it is reported, and the exit code is 1.
     """
-    from deapcache.experiments import PredictRequest, find_run, parse_sizes, predict_files
+    images, sizes = list(dict.fromkeys([*image, *(more or [])])), options.sizes(size)
+    from deapcache.experiments import PredictRequest, find_run, predict_files  # loads torch: sizes are looked at before
 
-    images = list(dict.fromkeys([*image, *(more or [])]))
-    sizes = parse_sizes(size) if size else []
     run = find_run(caches.location(), readout)
     request = PredictRequest(
         images=images,
@@ -71,12 +70,12 @@ def predict_command(
         print_json([one.to_json() for one in done])
     for one in done:
         if one.error:
-            err.print(f"error: {one.error}", markup=False, style="red")
+            err.print(f"error: {one.error}", style="red")
         elif not json:
             made = [("picture", one.picture), *(("array", file) for file in one.arrays), ("facts", one.facts)]
             for what, file in made:
                 if file:
-                    out.print(f"{what}: {file}", markup=False)
+                    out.print(f"{what}: {file}")
         if one.picture_problem:
             note(f"no picture of {one.image}: {one.picture_problem}")
     return FAILURE if any(one.error for one in done) else 0

@@ -1,4 +1,4 @@
-"""``deapcache probe``."""
+"""``deapcache probe``, and ``correspondence``, which trains nothing."""
 
 from __future__ import annotations
 
@@ -108,22 +108,29 @@ class _Choices:
 
     def config(self) -> ProbeConfig:
         """The same as the library takes it; raises :class:`UsageError` for values that it does not know."""
-        from deapcache.experiments import choose_device
+        tasks, where = options.names(self.task), recipe_fields(self.where or [])
+        lrs, task_options = options.rates(self.lr), _task_options(self.task_option or [], tasks)
+        try:
+            seeds = [int(part) for part in options.names(self.seed)]
+        except ValueError:
+            raise UsageError(f"--seed {self.seed!r}: expected whole numbers such as 0 or 0,1,2") from None
+        # they load torch: what is mistyped is said before
+        from deapcache.extraction import choose_device
         from deapcache.probing import ProbeConfig
 
         return ProbeConfig(
-            tasks=options.names(self.task),
+            tasks=tasks,
             dataset=self.dataset,
             backbones=options.names(self.backbone),
             readouts=options.names(self.readout),
-            seeds=_seeds(self.seed),
-            where=recipe_fields(self.where or []),
+            seeds=seeds,
+            where=where,
             layers=tuple(options.names(self.layers)),
             protocol=self.protocol,
-            lrs=options.rates(self.lr, "--lr") if self.lr else (),
+            lrs=lrs,
             select=self.select,
             standardise=self.standardise,
-            task_options=_task_options(self.task_option or [], options.names(self.task)),
+            task_options=task_options,
             upsampler=self.upsampler,
             batch_size=self.batch_size,
             iterations=self.iterations,
@@ -156,9 +163,9 @@ def probe_command(
 
     All tasks, readouts, seeds and learning rates of a backbone share one pass over its cache; no backbone is run.
     """
+    limits, config = choices.train_limits(), choices.config()
     from deapcache.experiments import probe
 
-    config = choices.config()
     place = caches.location()
     own = results_home_of(results_home, place)
     done: list[SavedRun] = []
@@ -167,7 +174,7 @@ def probe_command(
             runs = probe(
                 place,
                 config,
-                train_limits=choices.train_limits(),
+                train_limits=limits,
                 results_home=own,
                 report=report_on(display),
                 command=sys.argv,
@@ -205,7 +212,7 @@ def _show_results(done: list[SavedRun], home: Location, json: bool) -> None:
     print_tables(make_tables(rows))
     for one in done:
         if one.picture:
-            out.print(f"picture: {one.picture}", markup=False)
+            out.print(f"picture: {one.picture}")
 
 
 def note_pictures(done: list[SavedRun]) -> None:
@@ -213,13 +220,6 @@ def note_pictures(done: list[SavedRun]) -> None:
     for one in done:
         if one.picture_problem:
             note(f"no picture of {one.result.run}, which is saved: {one.picture_problem}")
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        return [int(part) for part in options.names(text)]
-    except ValueError:
-        raise UsageError(f"--seed {text!r}: expected whole numbers such as 0 or 0,1,2") from None
 
 
 def _task_options(given: list[str], tasks: list[str]) -> dict[str, dict[str, str]]:
@@ -259,3 +259,53 @@ def results_home_of(given: str | None, home: Location) -> Location:
             f"{place} is a web server, which is read only: say where results and readouts go with --results-home PATH"
         )
     return place
+
+
+def correspondence_command(
+    *,
+    dataset: Annotated[str, typer.Option("--dataset", help="Dataset with pairs of images.")] = "spair-71k",
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="Backbones: a,b. Default: every one cached for the dataset.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", help="Recipe field that features must have: storage=float16. Repeatable."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Score the first N pairs only.")] = None,
+    data_root: options.DataRoot = None,
+    caches: options.Caches,
+    results_home: Annotated[
+        str | None, typer.Option("--results-home", help="Where results go: a path, s3:// or gs://. Default: --home.")
+    ] = None,
+    device: options.Device = "auto",
+    json: options.Json = False,
+) -> None:
+    """Score cached features by the keypoints that they find again in other images; nothing is trained.
+
+    Features come from `deapcache extract --dataset spair-71k --split val`; the pairs are read from the dataset's files.
+    """
+    from deapcache.experiments.correspondence import correspondence
+    from deapcache.extraction import choose_device
+    from deapcache.results import HomeIntervals, make_tables, print_tables, table_rows
+
+    place = caches.location()
+    own = results_home_of(results_home, place)
+    with bars() as display:
+        results = list(
+            correspondence(
+                place,
+                dataset=dataset,
+                data_root=locations.data_root(data_root),
+                backbones=options.names(backbone),
+                where=recipe_fields(where or []),
+                limit=limit,
+                results_home=own,
+                device=str(choose_device(device)),
+                command=sys.argv,
+                progress=lambda name, done, total: display.show(f"{name}: score", done, total, "pairs", ""),
+            )
+        )
+    if json:
+        print_json([result.to_json() for result in results])
+        return
+    print_tables(make_tables(table_rows(results, uncertainty=HomeIntervals(own))))

@@ -10,8 +10,7 @@ import typer
 
 from deapcache import locations
 from deapcache.cli import options
-from deapcache.cli.console import note, out, print_json, size
-from deapcache.cli.hints import completed
+from deapcache.cli.console import completed, note, out, print_json, size
 from deapcache.errors import UsageError
 
 if TYPE_CHECKING:

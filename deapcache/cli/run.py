@@ -104,7 +104,7 @@ def _execute(plan: PipelinePlan, json: bool, cluster: Cluster | None = None) -> 
     else:
         _show_outcome(plan, outcome)
     for failure in outcome.failures:
-        err.print(f"failed: {failure}", markup=False, style="red")
+        err.print(f"failed: {failure}", style="red")
     if outcome.failures:
         note(f"{outcome.missing} of {plan.runs} runs are missing; the same command tries them again")
     return FAILURE if outcome.failures else 0
@@ -120,4 +120,4 @@ def _show_outcome(plan: PipelinePlan, outcome: Outcome) -> None:
         print_tables(layout_tables(rows, layout))
     for result in outcome.results:
         if plan.home.exists(picture_key(result.run)):
-            out.print(f"picture: {plan.home}/{picture_key(result.run)}", markup=False)
+            out.print(f"picture: {plan.home}/{picture_key(result.run)}")

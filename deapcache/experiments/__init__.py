@@ -7,15 +7,12 @@ from deapcache.experiments.predict import (
     Predicted,
     Predictor,
     PredictRequest,
-    TrainedRun,
     find_run,
     load_predictor,
-    parse_sizes,
     predict_files,
 )
 from deapcache.experiments.probe import Report, SavedRun, probe
 from deapcache.experiments.run_pipeline import Outcome, PipelinePlan, plan_pipeline, run_pipeline
-from deapcache.extraction import choose_device
 
 __all__ = [
     "PAPER_TASKS",
@@ -28,14 +25,11 @@ __all__ = [
     "Predictor",
     "Report",
     "SavedRun",
-    "TrainedRun",
-    "choose_device",
     "count_parameters",
     "find_run",
     "load_pipeline",
     "load_predictor",
     "make_figure",
-    "parse_sizes",
     "plan_pipeline",
     "predict_files",
     "probe",

@@ -11,19 +11,19 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from deapcache.backbones import arithmetic_key
-from deapcache.datasets import Dataset, dataset_entry, dataset_status, open_dataset
+from deapcache.datasets import Dataset, dataset_entry, dataset_status
 from deapcache.errors import PipelineError, UsageError
 from deapcache.experiments.figures import draw_runs
 from deapcache.experiments.pipeline import Pipeline, make_pipeline
 from deapcache.experiments.plan import GridPlan, estimate_forwards, measure_missing, plan_grid, rates_for
 from deapcache.experiments.probe import Report
 from deapcache.experiments.run_pipeline import Outcome, PipelinePlan, extract_missing, plan_pipeline, run_pipeline
-from deapcache.extraction import Progress, choose_device, no_progress
+from deapcache.extraction import Progress, choose_device
 from deapcache.locations import Location
 from deapcache.processes import refuse_unguarded
 from deapcache.results import HomeIntervals, Result, table_rows
@@ -62,56 +62,36 @@ _BEST, _WORST = 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareRequest:
-    """What is compared, and in which time."""
-
-    dataset: str
-    backbones: Sequence[str]
-    task: str | None = None
-    """None: the one that asks most of features among those that the labels allow."""
-    minutes: float = 10.0
-    iterations: int | None = None
-    """Training steps of each readout; None: as many as the time allows."""
-    curve: bool | None = None
-    """Whether there is a learning curve; None: where the time suffices for it as well."""
-    data_root: Path
-    device: str = "auto"
-    command: Sequence[str] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """What comparing came to; nothing of it depends on how it is shown."""
 
-    request: CompareRequest
     home: Location
+    dataset: str
     task: str
     why: str
     """Why this task, in one line."""
     iterations: int
-    results: Sequence[Result] = ()
+    results: Sequence[Result]
     """On all training images."""
-    curve: Sequence[Result] = ()
+    curve: Sequence[Result]
     """On all of them and on parts; empty without a learning curve."""
-    verdict: Mapping[str, Any] = field(default_factory=dict)
+    verdict: Mapping[str, Any]
     """See :func:`deapcache.results.verdict.verdict`."""
-    costs: Sequence[Mapping[str, Any]] = ()
+    costs: Sequence[Mapping[str, Any]]
     """Of each backbone, the best first: ``backbone``, ``score``, ``ms_per_image``, ``parameters``, ``licence``."""
-    classes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    classes: Mapping[str, Mapping[str, Any]]
     """Backbone → :func:`deapcache.results.per_class.per_class`."""
-    failures: Sequence[str] = ()
-    notes: Sequence[str] = ()
+    failures: Sequence[str]
+    notes: Sequence[str]
     """What to know of the numbers: marks, a time that was too short."""
-    seconds: float = 0.0
-    commands: Sequence[str] = ()
+    seconds: float
+    commands: Sequence[str]
     """That repeat it."""
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
-        names = ("task", "why", "iterations", "verdict", "costs", "classes", "failures", "notes", "seconds", "commands")
-        shown: dict[str, Any] = {name: getattr(self, name) for name in names}
-        runs = {"runs": [one.run for one in self.results], "curve": [one.run for one in self.curve]}
-        return {"dataset": self.request.dataset, **shown, **runs}
+        shown = {name: value for name, value in vars(self).items() if name not in ("home", "results", "curve")}
+        return shown | {"runs": [one.run for one in self.results], "curve": [one.run for one in self.curve]}
 
 
 def choose_task(dataset: Dataset) -> tuple[str, str]:
@@ -134,64 +114,114 @@ def choose_task(dataset: Dataset) -> tuple[str, str]:
 
 def compare(
     home: Location,
-    request: CompareRequest,
+    dataset: Dataset,
+    backbones: Sequence[str],
     *,
-    progress: Progress = no_progress,
-    report: Report = lambda *_: None,
-    say: Callable[[str], None] = lambda _: None,
+    task: str | None,
+    minutes: float,
+    iterations: int | None,
+    curve: bool | None,
+    data_root: Path,
+    device: str,
+    command: Sequence[str],
+    progress: Progress,
+    report: Report,
+    say: Callable[[str], None],
 ) -> Comparison:
     """Extract what is missing, train as long as the time allows, and say which backbone is better.
 
     All is kept in ``home``: caches, results, measured rates. ``say`` is called with what is decided on the way.
+
+    Parameters
+    ----------
+    dataset
+        As ``open_dataset`` gives it, with ``data_root``.
+    task
+        None: the one that asks most of features among those that the labels allow.
+    minutes
+        Above 0.
+    iterations
+        Training steps of each readout; None: as many as the time allows.
+    curve
+        Whether there is a learning curve; None: where the time suffices for it as well.
 
     Raises :class:`UsageError` where the time is too short for the extraction or the labels allow no task, and
     :class:`PipelineError` where nothing could be extracted or trained.
     """
     refuse_unguarded()
     begun = time.monotonic()
-    if not (request.backbones and 0 < request.minutes < math.inf):
-        raise UsageError("compare needs backbones and minutes above 0: --backbone a,b,c --minutes 10")
-    dataset = open_dataset(request.dataset, request.data_root)
-    task, why = (request.task, f"task {request.task}, as asked for") if request.task else choose_task(dataset)
+    task_name, why = (task, f"task {task}, as asked for") if task else choose_task(dataset)
     say(why)
-    budget, device = 60 * request.minutes, choose_device(request.device)
+    budget, place = 60 * minutes, choose_device(device)
 
-    def plan(backbones: Sequence[str], iterations: int, limits: Sequence[int] = ()) -> PipelinePlan:
-        document = _document(task, request.dataset, backbones, iterations, 8 if device.type == "cpu" else 32, limits)
-        return plan_pipeline(document, home, request.data_root, device=str(device))
+    def plan(names: Sequence[str], steps: int, limits: Sequence[int] = ()) -> PipelinePlan:
+        document = _document(task_name, dataset.name, names, steps, 8 if place.type == "cpu" else 32, limits)
+        return plan_pipeline(document, home, data_root, device=str(place))
 
-    first = plan(request.backbones, _REFERENCE)
-    _require_answerable(dataset, task, request, first)
+    first = plan(backbones, _REFERENCE)
+    _require_answerable(dataset, task_name, data_root, first)
     home.require_writable()
     rates = _forward_rates(first)
-    _require_time(first, rates, request.minutes)
+    needed = plan_grid([first], rates=rates).stages[2].gpu_seconds
+    if needed is not None and needed > budget:
+        raise UsageError(
+            f"running the backbones over {first.forwards:,} images takes about {needed / 60:.0f} minutes on this "
+            f"device, and there are {minutes:g}: give --minutes {math.ceil(needed / 30)}, or fewer backbones"
+        )
     extraction = Outcome()
     failed = {label for _, label in extract_missing(first, extraction, progress, None)}
-    models = [model for model in first.pipeline.probes[0].backbones if model.label not in failed]
-    failures = [str(failure) for failure in extraction.failures]
-    if not models:
-        raise PipelineError("; ".join(failures))
-    names = [model.model for model in models]
-    images = _training_images(first, request.dataset)
-    limits = [count for part in CURVE if request.curve is not False and (count := images // part) >= 2]
-    iterations = request.iterations
-    left = budget - (time.monotonic() - begun)
-    if iterations is None:
-        fewest = 0 if request.curve else _FEWEST_WITH_CURVE
-        iterations, limits = _choose_length(plan, names, limits, left, begun + budget, fewest)
-    chosen = plan(names, iterations, limits)
-    say(f"{iterations:,} iterations of each readout, {chosen.missing} of {chosen.runs} runs to do")
-    outcome = run_pipeline(chosen, progress=progress, report=report, command=request.command)
-    failures += [str(failure) for failure in outcome.failures]
-    found = Comparison(request=request, home=home, task=task, why=why, iterations=iterations, failures=failures)
-    found = _conclude(found, outcome.results, rates)
+    names = [model.model for model in first.pipeline.probes[0].backbones if model.label not in failed]
+    if not names:
+        raise PipelineError("; ".join(extraction.failures))
+    summary = first.datasets[dataset.name].summary
+    assert summary is not None  # a plan that is runnable here has one
+    images = summary.of[summary.splits[0]].images
+    limits = [count for part in CURVE if curve is not False and (count := images // part) >= 2]
+    steps = iterations
+    if steps is None:
+        left = budget - (time.monotonic() - begun)
+        fewest = 0 if curve else _FEWEST_WITH_CURVE
+        steps, limits = _choose_length(plan, names, limits, left, begun + budget, fewest)
+    chosen = plan(names, steps, limits)
+    say(f"{steps:,} iterations of each readout, {chosen.missing} of {chosen.runs} runs to do")
+    outcome = run_pipeline(chosen, progress=progress, report=report, command=command)
+    failures = [*extraction.failures, *outcome.failures]
+
+    whole = [result for result in outcome.results if not is_subset(result)]
+    if not whole:
+        raise PipelineError("; ".join(failures) or "no run has a result")
+    rows = table_rows(whole, uncertainty=HomeIntervals(home, over_seeds=True))
+    lines = {line.display_name: line for line in rows.itertuples() if line.is_main}
+    sentences = verdict(home, list(lines.values()))
+    ranking = sentences["ranking"]
+    has_curve = len(whole) < len(outcome.results)
+    again = ["deapcache", "compare", dataset.name, "--backbone", ",".join(backbones)]
+    again += [] if has_curve else ["--no-curve"]
+    again += ["--task", task_name, "--iterations", str(steps), "--out", "report.html"]
+    costs = [_cost(lines[name], rates) for name in ranking]
+    classes = {name: per_class(lines[name].results, lambda _: home) for name in ranking}
     seconds = time.monotonic() - begun
-    is_chosen = request.iterations is None and chosen.missing == chosen.runs
-    notes = _length_notes(request.minutes, seconds, iterations, get_task(task).iterations) if is_chosen else []
-    return replace(found, seconds=seconds, notes=[*notes, *found.notes])
+    is_chosen = iterations is None and chosen.missing == chosen.runs
+    notes = _length_notes(minutes, seconds, steps, get_task(task_name).iterations) if is_chosen else []
+    return Comparison(
+        home=home,
+        dataset=dataset.name,
+        task=task_name,
+        why=why,
+        iterations=steps,
+        results=whole,
+        curve=outcome.results if has_curve else [],
+        verdict=sentences,
+        costs=costs,
+        classes=classes,
+        failures=failures,
+        notes=[*notes, *legend(line.marks for line in lines.values())],
+        seconds=seconds,
+        commands=[shlex.join(again)],
+    )
 
 
-def _require_answerable(dataset: Dataset, task: str, request: CompareRequest, plan: PipelinePlan) -> None:
+def _require_answerable(dataset: Dataset, task: str, data_root: Path, plan: PipelinePlan) -> None:
     """Raise where something stands in the way: of lacking labels or images in the words of the command line."""
     labels, classes = dataset.annotations, dataset.classes
     if plan.problems and not get_task(task).suits(labels, classes):
@@ -200,7 +230,7 @@ def _require_answerable(dataset: Dataset, task: str, request: CompareRequest, pl
             f"--task {task}: {dataset.name} has {', '.join(labels) or 'no labels'}, which do not suffice; they do for "
             f"{', '.join(others) or 'no task'}"
         )
-    found = dataset_status(dataset_entry(request.dataset), request.data_root) if plan.problems else {}
+    found = dataset_status(dataset_entry(dataset.name), data_root) if plan.problems else {}
     for split in dataset.splits[:2]:
         if split in found and not found[split].images:
             there = ", ".join(f"{name} {status.images:,}" for name, status in found.items() if status.images)
@@ -234,22 +264,6 @@ def _forward_rates(plan: PipelinePlan) -> Rates:
     return estimate_forwards(unknown, rates, choose_device(plan.device), lambda *_: None, lambda *_: None)
 
 
-def _require_time(plan: PipelinePlan, rates: Rates, minutes: float) -> None:
-    """Raise :class:`UsageError` where the extraction alone would take more than the time there is."""
-    seconds = plan_grid([plan], rates=rates).stages[2].gpu_seconds
-    if seconds is not None and seconds > 60 * minutes:
-        raise UsageError(
-            f"running the backbones over {plan.forwards:,} images takes about {seconds / 60:.0f} minutes on this "
-            f"device, and there are {minutes:g}: give --minutes {math.ceil(seconds / 30)}, or fewer backbones"
-        )
-
-
-def _training_images(plan: PipelinePlan, dataset: str) -> int:
-    summary = plan.datasets[dataset].summary
-    assert summary is not None  # a plan that is runnable here has one
-    return int(summary.of[summary.splits[0]].images)
-
-
 def _choose_length(
     plan: Callable[..., PipelinePlan],
     backbones: Sequence[str],
@@ -278,7 +292,7 @@ def _length(grid: GridPlan, left: float) -> int:
     known = [(group, grid.rates.step(group.key)) for work in grid.passes for group in work.groups]
     if any(rate is None for _, rate in known):
         raise PipelineError("training steps could not be measured on this device: give --iterations N")
-    each = sum((rate or 0.0) * group.iterations / _REFERENCE for group, rate in known)
+    each = sum((rate or 0.0) * group.spec.iterations / _REFERENCE for group, rate in known)
     scored = sum(
         (grid.rates.step(group.key) or 0.0) * math.ceil(work.val_images / work.batch_size)
         for work in grid.passes
@@ -302,31 +316,6 @@ def _length_notes(minutes: float, seconds: float, iterations: int, most: int) ->
     if seconds < 30 * minutes and iterations < most:
         return [f"{took}: steps were timed on a busy machine; give --iterations to train longer"]
     return []
-
-
-def _conclude(found: Comparison, results: Sequence[Result], rates: Rates) -> Comparison:
-    """With what the results say of each other; raises :class:`PipelineError` where there are none."""
-    home, request = found.home, found.request
-    whole = [result for result in results if not is_subset(result)]
-    if not whole:
-        raise PipelineError("; ".join(found.failures) or "no run has a result")
-    rows = table_rows(whole, uncertainty=HomeIntervals(home, over_seeds=True))
-    lines = {line.display_name: line for line in rows.itertuples() if line.is_main}
-    sentences = verdict(home, list(lines.values()))
-    curve = list(results) if len(whole) < len(results) else []
-    given = ["deapcache", "compare", request.dataset, "--backbone", ",".join(request.backbones)]
-    given += [] if curve else ["--no-curve"]
-    given += ["--task", found.task, "--iterations", str(found.iterations), "--out", "report.html"]
-    return replace(
-        found,
-        results=whole,
-        curve=curve,
-        verdict=sentences,
-        costs=[_cost(lines[name], rates) for name in sentences["ranking"]],
-        classes={name: per_class(lines[name].results, lambda _: home) for name in sentences["ranking"]},
-        notes=legend(line.marks for line in lines.values()),
-        commands=[shlex.join(given)],
-    )
 
 
 def _cost(line: Any, rates: Rates) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deapcache.backbones import extract_options
 from deapcache.cache import CacheEntry, FeatureCache, find_one
 from deapcache.datasets import images_owner, open_dataset
 from deapcache.datasets.spair import KeypointPair, Spair71k, pairs_digest
@@ -19,7 +20,7 @@ from deapcache.errors import DataError, IncompleteCacheError, UsageError
 from deapcache.experiments.probe import choose_backbones
 from deapcache.locations import Location
 from deapcache.machine import device_name
-from deapcache.probing import feature_fields
+from deapcache.probing import feature_fields, model_of
 from deapcache.recipe import NOT_TRAINED, Protocol
 from deapcache.regions import SQUASH
 from deapcache.results import Result, save_run
@@ -38,9 +39,6 @@ METRICS = {
 SHARES = {"10": 0.1, "05": 0.05, "15": 0.15}
 """Of the longer side of the object's box in the target: how far off a point may be to be right."""
 
-PairProgress = Callable[[str, int, int], None]
-"""Called with the backbone, and how many of how many pairs are scored."""
-
 
 def correspondence(
     home: Location,
@@ -53,14 +51,15 @@ def correspondence(
     results_home: Location,
     device: str,
     command: Sequence[str],
-    progress: PairProgress,
+    progress: Callable[[str, int, int], None],
 ) -> Iterator[Result]:
     """Score the cached features of each backbone on the pairs of a dataset, save and yield each result.
 
     A keypoint's feature is read between the four cells around it; the cell of the target with the highest cosine to it
     is the answer, at its centre. Points are right within a share of the longer side of the object's box: PCK as
     SPair-71k defines it (Min et al. 2019), averaged over pairs, and over points. Beside it stands the answer that looks
-    at no image: the same place in the target.
+    at no image: the same place in the target. ``progress`` is called with the backbone, and how many of how many pairs
+    are scored.
 
     Raises :class:`UsageError` for a dataset without pairs and for cropped images, :class:`CacheMissError`,
     :class:`IncompleteCacheError` and :class:`DataError` where a cache is not there, lacks images or has others, and
@@ -123,7 +122,8 @@ def _open_features(
     home: Location, dataset: str, backbone: str, where: Mapping[str, Any], pairs: Sequence[KeypointPair]
 ) -> tuple[CacheEntry, FeatureCache]:
     """The one cache of a backbone with these recipe fields, which has all images of the pairs, whole ones."""
-    make = f"deapcache extract --backbone {backbone} --dataset {dataset} --split {SPLIT}"
+    options = extract_options(backbone, model_of(home, backbone))
+    make = f"deapcache extract {options} --dataset {dataset} --split {SPLIT}"
     entry = find_one(
         home,
         "features",

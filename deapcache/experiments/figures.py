@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deapcache.backbones import extract_options
 from deapcache.cache import Cache, CacheEntry, FeatureCache, list_caches, open_cache
 from deapcache.cache.names import ORIGINAL
 from deapcache.datasets import decode_image
@@ -17,6 +18,7 @@ from deapcache.experiments.predict import TrainedRun, find_run, load_predictor, 
 from deapcache.experiments.probe import base_images
 from deapcache.extraction import parse_base_size
 from deapcache.locations import Location
+from deapcache.probing import model_of
 from deapcache.results import Result, Selection, load_results, select, table_rows
 from deapcache.results.figures import find_figure
 from deapcache.results.frame import depth_in, display_name_in
@@ -272,7 +274,7 @@ def _feature_caches(request: FigureRequest) -> tuple[str, list[CacheEntry]]:
         if not layers:
             raise CacheMissError(
                 f"{request.home} holds no features of {name}: there are {', '.join(names)}; "
-                f"run deapcache extract --backbone {name}"
+                f"run deapcache extract {extract_options(name, model_of(request.home, name))}"
             )
         named = [display_name_in(entry.name, entry.fields) for entry in layers]
         same = [entry.path for entry, one in zip(layers, named, strict=True) if named.count(one) > 1]

@@ -21,13 +21,11 @@ def count_parameters(readout: str) -> Mapping[str, Mapping[str, int]]:
 
     Raises :class:`deapcache.errors.UsageError` for a readout or a size that there is not.
     """
-    return {backbone: {task: _count(readout, backbone, task) for task in PAPER_TASKS} for backbone in paper_backbones()}
+    count_one = functools.cache(learnable_parameters)
 
+    def count(backbone: str, name: str) -> int:
+        entry, task = describe(backbone), get_task(name)
+        sizes = {"feature_dim": entry.dim, "grid": entry.grid, "cnn_width": task.cnn_width(())}
+        return sum(count_one(readout, out_channels=channels, **sizes) for channels in task.heads(()))
 
-def _count(readout: str, backbone: str, task: str) -> int:
-    entry, posed = describe(backbone), get_task(task)
-    sizes = {"feature_dim": entry.dim, "grid": entry.grid, "cnn_width": posed.cnn_width(())}
-    return sum(_count_one(readout, out_channels=channels, **sizes) for channels in posed.heads(()))
-
-
-_count_one = functools.cache(learnable_parameters)
+    return {backbone: {task: count(backbone, task) for task in PAPER_TASKS} for backbone in paper_backbones()}

@@ -6,7 +6,6 @@ file, line and key.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.resources
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +21,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PrivateAttr,
     ValidationError,
     model_validator,
 )
@@ -40,8 +38,8 @@ from deapcache.backbones import (
     parse_image_size,
 )
 from deapcache.cache import ORIGINAL, STORAGE_FORMATS, VIEWS
-from deapcache.errors import PipelineError, UsageError
-from deapcache.extraction import ON_ERROR, BaseSize, ExtractionSettings, agreed_settings, parse_base_size
+from deapcache.errors import PipelineError, UsageError, did_you_mean
+from deapcache.extraction import ON_ERROR, ExtractionSettings, agreed_settings, parse_base_size
 from deapcache.locations import HomeDefaults, expanded
 from deapcache.probing import ProbeConfig
 from deapcache.probing.config import OUTPUT, SCORE_SIZES
@@ -157,10 +155,6 @@ def _fields(value: Any) -> dict[str, str]:
     return {str(name): str(item).lower() if isinstance(item, bool) else str(item) for name, item in value.items()}
 
 
-def _base_size(value: Any) -> BaseSize:
-    return parse_base_size(_number_as_text(value))  # a UsageError is a ValueError
-
-
 def _number_as_text(value: Any) -> str:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
 
@@ -169,10 +163,6 @@ def _probes(value: Any) -> list[Any]:
     if isinstance(value, list) and value:
         return value
     raise _CheckError(f"expected a list of what to probe, found {_shown(value)}")
-
-
-def _image_size(value: Any) -> tuple[int, int]:
-    return parse_image_size(_number_as_text(value))
 
 
 def _checkpoint(value: Any) -> Path:
@@ -191,6 +181,9 @@ _Task = Annotated[str, _known(lambda name: get_task(name).name)]
 _Readout = Annotated[str, _known(canonical_readout)]
 _Seed = Annotated[int, _whole_number(0, LARGEST_WHOLE)]
 _View = Annotated[str, _one_of(*VIEWS)]
+# what these two raise, UsageError, is a ValueError
+_BaseSize = Annotated[Any, BeforeValidator(lambda value: parse_base_size(_number_as_text(value)))]
+_ImageSize = Annotated[tuple[int, int], BeforeValidator(lambda value: parse_image_size(_number_as_text(value)))]
 _Layer = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else _text(value))]
 _Layout = Annotated[str, _one_of(PLAIN, *LAYOUTS)]
 
@@ -210,11 +203,11 @@ class ModelSpec(BaseModel):
     """Beginning of the backbone's keys in it."""
     name: _Text = ""
     """What its features are called; only of a checkpoint."""
-    image_size: Annotated[tuple[int, int], BeforeValidator(_image_size)] | None = None
+    image_size: _ImageSize | None = None
     layers: Annotated[tuple[_Layer, ...], _list("[9, 12]"), _DIFFERENT] = ()
     """Blocks to keep, each probed for itself where a probe joins none; none given: the backbone's last map."""
     tokens: Annotated[str, _one_of(*TOKENS)] = NO_TOKENS
-    base_size: Annotated[Any, BeforeValidator(_base_size)] = None
+    base_size: _BaseSize = None
     dtype: Annotated[str, _one_of(*STORAGE_FORMATS)] | None = None
     precision: Annotated[str, _one_of(*AUTOCAST)] | None = None
     """None, as ``base_size`` and ``dtype``: the pipeline's."""
@@ -366,7 +359,7 @@ class Pipeline(Shared):
     """How its results are shown: ``plain``, or as a table or figure of the paper."""
     fit: Annotated[str, _one_of(*FITS)] = SQUASH
     """How images are brought to the base size."""
-    base_size: Annotated[Any, BeforeValidator(_base_size)] = None
+    base_size: _BaseSize = None
     """``224``, ``216x288`` or ``native``; None: each dataset's own."""
     dtype: Annotated[str, _one_of(*STORAGE_FORMATS)] | None = None
     """How features are stored; None: as ``storage`` says."""
@@ -378,8 +371,6 @@ class Pipeline(Shared):
     where: _Fields = Field(default_factory=dict)
     """Recipe fields that caches must have, where the home holds several of a backbone or an annotation."""
     probes: Annotated[tuple[ProbeSpec, ...], BeforeValidator(_probes)] = Field(None, validate_default=True)
-
-    _source: str = PrivateAttr("")
 
     def left_to(self, home: HomeDefaults) -> dict[str, Any]:
         """What ``deapcache.toml`` of a home says where the pipeline says nothing: ``storage`` and ``precision``."""
@@ -399,18 +390,9 @@ class Pipeline(Shared):
         return self.dtype or self.storage
 
     @property
-    def source(self) -> str:
-        """The file it came from."""
-        return self._source
-
-    @property
     def datasets(self) -> tuple[str, ...]:
         """Names of all datasets, in the order of the probes."""
         return tuple(dict.fromkeys(probe.dataset for probe in self.probes))
-
-    def of(self, dataset: str) -> tuple[ProbeSpec, ...]:
-        """The probes on a dataset."""
-        return tuple(probe for probe in self.probes if probe.dataset == dataset)
 
 
 def _keys(model: type[Shared]) -> list[str]:
@@ -460,8 +442,7 @@ def _find(name: str) -> Traversable:
     shipped = shipped_pipelines()
     if name in shipped:
         return shipped[name]
-    near = difflib.get_close_matches(name, shipped, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"shipped: {', '.join(shipped)};"
+    hint = did_you_mean(name, shipped, n=2) or f"shipped: {', '.join(shipped)};"
     raise PipelineError(f"unknown pipeline {name!r}: {hint} otherwise give a file such as ./{name}.yaml")
 
 
@@ -494,9 +475,7 @@ def _pipeline_of(document: _Document) -> Pipeline:
             raise document.error(("probes", place, "choices"), str(error)) from None
     _require_one_model_a_label(document, probes)
     name = pipeline.name or Path(document.source).stem
-    complete = pipeline.model_copy(update={"name": name, "probes": tuple(probes)})
-    complete._source = document.source
-    return complete
+    return pipeline.model_copy(update={"name": name, "probes": tuple(probes)})
 
 
 def _require_one_model_a_label(document: _Document, probes: Sequence[ProbeSpec]) -> None:
@@ -539,9 +518,8 @@ _ODD_KEYS = ("invalid_key", "string_unicode")
 def _unknown_key(name: object, known: Iterable[str]) -> str:
     """What to say of a key that nothing reads; offers the nearest."""
     names = list(known)
-    near = difflib.get_close_matches(str(name), names, n=2, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"unknown key {name!r}: {hint}known here: {', '.join(names)}"
+    hint = did_you_mean(str(name), names, n=2, cutoff=0.6)
+    return f"unknown key {name!r}: {hint}{' ' if hint else ''}known here: {', '.join(names)}"
 
 
 def _written(path: KeyPath) -> str:

@@ -14,7 +14,7 @@ import torch
 
 from deapcache.backbones import arithmetic_key, describe
 from deapcache.cache import STORAGE_FORMATS, feature_arrays
-from deapcache.errors import DeapcacheError, MissingDataError, UsageError
+from deapcache.errors import DeapcacheError, MissingDataError, UsageError, first_line
 from deapcache.experiments.run_pipeline import DatasetPlan, PipelinePlan, ProbeJob, cache_key
 from deapcache.experiments.speed import (
     Failed,
@@ -29,6 +29,7 @@ from deapcache.extraction import (
     choose_device,
     default_batch_size,
     limited_rows,
+    parse_base_size,
     target_size,
     untrained_rate,
 )
@@ -47,9 +48,6 @@ from deapcache.results.speeds import (
     write_speed,
 )
 from deapcache.tasks import Task, get_task
-
-BASE_IMAGES, TARGETS, FEATURES, PROBING = "base images", "targets", "features", "probing"
-MEASURED, UNKNOWN = "measured", "unknown"
 
 _OF_FEATURES = ("backbone", "precision", "wanted", "to_do", "bytes", "files", "read", "gpu_seconds")
 """Of a :class:`FeatureWork`, for ``--json``."""
@@ -72,31 +70,20 @@ class FeatureWork:
     caches: tuple[PlannedCache, ...]
     image_seconds: float | None
     """Of one image on one GPU; None where it was not measured, or nothing is to do."""
-
-    @property
-    def wanted(self) -> int:
-        """Images whose features the pipelines need."""
-        return sum(cache.wanted for cache in self.caches)
-
-    @property
-    def to_do(self) -> int:
-        """Images to be forwarded, the others' features being there."""
-        return sum(cache.to_do for cache in self.caches)
-
-    @property
-    def bytes(self) -> int:
-        """To be written, uncompressed."""
-        return sum(cache.bytes for cache in self.caches)
-
-    @property
-    def files(self) -> int:
-        """To be written."""
-        return sum(cache.files for cache in self.caches)
+    wanted: int
+    """Images whose features the pipelines need."""
+    to_do: int
+    """Images to be forwarded, the others' features being there."""
+    bytes: int
+    """To be written, uncompressed."""
+    files: int
+    """To be written."""
 
     @property
     def read(self) -> int:
         """Bytes of base images that are read for it, uncompressed; none where images are taken at native size."""
-        return sum(cache.to_do * _base_image_bytes(cache.fields["base_size"]) for cache in self.caches)
+        sizes = [(cache.to_do, parse_base_size(cache.fields["base_size"])) for cache in self.caches]
+        return sum(to_do * 3 * size[0] * size[1] for to_do, size in sizes if size != "native")
 
     @property
     def gpu_seconds(self) -> float | None:
@@ -115,13 +102,6 @@ class FeatureWork:
         return _times(self.image_seconds, images) if images else 0.0
 
 
-def _base_image_bytes(size: str) -> int:
-    if size == "native":
-        return 0
-    height, width = size.split("x")
-    return int(height) * int(width) * 3
-
-
 @dataclass(frozen=True, kw_only=True)
 class StepGroup:
     """Readouts of a pass that step together: one task, one readout, several seeds or learning rates."""
@@ -130,11 +110,6 @@ class StepGroup:
     spec: TaskSpec
     stage: str = "train"
     """``select`` and ``longer``: trials by which rate and steps are chosen, before ``train``, the readouts scored."""
-
-    @property
-    def iterations(self) -> int:
-        """Training steps of each."""
-        return self.spec.iterations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,14 +141,14 @@ class PassWork:
     def steps(self) -> int:
         """Batches that are drawn: the readout that trains longest decides, in choosing rates and in training."""
         return sum(
-            max((group.iterations for group in self.groups if group.stage == stage), default=0)
+            max((group.spec.iterations for group in self.groups if group.stage == stage), default=0)
             for stage in ("select", "longer", "train")
         )
 
     @property
     def readout_steps(self) -> int:
         """Training steps of all readouts together."""
-        return sum(group.iterations * group.key.members for group in self.groups)
+        return sum(group.spec.iterations * group.key.members for group in self.groups)
 
     @property
     def bytes_read(self) -> int:
@@ -188,7 +163,7 @@ class PassWork:
         """On one GPU, reading aside; a batch that is scored is taken for a step. None where a rate is not known."""
         scored = -(-self.val_images // self.batch_size)
         return _sum_known(
-            _times(rates.step(group.key), group.iterations + (scored if group.stage == "train" else 0))
+            _times(rates.step(group.key), group.spec.iterations + (scored if group.stage == "train" else 0))
             for group in self.groups
         )
 
@@ -300,6 +275,7 @@ class GridPlan:
                 image_seconds=self.rates.forward(self.backbones[name], precision)
                 if any(cache.to_do for cache in caches)
                 else None,
+                **_amounts(caches),
             )
             for (name, precision), caches in groups.items()
         )
@@ -335,7 +311,7 @@ class GridPlan:
         """What is done one after the other: base images, targets, features, probing."""
         features, passes = self.features, self.passes
         extraction = replace(
-            _making(FEATURES, self.of("features")),
+            _making("features", self.of("features")),
             read=sum(work.read for work in features),
             gpu_seconds=_sum_known(work.gpu_seconds for work in features),
             wall_seconds=_sum_known(work.wall_seconds(self.gpus) for work in features),
@@ -343,7 +319,7 @@ class GridPlan:
         times = [work.gpu_seconds(self.rates) for work in passes]
         training = _sum_known(times)
         probing = Stage(
-            name=PROBING,
+            name="probing",
             unit="runs",
             wanted=sum(work.runs - work.elsewhere for work in passes),
             to_do=sum(work.runs - work.there - work.elsewhere for work in passes),
@@ -352,7 +328,7 @@ class GridPlan:
             # passes are whole; a GPU that is free takes the next one
             wall_seconds=None if training is None else makespan([one for one in times if one is not None], self.gpus),
         )
-        return _making(BASE_IMAGES, self.of("images")), _making(TARGETS, self.of("targets")), extraction, probing
+        return _making("base images", self.of("images")), _making("targets", self.of("targets")), extraction, probing
 
     @property
     def wall_seconds(self) -> float | None:
@@ -396,14 +372,13 @@ class GridPlan:
 
 def _making(name: str, caches: Sequence[PlannedCache]) -> Stage:
     """The stage that makes these caches, without its time."""
-    return Stage(
-        name=name,
-        unit="images",
-        wanted=sum(cache.wanted for cache in caches),
-        to_do=sum(cache.to_do for cache in caches),
-        files=sum(cache.files for cache in caches),
-        written=sum(cache.bytes for cache in caches),
-    )
+    amounts = _amounts(caches)
+    return Stage(name=name, unit="images", written=amounts.pop("bytes"), **amounts)
+
+
+def _amounts(caches: Sequence[PlannedCache]) -> dict[str, int]:
+    """The sums of several caches: images wanted and to do, bytes and files to be written."""
+    return {name: sum(getattr(cache, name) for cache in caches) for name in ("wanted", "to_do", "bytes", "files")}
 
 
 def makespan(seconds: Sequence[float], workers: int) -> float:
@@ -430,7 +405,7 @@ def _pass_json(work: PassWork, rates: Rates) -> dict[str, Any]:
 
 
 def _speed_json(seconds: float | None) -> dict[str, Any]:
-    return {"seconds": seconds, "known": UNKNOWN if seconds is None else MEASURED}
+    return {"seconds": seconds, "known": "unknown" if seconds is None else "measured"}
 
 
 # Amounts
@@ -439,11 +414,16 @@ def _speed_json(seconds: float | None) -> dict[str, Any]:
 def plan_grid(plans: Sequence[PipelinePlan], *, gpus: int = 1, rates: Rates | None = None) -> GridPlan:
     """The plan of several pipelines' plans, all of one home, at these rates.
 
-    A run that two of them ask for is the first one's. Raises :class:`UsageError` for less than one GPU.
+    A run that two of them ask for is the first one's. Raises :class:`UsageError` for less than one GPU, and where two
+    pipelines call different checkpoints or sizes the same.
     """
     if gpus < 1:
         raise UsageError(f"--gpus is {gpus}: expected a number above 0")
-    _require_one_model_a_label(plans)
+    known: dict[str, tuple[str, Path | None]] = {}
+    for plan in plans:
+        for label, (model, _) in (pair for of in plan.datasets.values() for pair in of.models.items()):
+            if known.setdefault(label, (model.backbone, model.weights)) != (model.backbone, model.weights):
+                raise UsageError(f"{plan.pipeline.name}: another pipeline calls another model {label}: plan them apart")
     seen: set[str] = set()
     passes = [
         _pass_work(plan, job, plan.datasets[job.dataset], seen)
@@ -452,15 +432,6 @@ def plan_grid(plans: Sequence[PipelinePlan], *, gpus: int = 1, rates: Rates | No
         if plan.datasets[job.dataset].extraction is not None
     ]
     return GridPlan(plans=tuple(plans), passes=tuple(passes), gpus=gpus, rates=rates or Rates(device=""))
-
-
-def _require_one_model_a_label(plans: Sequence[PipelinePlan]) -> None:
-    """Raise :class:`UsageError` where two pipelines call different checkpoints or sizes the same."""
-    known: dict[str, tuple[str, Path | None]] = {}
-    for plan in plans:
-        for label, (model, _) in (pair for of in plan.datasets.values() for pair in of.models.items()):
-            if known.setdefault(label, (model.backbone, model.weights)) != (model.backbone, model.weights):
-                raise UsageError(f"{plan.pipeline.name}: another pipeline calls another model {label}: plan them apart")
 
 
 def _pass_work(plan: PipelinePlan, job: ProbeJob, dataset: DatasetPlan, seen: set[str]) -> PassWork:
@@ -656,7 +627,7 @@ def estimate_forwards(
         try:
             rate = untrained_rate(name, _BASE_SIZE, key[1], default_batch_size(device), device)
         except (DeapcacheError, torch.OutOfMemoryError) as error:
-            failed(f"forward {name}", str(error).splitlines()[0])
+            failed(f"forward {name}", first_line(error))
             continue
         rates = replace(rates, measured=now(), forwards={**rates.forwards, key: rate})
     return rates

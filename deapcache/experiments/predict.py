@@ -48,18 +48,12 @@ from deapcache.openmp import sleep_if_cores_are_short
 from deapcache.probing.caches import with_class_token
 from deapcache.readouts import Readout
 from deapcache.recipe import FeatureRecipe, differences
-from deapcache.regions import Region, seen_region
+from deapcache.regions import Region, Size, seen_region
 from deapcache.results import ReadoutFile, Result, load_readout_file, load_results
 from deapcache.results.files import runs_in
 from deapcache.results.frame import layers_of
 from deapcache.results.record import readout_key
 from deapcache.tasks import Task, get_task
-
-Size = tuple[int, int]
-"""(height, width) in pixels."""
-
-LARGEST = 4096
-"""Pixels of an output's side: a slip of the finger must not take the machine's memory."""
 
 _FOLDER, _SUFFIX = "readouts/", ".safetensors"
 _SHOWN = 5
@@ -141,20 +135,6 @@ def some_of(names: Sequence[str]) -> str:
     """The first few of several names, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
-
-
-def parse_sizes(text: str) -> list[Size]:
-    """``56,224,448x672`` as (height, width) each, without repetition; raises :class:`UsageError` for anything else."""
-    sizes = []
-    for part in text.split(","):
-        sides = part.strip().lower().split("x")
-        if len(sides) > 2 or not all(side.isdecimal() and 0 < int(side) <= LARGEST for side in sides):
-            raise UsageError(
-                f"size {part.strip()!r}: expected a side (224) or HEIGHTxWIDTH (448x672), or several with commas, "
-                f"each side from 1 to {LARGEST} pixels"
-            )
-        sizes.append((int(sides[0]), int(sides[-1])))
-    return list(dict.fromkeys(sizes))
 
 
 @dataclass(frozen=True, kw_only=True)

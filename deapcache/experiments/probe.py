@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from deapcache.backbones import describe, labelled_model
+from deapcache.backbones import describe, extract_options, labelled_model
 from deapcache.cache import Cache, find_caches, list_caches
 from deapcache.cache.names import dataset_and_split
 from deapcache.datasets import DATASETS, images_owner, open_dataset
 from deapcache.errors import CacheMissError, DataError, DeapcacheError, LocationError, TrainingError, UsageError, listed
 from deapcache.locations import Location, data_root, home_defaults
-from deapcache.probing import ProbeConfig, ProbeProgress, ProbeResult, RunSpec, feature_fields, probe_backbone
+from deapcache.probing import ProbeConfig, ProbeProgress, ProbeResult, RunSpec, feature_fields, model_of, probe_backbone
 from deapcache.processes import refuse_unguarded
 from deapcache.readouts import canonical_readout
 from deapcache.recipe import SUBSET_SEED
@@ -288,12 +288,16 @@ def choose_backbones(home: Location, dataset: str, backbones: Sequence[str], fie
 
 
 def _nothing_cached(home: Location, dataset: str, backbones: Sequence[str], more: str = "") -> CacheMissError:
-    names = ",".join(backbones) or _SUGGESTED
-    which = f"features of {names}" if backbones else "features"
-    return CacheMissError(
-        f"no {which} over {dataset} with its targets in {home}: make them with "
-        f"`deapcache extract --backbone {names} --dataset {dataset} --home {home}`{more}"
-    )
+    which = f"features of {','.join(backbones)}" if backbones else "features"
+    options = {name: extract_options(name, model_of(home, name)) for name in backbones or [_SUGGESTED]}
+    labels = [name for name, made_by in options.items() if "--weights" in made_by]
+    models = [name for name in options if name not in labels]
+    each = [f"--backbone {','.join(models)}"] if models else []
+    each += [options[name] for name in labels]
+    commands = listed([f"`deapcache extract {made_by} --dataset {dataset} --home {home}`" for made_by in each])
+    if labels:
+        more += f"; {listed(labels)}: no backbone's name here, so a checkpoint's: fill in what is in capitals"
+    return CacheMissError(f"no {which} over {dataset} with its targets in {home}: make them with {commands}{more}")
 
 
 def datasets_for(task: Task) -> list[str]:

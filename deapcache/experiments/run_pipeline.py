@@ -30,6 +30,7 @@ from deapcache.errors import (
     MissingDataError,
     PipelineError,
     WeightsError,
+    first_line,
 )
 from deapcache.experiments.pipeline import ModelSpec, Pipeline, ProbeSpec
 from deapcache.experiments.probe import Report, SavedRun, agreed_values, probe_pass
@@ -286,7 +287,7 @@ def _plan_dataset(
     pipeline: Pipeline, name: str, home: Location, data_root: Path, device: str, compress: bool
 ) -> DatasetPlan:
     """What the dataset ``name`` of a pipeline needs; one that cannot be opened is a problem of the plan, no error."""
-    probes = pipeline.of(name)
+    probes = [probe for probe in pipeline.probes if probe.dataset == name]
     limits = [probe.limit for probe in probes]
     settings = ExtractionSettings(
         base_size=pipeline.base_size,
@@ -298,11 +299,11 @@ def _plan_dataset(
         device=device,
         limit=None if None in limits else max(limit for limit in limits if limit is not None),
     )
-    models = {
-        model.label: (model, model.settings_on(settings, _layers_of(model, probes)))
-        for probe in probes
-        for model in probe.backbones
-    }
+    layers: dict[ModelSpec, dict[str, None]] = {}  # all that the probes join or read of a model, in order
+    for probe in probes:
+        for model in probe.backbones:
+            layers.setdefault(model, {}).update(dict.fromkeys(probe.layers or model.layers or (LAST,)))
+    models = {model.label: (model, model.settings_on(settings, names)) for model, names in layers.items()}
     dataset, summary, extraction, problem = None, None, None, ""
     try:
         opened = open_dataset(name, data_root)
@@ -330,12 +331,6 @@ def _plan_dataset(
         extraction=extraction,
         problem=problem,
     )
-
-
-def _layers_of(model: ModelSpec, probes: Sequence[ProbeSpec]) -> tuple[str, ...]:
-    """All layers that the probes of a dataset join or read of a model."""
-    reading = [probe for probe in probes if model in probe.backbones]
-    return tuple(dict.fromkeys(layer for probe in reading for layer in probe.layers or model.layers or (LAST,)))
 
 
 def _by_settings(
@@ -485,18 +480,6 @@ def _find_runs(job: ProbeJob, home: Location) -> ProbeJob:
     return replace(job, runs=runs, there=there, lacking=lacking, problem=problem)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """Something that a pipeline asks for and that could not be made."""
-
-    what: str
-    """``extraction of dinov2 over coco``."""
-    error: str
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.error}"
-
-
 @dataclass(kw_only=True)
 class Outcome:
     """What running a pipeline came to."""
@@ -505,15 +488,12 @@ class Outcome:
     """What this run extracted."""
     probed: list[SavedRun] = field(default_factory=list)
     """What this run trained."""
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    """What could not be made, and why: ``extraction of dinov2 over coco: …``."""
     results: list[Result] = field(default_factory=list)
     """All results of the pipeline, old and new."""
     missing: int = 0
     """Runs of the pipeline that have no result, because of the failures."""
-
-    def fail(self, what: str, error: str) -> None:
-        """Note a failure."""
-        self.failures.append(Failure(what=what, error=error))
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -521,7 +501,7 @@ class Outcome:
             "extracted": [report.to_json() for report in self.extracted],
             "trained": [one.result.run for one in self.probed],
             "results": [result.to_json() for result in self.results],
-            "failures": [str(failure) for failure in self.failures],
+            "failures": self.failures,
             "missing": self.missing,
         }
 
@@ -554,7 +534,7 @@ def run_pipeline(
         for job in plan.passes
         for task, readout, seed in job.wanted
     )
-    outcome = Outcome(failures=[Failure(what=plan.pipeline.name, error=what) for what in plan.left_out])
+    outcome = Outcome(failures=[f"{plan.pipeline.name}: {what}" for what in plan.left_out])
     without_caches = extract_missing(plan, outcome, progress, cluster)
     jobs = (_find_runs(job, home) for job in plan.passes)  # each as late as possible: others may have made it
     kept = {"command": tuple(command), "agreed": agreed_values(home)}
@@ -565,9 +545,9 @@ def run_pipeline(
     )
     for job, saved, error in done:
         if not job.is_known and (job.dataset, job.backbone) not in without_caches:
-            outcome.fail(f"probes of {job.name}", job.lacking or job.problem)
+            outcome.failures.append(f"probes of {job.name}: {job.lacking or job.problem}")
         if error:
-            outcome.fail(f"probes of {job.name}", error)
+            outcome.failures.append(f"probes of {job.name}: {error}")
         outcome.probed += saved
     made = {one.result.run: one.result for one in outcome.probed}
     there = {name for job, _, _ in done for name in job.there} - made.keys()
@@ -590,7 +570,7 @@ def extract_missing(
                 raise error
             label = labels[backbone]
             failed.add((needs.name, label))
-            outcome.fail(f"extraction of {label} over {needs.name}", _line(error))
+            outcome.failures.append(f"extraction of {label} over {needs.name}: {_line(error)}")
 
         to_do = [cache for cache in needs.caches if cache.to_do and made.get(cache_key(cache), 0) < cache.wanted]
         # base images and targets first, which also a home with all features may lack
@@ -620,7 +600,7 @@ def extract_missing(
             raise
         except _COLLECTED as error:
             failed |= {(needs.name, job.backbone) for job in plan.passes if job.dataset == needs.name}
-            outcome.fail(f"dataset {needs.name}", _line(error))
+            outcome.failures.append(f"dataset {needs.name}: {_line(error)}")
     return failed
 
 
@@ -650,8 +630,8 @@ def _train(job: ProbeJob, home: Location, report: Report, kept: Mapping[str, Any
 
 
 def _line(error: Exception) -> str:
-    """An error in one line."""
-    return str(error) if isinstance(error, DeapcacheError) else str(error).splitlines()[0]
+    """An error of deapcache's own as it is, others in one line."""
+    return str(error) if isinstance(error, DeapcacheError) else first_line(error)
 
 
 def _train_on_workers(

@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deapcache.allocator import keep_freed_memory
 from deapcache.annotations import get_annotation
-from deapcache.backbones import arithmetic_key, build, check_precision, describe, weights_status
-from deapcache.errors import DeapcacheError, UsageError
+from deapcache.backbones import AUTOCAST, arithmetic_key, build, describe, weights_status
+from deapcache.errors import DeapcacheError, UsageError, first_line, require_choice
 from deapcache.extraction import choose_device
-from deapcache.machine import device_name, now, processor_model, seconds_of, versions
+from deapcache.machine import device_name, keep_freed_memory, now, processor_model, seconds_of, versions
 from deapcache.probing import ProbeConfig, ReadoutTrainer, StackedGroup, TaskSpec
 from deapcache.processes import process_pool, refuse_unguarded
 from deapcache.results.speeds import BACKBONE, Speed, StepKey, with_precision
@@ -73,7 +72,7 @@ def measure_speeds(
     reference cannot be measured.
     """
     refuse_unguarded()
-    check_precision(precision)
+    require_choice("precision", precision, AUTOCAST)
     if not backbones:
         raise UsageError("nothing to measure: name backbones with --backbone")
     wanted = list(dict.fromkeys(describe(name).name for name in backbones))
@@ -99,7 +98,7 @@ def measure_speeds(
         except (DeapcacheError, torch.OutOfMemoryError) as error:
             if name == reference:
                 raise
-            failed(name, str(error).splitlines()[0])
+            failed(name, first_line(error))
             continue
         reference_seconds = speed.reference_seconds
         if name in wanted:
@@ -209,7 +208,7 @@ def measure_steps(
         try:
             seconds = measure_step(key, spec, device)
         except (DeapcacheError, torch.OutOfMemoryError) as error:
-            failed(what, str(error).splitlines()[0])
+            failed(what, first_line(error))
         else:
             yield key, seconds
     progress("", len(groups), len(groups))

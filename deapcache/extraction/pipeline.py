@@ -18,13 +18,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from deapcache.allocator import keep_freed_memory
 from deapcache.backbones import Backbone
 from deapcache.cache import HFLIP, Cache, FeatureCache, encode_cls, encode_features, mirror, open_cache
 from deapcache.datasets import Dataset, resize_image
 from deapcache.extraction.images_targets import IMAGES, PreparedSplit
 from deapcache.extraction.settings import ExtractionSettings, default_batch_size, suggest_skipping
-from deapcache.machine import cpu_count
+from deapcache.machine import cpu_count, keep_freed_memory
 from deapcache.openmp import sleep_if_cores_are_short
 
 CALIBRATION_IMAGES = 64

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from deapcache.allocator import keep_freed_memory
 from deapcache.annotations import BOXES
 from deapcache.backbones import CLS, Backbone, build, describe, layers_of, weights_status
 from deapcache.cache import ORIGINAL, ArraySpec, feature_arrays, find_caches, name_view, shard_images_for
@@ -34,7 +33,7 @@ from deapcache.extraction.settings import (
     default_batch_size,
 )
 from deapcache.locations import Location
-from deapcache.machine import seconds_of
+from deapcache.machine import keep_freed_memory, seconds_of
 
 
 @dataclass(frozen=True, kw_only=True)

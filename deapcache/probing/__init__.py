@@ -4,15 +4,13 @@ Read from top to bottom: ``config``, ``caches``, ``batches``, ``train``, ``evalu
 :class:`ProbeConfig` becomes :class:`RunSpec` s, which name what is trained, and these become :class:`ProbeResult` s.
 """
 
-from deapcache.probing.caches import feature_fields
+from deapcache.probing.caches import feature_fields, model_of
 from deapcache.probing.config import ProbeConfig, ProbeProgress, Residency
-from deapcache.probing.evaluate import Examples
 from deapcache.probing.probe import ProbeResult, RunSpec, plan_runs, probe_backbone
 from deapcache.probing.train import MAX_STACK, ReadoutTrainer, StackedGroup, TaskSpec
 
 __all__ = [
     "MAX_STACK",
-    "Examples",
     "ProbeConfig",
     "ProbeProgress",
     "ProbeResult",
@@ -22,6 +20,7 @@ __all__ = [
     "StackedGroup",
     "TaskSpec",
     "feature_fields",
+    "model_of",
     "plan_runs",
     "probe_backbone",
 ]

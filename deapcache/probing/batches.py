@@ -81,25 +81,8 @@ def sequential(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
         yield rows[start : start + batch_size]
 
 
-@dataclass(frozen=True)
-class ChannelStatistics:
-    """Of each channel over all cells of the training images, (D',) float32."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    @property
-    def outlier_ratio(self) -> float:
-        """Root mean square of the largest channel over that of all channels: 1 where all are alike.
-
-        Massive activations (Sun et al. 2024, "Massive activations in large language models") show here.
-        """
-        squares = self.mean.double().square() + self.std.double().square()
-        return math.sqrt(float(squares.max() / squares.mean().clamp(min=1e-300)))
-
-
-def channel_statistics(stream: BatchStream, rows: np.ndarray, batch_size: int) -> ChannelStatistics:
-    """Mean and standard deviation of each channel, from one pass over the features of ``rows``.
+def channel_statistics(stream: BatchStream, rows: np.ndarray, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each channel over all cells of ``rows``, (D',) float32, from one pass.
 
     Batches are joined in float64 (Chan, Golub and LeVeque 1983), so that the sums of large caches lose nothing.
     """
@@ -110,7 +93,16 @@ def channel_statistics(stream: BatchStream, rows: np.ndarray, batch_size: int) -
         gap, share = own.cpu() - mean, len(cells) / (count + len(cells))
         squares = squares + (cells - own).square().sum(0).cpu() + gap.square() * (count * share)
         mean, count = mean + gap * share, count + len(cells)
-    return ChannelStatistics(mean.float(), (squares / max(1, count)).sqrt().float())
+    return mean.float(), (squares / max(1, count)).sqrt().float()
+
+
+def outlier_ratio(mean: torch.Tensor, std: torch.Tensor) -> float:
+    """Root mean square of the largest channel over that of all channels: 1 where all are alike.
+
+    Massive activations (Sun et al. 2024, "Massive activations in large language models") show here.
+    """
+    squares = mean.double().square() + std.double().square()
+    return math.sqrt(float(squares.max() / squares.mean().clamp(min=1e-300)))
 
 
 class BatchStream:

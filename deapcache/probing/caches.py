@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from deapcache.cache import HFLIP, Cache, CacheEntry, FeatureCache, Reading, find_caches, find_one
+from deapcache.cache import HFLIP, Cache, CacheEntry, FeatureCache, Reading, find_caches, find_one, list_caches
 from deapcache.cache.features import CLS
 from deapcache.errors import CacheMissError, CorruptCacheError, IncompleteCacheError, UsageError
 from deapcache.locations import Location
 from deapcache.probing.config import ProbeConfig
 from deapcache.recipe import LAST, Difference, FeatureRecipe, TargetRecipe, differences
-from deapcache.regions import CROP, SQUASH, have_one_shape
+from deapcache.regions import CROP, SQUASH, have_one_shape, parse_size
 
 FEATURES, MIRRORED, GUIDANCE = "features", "mirrored features", "base images"
 """Names of arrays that are no targets; those of targets are their annotations."""
@@ -184,8 +184,8 @@ def _open_split(
     needed = range(len(features))[: limit if subset is None else None]  # a subset is drawn from all
     for name, cache in caches.items():
         if not cache.is_complete(needed):
-            of_mirrored = name == MIRRORED
-            command = _mirror_command(home, config, entries[FEATURES]) if of_mirrored else config.extract_command(home)
+            found = entries[FEATURES]
+            command = _mirror_command(home, config, found) if name == MIRRORED else _command(home, config, found)
             command += "" if limit is None or subset is not None else f" --limit {limit}"
             raise _incomplete(command, entries[name].path, cache, needed, caches.values())
     volumes = {name: cache for name, cache in caches.items() if isinstance(cache, FeatureCache)}
@@ -231,15 +231,17 @@ def feature_fields(wanted: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def model_of(home: Location, name: str) -> str:
+    """The backbone in the recipe of features of that name, of whatever dataset; empty where the home holds none."""
+    return next((str(entry.recipe["backbone"]) for entry in list_caches(home, "features", name=name)), "")
+
+
 def _find_features(home: Location, config: ProbeConfig, layer: str | None) -> tuple[CacheEntry, CacheEntry]:
     """The features of both splits, of one layer where it is given, that belong together and have the fields asked for.
 
     Raises :class:`CacheMissError` or :class:`AmbiguousCacheError` where there is not exactly one such pair.
     """
     wanted = feature_fields(config.where) | ({} if layer is None else {"layer": layer})
-    step = f"`{config.extract_command(home)}` makes it"
-    if layer not in (None, LAST):
-        step += f" (that of the last block is called {LAST})"
     shared = {name: value for name, value in wanted.items() if name not in _OF_THE_SPLIT}
     of_both = any("," in str(wanted.get(name, "")) for name in _OF_THE_SPLIT)
     asked = {"dataset": config.images_name or str(config.dataset), "name": config.backbone}
@@ -251,6 +253,9 @@ def _find_features(home: Location, config: ProbeConfig, layer: str | None) -> tu
         pairs = [pair for pair in pairs if enough(entry in some for entry, some in zip(pair, chosen, strict=True))]
     if len(pairs) == 1:
         return pairs[0]
+    step = f"`{config.extract_command(home, model_of(home, config.backbone))}` makes it"
+    if layer not in (None, LAST):
+        step += f" (that of the last block is called {LAST})"
     # None, or several: where a split has not exactly one cache, say which there are; else say why the two do not pair.
     train, val = (
         find_one(home, "features", split=split, fields=named, next_step=step, **asked)
@@ -284,7 +289,7 @@ def _require_one_setting(home: Location, config: ProbeConfig, train: CacheEntry,
         raise CacheMissError(
             f"no {train.kind} of {train.name} that {config.dataset}'s {train.split} and {val.split} share: "
             f"{train.path} and {val.path} differ in {listed}. Extract both splits with the same settings: "
-            f"`{config.extract_command(home)}`"
+            f"`{config.extract_command(home, train.recipe.get('backbone', ''))}`"
         )
 
 
@@ -313,8 +318,8 @@ def _find_targets(home: Location, config: ProbeConfig, annotation: str, features
     ]
     found = chosen[0] if len(chosen) == 1 else None
     if found is None:
-        command = f"`{config.extract_command(home)}{_fit_option(features)}`"
-        step = f"{command} makes these targets, if {config.dataset} has the annotation {annotation}"
+        command = f"{_command(home, config, features)}{_fit_option(features)}"
+        step = f"`{command}` makes these targets, if {config.dataset} has the annotation {annotation}"
         found = find_one(home, "targets", fields=needed, next_step=step, **asked)
     _require_same_region(features, found)
     return found
@@ -322,7 +327,7 @@ def _find_targets(home: Location, config: ProbeConfig, annotation: str, features
 
 def _find_base_images(home: Location, config: ProbeConfig, features: CacheEntry) -> CacheEntry:
     """The base images that the features were made from, for readouts that are conditioned on them."""
-    command = f"`{config.extract_command(home)}{_fit_option(features)}`"
+    command = f"{_command(home, config, features)}{_fit_option(features)}"
     found = find_one(
         home,
         "images",
@@ -330,7 +335,7 @@ def _find_base_images(home: Location, config: ProbeConfig, features: CacheEntry)
         split=features.split,
         name="",
         fields=_base_image_fields(features),
-        next_step=f"a readout needs the base images: {command} makes them",
+        next_step=f"a readout needs the base images: `{command}` makes them",
     )
     _require_same_region(features, found)
     return found
@@ -363,19 +368,24 @@ def _mirror_command(home: Location, config: ProbeConfig, features: CacheEntry) -
     settings = [f"{option} {features.recipe[name]}" for name, option in _EXTRACT_OPTIONS.items()]
     if features.recipe.get("omitted"):
         settings.append("--on-error skip")  # else an image that cannot be read would end it
-    return " ".join([config.extract_command(home), f"--split {features.split} --views {HFLIP}", *settings])
+    return " ".join([_command(home, config, features), f"--split {features.split} --views {HFLIP}", *settings])
+
+
+def _command(home: Location, config: ProbeConfig, features: CacheEntry) -> str:
+    """The command that makes the rest of what there is of the backbone of ``features``."""
+    return config.extract_command(home, features.recipe["backbone"])
 
 
 def _base_image_fields(features: CacheEntry) -> dict[str, Any]:
     """Recipe fields of the targets and base images that show the same part of the same images as ``features``."""
     needed = {"images": features.recipe["images"], "fit": features.recipe["base_fit"]}
-    size = _base_size(features)
+    size = parse_size(features.recipe["base_size"])  # none of images of native size
     return {**needed, "size": list(size)} if size else needed
 
 
 def _require_same_region(features: CacheEntry, entry: CacheEntry) -> None:
     """Raise :class:`UsageError` where images were cropped to another shape for ``entry`` than for the features."""
-    height, width = _base_size(features) or features.recipe["image_size"]
+    height, width = parse_size(features.recipe["base_size"]) or features.recipe["image_size"]
     size = entry.recipe["size"]
     if entry.recipe["fit"] == CROP and not have_one_shape((height, width), size):
         raise UsageError(
@@ -383,12 +393,6 @@ def _require_same_region(features: CacheEntry, entry: CacheEntry) -> None:
             f"cropped to that of {height}x{width}: choose an output size of the features' shape, or extract with "
             f"--fit {SQUASH}"
         )
-
-
-def _base_size(features: CacheEntry) -> tuple[int, int] | None:
-    """(height, width) of the base images that the features were made from; ``None`` for images of native size."""
-    height, by, width = str(features.recipe["base_size"]).partition("x")
-    return (int(height), int(width)) if by else None
 
 
 def _fit_option(features: CacheEntry) -> str:

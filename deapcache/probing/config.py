@@ -183,10 +183,16 @@ class ProbeConfig:
             raise UsageError(f"one pass probes one backbone, and {len(self.backbones)} are given")
         return self.backbones[0]
 
-    def extract_command(self, home: Location) -> str:
-        """The command that makes the features and targets of this probe, and continues where it stopped."""
+    def extract_command(self, home: Location, model: str = "") -> str:
+        """The command that makes the features and targets of this probe, and continues where it stopped.
+
+        ``model``: as of :func:`deapcache.backbones.extract_options`.
+        """
+        from deapcache.backbones import extract_options  # for messages alone: probing loads no backbone
+
         layers = f" --layers {','.join(self.layers)}" if self.layers else ""
-        return f"deapcache extract --dataset {self.dataset} --backbone {self.backbone} --home {home}{layers}"
+        options = extract_options(self.backbone, model)
+        return f"deapcache extract --dataset {self.dataset} {options} --home {home}{layers}"
 
     @property
     def named(self) -> NamedProtocol:

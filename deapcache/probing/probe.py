@@ -15,7 +15,7 @@ from deapcache.errors import TrainingError, UsageError
 from deapcache.locations import Location
 from deapcache.machine import device_name
 from deapcache.plugins import Registry
-from deapcache.probing.batches import BatchStream, channel_statistics
+from deapcache.probing.batches import BatchStream, channel_statistics, outlier_ratio
 from deapcache.probing.caches import SplitCaches, cache_records, cached_targets, open_caches
 from deapcache.probing.config import NATIVE, ProbeConfig, Progress
 from deapcache.probing.evaluate import Examples, NativeMaps, costs_of, score, training_statistics
@@ -98,8 +98,8 @@ class ProbeResult(RunSpec):
     ``fraction`` of the steps that are trained, and ``longer``, the trial that decided it (``fraction``, ``score``,
     ``error`` of its difference); empty where the rate was given."""
     features: Mapping[str, float]
-    """What was seen of the training features (:class:`deapcache.probing.batches.ChannelStatistics`); empty where they
-    are standardised per cell."""
+    """What was seen of the training features (:func:`deapcache.probing.batches.outlier_ratio`); empty where they are
+    standardised per cell."""
     train_images: int
     loss_curve: tuple[tuple[int, float], ...]
     """At most 200 (iteration, mean loss since the point before)."""
@@ -286,7 +286,7 @@ class _Probe:
         specs = {run.task: self._specs[run.task] for run in runs}
         channels = channel_statistics(stream, rows, batch_size) if config.standardisation == "channel" else None
         if channels:
-            specs = {n: replace(spec, feature_statistics=(channels.mean, channels.std)) for n, spec in specs.items()}
+            specs = {name: replace(spec, feature_statistics=channels) for name, spec in specs.items()}
         biases = {name: spec.prepare(stream, rows, batch_size) for name, spec in specs.items()}
         open_rates = [(run.task, run.readout) for run in runs if run.is_selected]
         chosen = (
@@ -330,7 +330,7 @@ class _Probe:
         baseline_scores = {name: scorer.scores() for name, scorer in baseline_scorers.items()}
         forwards, builds = (now - before for now, before in zip(_backbone_counts(), counts_before, strict=True))
         pass_facts: dict[str, Any] = {
-            "features": {"outlier_ratio": channels.outlier_ratio} if channels else {},
+            "features": {"outlier_ratio": outlier_ratio(*channels)} if channels else {},
             "train_images": len(rows),
             "image_ids": self._val.image_ids,
             "seconds": {"train": train_seconds, "score": score_seconds},

@@ -12,7 +12,7 @@ import timm
 import torch
 from PIL import Image
 
-from deapcache.backbones import arithmetic_key, build, build_count, describe, forward_count
+from deapcache.backbones import BACKBONES, arithmetic_key, build, build_count, describe, forward_count
 from deapcache.backbones.model import initialisation, load_model
 from deapcache.errors import UnknownNameError, UsageError
 
@@ -40,6 +40,15 @@ TINY = "timm:vit_tiny_patch16_224@untrained"
 def test_unknown_names_offer_near_ones(name, near):
     with pytest.raises(UnknownNameError, match=near):
         describe(name)
+
+
+def test_an_unknown_name_with_none_near_it_names_a_few():
+    with pytest.raises(UnknownNameError) as error:
+        describe("qqqq")
+    found = str(error.value)
+    assert "`deapcache list backbones` shows all" in found
+    assert 1 <= sum(f"{name}, " in found or f"{name} (" in found for name in BACKBONES.names()) <= 3
+    assert len(found) < 250
 
 
 def test_listing_needs_neither_torch_nor_a_model_library():
@@ -270,7 +279,7 @@ def test_the_map_that_is_used_has_the_shape_that_is_described(name, dim, grid):
     """SAM's final norm comes with a neck that changes the width: the shape is measured on the path that is taken."""
     entry = describe(f"timm:{name}@untrained")
     with torch.device("meta"), torch.no_grad():
-        loaded = load_model(entry, None, None)
+        loaded = load_model(entry)
         loaded.module.eval()
         shape = loaded.feature_map(torch.zeros(1, 3, *entry.image_size)).shape
     assert tuple(shape) == (1, entry.dim, *entry.grid)

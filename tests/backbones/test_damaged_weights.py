@@ -205,10 +205,10 @@ def test_a_download_that_ends_early_leaves_nothing(early_end: str, caches: Path)
 def said_of(name: str, module) -> list[str]:
     """What loading says; the state is that of the model itself."""
     entry = describe(name)
-    state = {key: tensor.clone() for key, tensor in module.load(entry, None, None).module.state_dict().items()}
+    state = {key: tensor.clone() for key, tensor in module.load(entry, None).module.state_dict().items()}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        module.load(entry, state, None)
+        module.load(entry, state)
     return [str(one.message) for one in said if "gelu" in str(one.message).lower()]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deapcache.backbones import at_size, build, describe, join_name, split_name, weights_status
+from deapcache.backbones import at_size, build, describe, extract_options, join_name, split_name, weights_status
 from deapcache.backbones.layers import covered_share
 from deapcache.backbones.model import load_model
 from deapcache.cli.options import names
@@ -26,6 +26,22 @@ VIT = "timm:test_vit"  # patches of 16, made for 160x160
 def test_parts_of_a_name(name, parts):
     assert split_name(name) == parts
     assert join_name(*parts) == name
+
+
+@pytest.mark.parametrize(("name", "model", "options"), [
+    ("sam2-b+", "", "--backbone sam2-b+"),
+    ("dinov2@untrained:1@224", "", "--backbone dinov2@untrained:1@224"),
+    (f"{VIT}@112", "", f"--backbone {VIT}@112"),
+    ("mine", "", "--backbone ARCH --weights FILE --name mine"),
+    ("mine@112", "", "--backbone ARCH@112 --weights FILE --name mine"),
+    ("mine@112", VIT, f"--backbone {VIT}@112 --weights FILE --name mine"),
+    ("dinov2+ep100@224", "", "--backbone dinov2@224 --weights FILE"),
+    (f"{VIT}+ep100", "", f"--backbone {VIT} --weights FILE"),
+    (f"{VIT}+ep100@112", VIT, f"--backbone {VIT}@112 --weights FILE"),
+    ("of-a-plugin", "of-a-plugin", "--backbone of-a-plugin"),
+])  # fmt: skip
+def test_how_features_of_a_name_are_made(name, model, options):
+    assert extract_options(name, model) == options
 
 
 def test_several_seeds_of_one_control():

@@ -122,7 +122,7 @@ def test_the_whole_model_has_these_facts(name):
     """Without storage: shapes and numbers of parameters need no weights."""
     side, cells, dim, parameters, *_ = FACTS[name]
     with torch.device("meta"), torch.no_grad():
-        loaded = load_model(describe(f"{name}@untrained"), None, None)
+        loaded = load_model(describe(f"{name}@untrained"))
         found = loaded.feature_map(torch.zeros(1, 3, side, side))
     assert found.shape == (1, dim, cells, cells)
     assert sum(p.numel() for p in loaded.module.parameters()) == parameters
@@ -184,7 +184,7 @@ def test_recorded_norm_and_size_are_those_measured_on_the_model(name):
     from deapcache.backbones.timm_models import create
 
     with torch.device("meta"):
-        model = create(entry.architecture.removeprefix("timm:"), entry.arguments).model.eval()
+        model = create(entry.architecture.removeprefix("timm:"), entry.arguments)[0].eval()
         shape, norm = measure(model, entry.image_size, name)
     assert (shape[1], shape[2:]) == (entry.dim, entry.grid)
     assert norm is entry.final_norm

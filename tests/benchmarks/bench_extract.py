@@ -20,13 +20,13 @@ from statistics import median
 import numpy as np
 import torch
 
-from deapcache.allocator import keep_freed_memory
 from deapcache.backbones import Backbone, build
 from deapcache.cache import Cache, FeatureCache, create_cache, feature_arrays
 from deapcache.cache.format import MIN_SHARDS
 from deapcache.extraction import CachedImages, ExtractionSettings, calibrate, default_batch_size, image_array
 from deapcache.extraction.pipeline import FeatureJob, extract_shards
 from deapcache.locations import LocalLocation
+from deapcache.machine import keep_freed_memory
 from deapcache.recipe import ImageRecipe
 from tests.benchmarks.bench_read import random_recipe
 from tests.benchmarks.figures import Figure, ratios

@@ -25,12 +25,12 @@ from statistics import median
 import numpy as np
 import torch
 
-from deapcache.allocator import keep_freed_memory
 from deapcache.backbones import Backbone, build
 from deapcache.cache import ArraySpec, Cache, FeatureCache, create_cache, feature_arrays
 from deapcache.extraction import CachedImages, ExtractionSettings, calibrate, image_array
 from deapcache.extraction.pipeline import FeatureJob, extract_shards
 from deapcache.locations import LocalLocation
+from deapcache.machine import keep_freed_memory
 from deapcache.probing import ProbeConfig
 from deapcache.probing.batches import READ_AHEAD, Batch, BatchStream
 from deapcache.probing.caches import SplitCaches

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deapcache.allocator import keep_freed_memory
+from deapcache.machine import keep_freed_memory
 from deapcache.readouts import build_readout
 from deapcache.readouts.deap import Deap
 from tests.benchmarks.figures import Figure

@@ -87,7 +87,7 @@ def test_hints_repeat_the_data_root(cli, tmp_path: Path) -> None:
 
 
 def test_prose_about_a_command_is_left_as_it_is(cli, tmp_path: Path) -> None:
-    from deapcache.cli.hints import completed
+    from deapcache.cli.console import completed
 
     cli("results", "--home", tmp_path)
     prose = "run deapcache probe with --readout deap, or use the deapcache that extracted them"

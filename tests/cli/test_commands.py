@@ -221,7 +221,7 @@ def test_list_backbones_has_the_facts(cli):
     assert (dinov2["parameters"], dinov2["licence"]) == (86_582_016, "Apache-2.0")
     assert rows[BACKBONE]["weights"] == "here"
     assert rows["random"]["weights"] == "untrained"
-    assert len(rows) == 20
+    assert len(rows) == 22
 
 
 @pytest.mark.parametrize(

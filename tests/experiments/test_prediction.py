@@ -20,6 +20,7 @@ from deapcache.backbones import Output, describe, forward_count
 from deapcache.backbones.checkpoints import read_checkpoint
 from deapcache.backbones.weights import fetch
 from deapcache.cache import FeatureCache, list_caches
+from deapcache.cli.options import sizes
 from deapcache.datasets import decode_image
 from deapcache.errors import (
     CacheMissError,
@@ -30,14 +31,7 @@ from deapcache.errors import (
     UsageError,
     WeightsError,
 )
-from deapcache.experiments import (
-    Predictor,
-    PredictRequest,
-    find_run,
-    load_predictor,
-    parse_sizes,
-    predict_files,
-)
+from deapcache.experiments import Predictor, PredictRequest, find_run, load_predictor, predict_files
 from deapcache.locations import LocalLocation
 
 DIM = 112
@@ -237,10 +231,10 @@ class TestFindingARun:
 
 
 def test_sizes_are_read() -> None:
-    assert parse_sizes("56, 224,448X672,56") == [(56, 56), (224, 224), (448, 672)]
+    assert sizes("56, 224,448X672,56") == [(56, 56), (224, 224), (448, 672)]
     for text in ("", "0", "4097", "56x", "1x2x3", "-5", "5.5", "native", "56,,64"):
         with pytest.raises(UsageError, match="expected a side"):
-            parse_sizes(text)
+            sizes(text)
 
 
 class TestFiles:

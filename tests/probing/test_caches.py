@@ -16,7 +16,7 @@ from deapcache.errors import (
 
 
 def test_nothing_there(home) -> None:
-    with pytest.raises(CacheMissError, match="deapcache extract --dataset toys --backbone toy"):
+    with pytest.raises(CacheMissError, match="extract --dataset toys --backbone ARCH --weights FILE --name toy"):
         probe(home)
 
 

@@ -71,10 +71,10 @@ def test_batches_hold_the_layers_side_by_side_in_order_of_depth(layered, residen
         [np.array([3, 17, 4]), np.array([0])], stream.batches([np.array([3, 17, 4]), np.array([0])]), strict=True
     ):
         np.testing.assert_array_equal(batch.features.numpy(), expected[rows])
-    found = channel_statistics(stream, train.rows, 8)
+    mean, std = channel_statistics(stream, train.rows, 8)
     cells = expected[:20].reshape(-1, DIM + 10).astype(np.float64)
-    np.testing.assert_allclose(found.mean, cells.mean(0), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(found.std, cells.std(0), rtol=1e-5)
+    np.testing.assert_allclose(mean, cells.mean(0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(std, cells.std(0), rtol=1e-5)
     assert val.features.image_ids == tuple(f"val-{i}" for i in range(COUNTS["val"]))
 
 

@@ -192,7 +192,7 @@ def unweighted_recipe(backbone: str, **selection: Any) -> list[dict[str, Any]]:
 
     entry = describe(backbone)
     with torch.device("meta"):
-        loaded = load_model(entry, None, None)
+        loaded = load_model(entry)
     built = Backbone(
         entry, loaded, f"sha256:{'00' * 32}", "fp32", LayerSelection(**selection) if selection else DEFAULT_LAYERS
     )

@@ -58,7 +58,8 @@ def forgotten_plugins() -> Iterator[None]:
             own = {name: registry.get(name) for name in registry.names() if not registry.source(name)}
             patch.setattr(registry, "_entries", own)
             patch.setattr(registry, "_sources", {})
-        patch.setattr(plugins, "_state", plugins._State())
+        patch.setattr(plugins, "_were_run", {})
+        patch.setattr(plugins, "_all_run_of", None)
         yield
         os.environ.pop(plugins.VARIABLE, None)  # what was set in there; what was set before comes back
         for name in [name for name in sys.modules if name.startswith("deapcache_plugin_")]:
