@@ -47,6 +47,9 @@ TASKS_BY_INFORMATION: Mapping[str, str] = {
 }
 """Task → what labels must say for it, the one that asks most of features first."""
 
+_ASK_FOR_MANY, _FEWEST_A_CLASS = ("segmentation", "detection", "discrimination"), 10
+"""Tasks that are not chosen with fewer training images for each class: they would end without a verdict."""
+
 SEEDS = (0, 1, 2)
 CURVE = (4, 2)
 """Parts of the training images that a learning curve is made of, beside all of them."""
@@ -97,19 +100,25 @@ class Comparison:
 def choose_task(dataset: Dataset) -> tuple[str, str]:
     """The task that asks most of features among those that the labels allow, and why, in one line.
 
-    Raises :class:`UsageError` where the labels allow none.
+    With fewer than ten training images for each class, one that tells neither classes nor objects apart, if there is
+    one. Raises :class:`UsageError` where the labels allow none.
     """
     labels, classes = dataset.annotations, dataset.classes
     possible = [name for name in TASKS_BY_INFORMATION if get_task(name).suits(labels, classes)]
     if not possible:
         there = ", ".join(labels) or "no labels"
         raise UsageError(f"{dataset.name} has {there}, which no task can be made of: add labels, or name a --task")
-    first, *others = possible
+    images = len(dataset.image_ids(dataset.splits[0]))
+    modest = [name for name in possible if name not in _ASK_FOR_MANY]
+    is_small = bool(modest) and modest != possible and images < _FEWEST_A_CLASS * len(classes)
+    first = (modest if is_small else possible)[0]
+    others = [name for name in possible if name != first]
     reason = TASKS_BY_INFORMATION[first]
     if first == "segmentation":
         reason = f"every pixel has one of {len(classes)} classes"
+    of = f"{images:,} training images of {len(classes)} classes" if is_small else "these labels"
     also = f"; these labels also allow {', '.join(others)} (--task)" if others else ""
-    return first, f"task {first}, the most that these labels tell: {reason}{also}"
+    return first, f"task {first}, the most that {of} tell: {reason}{also}"
 
 
 def compare(
@@ -137,7 +146,7 @@ def compare(
     dataset
         As ``open_dataset`` gives it, with ``data_root``.
     task
-        None: the one that asks most of features among those that the labels allow.
+        None: that of :func:`choose_task`.
     minutes
         Above 0.
     iterations

@@ -103,7 +103,7 @@ def _headline(ranked: Sequence[Any], pairs: Sequence[dict[str, Any]], label: str
     if NOT_ABOVE in ranked[0].marks or math.isnan(ranked[0].mean):
         return (
             f"No verdict: even {best}, the first, is not shown to be better than a constant that looks at no image. "
-            "Give more --minutes, or more labelled images."
+            "Give more --minutes, more labelled images, or an easier --task."
         )
     if len(ranked) == 1:
         return f"{best}: {label} {ranked[0].mean:.4f}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -48,10 +49,10 @@ GIVEN = ("--backbone", "colours,blind", "--iterations", 240)
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
-    """(home, folder, what compare printed) of 24 and 16 images of grey with a square in one of three colours."""
+    """(home, folder, what compare printed) of 40 and 16 images of grey with a square in one of three colours."""
     folder = tmp_path_factory.mktemp("compare")
     draw = np.random.default_rng(0)
-    for split, count in (("train", 24), ("val", 16)):
+    for split, count in (("train", 40), ("val", 16)):
         for kind in ("images", "labels"):
             (folder / "shapes" / split / kind).mkdir(parents=True)
         for place in range(count):
@@ -119,9 +120,9 @@ def test_a_learning_curve_is_nested_and_scored_on_all_validation_images(compared
     curve = deapcache.probe("segmentation", home=home, train_limit=[6, 12, None], batch_size=4, **options)
     (plain,) = deapcache.probe("segmentation", home=home, batch_size=4, **options)
     by_images = {result.train_images: result for result in curve}
-    assert set(by_images) == {6, 12, 24}
+    assert set(by_images) == {6, 12, 40}
     assert {result.val_images for result in curve} == {16}
-    assert by_images[24].run == plain.run, "all images are no subset: the same run as without"
+    assert by_images[40].run == plain.run, "all images are no subset: the same run as without"
     assert "train_subset" not in plain.protocol
     assert {by_images[count].protocol["train_subset"] for count in (6, 12)} == {0}
     with pytest.raises(UsageError, match="give one"):
@@ -192,6 +193,16 @@ def test_training_is_as_long_as_the_time_allows(compared, tmp_path) -> None:
     unsuited = ran.json["iterations"] <= 20 or ran.json["seconds"] < 4.5
     assert any("of the 0.15 minutes" in note for note in ran.json["notes"]) == unsuited
     assert list((home / "speed").iterdir()), "steps are measured once, and kept"
+
+
+def test_few_images_of_many_classes_are_compared_by_an_easier_task(compared, tmp_path) -> None:
+    import_labels(Path(__file__).parents[1] / "data" / "exports" / "coco", tmp_path / "few")
+    task, why = choose_task(FolderDataset(tmp_path / "few"))
+    assert task == "boundaries"
+    assert re.search(r"the most that \d training images of \d classes tell: objects have outlines", why)
+    assert "also allow segmentation, detection" in why
+    _, folder, _ = compared
+    assert choose_task(FolderDataset(folder / "shapes"))[0] == "segmentation", "ten images of each class"
 
 
 def test_boxes_alone_are_compared_by_detection(tmp_path) -> None:

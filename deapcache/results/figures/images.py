@@ -145,7 +145,8 @@ def _image_grid(
 ) -> Canvas:
     """A canvas of images: what draws each on its axes, row by row, with ``heads`` above and ``sides`` left of them.
 
-    ``aspects`` is height by width of each row's images; ``legend`` is name → colour, ``bars`` stand on the right.
+    ``sides`` have up to two lines. ``aspects`` is height by width of each row's images; ``legend`` is name → colour,
+    ``bars`` stand on the right.
     """
     tile = min((WIDTH - _SIDE - _BAR * len(bars)) / len(heads) - _GAP, _LARGEST)
     height = sum(tile * aspect + _GAP for aspect in aspects)
@@ -159,7 +160,8 @@ def _image_grid(
             axis.grid(visible=False)
             axis.set_box_aspect(aspect)
             axis.spines[:].set_visible(False)
-        axes[0].set_ylabel(shortened(side, max(int(tile * aspect * 18), 8)), fontsize=SMALL)
+        room = max(int(tile * aspect * 18), 8)
+        axes[0].set_ylabel("\n".join(shortened(line, room) for line in side.split("\n", 1)), fontsize=SMALL)
     for axis, head in zip(grid[0], heads, strict=True):
         axis.set_title(head, fontsize=NORMAL, pad=4).set_label(WIDE)
     for scale, label in bars:

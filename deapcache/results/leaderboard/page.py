@@ -135,7 +135,8 @@ def html_page(board: Leaderboard, *, with_classes: bool = False, report: Mapping
     entries = [lines[0] for comparison in board.comparisons for lines in grouped(comparison, "entry")]
     categories = {entry.category for entry in entries}
     backbones, runs = {entry.backbone for entry in entries}, {one.run for entry in entries for one in entry.results}
-    counts = f"{len(backbones)} backbones, {len(board.comparisons)} comparisons, {len(runs)} runs"
+    numbers = {"backbone": len(backbones), "comparison": len(board.comparisons), "run": len(runs)}
+    counts = ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in numbers.items())
     latest = max((entry.date for entry in entries), default="")
     return environment.get_template("page.html.j2").render(
         style=style,
