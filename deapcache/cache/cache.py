@@ -159,7 +159,8 @@ class Cache:
     def stored_bytes(self) -> int:
         """Bytes that the shards of all arrays take."""
         keys = [stored.shard_key(shard) for stored in self._stored.values() for shard in range(self.shard_count)]
-        sizes = self.location.sizes() if self.location.can_list else self.location.sizes_of(keys)
+        one_by_one = isinstance(self.location, LocalLocation) or not self.location.can_list
+        sizes = self.location.sizes_of(keys) if one_by_one else self.location.sizes()
         return sum(sizes.get(key, 0) for key in keys)
 
     def write_shard(self, k: int, arrays: Mapping[str, np.ndarray]) -> bool:

@@ -209,11 +209,12 @@ def diff_command(
     json: options.Json = False,
 ) -> None:
     """In which recipe fields two caches differ; recipes decide every number, so that equal ones name one cache."""
-    from deapcache.cache import as_text, select_cache
+    from deapcache.cache import as_text, require_one, select_caches
     from deapcache.recipe import differences
 
     place = locations.home(home)
-    left, right = select_cache(place, one), select_cache(place, other)
+    fitting = select_caches(place, [one, other])
+    left, right = (require_one(place, text, fitting) for text in (one, other))
     if left.kind != right.kind:
         raise UsageError(f"{left.path} holds {left.kind} and {right.path} {right.kind}: give two caches of one kind")
     found = differences(left.fields, right.fields)
