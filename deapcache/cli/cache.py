@@ -303,7 +303,7 @@ def verify_command(
     Shards that were not extracted yet are no damage. The home remembers what was found sound, and when.
     """
     from deapcache.cache import select_folders
-    from deapcache.cache.verified import last_verified
+    from deapcache.cache.verify import last_verified
 
     if (recompute.live is not None and recompute.live < 1) or (threads is not None and threads < 1):
         raise UsageError("--live and --threads take a number of at least 1")
