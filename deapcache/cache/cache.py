@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -10,7 +11,6 @@ import threading
 import uuid
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,12 @@ from deapcache.cache.format import (
     Group,
     StoredArray,
     new_arrays,
-    new_group,
     read_group,
     stored_array,
 )
 from deapcache.cache.image_ids import image_id_files, read_image_ids
 from deapcache.cache.names import PROVENANCE, escape_name, is_provenance
-from deapcache.cache.parallel import REQUESTS
+from deapcache.cache.parallel import map_requests
 from deapcache.cache.reading import ArrayReader, Reading, check_rows
 from deapcache.cache.records import record_use
 from deapcache.cache.shards import encode_shard
@@ -149,8 +148,7 @@ class Cache:
         wanted: Collection[int] = range(self.shard_count)
         if rows is not None:
             wanted = np.unique(check_rows(rows, self._images) // self.shard_images).tolist()
-        present = shards_present(self.location, self.stored_arrays, wanted)
-        return [shard for shard in wanted if shard not in present]
+        return sorted(set(wanted) - self.present_shards(wanted))
 
     def is_complete(self, rows: Sequence[int] | np.ndarray | None = None) -> bool:
         """Whether every image (of ``rows``) is there."""
@@ -159,7 +157,8 @@ class Cache:
     def stored_bytes(self) -> int:
         """Bytes that the shards of all arrays take."""
         keys = [stored.shard_key(shard) for stored in self._stored.values() for shard in range(self.shard_count)]
-        sizes = self.location.sizes() if self.location.can_list else self.location.sizes_of(keys)
+        one_by_one = isinstance(self.location, LocalLocation) or not self.location.can_list
+        sizes = self.location.sizes_of(keys) if one_by_one else self.location.sizes()
         return sum(sizes.get(key, 0) for key in keys)
 
     def write_shard(self, k: int, arrays: Mapping[str, np.ndarray]) -> bool:
@@ -236,7 +235,9 @@ _FEW = 4
 def shards_present(location: Location, arrays: Sequence[StoredArray], wanted: Collection[int]) -> set[int]:
     """Those of the ``wanted`` shards that have a key in each of ``arrays``, which is to say that they are whole."""
     shards = -(-arrays[0].images // arrays[0].shard_images)
-    is_listed = isinstance(location, WebLocation) or _has_links(location, arrays)
+    is_listed = isinstance(location, WebLocation)
+    if isinstance(location, LocalLocation):  # below a link that leads nowhere everything seems absent; a listing tells
+        is_listed = any((location.path / stored.spec.name).is_symlink() for stored in arrays)
     if len(wanted) <= _FEW and len(wanted) < shards and not is_listed:
         return {shard for shard in wanted if has_shard(location, arrays, shard)}
     if location.can_list:
@@ -244,16 +245,8 @@ def shards_present(location: Location, arrays: Sequence[StoredArray], wanted: Co
         if len(found) < len(wanted) and location.refresh():
             found = _listed_shards(location, arrays, wanted)
         return found
-    with ThreadPoolExecutor(REQUESTS) as pool:
-        exists = pool.map(lambda shard: has_shard(location, arrays, shard), wanted)
-        return {shard for shard, there in zip(wanted, exists, strict=True) if there}
-
-
-def _has_links(location: Location, arrays: Sequence[StoredArray]) -> bool:
-    """Whether an array's folder is a link: below one that leads nowhere everything seems absent; a listing tells."""
-    if not isinstance(location, LocalLocation):
-        return False
-    return any((location.path / stored.spec.name).is_symlink() for stored in arrays)
+    exists = map_requests(lambda shard: has_shard(location, arrays, shard), wanted, is_local=False)
+    return set(itertools.compress(wanted, exists))
 
 
 def has_shard(location: Location, arrays: Sequence[StoredArray], shard: int) -> bool:
@@ -402,7 +395,14 @@ def create_cache(
     if not image_ids:
         raise UsageError(f"a cache needs at least one image: {path} would have none")
     location = home / path
-    group = new_group(recipe, [spec.name for spec in arrays], len(image_ids), attributes)
+    group = Group(
+        kind=recipe.kind,
+        recipe=recipe.to_json(),
+        digest=recipe.digest,
+        arrays=tuple(spec.name for spec in arrays),
+        images=len(image_ids),
+        attributes=dict(attributes),
+    )
     try:
         found = open_cache(location)
     except CacheMissError:

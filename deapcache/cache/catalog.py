@@ -10,6 +10,7 @@ There is one language for choosing caches, of filters that each are a text:
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import functools
 import json
 import warnings
@@ -123,59 +124,66 @@ def list_caches(
     which cannot be listed (open its caches by their address), and where the home could not be
     looked at.
     """
-    remembered = None if texts else _LISTED.get()
-    if remembered is not None and (kind, dataset, split, name) != (None,) * 4:
-        asked = {"kind": kind, "dataset": dataset, "split": split, "name": name or None}
-        given = {field: value for field, value in asked.items() if value is not None}
-        return [e for e in list_caches(home) if all(getattr(e, field) == value for field, value in given.items())]
-    layers = tuple(layer.url for layer in home.layers)
-    if remembered is not None and layers in remembered:
-        return list(remembered[layers])
-    folders = "/".join(escape_name(part) if part else "*" for part in (dataset, split))
-    pattern = f"{folders}/{f'{escape_name(name)}-' if name else ''}*{SUFFIX}"
-    patterns = [f"{each}/{pattern}" for each in (KINDS if kind is None else (kind,))]
+    below = "/".join(escape_name(part) if part else "*" for part in (dataset, split))
+    folders = [f"{each}/{below}" for each in (KINDS if kind is None else (kind,))]
+    names = f"{f'{escape_name(name)}-' if name else ''}*{SUFFIX}"
     found: dict[str, list[CacheEntry]] = {}
     for layer in home.layers:
-        for entry in _list_layer(layer, patterns, texts):
+        for entry in _list_layer(layer, folders, names, texts):
             if name and entry.name != name:  # one whose name begins with this one
                 continue
             found.setdefault(entry.path, []).append(entry)
-    listed = [_most_complete(copies) for copies in found.values()]
-    if remembered is not None:
-        remembered[layers] = listed
-    return listed
+    return [_most_complete(copies) for copies in found.values()]
 
 
-_LISTED: ContextVar[dict[tuple[str, ...], list[CacheEntry]] | None] = ContextVar("_LISTED", default=None)
-"""Homes → their caches, within :func:`one_listing`."""
+_SEEN: ContextVar[dict[Any, Any] | None] = ContextVar("_SEEN", default=None)
+"""Within :func:`one_listing`: home → paths of its caches by kind, and what each cache is; places of copies → the most
+complete one."""
 
 
 @contextlib.contextmanager
 def one_listing() -> Iterator[None]:
-    """Within the block each home is listed once and the answer passed on: for plans, which ask often and write nothing.
+    """Within the block a home is listed once, and a cache of it looked at once: for what asks often and writes nothing.
 
     What others make or remove meanwhile is not seen; opening a cache tells.
     """
-    token = _LISTED.set({})
+    token = _SEEN.set({} if (seen := _SEEN.get()) is None else seen)
     try:
         yield
     finally:
-        _LISTED.reset(token)
+        _SEEN.reset(token)
 
 
-def _list_layer(home: Location, patterns: Sequence[str], texts: Sequence[str]) -> list[CacheEntry]:
+def _list_layer(home: Location, folders: Sequence[str], names: str, texts: Sequence[str]) -> list[CacheEntry]:
+    """The caches of one home in ``folders``, patterns of kind, dataset and split, whose names fit one, too."""
+
     def entry_or_problem(path: str) -> CacheEntry | str | None:
         try:
             return _read_entry(home, path)
         except CacheMissError:  # removed since it was listed
             return None
 
-    keys = [key for pattern in patterns for key in home.find(f"{pattern}/{METADATA_KEY}")]
-    paths = [path for key in keys if _may_fit(path := str(PurePosixPath(key).parent), texts)]
-    entries = map_requests(entry_or_problem, paths, is_local=isinstance(home, LocalLocation))
-    for problem in (each for each in entries if isinstance(each, str)):
+    def find(pattern: str) -> list[str]:
+        return [str(PurePosixPath(key).parent) for key in home.find(f"{pattern}/{METADATA_KEY}")]
+
+    known: dict[str, CacheEntry | str | None] = {}
+    if (seen := _SEEN.get()) is None:
+        found = [path for folder in folders for path in find(f"{folder}/{names}")]
+    else:
+        listed, known = seen.setdefault((home.url, home.options), ({}, {}))
+        found = []
+        for folder in folders:
+            kind = folder.partition("/")[0]
+            if kind not in listed:
+                listed[kind] = find(f"{kind}/*/*/*{SUFFIX}")
+            found += fnmatch.filter(listed[kind], f"{folder}/{names}")
+    paths = [path for path in found if _may_fit(path, texts)]
+    unknown = [path for path in paths if path not in known]
+    looked_at = map_requests(entry_or_problem, unknown, is_local=isinstance(home, LocalLocation))
+    known |= zip(unknown, looked_at, strict=True)
+    for problem in (each for each in looked_at if isinstance(each, str)):
         warnings.warn(f"left out: {problem}", stacklevel=4)
-    return [entry for entry in entries if isinstance(entry, CacheEntry)]
+    return [entry for path in paths if isinstance(entry := known[path], CacheEntry)]
 
 
 def _may_fit(path: str, texts: Sequence[str]) -> bool:
@@ -188,6 +196,11 @@ def _most_complete(copies: Sequence[CacheEntry]) -> CacheEntry:
     """The first of the same cache in several homes that is complete, else the one with the most shards."""
     if len(copies) == 1:
         return copies[0]
+    seen = {} if (known := _SEEN.get()) is None else known
+    places = tuple(entry.location.url for entry in copies)
+    if places in seen:
+        found: CacheEntry = seen[places]
+        return found
     best, most = copies[0], -1
     for entry in copies:
         try:
@@ -195,10 +208,11 @@ def _most_complete(copies: Sequence[CacheEntry]) -> CacheEntry:
             present = len(cache.present_shards())
         except DeapcacheError:
             continue  # opening it says what is wrong, where no other copy can be used
-        if present == cache.shard_count:
-            return entry
-        if present > most:
+        if present > most or present == cache.shard_count:
             best, most = entry, present
+        if present == cache.shard_count:
+            break
+    seen[places] = best
     return best
 
 
@@ -242,20 +256,17 @@ def list_folders(home: Location, texts: Sequence[str] = ()) -> list[CacheFolder]
     With ``texts``, those of which :func:`list_caches` looks at. Raises :class:`LocationError` for a web server, which
     lists no folders.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged caches, which are listed here
-        entries = {entry.path: entry for entry in list_caches(home, texts=texts)}
-    patterns = [f"{kind}/*/*/*{SUFFIX}" for kind in KINDS]
-    rooted = {key.removesuffix(f"/{METADATA_KEY}") for each in patterns for key in home.find(f"{each}/{METADATA_KEY}")}
 
-    def has_root(path: str) -> bool:
+    def look_at(path: str) -> CacheFolder:
         try:
-            return path in rooted or home.exists(f"{path}/{METADATA_KEY}")
-        except UnreadableError:  # whoever looks closer is told so
-            return True
+            found = _read_entry(home, path)
+        except CacheMissError:
+            return CacheFolder(home=home, path=path, entry=None, has_root=False)
+        return CacheFolder(home=home, path=path, entry=None if isinstance(found, str) else found, has_root=True)
 
+    patterns = [f"{kind}/*/*/*{SUFFIX}" for kind in KINDS]
     paths = sorted(path for each in patterns for path in home.folders(each, lambda path: _may_fit(path, texts)))
-    return [CacheFolder(home=home, path=path, entry=entries.get(path), has_root=has_root(path)) for path in paths]
+    return map_requests(look_at, paths, is_local=isinstance(home, LocalLocation))
 
 
 def related_caches(entry: CacheEntry) -> list[CacheEntry]:
@@ -332,8 +343,7 @@ def select_folders(home: Location, texts: Sequence[str]) -> list[CacheFolder]:
     """
     if texts and not home.can_list:
         return [_folder_by_address(home, text) for text in texts]
-    listed = functools.partial(list_folders, home)
-    return _select(home, texts, listed, lambda folder: cache_facts(folder.path, folder.entry))
+    return _select(home, texts, functools.partial(list_folders, home))
 
 
 def select_folder(home: Location, text: str) -> CacheFolder:
@@ -342,7 +352,7 @@ def select_folder(home: Location, text: str) -> CacheFolder:
     Raises :class:`CacheMissError` where there is none, :class:`AmbiguousCacheError` that lists them where there are
     several.
     """
-    return _require_one(home, text, select_folders(home, [text]))
+    return require_one(home, text, select_folders(home, [text]))
 
 
 def select_caches(home: Location, texts: Sequence[str]) -> list[CacheEntry]:
@@ -359,34 +369,30 @@ def select_caches(home: Location, texts: Sequence[str]) -> list[CacheEntry]:
             open_cache(folder.location)  # says what is wrong where nothing can be told of it
         return [folder.entry for folder in folders if folder.entry]
 
-    return _select(home, texts, listed, lambda entry: cache_facts(entry.path, entry))
+    return _select(home, texts, listed)
 
 
 def select_cache(home: Location, text: str) -> CacheEntry:
     """The one cache that ``text`` fits; raises as :func:`select_folder` does."""
-    return _require_one(home, text, select_caches(home, [text]))
+    return require_one(home, text, select_caches(home, [text]))
 
 
 Listed = TypeVar("Listed", CacheEntry, CacheFolder)
 
 
-def cache_facts(path: str, entry: CacheEntry | None) -> dict[str, Any]:
+def cache_facts(one: CacheEntry | CacheFolder) -> dict[str, Any]:
     """What filters ask of a cache, as far as its recipe and place tell; of what is none, its path."""
+    entry = one.entry if isinstance(one, CacheFolder) else one
     facts = {name: getattr(entry, name) for name in ("kind", "dataset", "split", "name")} if entry else {}
-    return {**(entry.fields if entry else {}), **facts, "path": path, "digest": entry.digest if entry else ""}
+    return {**(entry.fields if entry else {}), **facts, "path": one.path, "digest": one.digest}
 
 
-def _select(
-    home: Location,
-    texts: Sequence[str],
-    list_for: Callable[[Sequence[str]], list[Listed]],
-    facts_of: Callable[[Listed], dict[str, Any]],
-) -> list[Listed]:
+def _select(home: Location, texts: Sequence[str], list_for: Callable[[Sequence[str]], list[Listed]]) -> list[Listed]:
     """What one of ``texts`` fits: of those whose paths tell so, if that is enough, else of all that there are."""
     asked = [_relative_text(home, text) for text in texts]
     for some in [asked, []] if all(text and "=" not in text for text in asked) else [[]]:
         listed = list_for(some)
-        known = list(map(facts_of, listed))
+        known = list(map(cache_facts, listed))
         fitting = [[filter_fits(facts, text) for facts in known] for text in asked]
         if all(map(any, fitting)):
             return [one for number, one in enumerate(listed) if not texts or any(fits[number] for fits in fitting)]
@@ -397,8 +403,11 @@ def _select(
     raise CacheMissError(f"no cache in {home} fits {text!r}. There is:\n{there}{more}")
 
 
-def _require_one(home: Location, text: str, found: Sequence[Listed]) -> Listed:
-    exact = [one for one in found if one.path == _relative_text(home, text)]
+def require_one(home: Location, text: str, found: Sequence[Listed]) -> Listed:
+    """The one of ``found`` that ``text`` fits; raises :class:`AmbiguousCacheError` where several do."""
+    wanted = _relative_text(home, text)
+    found = [one for one in found if filter_fits(cache_facts(one), wanted)]
+    exact = [one for one in found if one.path == wanted]
     if len(exact or found) == 1:
         return (exact or found)[0]
     listed = "\n".join(f"  {one.path}" for one in found)

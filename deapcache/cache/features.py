@@ -86,7 +86,10 @@ def encode_features(features: np.ndarray, storage: str, image_ids: Sequence[str]
         return _quantise(features.astype(np.float32, copy=False))
     if storage == "float32":
         return {"features": features.astype(np.float32, copy=False)}
-    rounded = _round_mantissa(features.astype(np.float32)) if storage == "bfloat16" else features
+    rounded = features
+    if storage == "bfloat16":  # to a mantissa of 7 bits, to nearest, ties to even
+        encoded = _ROUND.encode(features.astype(np.float32))
+        rounded = np.asarray(encoded).view(np.float32).reshape(features.shape)
     with np.errstate(over="ignore"):
         stored = rounded.astype(np.float16, copy=False)
     if stored is not features:
@@ -129,11 +132,6 @@ def _quantise(features: np.ndarray) -> dict[str, np.ndarray]:
     # The smallest scales are rounded so coarsely that a quotient can exceed 127.
     levels = np.clip(np.rint(features / divisors), -_INT8_MAX, _INT8_MAX)
     return {"scales": scales, "features": levels.astype(np.int8)}
-
-
-def _round_mantissa(values: np.ndarray) -> np.ndarray:
-    """float32 rounded to a mantissa of 7 bits, to nearest, ties to even."""
-    return np.asarray(_ROUND.encode(values)).view(np.float32).reshape(values.shape)
 
 
 def _require_finite(features: np.ndarray, stored: np.ndarray, image_ids: Sequence[str], storage: str) -> None:

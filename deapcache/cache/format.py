@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -172,18 +172,6 @@ class Group:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def new_group(recipe: Recipe, arrays: Sequence[str], images: int, attributes: Mapping[str, Any]) -> Group:
-    """The group of a cache to be created."""
-    return Group(
-        kind=recipe.kind,
-        recipe=recipe.to_json(),
-        digest=recipe.digest,
-        arrays=tuple(arrays),
-        images=images,
-        attributes=dict(attributes),
-    )
-
-
 def added_fields(kind: str) -> dict[str, Any]:
     """The recipe fields of a kind that earlier versions lacked, with what a recipe without them stands for."""
     return _RECIPES[kind].omitted_defaults()
@@ -323,17 +311,12 @@ def _parse_group(location: Location, raw: bytes, found: dict[str, Any]) -> Group
         )
     if differing:
         raise _foreign(location, differing)
-    if not _attributes_fit(group.attributes):
-        raise _foreign(location, f"{LABEL} or {COVERED} is none")
-    return group
-
-
-def _attributes_fit(attributes: Mapping[str, Any]) -> bool:
-    """Whether a label is text, and a covered share two numbers above 0 and up to 1."""
-    covered = attributes.get(COVERED, [1.0, 1.0])
+    covered = group.attributes.get(COVERED, [1.0, 1.0])
     is_pair = isinstance(covered, list) and len(covered) == 2
     is_share = is_pair and all(isinstance(share, float | int) and 0 < share <= 1 for share in covered)
-    return is_share and isinstance(attributes.get(LABEL, ""), str)
+    if not is_share or not isinstance(group.attributes.get(LABEL, ""), str):
+        raise _foreign(location, f"{LABEL} or {COVERED} is none")
+    return group
 
 
 def _foreign(location: Location, reason: str) -> CorruptCacheError:

@@ -78,18 +78,19 @@ def escape_name(name: str) -> str:
 
 def unescape_name(part: str) -> str:
     """The name that :func:`escape_name` was given; codes of control characters stay: no terminal obeys them."""
-    return _ESCAPED.sub(lambda found: _character(int(found[1], 16)) or found[0], part)
+
+    def character(found: re.Match[str]) -> str:
+        code = int(found[1], 16)
+        text = chr(code) if code <= sys.maxunicode else ""
+        return text if text and unicodedata.category(text) not in _CONTROL else found[0]
+
+    return _ESCAPED.sub(character, part)
 
 
 def dataset_and_split(path: str) -> tuple[str, str]:
     """Which dataset and split the path of a cache below its home names."""
     _, dataset, split, _ = path.split("/")
     return unescape_name(dataset), unescape_name(split)
-
-
-def _character(code: int) -> str:
-    character = chr(code) if code <= sys.maxunicode else ""
-    return "" if not character or unicodedata.category(character) in _CONTROL else character
 
 
 def _path(kind: str, dataset: str, split: str, name: str) -> str:

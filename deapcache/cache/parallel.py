@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import TypeVar
@@ -14,7 +14,7 @@ from deapcache.machine import cpu_count
 Task = TypeVar("Task")
 Outcome = TypeVar("Outcome")
 
-REQUESTS = 16
+_REQUESTS = 16
 """Small requests on their way at once, where every shard or cache must be asked for by itself."""
 
 _MOST_THREADS = 16
@@ -49,28 +49,19 @@ def map_requests(work: Callable[[Task], Outcome], tasks: Collection[Task], *, is
     """The outcome of each task, a small request to a home, in order; several at once where it is far away."""
     if is_local:  # threads would only wait for each other
         return list(map(work, tasks))
-    with ThreadPoolExecutor(REQUESTS) as pool:
+    with ThreadPoolExecutor(_REQUESTS) as pool:
         return list(pool.map(work, tasks))
-
-
-def core_threads() -> int:
-    """A thread a core that this process may use, and two at least: one waits for a disk while the other computes."""
-    return max(2, min(2 * _MOST_THREADS, cpu_count()))
 
 
 @functools.cache
 def _pool(purpose: str, threads: int | None, process: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads or core_threads(), thread_name_prefix=f"deapcache-{purpose}-{process}")
+    a_core = max(2, min(2 * _MOST_THREADS, cpu_count()))  # two at least: one waits for a disk while the other computes
+    return ThreadPoolExecutor(threads or a_core, thread_name_prefix=f"deapcache-{purpose}-{process}")
 
 
 def thread_pool(purpose: str, threads: int | None = None) -> ThreadPoolExecutor:
-    """The threads that this process keeps for one purpose.
+    """The threads that this process keeps for one purpose, by default one a core that it may use.
 
     A child process gets its own: threads survive no fork.
     """
     return _pool(purpose, threads, os.getpid())  # to count the cores takes a twentieth of reading a batch
-
-
-def map_in_threads(work: Callable[[Task], Outcome], tasks: Iterable[Task]) -> list[Outcome]:
-    """The outcomes of short tasks that let go of the interpreter lock, in order."""
-    return list(thread_pool("encode").map(work, tasks))

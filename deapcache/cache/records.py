@@ -11,6 +11,7 @@ import contextlib
 import os
 import platform
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -140,19 +141,24 @@ def pin_cache(home: Location, path: str, digest: str, *, why: str, until: dateti
     return pin
 
 
-def unpin_cache(home: Location, digest: str, *, who: str | None = None) -> list[Pin]:
-    """Take away the pins on a cache, those of ``who`` alone where given; they are returned."""
-    found = [pin for pin in read_pins(home, expired=True) if pin.digest == digest and who in (None, pin.who)]
-    for pin in found:
+def unpin_cache(home: Location, digest: str, *, who: str | None = None) -> tuple[list[Pin], list[Pin]]:
+    """Take away the pins on a cache, those of ``who`` alone where given: these, and those that still hold."""
+    pins = [pin for pin in read_pins(home, expired=True) if pin.digest == digest]
+    gone = [pin for pin in pins if who in (None, pin.who)]
+    for pin in gone:
         home.delete(_pin_key(pin.digest, pin.who))
-    return found
+    return gone, _unexpired(home, [pin for pin in pins if pin not in gone])
 
 
 def read_pins(home: Location, *, expired: bool = False) -> list[Pin]:
     """The pins of a home that hold now, or all; raises :class:`LocationError` for one that cannot be read."""
-    pins = [_read(home, key, Pin) for key in _keys(home, PINS)]
+    pins = [pin for key in _keys(home, PINS) if (pin := _read(home, key, Pin))]
+    return pins if expired else _unexpired(home, pins)
+
+
+def _unexpired(home: Location, pins: Sequence[Pin]) -> list[Pin]:
     now = home.clock() if pins else datetime.now(UTC)
-    return [pin for pin in pins if pin and (expired or pin.until is None or pin.until > now)]
+    return [pin for pin in pins if pin.until is None or pin.until > now]
 
 
 def _pin_key(digest: str, who: str) -> str:

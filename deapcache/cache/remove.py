@@ -23,8 +23,7 @@ from deapcache.cache.format import METADATA_KEY, read_group
 from deapcache.cache.image_ids import IMAGE_ID_KEYS
 from deapcache.cache.names import home_of, relative_path
 from deapcache.cache.records import record_removal
-from deapcache.cache.verified import forget_verified
-from deapcache.cache.verify import BadShard, verify_cache
+from deapcache.cache.verify import BadShard, forget_verified, verify_cache
 from deapcache.cache.web_index import flush, remove_from_index, remove_from_manifest, require_inside_home, write_index
 from deapcache.errors import CacheInUseError, CacheMissError, CorruptCacheError, StorageFullError
 from deapcache.locations import INDEX, MANIFEST, LocalLocation, Location, reading

@@ -23,9 +23,8 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -46,7 +45,6 @@ from deapcache.cache.web_index import (
 )
 from deapcache.errors import CacheMissError, DeapcacheError, LocationError, UsageError
 from deapcache.locations import INDEX, MANIFEST, LocalLocation, Location, access_error, file_state, format_bytes
-from deapcache.recipe import SHORT
 
 # --- the server -------------------------------------------------------------------------------------------------------
 
@@ -343,23 +341,20 @@ class DerivedLists:
     def __init__(self, home: LocalLocation) -> None:
         self._home = home
         self._lock = threading.Lock()
-        self._kept: dict[str, tuple[float, bytes]] = {}
-        self._entries: tuple[float, list[IndexEntry]] | None = None
+        self._kept: dict[str, tuple[float, Any]] = {}
 
     def entries(self) -> list[IndexEntry]:
         """The caches of the home."""
-        with self._lock:
-            if self._entries is None or _is_old(self._entries[0]):
-                entries = list_home(self._home)
-                self._entries = time.monotonic(), entries
-            return self._entries[1]
+        return list(self._listed(INDEX, lambda: list_home(self._home)))
 
     def document(self, key: str) -> bytes | None:
         """The content of a document; None where ``key`` is none. Raises what listing a cache raises."""
         if key == INDEX:
             return index_bytes(self.entries())
         cache = cache_of(key)
-        return None if cache is None else self._manifest(cache)
+        if cache is None:
+            return None
+        return bytes(self._listed(cache, lambda: manifest_bytes(list_cache(self._home / cache))))
 
     def can_be_sent(self, key: str, content: BinaryIO) -> bool:
         """Whether a file can be sent as it is: not one of these documents where it is damaged. It is left rewound."""
@@ -369,63 +364,52 @@ class DerivedLists:
         content.seek(0)
         return (parse_index(data) if key == INDEX else parse_manifest(data)) is not None
 
-    def _manifest(self, cache: str) -> bytes:
+    def _listed(self, what: str, look: Callable[[], Any]) -> Any:
         with self._lock:
-            if cache not in self._kept or _is_old(self._kept[cache][0]):
-                listed = list_cache(self._home / cache)
-                self._kept[cache] = time.monotonic(), manifest_bytes(listed)
-            return self._kept[cache][1]
-
-
-def _is_old(then: float) -> bool:
-    return time.monotonic() - then > LIFE
+            then, found = self._kept.get(what, (-math.inf, None))
+            if time.monotonic() - then > LIFE:
+                found = look()
+                self._kept[what] = time.monotonic(), found
+            return found
 
 
 # --- the page for people: no script, nothing from afar ----------------------------------------------------------------
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:75em;padding:0 1em;color:#222}
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>deapcache: {{ entries | length }} caches</title><style>
+body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:75em;padding:0 1em;color:#222}
 table{border-collapse:collapse}th,td{padding:.25em .8em .25em 0;text-align:left;border-bottom:1px solid #ddd}
-td.n,th.n{text-align:right}pre,code{background:#f4f4f4;padding:.1em .3em}pre{padding:.8em;overflow-x:auto}"""
-
-_COLUMNS = ("kind", "dataset", "split", "name", "view", "images", "size", "digest")
-_NUMBERS = ("images", "size")
+td.n,th.n{text-align:right}pre,code{background:#f4f4f4;padding:.1em .3em}pre{padding:.8em;overflow-x:auto}
+</style></head>
+<body>
+<h1>Feature caches</h1>
+<p>{{ entries | length }} caches, {{ entries | sum("bytes") | size }}, read only.
+For machines: <a href="index.json">index.json</a>.</p>
+{% if entries %}<table>
+<tr><th>kind</th><th>dataset</th><th>split</th><th>name</th><th>view</th>
+<th class="n">images</th><th class="n">size</th><th>digest</th></tr>
+{% for one in entries %}<tr><td>{{ one.kind }}</td><td>{{ one.dataset }}</td><td>{{ one.split }}</td>
+<td>{{ one.name }}</td><td>{{ one.view }}</td>
+<td class="n">{{ one.images | number }}{% if one.images < one.total %} of {{ one.total | number }}{% endif %}</td>
+<td class="n">{{ one.bytes | size }}</td><td><a href="{{ one.path }}/zarr.json">{{ one.digest[:12] }}</a></td></tr>
+{% endfor %}</table>{% else %}<p>There are no caches yet.</p>{% endif %}
+<h2>Use them</h2>
+<pre>deapcache cache ls --home {{ address }}
+deapcache probe --task TASK --home {{ address }} --results-home PATH</pre>
+<p>Or in Python: <code>deapcache.list_caches(deapcache.home("{{ address }}"))</code></p>
+</body>
+</html>
+"""
 
 
 def index_page(entries: Sequence[IndexEntry], address: str) -> bytes:
     """The page as UTF-8 HTML; ``address`` is how the visitor reaches this home."""
-    head = "".join(f"<th{_css(name)}>{name}</th>" for name in _COLUMNS)
-    rows = "\n".join(_row(entry) for entry in entries)
-    table = f"<table>\n<tr>{head}</tr>\n{rows}\n</table>" if entries else "<p>There are no caches yet.</p>"
-    total = format_bytes(sum(entry.bytes for entry in entries))
-    return f"""<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><title>deapcache: {len(entries)} caches</title><style>{_STYLE}</style></head>
-<body>
-<h1>Feature caches</h1>
-<p>{len(entries)} caches, {total}, read only. For machines: <a href="index.json">index.json</a>.</p>
-{table}
-<h2>Use them</h2>
-<pre>deapcache cache ls --home {escape(address)}
-deapcache probe --task TASK --home {escape(address)} --results-home PATH</pre>
-<p>Or in Python: <code>deapcache.list_caches(deapcache.home("{escape(address)}"))</code></p>
-</body>
-</html>
-""".encode()
+    import jinja2
 
-
-def _row(entry: IndexEntry) -> str:
-    images = f"{entry.images:,}" if entry.images == entry.total else f"{entry.images:,} of {entry.total:,}"
-    link = f'<a href="{escape(entry.path)}/zarr.json">{escape(entry.digest[:SHORT])}</a>'
-    shown = (
-        *map(escape, (entry.kind, entry.dataset, entry.split, entry.name, entry.view)),
-        images,
-        format_bytes(entry.bytes),
-    )
-    cells = "".join(f"<td{_css(name)}>{text}</td>" for name, text in zip(_COLUMNS, (*shown, link), strict=True))
-    return f"<tr>{cells}</tr>"
-
-
-def _css(column: str) -> str:
-    return ' class="n"' if column in _NUMBERS else ""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {"size": format_bytes, "number": "{:,}".format}
+    return environment.from_string(_PAGE).render(entries=entries, address=address).encode()

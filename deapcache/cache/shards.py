@@ -21,7 +21,7 @@ from numcodecs import blosc
 
 from deapcache.cache.features import are_finite
 from deapcache.cache.format import UNCOMPRESSED, StoredArray
-from deapcache.cache.parallel import map_in_threads
+from deapcache.cache.parallel import thread_pool
 
 CHECKSUM_BYTES = 4
 """Of a crc32c."""
@@ -126,7 +126,7 @@ class Fault:
 def encode_shard(stored: StoredArray, values: np.ndarray) -> bytes:
     """A whole shard: ``values`` are (n, ``*item_shape``), the images beyond n (of the last shard) being absent."""
     codecs = stored.metadata["codecs"][0]["configuration"]["codecs"]
-    chunks = map_in_threads(lambda image: encode_chunk(codecs, image), values)
+    chunks = list(thread_pool("encode").map(lambda image: encode_chunk(codecs, image), values))
     entries = np.full((stored.shard_images, 2), ABSENT, "<u8")
     ends = np.cumsum([len(chunk) for chunk in chunks], dtype="<u8")
     entries[: len(chunks), 1] = [len(chunk) for chunk in chunks]
@@ -243,36 +243,29 @@ def shard_faults(data: ShardBytes, stored: StoredArray, images: int, *, decompre
     if absent := tuple(number for number in everything if int(entries[number, 0]) == ABSENT):
         faults.append(Fault(numbers=absent, reason="the shard is there but lacks the image"))
     for segment in _segments(entries):
-        start = segment[0].offset
+        start = segment[0][1]
         try:
-            read = data.read(start, max(chunk.offset + chunk.length for chunk in segment) - start)
+            read = data.read(start, max(offset + length for _, offset, length in segment) - start)
         except ValueError as error:
-            faults.append(Fault(numbers=tuple(chunk.number for chunk in segment), reason=str(error)))
+            faults.append(Fault(numbers=tuple(number for number, _, _ in segment), reason=str(error)))
             continue
-        for chunk in segment:
-            if problem := _chunk_problem(read[chunk.offset - start :][: chunk.length], stored, decompress):
-                faults.append(Fault(numbers=(chunk.number,), reason=problem))
+        for number, offset, length in segment:
+            if problem := _chunk_problem(read[offset - start :][:length], stored, decompress):
+                faults.append(Fault(numbers=(number,), reason=problem))
     return faults
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    number: int
-    offset: int
-    length: int
-
-
-def _segments(entries: np.ndarray) -> Iterator[list[_Chunk]]:
-    """The chunks in file order, neighbours together up to some megabytes."""
+def _segments(entries: np.ndarray) -> Iterator[list[tuple[int, int, int]]]:
+    """(image, offset, length) of the chunks in file order, neighbours together up to some megabytes."""
     there = np.flatnonzero(entries[:, 0] != ABSENT)
     ordered = there[np.argsort(entries[there, 0], kind="stable")]
-    segment: list[_Chunk] = []
+    segment: list[tuple[int, int, int]] = []
     for number in ordered.tolist():
         offset, length = entries[number].tolist()
-        if segment and offset + length - segment[0].offset > _SEGMENT_BYTES:
+        if segment and offset + length - segment[0][1] > _SEGMENT_BYTES:
             yield segment
             segment = []
-        segment.append(_Chunk(number, offset, length))
+        segment.append((number, offset, length))
     if segment:
         yield segment
 

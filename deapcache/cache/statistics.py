@@ -43,12 +43,15 @@ def lazy_features(cache: FeatureCache) -> da.Array:
     Rows of shards that are missing are left out. A chunk is a shard: single images would be a task each.
     """
     shape, dtype = (*cache.grid, cache.dim), np.float32
-    read = delayed(_read_shard)
+
+    @delayed
+    def read(shard: int) -> np.ndarray:
+        return cache.read_features(cache.shard_rows(shard)).astype(np.float32)
+
     shards = sorted(cache.present_shards())
     lengths = [len(cache.shard_rows(shard)) for shard in shards]
     pieces = [
-        da.from_delayed(read(cache, shard), (length, *shape), dtype)
-        for shard, length in zip(shards, lengths, strict=True)
+        da.from_delayed(read(shard), (length, *shape), dtype) for shard, length in zip(shards, lengths, strict=True)
     ]
     return da.concatenate(pieces) if pieces else da.zeros((0, *shape), dtype=dtype)
 
@@ -80,7 +83,3 @@ def feature_statistics(cache: FeatureCache) -> FeatureStatistics | None:
         peak_ratio=float((peaks / np.sqrt(present)).max()) if len(present) else 1.0,
         constant_channels=tuple(int(channel) for channel in np.flatnonzero(low == high)),
     )
-
-
-def _read_shard(cache: FeatureCache, shard: int) -> np.ndarray:
-    return cache.read_features(cache.shard_rows(shard)).astype(np.float32)

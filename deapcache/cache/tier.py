@@ -21,7 +21,6 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -62,16 +61,6 @@ _NOTE_BYTES = 1024
 """More than a note takes: it is counted too."""
 
 
-@dataclass(frozen=True)
-class Note:
-    """What is known of a shard that is kept."""
-
-    etag: str | None
-    """What its origin said when it was fetched; None where that says nothing."""
-    confirmed: float
-    """When the origin last said so, in seconds since 1970."""
-
-
 class TierFolder:
     """The shards that a tier keeps; safe to share between threads, and the folder between processes."""
 
@@ -87,14 +76,17 @@ class TierFolder:
         """Whether there was no room a moment ago."""
         return time.monotonic() < self._full_until
 
-    def note_of(self, path: Path) -> Note | None:
-        """What is known of the shard at ``path``; None where it is not there, or the note is of another file."""
+    def note_of(self, path: Path) -> tuple[str | None, float] | None:
+        """The etag of the shard at ``path``, None where its origin has none, and when that was last so, in seconds.
+
+        Since 1970. None where the shard is not there, or the note is of another file.
+        """
         try:
             kept = json.loads(_note_path(path).read_bytes())
             confirmed = _note_path(path).stat().st_mtime
             if kept["file"] != _identity(path.stat()):
                 return None
-            return Note(kept["stamp"], confirmed)
+            return kept["stamp"], confirmed
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -159,7 +151,8 @@ class TierFolder:
         with self._lock:
             found = list(_files(self.tier.shards, now))
             excess = sum(size for _, size, _ in found) - self.tier.bytes
-            idle = [one for one in found if one[2] < time.time() - IDLE_SECONDS and _is_shard(one[0])]
+            shards = [one for one in found if one[0].name.startswith("c.") and not one[0].name.endswith(_NOTE)]
+            idle = [one for one in shards if one[2] < time.time() - IDLE_SECONDS]
             if excess > sum(size for _, size, _ in idle):
                 self._warn_full(needed)
                 return False
@@ -194,10 +187,6 @@ def _note_path(path: Path) -> Path:
     return path.with_name(path.name + _NOTE)
 
 
-def _is_shard(path: Path) -> bool:
-    return path.name.startswith("c.") and not path.name.endswith(_NOTE)
-
-
 def _identity(facts: os.stat_result) -> str:
     # Not the times: a write that is still on its way to the disk, and every use, change them.
     return f"{facts.st_ino}-{facts.st_size}"
@@ -227,7 +216,10 @@ class TieredShards:
         self._stored = stored
         self._origin = origin
         self._tier: TierFolder = tier_folder(tier)
-        self._folder = tier.shards / _folder_name(location, stored) / stored.spec.name
+        described = json.dumps([location.origin, stored.metadata], sort_keys=True)
+        readable = re.sub(r"[^A-Za-z0-9_@+=-]+", "-", location.url.rpartition("/")[2])[:80]
+        name = f"{readable}-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
+        self._folder = tier.shards / name / stored.spec.name
         self._kept = LocalShards(self._folder, stored)
         self._lock = threading.Lock()
         self._coming: dict[tuple[int, int], Future[bool]] = {}
@@ -276,21 +268,17 @@ class TieredShards:
         shards = rows // self._stored.shard_images
         for shard in np.unique(shards).tolist():
             places = shards == shard
-            try:
-                found[places] = self._kept.start(rows[places])()
-            except NotReadError:
-                self._forget(shard)
-                found[places] = self._fetch_again(shard, rows[places])
+            found[places] = self._read_one_shard(shard, rows[places])
         return found
 
-    def _fetch_again(self, shard: int, rows: np.ndarray) -> np.ndarray:
-        if not self._bring(shard).result():
-            return self._origin(rows)()
-        try:
-            return self._kept.start(rows)()
-        except NotReadError:
-            self._forget(shard)  # damaged at its origin too, which then says so
-            return self._origin(rows)()
+    def _read_one_shard(self, shard: int, rows: np.ndarray) -> np.ndarray:
+        for is_fetched in (False, True):
+            with contextlib.suppress(NotReadError):
+                return self._kept.start(rows)()
+            self._forget(shard)
+            if is_fetched or not self._bring(shard).result():  # damaged at its origin too, which then says so
+                break
+        return self._origin(rows)()
 
     def _is_ready(self, shard: int) -> bool:
         """Whether a shard is there and need not be compared with its origin."""
@@ -329,22 +317,18 @@ class TieredShards:
         note = self._tier.note_of(path)
         if note is None:
             return False
-        if time.time() - note.confirmed > self._patience or isinstance(self._location, LocalLocation):
-            etag = self._etag(shard)
-            if etag is None or etag != note.etag:
+        known, confirmed = note
+        if time.time() - confirmed > self._patience or isinstance(self._location, LocalLocation):
+            etag = None
+            with contextlib.suppress(FileNotFoundError):
+                etag = self._location.etag(self._stored.shard_key(shard))
+            if etag is None or etag != known:
                 self._forget(shard)
                 return False
             self._tier.confirm(path)
-            self._confirmed[shard] = time.time()
-        else:
-            self._confirmed[shard] = note.confirmed
+            confirmed = time.time()
+        self._confirmed[shard] = confirmed
         return True
-
-    def _etag(self, shard: int) -> str | None:
-        try:
-            return self._location.etag(self._stored.shard_key(shard))
-        except FileNotFoundError:
-            return None
 
     def _fetch(self, shard: int) -> bool:
         if self._tier.is_full:
@@ -370,13 +354,6 @@ def _is_whole(shard: bytes, stored: StoredArray) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _folder_name(location: Location, stored: StoredArray) -> str:
-    """A readable name, and a digest of where the cache is and how its array is cut into shards."""
-    described = json.dumps([location.origin, stored.metadata], sort_keys=True)
-    readable = re.sub(r"[^A-Za-z0-9_@+=-]+", "-", location.url.rpartition("/")[2])[:80]
-    return f"{readable}-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
 
 
 def begin_reading(location: Location, stored: StoredArray) -> Start:

@@ -117,7 +117,8 @@ def flush(cache: Cache) -> None:
 def rebuild(home: Location) -> list[IndexEntry]:
     """Write the manifests of all caches of ``home`` and its index anew, from the keys that are there."""
     home.require_writable()
-    for entry in list_caches(home):
+    entries = list_caches(home)
+    for entry in entries:
         if link_target(entry.location):  # its own home looks after it
             continue
         try:
@@ -126,7 +127,7 @@ def rebuild(home: Location) -> list[IndexEntry]:
             continue  # what cannot be used, or was deleted since it was listed, is warned of where the index is made
         except LocationError as error:  # others have theirs all the same
             warnings.warn(f"{entry.location} has no true manifest for readers over HTTP: {error}", stacklevel=2)
-    return write_index(home)
+    return write_index(home, entries)
 
 
 # --- manifest.json of a cache -----------------------------------------------------------------------------------------
@@ -237,12 +238,13 @@ def _array_of(key: str, arrays: Iterable[StoredArray]) -> StoredArray | None:
 # --- index.json of a home ---------------------------------------------------------------------------------------------
 
 
-def list_home(home: Location) -> list[IndexEntry]:
+def list_home(home: Location, caches: Sequence[CacheEntry] | None = None) -> list[IndexEntry]:
     """The caches of ``home``, by path; one that cannot be used is left out with a warning.
 
-    A manifest that is damaged, or of another cache, is not believed: what is there is listed.
+    A manifest that is damaged, or of another cache, is not believed: what is there is listed. ``caches``: those of the
+    home, where it was listed already.
     """
-    found = [_index_entry(entry) for entry in list_caches(home)]
+    found = [_index_entry(entry) for entry in (list_caches(home) if caches is None else caches)]
     return sorted((entry for entry in found if entry), key=lambda entry: entry.path)
 
 
@@ -283,12 +285,13 @@ def parse_index(data: bytes) -> list[IndexEntry] | None:
         return None
 
 
-def write_index(home: Location) -> list[IndexEntry]:
-    """Write ``index.json`` of ``home`` from all the caches that are there.
+def write_index(home: Location, caches: Sequence[CacheEntry] | None = None) -> list[IndexEntry]:
+    """Write ``index.json`` of ``home`` from all the caches that are there, ``caches`` as far as was listed already.
 
     Several writers may do so at once: each lists and writes until what it lists is what is written.
     """
-    return _write_until_read(home, INDEX, lambda: list_home(home), index_bytes)
+    known = iter([caches])
+    return _write_until_read(home, INDEX, lambda: list_home(home, next(known, None)), index_bytes)
 
 
 def remove_from_index(cache: Location) -> None:

@@ -209,11 +209,12 @@ def diff_command(
     json: options.Json = False,
 ) -> None:
     """In which recipe fields two caches differ; recipes decide every number, so that equal ones name one cache."""
-    from deapcache.cache import as_text, select_cache
+    from deapcache.cache import as_text, require_one, select_caches
     from deapcache.recipe import differences
 
     place = locations.home(home)
-    left, right = select_cache(place, one), select_cache(place, other)
+    fitting = select_caches(place, [one, other])
+    left, right = (require_one(place, text, fitting) for text in (one, other))
     if left.kind != right.kind:
         raise UsageError(f"{left.path} holds {left.kind} and {right.path} {right.kind}: give two caches of one kind")
     found = differences(left.fields, right.fields)
@@ -302,7 +303,7 @@ def verify_command(
     Shards that were not extracted yet are no damage. The home remembers what was found sound, and when.
     """
     from deapcache.cache import select_folders
-    from deapcache.cache.verified import last_verified
+    from deapcache.cache.verify import last_verified
 
     if (recompute.live is not None and recompute.live < 1) or (threads is not None and threads < 1):
         raise UsageError("--live and --threads take a number of at least 1")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -105,23 +104,26 @@ class Which:
         bool, typer.Option("--verify", help="Read what was copied again at its new place, every checksum.")
     ] = False
 
-    def caches(self, text: str | None, filters: list[str], source: Location) -> Iterator[_Chosen]:
+    def caches(self, text: str | None, filters: list[str], source: Location) -> list[_Chosen]:
         """The caches to copy, each with its shards, None being all; what belongs to one follows it."""
-        from deapcache.cache import related_caches, select_cache, select_caches
+        from deapcache.cache import one_listing, related_caches, select_cache, select_caches
 
         if self.images is not None and self.images < 1:
             raise UsageError(f"--images must be at least 1, found {self.images}")
         if text is None and not filters:
             raise UsageError("say what is copied: a CACHE, or --filter")
-        if text is not None and not (filters or self.all_that_fit):
-            entries = [select_cache(source, text)]
-        else:
-            entries = fitting(select_caches(source, [text] if text else []), filters)
-        related = [[first, *(related_caches(first) if self.with_targets else [])] for first in entries]
+        with one_listing():
+            if text is not None and not (filters or self.all_that_fit):
+                entries = [select_cache(source, text)]
+            else:
+                entries = fitting(select_caches(source, [text] if text else []), filters)
+            related = [[first, *(related_caches(first) if self.with_targets else [])] for first in entries]
+        chosen: list[_Chosen] = []
         for entry in {entry.path: entry for group in related for entry in group}.values():
             cache = entry.open()
-            images = None if self.images is None else min(self.images, len(cache))
-            yield entry, cache, None if images is None else range(-(-images // cache.shard_images))
+            images = len(cache) if self.images is None else min(self.images, len(cache))
+            chosen.append((entry, cache, range(-(-images // cache.shard_images))))
+        return chosen
 
 
 def fitting(entries: list[CacheEntry], filters: list[str]) -> list[CacheEntry]:
@@ -140,7 +142,7 @@ def push_command(
 
     After an interruption the same command does the rest. Exit code 1 where a shard could not be copied.
     """
-    chosen = list(which.caches(cache, how.filters or [], options.own_home(how.home)))
+    chosen = which.caches(cache, how.filters or [], options.own_home(how.home))
     return how.copy(chosen, locations.locate(to), verify=which.verify)
 
 
@@ -157,7 +159,7 @@ def pull_command(
 
     After an interruption the same command does the rest. Exit code 1 where a shard could not be copied.
     """
-    chosen = list(which.caches(cache, how.filters or [], locations.locate(origin)))
+    chosen = which.caches(cache, how.filters or [], locations.locate(origin))
     return how.copy(chosen, options.own_home(how.home), verify=which.verify)
 
 

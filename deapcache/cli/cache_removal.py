@@ -101,10 +101,12 @@ def rm_command(
 
     Results that were measured with a cache stay. Caches that somebody has pinned are refused.
     """
-    from deapcache.cache import select_folder, select_folders
+    from deapcache.cache import require_one, select_folders
 
     place = options.own_home(how.home)
-    folders = select_folders(place, caches) if all_that_fit else [select_folder(place, text) for text in caches]
+    folders = select_folders(place, caches)
+    if not all_that_fit:
+        folders = [require_one(place, text, folders) for text in caches]
     pinned = _pins(place)
     for folder in folders:
         if folder.digest in pinned:
@@ -330,13 +332,12 @@ def unpin_command(
 ) -> None:
     """Take away your pin on a cache."""
     from deapcache.cache import select_cache
-    from deapcache.cache.records import read_pins, unpin_cache
+    from deapcache.cache.records import unpin_cache
     from deapcache.machine import user_name
 
     place = options.own_home(home)
     entry = select_cache(place, cache)
-    gone = unpin_cache(place, entry.digest, who=None if of_everyone else user_name())
-    left = [pin for pin in read_pins(place) if pin.digest == entry.digest]
+    gone, left = unpin_cache(place, entry.digest, who=None if of_everyone else user_name())
     for pin in gone:
         out.print(f"{entry.path}: no longer {pin}", markup=False)
     for pin in left:

@@ -70,7 +70,7 @@ def _narrowed(entries: Sequence[CacheEntry], filters: Sequence[str]) -> Sequence
     """Those that fit as far as their recipes tell, so that the others are not opened; all, where none does."""
     from deapcache.cache.catalog import cache_facts, filter_fits
 
-    facts = [cache_facts(entry.path, entry) for entry in entries]
+    facts = [cache_facts(entry) for entry in entries]
     fields = {name for one in facts for name in one} - {"images"}  # of a row that is a number
     known = [text for text in filters if "=" not in text or text.partition("=")[0] in fields]
     fitting = [all(filter_fits(one, text) for text in known) for one in facts]

@@ -168,9 +168,11 @@ def probe_command(
 
     place = caches.location()
     own = results_home_of(results_home, place)
+    from deapcache.cache import one_listing
+
     done: list[SavedRun] = []
     try:
-        with bars() as display:
+        with one_listing(), bars() as display:
             runs = probe(
                 place,
                 config,

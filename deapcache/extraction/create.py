@@ -10,7 +10,7 @@ import platform
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
@@ -61,10 +61,17 @@ def make_cache(
 def same_features(home: Location, path: str, digest: str) -> CacheEntry | None:
     """The cache of features that belongs at ``path``, there or under another label: what they are called is no part of
     what they are."""
-    folder = PurePosixPath(path).parent
+
+    def places(layer: Location) -> Iterator[str]:
+        if layer.exists(f"{path}/{METADATA_KEY}"):
+            yield path
+        # listed only where it is not there
+        keys = layer.find(f"{PurePosixPath(path).parent}/*-{digest[:SHORT]}{SUFFIX}/{METADATA_KEY}")
+        yield from (place for key in keys if (place := str(PurePosixPath(key).parent)) != path)
+
     for layer in (layer for layer in home.layers if layer.can_list):
-        for key in layer.find(f"{folder}/*-{digest[:SHORT]}{SUFFIX}/{METADATA_KEY}"):
-            found = entry_at(layer, str(PurePosixPath(key).parent))
+        for place in places(layer):
+            found = entry_at(layer, place)
             if found and found.digest == digest:
                 return found
     return None

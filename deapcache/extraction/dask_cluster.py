@@ -114,24 +114,19 @@ class Cluster:
         with ExitStack() as open_records:
             records: dict[str, list[ProvenanceRecord]] = {}
             for shards in batches:
-                for done in self._compute(sent, shards):
-                    if done.bytes and done.writer not in records:
-                        records[done.writer] = [
-                            open_records.enter_context(ProvenanceRecord(cache, done.writer, done.facts))
-                            for cache in job.caches
+                with cluster_errors():  # each worker fetches the job once: it is a task of its own
+                    submitted = self.client.submit(_same_job, sent, key=f"deapcache-job-{sent.name}")
+                calls = ((compute_shard, submitted, shard) for shard in shards)
+                for shard, images, size, writer, facts in self.run(calls, name=sent.name):
+                    if size and writer not in records:
+                        records[writer] = [
+                            open_records.enter_context(ProvenanceRecord(cache, writer, facts)) for cache in job.caches
                         ]
-                    if done.bytes:
-                        for record in records[done.writer]:
-                            record.add(done.shard)
-                    on_publish(done.shard, done.bytes)
-                    on_forward(done.images)
-
-    def _compute(self, job: WorkerJob, shards: Iterable[int]) -> Iterator[ShardResult]:
-        """The shards as they end. Each worker fetches the job once: it is a task of its own."""
-        with cluster_errors():
-            submitted = self.client.submit(_same_job, job, key=f"deapcache-job-{job.name}")
-        yield from self.run(((compute_shard, submitted, shard) for shard in shards), name=job.name)
-        submitted.release()
+                    for record in records[writer] if size else ():
+                        record.add(shard)
+                    on_publish(shard, size)
+                    on_forward(images)
+                submitted.release()
 
     def run(self, calls: Iterable[tuple[Any, ...]], *, name: str) -> Iterator[Any]:
         """The results of ``calls``, each a function and its arguments, as they end; task names begin with ``name``.
@@ -252,17 +247,9 @@ class WorkerJob:
     """With the layers of this job alone, and an absolute path of the weights."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShardResult:
-    """A shard that a worker has published, or found."""
-
-    shard: int
-    images: int
-    bytes: int
-    """0 where the shard was there: a worker may have published it just before it died."""
-    writer: str
-    """The worker and the job, for the cache's provenance."""
-    facts: dict[str, Any]
+ShardResult = tuple[int, int, int, str, dict[str, Any]]
+"""A shard that a worker has published, or found: its number, images, bytes published (0 where it was there: a worker
+may have published it just before it died), and for the cache's provenance the worker and job, and facts."""
 
 
 def _worker_job(job: FeatureJob) -> WorkerJob:
@@ -280,28 +267,8 @@ def _worker_job(job: FeatureJob) -> WorkerJob:
     )
 
 
-class _LoadedJob:
-    """A job whose model and caches are in this process's memory."""
-
-    def __init__(self, job: WorkerJob) -> None:
-        here = version("deapcache")
-        if here != job.version:
-            raise ClusterError(
-                f"a worker has deapcache {here}, this process has {job.version}: install the same version everywhere"
-            )
-        device = worker_device(job.settings.device)
-        self.job = FeatureJob(
-            caches=[cast(FeatureCache, open_cache(location)) for location in job.features],
-            backbone=_build(job).to(device),
-            source=job.source,
-            settings=job.settings,
-        )
-        self.writer = new_writer_name()
-        self.facts = provenance_facts(device, self.job.batch_size)
-
-
-_LOADED: dict[str, _LoadedJob] = {}
-"""The last job of this process: another one's model would not fit beside it."""
+_LOADED: dict[str, tuple[FeatureJob, str, dict[str, Any]]] = {}
+"""The last job of this process, its writer and facts: another job's model would not fit beside it."""
 
 _MODEL = threading.Lock()
 _SPACE = threading.Semaphore(SHARDS_IN_FLIGHT + 1)
@@ -317,16 +284,20 @@ def compute_shard(job: WorkerJob, shard: int) -> ShardResult:
     sizes: list[int] = []
     with _SPACE, ExitStack() as model:
         model.enter_context(_MODEL)
-        ready = _load_job(job)
-        rows = ready.job.caches[0].shard_rows(shard)
-        if any(cache.missing_shards(rows) for cache in ready.job.caches):
+        ready, writer, facts = _load_job(job)
+        rows = ready.caches[0].shard_rows(shard)
+
+        def let_next_begin() -> None:
+            from distributed import secede
+
+            model.close()
+            secede()
+
+        if any(cache.missing_shards(rows) for cache in ready.caches):
             extract_shards(
-                ready.job,
-                [shard],
-                on_publish=lambda _, size: sizes.append(size),
-                on_all_forwarded=lambda: _let_next_begin(model),
+                ready, [shard], on_publish=lambda _, size: sizes.append(size), on_all_forwarded=let_next_begin
             )
-    return ShardResult(shard=shard, images=len(rows), bytes=sum(sizes), writer=ready.writer, facts=ready.facts)
+    return shard, len(rows), sum(sizes), writer, facts
 
 
 def _same_job(job: WorkerJob) -> WorkerJob:
@@ -345,17 +316,23 @@ def _forget() -> None:
         torch.cuda.empty_cache()
 
 
-def _let_next_begin(model: ExitStack) -> None:
-    from distributed import secede
-
-    model.close()
-    secede()
-
-
-def _load_job(job: WorkerJob) -> _LoadedJob:
+def _load_job(job: WorkerJob) -> tuple[FeatureJob, str, dict[str, Any]]:
+    """The job with its model and caches in this process's memory, its writer and the facts of its provenance."""
     if job.name not in _LOADED:
         _forget()
-        _LOADED[job.name] = _LoadedJob(job)
+        here = version("deapcache")
+        if here != job.version:
+            raise ClusterError(
+                f"a worker has deapcache {here}, this process has {job.version}: install the same version everywhere"
+            )
+        device = worker_device(job.settings.device)
+        ready = FeatureJob(
+            caches=[cast(FeatureCache, open_cache(location)) for location in job.features],
+            backbone=_build(job).to(device),
+            source=job.source,
+            settings=job.settings,
+        )
+        _LOADED[job.name] = ready, new_writer_name(), provenance_facts(device, ready.batch_size)
     return _LOADED[job.name]
 
 

@@ -44,10 +44,13 @@ def dataset_card(address: str, entries: Iterable[CacheEntry], before: str = "") 
     datasets = sorted({entry.dataset for entry in entries})
     backbones = sorted({entry.name for entry in entries if entry.kind == "features"})
     licences = {f"features of {name}": _weights_licence(name) for name in backbones}
-    licences |= {f"images and labels of {name}": _dataset_licence(name) for name in datasets}
+    for name in datasets:
+        licences[f"images and labels of {name}"] = (name in DATASETS and DATASETS.get(name).licence) or _UNKNOWN
+    names = {licence.partition(",")[0].lower() for licence in licences.values()}
+    only = _HUB_NAMES.get(names.pop(), "other") if len(names) == 1 else "other"
     card = DatasetCard(before, ignore_metadata_errors=True)
     header, text = card.data.to_dict(), card.text.strip()
-    header.setdefault("license", _one_licence(licences.values()))
+    header.setdefault("license", only)
     header["tags"] = list(dict.fromkeys([*(header.get("tags") or ()), *_TAGS]))
     header.setdefault("viewer", False)  # arrays, which the Hub's table of rows cannot show
     own = re.sub(rf"{re.escape(_BEGIN)}.*?{re.escape(_END)}", "", text, flags=re.DOTALL).strip()
@@ -91,13 +94,3 @@ def _weights_licence(name: str) -> str:
         return describe(name).licence
     except (DeapcacheError, ImportError):
         return _UNKNOWN
-
-
-def _dataset_licence(name: str) -> str:
-    return (DATASETS.get(name).licence or _UNKNOWN) if name in DATASETS else _UNKNOWN
-
-
-def _one_licence(licences: Iterable[str]) -> str:
-    """The Hub's name of the licence if there is but one."""
-    found = {licence.partition(",")[0].lower() for licence in licences}
-    return _HUB_NAMES.get(found.pop(), "other") if len(found) == 1 else "other"

@@ -262,10 +262,10 @@ class _Extraction:
                     return None
                 length = cache.shard_images
                 wanted = {row // length for row in limited_rows(len(ids), self._settings.limit)[::length]}
-                if wanted - cache.present_shards():
+                if wanted - (present := cache.present_shards()):
                     return None
                 seconds = time.perf_counter() - start
-                reports.append(_report(cache, prepared, wanted, extracted=0, seconds=seconds))
+                reports.append(_report(cache, prepared, wanted, present, extracted=0, seconds=seconds))
         return [self._with_new_caches(report) for report in reports]
 
     def _calibrate(self, backbone: Backbone) -> str:
@@ -290,9 +290,11 @@ class _Extraction:
         caches = [self._feature_cache(backbone, calibration, prepared, identity) for identity in backbone.identities]
         length = caches[0].shard_images
         wanted = {row // length for row in limited_rows(len(prepared.image_ids), settings.limit)[::length]}
+        present = {cache.digest: cache.present_shards() for cache in caches}
         # A complete layer, which may be in a further home that is not ours, is neither computed nor written again.
-        lacking = [cache for cache in caches if wanted - cache.present_shards()]
-        missing = settings.partition.select(wanted - _in_all(lacking)) if lacking else []
+        lacking = [cache for cache in caches if wanted - present[cache.digest]]
+        in_all = set.intersection(*(present[cache.digest] for cache in lacking)) if lacking else wanted
+        missing = settings.partition.select(wanted - in_all)
         done = 0
         if missing:
             first = lacking[0]
@@ -305,9 +307,17 @@ class _Extraction:
             job = FeatureJob(caches=lacking, backbone=kept, source=source, settings=settings)
             stage = name_view(stage, prepared.view)
             done = compute_features(job, missing, stage=stage, progress=self._progress, executor=self._executor)
+            present |= {cache.digest: cache.present_shards() for cache in lacking}
         seconds = time.perf_counter() - start
         return [
-            _report(cache, prepared, wanted, extracted=done if cache in lacking else 0, seconds=seconds)
+            _report(
+                cache,
+                prepared,
+                wanted,
+                present[cache.digest],
+                extracted=done if cache in lacking else 0,
+                seconds=seconds,
+            )
             for cache in caches
         ]
 
@@ -461,9 +471,8 @@ def _in_all(caches: Sequence[FeatureCache], wanted: Collection[int] | None = Non
 
 
 def _report(
-    cache: FeatureCache, prepared: PreparedSplit, wanted: set[int], *, extracted: int, seconds: float
+    cache: FeatureCache, prepared: PreparedSplit, wanted: set[int], present: set[int], *, extracted: int, seconds: float
 ) -> ExtractionReport:
-    present = cache.present_shards()
     return ExtractionReport(
         backbone=cache.backbone,
         dataset=prepared.dataset.images_name,

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -277,17 +277,9 @@ def fill_caches(
             published += publisher.finish()
 
 
-class EntryFormat(NamedTuple):
-    """What one entry of a cache looks like."""
-
-    name: str
-    """``IMAGES``, or an annotation kind."""
-    shape: tuple[int, ...]
-    """Of the entry, as stored."""
-    size: tuple[int, int]
-    """Height and width to bring the image to."""
-    fit: str
-    """How to bring it there."""
+EntryFormat = tuple[str, tuple[int, ...], tuple[int, int], str]
+"""What one entry of a cache looks like: ``IMAGES`` or an annotation kind, its shape as stored, (height, width) to bring
+the image to, and how to bring it there."""
 
 
 class ShardAssembler:
@@ -299,7 +291,7 @@ class ShardAssembler:
         self.cache = cache
         (self.array,) = cache.arrays.values()
         height, width = cache.recipe["size"]
-        self.format = EntryFormat(name, self.array.item_shape, (height, width), cache.recipe["fit"])
+        self.format: EntryFormat = (name, self.array.item_shape, (height, width), cache.recipe["fit"])
         self._values: dict[int, np.ndarray] = {}
         self._rows_left: dict[int, int] = {}
 
@@ -422,14 +414,15 @@ def _read_row(dataset: Dataset, split: str, job: RowJob) -> list[np.ndarray]:
 
 def _read_entry(dataset: Dataset, split: str, row: int, entry: EntryFormat) -> np.ndarray:
     """One image, map or table, as its cache stores it."""
-    if entry.name == IMAGES:
-        return resize_image(dataset.picture(split, row), entry.size, entry.fit)
-    kind = get_annotation(entry.name)
-    values = kind.resize(dataset.read_annotation(split, row, entry.name), entry.size, entry.fit)
-    values = pad_table(values, entry.shape[0]) if kind.columns else values
-    if values.shape != entry.shape:  # which NumPy might broadcast
+    name, shape, size, fit = entry
+    if name == IMAGES:
+        return resize_image(dataset.picture(split, row), size, fit)
+    kind = get_annotation(name)
+    values = kind.resize(dataset.read_annotation(split, row, name), size, fit)
+    values = pad_table(values, shape[0]) if kind.columns else values
+    if values.shape != shape:  # which NumPy might broadcast
         raise PluginError(
-            f"label type {entry.name!r}: the labels of image {dataset.image_ids(split)[row]} have shape {values.shape} "
-            f"after resizing, expected {entry.shape}; mend its channels, its resize or what the dataset reads"
+            f"label type {name!r}: the labels of image {dataset.image_ids(split)[row]} have shape {values.shape} "
+            f"after resizing, expected {shape}; mend its channels, its resize or what the dataset reads"
         )
     return values

@@ -53,8 +53,9 @@ def remember_backbone(home: Location, name: str, settings: ExtractionSettings, b
     Not of a plugin's, whose code may do anything, nor of those whose statistics are calibrated or whose weights are
     several files.
     """
-    entry = backbone.entry
-    if entry.is_plugin or backbone.needs_calibration or _is_registered_by_plugin(name):
+    entry, model = backbone.entry, split_name(name)[0]
+    of_plugin = entry.is_plugin or (model in BACKBONES and BACKBONES.source(model))
+    if of_plugin or backbone.needs_calibration:
         return
     source = None if entry.untrained or settings.weights else entry.source
     file = settings.weights.absolute() if settings.weights else find(source) if source else None
@@ -96,8 +97,3 @@ def _key(name: str, settings: ExtractionSettings) -> str:
         "code": [[file.name, *file_fingerprint(file.stat())[:2]] for file in own],
     }
     return f"backbones/{digest_of(facts)[:SHORT]}.json"
-
-
-def _is_registered_by_plugin(name: str) -> bool:
-    model = split_name(name)[0]
-    return model in BACKBONES and bool(BACKBONES.source(model))

@@ -13,13 +13,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from deapcache.backbones import Backbone
-from deapcache.cache import HFLIP, Cache, FeatureCache, encode_cls, encode_features, mirror, open_cache
+from deapcache.cache import HFLIP, Cache, FeatureCache, Reading, encode_cls, encode_features, mirror, open_cache
 from deapcache.datasets import Dataset, resize_image
 from deapcache.extraction.images_targets import IMAGES, PreparedSplit
 from deapcache.extraction.settings import ExtractionSettings, default_batch_size, suggest_skipping
@@ -36,19 +36,11 @@ SHARDS_IN_FLIGHT = 2
 """Shards that may be checked, compressed and published while the next one is computed."""
 
 
-class ImageBatch:
-    """Images that were requested and may still be on their way."""
-
-    def __init__(self, result: Callable[[], np.ndarray]) -> None:
-        self.result = result
-        """Waits for them: (n, h, w, 3) uint8 RGB."""
-
-
 class ImageSource(Protocol):
     """Gives batches of images by row; a worker process can unpickle it."""
 
-    def request(self, rows: Sequence[int]) -> ImageBatch:
-        """Start to read ``rows``."""
+    def request(self, rows: Sequence[int]) -> Reading:
+        """Start to read ``rows``; the result is (n, h, w, 3) uint8 RGB."""
         ...
 
 
@@ -59,11 +51,11 @@ class CachedImages:
         self._location = cache.location
         self._cache: Cache | None = cache
 
-    def request(self, rows: Sequence[int]) -> ImageBatch:
+    def request(self, rows: Sequence[int]) -> Reading:
         """Start to read ``rows`` of the base-image cache."""
         if self._cache is None:
             self._cache = open_cache(self._location)
-        return ImageBatch(self._cache.read_async(rows).result)
+        return self._cache.read_async(rows)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": None}  # a worker opens the cache itself, a scheduler never does
@@ -76,10 +68,10 @@ class NativeImages:
         self._arguments = dataset, split, image_size, fit
         self._pool = ThreadPoolExecutor(cpu_count())
 
-    def request(self, rows: Sequence[int]) -> ImageBatch:
+    def request(self, rows: Sequence[int]) -> Reading:
         """Start to decode ``rows``."""
         images = [self._pool.submit(self._read, row) for row in rows]
-        return ImageBatch(lambda: np.stack([image.result() for image in images]))
+        return Reading(lambda: np.stack([image.result() for image in images]))
 
     def _read(self, row: int) -> np.ndarray:
         dataset, split, image_size, fit = self._arguments
@@ -96,10 +88,10 @@ class MirroredImages:
     def __init__(self, source: ImageSource) -> None:
         self._source = source
 
-    def request(self, rows: Sequence[int]) -> ImageBatch:
+    def request(self, rows: Sequence[int]) -> Reading:
         """Start to read ``rows``."""
         batch = self._source.request(rows)
-        return ImageBatch(lambda: mirror(IMAGES, batch.result()))
+        return Reading(lambda: mirror(IMAGES, batch.result()))
 
 
 def in_view(source: ImageSource, view: str) -> ImageSource:
@@ -169,51 +161,32 @@ def extract_shards(
     """
     writer = ThreadPoolExecutor(SHARDS_IN_FLIGHT)
     try:
-        work = _batches_of(job.caches[0], shards, job.batch_size)
         with keep_freed_memory():
             loop = _Loop(job, writer, on_publish)
-            for item, batch in _read_ahead(job.source, work):
-                loop.forward(item, batch.result())
-                on_forward(len(item.rows))
+            for shard, rows, images in _read_ahead(job, shards):
+                loop.forward(shard, rows, images.result())
+                on_forward(len(rows))
             on_all_forwarded()
             return loop.finish()
     finally:
         writer.shutdown(wait=True, cancel_futures=True)
 
 
-class _Batch(NamedTuple):
-    shard: int
-    rows: range
-    is_last: bool
-    """Of its shard."""
-
-
-def _batches_of(cache: FeatureCache, shards: Iterable[int], batch_size: int) -> Iterator[_Batch]:
+def _read_ahead(job: FeatureJob, shards: Iterable[int]) -> Iterator[tuple[int, range, Reading]]:
+    """The batches of each shard: the shard, the batch's rows and their images, requested some batches before."""
+    ahead: deque[tuple[int, range, Reading]] = deque()
     for shard in shards:
-        rows = cache.shard_rows(shard)
-        for start in range(rows.start, rows.stop, batch_size):
-            stop = min(start + batch_size, rows.stop)
-            yield _Batch(shard, range(start, stop), stop == rows.stop)
-
-
-def _read_ahead(source: ImageSource, work: Iterable[_Batch]) -> Iterator[tuple[_Batch, ImageBatch]]:
-    ahead: deque[tuple[_Batch, ImageBatch]] = deque()
-    for item in work:
-        ahead.append((item, source.request(item.rows)))
-        if len(ahead) > READ_AHEAD:
-            yield ahead.popleft()
+        rows = job.caches[0].shard_rows(shard)
+        for start in range(rows.start, rows.stop, job.batch_size):
+            some = range(start, min(start + job.batch_size, rows.stop))
+            ahead.append((shard, some, job.source.request(some)))
+            if len(ahead) > READ_AHEAD:
+                yield ahead.popleft()
     yield from ahead
 
 
-class _Buffer(NamedTuple):
-    """Room for one shard of one cache."""
-
-    features: torch.Tensor
-    cls: torch.Tensor | None
-
-
-_Buffers = tuple[_Buffer, ...]
-"""One for each cache."""
+_Buffers = Sequence[tuple[torch.Tensor, torch.Tensor | None]]
+"""Room for one shard of each cache: features, and class tokens where they are kept."""
 
 
 class _Loop:
@@ -230,25 +203,25 @@ class _Loop:
         self._publishing: deque[tuple[_Buffers, Future[None]]] = deque()
         self._images = 0
 
-    def forward(self, batch: _Batch, images: np.ndarray) -> None:
+    def forward(self, shard: int, rows: range, images: np.ndarray) -> None:
         """Forward ``images`` (n, h, w, 3) uint8; hand the shard over to the writer after its last batch."""
-        shard_rows = self._caches[0].shard_rows(batch.shard)
-        start = batch.rows.start - shard_rows.start
-        place = slice(start, start + len(batch.rows))
+        shard_rows = self._caches[0].shard_rows(shard)
+        place = slice(rows.start - shard_rows.start, rows.stop - shard_rows.start)
+        on_gpu = self._device.type == "cuda"
         if not self._free:  # as many buffers exist as are in use at once
-            self._free.append(tuple(map(self._new_buffer, self._caches)))
+            self._free.append([_new_buffer(cache, self._dtype, pinned=on_gpu) for cache in self._caches])
         pixels = torch.from_numpy(images)
-        if self._device.type == "cuda":
+        if on_gpu:
             pixels = pixels.pin_memory()
         outputs = self._backbone.outputs(pixels.to(self._device, non_blocking=True))
-        for buffer, output in zip(self._free[-1], outputs, strict=True):
+        for (features, cls), output in zip(self._free[-1], outputs, strict=True):
             # float16 storage: a value beyond its range turns infinite here, and encoding refuses it
-            buffer.features[place].copy_(output.features.to(self._dtype), non_blocking=True)
-            if buffer.cls is not None and output.cls is not None:
-                buffer.cls[place].copy_(output.cls, non_blocking=True)
-        self._images += len(batch.rows)
-        if batch.is_last:
-            self._hand_over(batch.shard, self._free.pop(), len(shard_rows))
+            features[place].copy_(output.features.to(self._dtype), non_blocking=True)
+            if cls is not None and output.cls is not None:
+                cls[place].copy_(output.cls, non_blocking=True)
+        self._images += len(rows)
+        if rows.stop == shard_rows.stop:
+            self._hand_over(shard, self._free.pop(), len(shard_rows))
 
     def finish(self) -> int:
         """Wait until all shards are published; the number of images forwarded."""
@@ -269,10 +242,10 @@ class _Loop:
             copied.synchronize()
         ids = [self._caches[0].image_ids[row] for row in self._caches[0].shard_rows(shard)]
         size = 0
-        for cache, buffer in zip(self._caches, buffers, strict=True):
-            arrays = encode_features(buffer.features[:images].numpy(), cache.storage, ids)
-            if buffer.cls is not None:
-                arrays |= encode_cls(buffer.cls[:images].numpy(), cache.storage, ids)
+        for cache, (features, cls) in zip(self._caches, buffers, strict=True):
+            arrays = encode_features(features[:images].numpy(), cache.storage, ids)
+            if cls is not None:
+                arrays |= encode_cls(cls[:images].numpy(), cache.storage, ids)
             cache.write_shard(shard, arrays)
             size += sum(array.nbytes for array in arrays.values())
         self._on_publish(shard, size)
@@ -282,7 +255,8 @@ class _Loop:
         published.result()
         self._free.append(buffers)
 
-    def _new_buffer(self, cache: FeatureCache) -> _Buffer:
-        pinned, images = self._device.type == "cuda", cache.shard_images
-        features = torch.empty((images, *cache.grid, cache.dim), dtype=self._dtype, pin_memory=pinned)
-        return _Buffer(features, torch.empty((images, cache.dim), pin_memory=pinned) if cache.has_cls else None)
+
+def _new_buffer(cache: FeatureCache, dtype: torch.dtype, *, pinned: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    images = cache.shard_images
+    features = torch.empty((images, *cache.grid, cache.dim), dtype=dtype, pin_memory=pinned)
+    return features, torch.empty((images, cache.dim), pin_memory=pinned) if cache.has_cls else None

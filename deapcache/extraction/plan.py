@@ -11,7 +11,15 @@ import torch
 
 from deapcache.annotations import BOXES
 from deapcache.backbones import CLS, Backbone, build, describe, layers_of, weights_status
-from deapcache.cache import ORIGINAL, ArraySpec, feature_arrays, find_caches, name_view, shard_images_for
+from deapcache.cache import (
+    ORIGINAL,
+    ArraySpec,
+    feature_arrays,
+    find_caches,
+    name_view,
+    one_listing,
+    shard_images_for,
+)
 from deapcache.cache.progress import Progress, message, no_progress
 from deapcache.datasets import Dataset
 from deapcache.extraction.dataset_summary import DatasetSummary, summarize_dataset
@@ -161,11 +169,12 @@ def plan_extraction(
         readable = readable_dataset(dataset, list(chosen), home, settings, progress)
         dataset, omitted = summarize_dataset(readable, list(chosen)), readable.omitted
     device = choose_device(settings.device)
-    caches = [
-        _plan_cache(home, dataset, split, settings.limit, wanted)
-        for split, views in chosen.items()
-        for wanted in _wanted(backbones, dataset, split, views, settings, digest)
-    ]
+    with one_listing():
+        caches = [
+            _plan_cache(home, dataset, split, settings.limit, wanted)
+            for split, views in chosen.items()
+            for wanted in _wanted(backbones, dataset, split, views, settings, digest)
+        ]
     to_run = {cache.name for cache in caches if cache.kind == "features" and cache.to_do}
     labels = {settings.label(describe(name).name): name for name in backbones if measure}
     measured = [label for label in labels if label in to_run]

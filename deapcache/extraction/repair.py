@@ -112,8 +112,12 @@ def repair_cache(
     found = verify_cache(folder.location, progress=progress)
     if found.is_sound and (settings.only_bad or not found.missing):
         return RepairReport(verified=found)
+    entry = folder.entry
     try:
-        source = _find_source(folder, settings, progress)
+        if entry is None:
+            raise UsageError("its root zarr.json, which says what the cache is, cannot be used")
+        find = _find_base_images if entry.kind == "features" else _find_files
+        recipe, arrays, image_ids, extract = find(entry, settings, progress)
     except DeapcacheError as error:
         return _delete_damage(folder, found, str(error), only_bad=settings.only_bad)
     moved: tuple[str, ...] = ()
@@ -122,12 +126,7 @@ def repair_cache(
         attributes = read_group(folder.location).attributes
         moved = set_aside(folder.location, metadata)
         cache = create_cache(
-            source.entry.home,
-            source.entry.path,
-            recipe=source.recipe,
-            arrays=source.arrays,
-            image_ids=source.image_ids,
-            attributes=attributes,
+            entry.home, entry.path, recipe=recipe, arrays=arrays, image_ids=image_ids, attributes=attributes
         )
         bad = verify_cache(folder.location, progress=progress).bad  # now by metadata that can be trusted
     else:
@@ -137,7 +136,7 @@ def repair_cache(
     shards = sorted(set(missing).intersection(removed)) if settings.only_bad else missing
     with refresh_manifest(cache):
         if shards:
-            source.extract(cache, shards)
+            extract(cache, shards)
     return RepairReport(verified=found, removed=removed, set_aside=moved, remade=tuple(shards))
 
 
@@ -163,24 +162,8 @@ def _clear_provenance(folder: CacheFolder, found: VerifyReport) -> list[str]:
     return [key for key in found.problems if key not in unreadable]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Source:
-    """What to extract a cache from again."""
-
-    entry: CacheEntry
-    recipe: Recipe
-    arrays: Sequence[ArraySpec]
-    image_ids: Sequence[str]
-    extract: Callable[[Cache, Sequence[int]], None]
-    """Makes and publishes some shards."""
-
-
-def _find_source(folder: CacheFolder, settings: RepairSettings, progress: Progress) -> _Source:
-    """What to extract the cache from; raises a :class:`DeapcacheError` that says what is missing."""
-    if folder.entry is None:
-        raise UsageError("its root zarr.json, which says what the cache is, cannot be used")
-    find = _find_base_images if folder.entry.kind == "features" else _find_files
-    return find(folder.entry, settings, progress)
+_Source = tuple[Recipe, Sequence[ArraySpec], Sequence[str], Callable[[Cache, Sequence[int]], None]]
+"""What to extract a cache from again: recipe, arrays, image ids, and what makes and publishes some shards."""
 
 
 def _find_base_images(entry: CacheEntry, settings: RepairSettings, progress: Progress) -> _Source:
@@ -203,7 +186,7 @@ def _find_base_images(entry: CacheEntry, settings: RepairSettings, progress: Pro
         compute_features(job, shards, stage=f"repair {entry.path}", progress=progress, executor=executor)
 
     arrays = feature_arrays(recipe.storage, backbone.grid, backbone.dim, cls=recipe.tokens == CLS)
-    return _Source(entry=entry, recipe=recipe, arrays=arrays, image_ids=images.image_ids, extract=extract)
+    return recipe, arrays, images.image_ids, extract
 
 
 def _find_files(entry: CacheEntry, settings: RepairSettings, progress: Progress) -> _Source:
@@ -241,7 +224,7 @@ def _find_files(entry: CacheEntry, settings: RepairSettings, progress: Progress)
             stage=f"repair {entry.path}",
         )
 
-    return _Source(entry=entry, recipe=recipe, arrays=[array], image_ids=ids, extract=extract)
+    return recipe, [array], ids, extract
 
 
 def extract_command(folder: CacheFolder) -> str:

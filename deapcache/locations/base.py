@@ -246,8 +246,8 @@ class Location(ABC):
         if self.options.read_only:
             raise ReadOnlyError(f"{self.url} is a read-home, which is never written to: only --home is")
 
-    def sweep(self, *, older_than_seconds: float = 86_400.0) -> int:
-        """Remove temporaries that killed writers left, by age; returns how many."""
+    def sweep(self) -> int:
+        """Remove temporaries that killed writers left a day ago; returns how many."""
         return 0
 
 

@@ -167,13 +167,13 @@ class LocalLocation(Location):
             _sweep_once(target)
         return published
 
-    def sweep(self, *, older_than_seconds: float = _ABANDONED_AFTER) -> int:
+    def sweep(self) -> int:
         self._require_not_read_only()
         if self.path.is_symlink():  # to another's cache, as a rule
             return 0
         places = [Path(folder, name) for folder, _, names in os.walk(self.path) for name in names]
         found = [path for path in places if _is_temporary(path.name)]
-        return _remove_old(found, _file_system_time(self.path) - older_than_seconds) if found else 0
+        return _remove_old(found, _file_system_time(self.path) - _ABANDONED_AFTER) if found else 0
 
 
 def _match_entries(folder: Path, part: str, forgiving: bool) -> list[Path]:

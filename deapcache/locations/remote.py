@@ -115,7 +115,14 @@ class RemoteLocation(Location):
     def find(self, pattern: str) -> list[str]:
         # An object store lists all keys below a prefix, shards too: the answer is kept for the moments in which a
         # probe asks again and again.
-        return cached_listing((self.origin, pattern), lambda: super(RemoteLocation, self).find(pattern))
+        place = self.origin, pattern
+        with _lock:
+            known = _kept.get(place)
+        if known is None or time.monotonic() - known[0] >= KEPT_SECONDS:
+            known = (time.monotonic(), super().find(pattern))
+            with _lock:
+                _kept[place] = known
+        return list(known[1])
 
     def require_writable(self) -> None:
         # Only a write can tell: what a user may do is decided by policies that nobody can read.
@@ -285,22 +292,9 @@ def remote_reason(error: Exception) -> str:
 KEPT_SECONDS = 10.0
 """How long the keys that a store listed are taken for all there are; what this process writes ends it at once."""
 
-_Key = tuple[str, str]
-
 _lock = threading.Lock()
-_kept: dict[_Key, tuple[float, list[str]]] = {}
-
-
-def cached_listing(key: _Key, listing: Callable[[], list[str]]) -> list[str]:
-    """What ``listing`` gave within the last seconds, else what it gives now."""
-    with _lock:
-        known = _kept.get(key)
-    if known and time.monotonic() - known[0] < KEPT_SECONDS:
-        return list(known[1])
-    found = listing()
-    with _lock:
-        _kept[key] = time.monotonic(), found
-    return list(found)
+_kept: dict[tuple[str, str], tuple[float, list[str]]] = {}
+"""Place and pattern → when they were listed, and what was there."""
 
 
 def forget_listings() -> None:

@@ -102,10 +102,6 @@ def _folder(path: Path) -> LocalLocation:
 def _own_home(given: Place | None) -> Location:
     if (place := argument_or_variable(given, "DEAPCACHE_HOME", "home")) is not None:
         return locate(place)
-    return _folder(_user_caches() / "deapcache")
-
-
-def _user_caches() -> Path:
     choice = "say where caches go with --home PATH, or DEAPCACHE_HOME"
     try:
         base = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
@@ -113,7 +109,7 @@ def _user_caches() -> Path:
         raise UsageError(f"{error}; or {choice}") from None
     if not base.is_absolute():
         raise UsageError(f"XDG_CACHE_HOME is {str(base)!r}, which is not an absolute path: set it so, or {choice}")
-    return base
+    return _folder(base / "deapcache")
 
 
 def _read_homes(given: Sequence[Place] | None, own: Location) -> list[Place]:

@@ -45,7 +45,9 @@ def store_settings(url: str) -> dict[str, Any]:
     if scheme == "s3":
         return _s3_settings(url)
     if scheme == "gs":
-        return _gcs_settings(url)
+        parts = urlsplit(url)
+        _check_address(scheme, parts.netloc, has_secret="@" in parts.netloc, has_query=bool(parts.query))
+        return {"scheme": "gs", "bucket": parts.netloc, "prefix": parts.path.strip("/")}
     return {"scheme": scheme, "url": url}
 
 
@@ -109,7 +111,11 @@ def _s3_settings(url: str) -> dict[str, Any]:
     profile = who if at else os.environ.get("AWS_PROFILE", "")
     found = {} if who == ANONYMOUS else _profile(profile, required=bool(at))
     # A profile named in the address goes before the environment, one of $AWS_PROFILE after it, as with Amazon's tools.
-    environment = _environment_settings()
+    given = {
+        "endpoint_url": os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+        "region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+    }
+    environment = {name: value for name, value in given.items() if value}
     chosen = {**environment, **found} if at else {**found, **environment}
     config: dict[str, Any] = {}
     if endpoint := chosen.get("endpoint_url"):
@@ -128,12 +134,6 @@ def _s3_settings(url: str) -> dict[str, Any]:
     }
 
 
-def _gcs_settings(url: str) -> dict[str, Any]:
-    parts = urlsplit(url)
-    _check_address(parts.scheme, parts.netloc, has_secret="@" in parts.netloc, has_query=bool(parts.query))
-    return {"scheme": "gs", "bucket": parts.netloc, "prefix": parts.path.strip("/")}
-
-
 def _check_address(scheme: str, bucket: str, *, has_secret: bool, has_query: bool) -> None:
     # None of these messages repeats the address: it may hold a secret.
     if has_secret:
@@ -150,22 +150,6 @@ def _check_address(scheme: str, bucket: str, *, has_secret: bool, has_query: boo
         )
 
 
-def _environment_settings() -> dict[str, str]:
-    found = {
-        "endpoint_url": os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
-        "region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
-    }
-    return {name: value for name, value in found.items() if value}
-
-
-def _configuration_files() -> list[str]:
-    config = os.environ.get("AWS_CONFIG_FILE") or _CONFIG
-    credentials = os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or _CREDENTIALS
-    # not expanded(): where no home folder is known these files are simply not there
-    paths = [Path(os.path.expanduser(path)) for path in (config, credentials)]  # noqa: PTH111
-    return [str(path) for path in paths if path.is_file()]
-
-
 @functools.lru_cache(maxsize=8)
 def _parse_configuration(files: tuple[tuple[Any, ...], ...]) -> configparser.ConfigParser:
     """The AWS configuration in files, each with what changes when it is written; raises :class:`UsageError`."""
@@ -179,8 +163,12 @@ def _parse_configuration(files: tuple[tuple[Any, ...], ...]) -> configparser.Con
 
 def _profile(profile: str, *, required: bool) -> Mapping[str, str]:
     """What the AWS configuration says of a profile; of ``default`` where none is named."""
+    config = os.environ.get("AWS_CONFIG_FILE") or _CONFIG
+    credentials = os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or _CREDENTIALS
+    # not expanded(): where no home folder is known these files are simply not there
+    paths = [Path(os.path.expanduser(path)) for path in (config, credentials)]  # noqa: PTH111
     # asked before every request of a store: files that did not change are not parsed again
-    parser = _parse_configuration(tuple((path, *file_state(Path(path).stat())) for path in _configuration_files()))
+    parser = _parse_configuration(tuple((str(path), *file_state(path.stat())) for path in paths if path.is_file()))
     # A section of the configuration is called "profile NAME", one of the credentials NAME.
     sections = [name for name in (f"profile {profile}", profile or "default") if parser.has_section(name)]
     if required and not sections:

@@ -9,7 +9,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -69,7 +68,11 @@ class WebLocation(RemoteLocation):
     def keys(self, prefix: str = "", *, hidden: bool = False) -> list[str]:
         folder = relative_key(prefix) if prefix else ""
         manifest = self._manifest()
-        found = self._keys_of_home(folder) if manifest is None else list(manifest)
+        if manifest is None:
+            paths = [path for path in self._caches(folder) if _is_below(path, folder) or _is_below(folder, path)]
+            found = [f"{path}/{key}" for path in paths for key in (self / path).keys("")]
+        else:
+            found = list(manifest)
         return sorted(key for key in found if _is_below(key, folder))
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
@@ -126,10 +129,6 @@ class WebLocation(RemoteLocation):
     def _read_only(self) -> ReadOnlyError:
         return ReadOnlyError(f"{self.url} is a web server, which is read only: write to a path, s3:// or gs://")
 
-    def _keys_of_home(self, folder: str) -> list[str]:
-        paths = [path for path in self._caches(folder) if _is_below(path, folder) or _is_below(folder, path)]
-        return [f"{path}/{key}" for path in paths for key in (self / path).keys("")]
-
     def _caches(self, wanted: str) -> list[str]:
         """Paths of the caches; raises :class:`LocationError` where ``wanted`` is nothing that an index lists."""
         index = self._index()
@@ -146,18 +145,20 @@ class WebLocation(RemoteLocation):
         return index
 
     def _manifest(self) -> Listed | None:
-        return self._document(MANIFEST, _keys_and_sizes)
+        found: Listed | None = self._document(MANIFEST)
+        return found
 
     def _index(self) -> list[str] | None:
-        return self._document(INDEX, _paths)
+        found: list[str] | None = self._document(INDEX)
+        return found
 
-    def _document(self, name: str, parse: Callable[[dict[str, Any]], Any]) -> Any:
+    def _document(self, name: str) -> Any:
         """What the document says, None where there is none; a manifest that cannot be used is as if there were none."""
         then, found = self._remembered.get(name, (0.0, None))
         if then and time.monotonic() - then < _LIFE:
             return found
         try:
-            found = _parse_document(f"{self.url}/{name}", self.read(name), parse)
+            found = _parse_document(f"{self.url}/{name}", self.read(name))
         except FileNotFoundError:
             found = None
         except _UnusableError:
@@ -172,32 +173,23 @@ class _UnusableError(LocationError):
     """A document is not what this version of deapcache writes."""
 
 
-def _parse_document(place: str, data: bytes, parse: Callable[[dict[str, Any]], Any]) -> Any:
+def _parse_document(place: str, data: bytes) -> Any:
+    """Of an index the paths of its caches, of a manifest its keys with their bytes."""
     try:
         document = json.loads(data)
-        version = document["format"]
-        found = parse(document) if version == LISTING_FORMAT else None
+        if (version := document["format"]) == LISTING_FORMAT:
+            if place.endswith(f"/{INDEX}"):
+                return [relative_key(entry["path"]) for entry in document["caches"]]
+            sizes: dict[str, Any] = document["keys"]
+            if odd := [key for key, size in sizes.items() if type(size) is not int or size < 0]:
+                raise ValueError(f"{odd[0]!r} has no size")
+            return {relative_key(key): size for key, size in sizes.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
         raise _UnusableError(
             f"{place} is not what deapcache writes ({type(error).__name__}: {error}): check the address, or run "
             "`deapcache cache index --home …` over the folder that is served"
         ) from None
-    if found is None:
-        raise _UnusableError(
-            f"{place} has format {version!r}, this deapcache reads {LISTING_FORMAT}: upgrade deapcache"
-        )
-    return found
-
-
-def _keys_and_sizes(document: dict[str, Any]) -> Listed:
-    sizes: dict[str, Any] = document["keys"]
-    if odd := [key for key, size in sizes.items() if type(size) is not int or size < 0]:
-        raise ValueError(f"{odd[0]!r} has no size")
-    return {relative_key(key): size for key, size in sizes.items()}
-
-
-def _paths(document: dict[str, Any]) -> list[str]:
-    return [relative_key(entry["path"]) for entry in document["caches"]]
+    raise _UnusableError(f"{place} has format {version!r}, this deapcache reads {LISTING_FORMAT}: upgrade deapcache")
 
 
 def _is_below(key: str, folder: str) -> bool:

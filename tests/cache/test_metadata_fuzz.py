@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deapcache.cache import ArraySpec, IndexEntry, Manifest, feature_arrays
-from deapcache.cache.format import array_metadata, new_group, read_group, stored_array
+from deapcache.cache.format import Group, array_metadata, read_group, stored_array
 from deapcache.cache.image_ids import check_image_id_metadata, image_id_metadata
 from deapcache.cache.web_index import index_bytes, manifest_bytes, parse_index, parse_manifest
 from deapcache.errors import CorruptCacheError, DeapcacheError, FormatVersionError
@@ -78,7 +78,10 @@ ENTRY = IndexEntry(
 BOXES = ArraySpec(name="features", dtype="float64", item_shape=(9, 7), dimensions=("box", "channel"))
 DOCUMENTS: list[tuple[Callable[[bytes], Any], Any]] = [
     *(
-        (read_group_from, json.loads(new_group(recipe, ["scales", "features"], IMAGES, {"dataset": "coco"}).to_bytes()))
+        (read_group_from, json.loads(Group(
+            kind=recipe.kind, recipe=recipe.to_json(), digest=recipe.digest, arrays=("scales", "features"),
+            images=IMAGES, attributes={"dataset": "coco"},
+        ).to_bytes()))
         for recipe in RECIPES
     ),
     *(

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,38 +10,12 @@ import obstore
 import pytest
 from deapcache_bucket import S3Bucket
 from deapcache_caches import feature_cache, fill
+from deapcache_counts import Counts, counted
 
 from deapcache.cache import flush, list_caches, rebuild, remove_cache
 from deapcache.datasets import open_dataset
 from deapcache.extraction import ExtractionSettings, extract
 from deapcache.locations import LocalLocation, locate
-
-_watched: list[tuple[str, Counter[str]]] = []
-
-
-def _audit(event: str, arguments: tuple[object, ...]) -> None:
-    if (
-        _watched
-        and event in ("open", "os.scandir", "os.listdir")
-        and isinstance(arguments[0], str | bytes | os.PathLike)
-    ):
-        folder, counts = _watched[-1]
-        if os.fsdecode(arguments[0]).startswith(folder):
-            counts["opened" if event == "open" else "listed"] += 1
-
-
-sys.addaudithook(_audit)
-
-
-@contextmanager
-def counted(home: LocalLocation) -> Iterator[Counter[str]]:
-    """How often files of ``home`` are opened and folders of it listed, by this process."""
-    counts: Counter[str] = Counter()
-    _watched.append((str(home.path), counts))
-    try:
-        yield counts
-    finally:
-        _watched.pop()
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +42,7 @@ def test_a_small_extract_costs_the_same_in_homes_of_10_and_240_caches(
     make_coco, template: Path, tmp_path: Path
 ) -> None:
     dataset = open_dataset("coco", make_coco(6, 6))
-    found = []
+    found: list[Counts] = []
     for count in (10, 240):
         home = home_with(template, tmp_path / str(count), count)
         with counted(home) as counts:
@@ -86,9 +55,9 @@ def test_a_small_extract_costs_the_same_in_homes_of_10_and_240_caches(
         assert len(list_caches(home)) > count
         found.append(counts)
     small, large = found
-    assert large["opened"] <= small["opened"] + 4, found
-    assert large["listed"] <= small["listed"] + 4, found
-    assert small["opened"] < 600, found
+    assert large.opened.total() <= small.opened.total() + 4, found
+    assert large.listed.total() <= small.listed.total() + 4, found
+    assert small.opened.total() < 600, found
 
 
 def test_refreshing_and_removing_one_cache_of_many_opens_few_files(template: Path, tmp_path: Path) -> None:
@@ -97,10 +66,10 @@ def test_refreshing_and_removing_one_cache_of_many_opens_few_files(template: Pat
     fill(cache, [0])
     with counted(home) as counts:
         flush(cache)
-    assert counts["opened"] < 20, counts
+    assert counts.opened.total() < 20, counts
     with counted(home) as counts:
         remove_cache(cache.location)
-    assert counts["opened"] < 40, counts
+    assert counts.opened.total() < 40, counts
 
 
 def test_in_an_object_store_only_the_own_cache_is_listed(s3: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

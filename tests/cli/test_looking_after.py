@@ -23,7 +23,7 @@ from deapcache import locations
 from deapcache.cache import FeatureCache, list_caches, open_cache, read_index, rebuild
 from deapcache.cache.records import USES, read_pins, read_removals, read_uses
 from deapcache.cache.serve import HomeServer
-from deapcache.cache.verified import last_verified
+from deapcache.cache.verify import last_verified
 from deapcache.experiments import load_pipeline, plan_pipeline
 from deapcache.locations import LocalLocation
 from deapcache.results import load_results
