@@ -461,24 +461,20 @@ def average_precisions(statistics: Mapping[str, np.ndarray]) -> dict[str, NDArra
     objects = statistics["objects"].sum(0)
     # Precision is looked up only where recall rises, which is at hits: all else needs no more than counting.
     places = np.flatnonzero(hits)
-    hits = hits[places]
-    found = np.empty((len(AREAS), len(THRESHOLDS)))
+    hits, alarms = hits[places], alarms[: places[-1] + 1 if len(places) else 0]
+    numbers = np.arange(1, len(places) + 1)
+    # Which hit reaches each of 101 recalls; one beyond those that there are has the precision 0.
+    reached = [np.searchsorted(np.arange(1, count + 1) / max(count, 1), _RECALLS) for count in objects]
+    best = np.empty((_CELLS, len(_RECALLS)))
     for cell in range(_CELLS):
-        false = np.cumsum((alarms >> cell) & 1, dtype=np.int32)[places]
-        area, threshold = divmod(cell, len(THRESHOLDS))
-        found[area, threshold] = _average_precision(false[(hits >> cell) & 1 == 1], int(objects[area]))
+        false = np.cumsum((alarms >> cell) & 1, dtype=np.int32)[places[(hits >> cell) & 1 == 1]]
+        number = numbers[: len(false)]
+        precision = np.append(number / (number + false + np.spacing(1)), 0.0)
+        best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
+        best[cell] = best_from_here[np.minimum(reached[cell // len(THRESHOLDS)], len(false))]
+    found = best.mean(1).reshape(len(AREAS), -1)
+    found[objects == 0] = np.nan
     return dict(zip(AREAS, found, strict=True))
-
-
-def _average_precision(alarms_before: NDArray[np.int32], objects: int) -> float:
-    """Mean over 101 recalls of the best precision from there on, given the false alarms before each hit."""
-    if objects == 0:
-        return float("nan")
-    hits = np.arange(1, len(alarms_before) + 1)
-    precision = hits / (hits + alarms_before + np.spacing(1))
-    best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
-    reached = np.searchsorted(hits / objects, _RECALLS)
-    return float(np.append(best_from_here, 0.0)[np.minimum(reached, len(hits))].mean())
 
 
 def _descending(scores: NDArray[np.float32]) -> NDArray[np.int64]:
