@@ -164,12 +164,11 @@ def probe_command(
     All tasks, readouts, seeds and learning rates of a backbone share one pass over its cache; no backbone is run.
     """
     limits, config = choices.train_limits(), choices.config()
+    from deapcache.cache import one_listing
     from deapcache.experiments import probe
 
     place = caches.location()
     own = results_home_of(results_home, place)
-    from deapcache.cache import one_listing
-
     done: list[SavedRun] = []
     try:
         with one_listing(), bars() as display:
