@@ -19,7 +19,6 @@ import re
 import sys
 import threading
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -33,9 +32,6 @@ from deapcache.locations.addresses import expanded
 
 VARIABLE = "DEAPCACHE_PLUGINS"
 ENTRY_POINT_GROUP = "deapcache.plugins"
-_FORMER_GROUPS = ("deapcache.backbones", "deapcache.datasets", "deapcache.tasks", "deapcache.readouts")
-"""Entry-point groups that earlier versions read."""
-
 Entry = TypeVar("Entry")
 
 _LISTED = 20
@@ -176,23 +172,11 @@ def load() -> None:
         variable = os.environ.get(VARIABLE, "")
         if _running or _all_run_of == variable:  # running: a plugin that looks something up
             return
-        _warn_of_former_groups()
         for entry_point in entry_points(group=ENTRY_POINT_GROUP):
             _run_once(f"entry point {entry_point.value}", partial(_load_entry_point, entry_point))
         for file in plugin_files():
             _run_once(_module_name(file), partial(_import_file, file))
         _all_run_of = variable
-
-
-def _warn_of_former_groups() -> None:
-    for group in _FORMER_GROUPS:
-        for entry_point in entry_points(group=group):
-            package = f"the installed package {entry_point.dist.name}" if entry_point.dist else "an installed package"
-            warnings.warn(
-                f"not loaded: {package} names {entry_point.value} in the entry-point group {group}, which earlier "
-                f"versions read: it must name it in the group {ENTRY_POINT_GROUP}",
-                stacklevel=3,
-            )
 
 
 def source_of_caller() -> tuple[Path, str]:

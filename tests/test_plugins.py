@@ -176,14 +176,3 @@ def test_an_installed_package_names_its_module(tmp_path: Path, monkeypatch: pyte
     else:
         with pytest.raises(PluginError, match=rf"plugin mine \({name}\): .*{name}.py, line 1: ZeroDivisionError"):
             BACKBONES.names()
-
-
-@pytest.mark.parametrize("room", ["backbones", "datasets", "tasks", "readouts"])
-def test_a_package_of_a_former_group_is_named_and_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: str
-) -> None:
-    install(tmp_path, f"former_{room}", "1 / 0\n", f"deapcache.{room}")
-    monkeypatch.syspath_prepend(tmp_path)
-    expected = rf"package former_{room} names former_{room} in .* deapcache.{room}, .* in the group deapcache.plugins"
-    with pytest.warns(UserWarning, match=expected):
-        assert f"former_{room}" not in TASKS.names()

@@ -77,15 +77,6 @@ app.add_typer(listing.app, name="list")
 app.add_typer(cache.app, name="cache")
 
 
-@app.command("scenes", hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-def scenes_command() -> None:
-    """What was `deapcache scenes export`: it says what to use instead."""
-    raise UsageError(
-        "`deapcache scenes export` is gone: give --dataset scenes, which needs no files; from Python "
-        'deapcache.open_dataset("scenes", ".") gives the same images and annotations, to write in any layout'
-    )
-
-
 USAGE = 2
 """Exit code."""
 

@@ -24,27 +24,6 @@ if TYPE_CHECKING:
     from deapcache.extraction import Cluster
     from deapcache.results import Selection
 
-_MEASURED = "times come from measured rates: give --measure, or --rates FILE of a device where they were measured"
-_GPUS_ALONE = "the plan says how many bytes are read and written, and wall time is that of the GPUs: leave it out"
-_BACKBONES_ALONE = (
-    "it measures backbones alone: leave out --readout; what a readout costs is in each result of deapcache probe "
-    "(deapcache results)"
-)
-
-_FIRST_IMAGES = "--images N copies the first N images, in whole shards"
-_FOUR_AT_ONCE = "leave it out, four shards are copied at once"
-
-REMOVED = {
-    **dict.fromkeys([("plan", "--tflops"), ("plan", "--utilisation"), ("plan", "--probe-utilisation")], _MEASURED),
-    **dict.fromkeys([("plan", "--read"), ("plan", "--write"), ("plan", "--memory")], _GPUS_ALONE),
-    **dict.fromkeys([("push", "--shards"), ("pull", "--shards")], _FIRST_IMAGES),
-    **dict.fromkeys([("push", "--threads"), ("pull", "--threads")], _FOUR_AT_ONCE),
-    ("diff", "--other-home"): "caches of other homes are found too where DEAPCACHE_READ_HOMES names these homes",
-    ("prune", "--kind"): "--filter kind=images chooses a kind, features by default",
-    ("speed", "--readout"): _BACKBONES_ALONE,
-}
-"""(command, option that it took once) → what to do instead."""
-
 
 class App(typer.Typer):
     """A group of commands that refuse empty values; a parameter that is a dataclass stands for that dataclass's fields.
@@ -90,13 +69,7 @@ def _flatten(function: Callable[..., Any]) -> Callable[..., Any]:
 class _Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         # Before Typer looks at the values: to it, and to a path, an empty one is as good as none.
-        try:
-            found, _, _ = self.make_parser(ctx).parse_args(args=list(args))
-        except Exception as error:
-            option = getattr(error, "option_name", "")
-            if advice := REMOVED.get((self.name or "", option)):
-                raise UsageError(f"{option} is no longer an option of {self.name}: {advice}") from None
-            raise
+        found, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         for parameter in self.params:
             given = found.get(parameter.name or "")
             for value in given if isinstance(given, list | tuple) else [given]:

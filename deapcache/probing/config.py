@@ -166,8 +166,6 @@ class ProbeConfig:
             )
 
     def _check_residency(self) -> None:
-        if self.residency == "pinned":
-            raise UsageError("residency pinned is no longer there: choose memory, with a GPU as well")
         if self.residency is not None and self.residency not in RESIDENCIES:
             raise UsageError(f"unknown residency {self.residency!r}: choose one of {', '.join(RESIDENCIES)}")
         if self.residency == "gpu" and self.device.partition(":")[0] != "cuda":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import shutil
 import time
 from pathlib import Path
@@ -146,29 +145,6 @@ def test_push_and_pull_with_what_belongs_to_it(cli, extracted, tmp_path):
     assert "3 files copied" not in cli(*pull).out
     assert list_caches(mine)[0].open().is_complete()
     assert cli(*pull, "--images", "0").code == 2
-
-
-@pytest.mark.parametrize(
-    ("command", "replacement"),
-    [
-        (("push", "x", "--to", "y", "--shards", "0-3"), "--shards is no longer an option of [a-z]+: --images N copies"),
-        (
-            ("pull", "x", "--from", "y", "--shards", "0-3"),
-            "--shards is no longer an option of [a-z]+: --images N copies",
-        ),
-        (("push", "x", "--to", "y", "--threads", "8"), "--threads is no longer an option of [a-z]+: leave it out"),
-        (("pull", "x", "--from", "y", "--threads", "8"), "--threads is no longer an option of [a-z]+: leave it out"),
-        (
-            ("diff", "x", "y", "--other-home", "z"),
-            "--other-home is no longer an option of [a-z]+: .*DEAPCACHE_READ_HOMES",
-        ),
-        (("prune", "--unused", "--kind", "images"), "--kind is no longer an option of [a-z]+: --filter kind=images"),
-    ],
-)
-def test_an_option_that_is_gone_says_what_replaces_it(cli, tmp_path, command, replacement):
-    done = cli("cache", *command, "--home", tmp_path)
-    assert done.code == 2
-    assert re.search(replacement, done.err)
 
 
 def test_caches_of_two_homes_are_compared_through_read_homes(cli, extracted, tmp_path, monkeypatch):

@@ -118,15 +118,6 @@ def test_rates_of_another_device_are_not_mixed_with_this_ones(plan, home, tmp_pa
     ("arguments", "code", "says"),
     [
         (["--rates", "nowhere/rates.json"], 1, "--rates nowhere/rates.json: no such file"),
-        (["--tflops", "67", "--utilisation", "0.4"], 2, "--tflops is no longer an option of plan"),
-        *(
-            ([f"{option}=0.4"], 2, f"{option} is no longer an option of plan: times come from measured rates")
-            for option in ("--tflops", "--utilisation", "--probe-utilisation")
-        ),
-        *(
-            ([option, "2"], 2, f"{option} is no longer an option of plan: the plan says how many bytes")
-            for option in ("--read", "--write", "--memory")
-        ),
         (["--gpus", "0"], 2, "--gpus is 0: expected a number above 0"),
         (["nonsense"], 2, "unknown pipeline 'nonsense'"),
     ],
