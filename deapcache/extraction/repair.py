@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from deapcache.backbones import CLS, NO_TOKENS, at_size, describe
+from deapcache.backbones import CLS, NO_TOKENS, describe, extract_options
 from deapcache.cache import (
     ORIGINAL,
     ArraySpec,
@@ -235,11 +235,8 @@ def extract_command(folder: CacheFolder) -> str:
     if entry.kind != "features":
         return shlex.join(["deapcache", "cache", "repair", entry.path, "--home", str(entry.home), "--data-root", "DIR"])
     recipe = FeatureRecipe.from_json(entry.recipe)
-    name = recipe.backbone
-    with suppress(UsageError):  # a backbone that is not known here
-        name = at_size(name, recipe.image_size)
-    words = ["deapcache", "extract", "--backbone", name, "--dataset", entry.dataset, "--split", entry.split]
-    words += ["--weights", "FILE"] if entry.name != name else []
+    words = ["deapcache", "extract", *shlex.split(extract_options(entry.name, recipe.backbone))]
+    words += ["--dataset", entry.dataset, "--split", entry.split]
     words += ["--base-size", recipe.base_size, "--fit", recipe.base_fit, "--dtype", recipe.storage]
     words += ["--precision", recipe.precision, "--home", str(entry.home)]
     words += ["--views", recipe.view] if recipe.view != ORIGINAL else []
