@@ -10,7 +10,7 @@ import typer
 
 from deapcache import locations
 from deapcache.cli import options
-from deapcache.cli.console import out, print_json, show, size, table
+from deapcache.cli.console import note, out, print_json, show, size, table
 from deapcache.cli.options import App
 from deapcache.errors import UsageError, require_choice
 
@@ -75,6 +75,9 @@ def list_backbones(
             "weights": weights_status(entry.name),
         },
     )
+    if not (names or group or json):
+        more = sum(bool(entry.group) for _, entry in BACKBONES)
+        note(f"{more} more of what is used since the paper: deapcache list backbones --group modern")
 
 
 def _side(pair: tuple[int, int]) -> str:

@@ -174,6 +174,9 @@ def test_the_group_is_listed_on_request(capsys):
             main(["list", "backbones", "--json", *options])
         names[len(options)] = [row["name"] for row in json.loads(capsys.readouterr().out)]
     assert names[2] == MODERN
+    with pytest.raises(SystemExit, match="0"):
+        main(["list", "backbones"])
+    assert f"{len(MODERN)} more of what is used since the paper" in capsys.readouterr().err
     assert not set(names[0]) & set(MODERN)
     with pytest.raises(SystemExit, match="0"):
         main(["list", "backbones", "--json", "dino,mae@112", "clip"])
