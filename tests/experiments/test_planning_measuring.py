@@ -96,7 +96,8 @@ def test_a_dry_run_measures_backbones_that_differ_in_weights_alone_once_and_keep
     seen: list[tuple[str, int, int]] = []
     found = measure_missing(grid(), keep=False, progress=lambda *what: seen.append(what))
     assert seen == [(f"forward {ONE}", 0, 1), ("step foreground deap", 0, 1), ("", 1, 1)]
-    assert forward_count() - before == 1 + 2 * 8
+    batches, rest = divmod(forward_count() - before - 1, 8)
+    assert (2 <= batches <= 10, rest) == (True, 0), "the first image is not timed"
     assert found.rates.forward(ONE, "fp32") == found.rates.forward(f"{ONE}@untrained", "fp32") > 0
     assert len(found.rates.steps) == 1
     assert found.wall_seconds > 0
