@@ -12,7 +12,6 @@ from typer.main import get_command
 
 import deapcache
 from deapcache.cli.app import app
-from deapcache.cli.options import REMOVED
 from deapcache.plugins import Registry
 
 PACKAGE = Path(deapcache.__file__).parent
@@ -40,7 +39,7 @@ def leaves(command: Any, name: tuple[str, ...] = ()) -> dict[tuple[str, ...], se
 
 
 COMMANDS = leaves(get_command(app))
-OPTIONS = set().union(*COMMANDS.values()) | {option for _, option in REMOVED}
+OPTIONS = set().union(*COMMANDS.values())
 
 
 def text_of(node: ast.AST) -> str:

@@ -38,9 +38,3 @@ def test_nothing_to_measure_is_a_usage_error(cli, tmp_path: Path) -> None:
     done = cli("speed", "--home", tmp_path)
     assert (done.code, done.out) == (2, "")
     assert done.err.strip().endswith("nothing to measure: name backbones with --backbone")
-
-
-def test_readouts_are_refused_with_where_their_cost_is(cli, tmp_path: Path) -> None:
-    done = cli("speed", "--readout", "deap", "--home", tmp_path)
-    assert (done.code, done.out) == (2, "")
-    assert "leave out --readout; what a readout costs is in each result of deapcache probe" in done.err
