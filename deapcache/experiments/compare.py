@@ -108,15 +108,16 @@ def choose_task(dataset: Dataset) -> tuple[str, str]:
     if not possible:
         there = ", ".join(labels) or "no labels"
         raise UsageError(f"{dataset.name} has {there}, which no task can be made of: add labels, or name a --task")
-    images = len(dataset.image_ids(dataset.splits[0]))
     modest = [name for name in possible if name not in _ASK_FOR_MANY]
-    is_small = bool(modest) and modest != possible and images < _FEWEST_A_CLASS * len(classes)
-    first = (modest if is_small else possible)[0]
+    first, of = possible[0], "these labels"
+    if modest and modest != possible:
+        images = len(dataset.image_ids(dataset.splits[0]))
+        if images < _FEWEST_A_CLASS * len(classes):
+            first, of = modest[0], f"{images:,} training images of {len(classes)} classes"
     others = [name for name in possible if name != first]
     reason = TASKS_BY_INFORMATION[first]
     if first == "segmentation":
         reason = f"every pixel has one of {len(classes)} classes"
-    of = f"{images:,} training images of {len(classes)} classes" if is_small else "these labels"
     also = f"; these labels also allow {', '.join(others)} (--task)" if others else ""
     return first, f"task {first}, the most that {of} tell: {reason}{also}"
 
