@@ -96,10 +96,10 @@ def list_command(
     elif rows:
         out.print(row_table(rows, several_homes=len(place.layers) > 1))
     elif filters:
-        out.print(f"no cache in {place} fits {' and '.join(filters)}", markup=False)
+        out.print(f"no cache in {place} fits {' and '.join(filters)}")
     else:
         hint = f"no caches in {place}: make one with deapcache extract --backbone NAME --dataset NAME"
-        out.print(completed(hint), markup=False)
+        out.print(completed(hint))
 
 
 @app.command("info")
@@ -223,7 +223,7 @@ def diff_command(
         print_json({"a": left.path, "b": right.path, "differences": fields})
         return
     if not found:
-        out.print(f"the same recipe, {left.digest[:12]}: {left.location} and {right.location}", markup=False)
+        out.print(f"the same recipe, {left.digest[:12]}: {left.location} and {right.location}")
         return
     listed = table("field", left.path, right.path)
     for each in found:
@@ -325,13 +325,13 @@ def verify_command(
             bad += is_bad
             if not json and (is_bad or not how_much.summary):
                 for line in lines:
-                    out.print(line, markup=False)
+                    out.print(line)
     if json:
         print_json(documents)
     else:
-        out.print(f"{len(folders)} caches, {bad} of them damaged" if folders else "no caches", markup=False)
+        out.print(f"{len(folders)} caches, {bad} of them damaged" if folders else "no caches")
         if how_much != _Scope():
-            out.print(_sums(documents), markup=False)
+            out.print(_sums(documents))
     return FAILURE if bad else 0
 
 
@@ -462,7 +462,7 @@ def _show_repair(folder: CacheFolder, report: RepairReport) -> None:
         lines.append(f"cannot make anew what is missing: {report.problem}")
         lines.append(f"run: {report.command}")
     for line in lines or ["nothing to repair"]:
-        out.print(f"{folder.path}: {line}", markup=False)
+        out.print(f"{folder.path}: {line}")
 
 
 # --- copying, removing, serving ---------------------------------------------------------------------------------------
@@ -492,7 +492,7 @@ def serve_command(
     from deapcache.cache.serve import HomeServer
 
     with HomeServer(options.own_home(home), host, port) as server:
-        out.print(f"serving {server.home} at {server.url}/ (Ctrl-C ends it)", markup=False)
+        out.print(f"serving {server.home} at {server.url}/ (Ctrl-C ends it)")
         out.file.flush()
         try:
             server.serve_forever()
@@ -511,4 +511,4 @@ def index_command(home: options.Home = None) -> None:
     place = options.own_home(home)
     entries = rebuild(place)
     images = sum(entry.images for entry in entries)
-    out.print(f"{place}/{locations.INDEX}: {len(entries)} caches, {images:,} images", markup=False)
+    out.print(f"{place}/{locations.INDEX}: {len(entries)} caches, {images:,} images")

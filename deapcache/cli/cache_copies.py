@@ -53,7 +53,7 @@ class How:
                 print_json([{"path": path, **need} for path, need in needs.items()])
                 return 0
             for path, need in needs.items():
-                out.print(f"{path}: {need['shards']} shards, {size(need['bytes'])} to copy", markup=False)
+                out.print(f"{path}: {need['shards']} shards, {size(need['bytes'])} to copy")
             out.print(f"{len(needs)} caches, {size(sum(need['bytes'] for need in needs.values()))} to copy")
             return 0
         reports: list[TransferReport] = []
@@ -191,6 +191,6 @@ def _show_transfer(entry: CacheEntry, report: TransferReport) -> None:
     text = f"{report.copied} files copied ({size(report.bytes)}), {report.there} were there"
     text += f", {report.absent} of {report.asked} shards are not in the source" if report.absent else ""
     text += "; complete" if report.complete else "; incomplete: what is there can be read"
-    out.print(f"{entry.path}: {text}", markup=False)
+    out.print(f"{entry.path}: {text}")
     for refused in report.refused:
-        out.print(f"  NOT COPIED: {report.destination}/{refused.key}: {refused.reason}", markup=False)
+        out.print(f"  NOT COPIED: {report.destination}/{refused.key}: {refused.reason}")

@@ -69,7 +69,7 @@ class _Removal:
                     "there is no terminal to ask at: give --yes to remove these caches, or --dry-run to look"
                 )
             if not self.yes:
-                err.print(f"remove {len(rows)} caches? [y/N] ", end="", markup=False)
+                err.print(f"remove {len(rows)} caches? [y/N] ", end="")
                 if sys.stdin.readline().strip().lower() not in ("y", "yes"):
                     raise typer.Exit(1)
             for path in rows:
@@ -84,7 +84,7 @@ class _Removal:
             print_json({"would_remove": list(rows) if dry_run else [], "removed": facts})
             return
         for one in removed.values():
-            out.print(f"removed {one.location}: {one.files} files, {size(one.bytes)}", markup=False)
+            out.print(f"removed {one.location}: {one.files} files, {size(one.bytes)}")
 
 
 def rm_command(
@@ -322,7 +322,7 @@ def pin_command(
         print_json([_plain(pin) for pin in pins])
         return
     for pin in pins:
-        out.print(f"{pin.path}: {pin}", markup=False)
+        out.print(f"{pin.path}: {pin}")
 
 
 def unpin_command(
@@ -339,11 +339,11 @@ def unpin_command(
     entry = select_cache(place, cache)
     gone, left = unpin_cache(place, entry.digest, who=None if of_everyone else user_name())
     for pin in gone:
-        out.print(f"{entry.path}: no longer {pin}", markup=False)
+        out.print(f"{entry.path}: no longer {pin}")
     for pin in left:
-        out.print(f"{entry.path}: still {pin}", markup=False)
+        out.print(f"{entry.path}: still {pin}")
     if not gone and not left:
-        out.print(f"{entry.path} is not pinned", markup=False)
+        out.print(f"{entry.path} is not pinned")
 
 
 def journal_command(home: options.Home = None, json: options.Json = False) -> None:

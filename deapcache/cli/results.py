@@ -57,7 +57,7 @@ def results_command(
     place = locations.home(home)
     results = load_results(place)
     if not results and not json:
-        out.print(completed(f"no results in {place}: make one with deapcache probe --task NAME"), markup=False)
+        out.print(completed(f"no results in {place}: make one with deapcache probe --task NAME"))
         return
     chosen = select(results, wanted.selection())
     uncertainty = HomeIntervals(place, over_seeds=over_seeds)
@@ -72,7 +72,7 @@ def results_command(
         tables = layout_tables(rows, layout)
         tables += per_class_tables(rows, lambda _: place) if per_class else []
         if markdown:
-            out.print("\n".join(as_markdown(table) for table in tables), markup=False)
+            out.print("\n".join(as_markdown(table) for table in tables))
         else:
             print_tables(tables)
 
@@ -158,7 +158,7 @@ def _write_board(board: Leaderboard, format: Format, folder: Path | None, name: 
         sys.stdout.write(rendered(board, format))
     else:
         options.write_page(folder / name, rendered(board, format, beside=folder, with_classes=per_class))
-        out.print(f"written: {folder / name}", markup=False)
+        out.print(f"written: {folder / name}")
 
 
 def submit_command(
@@ -196,6 +196,6 @@ def submit_command(
     if packed.without_picture:
         note(f"without its picture, which is too large: {', '.join(packed.without_picture)}")
     for run in packed.runs:
-        out.print(run, markup=False)
+        out.print(run)
     counts = f"{len(packed.runs)} runs, {len(packed.speeds)} speeds"
-    out.print(f"packed: {file}, {counts}, {size(len(packed.data))}", markup=False)
+    out.print(f"packed: {file}, {counts}, {size(len(packed.data))}")
